@@ -1,0 +1,31 @@
+"""The errors that a user of the harness may meet. Each says what was expected, what came and what to do."""
+
+from __future__ import annotations
+
+
+class ChaosError(Exception):
+    """The root of all errors of the harness; its text is one sentence for the person who made the mistake."""
+
+
+class UsageError(ChaosError):
+    """The call cannot be carried out as it was made: an unknown fault, a negative bound, an agent that does not exist."""
+
+
+class ResultsError(ChaosError):
+    """Records or reports cannot be read or written."""
+
+
+class EvidenceError(ChaosError):
+    """An evidence pack cannot be made, opened or trusted."""
+
+
+class SpawnError(ChaosError):
+    """An agent could not be started: its module cannot be imported, its command does not exist."""
+
+
+class AgentError(ChaosError):
+    """An agent is not what the test needs: it ended, or it did not die."""
+
+
+class WaitExpired(ChaosError):  # noqa: N818 - an expired bound is an answer about the target, not a mistake
+    """Something that was waited for did not come within its bound. It becomes a liveness finding of the run."""

@@ -1,0 +1,68 @@
+"""A pack of one database, for anyone who does not use the plugin: one call in an ``except`` block."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from harness.evidence import pack
+from harness.journal import Journal, RunHeader
+from harness.model import RunRecord, Scenario, Verdict
+
+DIRECTORY: Final = Path("store/artifacts/chaos-failures")
+"""Where stand-alone packs go, below the current folder, unless another place is given."""
+
+
+def dump_failure_evidence(
+    test_name: str,
+    db_path: str | Path,
+    error_message: str,
+    task_id: str | None = None,
+    *,
+    directory: str | Path | None = None,
+) -> Path:
+    """Make an evidence pack of one database and return its folder.
+
+    ``task_id`` is any text; it is kept among the notes of the run. ``directory`` replaces :data:`DIRECTORY`. A database
+    that is missing or broken does not stop the pack. Raises EvidenceError when the pack cannot be written.
+    """
+    now = datetime.now(UTC)
+    run_id = f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', test_name).strip('-.')[:80] or 'test'}-{now:%Y%m%dT%H%M%S%f}"
+    destination = Path(DIRECTORY if directory is None else directory).absolute() / run_id
+    scenario = Scenario(id="stand-alone", title=test_name)
+    command = shlex.join(sys.argv)
+    with tempfile.TemporaryDirectory(prefix="chaos-evidence-") as folder:
+        journal = Journal(Path(folder) / "journal")
+        journal.create(
+            RunHeader(
+                run_id=run_id,
+                node_id=test_name,
+                scenario=scenario,
+                seed="",
+                started=now.isoformat(),
+                session_folder=str(destination.parent),
+                command=command,
+                root=str(Path.cwd()),
+            )
+        )
+        journal.add_database(Path(db_path).absolute())
+        journal.write_failure(error_message)
+        notes = {} if task_id is None else {"task_id": task_id}
+        journal.write_record(
+            RunRecord(
+                scenario=scenario,
+                node_id=test_name,
+                run_id=run_id,
+                seed="",
+                verdict=Verdict.VIOLATED,
+                notes=notes,
+                started=now.isoformat(),
+                failure=error_message,
+            )
+        )
+        return pack.write(journal.folder, destination)

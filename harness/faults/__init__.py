@@ -1,0 +1,42 @@
+"""Faults: what is injected, one small file each, and the registry that plans are checked against.
+
+A fault is two things: ``fire``, which does it to an agent, and ``evidence``, which says, once it was *seen* to happen, how it
+was seen. Without evidence a fault has not fired and its run is INCONCLUSIVE, whatever the test found. The injector carries out a
+plan while the test waits. What can be timed exactly only from within (a crash point, a mark) is fired by the agent itself
+(``harness/agents/child.py``); the injector then sees to the evidence alone.
+
+A new family of faults (clock, network) is another module here and its entries in :data:`REGISTRY`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, Protocol
+
+from harness.faults import process
+
+if TYPE_CHECKING:
+    from harness.agents.process import Agent
+
+
+class FaultKind(Protocol):
+    """What the injector needs of a fault. ``kind`` is its name in plans."""
+
+    @property
+    def kind(self) -> str:
+        """The name in plans and reports."""
+        ...
+
+    def fire(self, agent: Agent) -> None:
+        """Do it. Called once; must not wait."""
+        ...
+
+    def evidence(self, agent: Agent) -> str | None:
+        """Say how it was seen to have happened, or ``None`` as long as it was not."""
+        ...
+
+
+REGISTRY: Final[Mapping[str, FaultKind]] = {
+    fault.kind: fault for fault in (process.Kill(), process.Terminate(), process.Pause(), process.Resume(), process.Restart())
+}
+"""Every fault that a plan can name."""

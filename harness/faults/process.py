@@ -1,0 +1,102 @@
+"""Faults of a process: kill, terminate, pause, resume, restart. The evidence is the kernel's own word, never our having called it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.agents.process import Agent
+
+
+class Kill:
+    """SIGKILL: the end that no program can prepare for. The page cache survives it, so it says nothing about power loss."""
+
+    kind = "kill"
+
+    def fire(self, agent: Agent) -> None:
+        """Kill exactly this process; its children live on, as after an out-of-memory kill."""
+        agent.send_signal(signal.SIGKILL)
+
+    def evidence(self, agent: Agent) -> str | None:
+        """See that it ended by signal 9."""
+        return _ended_by(agent, signal.SIGKILL)
+
+
+class Terminate:
+    """SIGTERM: a request to end that the program answers in its own way."""
+
+    kind = "terminate"
+
+    def fire(self, agent: Agent) -> None:
+        """Ask it to end."""
+        agent.send_signal(signal.SIGTERM)
+
+    def evidence(self, agent: Agent) -> str | None:
+        """See that it ended, or that the signal is no longer pending: it was taken."""
+        if agent.exit_status is not None:
+            return f"process ended with {agent.exit_status} after SIGTERM"
+        pending = _pending_signals(agent.pid)
+        if pending is not None and not pending >> (signal.SIGTERM - 1) & 1:
+            return "SIGTERM was taken by the process, which goes on"
+        return None
+
+
+class Pause:
+    """SIGSTOP: the process stands still, holding all that it holds: a long collection, a swapped-out or suspended machine."""
+
+    kind = "pause"
+
+    def fire(self, agent: Agent) -> None:
+        """Stop it."""
+        agent.send_signal(signal.SIGSTOP)
+
+    def evidence(self, agent: Agent) -> str | None:
+        """See that the kernel has it in state T."""
+        return "process state T (stopped)" if agent.state == "T" else None
+
+
+class Resume:
+    """SIGCONT: it goes on where it stood and does not know that time has passed."""
+
+    kind = "resume"
+
+    def fire(self, agent: Agent) -> None:
+        """Continue it."""
+        agent.send_signal(signal.SIGCONT)
+
+    def evidence(self, agent: Agent) -> str | None:
+        """See that it has left state T."""
+        state = agent.state
+        return f"process state {state} after SIGCONT" if state != "T" else None
+
+
+class Restart:
+    """The process is killed if it still runs, and started again as it was started first."""
+
+    kind = "restart"
+
+    def fire(self, agent: Agent) -> None:
+        """Kill it; the run starts the next incarnation once the end was seen."""
+        agent.send_signal(signal.SIGKILL)
+
+    def evidence(self, agent: Agent) -> str | None:
+        """See the old one's end and the new one's pid."""
+        if agent.exit_status is None or agent.successor is None:
+            return None
+        return f"pid {agent.pid} ended by {agent.exit_status}, started again as pid {agent.successor.pid}"
+
+
+def _ended_by(agent: Agent, number: signal.Signals) -> str | None:
+    if agent.exit_status is None or agent.exit_status.signal != number:
+        return None
+    return f"process ended by signal {int(number)}"
+
+
+def _pending_signals(pid: int) -> int | None:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1], 16) for line in lines if line.startswith("ShdPnd:")), None)

@@ -1,0 +1,252 @@
+"""Plans: which faults meet which agents, and when, fixed as plain data before a run starts.
+
+A plan can be written by hand (:func:`kill`, :func:`at_point`, ...), drawn from a seed (:func:`draw`), stored in an
+evidence pack and read from it again (:func:`to_json`, :func:`from_json`); it is carried out alike. :func:`validate`
+finds everything that is wrong with it before the first process starts. Which kinds of faults exist is not known here:
+the registry of faults says so, and a target's capabilities decide which of them it is offered (as Jepsen's ``Kill``
+and ``Pause`` do).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from harness.errors import UsageError
+from harness.model import AfterMark, AtMoment, AtPoint, Fault, MarkKind, Now, Plan, When
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from harness.seed import Stream
+
+Choice = TypeVar("Choice")
+
+
+def now() -> Now:
+    """Say "at once": as soon as the agent runs, or when the test fires the fault itself."""
+    return Now()
+
+
+def after_mark(operation: str, *, kind: MarkKind | str = MarkKind.ACK, count: int = 1) -> AfterMark:
+    """Say "right after the agent's ``count``-th mark of this operation", counted from 1.
+
+    Raises UsageError for a kind of mark that does not exist.
+    """
+    try:
+        return AfterMark(kind=MarkKind(kind), operation=operation, count=count)
+    except ValueError:
+        msg = f"there is no kind of mark called {kind!r}: give one of {', '.join(MarkKind)}"
+        raise UsageError(msg) from None
+
+
+def at_point(name: str, *, occurrence: int = 1) -> AtPoint:
+    """Say "the ``occurrence``-th time the agent passes the crash point of this name", counted from 1."""
+    return AtPoint(point=name, occurrence=occurrence)
+
+
+def at_moment(delay_s: float, *, after: AfterMark | None = None) -> AtMoment:
+    """Say "``delay_s`` seconds after that mark", or after the agent's start where no mark is given."""
+    return AtMoment(delay_s=delay_s, after=after)
+
+
+def kill(agent: str, when: When | None = None) -> Fault:
+    """Plan the end that no program can prepare for: SIGKILL."""
+    return Fault(kind="kill", agent=agent, when=when or Now())
+
+
+def terminate(agent: str, when: When | None = None) -> Fault:
+    """Plan a request to end, SIGTERM, that the program may answer in its own way."""
+    return Fault(kind="terminate", agent=agent, when=when or Now())
+
+
+def pause(agent: str, when: When | None = None, *, duration_s: float | None = None) -> Fault:
+    """Plan that the agent's process stands still for ``duration_s`` seconds; ``None`` means until it is resumed."""
+    parameters = {} if duration_s is None else {"duration_s": duration_s}
+    return Fault(kind="pause", agent=agent, when=when or Now(), parameters=parameters)
+
+
+def resume(agent: str, when: When | None = None) -> Fault:
+    """Plan that a paused agent goes on: a zombie, if what it held has passed to another meanwhile."""
+    return Fault(kind="resume", agent=agent, when=when or Now())
+
+
+def restart(agent: str, when: When | None = None) -> Fault:
+    """Plan that the agent is started again as it was started first, in a new process."""
+    return Fault(kind="restart", agent=agent, when=when or Now())
+
+
+def describe(fault: Fault) -> str:
+    """Say a fault in a few words: ``kill writer at recovery.checkpoint.after_commit (2nd time)``."""
+    duration_s = fault.parameters.get("duration_s")
+    others = ", ".join(f"{name}={value}" for name, value in fault.parameters.items() if name != "duration_s")
+    lasting = "" if duration_s is None else f" for {_seconds(duration_s)}"
+    return f"{fault.kind} {fault.agent}{lasting} {describe_when(fault.when)}" + (f" ({others})" if others else "")
+
+
+def describe_when(when: When) -> str:
+    """Say in a few words when a fault fires: ``after its 3rd ack of put``."""
+    match when:
+        case Now():
+            return "at once"
+        case AtPoint(point=point, occurrence=occurrence):
+            return f"at {point}" + (f" ({_ordinal(occurrence)} time)" if occurrence != 1 else "")
+        case AfterMark(kind=kind, operation=operation, count=count):
+            return f"after its {_ordinal(count)} {kind} of {operation}"
+        case AtMoment(delay_s=delay_s, after=after):
+            start = "after its start" if after is None else describe_when(after)
+            return f"{_seconds(delay_s)} {start}"
+
+
+def validate(plan: Plan, *, kinds: Collection[str], agents: Collection[str] | None = None) -> None:
+    """Find everything that makes a plan impossible to carry out, before anything is started.
+
+    ``kinds`` are the names of the known faults; ``agents`` the names of the agents that exist, or ``None`` when they
+    are not known yet. Raises UsageError with all problems in one text, a line each where there are several.
+    """
+    try:
+        msgspec.convert(msgspec.to_builtins(plan), Plan)
+    except (msgspec.ValidationError, TypeError) as error:
+        msg = f"the plan is not made of plain values of the right types: {error}"
+        raise UsageError(msg) from error
+    problems = [
+        f"fault {place} ({describe(fault)}): {problem}"
+        for place, fault in enumerate(plan.faults, start=1)
+        for problem in _problems(fault, kinds, agents)
+    ]
+    if problems:
+        head = "the plan cannot be carried out: "
+        raise UsageError(head + (problems[0] if len(problems) == 1 else "".join(f"\n- {text}" for text in problems)))
+
+
+def to_json(plan: Plan) -> str:
+    """Return the plan as JSON text, for people too: indented. Raises UsageError when a parameter is no JSON value."""
+    try:
+        return msgspec.json.format(msgspec.json.encode(plan), indent=2).decode()
+    except (TypeError, UnicodeEncodeError) as error:
+        msg = f"the plan holds a value that JSON cannot hold ({error}): use text, numbers, lists and dictionaries"
+        raise UsageError(msg) from error
+
+
+def from_json(text: str | bytes) -> Plan:
+    """Read a plan from the JSON of :func:`to_json`. Raises UsageError that says what was wrong and where."""
+    try:
+        return msgspec.json.decode(text, type=Plan)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        msg = f"this is not a plan: {error}; expected the JSON of a plan as an evidence pack holds it"
+        raise UsageError(msg) from error
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan may be drawn from: what the target can be made to suffer.
+
+    ``points`` are its crash points, each up to its ``occurrence_max``-th time; ``moment_window_s`` bounds the delay (in
+    seconds, from and to) after the mark ``after``, or after the start. With neither points nor a window faults fire at
+    once.
+    """
+
+    kinds: tuple[str, ...]
+    agents: tuple[str, ...]
+    points: tuple[str, ...] = ()
+    occurrence_max: int = 1
+    moment_window_s: tuple[float, float] | None = None
+    after: AfterMark | None = None
+
+
+def draw(capabilities: Capabilities, stream: Stream, *, count: int = 1) -> tuple[Fault, ...]:
+    """Draw ``count`` faults: each with a kind, an agent and a time of its own, all alike likely.
+
+    Where both points and a window are given, each of the two is drawn half of the time. Raises UsageError when there is
+    nothing to draw from or a bound makes no sense.
+    """
+    if problem := _capability_problem(capabilities, count):
+        msg = f"no faults can be drawn: {problem}"
+        raise UsageError(msg)
+    return tuple(
+        Fault(
+            kind=_choose(capabilities.kinds, stream),
+            agent=_choose(capabilities.agents, stream),
+            when=_draw_when(capabilities, stream),
+        )
+        for _ in range(count)
+    )
+
+
+def _draw_when(capabilities: Capabilities, stream: Stream) -> When:
+    window_s = capabilities.moment_window_s
+    if capabilities.points and (window_s is None or stream.random() < 0.5):
+        point = _choose(capabilities.points, stream)
+        return AtPoint(point=point, occurrence=1 + int(stream.random() * capabilities.occurrence_max))
+    if window_s is None:
+        return Now()
+    first_s, last_s = window_s
+    return AtMoment(delay_s=round(first_s + stream.random() * (last_s - first_s), 6), after=capabilities.after)
+
+
+def _choose(choices: Sequence[Choice], stream: Stream) -> Choice:
+    return choices[int(stream.random() * len(choices))]
+
+
+def _capability_problem(capabilities: Capabilities, count: int) -> str | None:
+    if not capabilities.kinds:
+        return "name at least one kind of fault"
+    if not capabilities.agents:
+        return "name at least one agent"
+    if count < 0:
+        return f"their number must be 0 or more, not {count}"
+    if capabilities.occurrence_max < 1:
+        return f"occurrence_max must be 1 or more, not {capabilities.occurrence_max}"
+    if capabilities.moment_window_s is not None:
+        first_s, last_s = capabilities.moment_window_s
+        if not 0 <= first_s <= last_s < math.inf:
+            return f"moment_window_s must run from 0 or more to no less, in seconds, not from {first_s} to {last_s}"
+    return None
+
+
+def _problems(fault: Fault, kinds: Collection[str], agents: Collection[str] | None) -> Iterator[str]:
+    if fault.kind not in kinds:
+        yield f"there is no fault called {fault.kind!r}{_closest(fault.kind, kinds)}"
+    if agents is not None and fault.agent not in agents:
+        yield f"there is no agent called {fault.agent!r}{_closest(fault.agent, agents)}"
+    yield from _when_problems(fault.when)
+    duration_s = fault.parameters.get("duration_s", 0.0)
+    if isinstance(duration_s, bool) or not isinstance(duration_s, int | float) or not 0 <= duration_s < math.inf:
+        yield f"duration_s must be a finite number of seconds, 0 or more, not {duration_s!r}"
+
+
+def _when_problems(when: When) -> Iterator[str]:
+    match when:
+        case AtPoint(point=point, occurrence=occurrence):
+            if not point.strip():
+                yield "the crash point has no name: give the name of an audit event"
+            if occurrence < 1:
+                yield f"occurrence counts from 1, so it cannot be {occurrence}"
+        case AfterMark(operation=operation, count=count):
+            if not operation.strip():
+                yield "the mark's operation has no name: give the operation that the agent marks"
+            if count < 1:
+                yield f"count counts from 1, so it cannot be {count}"
+        case AtMoment(delay_s=delay_s, after=after):
+            if not 0 <= delay_s < math.inf:
+                yield f"delay_s must be a finite number of seconds, 0 or more, not {delay_s}"
+            if after is not None:
+                yield from _when_problems(after)
+
+
+def _closest(name: str, known: Collection[str]) -> str:
+    import difflib  # only a mistake needs it; every start of pytest would pay for it
+
+    close = difflib.get_close_matches(name, known, n=1)
+    suggestion = f", did you mean {close[0]!r}?" if close else ":"
+    return f"{suggestion} Known: {', '.join(sorted(known))}" if known else ": none is known"
+
+
+def _ordinal(number: int) -> str:
+    suffix = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"
+
+
+def _seconds(value: object) -> str:
+    return f"{value:g} s" if isinstance(value, int | float) else f"{value!r} s"

@@ -1,0 +1,78 @@
+"""The scratch folder of one pytest process: where its runs work, removed when it ends, however it ends.
+
+The folder's name says whose it is (pid and start time), so a later session can tell a folder that is in use from one whose owner,
+and even its guardian, were killed: it saves the evidence that is in it and removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+from typing import Final
+
+from harness import journal
+from harness.agents import tree
+from harness.errors import UsageError
+
+_NAME: Final = re.compile(r"session-(\d+)-(\d+)-[0-9a-f]+")
+
+
+def create(base: Path) -> Path:
+    """Make a folder for this process under ``base``; nobody else can read it. Raises UsageError when that is impossible."""
+    process = tree.read(os.getpid())
+    ticks = process.start_ticks if process is not None else 0
+    folder = home(base) / f"session-{os.getpid()}-{ticks}-{secrets.token_hex(4)}"
+    try:
+        home(base).mkdir(mode=0o700, parents=True, exist_ok=True)
+        if home(base).stat().st_uid != os.getuid():
+            msg = f"{home(base)} belongs to somebody else: give another scratch folder with --chaos-scratch DIR"
+            raise UsageError(msg)
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        msg = f"no scratch folder can be made in {base} ({error.strerror}): give another with --chaos-scratch DIR"
+        raise UsageError(msg) from error
+    return folder
+
+
+def home(base: Path) -> Path:
+    """Return the folder under which all sessions of this user keep theirs."""
+    return base / f"pytest-chaos-{os.getuid()}"
+
+
+def sweep(base: Path) -> list[Path]:
+    """Save the evidence in, and remove, every folder whose owner is gone; return those that were removed."""
+    removed: list[Path] = []
+    with contextlib.suppress(FileNotFoundError):
+        for folder in sorted(home(base).iterdir()):
+            match = _NAME.fullmatch(folder.name)
+            if match is None or tree.is_running(int(match[1]), int(match[2])) or _guarded(folder):
+                continue
+            for header in folder.glob(f"*/{journal.HEADER}"):
+                _save(header.parent)
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder)
+    return removed
+
+
+def claim(folder: Path, guardian: tree.Process) -> None:
+    """Write down which guardian will remove the folder, so that no sweep gets in its way."""
+    (folder / "guardian").write_text(f"{guardian.pid} {guardian.start_ticks}")
+
+
+def _guarded(folder: Path) -> bool:
+    try:
+        pid, ticks = (folder / "guardian").read_text().split()
+    except (OSError, ValueError):
+        return False
+    return tree.is_running(int(pid), int(ticks))
+
+
+def _save(run_folder: Path) -> None:
+    from harness.evidence import salvage  # noqa: PLC0415 - hardly ever needed
+
+    with contextlib.suppress(Exception):  # what cannot be saved must not stand in the way of a new session
+        salvage(run_folder, "the process that ran this test ended before the test did, and so did its guardian")

@@ -1,0 +1,110 @@
+"""The errors of the recovery core. Each text is one sentence: what was expected, what came, what to do.
+
+After any of them the stored state is as it was before the call, except where a docstring here says otherwise.
+"""
+
+# ruff: noqa: N818 - the names say what is the matter, and read as such in an except clause
+
+from __future__ import annotations
+
+
+class RecoveryError(Exception):
+    """The root of all errors of the recovery core."""
+
+
+class InvalidSetting(RecoveryError, ValueError):
+    """A bound, a duration or a combination of arguments cannot be meant: a negative timeout, a store and a path."""
+
+
+# The database as a whole.
+
+
+class StoreError(RecoveryError):
+    """The store cannot do what was asked, for a reason that lies in the database or its file."""
+
+
+class NewerSchema(StoreError):
+    """The file was written by a newer version of this package. It was not touched; update the package."""
+
+
+class ForeignDatabase(StoreError):
+    """The file is a database of some other program, or holds tables that have our names and are not ours."""
+
+
+class CorruptDatabase(StoreError):
+    """The file is not a database, or is a damaged one: truncated, overwritten, torn. Restore a copy."""
+
+
+class DatabaseLocked(StoreError):
+    """Another connection held the write lock for longer than the busy timeout. Nothing changed; try again."""
+
+
+class DatabaseFull(StoreError):
+    """The disk, or the database's own size limit, is full. The transaction was rolled back."""
+
+
+class DatabaseReadOnly(StoreError):
+    """The file, its folder or its file system cannot be written by this process."""
+
+
+class DatabaseUnavailable(StoreError):
+    """The file cannot be opened, or reading or writing it failed.
+
+    Common causes: a folder that does not exist, a path that is a folder, a failing device, too old an SQLite. When it
+    was raised by a commit, that commit may or may not have happened: read before repeating.
+    """
+
+
+class PragmaRefused(StoreError):
+    """SQLite did not take a setting that durability rests on: a write-ahead log on a network file system, say."""
+
+
+class StoreClosed(StoreError):
+    """The store was closed before this call."""
+
+
+# Tasks.
+
+
+class InvalidTask(RecoveryError, ValueError):
+    """A task id, tracker key or stage that cannot be stored: not a string, empty, or not encodable as UTF-8."""
+
+
+class UnknownTask(RecoveryError, LookupError):
+    """No task has this id. Create it first; a mistyped id must not look like a task without checkpoints."""
+
+
+class TaskConflict(RecoveryError):
+    """The id or the tracker key already belongs to a task that was created otherwise."""
+
+
+class StatusConflict(RecoveryError):
+    """The task was not in the status that the caller expected, so somebody else was faster: compare-and-set lost."""
+
+
+class InvalidTransition(RecoveryError, ValueError):
+    """No task may go from the one status to the other, whoever asks: succeeded, failed and cancelled are final."""
+
+
+# Checkpoints.
+
+
+class InvalidSnapshot(RecoveryError, ValueError):
+    """The snapshot would not come back as it was given: not JSON, NaN, a tuple, a key that is not a string."""
+
+
+class SnapshotTooLarge(InvalidSnapshot):
+    """The snapshot's JSON has more bytes than the manager was told to accept."""
+
+
+class InvalidCheckpointType(RecoveryError, ValueError):
+    """A checkpoint's type is a string that is not empty."""
+
+
+class CorruptCheckpoint(RecoveryError):
+    """A stored snapshot does not match its hash: it was changed, or damaged, after it was written."""
+
+
+def unknown_task(task_id: str) -> UnknownTask:
+    """Return the error for an id that no task has."""
+    return UnknownTask(f"Expected the id of a task but no task has the id {task_id!r}; create the task first.")

@@ -1,0 +1,24 @@
+"""The store: the Protocol that the core is written against, and SQLite, its first implementation.
+
+``protocol`` has the Protocol and ``rows`` what travels through it; neither knows SQL. ``sqlite`` implements it on
+``connections`` (how a connection is made, and proves its settings), ``schema`` (the tables), ``migrations`` (how a file
+gets them) and ``translation`` (SQLite's errors as ours). ``conformance`` is the test suite that any implementation
+passes, a third party's too.
+"""
+
+from recovery.store.connections import BUSY_TIMEOUT_S, ConnectionFactory, Pragmas
+from recovery.store.migrations import init_factory
+from recovery.store.protocol import Store, Transaction
+from recovery.store.sqlite import SqliteStore, open_store, store_for
+
+__all__ = [
+    "BUSY_TIMEOUT_S",
+    "ConnectionFactory",
+    "Pragmas",
+    "SqliteStore",
+    "Store",
+    "Transaction",
+    "init_factory",
+    "open_store",
+    "store_for",
+]

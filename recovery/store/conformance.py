@@ -1,0 +1,283 @@
+"""The suite that every store passes. To run it on yours, subclass it where pytest collects and say how to make one::
+
+    class TestMyStore(StoreConformance):
+        def new_store(self) -> Store:
+            return MyStore(a_fresh_place())
+
+        def reopened(self) -> Store:
+            return MyStore(the_same_place())
+
+It needs nothing but plain asserts: pytest calls ``setup_method`` and ``teardown_method`` of any class.
+"""
+
+# ruff: noqa: S101 - a suite of assertions, shipped for other people's tests
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+from recovery.errors import RecoveryError, StoreClosed, UnknownTask
+from recovery.store.rows import Audit, StoredCheckpoint, Task, TaskStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from recovery.store.protocol import Store
+
+_HASH: Final = "0" * 64
+_STRANGE_IDS: Final = (
+    "it's",
+    'a "quoted" id',
+    "two\nlines",
+    "задача-7",
+    "漢字 🙂",
+    "; DROP TABLE tasks; --",
+    "%_",
+    " ",
+)
+
+
+class StoreConformance:
+    """What a store promises, one promise to a method."""
+
+    store: Store
+
+    def new_store(self) -> Store:
+        """Return a store in a new place, without any rows."""
+        raise NotImplementedError
+
+    def reopened(self) -> Store:
+        """Return another store in the place of the newest ``new_store``, as a process started later would."""
+        raise NotImplementedError
+
+    def setup_method(self) -> None:
+        """Make the store."""
+        self.store = self.new_store()
+
+    def teardown_method(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    def test_an_empty_store_has_nothing(self) -> None:
+        """Every read of a new store finds nothing and raises nothing."""
+        assert self.store.task("t") is None
+        assert self.store.tasks() == []
+        assert self.store.audits("t") == []
+        assert self.store.latest_checkpoint("t") is None
+        assert self.store.checkpoints("t") == []
+
+    def test_a_task_comes_back_as_it_was_put_in(self) -> None:
+        """All fields of a task survive, with any text for an id."""
+        for number, task_id in enumerate(_STRANGE_IDS):
+            task = Task(task_id, f"ключ'{number}", TaskStatus.CREATED, "stage \n'x'", 1, 2**53 + number, 3)
+            with self.store.transaction() as transaction:
+                assert transaction.insert_task(task)
+            assert self.store.task(task_id) == task
+        assert [task.task_id for task in self.store.tasks()] == sorted(_STRANGE_IDS)
+
+    def test_an_id_is_taken_once(self) -> None:
+        """A second task with the same id is refused and the first one stays."""
+        self._insert_task("t", tracker_key="A-1")
+        with self.store.transaction() as transaction:
+            assert not transaction.insert_task(_task("t", tracker_key="A-2"))
+        assert self.store.tasks() == [_task("t", tracker_key="A-1")]
+
+    def test_a_tracker_key_is_taken_once(self) -> None:
+        """A second task with the same tracker key is refused, and found under the key is the first."""
+        self._insert_task("t", tracker_key="A-1")
+        with self.store.transaction() as transaction:
+            assert not transaction.insert_task(_task("u", tracker_key="A-1"))
+            assert transaction.task_with_tracker_key("A-1") == _task("t", tracker_key="A-1")
+            assert transaction.task_with_tracker_key("A-2") is None
+        assert self.store.task("u") is None
+
+    def test_many_tasks_may_lack_a_tracker_key(self) -> None:
+        """Having no tracker key is not a key that two tasks could share."""
+        for task_id in ("t", "u"):
+            self._insert_task(task_id)
+        assert len(self.store.tasks()) == 2
+
+    def test_tasks_are_listed_by_id_status_and_page(self) -> None:
+        """A page begins behind the given id, ends at the limit and holds one status when told so."""
+        for task_id in ("c", "a", "d", "b"):
+            self._insert_task(task_id)
+        self._change_status("b", TaskStatus.CREATED, TaskStatus.RUNNING)
+        assert [task.task_id for task in self.store.tasks(after="a", limit=2)] == ["b", "c"]
+        assert [task.task_id for task in self.store.tasks(status=TaskStatus.CREATED, after="a")] == ["c", "d"]
+        assert [task.task_id for task in self.store.tasks(status=TaskStatus.RUNNING)] == ["b"]
+        assert self.store.tasks(status=TaskStatus.FAILED) == []
+
+    def test_a_status_changes_only_from_the_expected_one(self) -> None:
+        """Compare-and-set: a wrong expectation and an unknown task change nothing, other tasks least of all."""
+        self._insert_task("t")
+        self._insert_task("bystander")
+        assert not self._change_status("t", TaskStatus.RUNNING, TaskStatus.FAILED)
+        assert not self._change_status("nobody", TaskStatus.CREATED, TaskStatus.RUNNING)
+        assert self.store.task("t") == _task("t")
+        assert self._change_status("t", TaskStatus.CREATED, TaskStatus.RUNNING)
+        assert self.store.task("t") == Task("t", None, TaskStatus.RUNNING, "", 1, 1, 9)
+        assert self.store.task("bystander") == _task("bystander")
+
+    def test_audit_rows_come_back_in_order(self) -> None:
+        """The newest rows of one task are returned, oldest first, with all fields."""
+        for task_id in ("t", "u"):
+            self._insert_task(task_id)
+        rows = [Audit("t", "event", None if number else "was", f"ist '{number}'", "ß\n", 5) for number in range(4)]
+        with self.store.transaction() as transaction:
+            for row in rows:
+                transaction.insert_audit(row)
+            transaction.insert_audit(Audit("u", "other", None, None, "", 6))
+        assert self.store.audits("t") == rows
+        assert self.store.audits("t", limit=2) == rows[2:]
+
+    def test_checkpoints_come_back_byte_for_byte(self) -> None:
+        """What was stored is what is read, for any JSON text, up to some megabytes."""
+        self._insert_task("t")
+        contents = [b"null", '{"ключ": "🙂\\u0000"}'.encode(), b" [1,\n2] ", b'"' + b"x" * 3_000_000 + b'"']
+        for content in contents:
+            self._append("t", content)
+        assert [row.snapshot for row in self.store.checkpoints("t")] == contents
+        newest = StoredCheckpoint("t", 4, "own type", contents[-1], _HASH, 7)
+        assert self.store.latest_checkpoint("t") == newest
+
+    def test_checkpoints_are_listed_by_number_and_page(self) -> None:
+        """Pages and steps back go by number, and stay within one task."""
+        for task_id in ("t", "u"):
+            self._insert_task(task_id)
+        for number in range(12):
+            self._append("t", b"%d" % number)
+        assert [row.sequence_number for row in self.store.checkpoints("t", after=9)] == [10, 11, 12]
+        assert [row.sequence_number for row in self.store.checkpoints("t", after=9, limit=2)] == [10, 11]
+        before = self.store.latest_checkpoint("t", 10)
+        assert before is not None
+        assert (before.sequence_number, before.snapshot) == (9, b"8")
+        assert self.store.latest_checkpoint("t", 1) is None
+        assert self.store.latest_checkpoint("u") is None
+
+    def test_numbers_count_per_task_from_one(self) -> None:
+        """Each task has its own 1, 2, 3."""
+        for task_id in ("t", "u"):
+            self._insert_task(task_id)
+        assert [self._append(task_id, b"0") for task_id in ("t", "u", "t", "t", "u")] == [1, 1, 2, 3, 2]
+
+    def test_rows_of_a_task_that_does_not_exist_are_refused(self) -> None:
+        """A checkpoint or an audit row without its task raises UnknownTask and leaves nothing."""
+        assert isinstance(_raised(lambda: self._append("nobody", b"0")), UnknownTask)
+        assert isinstance(_raised(lambda: self._audit("nobody")), UnknownTask)
+        assert self.store.checkpoints("nobody") == []
+        assert self.store.audits("nobody") == []
+
+    def test_a_block_that_raises_changes_nothing(self) -> None:
+        """All writes of a transaction are undone together, and the next one works."""
+        self._insert_task("t")
+
+        def fail() -> None:
+            with self.store.transaction() as transaction:
+                transaction.insert_task(_task("u"))
+                transaction.insert_audit(Audit("t", "event", None, None, "", 1))
+                transaction.insert_checkpoint(StoredCheckpoint("t", 1, "x", b"0", _HASH, 1))
+                transaction.change_status("t", expected=TaskStatus.CREATED, status=TaskStatus.RUNNING, now=9)
+                raise _OurOwnError
+
+        assert isinstance(_raised(fail, _OurOwnError), _OurOwnError)
+        assert self.store.tasks() == [_task("t")]
+        assert self.store.audits("t") == []
+        assert self.store.checkpoints("t") == []
+        assert self._append("t", b"0") == 1
+
+    def test_a_transaction_sees_its_own_writes(self) -> None:
+        """Inside the block, what it wrote is there; the number after an insert is the next one."""
+        with self.store.transaction() as transaction:
+            transaction.insert_task(_task("t", tracker_key="A-1"))
+            assert transaction.task("t") == transaction.task_with_tracker_key("A-1") == _task("t", tracker_key="A-1")
+            transaction.insert_checkpoint(StoredCheckpoint("t", 1, "x", b"0", _HASH, 1))
+            assert transaction.next_checkpoint_number("t") == 2
+
+    def test_others_see_nothing_before_the_commit(self) -> None:
+        """A read while a transaction is open sees the state from before it."""
+        self._insert_task("t")
+        with self.store.transaction() as transaction:
+            transaction.change_status("t", expected=TaskStatus.CREATED, status=TaskStatus.RUNNING, now=9)
+            assert self.store.task("t") == _task("t")
+        assert self.store.task("t") != _task("t")
+
+    def test_what_was_committed_is_there_for_a_store_opened_later(self) -> None:
+        """Nothing that matters is kept in the store object."""
+        self._insert_task("t")
+        self._append("t", b"[1]")
+        self.store.close()
+        self.store = self.reopened()
+        assert self.store.task("t") == _task("t")
+        assert [row.snapshot for row in self.store.checkpoints("t")] == [b"[1]"]
+
+    def test_threads_take_different_numbers(self) -> None:
+        """Eight threads on one store and one task: every number once, none left out."""
+        self._insert_task("t")
+        start = threading.Barrier(8)
+
+        def work() -> list[int]:
+            start.wait()
+            return [self._append("t", b"0") for _ in range(10)]
+
+        with ThreadPoolExecutor(8) as pool:
+            numbers = [future.result() for future in [pool.submit(work) for _ in range(8)]]
+        assert sorted(number for taken in numbers for number in taken) == list(range(1, 81))
+        assert all(taken == sorted(taken) for taken in numbers)
+
+    def test_of_many_rivals_one_changes_the_status(self) -> None:
+        """Eight threads that expect the same status: one of them wins."""
+        self._insert_task("t")
+        start = threading.Barrier(8)
+
+        def work() -> bool:
+            start.wait()
+            return self._change_status("t", TaskStatus.CREATED, TaskStatus.RUNNING)
+
+        with ThreadPoolExecutor(8) as pool:
+            wins = [future.result() for future in [pool.submit(work) for _ in range(8)]]
+        assert sorted(wins) == [False] * 7 + [True]
+
+    def test_a_closed_store_says_so(self) -> None:
+        """After close, reads and writes raise StoreClosed, and closing again is fine."""
+        self.store.close()
+        self.store.close()
+        assert isinstance(_raised(lambda: self.store.task("t")), StoreClosed)
+        assert isinstance(_raised(lambda: self._insert_task("t")), StoreClosed)
+
+    def _insert_task(self, task_id: str, tracker_key: str | None = None) -> None:
+        with self.store.transaction() as transaction:
+            assert transaction.insert_task(_task(task_id, tracker_key))
+
+    def _change_status(self, task_id: str, expected: TaskStatus, status: TaskStatus) -> bool:
+        with self.store.transaction() as transaction:
+            return transaction.change_status(task_id, expected=expected, status=status, now=9)
+
+    def _append(self, task_id: str, content: bytes) -> int:
+        with self.store.transaction() as transaction:
+            number = transaction.next_checkpoint_number(task_id)
+            transaction.insert_checkpoint(StoredCheckpoint(task_id, number, "own type", content, _HASH, 7))
+        return number
+
+    def _audit(self, task_id: str) -> None:
+        with self.store.transaction() as transaction:
+            transaction.insert_audit(Audit(task_id, "event", None, None, "", 1))
+
+
+class _OurOwnError(Exception):
+    """Raised in a transaction, to see it undone."""
+
+
+def _task(task_id: str, tracker_key: str | None = None) -> Task:
+    return Task(task_id, tracker_key, TaskStatus.CREATED, "", 1, 1, 1)
+
+
+def _raised(call: Callable[[], object], kind: type[Exception] = RecoveryError) -> Exception:
+    """Return the error that the call raises. Fails when it raises none."""
+    try:
+        call()
+    except kind as error:
+        return error
+    message = f"Expected {kind.__name__} but nothing was raised."
+    raise AssertionError(message)

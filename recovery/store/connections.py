@@ -1,0 +1,133 @@
+"""How a connection to an SQLite file is made, and how it proves that it is as durable as it should be.
+
+``synchronous`` belongs to a connection and silently defaults; ``journal_mode`` belongs to the file and may be refused.
+So each new connection sets both and reads both back: an unset one is an error here, not a lost commit later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from recovery.errors import DatabaseUnavailable, InvalidSetting, PragmaRefused
+from recovery.store.translation import is_busy, translated
+
+BUSY_TIMEOUT_S: Final = 30.0
+"""How long a writer waits for others, in seconds, unless told otherwise."""
+
+_BUSY_TIMEOUT_S_MAX: Final = 24 * 3600.0
+_SQLITE_VERSION_MIN: Final = (3, 37, 0)
+_RETRY_DELAY_S: Final = 0.002
+_SYNCHRONOUS: Final = ("OFF", "NORMAL", "FULL", "EXTRA")
+_SETTINGS: Final = {"synchronous": 2, "foreign_keys": 1, "trusted_schema": 0}
+
+
+class Pragmas(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one connection that durability rests on, as SQLite itself reports them."""
+
+    synchronous: str
+    journal_mode: str
+    busy_timeout_ms: int
+    foreign_keys: bool
+
+
+def read_pragmas(connection: sqlite3.Connection) -> Pragmas:
+    """Ask the connection for its settings."""
+    return Pragmas(
+        synchronous=_SYNCHRONOUS[int(_pragma(connection, "synchronous"))],
+        journal_mode=str(_pragma(connection, "journal_mode")).lower(),
+        busy_timeout_ms=int(_pragma(connection, "busy_timeout")),
+        foreign_keys=bool(_pragma(connection, "foreign_keys")),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConnectionFactory:
+    """Makes connections to one file; call it to get a new one, which is the caller's to close.
+
+    Connections are in autocommit mode (BEGIN and COMMIT are explicit) and may change threads, one at a time. ``path``
+    is absolute. Raises a StoreError when called and the file cannot be opened or refuses a setting.
+    """
+
+    path: str
+    busy_timeout_s: float = BUSY_TIMEOUT_S
+
+    def __call__(self) -> sqlite3.Connection:
+        """Open a connection, set it up and check that it is set up."""
+        try:
+            connection = self._open()
+        except sqlite3.Error as error:
+            raise translated(error, self.path, self.busy_timeout_s) from error
+        try:
+            self._set_up(connection)
+            _check(connection, self.path)
+        except sqlite3.Error as error:
+            connection.close()
+            raise translated(error, self.path, self.busy_timeout_s) from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _open(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=self.busy_timeout_s, isolation_level=None, check_same_thread=False)
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        for name, value in _SETTINGS.items():
+            connection.execute(f"PRAGMA {name} = {value}")
+        self._switch_to_wal(connection)
+
+    def _switch_to_wal(self, connection: sqlite3.Connection) -> None:
+        """Put the file into WAL mode unless it is. SQLite does not wait for locks here, so openers take turns."""
+        deadline = time.monotonic() + self.busy_timeout_s
+        while True:
+            try:
+                if _pragma(connection, "journal_mode") != "wal":
+                    connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or time.monotonic() > deadline:
+                    raise
+            else:
+                return
+            time.sleep(_RETRY_DELAY_S)
+
+
+def factory_for(path: str | os.PathLike[str], busy_timeout_s: float) -> ConnectionFactory:
+    """Return a factory for the file at ``path``. Raises InvalidSetting for a timeout that cannot be meant."""
+    if sqlite3.sqlite_version_info < _SQLITE_VERSION_MIN:
+        message = f"Expected SQLite 3.37 or newer but this Python has {sqlite3.sqlite_version}; update it."
+        raise DatabaseUnavailable(message)
+    if not (math.isfinite(busy_timeout_s) and 0 <= busy_timeout_s <= _BUSY_TIMEOUT_S_MAX):
+        message = (
+            f"Expected busy_timeout_s between 0 and {_BUSY_TIMEOUT_S_MAX:g} but got {busy_timeout_s!r}; give seconds."
+        )
+        raise InvalidSetting(message)
+    if os.fspath(path) in {"", ":memory:"}:
+        message = f"Expected the path of a file but got {os.fspath(path)!r}; what is only in memory survives nothing."
+        raise InvalidSetting(message)
+    return ConnectionFactory(str(Path(path).absolute()), float(busy_timeout_s))
+
+
+def _check(connection: sqlite3.Connection, path: str) -> None:
+    """Raise PragmaRefused unless the connection has every setting that it was given."""
+    expected: dict[str, int | str] = {**_SETTINGS, "journal_mode": "wal"}
+    for name, value in expected.items():
+        came = _pragma(connection, name)
+        if came != value:
+            message = (
+                f"Expected {path} to run with {name} = {value} but it runs with {came}; "
+                "put it on a local file system, with an SQLite that supports this."
+            )
+            raise PragmaRefused(message)
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int | str:
+    value: int | str = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return value

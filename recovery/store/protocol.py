@@ -1,0 +1,101 @@
+"""What the recovery core asks of a store, in its own words and not in SQL.
+
+Rejected: one method per operation of a manager (``save_checkpoint``). Each implementation would then repeat the rules
+of the domain, and two operations could never share a transaction, which leases, sweeps and evidence all need. So the
+store offers single facts and a transaction around them, and the rules live in the managers, once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from recovery.clock import Microseconds
+    from recovery.store.rows import Audit, StoredCheckpoint, Task, TaskStatus
+
+NUMBER_MAX: Final = 2**63 - 1
+"""Larger than any sequence number."""
+
+PAGE_ROWS_MAX: Final = 1000
+"""How many rows a listing returns unless it is told otherwise."""
+
+
+class Transaction(Protocol):
+    """The inside of ``with store.transaction()``: what it sees stays as it is until the block ends.
+
+    Leaving the block commits, leaving it by an exception rolls back. Every method may raise a ``StoreError``.
+    """
+
+    def task(self, task_id: str) -> Task | None:
+        """Return the task, or None."""
+        ...
+
+    def task_with_tracker_key(self, tracker_key: str) -> Task | None:
+        """Return the one task with this tracker key, or None."""
+        ...
+
+    def insert_task(self, task: Task) -> bool:
+        """Insert the task; False, and no change, where its id or its tracker key is taken."""
+        ...
+
+    def change_status(self, task_id: str, *, expected: TaskStatus, status: TaskStatus, now: Microseconds) -> bool:
+        """Set the status if it is the expected one (compare-and-set); False, and no change, if it is not."""
+        ...
+
+    def insert_audit(self, audit: Audit) -> None:
+        """Add a row to the task's audit trail. Raises UnknownTask."""
+        ...
+
+    def next_checkpoint_number(self, task_id: str) -> int:
+        """Return one more than the task's newest number, 1 for its first checkpoint.
+
+        No other transaction gets the same number for the same task before this one has ended: SQLite holds the write
+        lock since the block began; a store with row locks takes the task's row here (``SELECT ... FOR UPDATE``). A task
+        that does not exist is found out by ``insert_checkpoint``.
+        """
+        ...
+
+    def insert_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
+        """Insert the checkpoint. Raises UnknownTask."""
+        ...
+
+
+class Store(Protocol):
+    """Durable memory, safe for use by several threads at once.
+
+    When the block of a transaction has been left without an exception, its changes survive a crash of this process, of
+    all processes and of the machine. Reads see what was committed when they began.
+    """
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Begin a change. Waits for other writers, for a bounded time, then raises DatabaseLocked.
+
+        Do not nest: a second transaction in the same thread waits for the first one until that bound.
+        """
+        ...
+
+    def task(self, task_id: str) -> Task | None:
+        """Return the task, or None."""
+        ...
+
+    def tasks(self, *, status: TaskStatus | None = None, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[Task]:
+        """Return tasks in the order of their ids (by Unicode code point), those behind the id ``after``."""
+        ...
+
+    def audits(self, task_id: str, *, limit: int = PAGE_ROWS_MAX) -> list[Audit]:
+        """Return the newest ``limit`` rows of the task's audit trail, oldest first."""
+        ...
+
+    def latest_checkpoint(self, task_id: str, before: int = NUMBER_MAX) -> StoredCheckpoint | None:
+        """Return the checkpoint with the largest number below ``before``, or None."""
+        ...
+
+    def checkpoints(self, task_id: str, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[StoredCheckpoint]:
+        """Return checkpoints in the order of their numbers, those above ``after``."""
+        ...
+
+    def close(self) -> None:
+        """Let go of all connections. Closing twice is fine; any other call afterwards raises StoreClosed."""
+        ...

@@ -1,0 +1,57 @@
+"""What travels between managers and a store: one frozen value per table, fields in the order of its columns."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from recovery.clock import Microseconds  # noqa: TC001 - msgspec reads the fields' types when they are decoded
+
+
+class TaskStatus(enum.StrEnum):
+    """Where a task is in its life. The last three are final."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Task(msgspec.Struct, frozen=True):
+    """A piece of work that an agent sees through.
+
+    ``tracker_key`` is its name in an issue tracker (ORCH-1), at most one task has it. ``stage`` is where it is in the
+    user's own pipeline; ``stage_entered_at`` moves with the stage only, ``updated_at`` with every change.
+    """
+
+    task_id: str
+    tracker_key: str | None
+    status: TaskStatus
+    stage: str
+    stage_entered_at: Microseconds
+    created_at: Microseconds
+    updated_at: Microseconds
+
+
+class StoredCheckpoint(msgspec.Struct, frozen=True):
+    """A checkpoint as it is stored. ``snapshot`` is JSON in UTF-8, ``content_hash`` its SHA-256 in hexadecimal."""
+
+    task_id: str
+    sequence_number: int
+    type: str
+    snapshot: bytes
+    content_hash: str
+    created_at: Microseconds
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """What happened to a task: ``event`` names it, ``before`` and ``after`` are the values that it changed, if any."""
+
+    task_id: str
+    event: str
+    before: str | None
+    after: str | None
+    detail: str
+    created_at: Microseconds

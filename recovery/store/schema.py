@@ -1,0 +1,63 @@
+"""The tables, as the steps by which a file gets them. A step that was ever released is never edited, only followed.
+
+The number of steps that a file has had is its ``user_version``; ``application_id`` says that it is ours.
+Tables are STRICT: SQLite would otherwise store a text in an integer column without a word.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+APPLICATION_ID: Final = 0x50437263
+"""``PCrc`` in ASCII, in the header of each of our files (``file`` and ``sqlite3 .dbinfo`` show it)."""
+
+Migration: TypeAlias = tuple[str, ...]
+"""Statements that take a file from one schema version to the next, in one transaction."""
+
+_TASKS: Final = """
+CREATE TABLE tasks (
+    task_id          TEXT    NOT NULL PRIMARY KEY CHECK (task_id <> ''),
+    tracker_key      TEXT    UNIQUE CHECK (tracker_key <> ''),
+    status           TEXT    NOT NULL CHECK (status IN ('created', 'running', 'succeeded', 'failed', 'cancelled')),
+    stage            TEXT    NOT NULL,
+    stage_entered_at INTEGER NOT NULL,
+    created_at       INTEGER NOT NULL,
+    updated_at       INTEGER NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+
+_TASKS_BY_STATUS: Final = "CREATE INDEX tasks_by_status ON tasks (status, task_id)"
+
+# The snapshot is text, so that `sqlite3 FILE 'SELECT snapshot ...'` and json_extract work on it, and comes last, so
+# that the other columns are read without walking its overflow pages. The table keeps its rowid: without one, rows of
+# some kilobytes would lie in the key's own tree, which then hardly fans out (measured: commits take a tenth longer).
+CHECKPOINTS: Final = """
+CREATE TABLE checkpoints (
+    task_id         TEXT    NOT NULL REFERENCES tasks (task_id),
+    sequence_number INTEGER NOT NULL CHECK (sequence_number >= 1),
+    type            TEXT    NOT NULL CHECK (type <> ''),
+    content_hash    TEXT    NOT NULL CHECK (length(content_hash) = 64),
+    created_at      INTEGER NOT NULL,
+    snapshot        TEXT    NOT NULL,
+    PRIMARY KEY (task_id, sequence_number)
+) STRICT
+"""
+
+_TASK_AUDITS: Final = """
+CREATE TABLE task_audits (
+    audit_id   INTEGER PRIMARY KEY,
+    task_id    TEXT    NOT NULL REFERENCES tasks (task_id),
+    event      TEXT    NOT NULL,
+    before     TEXT,
+    after      TEXT,
+    detail     TEXT    NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT
+"""
+
+_TASK_AUDITS_BY_TASK: Final = "CREATE INDEX task_audits_by_task ON task_audits (task_id, audit_id)"
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (
+    (_TASKS, _TASKS_BY_STATUS, CHECKPOINTS, _TASK_AUDITS, _TASK_AUDITS_BY_TASK),
+)
+"""Step 1, step 2, ...: the schema version of this code is their number."""

@@ -1,0 +1,302 @@
+"""The store on one SQLite file: the default, and the only module with statements on the tables.
+
+Connections are kept in a stack and taken for one operation at a time, so that threads never share one, a connection
+outlives the thread that opened it, and the one used last, whose statements and pages are warm, is used next.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from recovery.errors import InvalidSetting, RecoveryError, StoreClosed, unknown_task
+from recovery.store.connections import BUSY_TIMEOUT_S, ConnectionFactory, Pragmas, read_pragmas
+from recovery.store.migrations import init_factory
+from recovery.store.protocol import NUMBER_MAX, PAGE_ROWS_MAX, Store
+from recovery.store.rows import Audit, StoredCheckpoint, Task, TaskStatus
+from recovery.store.translation import is_unknown_parent, translated
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from recovery.clock import Microseconds
+
+_IDLE_CONNECTIONS_MAX: Final = 8
+
+_TASK = "SELECT task_id, tracker_key, status, stage, stage_entered_at, created_at, updated_at FROM tasks "
+_TASK_BY_ID: Final = _TASK + "WHERE task_id = ?"
+_TASK_BY_TRACKER_KEY: Final = _TASK + "WHERE tracker_key = ?"
+_TASKS: Final = _TASK + "WHERE task_id > ? ORDER BY task_id LIMIT ?"
+_TASKS_BY_STATUS: Final = _TASK + "WHERE status = ? AND task_id > ? ORDER BY task_id LIMIT ?"
+_INSERT_TASK: Final = (
+    "INSERT INTO tasks (task_id, tracker_key, status, stage, stage_entered_at, created_at, updated_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+_CHANGE_STATUS: Final = "UPDATE tasks SET status = ?, updated_at = ? WHERE task_id = ? AND status = ?"
+_INSERT_AUDIT: Final = (
+    "INSERT INTO task_audits (task_id, event, before, after, detail, created_at) VALUES (?, ?, ?, ?, ?, ?)"
+)
+_AUDITS: Final = (
+    "SELECT task_id, event, before, after, detail, created_at FROM task_audits "
+    "WHERE task_id = ? ORDER BY audit_id DESC LIMIT ?"
+)
+_LAST_NUMBER: Final = "SELECT max(sequence_number) FROM checkpoints WHERE task_id = ?"
+_INSERT_CHECKPOINT: Final = (
+    "INSERT INTO checkpoints (task_id, sequence_number, type, snapshot, content_hash, created_at) "
+    "VALUES (?, ?, ?, ?, ?, ?)"
+)
+# The cast hands out the stored bytes as they are: they are what the hash is over, and what the decoder wants.
+_CHECKPOINT = (
+    "SELECT task_id, sequence_number, type, CAST(snapshot AS BLOB), content_hash, created_at FROM checkpoints "
+    "WHERE task_id = ? AND sequence_number "
+)
+_LATEST: Final = _CHECKPOINT + "< ? ORDER BY sequence_number DESC LIMIT 1"
+_CHECKPOINTS: Final = _CHECKPOINT + "> ? ORDER BY sequence_number LIMIT ?"
+
+_Parameters = tuple[str | int | None, ...]
+
+
+class SqliteTransaction:
+    """A write transaction on a connection of its own: BEGIN IMMEDIATE, so that what it reads cannot go stale."""
+
+    __slots__ = ("_store", "connection")
+
+    connection: sqlite3.Connection
+
+    def __init__(self, store: SqliteStore) -> None:
+        """Prepare; the transaction begins when the block is entered."""
+        self._store = store
+
+    def __enter__(self) -> Self:
+        """Take the write lock."""
+        self.connection = self._store.borrow()
+        self._control("BEGIN IMMEDIATE")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Commit, or roll back if the block raised."""
+        if kind is None:
+            self.commit()
+        else:
+            self._roll_back()
+
+    def commit(self) -> None:
+        """Make the changes durable and give the connection back."""
+        self._control("COMMIT")
+        self._store.give_back(self.connection)
+
+    def _control(self, statement: str) -> None:
+        try:
+            self.connection.execute(statement)
+        except BaseException as error:
+            self._roll_back()
+            if isinstance(error, sqlite3.Error):
+                raise self._store.translated(error) from error
+            raise
+
+    def _roll_back(self) -> None:
+        try:
+            if self.connection.in_transaction:  # SQLite has rolled back by itself after some errors
+                self.connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            self.connection.close()  # which rolls back too; the caller is told of the error that came first
+        else:
+            self._store.give_back(self.connection)
+
+    def execute(self, statement: str, parameters: _Parameters) -> sqlite3.Cursor:
+        """Execute one statement. Raises what its error means."""
+        try:
+            return self.connection.execute(statement, parameters)
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise self._store.translated(error) from error
+
+    def task(self, task_id: str) -> Task | None:
+        """Return the task, or None."""
+        return _task(self.execute(_TASK_BY_ID, (task_id,)).fetchone())
+
+    def task_with_tracker_key(self, tracker_key: str) -> Task | None:
+        """Return the one task with this tracker key, or None."""
+        return _task(self.execute(_TASK_BY_TRACKER_KEY, (tracker_key,)).fetchone())
+
+    def insert_task(self, task: Task) -> bool:
+        """Insert the task; False where its id or its tracker key is taken."""
+        row = (task.task_id, task.tracker_key, task.status.value, task.stage, task.stage_entered_at)
+        return self.execute(_INSERT_TASK, (*row, task.created_at, task.updated_at)).rowcount == 1
+
+    def change_status(self, task_id: str, *, expected: TaskStatus, status: TaskStatus, now: Microseconds) -> bool:
+        """Set the status if it is the expected one."""
+        return self.execute(_CHANGE_STATUS, (status.value, now, task_id, expected.value)).rowcount == 1
+
+    def insert_audit(self, audit: Audit) -> None:
+        """Add a row to the task's audit trail. Raises UnknownTask."""
+        row = (audit.task_id, audit.event, audit.before, audit.after, audit.detail, audit.created_at)
+        self._insert_for_task(_INSERT_AUDIT, row, audit.task_id)
+
+    def next_checkpoint_number(self, task_id: str) -> int:
+        """Return one more than the task's newest number; the write lock keeps it ours."""
+        number: int | None = self.execute(_LAST_NUMBER, (task_id,)).fetchone()[0]
+        return 1 if number is None else number + 1
+
+    def insert_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
+        """Insert the checkpoint. Raises UnknownTask."""
+        row = (
+            checkpoint.task_id,
+            checkpoint.sequence_number,
+            checkpoint.type,
+            checkpoint.snapshot.decode(),
+            checkpoint.content_hash,
+            checkpoint.created_at,
+        )
+        self._insert_for_task(_INSERT_CHECKPOINT, row, checkpoint.task_id)
+
+    def _insert_for_task(self, statement: str, row: _Parameters, task_id: str) -> None:
+        try:
+            self.connection.execute(statement, row)
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            if isinstance(error, sqlite3.Error) and is_unknown_parent(error):
+                raise unknown_task(task_id) from error
+            raise self._store.translated(error) from error
+
+
+class SqliteStore:
+    """A Store in one SQLite file. Make it with ``open_store(path)``, or from what ``init_factory`` returned."""
+
+    def __init__(self, factory: ConnectionFactory) -> None:
+        """Use the factory's connections, and no others."""
+        self._factory = factory
+        self._idle: list[sqlite3.Connection] = []
+        self._inherited: list[sqlite3.Connection] = []
+        self._process = os.getpid()
+        self._closed = False
+
+    @property
+    def factory(self) -> ConnectionFactory:
+        """What makes the connections."""
+        return self._factory
+
+    @property
+    def path(self) -> str:
+        """The absolute path of the database file."""
+        return self._factory.path
+
+    def __enter__(self) -> Self:
+        """Return the store, which closes at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the store."""
+        self.close()
+
+    def transaction(self) -> SqliteTransaction:
+        """Return a block that is one transaction."""
+        return SqliteTransaction(self)
+
+    def task(self, task_id: str) -> Task | None:
+        """Return the task, or None."""
+        rows = self._read(_TASK_BY_ID, (task_id,))
+        return _task(rows[0]) if rows else None
+
+    def tasks(self, *, status: TaskStatus | None = None, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[Task]:
+        """Return tasks in the order of their ids, those behind the id ``after``."""
+        if status is None:
+            rows = self._read(_TASKS, (after, limit))
+        else:
+            rows = self._read(_TASKS_BY_STATUS, (status.value, after, limit))
+        return [task for row in rows if (task := _task(row)) is not None]
+
+    def audits(self, task_id: str, *, limit: int = PAGE_ROWS_MAX) -> list[Audit]:
+        """Return the newest ``limit`` rows of the task's audit trail, oldest first."""
+        return [Audit(*row) for row in reversed(self._read(_AUDITS, (task_id, limit)))]
+
+    def latest_checkpoint(self, task_id: str, before: int = NUMBER_MAX) -> StoredCheckpoint | None:
+        """Return the checkpoint with the largest number below ``before``, or None."""
+        rows = self._read(_LATEST, (task_id, before))
+        return StoredCheckpoint(*rows[0]) if rows else None
+
+    def checkpoints(self, task_id: str, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[StoredCheckpoint]:
+        """Return checkpoints in the order of their numbers, those above ``after``."""
+        return [StoredCheckpoint(*row) for row in self._read(_CHECKPOINTS, (task_id, after, limit))]
+
+    def pragmas(self) -> Pragmas:
+        """Return the settings of a connection of this store, as SQLite reports them: what an agent notes as a fact."""
+        connection = self.borrow()
+        pragmas = read_pragmas(connection)
+        self.give_back(connection)
+        return pragmas
+
+    def close(self) -> None:
+        """Close all connections that are not in use; those in use close when they are given back."""
+        self._closed = True
+        self._leave_inherited()
+        while self._idle:
+            self._idle.pop().close()
+
+    def borrow(self) -> sqlite3.Connection:
+        """Take a connection for one operation; it is then given back, or closed."""
+        if self._process != os.getpid():
+            self._leave_inherited()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            if self._closed:
+                message = f"Expected an open store but the one of {self.path} is closed; open another one."
+                raise StoreClosed(message) from None
+        return self._factory()
+
+    def give_back(self, connection: sqlite3.Connection) -> None:
+        """Return a connection that is fit for the next operation."""
+        if self._closed or len(self._idle) >= _IDLE_CONNECTIONS_MAX:
+            connection.close()
+        else:
+            self._idle.append(connection)
+
+    def translated(self, error: sqlite3.Error | UnicodeEncodeError) -> RecoveryError:
+        """Return what an error of a connection of this store means."""
+        return translated(error, self.path, self._factory.busy_timeout_s)
+
+    def _read(self, statement: str, parameters: _Parameters) -> list[tuple[Any, ...]]:
+        connection = self.borrow()
+        try:
+            rows = connection.execute(statement, parameters).fetchall()
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, sqlite3.Error | UnicodeEncodeError):
+                raise self.translated(error) from error
+            raise
+        self.give_back(connection)
+        return rows
+
+    def _leave_inherited(self) -> None:
+        """After a fork, set the parent's connections aside: to use or close them here would upset its locks."""
+        if self._process != os.getpid():
+            self._inherited += self._idle
+            self._idle = []
+            self._process = os.getpid()
+
+
+def open_store(path: str | os.PathLike[str], *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> SqliteStore:
+    """Open the store in the file at ``path``, which is made if need be. Raises as ``init_factory`` does."""
+    return SqliteStore(init_factory(path, busy_timeout_s=busy_timeout_s))
+
+
+def store_for(store: Store | None, db_path: str | os.PathLike[str] | None) -> tuple[Store, bool]:
+    """Return the store that a manager was given, or open the one at its path; and whether it was opened here.
+
+    Raises InvalidSetting for both and for neither: of two connections, one would silently win.
+    """
+    if store is not None and db_path is None:
+        return store, False
+    if db_path is not None and store is None:
+        return open_store(db_path), True
+    message = f"Expected either a store or a db_path but got store={store!r} and db_path={db_path!r}; give exactly one."
+    raise InvalidSetting(message)
+
+
+def _task(row: tuple[Any, ...] | None) -> Task | None:
+    if row is None:
+        return None
+    task_id, tracker_key, status, *rest = row
+    return Task(task_id, tracker_key, TaskStatus(status), *rest)

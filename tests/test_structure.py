@@ -1,0 +1,373 @@
+"""The rules of design.md and style.md that no tool keeps for us: who may import whom, public names, and small habits.
+
+Each rule is a function from source text to problems, tried here on a bad snippet before it is let loose on the
+repository: a lint that finds nothing because it looks at nothing would be worse than none (TigerBeetle tests its tidy
+script so).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PURE = frozenset({"model", "history", "seed", "plan", "checkers", "statistics", "campaign", "errors"})
+"""Modules of the harness that only compute: no process, no clock, no file."""
+PLUGIN = frozenset({"plugin", "hookspecs"})
+"""The modules of the harness that may know pytest."""
+FOR_REPORTS = frozenset({"model", "campaign", "statistics", "errors", "records", "evidence"})
+"""What of the harness the reports may use: values, and the two rooms that hold them."""
+ROOMS = frozenset({"harness", "recovery", "reports", "scenarios", "tests"})
+EFFECTS = frozenset(
+    {"asyncio", "ctypes", "fcntl", "multiprocessing", "os", "psutil", "select", "shutil", "signal", "socket", "sqlite3"}
+    | {"subprocess", "tempfile", "threading", "time"}
+)
+RANDOMNESS = frozenset({"random", "numpy"})
+PYTEST = frozenset({"pytest", "_pytest", "xdist", "pluggy"})
+
+PUBLIC_NAMES_MAX = 24
+MODULE_LINES_MAX = 450
+
+
+class Import(NamedTuple):
+    """One imported name, absolute and dotted, and the line it is on."""
+
+    name: str
+    line: int
+
+
+def imports_of(source: str, module: str = "module", *, is_package: bool = False) -> list[Import]:
+    """Return everything the source imports, relative and dynamic imports with literal names included."""
+    found: list[Import] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [Import(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, module, is_package=is_package)
+            found += [Import(f"{base}.{alias.name}", node.lineno) for alias in node.names]
+        elif isinstance(node, ast.Call) and (name := _dynamic(node)):
+            found.append(Import(name, node.lineno))
+    return found
+
+
+def _absolute(node: ast.ImportFrom, module: str, *, is_package: bool) -> str:
+    if not node.level:
+        return node.module or ""
+    parts = module.split(".")
+    package = parts[: len(parts) - node.level + is_package]
+    return ".".join([*package, *([node.module] if node.module else [])])
+
+
+def _dynamic(node: ast.Call) -> str | None:
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    if name not in {"import_module", "__import__", "find_spec"} or not node.args:
+        return None
+    first = node.args[0]
+    return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
+
+
+def import_problems(path: str, source: str) -> list[str]:
+    """Return where the module at this path, relative to the root, breaks the import table of design.md."""
+    parts = Path(path).with_suffix("").parts
+    is_package = parts[-1] == "__init__"
+    module = ".".join(parts[:-1] if is_package else parts)
+    return [
+        f"{path}:{line}: {module} imports {name}: {problem}"
+        for name, line in imports_of(source, module, is_package=is_package)
+        if (problem := _forbidden(module.split("."), name.split(".")))
+    ]
+
+
+def _forbidden(module: list[str], name: list[str]) -> str | None:
+    room, part = module[0], module[1] if len(module) > 1 else ""
+    if room == "harness":
+        return _forbidden_in_harness(part, name)
+    if room == "recovery":
+        if name[0] in (ROOMS | PYTEST) - {"recovery"}:
+            return "the recovery core knows neither the harness nor pytest"
+    elif room == "reports":
+        if name[0] in ROOMS - {"reports", "harness"}:
+            return "reports know nothing but records and evidence"
+        if name[0] == "harness" and (len(name) < 2 or name[1] not in FOR_REPORTS):
+            return f"of the harness, reports may use {', '.join(sorted(FOR_REPORTS))}"
+        if name[0] in PYTEST and part != "plugin":
+            return "only reports/plugin.py may know pytest"
+    return None
+
+
+def _forbidden_in_harness(part: str, name: list[str]) -> str | None:
+    if name[0] in ROOMS - {"harness"}:
+        return "the harness knows no other room"
+    if name[0] in RANDOMNESS and part != "seed":
+        return "only harness/seed.py draws random numbers"
+    if name[0] in PYTEST and part not in PLUGIN:
+        return f"of the harness, only {', '.join(sorted(PLUGIN))} may know pytest"
+    if name[0] == "harness" and name[1:2] and name[1] in PLUGIN and part not in PLUGIN:
+        return "nothing in the harness depends on its plugin"
+    if part in PURE and name[0] in EFFECTS:
+        return "a pure module has no effects"
+    if part in PURE and name[0] == "harness" and (len(name) < 2 or name[1] not in PURE):
+        return "a pure module uses pure modules only"
+    return None
+
+
+def sleep_problems(path: str, source: str) -> list[str]:
+    """Return where a test sleeps. A line that says ``sleeps because`` is an exception that explains itself."""
+    lines = source.splitlines()
+    tree = ast.parse(source)
+    names = {"time.sleep"} | {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "time"
+        for alias in node.names
+        if alias.name == "sleep"
+    }
+    return [
+        f"{path}:{node.lineno}: a test never sleeps: wait for a condition with a bound, or move a clock"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in names
+        if "sleeps because" not in lines[node.lineno - 1]
+    ]
+
+
+def length_problems(path: str, source: str) -> list[str]:
+    """Return whether a module is long and does not say, with the words ``long because``, why it has to be."""
+    lines = source.count("\n")
+    if lines <= MODULE_LINES_MAX or "long because" in source:
+        return []
+    return [f"{path}: {lines} lines, at most {MODULE_LINES_MAX}: divide it, or say in it that it is long because ..."]
+
+
+def docstring_problems(path: str, source: str) -> list[str]:
+    """Return the test functions without a docstring."""
+    return [
+        f"{path}:{node.lineno}: {node.name} has no docstring: say in one sentence what it proves"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+        if not ast.get_docstring(node)
+    ]
+
+
+def exception_problems(path: str, source: str) -> list[str]:
+    """Return the lines that switch a lint off without a code and a reason: ``noqa``, a colon, codes, ``-``, reason."""
+    return [
+        f"{path}:{number}: give the code and a reason, as in '# noqa: S311 - repeatable on purpose'"
+        for number, line in enumerate(source.splitlines(), start=1)
+        if re.search(r"#\s*noqa\b", line)
+        if not re.search(r"#\s*noqa: [A-Z]+\d+(, ?[A-Z]+\d+)* - \S", line)
+    ]
+
+
+def index_problems(path: str, content: str) -> list[str]:
+    """Return the lines that name a package index: what is committed installs from wherever its user installs from."""
+    urls = (
+        r"https?://" if Path(path).suffix == ".txt" else r"https?://\S*(pypi|simple|index|mirror|nexus|artifact|devpi)"
+    )
+    option = r"(index-url|find-links|trusted-host)"
+    return [
+        f"{path}:{number}: names a package index: leave the choice to whoever installs"
+        for number, line in enumerate(content.splitlines(), start=1)
+        if re.search(f"{urls}|{option}", line, re.IGNORECASE)
+    ]
+
+
+def _sources(*rooms: str) -> Iterator[tuple[str, str]]:
+    for room in rooms:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+
+
+def _problems(lint: Callable[[str, str], list[str]], *rooms: str) -> list[str]:
+    return [problem for path, source in _sources(*rooms) for problem in lint(path, source)]
+
+
+def test_every_room_has_sources() -> None:
+    """The lints below look at something: a moved folder cannot make them pass."""
+    assert {path.split("/")[0] for path, _ in _sources(*ROOMS)} == ROOMS
+
+
+def test_imports_follow_the_table() -> None:
+    """Nobody imports what design.md does not let them import."""
+    assert _problems(import_problems, *ROOMS) == []
+
+
+def test_tests_do_not_sleep() -> None:
+    """Neither tests nor scenarios wait for time to pass."""
+    assert _problems(sleep_problems, "tests", "scenarios") == []
+
+
+def test_long_modules_explain_themselves() -> None:
+    """A module is short, or says why it is not."""
+    assert _problems(length_problems, *ROOMS) == []
+
+
+def test_every_test_says_what_it_proves() -> None:
+    """Every test and every scenario has a docstring."""
+    assert _problems(docstring_problems, "tests", "scenarios") == []
+
+
+def test_every_exception_from_a_lint_has_a_reason() -> None:
+    """Every noqa has a code and says why."""
+    ours = str(Path(__file__).relative_to(ROOT))  # the snippets of bad source below are the point of this module
+    assert [problem for problem in _problems(exception_problems, *ROOMS) if not problem.startswith(ours)] == []
+
+
+def test_no_package_index_is_committed() -> None:
+    """A clone installs from the index its user has configured."""
+    paths = [*ROOT.glob("constraints*.txt"), *ROOT.glob("requirements*.txt"), ROOT / "pyproject.toml"]
+    paths += [path for path in ROOT.glob(".ci/*") if path.is_file()]
+
+    assert [problem for path in paths for problem in index_problems(path.name, path.read_text(encoding="utf-8"))] == []
+
+
+def test_the_harness_has_few_public_names_and_all_are_documented() -> None:
+    """What users import from ``harness`` is listed, resolves, and says what it is for."""
+    harness = importlib.import_module("harness")
+    names = list(harness.__all__)
+
+    assert len(names) <= PUBLIC_NAMES_MAX
+    assert names == sorted(set(names))
+    undocumented = [name for name in names if not name.startswith("__") and not inspect.getdoc(getattr(harness, name))]
+    assert undocumented == []
+
+
+def test_the_harness_has_no_other_public_names() -> None:
+    """Nothing of our own can be had from ``harness`` itself but the listed names."""
+    harness = importlib.import_module("harness")
+    ours = {name for name, value in vars(harness).items() if getattr(value, "__module__", "").startswith("harness")}
+
+    assert {name for name in ours if not name.startswith("_")} <= set(harness.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        getattr(harness, "no_such_name")  # noqa: B009 - written out, mypy would refuse it
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("harness/model.py", "import os"),
+        ("harness/plan.py", "def f():\n    import subprocess as s"),
+        ("harness/checkers/durability.py", "from time import monotonic"),
+        ("harness/history.py", "import socket.something"),
+        ("harness/plan.py", "import random"),
+        ("harness/agents/process.py", "from random import choice"),
+        ("harness/history.py", "from harness import records"),
+        ("harness/history.py", "from harness import Verdict"),
+        ("harness/history.py", "import harness"),
+        ("harness/checkers/__init__.py", "from ..agents import process"),
+        ("harness/checkers/durability.py", "from .. import records"),
+        ("harness/model.py", "from .records import read"),
+        ("harness/history.py", "import importlib\nimportlib.import_module('harness.records')"),
+        ("harness/records.py", "import pytest"),
+        ("harness/records.py", "from _pytest.config import Config"),
+        ("harness/records.py", "from harness.plugin import x"),
+        ("harness/plugin.py", "import recovery.store"),
+        ("harness/__init__.py", "from scenarios import agents"),
+        ("harness/cli.py", "from importlib import import_module\nimport_module('reports.cli')"),
+        ("harness/cli.py", "__import__('reports')"),
+        ("recovery/store/sqlite.py", "import harness"),
+        ("recovery/store/sqlite.py", "from reports import matrix"),
+        ("recovery/store/sqlite.py", "if TYPE_CHECKING:\n    from harness.model import Mark"),
+        ("recovery/tasks.py", "import pytest"),
+        ("reports/matrix.py", "import pytest"),
+        ("reports/matrix.py", "from harness.agents import process"),
+        ("reports/matrix.py", "from harness import agents"),
+        ("reports/matrix.py", "import harness"),
+        ("reports/plugin.py", "from harness.plugin import x"),
+        ("reports/plugin.py", "import recovery"),
+    ],
+)
+def test_a_forbidden_import_is_found(path: str, source: str) -> None:
+    """However it is written, an import against the table is found, once, in its line."""
+    (problem,) = import_problems(path, source)
+
+    assert problem.startswith(f"{path}:{source.count(chr(10)) + 1}: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("harness/seed.py", "import random, secrets, hashlib"),
+        ("harness/checkers/durability.py", "from harness.model import Finding\nfrom . import listing\nimport math"),
+        ("harness/checkers/__init__.py", "from .listing import listed\nfrom ..model import Finding"),
+        ("harness/records.py", "import os, time\nfrom harness.model import RunRecord\nfrom harness import journal"),
+        ("harness/plugin.py", "import pytest\nfrom harness import hookspecs\nfrom harness.agents import process"),
+        (
+            "recovery/worker.py",
+            "import os, random, sqlite3\nfrom recovery.store import sqlite\nfrom .clock import Clock",
+        ),
+        ("reports/matrix.py", "from harness import records\nfrom harness.model import Verdict\nimport jinja2"),
+        ("reports/plugin.py", "import pytest"),
+        ("scenarios/test_01.py", "import pytest, harness, recovery, reports"),
+        ("tests/test_all.py", "import pytest, harness.plugin, recovery, reports.plugin, scenarios"),
+    ],
+)
+def test_an_allowed_import_is_left_alone(path: str, source: str) -> None:
+    """What the table allows is no problem."""
+    assert import_problems(path, source) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time\ntime.sleep(1)",
+        "from time import sleep\ndef f(): sleep(0.1)",
+        "from time import sleep as wait\nasync def f(): wait(0)",
+    ],
+)
+def test_a_sleep_is_found(source: str) -> None:
+    """A sleep is found by whatever name it was imported; one that explains itself is left alone."""
+    (problem,) = sleep_problems("tests/x.py", source)
+
+    assert problem.startswith("tests/x.py:2: a test never sleeps")
+    assert sleep_problems("tests/x.py", f"{source}  # sleeps because it plays a program that hangs") == []
+    assert sleep_problems("tests/x.py", "text = 'time.sleep(1)'\nclock.sleep(1)\nsleep(1)") == []
+
+
+def test_a_long_module_is_found() -> None:
+    """One line too many is found, and an explanation excuses it."""
+    source = "pass\n" * (MODULE_LINES_MAX + 1)
+
+    assert len(length_problems("x.py", source)) == 1
+    assert length_problems("x.py", source[len("pass\n") :]) == []
+    assert length_problems("x.py", f"{source}# long because its tables are\n") == []
+
+
+def test_a_test_without_a_docstring_is_found() -> None:
+    """Functions, coroutines and methods are looked at; helpers are not."""
+    source = "def test_a(): pass\nclass T:\n  async def test_b(self): pass\ndef helper(): pass\ndef test_c(): 'It is.'"
+
+    assert [problem.split(": ")[0] for problem in docstring_problems("x.py", source)] == ["x.py:1", "x.py:3"]
+
+
+@pytest.mark.parametrize("comment", ["# noqa", "#noqa: S101", "# noqa: S101", "# noqa: S101 -", "# noqa: S101, B009"])
+def test_an_unexplained_exception_is_found(comment: str) -> None:
+    """A lint that is switched off without a code or a reason is found."""
+    assert len(exception_problems("x.py", f"x = 1  {comment}")) == 1
+    assert exception_problems("x.py", "x = 1  # noqa: S101, B009 - because it is a test") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("constraints.txt", "--index-url https://packages.example.org/simple"),
+        ("constraints.txt", "pytest @ https://example.org/pytest.whl"),
+        ("pyproject.toml", 'url = "https://mirror.example.org/packages"'),
+        ("pyproject.toml", "extra-index-url = x"),
+        ("run", "pip install --trusted-host example.org x"),
+    ],
+)
+def test_a_package_index_is_found(path: str, line: str) -> None:
+    """Options and addresses of an index are found; the address of a project is none."""
+    assert len(index_problems(path, f"a\n{line}\n")) == 1
+    assert index_problems("constraints.txt", "pytest==9.2.0\n") == []
+    assert index_problems("pyproject.toml", 'Source = "https://github.com/someone/pytest-chaos"\n') == []
