@@ -220,6 +220,10 @@ class Run:
             )
         return found
 
+    def inconclusive(self, text: str) -> None:
+        """Say that this run cannot decide anything, and why: too little load, a fault that hit nothing. It fails the test."""
+        self._findings.append(Finding(signature="harness:inconclusive", text=text, kind="harness"))
+
     def check_history(self, *checkers: Checker, expect: str | None = None) -> tuple[Finding, ...]:
         """Run checkers over the history; one that raises leaves the run INCONCLUSIVE."""
         return self.check(run_checkers(checkers, self.history), expect=expect)
@@ -280,6 +284,33 @@ class Run:
             worker=self._header.worker,
         )
         return self._record
+
+    def pack(self, record: RunRecord, failure: str, evidence: Path, *, queries: Mapping[str, str]) -> RunRecord:
+        """Save the evidence of a run that did not hold under ``evidence``; return the record, which now names the pack.
+
+        What stands in the way (a full disk, a folder that cannot be written) is a note in the record, never another error.
+        """
+        from harness import evidence as packs  # noqa: PLC0415 - most runs hold
+
+        problem = ""
+        try:
+            self._journal.write_failure(f"{failure}\n\nseed {record.seed}\nreproduce: {record.reproduce}\n")
+            record = msgspec.structs.replace(record, evidence=f"{evidence.name}/{record.run_id}")
+            self._journal.write_record(record)
+            packs.write(self._journal.folder, evidence / record.run_id, queries=queries)
+        except (ChaosError, OSError) as error:
+            problem = str(error)
+        if problem:
+            notes = {**record.notes, "evidence_problems": [problem]}
+            record = msgspec.structs.replace(record, evidence="", notes=notes)
+        self._record = record
+        return record
+
+    def remove(self) -> None:
+        """Remove the journal and everything the agents left in the run's directory."""
+        import shutil  # noqa: PLC0415 - once a run
+
+        shutil.rmtree(self._journal.folder, ignore_errors=True)
 
     # Inside
 

@@ -8,45 +8,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from harness.errors import UsageError
+from harness.options import OPTIONS, Option
 from harness.seed import draw_seed, normalise_seed
 
 QUICK_ITERATIONS: Final = 10
 QUICK_PASS_RATE_MIN: Final = 0.95
 CAMPAIGN_PASS_RATE_MIN: Final = 0.98
 FORMATS: Final = ("md", "html", "json")
-
-
-class Option(NamedTuple):
-    """One setting: its name in the ini file, with dashes the command-line option, in capitals the environment variable."""
-
-    name: str
-    metavar: str
-    help: str
-
-    @property
-    def flag(self) -> str:
-        """The command-line option."""
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        """The environment variable."""
-        return self.name.upper()
-
-
-OPTIONS: Final = (
-    Option("chaos_seed", "SEED", "Seed of everything random (default: drawn, and shown)."),
-    Option("chaos_iterations", "N", "Runs of each scenario's quick form, as separate tests (default: 1)."),
-    Option("chaos_min_pass_rate", "P", "Least share of runs that hold, 0 to 1 (default: 1.0; for several iterations 0.98)."),
-    Option("chaos_results", "DIR", "Folder for records, reports and evidence (default: chaos-results)."),
-    Option("chaos_report", "FORMATS", "Formats of the matrix, comma separated (default: md,html,json)."),
-    Option("chaos_scratch", "DIR", "Folder for the files of runs, removed afterwards (default: /dev/shm, or the temporary folder)."),
-)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,11 +15,17 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\
 
 
 def percent(share: float | None) -> str:
-    """Show a share between 0 and 1. Cut, not rounded: 4,999 of 5,000 is never shown as 100 %."""
+    """Show a share between 0 and 1. Only everything is 100 %, only nothing is 0 %: 4,999 of 5,000 is 99.9 %."""
     if share is None:
         return "—"
-    shown = math.floor(share * 1000 + 1e-9) / 10
-    return f"{shown:.0f} %" if shown in (0.0, 100.0) else f"{shown:.1f} %"
+    if share in (0.0, 1.0):
+        return f"{share * 100:.0f} %"
+    return f"{min(max(share * 100, 0.1), 99.9):.1f} %"
+
+
+def moment(iso: str) -> str:
+    """Show a moment in UTC, given in ISO 8601, in a form that may be broken between day and time."""
+    return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:\d\d)?(\.\d+)?(Z|\+00:00)?$", r"\1 \2 UTC", clean(iso))
 
 
 def duration(seconds: float) -> str:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FORMATS: Final = ("md", "html", "json")
 """What can be rendered; each into ``matrix.FORMAT``."""
 
+_ANY_TEXT_CHARACTERS_MAX: Final = 2_500
+
 _MARKDOWN_SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>|#~])")
 
 
@@ -93,6 +95,7 @@ def _environment(*, autoescape: bool) -> Environment:
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=autoescape,  # noqa: S701 - off for Markdown alone, whose filters escape
         undefined=StrictUndefined,
+        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -102,6 +105,7 @@ def _environment(*, autoescape: bool) -> Environment:
         duration=figures.duration,
         size=figures.size,
         number=figures.number,
+        moment=figures.moment,
         clip=figures.clip,
         href=figures.href,
         md=_markdown,
@@ -119,6 +123,11 @@ def _environment(*, autoescape: bool) -> Environment:
     }
     made.globals.update(globals_)
     return made
+
+
+def _finalize(value: object) -> object:
+    """Clean and bound every plain text on its way to the page, so that no template can forget to."""
+    return clip(value, _ANY_TEXT_CHARACTERS_MAX) if type(value) is str else value
 
 
 def _fired(receipts: Sequence[object]) -> str:

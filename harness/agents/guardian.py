@@ -151,6 +151,7 @@ class Guardian:
         ended = [process.pid for process in self._descendants() if process.alive]
         left = self._end_descendants()
         for output in list(self._outputs.values()):
+            output.drain()
             self._close_output(output)
         self._journal = None
         self._tell({"event": "ended", "ended": ended, "left": [process.pid for process in left]})

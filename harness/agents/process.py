@@ -198,6 +198,8 @@ class GuardianClient:
         deadline = time.monotonic() + END_TIMEOUT_S
         while self._ended is None and self.alive and time.monotonic() < deadline:
             self.pump(0.05)
+        for agent in self.agents.values():
+            agent.release()
         self.agents = {}
         if self._ended is None:
             msg = "the guardian of the agents ended or does not answer: processes of this run may be left"
@@ -519,11 +521,16 @@ class Agent:
         elif not self.failure:
             self.failure = "the guardian of the agents ended"
 
+    def release(self) -> None:
+        """Let go of the process: from now on it is only what is remembered of it."""
+        if self._pidfd >= 0:
+            self._duration_s = time.monotonic() - self.started_s
+            os.close(self._pidfd)
+            self._pidfd = -1
+
     def _end(self, status: ExitStatus) -> None:
         self.exit_status = status
-        self._duration_s = time.monotonic() - self.started_s
-        os.close(self._pidfd)
-        self._pidfd = -1
+        self.release()
 
 
 def check_bound(timeout_s: float) -> None:

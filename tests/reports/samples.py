@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,6 +24,7 @@ from harness.records import Records
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 POINTS = ("checkpoint.begin", "checkpoint.number", "checkpoint.insert", "checkpoint.commit", "checkpoint.ack")
 
@@ -49,7 +49,9 @@ LEASES = Scenario(
     title="A zombie cannot write with the lease it lost",
     why="A worker that was paused past its expiry wakes up and believes that it still owns the work.",
 )
-CACHE = Scenario(id="05-llm-cache", title="Two thousand requests pay for one thousand answers", why="Tokens cost money.")
+CACHE = Scenario(
+    id="05-llm-cache", title="Two thousand requests pay for one thousand answers", why="Tokens cost money."
+)
 SWEEP = Scenario(id="04-sweep", title="A sweep returns every expired lease once", why="Nothing may stay stuck.")
 
 
@@ -63,10 +65,12 @@ def run(
     fired: bool = True,
     kind: str = "kill",
 ) -> RunRecord:
-    """Make one record whose one fault, at a crash point for even runs and at a moment for odd ones, fired or did not."""
-    point = POINTS[iteration % 4]
+    """Make a record of one fault, at a crash point in even runs and at a moment in odd ones, that fired or did not."""
+    point = POINTS[iteration // 2 % 4]
     when = AtMoment(delay_s=0.25) if iteration % 2 else AtPoint(point=point)
-    evidence = f"waitpid: signal 9 (pid {4000 + iteration})" if fired else "the agent ended before the point was reached"
+    evidence = (
+        f"waitpid: signal 9 (pid {4000 + iteration})" if fired else "the agent ended before the point was reached"
+    )
     name = f"{scenario.id}-{iteration}"
     return RunRecord(
         scenario=scenario,
@@ -108,7 +112,9 @@ def campaign() -> Records:
         text="checkpoint 7 was acknowledged and is not in the database",
         checker="durability",
     )
-    stale = Finding(signature="ownership.stale-write", text="token 3 wrote after token 4 was granted", checker="ownership")
+    stale = Finding(
+        signature="ownership.stale-write", text="token 3 wrote after token 4 was granted", checker="ownership"
+    )
     runs = [run(KILL, iteration=each) for each in range(50)]
     runs += [run(LEASES, iteration=each, kind="pause") for each in range(49)]
     runs.append(run(LEASES, Verdict.VIOLATED, 49, finding=stale, kind="pause"))
@@ -117,7 +123,10 @@ def campaign() -> Records:
     runs += [run(CACHE, Verdict.INCONCLUSIVE, each, fired=False) for each in range(20)]
     runs += [run(CACHE, iteration=each) for each in range(20, 50)]
     saved = {"tokens_saved": 100_000, "time_saved_s": 3480.0, "hit_rate": 0.5}
-    runs = [msgspec.structs.replace(each, notes={**each.notes, **saved}) if each.scenario == CACHE else each for each in runs]
+    runs = [
+        msgspec.structs.replace(each, notes={**each.notes, **saved}) if each.scenario == CACHE else each
+        for each in runs
+    ]
     return Records(HEADER, tuple(runs))
 
 

@@ -1,0 +1,61 @@
+"""Where the plugin and the recovery core meet: the database of a run, the store that scenarios use, and what evidence asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from harness import Run
+
+pytest_plugins = ["pytester"]
+
+SOUND_MANAGER = "recovery:CheckpointManager"
+
+EVIDENCE_QUERIES = {
+    "last 50 checkpoints": (
+        "SELECT task_id, sequence_number, type, created_at, content_hash, length(snapshot) AS snapshot_characters,"
+        " substr(snapshot, 1, 200) AS snapshot_start FROM checkpoints ORDER BY created_at DESC, sequence_number DESC LIMIT 50"
+    ),
+    "tasks by status": "SELECT status, count(*) AS tasks FROM tasks GROUP BY status",
+    "last 50 audit rows": "SELECT * FROM task_audits ORDER BY audit_id DESC LIMIT 50",
+    "active work items": "SELECT * FROM work_items WHERE status IN ('pending', 'in_progress') LIMIT 200",
+    "idempotency statistics": "SELECT status, count(*) AS keys FROM idempotency_keys GROUP BY status",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add which store the scenarios use, and which planted defect takes the place of a sound part."""
+    group = parser.getgroup("recovery core")
+    group.addoption("--chaos-store", choices=["sqlite"], default="sqlite", help="Store that the scenarios use.")
+    group.addoption(
+        "--chaos-plant",
+        metavar="MODULE:CLASS",
+        default=SOUND_MANAGER,
+        help="Class that takes the place of the checkpoint manager, to see that the scenarios catch its defect.",
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_chaos_evidence_queries() -> Mapping[str, str]:
+    """Ask what the tables of the recovery core mean."""
+    return EVIDENCE_QUERIES
+
+
+@pytest.fixture
+def fresh_db(chaos: Run, manager: str) -> Path:
+    """Return a new database file, with the schema, in the folder of the run."""
+    from scenarios.agents import make_manager  # noqa: PLC0415 - the core is imported where it is used
+
+    path = chaos.directory / "recovery.db"
+    make_manager(manager, str(path)).close()
+    return path
+
+
+@pytest.fixture
+def manager(request: pytest.FixtureRequest) -> str:
+    """Name the checkpoint manager that agents use: the sound one, or a planted defect."""
+    return str(request.config.getoption("--chaos-plant"))

@@ -1,0 +1,619 @@
+"""The pytest plugin: options, the ``chaos`` fixture, iterations, verdicts, records, evidence and the end of a session.
+
+Inert until a test is a chaos run: nothing is started, written or printed before, and what is needed then is imported then. Only the
+controller writes records; under xdist they travel in the reports. Verdicts are made right after the test function, so that
+a violated run is a failed test like any other; the evidence is packed when pytest has put the failure into words.
+
+This module is long because it is the one place where pytest's hooks are met; each hook is short and hands over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Mapping
+
+    from harness.agents.process import GuardianClient
+    from harness.evidence.open import Pack
+    from harness.model import RunRecord, Scenario, SessionHeader
+    from harness.records import SessionFolder
+    from harness.run import Run
+    from harness.settings import Settings
+
+_RUN: Final = pytest.StashKey["Run"]()
+_SESSION: Final = pytest.StashKey["ChaosSession"]()
+_SETTINGS: Final = pytest.StashKey["Settings"]()
+_RECORD: Final = "chaos_record"
+_WORKER_INPUT: Final = "chaos"
+
+_OPTIONS: Final = ("seed", "iterations", "min_pass_rate", "results", "report", "scratch")
+
+
+class Violated(pytest.fail.Exception):
+    """A run was VIOLATED though the test's own code raised nothing."""
+
+
+class Inconclusive(pytest.fail.Exception):
+    """A run came to no answer: a fault did not fire, nothing was asserted, or the harness itself failed."""
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Let other plugins hear of what happens here."""
+    from harness import hookspecs  # noqa: PLC0415 - see the module's docstring; so for all imports below
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options, each also as ini value and environment variable."""
+    from harness.options import FLAGS, OPTIONS  # noqa: PLC0415
+
+    group = parser.getgroup("chaos", "chaos: crashes, pauses and races against real processes")
+    for option in OPTIONS:
+        group.addoption(option.flag, dest=option.name, metavar=option.metavar, default=None, help=option.help)
+        parser.addini(option.name, f"{option.help} Also {option.variable} in the environment.", type="string", default="")
+    for flag in FLAGS:
+        group.addoption(flag.flag, dest=flag.name, help=flag.help, **flag.arguments)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers, and look at the options now if any was given: a mistake is told before anything runs."""
+    config.addinivalue_line("markers", "chaos(id, title, why, steps, min_pass_rate): a scenario: what must survive what.")
+    config.addinivalue_line("markers", "chaos_deep: a thorough variant of a scenario; campaigns leave it out.")
+    config.stash[_SESSION] = session = ChaosSession(config)
+    config.pluginmanager.register(session, "chaos-session")
+    if any(config.getoption(f"chaos_{name}") is not None for name in _OPTIONS) or config.getoption("chaos_replay"):
+        _ = session.settings
+    if config.getoption("chaos_list_json"):
+        config.option.collectonly = True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give each xdist worker the seed, the session's name, and whom its guardian has to watch as well."""
+    node.workerinput[_WORKER_INPUT] = node.config.stash[_SESSION].for_worker()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make one test item of each iteration, so that xdist spreads them."""
+    if "_chaos_iteration" not in metafunc.fixturenames or _is_deep(metafunc.definition):
+        return
+    iterations = metafunc.config.stash[_SESSION].settings.iterations
+    if iterations > 1 and metafunc.config.getoption("chaos_replay") is None:
+        width = len(str(iterations))
+        names = [f"run-{number:0{width}d}" for number in range(1, iterations + 1)]
+        metafunc.parametrize("_chaos_iteration", range(iterations), indirect=True, ids=names)
+
+
+@pytest.fixture
+def _chaos_iteration(request: pytest.FixtureRequest) -> int:
+    iteration = getattr(request, "param", None)
+    return request.config.stash[_SESSION].first_iteration if iteration is None else int(iteration)
+
+
+@pytest.fixture
+def chaos(request: pytest.FixtureRequest, _chaos_iteration: int) -> Iterator[Run]:
+    """Give a run of a scenario: start real processes, plan and fire faults, say what is expected, and leave nothing behind."""
+    session = request.config.stash[_SESSION]
+    run = session.start_run(request.node, _chaos_iteration)
+    request.node.stash[_RUN] = run
+    yield run
+    session.finish_run(run)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Judge the run as soon as the test function is done: a run that did not hold is a failed test."""
+    __tracebackhide__ = True
+    try:
+        result = yield
+    except BaseException as error:
+        if (run := item.stash.get(_RUN, None)) is not None and not isinstance(error, pytest.skip.Exception):
+            run.conclude(error)
+        raise
+    if (run := item.stash.get(_RUN, None)) is not None:
+        _raise_unless_held(run.conclude())
+    return result
+
+
+def _raise_unless_held(record: RunRecord) -> None:
+    __tracebackhide__ = True
+    from harness.model import Verdict  # noqa: PLC0415
+    from harness.run import reason  # noqa: PLC0415
+
+    if record.verdict is Verdict.VIOLATED:
+        raise Violated(reason(record), pytrace=False)
+    if record.verdict is Verdict.INCONCLUSIVE:
+        raise Inconclusive(reason(record), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put the run's record into the report of its test, and its evidence into a pack if it did not hold."""
+    report = yield
+    session = item.config.stash.get(_SESSION, None)
+    if session is not None and (call.when == "call" or (call.when == "setup" and report.failed)):
+        session.report_run(item, call, report)
+    return report
+
+
+def _is_deep(item: Any) -> bool:
+    return item.get_closest_marker("chaos_deep") is not None
+
+
+def is_chaos(item: pytest.Item) -> bool:
+    """Whether a test is a run of a scenario."""
+    return "chaos" in getattr(item, "fixturenames", ()) or item.get_closest_marker("chaos") is not None
+
+
+def scenario_of(item: pytest.Item) -> Scenario:
+    """Return the scenario of a test. Raises pytest.UsageError for a marker that cannot be understood."""
+    from harness import scenarios  # noqa: PLC0415
+    from harness.errors import UsageError  # noqa: PLC0415
+
+    marker = item.get_closest_marker("chaos")
+    base = scenarios.without_iteration(item.nodeid)
+    fallback = f"{Path(base.partition('::')[0]).stem}-{base.rpartition('::')[2]}"
+    docstring = getattr(getattr(item, "function", None), "__doc__", None) or ""
+    try:
+        return scenarios.from_marker(
+            marker.args if marker else (), marker.kwargs if marker else {}, fallback=fallback, docstring=docstring
+        )
+    except UsageError as error:
+        msg = f"{item.nodeid}: {error}"
+        raise pytest.UsageError(msg) from error
+
+
+class ChaosSession:
+    """What one pytest process knows of its chaos session: a controller or alone all of it, a worker its part."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self._given: Mapping[str, Any] = getattr(config, "workerinput", {}).get(_WORKER_INPUT, {})
+        self.is_worker = hasattr(config, "workerinput")
+        self.first_iteration = 0
+        self._settings: Settings | None = None
+        self._name = ""
+        self._client: GuardianClient | None = None
+        self._scratch: Path | None = None
+        self._replayed: Pack | None = None
+        self._header: SessionHeader | None = None
+        self._folder: SessionFolder | None = None
+        self._records: list[RunRecord] = []
+        self._problems: list[str] = []
+        self._other_failures = 0
+        self._announced = False
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, built at the first question. Raises pytest.UsageError that lists all that is wrong with them."""
+        if self._settings is None:
+            self._settings = self._collect_settings()
+        return self._settings
+
+    @property
+    def name(self) -> str:
+        """The session's name: when it was, and by which seed."""
+        if not self._name:
+            import datetime  # noqa: PLC0415
+
+            moment = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
+            self._name = self._given.get("name") or f"{moment}-{self.settings.seed}-{secrets.token_hex(2)}"
+        return self._name
+
+    @property
+    def session_folder(self) -> Path:
+        """Where records, reports and evidence of this session go."""
+        return self.settings.results / "sessions" / self.name
+
+    def _collect_settings(self) -> Settings:
+        import msgspec  # noqa: PLC0415
+
+        from harness import settings  # noqa: PLC0415
+        from harness.errors import ChaosError  # noqa: PLC0415
+
+        option = self.config.getoption
+        try:
+            found = settings.collect(
+                command_line={f"chaos_{name}": option(f"chaos_{name}") for name in _OPTIONS},
+                environment=os.environ,
+                ini=lambda name: str(self.config.getini(name)),
+                quick=bool(option("chaos_quick")),
+                scenarios=tuple(option("chaos_scenario") or ()),
+                replay=option("chaos_replay"),
+                root=self.config.rootpath,
+            )
+            if found.replay is not None:
+                from harness.evidence import open_pack  # noqa: PLC0415
+
+                self._replayed = pack = open_pack(found.replay)
+                self.first_iteration = pack.iteration
+                found = msgspec.structs.replace(found, seed=pack.seed, iterations=1)
+        except ChaosError as error:
+            raise pytest.UsageError(str(error)) from error
+        if "seed" in self._given:
+            found = msgspec.structs.replace(found, seed=self._given["seed"])
+        return found
+
+    def for_worker(self) -> dict[str, Any]:
+        """Return what an xdist worker has to know."""
+        from harness.agents import tree  # noqa: PLC0415
+
+        here = tree.read(os.getpid())
+        watch = [here.pid, here.start_ticks] if here is not None else None
+        return {"seed": self.settings.seed, "name": self.name, "watch": watch}
+
+    # Collection
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave out what the options do not ask for; look at every marker while nothing has run yet."""
+        mine = [item for item in items if is_chaos(item)]
+        if not mine:
+            return
+        keep = {item for item in mine if self._wanted(item, scenario_of(item))}
+        self._check_selection(mine, keep)
+        narrow = self.settings.replay is not None or self.settings.scenarios
+        selected = [item for item in items if item in keep or (item not in mine and not narrow)]
+        chosen = set(selected)
+        if dropped := [item for item in items if item not in chosen]:
+            config.hook.pytest_deselected(items=dropped)
+            items[:] = selected
+
+    def _wanted(self, item: pytest.Item, scenario: Scenario) -> bool:
+        from harness import scenarios  # noqa: PLC0415
+
+        if self._replayed is not None:
+            return scenarios.without_iteration(item.nodeid) == self._replayed.node_id
+        if self.settings.scenarios and scenario.id not in self.settings.scenarios:
+            return False
+        campaign = self.settings.iterations > 1
+        return not (campaign and _is_deep(item))
+
+    def _check_selection(self, mine: list[pytest.Item], keep: set[pytest.Item]) -> None:
+        if self._replayed is not None and not keep:
+            msg = f"the pack is of {self._replayed.node_id}, and no such test was collected: run pytest where it was made"
+            raise pytest.UsageError(msg)
+        known = {scenario_of(item).id for item in mine}
+        if not self.is_worker and (unknown := [name for name in self.settings.scenarios if name not in known]):
+            msg = f"--chaos-scenario: there is no scenario {unknown[0]!r} here; there are {', '.join(sorted(known))}"
+            raise pytest.UsageError(msg)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Write the list of scenarios, if that is all that was asked for."""
+        if target := self.config.getoption("chaos_list_json"):
+            listed: dict[str, dict[str, Any]] = {}
+            for item in filter(is_chaos, session.items):
+                scenario = scenario_of(item)
+                facts = {"id": scenario.id, "title": scenario.title, "why": scenario.why, "steps": list(scenario.steps)}
+                listed.setdefault(scenario.id, {**facts, "tests": []})["tests"].append(item.nodeid)
+            Path(target).write_text(json.dumps([listed[key] for key in sorted(listed)], indent=2))
+
+    def pytest_report_collectionfinish(self, config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+        """Show the seed, once there is something that it decides."""
+        if self.is_worker or config.getoption("verbose") < 0 or not (mine := [item for item in items if is_chaos(item)]):
+            return []
+        count = len({scenario_of(item).id for item in mine})
+        runs = f"{len(mine)} run{'s' if len(mine) != 1 else ''} of {count} scenario{'s' if count != 1 else ''}"
+        return [f"chaos: seed {self.settings.seed}, {runs}; results in {_shown(self.session_folder, config)}"]
+
+    # A run
+
+    def start_run(self, item: pytest.Item, iteration: int) -> Run:
+        """Make the run of a test: its journal and its header, before anything else happens."""
+        from harness.journal import Journal  # noqa: PLC0415
+        from harness.run import Run  # noqa: PLC0415
+
+        header = self._run_header(item, iteration)
+        journal = Journal(self._scratch_folder() / f"{header.run_id}-{secrets.token_hex(2)}")
+        replayed = self._replayed.plan if self._replayed is not None else None
+        return Run(journal, header, self._connect, replay=replayed)
+
+    def _run_header(self, item: pytest.Item, iteration: int) -> Any:
+        import datetime  # noqa: PLC0415
+
+        from harness import scenarios  # noqa: PLC0415
+        from harness.journal import RunHeader  # noqa: PLC0415
+
+        base = scenarios.without_iteration(item.nodeid)
+        name = self._free_name(scenarios.run_id(item.nodeid, iteration))
+        return RunHeader(
+            run_id=name,
+            node_id=base,
+            scenario=scenario_of(item),
+            seed=self.settings.seed,
+            session_folder=str(self.session_folder),
+            iteration=iteration,
+            started=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+            command=_command_line(),
+            reproduce=f"chaos replay {_shown(self.session_folder / 'evidence' / name, self.config)}",
+            root=str(self.config.rootpath),
+            versions=_versions(),
+            controller_pid=os.getpid(),
+            worker=os.environ.get("PYTEST_XDIST_WORKER", ""),
+        )
+
+    def _free_name(self, name: str) -> str:
+        """Return the name, numbered if this session has evidence of that name already (a test that was run again)."""
+        evidence = self.session_folder / "evidence"
+        candidates = (name, *(f"{name}-again-{number}" for number in range(2, 1000)))
+        return next(candidate for candidate in candidates if not (evidence / candidate).exists())
+
+    def finish_run(self, run: Run) -> None:
+        """Remove what a run left in the scratch folder; its evidence, if any, is packed by now."""
+        run.conclude()
+        run.remove()
+
+    def _scratch_folder(self) -> Path:
+        if self._scratch is None:
+            from harness import scratch  # noqa: PLC0415
+            from harness.errors import UsageError  # noqa: PLC0415
+
+            try:
+                scratch.sweep(self.settings.scratch)
+                self._scratch = scratch.create(self.settings.scratch)
+            except UsageError as error:
+                raise pytest.UsageError(str(error)) from error
+        return self._scratch
+
+    def _connect(self) -> GuardianClient:
+        """Return the guardian of this process's agents, started at the first need and again if it was killed."""
+        if self._client is None or not self._client.alive:
+            from harness import scratch  # noqa: PLC0415
+            from harness.agents import tree  # noqa: PLC0415
+            from harness.agents.process import GuardianClient  # noqa: PLC0415
+
+            watch = tree.read(self._given["watch"][0]) if self._given.get("watch") else None
+            self._client = GuardianClient(self._scratch_folder(), watch=watch)
+            if (guardian := tree.read(self._client.pid)) is not None:
+                scratch.claim(self._scratch_folder(), guardian)
+        return self._client
+
+    def report_run(self, item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+        """Finish the record of a run now that pytest has put its failure into words; pack the evidence unless it held."""
+        if report.skipped or not is_chaos(item):
+            return
+        run = item.stash.get(_RUN, None)
+        error = call.excinfo.value if call.excinfo is not None else None
+        if run is not None:
+            record = run.conclude(error)
+        elif report.failed:
+            record = self._record_without_run(item, error)
+        else:
+            return
+        record = self._pack(run, record, report)
+        import msgspec  # noqa: PLC0415
+
+        report.user_properties.append(("chaos_verdict", str(record.verdict)))
+        setattr(report, _RECORD, msgspec.json.encode(record).decode())
+
+    def _record_without_run(self, item: pytest.Item, error: BaseException | None) -> RunRecord:
+        """A scenario whose run could not even begin is in the matrix all the same."""
+        from harness import verdict  # noqa: PLC0415
+        from harness.model import RunRecord  # noqa: PLC0415
+
+        header = self._run_header(item, 0)
+        findings = (verdict.of_error(error),) if error is not None else ()
+        return RunRecord(
+            scenario=header.scenario,
+            node_id=header.node_id,
+            run_id=header.run_id,
+            seed=header.seed,
+            verdict=verdict.of_run([*findings, verdict.NOTHING_ASSERTED]),
+            findings=findings,
+            started=header.started,
+            worker=header.worker,
+        )
+
+    def _pack(self, run: Run | None, record: RunRecord, report: pytest.TestReport) -> RunRecord:
+        import msgspec  # noqa: PLC0415
+
+        from harness.model import Verdict  # noqa: PLC0415
+
+        if record.verdict is Verdict.HELD:
+            return record
+        failure = report.longreprtext
+        record = msgspec.structs.replace(record, failure=failure[-4000:])
+        if run is None:
+            return record
+        record = run.pack(record, failure, self.session_folder / "evidence", queries=self._evidence_queries())
+        lines = [f"seed {record.seed}; reproduce: {record.reproduce}"]
+        if record.evidence:
+            lines.append(f"evidence: {_shown(self.session_folder / record.evidence, self.config)}")
+        lines += [f"evidence is incomplete: {text}" for text in record.notes.get("evidence_problems", ())]
+        report.sections.append(("chaos", "\n".join(lines)))
+        return record
+
+    def _evidence_queries(self) -> dict[str, str]:
+        asked: list[Mapping[str, str]] = self.config.hook.pytest_chaos_evidence_queries(config=self.config)
+        return {name: sql for answer in reversed(asked) for name, sql in answer.items()}
+
+    # Reports and the end
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write each record as soon as it is known, in the one process that has them all."""
+        if self.is_worker:
+            return
+        text = getattr(report, _RECORD, None)
+        if text is None:
+            self._other_failures += report.failed
+            return
+        import msgspec  # noqa: PLC0415
+
+        from harness.model import RunRecord  # noqa: PLC0415
+
+        self._add_record(msgspec.json.decode(text, type=RunRecord))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A module that cannot be collected is a failure that no pass rate forgives."""
+        self._other_failures += report.failed
+
+    def _add_record(self, record: RunRecord) -> None:
+        from harness.errors import ResultsError  # noqa: PLC0415
+        from harness.records import SessionFolder  # noqa: PLC0415
+
+        self._records.append(record)
+        try:
+            if self._folder is None:
+                self._folder = SessionFolder(self.settings.results, self.name)
+                self._folder.create(self.header)
+            self._folder.append(record)
+        except ResultsError as error:
+            if str(error) not in self._problems:
+                self._problems.append(str(error))
+
+    @property
+    def header(self) -> SessionHeader:
+        """What all records of the session share."""
+        if self._header is None:
+            import datetime  # noqa: PLC0415
+
+            from harness.model import SessionHeader  # noqa: PLC0415
+
+            self._header = SessionHeader(
+                session=self.name,
+                seed=self.settings.seed,
+                started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                iterations=self.settings.iterations,
+                pass_rate_min=self.settings.pass_rate_min,
+                versions=_versions(),
+                command=_command_line(),
+            )
+        return self._header
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:  # noqa: ARG002
+        """A worker died: its guardian has cleaned up and saved the evidence; the run is in the records all the same."""
+        from harness import scenarios  # noqa: PLC0415
+
+        evidence = self.session_folder / "evidence"
+        prefix = scenarios.run_id(crashitem, 0).rpartition("-")[0]
+        packs = _wait_for_packs(evidence, prefix, known={record.evidence for record in self._records})
+        for pack in packs:
+            record = _record_of_pack(pack, report.longreprtext)
+            import msgspec  # noqa: PLC0415
+
+            setattr(report, _RECORD, msgspec.json.encode(record).decode())
+
+    def pytest_report_teststatus(self, report: pytest.CollectReport | pytest.TestReport) -> Any:
+        """Show an inconclusive run as what it is: not a pass, and no verdict against the target either."""
+        text = getattr(report, _RECORD, None)
+        if text is not None and report.failed and json.loads(text)["verdict"] == "INCONCLUSIVE":
+            return "inconclusive", "I", ("INCONCLUSIVE", {"yellow": True})
+        return None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """End the guardian; let the reports be made; and let the pass rates decide over the exit code."""
+        if self._client is not None:
+            self._client.close()
+        if self._scratch is not None:
+            import shutil  # noqa: PLC0415
+
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        if self.is_worker or not self._records:
+            return
+        from harness import campaign  # noqa: PLC0415
+        from harness.model import Verdict  # noqa: PLC0415
+        from harness.records import Records  # noqa: PLC0415
+
+        records = Records(self.header, tuple(self._records))
+        summary = campaign.summarise(records)
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and not self._other_failures and summary.verdict is Verdict.HELD:
+            session.exitstatus = pytest.ExitCode.OK
+        elif exitstatus == pytest.ExitCode.OK and (summary.verdict is not Verdict.HELD or self._problems):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self._folder is not None and not self._problems:
+            self.config.hook.pytest_chaos_session_finished(
+                session_folder=self._folder.path, records=records, formats=self.settings.formats, config=self.config
+            )
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Name every run that came to no answer, and for each that did not hold the line that repeats it."""
+        for problem in self._problems:
+            terminalreporter.write_line(f"chaos: {problem}", red=True)
+        unclear = terminalreporter.getreports("inconclusive")
+        if unclear and terminalreporter.config.option.tbstyle != "no":
+            terminalreporter.write_sep("=", "chaos: INCONCLUSIVE", yellow=True)
+            for report in unclear:
+                terminalreporter.write_sep("_", report.head_line or report.nodeid)
+                terminalreporter.write_line(report.longreprtext)
+        failed = [record for record in self._records if record.verdict != "HELD"]
+        if failed:
+            terminalreporter.write_sep("=", "chaos: reproduce")
+            for record in failed:
+                terminalreporter.write_line(f"{record.verdict} {record.node_id}: {record.reproduce or 'run it again'}")
+
+
+def _shown(path: Path, config: pytest.Config) -> str:
+    """Return a path as a person would type it where pytest was started."""
+    try:
+        return str(path.relative_to(config.invocation_params.dir))
+    except ValueError:
+        return str(path)
+
+
+def _command_line() -> str:
+    import shlex  # noqa: PLC0415
+
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _versions() -> dict[str, str]:
+    import platform  # noqa: PLC0415
+    import sqlite3  # noqa: PLC0415
+    from importlib.metadata import version  # noqa: PLC0415
+
+    return {
+        "pytest-chaos": version("pytest-chaos"),
+        "pytest": pytest.__version__,
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "kernel": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+    }
+
+
+def _wait_for_packs(evidence: Path, prefix: str, *, known: set[str], timeout_s: float = 15.0) -> list[Path]:
+    """Wait for the guardian of a dead worker to have saved what its run left."""
+    import time  # noqa: PLC0415
+
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        found = [pack for pack in sorted(evidence.glob(f"{prefix}-*")) if f"evidence/{pack.name}" not in known]
+        if found or time.monotonic() > deadline_s:
+            return found[:1]
+        time.sleep(0.02)
+
+
+def _record_of_pack(path: Path, failure: str) -> RunRecord:
+    from harness.evidence import open_pack  # noqa: PLC0415
+    from harness.model import RunRecord  # noqa: PLC0415
+
+    pack = open_pack(path)
+    return RunRecord(
+        scenario=pack.scenario,
+        node_id=pack.node_id,
+        run_id=pack.run_id,
+        seed=pack.seed,
+        verdict=pack.verdict,
+        iteration=pack.iteration,
+        plan=pack.plan,
+        receipts=pack.receipts,
+        findings=pack.findings,
+        assertions=pack.assertions,
+        started=pack.started,
+        failure=failure[-4000:],
+        evidence=f"evidence/{path.name}",
+        reproduce=pack.reproduce,
+    )

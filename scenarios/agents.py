@@ -1,0 +1,53 @@
+"""The programs that scenarios start: each is a small worker on the recovery core that says, in marks, what it does."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from recovery import CheckpointManager
+
+if TYPE_CHECKING:
+    from harness import Marks
+
+PADDING = "the state of an iteration "
+
+
+def write_checkpoints(marks: Marks, database: str, task_id: str, until: int, manager: str) -> None:
+    """Go on from the newest checkpoint of a task, and write one after each iteration up to and including ``until``."""
+    with make_manager(manager, database) as checkpoints:
+        marks.note("pragmas", value=msgspec.structs.asdict(checkpoints.store.pragmas()))
+        newest = checkpoints.latest(task_id)
+        done = 0 if newest is None else newest.snapshot["iteration"]
+        marks.note("resumed", 0 if newest is None else newest.sequence_number, value=done)
+        for iteration in range(done + 1, until + 1):
+            write_one(marks, checkpoints, task_id, iteration)
+
+
+def write_beside(marks: Marks, database: str, task_id: str, count: int, manager: str) -> None:
+    """Write checkpoints of a task that somebody else writes, too: the iterations are this agent's own."""
+    with make_manager(manager, database) as checkpoints:
+        marks.note("ready")
+        for iteration in range(1_000_001, 1_000_001 + count):
+            write_one(marks, checkpoints, task_id, iteration)
+
+
+def write_one(marks: Marks, checkpoints: CheckpointManager, task_id: str, iteration: int) -> None:
+    """Write the checkpoint of one iteration: said before, said after."""
+    marks.intent("checkpoint", iteration)
+    saved = checkpoints.save(task_id, snapshot_of(iteration))
+    marks.ack("checkpoint", iteration, value=saved.sequence_number)
+
+
+def snapshot_of(iteration: int) -> dict[str, Any]:
+    """Return the state after an iteration: some kB that can be told from any other iteration's."""
+    return {"iteration": iteration, "text": PADDING * 20 + str(iteration), "steps": list(range(iteration % 7))}
+
+
+def make_manager(name: str, database: str) -> CheckpointManager:
+    """Open the database with the manager of this name, ``module:Class``."""
+    module, _, attribute = name.partition(":")
+    made: CheckpointManager = getattr(importlib.import_module(module), attribute)(db_path=database)
+    return made
