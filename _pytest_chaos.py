@@ -24,7 +24,7 @@ _HOME: Final = Path(__file__).resolve().parent
 
 
 def collision(name: str, folder: Path) -> str | None:
-    """Say which two packages share ``name``: ours, and one found first or standing in ``folder``; ``None`` if none do."""
+    """Say which two packages share ``name``, ours and one found first or in ``folder``; ``None`` if none do."""
     spec = importlib.util.find_spec(name)
     ours = _HOME / name
     if spec is None or not ours.is_dir():

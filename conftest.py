@@ -1,14 +1,15 @@
-"""Where the plugin and the recovery core meet: the database of a run, the store that scenarios use, and what evidence asks of it."""
+"""Where the plugin and the recovery core meet: a run's database, the store in use, and what evidence asks of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from harness import Run
 
 pytest_plugins = ["pytester"]
@@ -18,7 +19,8 @@ SOUND_MANAGER = "recovery:CheckpointManager"
 EVIDENCE_QUERIES = {
     "last 50 checkpoints": (
         "SELECT task_id, sequence_number, type, created_at, content_hash, length(snapshot) AS snapshot_characters,"
-        " substr(snapshot, 1, 200) AS snapshot_start FROM checkpoints ORDER BY created_at DESC, sequence_number DESC LIMIT 50"
+        " substr(snapshot, 1, 200) AS snapshot_start FROM checkpoints"
+        " ORDER BY created_at DESC, sequence_number DESC LIMIT 50"
     ),
     "tasks by status": "SELECT status, count(*) AS tasks FROM tasks GROUP BY status",
     "last 50 audit rows": "SELECT * FROM task_audits ORDER BY audit_id DESC LIMIT 50",
@@ -48,7 +50,7 @@ def pytest_chaos_evidence_queries() -> Mapping[str, str]:
 @pytest.fixture
 def fresh_db(chaos: Run, manager: str) -> Path:
     """Return a new database file, with the schema, in the folder of the run."""
-    from scenarios.agents import make_manager  # noqa: PLC0415 - the core is imported where it is used
+    from scenarios.agents import make_manager  # the core is imported where it is used
 
     path = chaos.directory / "recovery.db"
     make_manager(manager, str(path)).close()

@@ -43,9 +43,12 @@ class RecordsLike(Protocol):
     """A header and its runs, as :class:`harness.records.Records` has them (which is not pure, since it reads files)."""
 
     @property
-    def header(self) -> SessionHeader: ...  # noqa: D102 - the protocol's own docstring says it
+    def header(self) -> SessionHeader:
+        """What all runs share."""
+
     @property
-    def runs(self) -> Sequence[RunRecord]: ...  # noqa: D102 - likewise
+    def runs(self) -> Sequence[RunRecord]:
+        """The runs, in any order."""
 
 
 class Tally(msgspec.Struct, frozen=True):

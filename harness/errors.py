@@ -8,7 +8,7 @@ class ChaosError(Exception):
 
 
 class UsageError(ChaosError):
-    """The call cannot be carried out as it was made: an unknown fault, a negative bound, an agent that does not exist."""
+    """The call cannot be carried out as it was made: an unknown fault, a negative bound, a missing agent."""
 
 
 class ResultsError(ChaosError):

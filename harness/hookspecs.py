@@ -5,13 +5,14 @@ Implement them with ``@pytest.hookimpl(optionalhook=True)``, and a suite still r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from harness.records import Records
 
 

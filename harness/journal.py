@@ -1,8 +1,8 @@
 """The journal: the folder that a run writes while it goes on, from which an evidence pack can be made at any moment.
 
-A run is killed, times out, or loses its controller; whatever happens, what was known until then is in this folder. So the
-evidence pack is not gathered at the end: it is built from the journal, by the plugin when a run does not hold, by the
-guardian when the controller is gone, and by a later session when even the guardian is.
+A run is killed, times out, or loses its controller; whatever happens, what was known until then is in this folder. So
+the evidence pack is not gathered at the end: it is built from the journal, by the plugin when a run does not hold, by
+the guardian when the controller is gone, and by a later session when even the guardian is.
 
     run.json         the header: which run this is, its seed and plan; written before anything starts
     marks.jsonl      one line a mark, appended by the agents themselves
@@ -69,6 +69,9 @@ class AgentStarted(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
     started_at: str = ""
 
 
+_AGENTS_DECODER: Final = msgspec.json.Decoder(AgentStarted | AgentSummary)
+
+
 class Journal:
     """Reads and writes one run's folder. Every write is whole and at once: nothing is buffered."""
 
@@ -128,11 +131,11 @@ class Journal:
 
     def agents_started(self) -> tuple[AgentStarted, ...]:
         """Return the agents that were started, in order."""
-        return tuple(value for value in self._lines(AGENTS, AgentStarted | AgentSummary) if isinstance(value, AgentStarted))
+        return tuple(value for value in self._agents() if isinstance(value, AgentStarted))
 
     def agents_ended(self) -> tuple[AgentSummary, ...]:
         """Return what became of the agents that have ended."""
-        return tuple(value for value in self._lines(AGENTS, AgentStarted | AgentSummary) if isinstance(value, AgentSummary))
+        return tuple(value for value in self._agents() if isinstance(value, AgentSummary))
 
     def databases(self) -> tuple[Path, ...]:
         """Return the SQLite files named by the test."""
@@ -146,6 +149,10 @@ class Journal:
         """Return the record, or ``None`` while the run has none."""
         content = self._read(RECORD)
         return msgspec.json.decode(content, type=RunRecord) if content else None
+
+    def _agents(self) -> tuple[AgentStarted | AgentSummary, ...]:
+        lines = self._read(AGENTS).split(b"\n")
+        return tuple(_AGENTS_DECODER.decode(line) for line in lines if line)
 
     def _append(self, name: str, value: object) -> None:
         descriptor = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -165,9 +172,5 @@ class Journal:
         except FileNotFoundError:
             return b""
 
-    def _lines(self, name: str, kind: type[Value] | object) -> tuple[Value, ...]:
-        found: list[Value] = []
-        for line in self._read(name).split(b"\n"):
-            if line:
-                found.append(msgspec.json.decode(line, type=kind))  # type: ignore[arg-type]
-        return tuple(found)
+    def _lines(self, name: str, kind: type[Value]) -> tuple[Value, ...]:
+        return tuple(msgspec.json.decode(line, type=kind) for line in self._read(name).split(b"\n") if line)

@@ -3,16 +3,19 @@
 Everything here is plain data. A value is built once, checked when it is built or decoded, and never changed; whoever
 needs a variant makes another with ``msgspec.structs.replace``. Words are those of the glossary (``design.md``, 4).
 
-Verdicts compose as in Jepsen (false > unknown > true): the worst one wins, and what could not be judged is never a pass.
+Verdicts compose as in Jepsen (false > unknown > true): the worst one wins, and what could not be judged is never a
+pass.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 RECORD_FORMAT: Final = 1
 """Version of a run record; raised when a field changes its meaning."""
@@ -21,7 +24,7 @@ Json: TypeAlias = Any
 """A value that JSON can hold."""
 
 Key: TypeAlias = str | int | None
-"""What an operation was about: a checkpoint's number, an order's id; ``None`` when it is about nothing in particular."""
+"""What an operation was about: a checkpoint's number, an order's id; ``None`` for nothing in particular."""
 
 
 class Verdict(enum.StrEnum):
@@ -139,7 +142,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """What must survive what. ``id`` is a two-digit number and a slug (``01-kill-9``), or any slug of the user's own."""
+    """What must survive what. ``id`` is a two-digit number and a slug (``01-kill-9``), or any slug."""
 
     id: str
     title: str
@@ -148,7 +151,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
 
 FindingKind: TypeAlias = Literal["safety", "liveness", "clean-run", "harness"]
-"""Of a finding: something wrong happened; nothing happened in time; it was so without faults; the harness is at fault."""
+"""Something wrong happened; nothing happened in time; it was so without faults; the harness is at fault."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):

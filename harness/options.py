@@ -1,4 +1,4 @@
-"""The plugin's options as data: names, help, and how they are written on a command line. Imports nothing: pytest loads it always."""
+"""The plugin's options as data: names, help, how they are written. Imports nothing: pytest always loads it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 
 class Option(NamedTuple):
-    """One setting: its name in the ini file; with dashes the command-line option, in capitals the environment variable."""
+    """One setting: its ini name; with dashes the command-line option, in capitals the environment variable."""
 
     name: str
     metavar: str
@@ -35,14 +35,23 @@ class Flag(NamedTuple):
 OPTIONS: Final = (
     Option("chaos_seed", "SEED", "Seed of everything random (default: drawn, and shown)."),
     Option("chaos_iterations", "N", "Runs of each scenario's quick form, as separate tests (default: 1)."),
-    Option("chaos_min_pass_rate", "P", "Least share of runs that hold, 0 to 1 (default: 1.0; for several iterations 0.98)."),
+    Option(
+        "chaos_min_pass_rate", "P", "Least share of runs that hold, 0 to 1 (default: 1.0; for several iterations 0.98)."
+    ),
     Option("chaos_results", "DIR", "Folder for records, reports and evidence (default: chaos-results)."),
     Option("chaos_report", "FORMATS", "Formats of the matrix, separated by commas (default: md,html,json)."),
-    Option("chaos_scratch", "DIR", "Folder for the files of runs, removed afterwards (default: /dev/shm if there is one)."),
+    Option(
+        "chaos_scratch", "DIR", "Folder for the files of runs, removed afterwards (default: /dev/shm if there is one)."
+    ),
 )
 
 FLAGS: Final = (
-    Flag("--chaos-quick", "chaos_quick", "Same as 10 iterations with a least pass rate of 0.95.", {"action": "store_true"}),
+    Flag(
+        "--chaos-quick",
+        "chaos_quick",
+        "Same as 10 iterations with a least pass rate of 0.95.",
+        {"action": "store_true"},
+    ),
     Flag(
         "--chaos-scenario",
         "chaos_scenario",

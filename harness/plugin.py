@@ -1,8 +1,9 @@
 """The pytest plugin: options, the ``chaos`` fixture, iterations, verdicts, records, evidence and the end of a session.
 
-Inert until a test is a chaos run: nothing is started, written or printed before, and what is needed then is imported then. Only the
-controller writes records; under xdist they travel in the reports. Verdicts are made right after the test function, so that
-a violated run is a failed test like any other; the evidence is packed when pytest has put the failure into words.
+Inert until a test is a chaos run: nothing is started, written or printed before, and what is needed then is imported
+then. Only the controller writes records; under xdist they travel in the reports. Verdicts are made right after the
+test function, so that a violated run is a failed test like any other; the evidence is packed when pytest has put the
+failure into words.
 
 This module is long because it is the one place where pytest's hooks are met; each hook is short and hands over.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from _pytest.outcomes import Failed  # pytest.fail.Exception, by the name under which it can be a base class
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -37,36 +39,40 @@ _WORKER_INPUT: Final = "chaos"
 _OPTIONS: Final = ("seed", "iterations", "min_pass_rate", "results", "report", "scratch")
 
 
-class Violated(pytest.fail.Exception):
+class Violated(Failed):
     """A run was VIOLATED though the test's own code raised nothing."""
 
 
-class Inconclusive(pytest.fail.Exception):
+class Inconclusive(Failed):
     """A run came to no answer: a fault did not fire, nothing was asserted, or the harness itself failed."""
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     """Let other plugins hear of what happens here."""
-    from harness import hookspecs  # noqa: PLC0415 - see the module's docstring; so for all imports below
+    from harness import hookspecs  # see the module's docstring; so for all imports below
 
     pluginmanager.add_hookspecs(hookspecs)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options, each also as ini value and environment variable."""
-    from harness.options import FLAGS, OPTIONS  # noqa: PLC0415
+    from harness.options import FLAGS, OPTIONS
 
     group = parser.getgroup("chaos", "chaos: crashes, pauses and races against real processes")
     for option in OPTIONS:
         group.addoption(option.flag, dest=option.name, metavar=option.metavar, default=None, help=option.help)
-        parser.addini(option.name, f"{option.help} Also {option.variable} in the environment.", type="string", default="")
+        parser.addini(
+            option.name, f"{option.help} Also {option.variable} in the environment.", type="string", default=""
+        )
     for flag in FLAGS:
         group.addoption(flag.flag, dest=flag.name, help=flag.help, **flag.arguments)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers, and look at the options now if any was given: a mistake is told before anything runs."""
-    config.addinivalue_line("markers", "chaos(id, title, why, steps, min_pass_rate): a scenario: what must survive what.")
+    config.addinivalue_line(
+        "markers", "chaos(id, title, why, steps, min_pass_rate): a scenario: what must survive what."
+    )
     config.addinivalue_line("markers", "chaos_deep: a thorough variant of a scenario; campaigns leave it out.")
     config.stash[_SESSION] = session = ChaosSession(config)
     config.pluginmanager.register(session, "chaos-session")
@@ -101,7 +107,7 @@ def _chaos_iteration(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def chaos(request: pytest.FixtureRequest, _chaos_iteration: int) -> Iterator[Run]:
-    """Give a run of a scenario: start real processes, plan and fire faults, say what is expected, and leave nothing behind."""
+    """Give a run of a scenario: start real processes, plan and fire faults, say what is expected."""
     session = request.config.stash[_SESSION]
     run = session.start_run(request.node, _chaos_iteration)
     request.node.stash[_RUN] = run
@@ -126,8 +132,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 def _raise_unless_held(record: RunRecord) -> None:
     __tracebackhide__ = True
-    from harness.model import Verdict  # noqa: PLC0415
-    from harness.run import reason  # noqa: PLC0415
+    from harness.model import Verdict
+    from harness.run import reason
 
     if record.verdict is Verdict.VIOLATED:
         raise Violated(reason(record), pytrace=False)
@@ -158,8 +164,8 @@ def is_chaos(item: pytest.Item) -> bool:
 
 def scenario_of(item: pytest.Item) -> Scenario:
     """Return the scenario of a test. Raises pytest.UsageError for a marker that cannot be understood."""
-    from harness import scenarios  # noqa: PLC0415
-    from harness.errors import UsageError  # noqa: PLC0415
+    from harness import scenarios
+    from harness.errors import UsageError
 
     marker = item.get_closest_marker("chaos")
     base = scenarios.without_iteration(item.nodeid)
@@ -196,7 +202,7 @@ class ChaosSession:
 
     @property
     def settings(self) -> Settings:
-        """The settings, built at the first question. Raises pytest.UsageError that lists all that is wrong with them."""
+        """The settings, built at the first question. Raises pytest.UsageError that lists all that is wrong."""
         if self._settings is None:
             self._settings = self._collect_settings()
         return self._settings
@@ -205,7 +211,7 @@ class ChaosSession:
     def name(self) -> str:
         """The session's name: when it was, and by which seed."""
         if not self._name:
-            import datetime  # noqa: PLC0415
+            import datetime
 
             moment = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
             self._name = self._given.get("name") or f"{moment}-{self.settings.seed}-{secrets.token_hex(2)}"
@@ -217,10 +223,10 @@ class ChaosSession:
         return self.settings.results / "sessions" / self.name
 
     def _collect_settings(self) -> Settings:
-        import msgspec  # noqa: PLC0415
+        import msgspec
 
-        from harness import settings  # noqa: PLC0415
-        from harness.errors import ChaosError  # noqa: PLC0415
+        from harness import settings
+        from harness.errors import ChaosError
 
         option = self.config.getoption
         try:
@@ -234,7 +240,7 @@ class ChaosSession:
                 root=self.config.rootpath,
             )
             if found.replay is not None:
-                from harness.evidence import open_pack  # noqa: PLC0415
+                from harness.evidence import open_pack
 
                 self._replayed = pack = open_pack(found.replay)
                 self.first_iteration = pack.iteration
@@ -247,7 +253,7 @@ class ChaosSession:
 
     def for_worker(self) -> dict[str, Any]:
         """Return what an xdist worker has to know."""
-        from harness.agents import tree  # noqa: PLC0415
+        from harness.agents import tree
 
         here = tree.read(os.getpid())
         watch = [here.pid, here.start_ticks] if here is not None else None
@@ -271,7 +277,7 @@ class ChaosSession:
             items[:] = selected
 
     def _wanted(self, item: pytest.Item, scenario: Scenario) -> bool:
-        from harness import scenarios  # noqa: PLC0415
+        from harness import scenarios
 
         if self._replayed is not None:
             return scenarios.without_iteration(item.nodeid) == self._replayed.node_id
@@ -282,7 +288,9 @@ class ChaosSession:
 
     def _check_selection(self, mine: list[pytest.Item], keep: set[pytest.Item]) -> None:
         if self._replayed is not None and not keep:
-            msg = f"the pack is of {self._replayed.node_id}, and no such test was collected: run pytest where it was made"
+            msg = (
+                f"the pack is of {self._replayed.node_id}, and no such test was collected: run pytest where it was made"
+            )
             raise pytest.UsageError(msg)
         known = {scenario_of(item).id for item in mine}
         if not self.is_worker and (unknown := [name for name in self.settings.scenarios if name not in known]):
@@ -301,7 +309,11 @@ class ChaosSession:
 
     def pytest_report_collectionfinish(self, config: pytest.Config, items: list[pytest.Item]) -> list[str]:
         """Show the seed, once there is something that it decides."""
-        if self.is_worker or config.getoption("verbose") < 0 or not (mine := [item for item in items if is_chaos(item)]):
+        if (
+            self.is_worker
+            or config.getoption("verbose") < 0
+            or not (mine := [item for item in items if is_chaos(item)])
+        ):
             return []
         count = len({scenario_of(item).id for item in mine})
         runs = f"{len(mine)} run{'s' if len(mine) != 1 else ''} of {count} scenario{'s' if count != 1 else ''}"
@@ -311,8 +323,8 @@ class ChaosSession:
 
     def start_run(self, item: pytest.Item, iteration: int) -> Run:
         """Make the run of a test: its journal and its header, before anything else happens."""
-        from harness.journal import Journal  # noqa: PLC0415
-        from harness.run import Run  # noqa: PLC0415
+        from harness.journal import Journal
+        from harness.run import Run
 
         header = self._run_header(item, iteration)
         journal = Journal(self._scratch_folder() / f"{header.run_id}-{secrets.token_hex(2)}")
@@ -320,10 +332,10 @@ class ChaosSession:
         return Run(journal, header, self._connect, replay=replayed)
 
     def _run_header(self, item: pytest.Item, iteration: int) -> Any:
-        import datetime  # noqa: PLC0415
+        import datetime
 
-        from harness import scenarios  # noqa: PLC0415
-        from harness.journal import RunHeader  # noqa: PLC0415
+        from harness import scenarios
+        from harness.journal import RunHeader
 
         base = scenarios.without_iteration(item.nodeid)
         name = self._free_name(scenarios.run_id(item.nodeid, iteration))
@@ -356,8 +368,8 @@ class ChaosSession:
 
     def _scratch_folder(self) -> Path:
         if self._scratch is None:
-            from harness import scratch  # noqa: PLC0415
-            from harness.errors import UsageError  # noqa: PLC0415
+            from harness import scratch
+            from harness.errors import UsageError
 
             try:
                 scratch.sweep(self.settings.scratch)
@@ -369,9 +381,9 @@ class ChaosSession:
     def _connect(self) -> GuardianClient:
         """Return the guardian of this process's agents, started at the first need and again if it was killed."""
         if self._client is None or not self._client.alive:
-            from harness import scratch  # noqa: PLC0415
-            from harness.agents import tree  # noqa: PLC0415
-            from harness.agents.process import GuardianClient  # noqa: PLC0415
+            from harness import scratch
+            from harness.agents import tree
+            from harness.agents.process import GuardianClient
 
             watch = tree.read(self._given["watch"][0]) if self._given.get("watch") else None
             self._client = GuardianClient(self._scratch_folder(), watch=watch)
@@ -380,7 +392,7 @@ class ChaosSession:
         return self._client
 
     def report_run(self, item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
-        """Finish the record of a run now that pytest has put its failure into words; pack the evidence unless it held."""
+        """Finish a run's record now that pytest has put its failure into words; pack the evidence unless it held."""
         if report.skipped or not is_chaos(item):
             return
         run = item.stash.get(_RUN, None)
@@ -392,15 +404,15 @@ class ChaosSession:
         else:
             return
         record = self._pack(run, record, report)
-        import msgspec  # noqa: PLC0415
+        import msgspec
 
         report.user_properties.append(("chaos_verdict", str(record.verdict)))
         setattr(report, _RECORD, msgspec.json.encode(record).decode())
 
     def _record_without_run(self, item: pytest.Item, error: BaseException | None) -> RunRecord:
         """A scenario whose run could not even begin is in the matrix all the same."""
-        from harness import verdict  # noqa: PLC0415
-        from harness.model import RunRecord  # noqa: PLC0415
+        from harness import verdict
+        from harness.model import RunRecord
 
         header = self._run_header(item, 0)
         findings = (verdict.of_error(error),) if error is not None else ()
@@ -416,9 +428,9 @@ class ChaosSession:
         )
 
     def _pack(self, run: Run | None, record: RunRecord, report: pytest.TestReport) -> RunRecord:
-        import msgspec  # noqa: PLC0415
+        import msgspec
 
-        from harness.model import Verdict  # noqa: PLC0415
+        from harness.model import Verdict
 
         if record.verdict is Verdict.HELD:
             return record
@@ -448,9 +460,9 @@ class ChaosSession:
         if text is None:
             self._other_failures += report.failed
             return
-        import msgspec  # noqa: PLC0415
+        import msgspec
 
-        from harness.model import RunRecord  # noqa: PLC0415
+        from harness.model import RunRecord
 
         self._add_record(msgspec.json.decode(text, type=RunRecord))
 
@@ -459,8 +471,8 @@ class ChaosSession:
         self._other_failures += report.failed
 
     def _add_record(self, record: RunRecord) -> None:
-        from harness.errors import ResultsError  # noqa: PLC0415
-        from harness.records import SessionFolder  # noqa: PLC0415
+        from harness.errors import ResultsError
+        from harness.records import SessionFolder
 
         self._records.append(record)
         try:
@@ -476,9 +488,9 @@ class ChaosSession:
     def header(self) -> SessionHeader:
         """What all records of the session share."""
         if self._header is None:
-            import datetime  # noqa: PLC0415
+            import datetime
 
-            from harness.model import SessionHeader  # noqa: PLC0415
+            from harness.model import SessionHeader
 
             self._header = SessionHeader(
                 session=self.name,
@@ -494,14 +506,14 @@ class ChaosSession:
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:  # noqa: ARG002
         """A worker died: its guardian has cleaned up and saved the evidence; the run is in the records all the same."""
-        from harness import scenarios  # noqa: PLC0415
+        from harness import scenarios
 
         evidence = self.session_folder / "evidence"
         prefix = scenarios.run_id(crashitem, 0).rpartition("-")[0]
         packs = _wait_for_packs(evidence, prefix, known={record.evidence for record in self._records})
         for pack in packs:
             record = _record_of_pack(pack, report.longreprtext)
-            import msgspec  # noqa: PLC0415
+            import msgspec
 
             setattr(report, _RECORD, msgspec.json.encode(record).decode())
 
@@ -518,14 +530,14 @@ class ChaosSession:
         if self._client is not None:
             self._client.close()
         if self._scratch is not None:
-            import shutil  # noqa: PLC0415
+            import shutil
 
             shutil.rmtree(self._scratch, ignore_errors=True)
         if self.is_worker or not self._records:
             return
-        from harness import campaign  # noqa: PLC0415
-        from harness.model import Verdict  # noqa: PLC0415
-        from harness.records import Records  # noqa: PLC0415
+        from harness import campaign
+        from harness.model import Verdict
+        from harness.records import Records
 
         records = Records(self.header, tuple(self._records))
         summary = campaign.summarise(records)
@@ -548,6 +560,10 @@ class ChaosSession:
             for report in unclear:
                 terminalreporter.write_sep("_", report.head_line or report.nodeid)
                 terminalreporter.write_line(report.longreprtext)
+        if self._records and terminalreporter.config.getoption("verbose") >= 0:
+            terminalreporter.write_line(
+                f"chaos: seed {self.settings.seed}; results in {_shown(self.session_folder, self.config)}"
+            )
         failed = [record for record in self._records if record.verdict != "HELD"]
         if failed:
             terminalreporter.write_sep("=", "chaos: reproduce")
@@ -564,15 +580,15 @@ def _shown(path: Path, config: pytest.Config) -> str:
 
 
 def _command_line() -> str:
-    import shlex  # noqa: PLC0415
+    import shlex
 
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _versions() -> dict[str, str]:
-    import platform  # noqa: PLC0415
-    import sqlite3  # noqa: PLC0415
-    from importlib.metadata import version  # noqa: PLC0415
+    import platform
+    import sqlite3
+    from importlib.metadata import version
 
     return {
         "pytest-chaos": version("pytest-chaos"),
@@ -586,7 +602,7 @@ def _versions() -> dict[str, str]:
 
 def _wait_for_packs(evidence: Path, prefix: str, *, known: set[str], timeout_s: float = 15.0) -> list[Path]:
     """Wait for the guardian of a dead worker to have saved what its run left."""
-    import time  # noqa: PLC0415
+    import time
 
     deadline_s = time.monotonic() + timeout_s
     while True:
@@ -597,8 +613,8 @@ def _wait_for_packs(evidence: Path, prefix: str, *, known: set[str], timeout_s: 
 
 
 def _record_of_pack(path: Path, failure: str) -> RunRecord:
-    from harness.evidence import open_pack  # noqa: PLC0415
-    from harness.model import RunRecord  # noqa: PLC0415
+    from harness.evidence import open_pack
+    from harness.model import RunRecord
 
     pack = open_pack(path)
     return RunRecord(

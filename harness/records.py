@@ -1,22 +1,24 @@
 """Run records: appended while a session goes on, read and merged by whoever renders a matrix.
 
-A session's folder is ``RESULTS/sessions/NAME``; its ``records.jsonl`` holds a :class:`~harness.model.SessionHeader` line
-and then one :class:`~harness.model.RunRecord` a line. Each line is one ``write`` to a file opened for appending, so a
-session that is killed keeps all the lines it had. ``RESULTS/latest`` points at the newest session.
+A session's folder is ``RESULTS/sessions/NAME``; its ``records.jsonl`` holds a :class:`~harness.model.SessionHeader`
+line and then one :class:`~harness.model.RunRecord` a line. Each line is one ``write`` to a file opened for appending,
+so a session that is killed keeps all the lines it had. ``RESULTS/latest`` points at the newest session.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from harness.errors import ResultsError
 from harness.model import RECORD_FORMAT, RunRecord, SessionHeader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 FILE_NAME: Final = "records.jsonl"
 
@@ -101,7 +103,8 @@ def read(session: Path) -> Records:
     try:
         *lines, tail = path.read_bytes().split(b"\n")
     except OSError as error:
-        msg = f"there are no run records at {session} ({error.strerror or error}): give a results folder of a chaos session"
+        what = error.strerror or error
+        msg = f"there are no run records at {session} ({what}): give a results folder of a chaos session"
         raise ResultsError(msg) from error
     if tail:
         with contextlib.suppress(msgspec.DecodeError):

@@ -1,7 +1,7 @@
 """One run of a scenario: what the ``chaos`` fixture is.
 
-A run owns a journal, starts agents, carries out its plan while the test waits, gathers the history and the findings, and is concluded
-with a verdict. It ends everything that it started. It knows nothing of pytest.
+A run owns a journal, starts agents, carries out its plan while the test waits, gathers the history and the findings,
+and is concluded with a verdict. It ends everything that it started. It knows nothing of pytest.
 
 This module is long because it is the surface that tests are written against: most of it is docstrings.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +30,8 @@ from harness.journal import AgentStarted, Journal, RunHeader
 from harness.model import Assertion, Fault, Finding, Json, Plan, Receipt, RunRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
     from harness.checkers import Checker
 
 OBSERVED_CHARACTERS_MAX: Final = 500
@@ -40,11 +41,13 @@ CRASH_POINTS_NOTE: Final = "crash_points"
 class Run:
     """One run. Tests get it as the fixture ``chaos``.
 
-    ``seed`` and ``iteration`` fix everything random; ``directory`` is the folder that agents work in and that is searched for
-    SQLite files when evidence is made.
+    ``seed`` and ``iteration`` fix everything random; ``directory`` is the folder that agents work in and that is
+    searched for SQLite files when evidence is made.
     """
 
-    def __init__(self, journal: Journal, header: RunHeader, client: Callable[[], GuardianClient], *, replay: Plan | None = None) -> None:
+    def __init__(
+        self, journal: Journal, header: RunHeader, client: Callable[[], GuardianClient], *, replay: Plan | None = None
+    ) -> None:
         self._journal = journal
         self._header = header
         self._client_of_session = client
@@ -59,11 +62,16 @@ class Run:
         self._findings: list[Finding] = []
         self._assertions: list[Assertion] = []
         self._notes: dict[str, Json] = {}
+        self._checked: set[str] = set()
         self._clean = False
         self._started_s = time.monotonic()
         self._record: RunRecord | None = None
         self._injector = Injector(
-            REGISTRY, self._agents, on_receipt=self._on_receipt, restart=self._spawn_again, order=lambda: self._parser.count
+            REGISTRY,
+            self._agents,
+            on_receipt=self._on_receipt,
+            restart=self._spawn_again,
+            order=lambda: self._parser.count,
         )
         journal.create(header)
 
@@ -85,7 +93,7 @@ class Run:
         return self._journal.work_folder
 
     def random(self, *purpose: str | int) -> seeds.Stream:
-        """Return the run's own randomness for a purpose: the same for the same seed, test and iteration, on any machine."""
+        """Return the run's own randomness for a purpose: it depends on seed, test and iteration alone."""
         return seeds.stream(self.seed, self._header.node_id, self.iteration, *purpose)
 
     def plan(self, *faults: Fault) -> Plan:
@@ -124,11 +132,12 @@ class Run:
     ) -> Agent:
         """Start a real process of the target and return it.
 
-        ``target`` is ``"module:function"``, ``"path/to/file.py:function"``, a function at the top level of a module, or an
-        argv of any program. ``kwargs`` are JSON and become the function's arguments; one that takes ``marks`` gets its own.
-        ``env`` adds to the environment of pytest (``None`` unsets), ``cwd`` is the run's directory unless given. A
-        Python agent is forked from a process that has imported its module already, or, with ``fresh``, started in
-        an interpreter of its own. ``trace_points`` notes every audit event with this prefix, as a mark.
+        ``target`` is ``"module:function"``, ``"path/to/file.py:function"``, a function at the top level of a module,
+        or an argv of any program. ``kwargs`` are JSON and become the function's arguments; one that takes ``marks``
+        gets its own. ``env`` adds to the environment of pytest (``None`` unsets), ``cwd`` is the run's directory
+        unless given. A Python agent is forked from a process that has imported its module already, or, with
+        ``fresh``, started in an interpreter of its own. ``trace_points`` notes every audit event with this prefix, as
+        a mark.
 
         Raises SpawnError when it cannot be started, UsageError for what can never be.
         """
@@ -207,21 +216,28 @@ class Run:
         ``expect`` names the key assertion that there are none, so that a check that finds nothing is in the record.
         """
         found = tuple(
-            Finding(signature=f"check:{finding[:60]}", text=finding) if isinstance(finding, str) else finding for finding in findings
+            Finding(signature=f"check:{finding[:60]}", text=finding) if isinstance(finding, str) else finding
+            for finding in findings
         )
         if self._clean:
             found = tuple(
-                finding if finding.kind == "harness" else msgspec.structs.replace(finding, kind="clean-run") for finding in found
+                finding if finding.kind == "harness" else msgspec.structs.replace(finding, kind="clean-run")
+                for finding in found
             )
         self._findings.extend(found)
         if expect is not None:
+            self._checked.add(expect)
             self._assertions.append(
-                Assertion(name=expect, observed=", ".join(sorted({finding.signature for finding in found})) or "no finding", holds=not found)
+                Assertion(
+                    name=expect,
+                    observed=", ".join(sorted({finding.signature for finding in found})) or "no finding",
+                    holds=not found,
+                )
             )
         return found
 
     def inconclusive(self, text: str) -> None:
-        """Say that this run cannot decide anything, and why: too little load, a fault that hit nothing. It fails the test."""
+        """Say that this run decides nothing, and why: too little load, a fault that hit nothing. It fails the test."""
         self._findings.append(Finding(signature="harness:inconclusive", text=text, kind="harness"))
 
     def check_history(self, *checkers: Checker, expect: str | None = None) -> tuple[Finding, ...]:
@@ -230,7 +246,7 @@ class Run:
 
     @contextlib.contextmanager
     def clean_run(self) -> Iterator[None]:
-        """Mark what is checked within as seen without faults: a finding there is a bug of the target, or a wrong checker."""
+        """Mark what is checked within as seen without faults: a bug of the target, or a wrong checker."""
         self._clean = True
         try:
             yield
@@ -254,13 +270,13 @@ class Run:
     # The end
 
     def conclude(self, error: BaseException | None = None) -> RunRecord:
-        """End everything the run started, judge it, and return its record. Called by the plugin; a second call changes nothing."""
+        """End everything the run started, judge it, and return its record; a second call changes nothing."""
         if self._record is not None:
             return self._record
         if error is not None:
             self._findings.append(verdict.of_error(error))
         self._end_agents()
-        findings = [*self._findings, *verdict.of_assertions(self._assertions), *verdict.of_receipts(self._receipts)]
+        findings = [*self._findings, *self._broken_expectations(), *verdict.of_receipts(self._receipts)]
         if not self._assertions and error is None:
             findings.append(verdict.NOTHING_ASSERTED)
         if torn := self.history.torn:
@@ -288,9 +304,10 @@ class Run:
     def pack(self, record: RunRecord, failure: str, evidence: Path, *, queries: Mapping[str, str]) -> RunRecord:
         """Save the evidence of a run that did not hold under ``evidence``; return the record, which now names the pack.
 
-        What stands in the way (a full disk, a folder that cannot be written) is a note in the record, never another error.
+        What stands in the way (a full disk, a folder that cannot be written) is a note in the record, never another
+        error.
         """
-        from harness import evidence as packs  # noqa: PLC0415 - most runs hold
+        from harness import evidence as packs  # most runs hold
 
         problem = ""
         try:
@@ -308,7 +325,7 @@ class Run:
 
     def remove(self) -> None:
         """Remove the journal and everything the agents left in the run's directory."""
-        import shutil  # noqa: PLC0415 - once a run
+        import shutil  # once a run
 
         shutil.rmtree(self._journal.folder, ignore_errors=True)
 
@@ -331,11 +348,17 @@ class Run:
         for agent in self._incarnations:
             self._journal.add_agent(agent.summary())
 
+    def _broken_expectations(self) -> list[Finding]:
+        """Return a finding for each expectation that is broken; a check's own findings speak for it already."""
+        return verdict.of_assertions(assertion for assertion in self._assertions if assertion.name not in self._checked)
+
     def _start(self, name: str, command: Command, spec: dict[str, Any], timeout_s: float) -> Agent:
         client = self._connect()
         output = self._journal.output_folder / _log_name(name, self._incarnations)
         triggers = self._injector.triggers(name, from_within=command.target is not None)
-        agent = client.spawn(name, command, {**spec, "triggers": triggers}, output, timeout_s=timeout_s, on_made=self._adopt)
+        agent = client.spawn(
+            name, command, {**spec, "triggers": triggers}, output, timeout_s=timeout_s, on_made=self._adopt
+        )
         self._specs[agent.number] = (command, spec, output)
         started = AgentStarted(name=name, pid=agent.pid, command=str(command), kwargs=command.kwargs, started_at=_now())
         self._journal.add_agent(started)
@@ -398,7 +421,9 @@ class Run:
         return "; ".join(agent.describe() for agent in self._agents.values()) or "no agent was started"
 
 
-def _command(target: str | Callable[..., object] | Sequence[str | os.PathLike[str]], kwargs: Mapping[str, Json], *, fresh: bool) -> Command:
+def _command(
+    target: str | Callable[..., object] | Sequence[str | os.PathLike[str]], kwargs: Mapping[str, Json], *, fresh: bool
+) -> Command:
     if isinstance(target, str):
         if ":" not in target:
             msg = f"a target reads 'module:function' or 'file.py:function', and this is {target!r}; an argv is a list"
@@ -415,8 +440,8 @@ def _command(target: str | Callable[..., object] | Sequence[str | os.PathLike[st
 
 def _name_of(function: Callable[..., object]) -> str:
     """Return how a fresh process finds this function: by module where that can be imported, else by file."""
-    import importlib.util  # noqa: PLC0415 - only for a function object
-    import inspect  # noqa: PLC0415 - likewise
+    import importlib.util  # only for a function object
+    import inspect  # likewise
 
     name = getattr(function, "__qualname__", "")
     module = getattr(function, "__module__", "")
@@ -437,7 +462,7 @@ def _log_name(name: str, incarnations: Sequence[Agent]) -> str:
 
 
 def _now() -> str:
-    import datetime  # noqa: PLC0415 - only once an agent is started
+    import datetime  # only once an agent is started
 
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
@@ -445,7 +470,10 @@ def _now() -> str:
 def reason(record: RunRecord) -> str:
     """Return in a few lines why a run did not hold: what the failure of its test says."""
     lines = [f"{record.verdict}: {record.scenario.title or record.scenario.id}"]
-    lines += [f"  [{finding.signature}] {finding.text}" for finding in record.findings if finding.verdict is record.verdict][:10]
-    lines += [f"  fault: {receipt.kind} {receipt.agent} {receipt.when}: {receipt.evidence}" for receipt in record.receipts][:10]
+    lines += [
+        f"  [{finding.signature}] {finding.text}" for finding in record.findings if finding.verdict is record.verdict
+    ][:10]
+    lines += [
+        f"  fault: {receipt.kind} {receipt.agent} {receipt.when}: {receipt.evidence}" for receipt in record.receipts
+    ][:10]
     return "\n".join(lines)
-

@@ -1,18 +1,20 @@
 """Which scenario a test belongs to, and how its runs are named.
 
-Several tests may be runs of one scenario: they carry the same marker (``pytestmark`` of a module). A test that uses the fixture
-``chaos`` without a marker is a scenario of its own, named after its module and function.
+Several tests may be runs of one scenario: they carry the same marker (``pytestmark`` of a module). A test that uses
+the fixture ``chaos`` without a marker is a scenario of its own, named after its module and function.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from harness.errors import UsageError
 from harness.model import Scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ITERATION_PREFIX: Final = "run-"
 _ITERATION: Final = re.compile(rf"(^|-){ITERATION_PREFIX}\d+(?=$|-)")
@@ -21,8 +23,12 @@ _SLUG_CHARACTERS_MAX: Final = 60
 _ARGUMENTS: Final = {"id", "title", "why", "steps", "min_pass_rate"}
 
 
-def from_marker(arguments: tuple[object, ...], keywords: Mapping[str, Any], *, fallback: str, docstring: str) -> Scenario:
-    """Build the scenario that a ``chaos`` marker describes; what it leaves out comes from the test's name and docstring.
+def from_marker(
+    arguments: tuple[object, ...], keywords: Mapping[str, Any], *, fallback: str, docstring: str
+) -> Scenario:
+    """Build the scenario that a ``chaos`` marker describes.
+
+    What the marker leaves out comes from the test's name and docstring.
 
     Raises UsageError for arguments that the marker does not take.
     """
@@ -57,7 +63,7 @@ def without_iteration(node_id: str) -> str:
 
 
 def run_id(node_id: str, iteration: int) -> str:
-    """Return the name of a run, unique within a session and fit for a folder: readable first, then a hash, then the iteration."""
+    """Return a run's name, unique in a session and fit for a folder: readable, then a hash, then the iteration."""
     base = without_iteration(node_id)
     digest = hashlib.sha256(base.encode()).hexdigest()[:8]
     return f"{slug(base.rpartition('::')[2])[:_SLUG_CHARACTERS_MAX]}-{digest}-{iteration}"

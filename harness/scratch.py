@@ -1,7 +1,7 @@
 """The scratch folder of one pytest process: where its runs work, removed when it ends, however it ends.
 
-The folder's name says whose it is (pid and start time), so a later session can tell a folder that is in use from one whose owner,
-and even its guardian, were killed: it saves the evidence that is in it and removes it.
+The folder's name says whose it is (pid and start time), so a later session can tell a folder that is in use from one
+whose owner, and even its guardian, were killed: it saves the evidence that is in it and removes it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ import os
 import re
 import secrets
 import shutil
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from harness import journal
 from harness.agents import tree
 from harness.errors import UsageError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 _NAME: Final = re.compile(r"session-(\d+)-(\d+)-[0-9a-f]+")
 
 
 def create(base: Path) -> Path:
-    """Make a folder for this process under ``base``; nobody else can read it. Raises UsageError when that is impossible."""
+    """Make a folder for this process, and its user alone, under ``base``. Raises UsageError when that fails."""
     process = tree.read(os.getpid())
     ticks = process.start_ticks if process is not None else 0
     folder = home(base) / f"session-{os.getpid()}-{ticks}-{secrets.token_hex(4)}"
@@ -72,7 +74,7 @@ def _guarded(folder: Path) -> bool:
 
 
 def _save(run_folder: Path) -> None:
-    from harness.evidence import salvage  # noqa: PLC0415 - hardly ever needed
+    from harness.evidence import salvage  # hardly ever needed
 
     with contextlib.suppress(Exception):  # what cannot be saved must not stand in the way of a new session
         salvage(run_folder, "the process that ran this test ended before the test did, and so did its guardian")

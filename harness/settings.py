@@ -1,4 +1,4 @@
-"""Settings of a session: built once from ini, environment and command line, checked once, all problems reported together.
+"""Settings of a session: built and checked once, from all their sources, all problems told together.
 
 Precedence: ini < environment < command line; a marker may raise or lower what concerns its own scenario alone.
 """
@@ -6,15 +6,17 @@ Precedence: ini < environment < command line; a marker may raise or lower what c
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from harness.errors import UsageError
 from harness.options import OPTIONS, Option
 from harness.seed import draw_seed, normalise_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 QUICK_ITERATIONS: Final = 10
 QUICK_PASS_RATE_MIN: Final = 0.95
@@ -111,10 +113,10 @@ def _parse_formats(text: str) -> tuple[str, ...]:
 
 
 def _default_scratch() -> Path:
-    """Return a memory file system where there is one: a SIGKILL never loses page cache, so a disk would prove no more."""
+    """Return a memory file system where there is one: a SIGKILL loses no page cache, a disk would prove no more."""
     memory = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it, with mode 0700
     if memory.is_dir() and os.access(memory, os.W_OK | os.X_OK):
         return memory
-    import tempfile  # noqa: PLC0415 - only without a memory file system
+    import tempfile  # only without a memory file system
 
     return Path(tempfile.gettempdir())

@@ -1,15 +1,18 @@
 """How a run is judged: from what was found, what fired, what was asserted, and how the test ended.
 
-The rules are those of ``design.md``, 2 and 5: the worst finding wins; what could not be decided is INCONCLUSIVE, never a pass. A
-run whose planned fault did not fire, or that asserted nothing, has proved nothing.
+The rules are those of ``design.md``, 2 and 5: the worst finding wins; what could not be decided is INCONCLUSIVE,
+never a pass. A run whose planned fault did not fire, or that asserted nothing, has proved nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from harness.errors import AgentError, ChaosError, WaitExpired
 from harness.model import Assertion, Finding, Receipt, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 
 def of_error(error: BaseException) -> Finding:

@@ -105,6 +105,32 @@ class CorruptCheckpoint(RecoveryError):
     """A stored snapshot does not match its hash: it was changed, or damaged, after it was written."""
 
 
+# Evidence and artifacts.
+
+
+class InvalidEvidence(RecoveryError, ValueError):
+    """An item of evidence, or a policy, cannot be meant: a path that leads out, a digest that is none, nothing to ask."""
+
+
+class InvalidArtifact(RecoveryError, ValueError):
+    """An artifact's path or content cannot be meant: absolute, leading out of its folder, through a link, not bytes."""
+
+
+class ArtifactNotWritten(RecoveryError):
+    """The file system refused a step of writing an artifact. What was there under its path before is still there."""
+
+
+class QueryRefused(RecoveryError):
+    """A question to the database could not be answered: it has no such table or column, or the answer took too long."""
+
+
+# Workers.
+
+
+class WorkerNotStarted(RecoveryError):
+    """A supervisor could not start its worker: there is no such program, or it may not be executed."""
+
+
 def unknown_task(task_id: str) -> UnknownTask:
     """Return the error for an id that no task has."""
     return UnknownTask(f"Expected the id of a task but no task has the id {task_id!r}; create the task first.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from harness.campaign import MatrixSummary, ScenarioSummary  # noqa: TC001 - msgspec resolves field types when it runs
+from harness.campaign import MatrixSummary, ScenarioSummary
 from harness.model import RunRecord, Verdict
 from reports.figures import percent, plural
 from reports.limits import known_limitations, not_proved

@@ -1,7 +1,6 @@
 """The three files of a matrix. Each is put in place in one step; the same records give the same bytes.
 
-Jinja2 and msgspec are imported when there is something to render, so that the plugin
-costs a session without runs nothing.
+The plugin imports this module, and Jinja2 with it, only when there is something to render.
 """
 
 from __future__ import annotations
@@ -11,13 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from harness.campaign import FAILURES_MAX
 from harness.errors import ResultsError
+from reports import figures
+from reports.contract import document
 from reports.figures import clip
+from reports.matrix import GLYPHS, bound, label, outcome, view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from jinja2 import Environment
 
     from harness.campaign import MatrixSummary
 
@@ -41,10 +45,6 @@ def to_markdown(matrix: MatrixSummary) -> str:
 
 def to_json(matrix: MatrixSummary) -> str:
     """Render the contract for other programs (:mod:`reports.contract`)."""
-    import msgspec
-
-    from reports.contract import document
-
     return msgspec.json.format(msgspec.json.encode(document(matrix)), indent=2).decode() + "\n"
 
 
@@ -80,17 +80,10 @@ def _replace(path: Path, content: str) -> Path:
 
 
 def _page(template: str, matrix: MatrixSummary, *, autoescape: bool) -> str:
-    from reports.matrix import view
-
     return _environment(autoescape=autoescape).get_template(template).render(page=view(matrix))
 
 
 def _environment(*, autoescape: bool) -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    from harness import campaign
-    from reports import figures, matrix
-
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=autoescape,  # noqa: S701 - off for Markdown alone, whose filters escape
@@ -110,16 +103,16 @@ def _environment(*, autoescape: bool) -> Environment:
         href=figures.href,
         md=_markdown,
         code=_code,
-        outcome=matrix.outcome,
-        bound=matrix.bound,
+        outcome=outcome,
+        bound=bound,
         fired=_fired,
     )
     globals_: dict[str, object] = {
         "measure": figures.measure,
         "plural": figures.plural,
-        "label": partial(matrix.label, tolerated=False),
-        "glyphs": matrix.GLYPHS,
-        "failures_max": campaign.FAILURES_MAX,
+        "label": partial(label, tolerated=False),
+        "glyphs": GLYPHS,
+        "failures_max": FAILURES_MAX,
     }
     made.globals.update(globals_)
     return made

@@ -5,14 +5,17 @@ from __future__ import annotations
 from io import StringIO
 from typing import TYPE_CHECKING, Final
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from reports.figures import clip, duration, percent, plural
 from reports.matrix import GLYPHS, bound, headline, label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from rich.table import Table
 
     from harness.campaign import FailureSummary, MatrixSummary, ScenarioSummary
 
@@ -22,6 +25,8 @@ FAILURES_SHOWN_MAX: Final = 10
 _COLOURS: Final = {"HELD": "green", "TOLERATED": "yellow", "INCONCLUSIVE": "magenta", "VIOLATED": "red"}
 _ASCII: Final = str.maketrans({"✓": "+", "≈": "~", "✗": "x", "—": "-", "…": "...", "µ": "u"})
 _WIDTH_MIN: Final = 40
+_WIDTH_UNWRAPPED: Final = 72
+"""From this width on, figures stand on one line; on a narrower terminal they are folded rather than cut."""
 
 
 def lines(
@@ -53,8 +58,6 @@ def _verdict(summary: ScenarioSummary) -> str:
 
 
 def _table_lines(matrix: MatrixSummary, width: int, *, colour: bool, ascii_only: bool) -> list[str]:
-    from rich.console import Console
-
     written = StringIO()
     console = Console(
         file=written,
@@ -63,20 +66,16 @@ def _table_lines(matrix: MatrixSummary, width: int, *, colour: bool, ascii_only:
         color_system="standard" if colour else None,
         legacy_windows=False,
     )
-    console.print(_table(matrix, ascii_only=ascii_only))
+    console.print(_table(matrix, width, ascii_only=ascii_only))
     return [line.rstrip() for line in written.getvalue().splitlines()]
 
 
-def _table(matrix: MatrixSummary, *, ascii_only: bool) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
+def _table(matrix: MatrixSummary, width: int, *, ascii_only: bool) -> Table:
     table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, expand=False, pad_edge=False)
     for name in ("Verdict", "Scenario", "Faults fired"):
         table.add_column(name, no_wrap=name == "Verdict", overflow="fold")
     for name in ("Runs", "Pass rate", "Duration"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=width >= _WIDTH_UNWRAPPED)
     for each in matrix.scenarios:
         name = label(each.verdict, tolerated=each.tolerated)
         faults = "\n".join(f"{clip(fault.kind, 40)} {fault.fired}/{fault.planned}" for fault in each.faults) or "none"

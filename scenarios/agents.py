@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from recovery import CheckpointManager
+from recovery import CheckpointManager, SqliteStore
 
 if TYPE_CHECKING:
     from harness import Marks
@@ -18,7 +18,8 @@ PADDING = "the state of an iteration "
 def write_checkpoints(marks: Marks, database: str, task_id: str, until: int, manager: str) -> None:
     """Go on from the newest checkpoint of a task, and write one after each iteration up to and including ``until``."""
     with make_manager(manager, database) as checkpoints:
-        marks.note("pragmas", value=msgspec.structs.asdict(checkpoints.store.pragmas()))
+        if isinstance(checkpoints.store, SqliteStore):
+            marks.note("pragmas", value=msgspec.structs.asdict(checkpoints.store.pragmas()))
         newest = checkpoints.latest(task_id)
         done = 0 if newest is None else newest.snapshot["iteration"]
         marks.note("resumed", 0 if newest is None else newest.sequence_number, value=done)

@@ -1,4 +1,4 @@
-"""What is found on disk after a run, read with nothing but sqlite3: the core under test has no say in its own verdict."""
+"""What is on disk after a run, read with nothing but sqlite3: the core has no say in its own verdict."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import contextlib
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness import Finding, History
 from harness.checkers import durability
 from scenarios.agents import snapshot_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,11 @@ class Row:
 
 
 def read_rows(database: Path, task_id: str) -> tuple[list[str], list[Row]]:
-    """Open the file as a new process would, and return what SQLite says of its integrity, and the task's checkpoints."""
+    """Open the file as a new process would; return what is wrong with its integrity, and the task's checkpoints."""
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
         integrity = [text for (text,) in connection.execute("PRAGMA integrity_check") if text != "ok"]
         rows = connection.execute(
-            "SELECT sequence_number, snapshot, content_hash FROM checkpoints WHERE task_id = ? ORDER BY sequence_number",
+            "SELECT sequence_number, snapshot, content_hash FROM checkpoints WHERE task_id = ? ORDER BY 1",
             (task_id,),
         ).fetchall()
     return integrity, [_row(*row) for row in rows]
@@ -45,7 +48,7 @@ def _row(number: int, snapshot: str, content_hash: str) -> Row:
 
 
 def check_checkpoints(history: History, database: Path, task_id: str) -> Iterator[Finding]:
-    """Find out whether all acknowledged checkpoints are there, once and whole, nothing else is, and the numbers have no hole."""
+    """Find what is lost, half there, invented, doubled or missing in between."""
     integrity, rows = read_rows(database, task_id)
     for text in integrity:
         yield Finding(signature="sqlite:integrity", text=text, checker="integrity_check")

@@ -1,14 +1,17 @@
-"""Scenario 01: an agent that writes checkpoints is killed, anywhere; what was acknowledged is there, and another goes on."""
+"""Scenario 01: a writer of checkpoints is killed, anywhere; what was acknowledged is there, and another goes on."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from harness import Finding, Run, after_mark, at_moment, at_point, kill, pause
 from recovery import CRASH_POINTS, TaskManager
 from scenarios.checks import check_checkpoints, check_pragmas, only, read_rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.chaos(
     id="01-kill-9",
@@ -39,9 +42,13 @@ def write(chaos: Run, database: Path, manager: str, *, until: int, name: str = "
     chaos.spawn(WRITE, kwargs=kwargs, name=name).wait_exit(timeout_s=30)
 
 
-def survives_and_goes_on(chaos: Run, database: Path, manager: str, *, until: int = ITERATIONS, task_id: str = TASK) -> None:
+def survives_and_goes_on(
+    chaos: Run, database: Path, manager: str, *, until: int = ITERATIONS, task_id: str = TASK
+) -> None:
     """Check what the killed writer left, let a new process go on, and check again."""
-    chaos.check(check_checkpoints(chaos.history, database, task_id), expect="all acknowledged checkpoints after the kill")
+    chaos.check(
+        check_checkpoints(chaos.history, database, task_id), expect="all acknowledged checkpoints after the kill"
+    )
     newest = max((row.sequence_number for row in read_rows(database, task_id)[1]), default=0)
     write(chaos, database, manager, until=until, name="restarted", task_id=task_id)
     restarted = chaos.agent("restarted")
@@ -49,7 +56,9 @@ def survives_and_goes_on(chaos: Run, database: Path, manager: str, *, until: int
     resumed = [mark.key for mark in restarted.marks if mark.operation == "resumed"]
     chaos.expect("it goes on from the newest checkpoint", observed=f"{resumed} of {newest}", holds=resumed == [newest])
     rows = read_rows(database, task_id)[1]
-    chaos.expect("checkpoints in the end", observed=len(rows), holds=[row.iteration for row in rows] == [*range(1, until + 1)])
+    chaos.expect(
+        "checkpoints in the end", observed=len(rows), holds=[row.iteration for row in rows] == [*range(1, until + 1)]
+    )
     chaos.check(check_checkpoints(chaos.history, database, task_id), expect="all acknowledged checkpoints in the end")
     chaos.check(check_pragmas(chaos.history), expect="every writer has synchronous=FULL and WAL")
 
@@ -63,7 +72,7 @@ def database(fresh_db: Path) -> Path:
 
 
 def test_without_faults_every_crash_point_is_passed(chaos: Run, database: Path, manager: str) -> None:
-    """Steady state first: nothing is lost without faults, and the points that we kill at are all the points there are."""
+    """Steady state first: nothing is lost without faults, and the points that we kill at are all there are."""
     kwargs = {"database": str(database), "task_id": TASK, "until": ITERATIONS, "manager": manager}
     agent = chaos.spawn(WRITE, kwargs=kwargs, name="writer", trace_points="recovery.checkpoint.")
     agent.wait_exit()
@@ -109,7 +118,9 @@ def test_killed_at_moments_drawn_from_the_seed(chaos: Run, fresh_db: Path, manag
     within = sum(chaos.agent(name).state == "signal 9" and acks(chaos, name) < MOMENT_ITERATIONS for name in names)
     chaos.note("kills between first intent and last ack", within)
     if within < MOMENTS_WITHIN_MIN:
-        chaos.inconclusive(f"{within} of {MOMENTS} kills fell between first intent and last ack, not {MOMENTS_WITHIN_MIN}")
+        chaos.inconclusive(
+            f"{within} of {MOMENTS} kills fell between first intent and last ack, not {MOMENTS_WITHIN_MIN}"
+        )
 
 
 def acks(chaos: Run, name: str) -> int:

@@ -1,9 +1,9 @@
 """What runs inside an agent: it becomes its own process, arms the faults that fire from within, and calls the target.
 
 Faults at a named crash point, or after a mark, are fired by the agent itself: the process that passes the point is
-the one that dies there, exactly, with no race against a controller. A crash point is an audit event (``sys.audit``), so a target
-needs nothing of ours. Before it fires, the agent writes a note, which together with the exit status (or the state
-T) is the receipt.
+the one that dies there, exactly, with no race against a controller. A crash point is an audit event (``sys.audit``),
+so a target needs nothing of ours. Before it fires, the agent writes a note, which together with the exit status (or
+the state T) is the receipt.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from harness.agents.marks import AGENT_VARIABLE, MARKS_VARIABLE, Marks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
 FAULT_NOTE: Final = "chaos.fault"
-"""Operation of the note that an agent writes right before a fault fires in it; its key is the fault's place in the plan."""
+"""Operation of the note that an agent writes right before a fault fires in it; its key is the fault's place."""
 POINT_NOTE: Final = "chaos.point"
 """Operation of the note that says which crash point was passed (only when points are traced)."""
 POINTS_SEEN_NOTE: Final = "chaos.points-seen"
@@ -99,7 +99,7 @@ class Triggers:
         if self._points:
             self._marks.note(POINTS_SEEN_NOTE, value=dict(self._passed.most_common(_POINTS_SEEN_MAX)))
 
-    def _on_audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+    def _on_audit(self, event: str, _arguments: tuple[Any, ...]) -> None:
         if not event.startswith(self._families) or getattr(self._busy, "now", False):
             return
         self._busy.now = True
@@ -162,7 +162,7 @@ def die_with(parent_pid: int) -> None:
 def resolve(target: str) -> Callable[..., Any]:
     """Return the function that ``module:function`` or ``path/to/file.py:function`` names.
 
-    Raises ImportError or AttributeError with a sentence about what is missing.
+    Raises ImportError, AttributeError or TypeError that says what is missing.
     """
     module_name, separator, function_name = target.rpartition(":")
     if not separator or not module_name or not function_name:
@@ -173,7 +173,7 @@ def resolve(target: str) -> Callable[..., Any]:
         found = getattr(found, part)
     if not callable(found):
         msg = f"{target} is {type(found).__name__}, and an agent needs something to call"
-        raise AttributeError(msg)
+        raise TypeError(msg)
     function: Callable[..., Any] = found
     return function
 
@@ -182,7 +182,7 @@ def load(module_name: str) -> ModuleType:
     """Import a module by its name, or by its file where it ends in ``.py``."""
     if not module_name.endswith(".py"):
         return importlib.import_module(module_name)
-    from importlib import util  # noqa: PLC0415 - only for a target that is a file
+    from importlib import util  # only for a target that is a file
 
     name = f"_chaos_target_{abs(hash(module_name)):x}"
     if name in sys.modules:
@@ -247,7 +247,7 @@ def _takes_marks(function: Callable[..., Any]) -> bool:
     code = getattr(function, "__code__", None)
     if code is not None:  # a signature costs 30 times as much, and agents are started by the thousand
         return "marks" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    import inspect  # noqa: PLC0415 - rarely needed; what is imported here is forked with every agent
+    import inspect  # rarely needed; what is imported here is forked with every agent
 
     try:
         return "marks" in inspect.signature(function).parameters

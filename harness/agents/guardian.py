@@ -1,9 +1,10 @@
-"""The guardian: forks, watches, reads and reaps all agents of one pytest process, and outlives it just long enough to clean up.
+"""The guardian: forks, reads and reaps all agents of one pytest process, and outlives it just to clean up.
 
-Started by exec (``python -m harness.agents.guardian FD``) in a session of its own, with one thread, as a child subreaper. It
-obeys messages from the controller; when the controller's socket closes, or a process it was told to watch is gone, it ends
-every descendant, turns the run's journal into an evidence pack and removes the session's folder. A parent-death
-signal would not do: it misses grandchildren and daemons, and fires when the creating thread ends.
+Started by exec (``python -m harness.agents.guardian FD``) in a session of its own, with one thread, as a child
+subreaper. It obeys messages from the controller; when the controller's socket closes, or a process it was told to
+watch is gone, it ends every descendant, turns the run's journal into an evidence pack and removes the session's
+folder. A parent-death signal would not do: it misses grandchildren and daemons, and fires when the creating thread
+ends.
 
 This module is long because it is one event loop: the handlers of one process share its tables.
 """
@@ -18,13 +19,14 @@ import select
 import signal
 import socket
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from harness.agents import child, template, tree, wire
 from harness.agents.output import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 TemplateKey: TypeAlias = tuple[str, int]
@@ -348,17 +350,17 @@ class Guardian:
     def _clean_up(self) -> None:
         """The controller is gone: nothing of the session may be left but the evidence of a run that was under way."""
         self._templates.clear()
-        tree.end_all(os.getpid(), reap=lambda: _reap_silently())
+        tree.end_all(os.getpid(), reap=_reap_silently)
         for output in list(self._outputs.values()):
             output.drain()
             output.close()
         if self._journal is not None and self._journal.exists():
-            from harness.evidence import salvage  # noqa: PLC0415 - only now: the guardian has to stay small
+            from harness.evidence import salvage  # only now: the guardian has to stay small
 
             with contextlib.suppress(Exception):  # the folder goes in any case
                 salvage(self._journal, "the process that ran this test ended before the test did")
         if self._folder is not None:
-            import shutil  # noqa: PLC0415 - as above
+            import shutil  # as above
 
             shutil.rmtree(self._folder, ignore_errors=True)
 

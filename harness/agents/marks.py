@@ -5,17 +5,19 @@ returned, and its order is its place in the file, across all agents of a run. An
 
     {"kind": "ack", "operation": "put", "key": 7, "agent": "writer", "pid": 4711}
 
-to the file that ``CHAOS_MARKS`` names; ``CHAOS_AGENT`` is the agent's name. Our own lines start with a newline as well, so
-that a line cut short by a kill or a full disk never swallows the next one. (A pipe was measured to tear or merge 5 % of
-6 kB lines from four writers; ``O_APPEND`` none.)
+to the file that ``CHAOS_MARKS`` names; ``CHAOS_AGENT`` is the agent's name. Our own lines start with a newline as
+well, so that a line cut short by a kill or a full disk never swallows the next one. (A pipe was measured to tear or
+merge 5 % of 6 kB lines from four writers; ``O_APPEND`` none.)
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MARKS_VARIABLE: Final = "CHAOS_MARKS"
 AGENT_VARIABLE: Final = "CHAOS_AGENT"

@@ -1,15 +1,18 @@
 """What an agent prints: read from a pipe, written to its log, and never more than a bound of it.
 
-The first bytes go to the file as they come, so that whoever waits for a line sees it at once; of what goes beyond the bound the last
-part is kept in memory and written when the output ends, with a line that says how much is missing between the two.
+The first bytes go to the file as they come, so that whoever waits for a line sees it at once; of what goes beyond the
+bound the last part is kept in memory and written when the output ends, with a line that says how much is missing
+between the two.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TAIL_BYTES: Final = 64 * 1024
 """How much of the end is kept of an output that went beyond its bound."""

@@ -1,7 +1,8 @@
 """The controller's side of an agent: start it, watch it, wait for what it says, signal it, and know how it ended.
 
-Nothing here has a thread. Whoever waits drives the rest: each wait pumps the guardian's messages, the marks and the faults that
-are due. Waits are for a condition, with a bound; an expired bound raises WaitExpired, with what was seen instead.
+Nothing here has a thread. Whoever waits drives the rest: each wait pumps the guardian's messages, the marks and the
+faults that are due. Waits are for a condition, with a bound; an expired bound raises WaitExpired, with what was seen
+instead.
 
 This module is long because the two halves of one conversation, the guardian's client and the agent it speaks of, share
 its state.
@@ -18,18 +19,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from harness.agents import tree, wire
 from harness.errors import AgentError, SpawnError, UsageError, WaitExpired
 from harness.model import AfterMark, AgentSummary, Mark, MarkKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-    from harness.agents.child import Trigger
 
 SPAWN_TIMEOUT_S: Final = 30.0
 WAIT_TIMEOUT_S: Final = 10.0
@@ -167,7 +167,9 @@ class GuardianClient:
                 pass
         self.on_pump()
 
-    def wait_until(self, condition: Callable[[], object], *, timeout_s: float, what: str, seen: Callable[[], str]) -> None:
+    def wait_until(
+        self, condition: Callable[[], object], *, timeout_s: float, what: str, seen: Callable[[], str]
+    ) -> None:
         """Pump until ``condition`` is true. Raises WaitExpired naming ``what`` and what was ``seen`` instead."""
         check_bound(timeout_s)
         started = time.monotonic()
@@ -184,7 +186,10 @@ class GuardianClient:
         self._signalled.discard(agent.number)
         self._send({"do": "signal-group", "id": agent.number, "pid": agent.pid, "signal": int(number)})
         self.wait_until(
-            lambda: agent.number in self._signalled or not self.alive, timeout_s=END_TIMEOUT_S, what="the guardian", seen=str
+            lambda: agent.number in self._signalled or not self.alive,
+            timeout_s=END_TIMEOUT_S,
+            what="the guardian",
+            seen=str,
         )
 
     def end(self) -> list[int]:
@@ -195,20 +200,24 @@ class GuardianClient:
         self._ended = None
         self._send({"do": "end"})
         self.on_pump = lambda: None
-        deadline = time.monotonic() + END_TIMEOUT_S
-        while self._ended is None and self.alive and time.monotonic() < deadline:
-            self.pump(0.05)
+        answer = self._wait_for_answer()
         for agent in self.agents.values():
             agent.release()
         self.agents = {}
-        if self._ended is None:
+        if answer is None:
             msg = "the guardian of the agents ended or does not answer: processes of this run may be left"
             raise AgentError(msg)
-        if self._ended["left"]:
-            msg = f"processes {self._ended['left']} did not die within {END_TIMEOUT_S:g} s of SIGKILL"
+        if answer["left"]:
+            msg = f"processes {answer['left']} did not die within {END_TIMEOUT_S:g} s of SIGKILL"
             raise AgentError(msg)
-        ended: list[int] = self._ended["ended"]
+        ended: list[int] = answer["ended"]
         return ended
+
+    def _wait_for_answer(self) -> wire.Message | None:
+        deadline_s = time.monotonic() + END_TIMEOUT_S
+        while self._ended is None and self.alive and time.monotonic() < deadline_s:
+            self.pump(0.05)
+        return self._ended
 
     def close(self) -> None:
         """Let the guardian clean up, and wait for its end."""
@@ -216,11 +225,13 @@ class GuardianClient:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_TIMEOUT_S)
 
-    def __enter__(self) -> GuardianClient:
+    def __enter__(self) -> Self:
         """Return the client."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close it."""
         self.close()
 
@@ -274,7 +285,7 @@ class GuardianClient:
         elif message["event"] == "signalled":
             self._signalled.add(message["id"])
         elif (agent := self.agents.get(message["id"])) is not None:
-            agent._hear(message, descriptors)
+            agent.hear(message, descriptors)
             return True
         for descriptor in descriptors:
             os.close(descriptor)
@@ -287,13 +298,15 @@ class GuardianClient:
                 self._poll.unregister(self._socket.fileno())
             self._socket.close()
         for agent in self.agents.values():
-            agent._lose()
+            agent.lose()
 
 
 class Agent:
     """One real process of the target. Made by ``chaos.spawn``; its waits pump the whole run."""
 
-    def __init__(self, client: GuardianClient, number: int, name: str, command: Command, output: Path, marks: Path) -> None:
+    def __init__(
+        self, client: GuardianClient, number: int, name: str, command: Command, output: Path, marks: Path
+    ) -> None:
         self._client = client
         self._marks_path = marks
         self.number = number
@@ -345,8 +358,8 @@ class Agent:
     ) -> tuple[Mark, ...]:
         """Wait for ``count`` marks of an operation and return all of them there are.
 
-        Raises WaitExpired after ``timeout_s`` seconds, AgentError as soon as it has ended without them; either says what
-        was seen instead, with its last output and its state.
+        Raises WaitExpired after ``timeout_s`` seconds, AgentError as soon as it has ended without them; either says
+        what was seen instead, with its last output and its state.
         """
         wanted = MarkKind(kind)
         what = f"{count} {wanted} mark(s) of {operation!r} from agent {self.name!r}"
@@ -374,7 +387,7 @@ class Agent:
         return matches[0]
 
     def wait_for_port(self, port: int, *, host: str = "127.0.0.1", timeout_s: float = WAIT_TIMEOUT_S) -> None:
-        """Wait until something accepts connections at ``host``:``port``. Raises WaitExpired, or AgentError when it ended."""
+        """Wait until ``host``:``port`` accepts connections. Raises WaitExpired, or AgentError when it ended."""
 
         def accepts() -> bool:
             with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=0.5):
@@ -470,7 +483,7 @@ class Agent:
         if not self.running or now_s - self._sampled_s < _SAMPLE_EVERY_S:
             return
         self._sampled_s = now_s
-        import psutil  # noqa: PLC0415 - only where something is sampled
+        import psutil  # only where something is sampled
 
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(self.pid)
@@ -501,7 +514,8 @@ class Agent:
         msg = f"agent {self.name!r} belongs to no run, so {kind} would leave no receipt: start agents with chaos.spawn"
         raise UsageError(msg)
 
-    def _hear(self, message: wire.Message, descriptors: Sequence[int]) -> None:
+    def hear(self, message: wire.Message, descriptors: Sequence[int]) -> None:
+        """Take over what the guardian says of it."""
         if message["event"] == "spawned":
             self.pid = message["pid"]
             self.start_ticks = message["start_ticks"]
@@ -513,7 +527,8 @@ class Agent:
         else:
             self.failure = message["error"]
 
-    def _lose(self) -> None:
+    def lose(self) -> None:
+        """End it: nobody answers for it any more."""
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)

@@ -1,9 +1,10 @@
 """A template: a fork of the guardian that has imported one module of the target and forks agents from it.
 
 It is asked by the guardian over a socket, one message a fork. Each agent reports its pid, with a pidfd of itself,
-before it does anything else: there is no moment in which the pid could mean somebody else. The template reaps its agents and
-tells the guardian how they ended; if the template itself dies, its agents die with it and the guardian, as the nearest
-subreaper, collects them. (Forking twice, so that the guardian is the only parent, was measured to cost 0.9 ms more an agent.)
+before it does anything else: there is no moment in which the pid could mean somebody else. The template reaps its
+agents and tells the guardian how they ended; if the template itself dies, its agents die with it and the guardian, as
+the nearest subreaper, collects them. (Forking twice, so that the guardian is the only parent, was measured to cost
+0.9 ms more an agent.)
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import gc
 import os
 import select
 import signal
-import socket
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +21,7 @@ from harness.agents import child, wire
 
 if TYPE_CHECKING:
     import resource
+    import socket
 
 _SQLITE_HEADER: Final = b"SQLite format 3\0"
 
@@ -52,7 +53,7 @@ def serve(end: socket.socket, module: str, path: list[str], log: int) -> None:
 
 
 def unfit_to_fork() -> str:
-    """Return why this process must not be forked, or nothing: threads do not survive a fork, nor may a SQLite connection."""
+    """Return why this process must not be forked: neither threads nor SQLite connections survive it."""
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         return f"importing it started {threads - 1} thread(s), which a fork would lose"
@@ -106,7 +107,13 @@ def _reap(end: socket.socket, agents: dict[int, int], wakeup: int) -> None:
 def exit_message(number: int, status: int, usage: resource.struct_rusage) -> wire.Message:
     """Return the message that says how an agent ended and what it used (seconds, bytes)."""
     cpu_s = usage.ru_utime + usage.ru_stime
-    return {"event": "exited", "id": number, "status": status, "cpu_s": cpu_s, "memory_bytes_max": usage.ru_maxrss * 1024}
+    return {
+        "event": "exited",
+        "id": number,
+        "status": status,
+        "cpu_s": cpu_s,
+        "memory_bytes_max": usage.ru_maxrss * 1024,
+    }
 
 
 def _agent(end: socket.socket, spec: child.Spec, output: int) -> None:

@@ -1,7 +1,7 @@
 """Processes by pid *and* start time: who descends from whom, and how to end exactly those.
 
-A pid alone names nobody: it is reused. Everything here goes by the pair of pid and start time (clock ticks since boot), and
-signals go through a pidfd that was checked after it was opened. Reads ``/proc``; Linux only.
+A pid alone names nobody: it is reused. Everything here goes by the pair of pid and start time (clock ticks since
+boot), and signals go through a pidfd that was checked after it was opened. Reads ``/proc``; Linux only.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
 
 _POLL_S: Final = 0.002
 
@@ -48,7 +50,7 @@ def is_running(pid: int, start_ticks: int) -> bool:
 
 
 def descendants(root: int, *, without: Collection[int] = ()) -> list[Process]:
-    """Return the live and dead descendants of ``root``, but not those in ``without`` and not what only descends from them."""
+    """Return the live and dead descendants of ``root``, without those in ``without`` (but with their descendants)."""
     children: dict[int, list[Process]] = {}
     for process in _all():
         children.setdefault(process.parent_pid, []).append(process)
@@ -86,11 +88,13 @@ def send(pid: int, start_ticks: int, number: signal.Signals) -> bool:
         os.close(descriptor)
 
 
-def end_all(root: int, *, without: Collection[int] = (), reap: Callable[[], None], timeout_s: float = 10.0) -> list[Process]:
+def end_all(
+    root: int, *, without: Collection[int] = (), reap: Callable[[], None], timeout_s: float = 10.0
+) -> list[Process]:
     """End every descendant of ``root`` and return those that were still there after ``timeout_s``.
 
-    Ending a parent hands its children to the subreaper, and a process may fork while it is looked at: so it is repeated until a
-    look finds nobody alive. ``reap`` is called between looks to collect the dead.
+    Ending a parent hands its children to the subreaper, and a process may fork while it is looked at: so it is
+    repeated until a look finds nobody alive. ``reap`` is called between looks to collect the dead.
     """
     deadline = time.monotonic() + timeout_s
     while True:

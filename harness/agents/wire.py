@@ -1,8 +1,8 @@
-"""Messages between the controller, the guardian and its templates: JSON over a Unix socket that keeps message boundaries.
+"""Messages between controller, guardian and templates: JSON over a Unix socket that keeps their boundaries.
 
 A message may carry file descriptors (``SCM_RIGHTS``): the write end of an agent's output, a pidfd. JSON and not
-pickle, so that nothing that comes over a socket can run; a sequenced-packet socket and not a stream, so that there is no framing to
-get wrong when an end dies in the middle.
+pickle, so that nothing that comes over a socket can run; a sequenced-packet socket and not a stream, so that there is
+no framing to get wrong when an end dies in the middle.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import array
 import json
 import socket
-from collections.abc import Iterable
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Message: TypeAlias = dict[str, Any]
 
@@ -48,7 +50,9 @@ def receive(end: socket.socket, *, wait: bool = True) -> tuple[Message, list[int
     """
     flags = 0 if wait else socket.MSG_DONTWAIT
     try:
-        content, ancillary, _, _ = end.recvmsg(MESSAGE_BYTES_MAX + 1, socket.CMSG_LEN(_DESCRIPTORS_MAX * _INT.itemsize), flags)
+        content, ancillary, _, _ = end.recvmsg(
+            MESSAGE_BYTES_MAX + 1, socket.CMSG_LEN(_DESCRIPTORS_MAX * _INT.itemsize), flags
+        )
     except ConnectionResetError:
         return None
     if not content:

@@ -51,15 +51,7 @@ def write(
     building = destination.with_name(f".{destination.name}.{os.getpid()}.building")
     try:
         _remove_left_over(destination)
-        try:
-            _build(building, journal_folder, queries or {}, outcome, limits)
-        except (OSError, sqlite3.Error) as error:
-            if not _out_of_space(error):
-                raise
-            shutil.rmtree(building, ignore_errors=True)
-            _build(
-                building, journal_folder, queries or {}, outcome, msgspec.structs.replace(limits, copied_bytes_max=0)
-            )
+        _build_as_far_as_it_fits(building, journal_folder, queries or {}, outcome, limits)
         building.rename(destination)
         manifest.sync_folder(destination.parent)
     except (OSError, sqlite3.Error) as error:
@@ -84,9 +76,26 @@ def salvage(journal_folder: Path, reason: str) -> Path | None:
     if header is None:
         return None
     destination = Path(header.session_folder) / "evidence" / header.run_id
-    if (destination / manifest.FILE_NAME).exists():
-        return destination
-    return write(journal_folder, destination, outcome=reason)
+    if not (destination / manifest.FILE_NAME).exists():
+        try:
+            write(journal_folder, destination, outcome=reason)
+        except EvidenceError:
+            if not (destination / manifest.FILE_NAME).exists():  # else the other one was faster
+                raise
+    return destination
+
+
+def _build_as_far_as_it_fits(
+    building: Path, journal_folder: Path, queries: Mapping[str, str], outcome: str | None, limits: Limits
+) -> None:
+    """Build the pack, and where there is no space for it, build it once more without the copies of databases."""
+    try:
+        _build(building, journal_folder, queries, outcome, limits)
+    except (OSError, sqlite3.Error) as error:
+        if not _out_of_space(error):
+            raise
+        shutil.rmtree(building, ignore_errors=True)
+        _build(building, journal_folder, queries, outcome, msgspec.structs.replace(limits, copied_bytes_max=0))
 
 
 def _build(

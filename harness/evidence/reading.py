@@ -58,7 +58,7 @@ def _close_kept() -> None:
 def _open_here() -> Counter[_Inode]:
     """Count the descriptors that this process has of each file."""
     counts: Counter[_Inode] = Counter()
-    for name in os.listdir(_DESCRIPTORS):  # noqa: PTH208 - names are wanted, in the fewest calls
+    for name in os.listdir(_DESCRIPTORS):
         with suppress(OSError):  # the descriptor of the listing itself is gone by now
             counts[_inode(int(name))] += 1
     return counts

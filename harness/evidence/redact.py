@@ -36,11 +36,12 @@ _SECRET_PARTS: Final = {
     "credentials", "dsn", "auth", "cookie", "private", "webhook",
 }  # fmt: skip
 _WORKING_DIRECTORIES: Final = {"PWD", "OLDPWD"}
+# No pattern may look at a long run of letters from each of its places: that takes time by the square of the output.
 _NAME: Final = (
-    r"(?:[a-z0-9_-]*[_-])?(?:password|passwd|passphrase|pwd|secret|secret[_-]?key|api[_-]?key|access[_-]?key"
+    r"(?:password|passwd|passphrase|pwd(?!=/)|secret|secret[_-]?key|api[_-]?key|access[_-]?key"
     r"|private[_-]?key|client[_-]?secret|(?:access|refresh|auth|id|api|bearer|session)[_-]?token|credentials?)"
 )
-_SECRET_NAME: Final = re.compile(rf"(?i){_NAME}|token|authorization|proxy-authorization|cookie|set-cookie|x-api-key")
+_SECRET_NAME: Final = re.compile(rf"(?i).*{_NAME}|token|authorization|proxy-authorization|cookie|set-cookie|x-api-key")
 _VALUE: Final = r"""[^\s"'\\,;&(){}\[\]<>]"""
 _IS: Final = r"""\\?["']?\s*[=:]\s*\\?["']?"""
 """Between a name and its value, in a header, an assignment, JSON, or JSON inside of JSON."""
@@ -54,9 +55,9 @@ _AUTHORIZATION: Final = (
 )
 _COOKIE: Final = rf"""(?i)(?<![\w-])((?:set-)?cookie{_IS})[^\r\n"'\\]+"""
 _BEARER: Final = r"(?i)\b(bearer\s+)[a-z0-9._~+/=-]{8,}"
-_USER_IN_URL: Final = r"""(?i)\b([a-z][a-z0-9+.-]*://[^\s:/@"'<>]*:)[^\s/"'<>]+(?=@)"""
-_QUOTED: Final = rf"""(?i)\b({_NAME}\\?["']?\s*(?:=>|[=:])\s*(\\?["']))(?:(?!\2)[^\r\n])+(?=\2)"""
-_ASSIGNED: Final = rf"""(?i)\b({_NAME}\\?["']?\s*(?:=>|[=:])\s*){_NO_SECRET}{_VALUE}+"""
+_USER_IN_URL: Final = r"""(?i)(?<![a-z0-9+.-])([a-z][a-z0-9+.-]*://[^\s:/@"'<>]*:)[^\s/"'<>]+(?=@)"""
+_QUOTED: Final = rf"""(?i)({_NAME}\\?["']?\s*(?:=>|[=:])\s*(\\?["']))(?:(?!\2)[^\r\n]){{1,4096}}(?=\2)"""
+_ASSIGNED: Final = rf"""(?i)({_NAME}\\?["']?\s*(?:=>|[=:])\s*){_NO_SECRET}{_VALUE}+"""
 _TOKEN: Final = rf"(?i)(?<![\w-])(token{_IS})(?!\d+\b){_UNMASKED}[a-z0-9._~+/=-]{{8,}}"
 _API_KEY_HEADER: Final = rf"(?i)\b(x-api-key{_IS}){_UNMASKED}{_VALUE}+"
 
@@ -85,7 +86,7 @@ _SHAPES: Final = (
     r"\bya29\.[A-Za-z0-9_-]{20,}",
     r"\b(?:hf_[A-Za-z0-9]{20,}|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{40,})",
     r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
-    r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",
+    r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",
 )
 """What is a secret by its own shape: private keys, and tokens of services that give them a prefix."""
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from harness.evidence import pack
 from harness.journal import Journal, RunHeader
-from harness.model import RunRecord, Scenario, Verdict
+from harness.model import Json, RunRecord, Scenario, Verdict
 
 DIRECTORY: Final = Path("store/artifacts/chaos-failures")
 """Where stand-alone packs go, below the current folder, unless another place is given."""
@@ -32,37 +32,35 @@ def dump_failure_evidence(
     that is missing or broken does not stop the pack. Raises EvidenceError when the pack cannot be written.
     """
     now = datetime.now(UTC)
-    run_id = f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', test_name).strip('-.')[:80] or 'test'}-{now:%Y%m%dT%H%M%S%f}"
+    plain_name = re.sub(r"[^A-Za-z0-9_.-]+", "-", test_name).strip("-.")[:80] or "test"
+    run_id = f"{plain_name}-{now:%Y%m%dT%H%M%S%f}"
     destination = Path(DIRECTORY if directory is None else directory).absolute() / run_id
-    scenario = Scenario(id="stand-alone", title=test_name)
-    command = shlex.join(sys.argv)
+    header = RunHeader(
+        run_id=run_id,
+        node_id=test_name,
+        scenario=Scenario(id="stand-alone", title=test_name),
+        seed="",
+        started=now.isoformat(),
+        session_folder=str(destination.parent),
+        command=shlex.join(sys.argv),
+        root=str(Path.cwd()),
+    )
     with tempfile.TemporaryDirectory(prefix="chaos-evidence-") as folder:
         journal = Journal(Path(folder) / "journal")
-        journal.create(
-            RunHeader(
-                run_id=run_id,
-                node_id=test_name,
-                scenario=scenario,
-                seed="",
-                started=now.isoformat(),
-                session_folder=str(destination.parent),
-                command=command,
-                root=str(Path.cwd()),
-            )
-        )
+        journal.create(header)
         journal.add_database(Path(db_path).absolute())
-        journal.write_failure(error_message)
-        notes = {} if task_id is None else {"task_id": task_id}
-        journal.write_record(
-            RunRecord(
-                scenario=scenario,
-                node_id=test_name,
-                run_id=run_id,
-                seed="",
-                verdict=Verdict.VIOLATED,
-                notes=notes,
-                started=now.isoformat(),
-                failure=error_message,
-            )
-        )
+        journal.write_record(_record(header, error_message, {} if task_id is None else {"task_id": task_id}))
         return pack.write(journal.folder, destination)
+
+
+def _record(header: RunHeader, error_message: str, notes: dict[str, Json]) -> RunRecord:
+    return RunRecord(
+        scenario=header.scenario,
+        node_id=header.node_id,
+        run_id=header.run_id,
+        seed=header.seed,
+        verdict=Verdict.VIOLATED,
+        notes=notes,
+        started=header.started,
+        failure=error_message,
+    )

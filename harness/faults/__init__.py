@@ -1,21 +1,22 @@
 """Faults: what is injected, one small file each, and the registry that plans are checked against.
 
-A fault is two things: ``fire``, which does it to an agent, and ``evidence``, which says, once it was *seen* to happen, how it
-was seen. Without evidence a fault has not fired and its run is INCONCLUSIVE, whatever the test found. The injector carries out a
-plan while the test waits. What can be timed exactly only from within (a crash point, a mark) is fired by the agent itself
-(``harness/agents/child.py``); the injector then sees to the evidence alone.
+A fault is two things: ``fire``, which does it to an agent, and ``evidence``, which says, once it was *seen* to
+happen, how it was seen. Without evidence a fault has not fired and its run is INCONCLUSIVE, whatever the test found.
+The injector carries out a plan while the test waits. What can be timed exactly only from within (a crash point, a
+mark) is fired by the agent itself (``harness/agents/child.py``); the injector then sees to the evidence alone.
 
 A new family of faults (clock, network) is another module here and its entries in :data:`REGISTRY`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from harness.faults import process
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from harness.agents.process import Agent
 
 
@@ -37,6 +38,7 @@ class FaultKind(Protocol):
 
 
 REGISTRY: Final[Mapping[str, FaultKind]] = {
-    fault.kind: fault for fault in (process.Kill(), process.Terminate(), process.Pause(), process.Resume(), process.Restart())
+    fault.kind: fault
+    for fault in (process.Kill(), process.Terminate(), process.Pause(), process.Resume(), process.Restart())
 }
 """Every fault that a plan can name."""

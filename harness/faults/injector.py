@@ -1,13 +1,13 @@
 """The injector: carries out a plan while the test waits, and hands out a receipt for every fault.
 
-It has no thread: each wait of the run pumps it. A planned fault is pending until its time comes, then fired until it was seen to
-have happened, then done. One that is not done when the run ends gets a receipt that says it did not fire, and why.
+It has no thread: each wait of the run pumps it. A planned fault is pending until its time comes, then fired until it
+was seen to have happened, then done. One that is not done when the run ends gets a receipt that says it did not fire,
+and why.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from harness.agents.child import FAULT_NOTE, POINTS_SEEN_NOTE, SIGNAL_OF, Trigger
@@ -15,6 +15,8 @@ from harness.model import AfterMark, AtMoment, AtPoint, Fault, Mark, Now, Receip
 from harness.plan import describe_when
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from harness.agents.process import Agent
     from harness.faults import FaultKind
 
@@ -36,8 +38,8 @@ class _Pending:
 class Injector:
     """Watches the agents of one run and fires what is planned for them.
 
-    ``agents`` maps names to the current incarnation; ``on_receipt`` gets each receipt as soon as it is known; ``restart`` starts
-    an agent again.
+    ``agents`` maps names to the current incarnation; ``on_receipt`` gets each receipt as soon as it is known;
+    ``restart`` starts an agent again.
     """
 
     def __init__(
@@ -158,7 +160,7 @@ class Injector:
         assert paused.agent is not None  # noqa: S101 - it was paused
         resume = self._registry["resume"]
         resume.fire(paused.agent)
-        after = _Pending(paused.place, Fault(kind="resume", agent=paused.agent.name, when=paused.fault.when))
+        after = _Pending(-1, Fault(kind="resume", agent=paused.agent.name, when=paused.fault.when))
         after.agent, after.fired_at_s = paused.agent, time.monotonic()
         self._pending.append(after)
 

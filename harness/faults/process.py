@@ -1,4 +1,4 @@
-"""Faults of a process: kill, terminate, pause, resume, restart. The evidence is the kernel's own word, never our having called it."""
+"""Faults of a process. The evidence of each is the kernel's own word, never our having called it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Kill:
-    """SIGKILL: the end that no program can prepare for. The page cache survives it, so it says nothing about power loss."""
+    """SIGKILL: the end that no program can prepare for. The page cache survives it: it is no power loss."""
 
     kind = "kill"
 
@@ -44,7 +44,7 @@ class Terminate:
 
 
 class Pause:
-    """SIGSTOP: the process stands still, holding all that it holds: a long collection, a swapped-out or suspended machine."""
+    """SIGSTOP: the process stands still with all that it holds, as in a long collection or a suspended machine."""
 
     kind = "pause"
 

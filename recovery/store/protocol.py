@@ -10,10 +10,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from recovery.clock import Microseconds
-    from recovery.store.rows import Audit, StoredCheckpoint, Task, TaskStatus
+    from recovery.store.rows import (
+        Audit,
+        Scalar,
+        StoredCheckpoint,
+        StoredEvidence,
+        StoredVerdict,
+        Task,
+        TaskStatus,
+    )
 
 NUMBER_MAX: Final = 2**63 - 1
 """Larger than any sequence number."""
@@ -61,6 +70,17 @@ class Transaction(Protocol):
         """Insert the checkpoint. Raises UnknownTask."""
         ...
 
+    def insert_verdict(self, verdict: StoredVerdict, evidence: Sequence[StoredEvidence]) -> None:
+        """Insert the evidence of a checkpoint that this transaction has inserted, and how it was judged."""
+        ...
+
+    def delete_checkpoints(self, task_id: str, below: int, limit: int) -> int:
+        """Delete, oldest first, up to ``limit`` checkpoints with numbers below ``below``; return how many.
+
+        Their evidence goes with them. No number is ever given out twice as long as the newest checkpoint stays.
+        """
+        ...
+
 
 class Store(Protocol):
     """Durable memory, safe for use by several threads at once.
@@ -94,6 +114,21 @@ class Store(Protocol):
 
     def checkpoints(self, task_id: str, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[StoredCheckpoint]:
         """Return checkpoints in the order of their numbers, those above ``after``."""
+        ...
+
+    def verdicts(self, task_id: str, *, before: int = NUMBER_MAX, limit: int = PAGE_ROWS_MAX) -> list[StoredVerdict]:
+        """Return how the checkpoints below ``before`` were judged, newest first, those without evidence too."""
+        ...
+
+    def evidence(self, task_id: str, sequence_number: int) -> list[StoredEvidence]:
+        """Return the evidence of one checkpoint in its order."""
+        ...
+
+    def has_row(self, table: str, values: Mapping[str, Scalar], *, timeout_s: float) -> bool:
+        """Tell whether a table of the database has a row with these values, without being able to change anything.
+
+        Raises QueryRefused for a table or column that is not there, and when it takes longer than ``timeout_s``.
+        """
         ...
 
     def close(self) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import enum
+from typing import TypeAlias
 
 import msgspec
 
 from recovery.clock import Microseconds  # noqa: TC001 - msgspec reads the fields' types when they are decoded
+
+Scalar: TypeAlias = str | int | float | bytes | None
+"""What a column can hold."""
 
 
 class TaskStatus(enum.StrEnum):
@@ -55,3 +59,24 @@ class Audit(msgspec.Struct, frozen=True):
     after: str | None
     detail: str
     created_at: Microseconds
+
+
+class StoredVerdict(msgspec.Struct, frozen=True):
+    """How a checkpoint's evidence was judged when it was saved: ``required`` of its items had to verify.
+
+    Without evidence, ``required`` is 0 and ``verified`` is False.
+    """
+
+    task_id: str
+    sequence_number: int
+    required: int
+    verified: bool
+    created_at: Microseconds
+
+
+class StoredEvidence(msgspec.Struct, frozen=True):
+    """One item of a checkpoint's evidence: ``content`` is JSON in UTF-8, ``reason`` and ``detail`` what came of it."""
+
+    content: bytes
+    reason: str
+    detail: str

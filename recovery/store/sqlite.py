@@ -14,7 +14,8 @@ from recovery.errors import InvalidSetting, RecoveryError, StoreClosed, unknown_
 from recovery.store.connections import BUSY_TIMEOUT_S, ConnectionFactory, Pragmas, read_pragmas
 from recovery.store.migrations import init_factory
 from recovery.store.protocol import NUMBER_MAX, PAGE_ROWS_MAX, Store
-from recovery.store.rows import Audit, StoredCheckpoint, Task, TaskStatus
+from recovery.store.rows import Audit, Scalar, StoredCheckpoint, Task, TaskStatus
+from recovery.store.sqlite_evidence import EvidenceReads, EvidenceWrites
 from recovery.store.translation import is_unknown_parent, translated
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ _CHECKPOINT = (
 _LATEST: Final = _CHECKPOINT + "< ? ORDER BY sequence_number DESC LIMIT 1"
 _CHECKPOINTS: Final = _CHECKPOINT + "> ? ORDER BY sequence_number LIMIT ?"
 
-_Parameters = tuple[str | int | None, ...]
+_Parameters = tuple[Scalar, ...]
 
 
-class SqliteTransaction:
+class SqliteTransaction(EvidenceWrites):
     """A write transaction on a connection of its own: BEGIN IMMEDIATE, so that what it reads cannot go stale."""
 
     __slots__ = ("_store", "connection")
@@ -161,7 +162,7 @@ class SqliteTransaction:
             raise self._store.translated(error) from error
 
 
-class SqliteStore:
+class SqliteStore(EvidenceReads):
     """A Store in one SQLite file. Make it with ``open_store(path)``, or from what ``init_factory`` returned."""
 
     def __init__(self, factory: ConnectionFactory) -> None:

@@ -82,7 +82,7 @@ def test_the_examination_leaves_no_trace() -> None:
 
     def state() -> tuple[list[str], int]:
         status = Path("/proc/self/status").read_text().splitlines()
-        return [line for line in status if line.startswith(("Seccomp", "NoNewPrivs"))], len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+        return [line for line in status if line.startswith(("Seccomp", "NoNewPrivs"))], len(os.listdir("/proc/self/fd"))
 
     doctor.examine()
     before = state()

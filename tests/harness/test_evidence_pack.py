@@ -107,7 +107,8 @@ def full_journal(journal: Journal) -> Journal:
     journal.write_record(
         RunRecord(
             scenario=SCENARIO, node_id=NODE_ID, run_id="run-1", seed="0x5eed", verdict=Verdict.VIOLATED, plan=PLAN,
-            findings=(finding,), assertions=(Assertion(name="none lost", observed="1 lost", holds=False),), duration_s=1.5,
+            findings=(finding,), assertions=(Assertion(name="none lost", observed="1 lost", holds=False),),
+            duration_s=1.5,
         )
     )  # fmt: skip
     return journal
@@ -139,9 +140,10 @@ def test_the_copies_are_byte_exact_and_a_hot_journal_stays_hot(journal: Journal,
     """A rollback journal that a crash left is copied as it lies, and rolled back only in the scratch copy."""
     path = make_database(journal.work_folder / "store.db")
     killed = (
-        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('PRAGMA cache_size=1');"
-        "c.execute('BEGIN'); c.execute(\"INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE"
-        " i<20000) SELECT printf('%.100c', 'x') FROM n\"); os.kill(os.getpid(), 9)"
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "c.execute('PRAGMA cache_size=1'); c.execute('BEGIN'); c.execute(\"INSERT INTO t WITH RECURSIVE n(i) AS ("
+        "SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<20000)"
+        " SELECT printf('%.100c', 'x') FROM n\"); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", killed, str(path)], check=False).returncode == -9
     before = {file.name: file.read_bytes() for file in journal.work_folder.iterdir()}
@@ -158,8 +160,9 @@ def killed_wal(journal: Journal) -> Path:
     """A database in WAL mode whose writer was killed: its rows are still in the log."""
     path = journal.work_folder / "store.db"
     script = (
-        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('PRAGMA journal_mode=WAL');"
-        "c.execute('PRAGMA wal_autocheckpoint=0'); c.execute('CREATE TABLE t (x)'); c.execute('INSERT INTO t VALUES (42)');"
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "c.execute('PRAGMA journal_mode=WAL'); c.execute('PRAGMA wal_autocheckpoint=0');"
+        "c.execute('CREATE TABLE t (x)'); c.execute('INSERT INTO t VALUES (42)');"
         "os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script, str(path)], check=False)
@@ -270,7 +273,7 @@ def test_a_lock_of_this_process_survives_the_copy(journal: Journal, tmp_path: Pa
         assert seen_by_another() == "database is locked"
     write(journal.folder, tmp_path / "pack-2")
     assert seen_by_another() == "free"
-    assert not [name for name in os.listdir("/dev/fd") if _leads_to(name, path)]  # noqa: PTH208 - descriptors
+    assert not [name for name in os.listdir("/dev/fd") if _leads_to(name, path)]
 
 
 def _leads_to(descriptor: str, path: Path) -> bool:
@@ -378,7 +381,7 @@ def secret() -> Iterator[str]:
 
 
 def test_no_text_of_a_pack_holds_a_secret_but_the_copies_do(journal: Journal, tmp_path: Path, secret: str) -> None:
-    """Logs, marks, failure, commands and rows are redacted; the byte-exact database is not, and the manifest says so."""
+    """Logs, marks, failure, commands and rows are redacted; the byte-exact copy is not, and the manifest says so."""
     full_journal(journal)
     journal.write_header(msgspec.structs.replace(header(tmp_path), command=f"pytest --token={secret}"))
     journal.write_failure(f"could not log in with {secret}")
@@ -386,8 +389,8 @@ def test_no_text_of_a_pack_holds_a_secret_but_the_copies_do(journal: Journal, tm
     journal.add_receipt(Receipt(kind="kill", agent="writer", when="now", fired=True, evidence=f"saw {secret}"))
     (journal.output_folder / "writer.log").write_text(f"using {secret}\npostgres://u:{secret}@h/d\n")
     add_marks(journal, Mark(kind=MarkKind.NOTE, operation="login", value={"with": [secret]}, agent="writer", pid=12))
-    make_database(journal.work_folder / "secret.db", f"INSERT INTO t VALUES ('{secret}')")
-    pack = write(journal.folder, tmp_path / "pack", queries={"q": f"SELECT x, '{secret}' FROM t"})
+    make_database(journal.work_folder / "secret.db", "INSERT INTO t VALUES ('s3cr3t-of-this-test')")
+    pack = write(journal.folder, tmp_path / "pack", queries={"q": "SELECT x, 's3cr3t-of-this-test' FROM t"})
     holding = {
         str(path.relative_to(pack))
         for path in pack.rglob("*")
@@ -411,7 +414,8 @@ def test_salvage_needs_no_pytest(journal: Journal) -> None:
     """The guardian is a small process: what it imports for the last save holds no pytest."""
     script = (
         "import sys; from pathlib import Path; from harness.evidence.pack import salvage\n"
-        "print(salvage(Path(sys.argv[1]), 'killed')); assert not {'pytest', '_pytest', 'click', 'rich'} & set(sys.modules)"
+        "print(salvage(Path(sys.argv[1]), 'killed'))\n"
+        "assert not {'pytest', '_pytest', 'click', 'rich'} & set(sys.modules)"
     )
     command = [sys.executable, "-c", script, str(journal.folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
@@ -455,7 +459,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mount is None or os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
         pytest.skip("mounting a small file system needs root")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)  # noqa: S607 - beside mount
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_without_room_for_the_copies_the_rest_of_the_pack_is_made(
@@ -474,9 +478,9 @@ def test_without_room_for_the_copies_the_rest_of_the_pack_is_made(
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(journal: Journal, small_disk: Path) -> None:
     """When not even the text fits, the error says what to do, no half pack stays, and the journal is untouched."""
     full_journal(journal)
-    with (small_disk / "filler").open("wb") as stream, pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        while True:
-            os.write(stream.fileno(), b"x" * 4096)
+    (small_disk / "filler").touch()
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        (small_disk / "filler").write_bytes(b"x" * 2**21)
     with pytest.raises(
         EvidenceError, match=r"could not be written .* --chaos-results DIR; the run's journal is still in"
     ):
