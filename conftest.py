@@ -47,6 +47,13 @@ def pytest_chaos_evidence_queries() -> Mapping[str, str]:
     return EVIDENCE_QUERIES
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_chaos_replay_arguments(config: pytest.Config) -> list[str]:
+    """Let the line that repeats a run name the planted defect that it ran with."""
+    planted = str(config.getoption("--chaos-plant"))
+    return [] if planted == SOUND_MANAGER else [f"--chaos-plant={planted}"]
+
+
 @pytest.fixture
 def fresh_db(chaos: Run, manager: str) -> Path:
     """Return a new database file, with the schema, in the folder of the run."""

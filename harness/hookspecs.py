@@ -29,3 +29,8 @@ def pytest_chaos_session_finished(
 @pytest.hookspec
 def pytest_chaos_evidence_queries(config: pytest.Config) -> Mapping[str, str]:  # type: ignore[empty-body]
     """Return names and SQL of questions that an evidence pack asks of each SQLite file in which they make sense."""
+
+
+@pytest.hookspec
+def pytest_chaos_replay_arguments(config: pytest.Config) -> list[str]:  # type: ignore[empty-body]
+    """Return the arguments of the project's own that a replay needs to be the same run, such as a backend's name."""

@@ -118,7 +118,6 @@ def chaos(request: pytest.FixtureRequest, _chaos_iteration: int) -> Iterator[Run
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Judge the run as soon as the test function is done: a run that did not hold is a failed test."""
-    __tracebackhide__ = True
     try:
         result = yield
     except BaseException as error:
@@ -131,7 +130,6 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 
 def _raise_unless_held(record: RunRecord) -> None:
-    __tracebackhide__ = True
     from harness.model import Verdict
     from harness.run import reason
 
@@ -348,12 +346,21 @@ class ChaosSession:
             iteration=iteration,
             started=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             command=_command_line(),
-            reproduce=f"chaos replay {_shown(self.session_folder / 'evidence' / name, self.config)}",
+            reproduce=self._reproduce(name),
             root=str(self.config.rootpath),
             versions=_versions(),
             controller_pid=os.getpid(),
             worker=os.environ.get("PYTEST_XDIST_WORKER", ""),
         )
+
+    def _reproduce(self, name: str) -> str:
+        """Return the line that repeats a run, with what the project's own options add to it."""
+        import shlex
+
+        answers: list[list[str]] = self.config.hook.pytest_chaos_replay_arguments(config=self.config)
+        own = [argument for answer in answers for argument in answer]
+        words = ["chaos", "replay", _shown(self.session_folder / "evidence" / name, self.config)]
+        return shlex.join([*words, "--", *own] if own else words)
 
     def _free_name(self, name: str) -> str:
         """Return the name, numbered if this session has evidence of that name already (a test that was run again)."""
@@ -430,11 +437,12 @@ class ChaosSession:
     def _pack(self, run: Run | None, record: RunRecord, report: pytest.TestReport) -> RunRecord:
         import msgspec
 
+        from harness import verdict
         from harness.model import Verdict
 
         if record.verdict is Verdict.HELD:
             return record
-        failure = report.longreprtext
+        failure = verdict.encodable(report.longreprtext)
         record = msgspec.structs.replace(record, failure=failure[-4000:])
         if run is None:
             return record
@@ -582,7 +590,9 @@ def _shown(path: Path, config: pytest.Config) -> str:
 def _command_line() -> str:
     import shlex
 
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    named = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    return shlex.join([*named, *sys.argv[1:]])
 
 
 def _versions() -> dict[str, str]:

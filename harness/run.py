@@ -23,6 +23,7 @@ from harness.agents.marks import AGENT_VARIABLE, MARKS_VARIABLE
 from harness.agents.process import SPAWN_TIMEOUT_S, WAIT_TIMEOUT_S, Agent, Command, GuardianClient, check_bound
 from harness.checkers import run_checkers
 from harness.errors import AgentError, ChaosError, UsageError, WaitExpired
+from harness.evidence.redact import SECRETS
 from harness.faults import REGISTRY
 from harness.faults.injector import Injector
 from harness.history import History, MarkParser
@@ -153,6 +154,7 @@ class Run:
         environment = {**os.environ, **{key: value for key, value in (env or {}).items() if value is not None}}
         for key in [key for key, value in (env or {}).items() if value is None]:
             environment.pop(key, None)
+        SECRETS.add_environment({key: value for key, value in (env or {}).items() if value is not None})
         environment |= {MARKS_VARIABLE: str(self._journal.marks_path), AGENT_VARIABLE: agent_name}
         spec = {
             "environment": environment,
@@ -205,7 +207,7 @@ class Run:
 
         It does not stop the test: everything that was expected is in the record.
         """
-        text = str(observed)
+        text = verdict.encodable(str(observed))
         shown = text if len(text) <= OBSERVED_CHARACTERS_MAX else text[: OBSERVED_CHARACTERS_MAX - 1] + "…"
         self._assertions.append(Assertion(name=name, observed=shown, holds=bool(holds)))
         return bool(holds)

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
+def encodable(text: str) -> str:
+    """Return the text as UTF-8 can hold it: lone surrogates (from a file name, say) become question marks."""
+    return text.encode(errors="replace").decode()
+
+
 def of_error(error: BaseException) -> Finding:
     """Return the finding that an exception of the test stands for.
 
@@ -22,7 +27,7 @@ def of_error(error: BaseException) -> Finding:
     interruption or any other exception says only that the run came to no answer.
     """
     kind = type(error).__name__
-    text = (str(error) or kind).strip()
+    text = encodable((str(error) or kind).strip())
     if isinstance(error, WaitExpired):
         return Finding(signature="liveness:wait-expired", text=text, kind="liveness")
     if isinstance(error, AgentError):

@@ -41,44 +41,85 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from recovery.checkpoints import CRASH_POINTS, Checkpoint, CheckpointManager, CheckpointType
+    from recovery.artifacts import ARTIFACT_CRASH_POINTS, Artifacts
+    from recovery.checkpoints import CRASH_POINTS, Checkpoint, CheckpointManager, CheckpointType, Recovery, Skipped
     from recovery.clock import Clock, ManualClock, SystemClock
     from recovery.errors import RecoveryError
+    from recovery.evidence import (
+        ArtifactExists,
+        CommandExit,
+        DbRow,
+        Evidence,
+        EvidencePolicy,
+        FileSha256,
+        OwnEvidence,
+        Reason,
+        Verdict,
+        Verification,
+    )
     from recovery.store import SqliteStore, Store, init_factory, open_store
     from recovery.tasks import Task, TaskManager, TaskStatus
 
 __all__ = [
+    "ARTIFACT_CRASH_POINTS",
     "CRASH_POINTS",
+    "ArtifactExists",
+    "Artifacts",
     "Checkpoint",
     "CheckpointManager",
     "CheckpointType",
     "Clock",
+    "CommandExit",
+    "DbRow",
+    "Evidence",
+    "EvidencePolicy",
+    "FileSha256",
     "ManualClock",
+    "OwnEvidence",
+    "Reason",
+    "Recovery",
     "RecoveryError",
+    "Skipped",
     "SqliteStore",
     "Store",
     "SystemClock",
     "Task",
     "TaskManager",
     "TaskStatus",
+    "Verdict",
+    "Verification",
     "init_factory",
     "open_store",
 ]
 
 _HOME: Final = {
+    "ARTIFACT_CRASH_POINTS": "recovery.artifacts",
     "CRASH_POINTS": "recovery.checkpoints",
+    "ArtifactExists": "recovery.evidence",
+    "Artifacts": "recovery.artifacts",
     "Checkpoint": "recovery.checkpoints",
     "CheckpointManager": "recovery.checkpoints",
     "CheckpointType": "recovery.checkpoints",
     "Clock": "recovery.clock",
+    "CommandExit": "recovery.evidence",
+    "DbRow": "recovery.evidence",
+    "Evidence": "recovery.evidence",
+    "EvidencePolicy": "recovery.evidence",
+    "FileSha256": "recovery.evidence",
     "ManualClock": "recovery.clock",
+    "OwnEvidence": "recovery.evidence",
+    "Reason": "recovery.evidence",
+    "Recovery": "recovery.checkpoints",
     "RecoveryError": "recovery.errors",
+    "Skipped": "recovery.checkpoints",
     "SqliteStore": "recovery.store",
     "Store": "recovery.store",
     "SystemClock": "recovery.clock",
     "Task": "recovery.tasks",
     "TaskManager": "recovery.tasks",
     "TaskStatus": "recovery.tasks",
+    "Verdict": "recovery.evidence",
+    "Verification": "recovery.evidence",
     "init_factory": "recovery.store",
     "open_store": "recovery.store",
 }

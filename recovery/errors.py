@@ -117,7 +117,11 @@ class InvalidArtifact(RecoveryError, ValueError):
 
 
 class ArtifactNotWritten(RecoveryError):
-    """The file system refused a step of writing an artifact. What was there under its path before is still there."""
+    """The file system refused a step of writing an artifact. Under its path is what was there before.
+
+    Only when the folder itself could not be flushed, the last step, it is the new content, which a loss of power may
+    take back.
+    """
 
 
 class QueryRefused(RecoveryError):

@@ -84,7 +84,7 @@ class Triggers:
                 self._points.setdefault(trigger["point"], []).append(trigger)
             elif trigger["mark"] is not None:
                 self._operations.setdefault((trigger["mark"][0], trigger["mark"][1]), []).append(trigger)
-        families = {point.split(".", 1)[0] + "." for point in self._points}
+        families = {point.split(".", 1)[0] + "." * ("." in point) for point in self._points}
         self._families = tuple(families | ({trace_points} if trace_points is not None else set()))
 
     def arm(self) -> None:

@@ -60,6 +60,7 @@ class Guardian:
         self._unfit: dict[str, str] = {}
         self._folder: Path | None = None
         self._journal: Path | None = None
+        self._environments: list[dict[str, str]] = []  # of this run's agents: their secrets stay out of its evidence
         self._running = True
         self._commands: dict[str, Callable[[wire.Message], None]] = {
             "folder": self._on_folder,
@@ -143,6 +144,7 @@ class Guardian:
 
     def _on_begin(self, message: wire.Message) -> None:
         self._journal = Path(message["journal"])
+        self._environments.clear()
 
     def _on_end(self, _: wire.Message) -> None:
         """End everything that the run left: agents, their children, their daemons."""
@@ -168,6 +170,7 @@ class Guardian:
 
     def _on_spawn(self, message: wire.Message) -> None:
         spec: child.Spec = message["spec"]
+        self._environments.append({name: value for name, value in spec["environment"].items() if value is not None})
         module = (spec["target"] or "").rpartition(":")[0]
         if spec["target"] is None or message["fresh"] or module in self._unfit:
             self._spawn_here(spec, message)
@@ -355,8 +358,10 @@ class Guardian:
             output.drain()
             output.close()
         if self._journal is not None and self._journal.exists():
-            from harness.evidence import salvage  # only now: the guardian has to stay small
+            from harness.evidence import SECRETS, salvage  # only now: the guardian has to stay small
 
+            for environment in self._environments:
+                SECRETS.add_environment(environment)
             with contextlib.suppress(Exception):  # the folder goes in any case
                 salvage(self._journal, "the process that ran this test ended before the test did")
         if self._folder is not None:

@@ -83,7 +83,9 @@ class EvidenceReads:
     def verdicts(self, task_id: str, *, before: int = NUMBER_MAX, limit: int = PAGE_ROWS_MAX) -> list[StoredVerdict]:
         """Return how the newest checkpoints below ``before`` were judged, newest first, those without evidence too."""
         rows = self._read(_VERDICTS, (task_id, before, limit))
-        return [StoredVerdict(key, number, required, bool(verified), at) for key, number, required, verified, at in rows]
+        return [
+            StoredVerdict(key, number, required, bool(verified), at) for key, number, required, verified, at in rows
+        ]
 
     def evidence(self, task_id: str, sequence_number: int) -> list[StoredEvidence]:
         """Return the evidence of one checkpoint in its order."""

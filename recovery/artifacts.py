@@ -1,0 +1,263 @@
+"""Artifacts: files that checkpoints refer to, written such that they are durable before anything refers to them.
+
+``write`` makes a temporary file in the target's own folder, writes it, flushes it to the device, renames it over the
+target and flushes the folder. Whatever happens on the way, under the target's name there is the old content or the new
+one, whole; when ``write`` has returned, the new one survives a loss of power. Leaving out either flush gives an empty
+file or no file after one (Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014).
+
+Every path is relative to one folder and cannot leave it: it is walked part by part with links refused, on open
+folders, so that there is no moment between looking and opening. A writer that was killed leaves a temporary file, which
+it held locked; ``discard_leftovers`` removes those whose lock is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+import sys
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from recovery.errors import ArtifactNotWritten, InvalidArtifact, InvalidSetting
+from recovery.evidence import FileSha256, Reason, is_inside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ARTIFACT_CRASH_POINTS: Final = (
+    "recovery.artifact.before_create",
+    "recovery.artifact.after_create",
+    "recovery.artifact.after_write",
+    "recovery.artifact.after_file_sync",
+    "recovery.artifact.after_rename",
+    "recovery.artifact.after_folder_sync",
+)
+"""The audit events that ``write`` raises, in the order in which it passes them, each once; the argument is the path."""
+
+BEFORE_CREATE, AFTER_CREATE, AFTER_WRITE, AFTER_FILE_SYNC, AFTER_RENAME, AFTER_FOLDER_SYNC = ARTIFACT_CRASH_POINTS
+
+ARTIFACT_BYTES_MAX: Final = 1024 * 1024 * 1024
+"""The largest file that is hashed unless told otherwise: what bounds the time that an examination takes."""
+
+_CHUNK_BYTES: Final = 1024 * 1024
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Without O_NONBLOCK, opening a FIFO that nobody writes to would wait for ever.
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MODE: Final = 0o666
+_TEMPORARY: Final = ".unfinished-"
+_REASONS: Final = {
+    errno.ENOENT: Reason.MISSING,
+    errno.ENOTDIR: Reason.MISSING,
+    errno.ENAMETOOLONG: Reason.MISSING,
+    errno.ELOOP: Reason.OUTSIDE,
+    errno.ENXIO: Reason.NOT_A_FILE,
+}
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What is under a path: VERIFIED for a regular file, else what is in the way. ``sha256`` only if it was asked for."""
+
+    reason: Reason
+    detail: str = ""
+    sha256: str = ""
+
+
+class Artifacts:
+    """The files below one folder, which must exist. May be shared by threads and used by many processes at once.
+
+    ``bytes_max`` bounds the size of a file that is hashed; None is no bound. Raises InvalidSetting.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, bytes_max: int | None = ARTIFACT_BYTES_MAX) -> None:
+        """Use the folder, whose own path may contain links."""
+        self._folder = Path(folder).resolve()
+        self._bytes_max = bytes_max
+        self._durable_folders: set[tuple[str, ...]] = set()
+        if bytes_max is not None and bytes_max < 0:
+            message = f"Expected bytes_max of 0 or more but got {bytes_max!r}; None is no bound."
+            raise InvalidSetting(message)
+        if not self._folder.is_dir():
+            message = f"Expected the folder of the artifacts at {self._folder} but there is none; make it first."
+            raise InvalidSetting(message)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that all paths are relative to."""
+        return self._folder
+
+    def write(self, path: str, content: bytes) -> FileSha256:
+        """Write a file, replacing the one that is there, and return the evidence for it. Durable when this returns.
+
+        Folders on the way are made, and are as durable. Raises InvalidArtifact for a path that leaves the folder, or
+        leads through a link, and ArtifactNotWritten for whatever the file system refuses.
+        """
+        if not is_inside(path) or not isinstance(content, bytes):
+            message = (
+                f"Expected a path below the folder of the artifacts and bytes but got {path!r} and a "
+                f"{type(content).__name__}; leave out a leading slash and '..', and encode text."
+            )
+            raise InvalidArtifact(message)
+        *folders, name = PurePosixPath(path).parts
+        try:
+            with self._opened(folders, make=True) as folder:
+                self._replace(folder, name, path, content)
+        except OSError as error:
+            raise _not_written(self._folder / path, error) from error
+        return FileSha256(path, hashlib.sha256(content).hexdigest())
+
+    def look(self, path: str, *, with_hash: bool = False) -> Look:
+        """Tell what is under a path, without following a link, without waiting for a FIFO, and without raising."""
+        if not is_inside(path):
+            return Look(Reason.OUTSIDE, f"{path!r} does not stay in the folder of the artifacts")
+        *folders, name = PurePosixPath(path).parts
+        try:
+            with self._opened(folders) as folder:
+                return self._look_at(folder, name, path, with_hash=with_hash)
+        except OSError as error:
+            reason = _REASONS.get(error.errno or 0, Reason.UNREADABLE)
+            detail = "is a link, or behind one" if reason is Reason.OUTSIDE else error.strerror or str(error)
+            return Look(reason, f"{path}: {detail}")
+
+    def discard_leftovers(self) -> int:
+        """Remove the temporary files of writers that are gone, and return how many there were.
+
+        Files of writers at work are left alone. Raises ArtifactNotWritten.
+        """
+        try:
+            return sum(_discard(leftover) for leftover in self._folder.rglob(f"{_TEMPORARY}*"))
+        except OSError as error:
+            raise _not_written(self._folder, error) from error
+
+    def _replace(self, folder: int, name: str, path: str, content: bytes) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        sys.audit(BEFORE_CREATE, path)
+        temporary, file = _created(folder)
+        try:
+            sys.audit(AFTER_CREATE, path)
+            _write_all(file, content)
+            sys.audit(AFTER_WRITE, path)
+            os.fsync(file)
+            sys.audit(AFTER_FILE_SYNC, path)
+            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=folder)
+            raise
+        finally:
+            os.close(file)
+        sys.audit(AFTER_RENAME, path)
+        os.fsync(folder)
+        sys.audit(AFTER_FOLDER_SYNC, path)
+
+    @contextlib.contextmanager
+    def _opened(self, folders: list[str], *, make: bool = False) -> Iterator[int]:
+        """Walk down and open the innermost folder; ``make`` those that are missing."""
+        current = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for depth, name in enumerate(folders, start=1):
+                if make and (place := tuple(folders[:depth])) not in self._durable_folders:
+                    _make_durable(name, current)
+                    self._durable_folders.add(place)
+                inner = _open_folder(name, current)
+                os.close(current)
+                current = inner
+            yield current
+        finally:
+            os.close(current)
+
+    def _look_at(self, folder: int, name: str, path: str, *, with_hash: bool) -> Look:
+        before = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISLNK(before.st_mode):
+            return Look(Reason.OUTSIDE, f"{path}: is a link")
+        if not stat.S_ISREG(before.st_mode):  # looked at before it is opened: opening a device can do things
+            return Look(Reason.NOT_A_FILE, f"{path}: is not a regular file")
+        file = os.open(name, _READ, dir_fd=folder)
+        try:
+            opened = os.fstat(file)
+            if not stat.S_ISREG(opened.st_mode):
+                return Look(Reason.CHANGED, f"{path}: was replaced while it was opened")
+            return self._hashed(file, path, opened) if with_hash else Look(Reason.VERIFIED)
+        finally:
+            os.close(file)
+
+    def _hashed(self, file: int, path: str, before: os.stat_result) -> Look:
+        if self._bytes_max is not None and before.st_size > self._bytes_max:
+            return Look(Reason.TOO_LARGE, f"{path}: has {before.st_size} bytes, more than {self._bytes_max}")
+        digest = hashlib.sha256()
+        left = before.st_size  # no more than was there: a file that grows as fast as it is read would have no end
+        while left > 0 and (chunk := os.read(file, min(left, _CHUNK_BYTES))):
+            digest.update(chunk)
+            left -= len(chunk)
+        if left or _identity(os.fstat(file)) != _identity(before):
+            return Look(Reason.CHANGED, f"{path}: was written to while it was read")
+        return Look(Reason.VERIFIED, sha256=digest.hexdigest())
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_nlink
+
+
+def _open_folder(name: str, parent: int) -> int:
+    try:
+        return os.open(name, _FOLDER, dir_fd=parent)
+    except NotADirectoryError:  # what Linux says of a link, too, when a folder is asked for
+        if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+        raise
+
+
+def _make_durable(name: str, parent: int) -> None:
+    """Make the folder, if need be, and flush its parent: whoever made it may have been killed before doing so."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, dir_fd=parent)
+    os.fsync(parent)
+
+
+def _created(folder: int) -> tuple[str, int]:
+    """Make a temporary file and lock it, which tells ``discard_leftovers`` that its writer lives."""
+    while True:
+        name = _TEMPORARY + secrets.token_hex(8)
+        file = os.open(name, _CREATE, _MODE, dir_fd=folder)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file).st_nlink:
+            return name, file
+        os.close(file)  # it was discarded before it was locked
+
+
+def _discard(leftover: Path) -> bool:
+    try:
+        file = os.open(leftover, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        leftover.unlink()
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    finally:
+        os.close(file)
+    return True
+
+
+def _write_all(file: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def _not_written(path: Path, error: OSError) -> ArtifactNotWritten | InvalidArtifact:
+    if error.errno == errno.ELOOP:
+        return InvalidArtifact(f"Expected {path} to lead through no link but it does; write to the file's own place.")
+    return ArtifactNotWritten(
+        f"Expected to write {path} but the file system says '{error.strerror or error}'; what was there is whole."
+    )

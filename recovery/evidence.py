@@ -1,0 +1,259 @@
+"""Evidence: what a checkpoint refers to outside itself, the verdict on each item, and the policy that sums them up.
+
+Values and arithmetic only; ``verification`` looks at the world. An item is a claim that can be examined again at any
+time: that a file is there, that it has a hash, that a command exits so, that the database has a row, or anything that
+a function of the caller's can tell. What a claim was worth yesterday says nothing: a file can be deleted. So a verdict
+is kept to be read by people, and recovery examines again.
+
+**Nothing verifies by default.** A policy asks for at least one item, so that no evidence is never verified evidence,
+and an exit status is compared with the one that was expected, so that 137 is not a success because somebody wrote it
+down (D9).
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from pathlib import PurePosixPath
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from recovery.errors import InvalidEvidence
+from recovery.store.rows import Scalar  # noqa: TC001 - msgspec reads the fields' types when they are decoded
+
+COMMAND_TIMEOUT_S: Final = 30.0
+"""How long a command of evidence may take, in seconds, unless it says otherwise."""
+
+COMMAND_TIMEOUT_S_MAX: Final = 3600.0
+ITEMS_MAX: Final = 1000
+"""The most items of evidence that one checkpoint can have."""
+
+_EXIT_STATUS_MAX: Final = 255
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class Reason(enum.StrEnum):
+    """Why an item of evidence verifies, or what is in the way."""
+
+    VERIFIED = "verified"
+    NO_FOLDER = "no_folder"
+    MISSING = "missing"
+    OUTSIDE = "outside"
+    NOT_A_FILE = "not_a_file"
+    UNREADABLE = "unreadable"
+    TOO_LARGE = "too_large"
+    CHANGED = "changed"
+    OTHER_CONTENT = "other_content"
+    CANNOT_RUN = "cannot_run"
+    OTHER_EXIT = "other_exit"
+    TIMED_OUT = "timed_out"
+    NO_ROW = "no_row"
+    QUERY_REFUSED = "query_refused"
+    NO_VERIFIER = "no_verifier"
+    VERIFIER_RAISED = "verifier_raised"
+    DENIED = "denied"
+
+
+class ArtifactExists(msgspec.Struct, frozen=True, tag_field="kind", tag="artifact_exists"):
+    """A regular file is there. ``path`` is relative to the artifact folder, and no part of it is a link."""
+
+    path: str
+
+    def __post_init__(self) -> None:
+        """Raise InvalidEvidence for a path that could lead out of the folder."""
+        check_path(self.path)
+
+
+class FileSha256(msgspec.Struct, frozen=True, tag_field="kind", tag="file_sha256"):
+    """A regular file has this SHA-256, in lower-case hexadecimal. ``path`` is as in ArtifactExists."""
+
+    path: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        """Raise InvalidEvidence for a path that could lead out of the folder and for what is no SHA-256."""
+        check_path(self.path)
+        if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
+            message = f"Expected a SHA-256 of 64 lower-case hexadecimal digits but got {self.sha256!r}; compute it."
+            raise InvalidEvidence(message)
+
+
+class CommandExit(msgspec.Struct, frozen=True, tag_field="kind", tag="command_exit"):
+    """A command, run again at each examination, exits with ``expected``: so it must be one that changes nothing.
+
+    ``command`` is a program and its arguments, no shell. The end by signal n is 128 + n, as in a shell, and is a success
+    only for one who expects just that number. After ``timeout_s`` seconds its whole process group is killed.
+    """
+
+    command: tuple[str, ...]
+    expected: int = 0
+    timeout_s: float = COMMAND_TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        """Raise InvalidEvidence for an empty command, a status that no process has, and a bound that is none."""
+        words = self.command
+        if not isinstance(words, tuple) or not words or not all(isinstance(w, str) and "\0" not in w for w in words):
+            message = f"Expected a tuple of a program and its arguments but got {words!r}; give texts without NUL."
+            raise InvalidEvidence(message)
+        if not (isinstance(self.expected, int) and 0 <= self.expected <= _EXIT_STATUS_MAX):
+            message = f"Expected an exit status from 0 to {_EXIT_STATUS_MAX} but got {self.expected!r}; 137 is SIGKILL."
+            raise InvalidEvidence(message)
+        if not (math.isfinite(self.timeout_s) and 0 < self.timeout_s <= COMMAND_TIMEOUT_S_MAX):
+            message = (
+                f"Expected timeout_s above 0 and up to {COMMAND_TIMEOUT_S_MAX:g} but got {self.timeout_s!r}; "
+                "give seconds."
+            )
+            raise InvalidEvidence(message)
+
+
+class DbRow(msgspec.Struct, frozen=True, tag_field="kind", tag="db_row"):
+    """The store's own database has a row in ``table`` whose columns have these values, None for NULL.
+
+    What is asked is the committed state, so a row written in the transaction of the checkpoint itself is not seen.
+    """
+
+    table: str
+    values: dict[str, Scalar]
+
+    def __post_init__(self) -> None:
+        """Raise InvalidEvidence where any row of the table would do, and for values that no column holds."""
+        names = (self.table, *self.values)
+        if not self.values or not all(isinstance(name, str) and name and "\0" not in name for name in names):
+            message = f"Expected a table and a value for at least one column but got {names!r}; say which row is meant."
+            raise InvalidEvidence(message)
+        for column, value in self.values.items():
+            if value is not None and not isinstance(value, str | int | float):
+                message = f"Expected a text, a number or None for column {column!r} but got {value!r}; convert it."
+                raise InvalidEvidence(message)
+
+
+class OwnEvidence(msgspec.Struct, frozen=True, tag_field="kind", tag="own"):
+    """Whatever a function of the caller's can tell: ``name`` is the one it was given to the manager under.
+
+    ``argument`` is JSON and is handed to the function, which answers True or False.
+    """
+
+    name: str
+    argument: Any = None
+
+    def __post_init__(self) -> None:
+        """Raise InvalidEvidence for a name that is none."""
+        if not isinstance(self.name, str) or not self.name:
+            message = f"Expected the name of a verifier but got {self.name!r}; give the one it is registered under."
+            raise InvalidEvidence(message)
+
+
+Evidence: TypeAlias = ArtifactExists | FileSha256 | CommandExit | DbRow | OwnEvidence
+"""One item of evidence."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What came of examining one item; ``detail`` is a sentence for people, empty when it verified."""
+
+    evidence: Evidence
+    reason: Reason
+    detail: str = ""
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the claim holds."""
+        return self.reason is Reason.VERIFIED
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """The verdicts on all the evidence of a checkpoint; ``required`` is how many of them have to verify."""
+
+    required: int
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether enough items verified. Never without one, whatever was required."""
+        return sum(verdict.is_verified for verdict in self.verdicts) >= max(1, self.required)
+
+
+class EvidencePolicy(msgspec.Struct, frozen=True):
+    """How much of a checkpoint's evidence has to verify. Make one with ``require_all`` or ``allow_partial``.
+
+    ``min_verified`` is that number, None for all of it. Raises InvalidEvidence for less than one: with none required, a
+    checkpoint of which nothing holds would be a verified one.
+    """
+
+    min_verified: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        number = self.min_verified
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+            message = f"Expected min_verified of 1 or more but got {number!r}; what needs no evidence is not verified."
+            raise InvalidEvidence(message)
+
+    @classmethod
+    def require_all(cls) -> EvidencePolicy:
+        """Every item has to verify. What applies unless told otherwise."""
+        return _REQUIRE_ALL
+
+    @classmethod
+    def allow_partial(cls, *, min_verified: int = 1) -> EvidencePolicy:
+        """At least ``min_verified`` items have to verify. Raises InvalidEvidence for less than one."""
+        return cls(min_verified)
+
+    def required(self, items: int) -> int:
+        """Return how many of so many items have to verify: never none, and possibly more than there are."""
+        return max(1, items) if self.min_verified is None else self.min_verified
+
+
+_REQUIRE_ALL: Final = EvidencePolicy()
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(Evidence).decode
+
+
+def check_path(path: object) -> None:
+    """Raise InvalidEvidence unless the path is relative and goes down only."""
+    if not is_inside(path):
+        message = (
+            f"Expected the path of an artifact to be relative to its folder and to stay in it but got {path!r}; "
+            "leave out a leading slash, '..' and NUL."
+        )
+        raise InvalidEvidence(message)
+
+
+def is_inside(path: object) -> bool:
+    """Tell whether a path, as text, names something below the folder that it is relative to."""
+    if not isinstance(path, str) or "\0" in path:
+        return False
+    parts = PurePosixPath(path).parts
+    return bool(parts) and parts[0] != "/" and ".." not in parts and _encodes(path)
+
+
+def encoded_evidence(evidence: Evidence) -> bytes:
+    """Return the item as JSON. Raises InvalidEvidence for an argument that JSON would change."""
+    try:
+        content = _encode(evidence)
+        is_faithful = bool(_decode(content) == evidence)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        message = f"Expected evidence that JSON can hold but got {evidence!r} ({error}); use plain JSON."
+        raise InvalidEvidence(message) from error
+    if not is_faithful:
+        message = f"Expected evidence that JSON gives back unchanged but got {evidence!r}; use plain JSON."
+        raise InvalidEvidence(message)
+    return content
+
+
+def decoded_evidence(content: bytes) -> Evidence:
+    """Return the item that was stored. Raises InvalidEvidence for one that is of no kind known here, or damaged."""
+    try:
+        return _decode(content)
+    except (ValueError, msgspec.MsgspecError) as error:
+        message = f"Expected stored evidence of a known kind but got {content[:200]!r} ({error}); update this package."
+        raise InvalidEvidence(message) from error
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
