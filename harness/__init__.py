@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from harness.evidence import dump_failure_evidence
     from harness.history import History
     from harness.model import Fault, Finding, Mark, Plan, Receipt, RunRecord, Verdict
-    from harness.plan import after_mark, at_moment, at_point, kill, pause, restart, resume, terminate
+    from harness.plan import after_mark, at_moment, at_point, hold_lock, kill, pause, restart, resume, terminate
     from harness.run import Run
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "at_moment",
     "at_point",
     "dump_failure_evidence",
+    "hold_lock",
     "kill",
     "pause",
     "restart",
@@ -71,6 +72,7 @@ _HOME: Final = {
     "at_moment": "plan",
     "at_point": "plan",
     "dump_failure_evidence": "evidence",
+    "hold_lock": "plan",
     "kill": "plan",
     "pause": "plan",
     "restart": "plan",

@@ -78,6 +78,15 @@ def restart(agent: str, when: When | None = None) -> Fault:
     return Fault(kind="restart", agent=agent, when=when or Now())
 
 
+def hold_lock(agent: str, when: When | None = None, *, database: str, duration_s: float) -> Fault:
+    """Plan that another process takes the write lock of a SQLite file for ``duration_s`` seconds.
+
+    ``agent`` is the one whose marks, or start, say when.
+    """
+    parameters = {"database": str(database), "duration_s": duration_s}
+    return Fault(kind="hold-lock", agent=agent, when=when or Now(), parameters=parameters)
+
+
 def describe(fault: Fault) -> str:
     """Say a fault in a few words: ``kill writer at recovery.checkpoint.after_commit (2nd time)``."""
     duration_s = fault.parameters.get("duration_s")

@@ -71,7 +71,7 @@ class Run:
             REGISTRY,
             self._agents,
             on_receipt=self._on_receipt,
-            restart=self._spawn_again,
+            stage=self,
             order=lambda: self._parser.count,
         )
         journal.create(header)
@@ -374,7 +374,13 @@ class Run:
         self._agents[agent.name] = agent
         self._incarnations.append(agent)
 
-    def _spawn_again(self, agent: Agent) -> Agent:
+    def start_helper(self, name: str, target: str, kwargs: Mapping[str, Json]) -> Agent:
+        """Start a process that a fault consists of. Faults ask for it; tests call spawn."""
+        taken = sum(agent.name.startswith(name) for agent in self._incarnations)
+        return self.spawn(target, kwargs=kwargs, name=f"{name}-{taken + 1}")
+
+    def start_again(self, agent: Agent) -> Agent:
+        """Start the next incarnation of an agent, as it was started first. Faults ask for it; tests call restart."""
         command, spec, _ = self._specs[agent.number]
         return self._start(agent.name, command, spec, SPAWN_TIMEOUT_S)
 
@@ -394,7 +400,7 @@ class Run:
         def wait(condition: Callable[[], bool], what: str) -> None:
             client.wait_until(condition, timeout_s=WAIT_TIMEOUT_S, what=what, seen=agent.describe)
 
-        return self._injector.fire(kind, agent, wait=wait)
+        return self._injector.fire(Fault(kind=kind, agent=agent.name), agent, wait=wait)
 
     def _pump(self) -> None:
         self._read_marks()

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from harness.faults import process
+from harness.faults import contention, process
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from harness.agents.process import Agent
+    from harness.faults.firing import Firing
 
 
 class FaultKind(Protocol):
@@ -28,17 +28,24 @@ class FaultKind(Protocol):
         """The name in plans and reports."""
         ...
 
-    def fire(self, agent: Agent) -> None:
-        """Do it. Called once; must not wait."""
+    def fire(self, firing: Firing) -> None:
+        """Do it. Called once; must not wait for what it does."""
         ...
 
-    def evidence(self, agent: Agent) -> str | None:
+    def evidence(self, firing: Firing) -> str | None:
         """Say how it was seen to have happened, or ``None`` as long as it was not."""
         ...
 
 
 REGISTRY: Final[Mapping[str, FaultKind]] = {
     fault.kind: fault
-    for fault in (process.Kill(), process.Terminate(), process.Pause(), process.Resume(), process.Restart())
+    for fault in (
+        process.Kill(),
+        process.Terminate(),
+        process.Pause(),
+        process.Resume(),
+        process.Restart(),
+        contention.HoldLock(),
+    )
 }
 """Every fault that a plan can name."""

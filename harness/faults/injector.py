@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from harness.agents.child import FAULT_NOTE, POINTS_SEEN_NOTE, SIGNAL_OF, Trigger
+from harness.faults.firing import Firing
 from harness.model import AfterMark, AtMoment, AtPoint, Fault, Mark, Now, Receipt
 from harness.plan import describe_when
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from harness.agents.process import Agent
     from harness.faults import FaultKind
+    from harness.faults.firing import Stage
 
 _POINTS_SHOWN_MAX: Final = 12
 
@@ -29,7 +31,7 @@ class _Pending:
     def __init__(self, place: int, fault: Fault) -> None:
         self.place = place
         self.fault = fault
-        self.agent: Agent | None = None
+        self.firing: Firing | None = None
         self.fired_at_s: float | None = None
         self.reason = ""
         self.done = False
@@ -48,13 +50,13 @@ class Injector:
         agents: Mapping[str, Agent],
         *,
         on_receipt: Callable[[Receipt], None],
-        restart: Callable[[Agent], Agent],
+        stage: Stage,
         order: Callable[[], int],
     ) -> None:
         self._registry = registry
         self._agents = agents
         self._on_receipt = on_receipt
-        self._restart = restart
+        self._stage = stage
         self._order = order
         self._pending: list[_Pending] = []
         self._paused: list[tuple[float, _Pending]] = []
@@ -77,11 +79,12 @@ class Injector:
             found.append({"fault": pending.place, "kind": fault.kind, "point": point, "mark": mark, "count": count})
         return found
 
-    def fire(self, kind: str, agent: Agent, *, wait: Callable[[Callable[[], bool], str], None]) -> Receipt:
+    def fire(self, fault: Fault, agent: Agent, *, wait: Callable[[Callable[[], bool], str], None]) -> Receipt:
         """Fire a fault at once, wait until it was seen, and return its receipt."""
-        pending = _Pending(-1, Fault(kind=kind, agent=agent.name, when=Now()))
+        pending = _Pending(-1, fault)
         self._start(pending, agent)
-        wait(lambda: self._see(pending) is not None or pending.done, f"evidence that {kind} of {agent.name!r} happened")
+        what = f"evidence that {fault.kind} of {agent.name!r} happened"
+        wait(lambda: self._see(pending) is not None or pending.done, what)
         return self._finish(pending, self._see(pending) or "")
 
     @property
@@ -135,17 +138,14 @@ class Injector:
         return isinstance(when, AfterMark) and agent.running and agent.mark_seen_s(when) is not None
 
     def _start(self, pending: _Pending, agent: Agent) -> None:
-        pending.agent = agent
+        pending.firing = Firing(pending.fault, agent, self._stage)
         pending.fired_at_s = time.monotonic()
         if not (agent.fires_from_within and _fired_within(pending.fault)) or pending.place < 0:
-            self._registry[pending.fault.kind].fire(agent)
+            self._registry[pending.fault.kind].fire(pending.firing)
 
     def _see(self, pending: _Pending) -> str | None:
-        agent = pending.agent
-        assert agent is not None  # noqa: S101 - it was fired at somebody
-        if pending.fault.kind == "restart" and agent.successor is None and not agent.running:
-            agent.successor = self._restart(agent)
-        return self._registry[pending.fault.kind].evidence(agent)
+        assert pending.firing is not None  # noqa: S101 - it was fired at somebody
+        return self._registry[pending.fault.kind].evidence(pending.firing)
 
     def _finish(self, pending: _Pending, evidence: str) -> Receipt:
         pending.done = True
@@ -157,11 +157,9 @@ class Injector:
         return receipt
 
     def _resume(self, paused: _Pending) -> None:
-        assert paused.agent is not None  # noqa: S101 - it was paused
-        resume = self._registry["resume"]
-        resume.fire(paused.agent)
-        after = _Pending(-1, Fault(kind="resume", agent=paused.agent.name, when=paused.fault.when))
-        after.agent, after.fired_at_s = paused.agent, time.monotonic()
+        assert paused.firing is not None  # noqa: S101 - it was paused
+        after = _Pending(-1, Fault(kind="resume", agent=paused.fault.agent, when=paused.fault.when))
+        self._start(after, paused.firing.agent)
         self._pending.append(after)
 
     def _receipt(self, pending: _Pending, *, fired: bool, evidence: str) -> Receipt:

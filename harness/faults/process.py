@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.agents.process import Agent
+    from harness.faults.firing import Firing
 
 
 class Kill:
@@ -15,13 +16,13 @@ class Kill:
 
     kind = "kill"
 
-    def fire(self, agent: Agent) -> None:
+    def fire(self, firing: Firing) -> None:
         """Kill exactly this process; its children live on, as after an out-of-memory kill."""
-        agent.send_signal(signal.SIGKILL)
+        firing.agent.send_signal(signal.SIGKILL)
 
-    def evidence(self, agent: Agent) -> str | None:
+    def evidence(self, firing: Firing) -> str | None:
         """See that it ended by signal 9."""
-        return _ended_by(agent, signal.SIGKILL)
+        return _ended_by(firing.agent, signal.SIGKILL)
 
 
 class Terminate:
@@ -29,12 +30,13 @@ class Terminate:
 
     kind = "terminate"
 
-    def fire(self, agent: Agent) -> None:
+    def fire(self, firing: Firing) -> None:
         """Ask it to end."""
-        agent.send_signal(signal.SIGTERM)
+        firing.agent.send_signal(signal.SIGTERM)
 
-    def evidence(self, agent: Agent) -> str | None:
+    def evidence(self, firing: Firing) -> str | None:
         """See that it ended, or that the signal is no longer pending: it was taken."""
+        agent = firing.agent
         if agent.exit_status is not None:
             return f"process ended with {agent.exit_status} after SIGTERM"
         pending = _pending_signals(agent.pid)
@@ -48,13 +50,13 @@ class Pause:
 
     kind = "pause"
 
-    def fire(self, agent: Agent) -> None:
+    def fire(self, firing: Firing) -> None:
         """Stop it."""
-        agent.send_signal(signal.SIGSTOP)
+        firing.agent.send_signal(signal.SIGSTOP)
 
-    def evidence(self, agent: Agent) -> str | None:
+    def evidence(self, firing: Firing) -> str | None:
         """See that the kernel has it in state T."""
-        return "process state T (stopped)" if agent.state == "T" else None
+        return "process state T (stopped)" if firing.agent.state == "T" else None
 
 
 class Resume:
@@ -62,13 +64,13 @@ class Resume:
 
     kind = "resume"
 
-    def fire(self, agent: Agent) -> None:
+    def fire(self, firing: Firing) -> None:
         """Continue it."""
-        agent.send_signal(signal.SIGCONT)
+        firing.agent.send_signal(signal.SIGCONT)
 
-    def evidence(self, agent: Agent) -> str | None:
+    def evidence(self, firing: Firing) -> str | None:
         """See that it has left state T."""
-        state = agent.state
+        state = firing.agent.state
         return f"process state {state} after SIGCONT" if state != "T" else None
 
 
@@ -77,14 +79,17 @@ class Restart:
 
     kind = "restart"
 
-    def fire(self, agent: Agent) -> None:
-        """Kill it; the run starts the next incarnation once the end was seen."""
-        agent.send_signal(signal.SIGKILL)
+    def fire(self, firing: Firing) -> None:
+        """Kill it, if it runs."""
+        firing.agent.send_signal(signal.SIGKILL)
 
-    def evidence(self, agent: Agent) -> str | None:
-        """See the old one's end and the new one's pid."""
-        if agent.exit_status is None or agent.successor is None:
+    def evidence(self, firing: Firing) -> str | None:
+        """See the old one's end, start the new one, and see its pid."""
+        agent = firing.agent
+        if agent.exit_status is None:
             return None
+        if agent.successor is None:
+            agent.successor = firing.stage.start_again(agent)
         return f"pid {agent.pid} ended by {agent.exit_status}, started again as pid {agent.successor.pid}"
 
 

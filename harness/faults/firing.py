@@ -1,0 +1,34 @@
+"""One fault being fired: which, at whom, and what it may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from harness.agents.process import Agent
+    from harness.model import Fault, Json
+
+
+class Stage(Protocol):
+    """What a fault may ask of the run that it happens in."""
+
+    def start_again(self, agent: Agent) -> Agent:
+        """Start the next incarnation of an agent, as it was started first."""
+        ...
+
+    def start_helper(self, name: str, target: str, kwargs: Mapping[str, Json]) -> Agent:
+        """Start a process that is part of the fault; it is watched and ended like any agent."""
+        ...
+
+
+@dataclass
+class Firing:
+    """A fault with the incarnation of the agent that it hits. ``helper`` is a process that the fault consists of."""
+
+    fault: Fault
+    agent: Agent
+    stage: Stage
+    helper: Agent | None = None
