@@ -393,7 +393,7 @@ class Run:
 
     def _fire(self, kind: str, agent: Agent) -> Receipt:
         client = self._connect()
-        if not agent.running and kind != "restart":
+        if not agent.running and REGISTRY[kind].needs_life:
             msg = f"{kind} of agent {agent.name!r} cannot happen: it has ended already ({agent.exit_status})"
             raise AgentError(msg)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,14 +14,16 @@ from recovery import CheckpointManager, SqliteStore
 if TYPE_CHECKING:
     from harness import Marks
 
+SHARE = 1000
+"""How far apart the iterations of the writers of one task are: writer n has those after n times this."""
+
 PADDING = "the state of an iteration "
 
 
 def write_checkpoints(marks: Marks, database: str, task_id: str, until: int, manager: str) -> None:
     """Go on from the newest checkpoint of a task, and write one after each iteration up to and including ``until``."""
     with make_manager(manager, database) as checkpoints:
-        if isinstance(checkpoints.store, SqliteStore):
-            marks.note("pragmas", value=msgspec.structs.asdict(checkpoints.store.pragmas()))
+        note_pragmas(marks, checkpoints)
         newest = checkpoints.latest(task_id)
         done = 0 if newest is None else newest.snapshot["iteration"]
         marks.note("resumed", 0 if newest is None else newest.sequence_number, value=done)
@@ -33,6 +37,31 @@ def write_beside(marks: Marks, database: str, task_id: str, count: int, manager:
         marks.note("ready")
         for iteration in range(1_000_001, 1_000_001 + count):
             write_one(marks, checkpoints, task_id, iteration)
+
+
+def write_share(marks: Marks, database: str, task_id: str, place: int, count: int, manager: str, gate: str) -> None:
+    """Write this writer's own iterations of a task that others write, too, as far as they are not there yet.
+
+    It begins when the file ``gate`` is there, so that all writers begin at once.
+    """
+    mine = range(place * SHARE + 1, place * SHARE + 1 + count)
+    with make_manager(manager, database) as checkpoints:
+        note_pragmas(marks, checkpoints)
+        marks.note("ready")
+        while not Path(gate).exists():
+            time.sleep(0.0005)
+        there = {saved.snapshot["iteration"] for saved in checkpoints.list(task_id)}
+        for iteration in mine:
+            if iteration not in there:
+                began_s = time.perf_counter()
+                write_one(marks, checkpoints, task_id, iteration)
+                marks.note("saved", iteration, value={"save_s": round(time.perf_counter() - began_s, 6)})
+
+
+def note_pragmas(marks: Marks, checkpoints: CheckpointManager) -> None:
+    """Say with which settings this agent's own connection writes: nobody else can see them."""
+    if isinstance(checkpoints.store, SqliteStore):
+        marks.note("pragmas", value=msgspec.structs.asdict(checkpoints.store.pragmas()))
 
 
 def write_one(marks: Marks, checkpoints: CheckpointManager, task_id: str, iteration: int) -> None:

@@ -74,3 +74,11 @@ def check_pragmas(history: History) -> Iterator[Finding]:
 def only(history: History, *agents: str) -> History:
     """Return the history of some agents alone, for a database in which each works on a task of its own."""
     return History(tuple(mark for mark in history.marks if mark.agent in agents))
+
+
+def check_no_exceptions(history: History) -> Iterator[Finding]:
+    """Find agents whose target raised: a lock error, or anything else that no caller should have to handle."""
+    for mark in history.select("note", "chaos.raised"):
+        kind = str(mark.value).partition(":")[0]
+        text = f"agent {mark.agent} ended with {mark.value}"
+        yield Finding(signature=f"agent:raised:{kind}", text=text, checker="check_no_exceptions", orders=(mark.order,))

@@ -21,11 +21,19 @@ if TYPE_CHECKING:
 
 
 class FaultKind(Protocol):
-    """What the injector needs of a fault. ``kind`` is its name in plans."""
+    """What the injector needs of a fault.
+
+    ``kind`` is its name in plans; ``needs_life`` says that it cannot hit an agent that has ended.
+    """
 
     @property
     def kind(self) -> str:
         """The name in plans and reports."""
+        ...
+
+    @property
+    def needs_life(self) -> bool:
+        """Whether the agent has to be running for it to fire."""
         ...
 
     def fire(self, firing: Firing) -> None:

@@ -24,6 +24,7 @@ class HoldLock:
     """Another process takes the write lock of a SQLite file and keeps it. Parameters: ``database``, ``duration_s``."""
 
     kind = "hold-lock"
+    needs_life = False
 
     def fire(self, firing: Firing) -> None:
         """Start the process that takes the lock."""

@@ -128,14 +128,15 @@ class Injector:
 
     def _is_due(self, pending: _Pending, agent: Agent, now_s: float) -> bool:
         when = pending.fault.when
+        alive = agent.running or not self._registry[pending.fault.kind].needs_life
         if isinstance(when, Now):
             return agent.pid != 0
         if isinstance(when, AtMoment):
             since_s = agent.started_s if when.after is None else agent.mark_seen_s(when.after)
-            return since_s is not None and agent.running and now_s >= since_s + when.delay_s
+            return since_s is not None and alive and now_s >= since_s + when.delay_s
         if agent.fires_from_within and _fired_within(pending.fault):
             return any(mark.operation == FAULT_NOTE and mark.key == pending.place for mark in agent.marks)
-        return isinstance(when, AfterMark) and agent.running and agent.mark_seen_s(when) is not None
+        return isinstance(when, AfterMark) and alive and agent.mark_seen_s(when) is not None
 
     def _start(self, pending: _Pending, agent: Agent) -> None:
         pending.firing = Firing(pending.fault, agent, self._stage)

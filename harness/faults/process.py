@@ -15,6 +15,7 @@ class Kill:
     """SIGKILL: the end that no program can prepare for. The page cache survives it: it is no power loss."""
 
     kind = "kill"
+    needs_life = True
 
     def fire(self, firing: Firing) -> None:
         """Kill exactly this process; its children live on, as after an out-of-memory kill."""
@@ -29,6 +30,7 @@ class Terminate:
     """SIGTERM: a request to end that the program answers in its own way."""
 
     kind = "terminate"
+    needs_life = True
 
     def fire(self, firing: Firing) -> None:
         """Ask it to end."""
@@ -49,6 +51,7 @@ class Pause:
     """SIGSTOP: the process stands still with all that it holds, as in a long collection or a suspended machine."""
 
     kind = "pause"
+    needs_life = True
 
     def fire(self, firing: Firing) -> None:
         """Stop it."""
@@ -63,6 +66,7 @@ class Resume:
     """SIGCONT: it goes on where it stood and does not know that time has passed."""
 
     kind = "resume"
+    needs_life = True
 
     def fire(self, firing: Firing) -> None:
         """Continue it."""
@@ -78,6 +82,7 @@ class Restart:
     """The process is killed if it still runs, and started again as it was started first."""
 
     kind = "restart"
+    needs_life = False
 
     def fire(self, firing: Firing) -> None:
         """Kill it, if it runs."""
