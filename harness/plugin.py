@@ -35,6 +35,7 @@ _SESSION: Final = pytest.StashKey["ChaosSession"]()
 _SETTINGS: Final = pytest.StashKey["Settings"]()
 _RECORD: Final = "chaos_record"
 _WORKER_INPUT: Final = "chaos"
+_CRASH_TIMEOUT_S: Final = 15.0
 
 _OPTIONS: Final = ("seed", "iterations", "min_pass_rate", "results", "report", "scratch")
 
@@ -512,18 +513,31 @@ class ChaosSession:
         return self._header
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:  # noqa: ARG002
-        """A worker died: its guardian has cleaned up and saved the evidence; the run is in the records all the same."""
-        from harness import scenarios
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """A worker died: its guardian cleans up and saves the evidence; the run is in the records all the same."""
+        import msgspec
 
-        evidence = self.session_folder / "evidence"
-        prefix = scenarios.run_id(crashitem, 0).rpartition("-")[0]
-        packs = _wait_for_packs(evidence, prefix, known={record.evidence for record in self._records})
-        for pack in packs:
+        for pack in self._packs_of_crashed(crashitem):
             record = _record_of_pack(pack, report.longreprtext)
-            import msgspec
-
             setattr(report, _RECORD, msgspec.json.encode(record).decode())
+
+    def _packs_of_crashed(self, node_id: str) -> list[Path]:
+        """Return the evidence of a run that died with its worker, waiting for the guardian as long as it is at it."""
+        import time
+
+        from harness import scenarios, scratch
+
+        known = {record.run_id for record in self._records}
+        prefix = scenarios.run_id(node_id, 0).rpartition("-")[0]
+        base = scenarios.without_iteration(node_id)
+        deadline_s = time.monotonic() + _CRASH_TIMEOUT_S
+        while True:
+            waiting = base in scratch.runs_under_way(self.settings.scratch, self.session_folder)
+            packs = (self.session_folder / "evidence").glob(f"{prefix}-*")
+            found = [pack for pack in sorted(packs) if pack.name not in known]
+            if found or not waiting or time.monotonic() > deadline_s:
+                return found[:1]
+            time.sleep(0.01)
 
     def pytest_report_teststatus(self, report: pytest.CollectReport | pytest.TestReport) -> Any:
         """Show an inconclusive run as what it is: not a pass, and no verdict against the target either."""
@@ -608,18 +622,6 @@ def _versions() -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
     }
-
-
-def _wait_for_packs(evidence: Path, prefix: str, *, known: set[str], timeout_s: float = 15.0) -> list[Path]:
-    """Wait for the guardian of a dead worker to have saved what its run left."""
-    import time
-
-    deadline_s = time.monotonic() + timeout_s
-    while True:
-        found = [pack for pack in sorted(evidence.glob(f"{prefix}-*")) if f"evidence/{pack.name}" not in known]
-        if found or time.monotonic() > deadline_s:
-            return found[:1]
-        time.sleep(0.02)
 
 
 def _record_of_pack(path: Path, failure: str) -> RunRecord:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from harness import journal
 from harness.agents import tree
-from harness.errors import UsageError
+from harness.errors import EvidenceError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +58,17 @@ def sweep(base: Path) -> list[Path]:
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(folder)
     return removed
+
+
+def runs_under_way(base: Path, session_folder: Path) -> set[str]:
+    """Return the node ids of this session's runs that have a journal still: not over, or not saved yet."""
+    found: set[str] = set()
+    for path in home(base).glob(f"session-*/*/{journal.HEADER}"):
+        with contextlib.suppress(EvidenceError):
+            header = journal.Journal(path.parent).header()
+            if header.session_folder == str(session_folder):
+                found.add(header.node_id)
+    return found
 
 
 def claim(folder: Path, guardian: tree.Process) -> None:

@@ -49,7 +49,7 @@ def write_share(marks: Marks, database: str, task_id: str, place: int, count: in
         note_pragmas(marks, checkpoints)
         marks.note("ready")
         while not Path(gate).exists():
-            time.sleep(0.0005)
+            time.sleep(0.0005)  # sleeps because it waits for the gate; the run bounds it
         there = {saved.snapshot["iteration"] for saved in checkpoints.list(task_id)}
         for iteration in mine:
             if iteration not in there:

@@ -1,4 +1,7 @@
-"""Packs are made of real journals and real SQLite files, in whatever condition a crash left them."""
+"""Packs are made of real journals and real SQLite files, in whatever condition a crash left them.
+
+It is long because each such condition is a test of its own, and all are built from one journal.
+"""
 
 from __future__ import annotations
 
