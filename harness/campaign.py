@@ -35,6 +35,9 @@ FAILURES_MAX: Final = 20
 CRASH_POINTS: Final = "crash_points"
 """The note that lists the names of the crash points a run knew of."""
 
+REPRODUCED: Final = "reproduced"
+"""The note that says how many replays of a violation repeated it, such as ``2/2`` or ``0/2, flaky``."""
+
 LIMITATIONS: Final = "limitations"
 """The note that lists, in sentences, what the scenario does not cover on this machine."""
 
@@ -118,6 +121,7 @@ class FailureSummary(msgspec.Struct, frozen=True, kw_only=True):
     texts: Tally
     evidence: tuple[str, ...] = ()
     reproduce: tuple[str, ...] = ()
+    reproduced: Tally = Tally()
 
 
 class CrashPoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -319,6 +323,7 @@ def _failure(cases: Sequence[tuple[RunRecord, Finding]]) -> FailureSummary:
         texts=Tally.of(finding.text for _, finding in cases),
         evidence=tuple(dict.fromkeys(run.evidence for run in runs if run.evidence))[:FAILURES_MAX],
         reproduce=tuple(dict.fromkeys(run.reproduce for run in runs if run.reproduce))[:FAILURES_MAX],
+        reproduced=Tally.of(str(run.notes[REPRODUCED]) for run in runs if REPRODUCED in run.notes),
     )
 
 

@@ -38,6 +38,7 @@ OPTIONS: Final = (
     Option(
         "chaos_min_pass_rate", "P", "Least share of runs that hold, 0 to 1 (default: 1.0; for several iterations 0.98)."
     ),
+    Option("chaos_confirm", "N", "Replays of a violation before it is reported (default: 2; 0: none)."),
     Option("chaos_results", "DIR", "Folder for records, reports and evidence (default: chaos-results)."),
     Option("chaos_report", "FORMATS", "Formats of the matrix, separated by commas (default: md,html,json)."),
     Option(

@@ -37,7 +37,7 @@ _RECORD: Final = "chaos_record"
 _WORKER_INPUT: Final = "chaos"
 _CRASH_TIMEOUT_S: Final = 15.0
 
-_OPTIONS: Final = ("seed", "iterations", "min_pass_rate", "results", "report", "scratch")
+_OPTIONS: Final = ("seed", "iterations", "min_pass_rate", "confirm", "results", "report", "scratch")
 
 
 class Violated(Failed):
@@ -197,7 +197,7 @@ class ChaosSession:
         self._records: list[RunRecord] = []
         self._problems: list[str] = []
         self._other_failures = 0
-        self._announced = False
+        self._confirmed: dict[tuple[str, frozenset[str]], str] = {}
 
     @property
     def settings(self) -> Settings:
@@ -358,8 +358,7 @@ class ChaosSession:
         """Return the line that repeats a run, with what the project's own options add to it."""
         import shlex
 
-        answers: list[list[str]] = self.config.hook.pytest_chaos_replay_arguments(config=self.config)
-        own = [argument for answer in answers for argument in answer]
+        own = self._own_arguments()
         words = ["chaos", "replay", _shown(self.session_folder / "evidence" / name, self.config)]
         return shlex.join([*words, "--", *own] if own else words)
 
@@ -438,7 +437,7 @@ class ChaosSession:
     def _pack(self, run: Run | None, record: RunRecord, report: pytest.TestReport) -> RunRecord:
         import msgspec
 
-        from harness import verdict
+        from harness import campaign, verdict
         from harness.model import Verdict
 
         if record.verdict is Verdict.HELD:
@@ -448,12 +447,45 @@ class ChaosSession:
         if run is None:
             return record
         record = run.pack(record, failure, self.session_folder / "evidence", queries=self._evidence_queries())
+        if record.evidence:
+            record = self._confirm(record)
         lines = [f"seed {record.seed}; reproduce: {record.reproduce}"]
+        if campaign.REPRODUCED in record.notes:
+            lines.append(f"reproduced: {record.notes[campaign.REPRODUCED]}")
         if record.evidence:
             lines.append(f"evidence: {_shown(self.session_folder / record.evidence, self.config)}")
         lines += [f"evidence is incomplete: {text}" for text in record.notes.get("evidence_problems", ())]
         report.sections.append(("chaos", "\n".join(lines)))
         return record
+
+    def _confirm(self, record: RunRecord) -> RunRecord:
+        """Replay a violation, once for all runs of a scenario that have the same findings."""
+        import msgspec
+
+        from harness import campaign, confirm
+        from harness.model import Verdict
+
+        if record.verdict is not Verdict.VIOLATED or not self.settings.replays or self._replayed is not None:
+            return record
+        key = (record.scenario.id, confirm.signatures(record))
+        if key not in self._confirmed:
+            pack = self.session_folder / record.evidence
+            folder = self._scratch_folder() / f"confirm-{record.run_id}"
+            confirmation = confirm.confirm(
+                record,
+                pack,
+                root=self.config.rootpath,
+                folder=folder,
+                arguments=self._own_arguments(),
+                replays=self.settings.replays,
+            )
+            self._confirmed[key] = str(confirmation)
+        notes = {**record.notes, campaign.REPRODUCED: self._confirmed[key]}
+        return msgspec.structs.replace(record, notes=notes)
+
+    def _own_arguments(self) -> list[str]:
+        answers: list[list[str]] = self.config.hook.pytest_chaos_replay_arguments(config=self.config)
+        return [argument for answer in answers for argument in answer]
 
     def _evidence_queries(self) -> dict[str, str]:
         asked: list[Mapping[str, str]] = self.config.hook.pytest_chaos_evidence_queries(config=self.config)

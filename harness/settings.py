@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 QUICK_ITERATIONS: Final = 10
 QUICK_PASS_RATE_MIN: Final = 0.95
 CAMPAIGN_PASS_RATE_MIN: Final = 0.98
+CONFIRM_REPLAYS: Final = 2
 FORMATS: Final = ("md", "html", "json")
 
 
@@ -31,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     seed_given: bool
     iterations: int
     pass_rate_min: float
+    replays: int
     results: Path
     formats: tuple[str, ...]
     scratch: Path
@@ -66,7 +68,7 @@ def collect(
             problems.append(f"{name}: {error}")
             return default
 
-    seed, iterations, rate, results, formats, scratch = OPTIONS
+    seed, iterations, rate, confirm, results, formats, scratch = OPTIONS
     seed_text = read(seed, "", normalise_seed)
     number = read(iterations, QUICK_ITERATIONS if quick else 1, _parse_iterations)
     default_rate = QUICK_PASS_RATE_MIN if quick else 1.0 if number == 1 else CAMPAIGN_PASS_RATE_MIN
@@ -75,6 +77,7 @@ def collect(
         seed_given=bool(seed_text),
         iterations=number,
         pass_rate_min=read(rate, default_rate, _parse_rate),
+        replays=read(confirm, CONFIRM_REPLAYS, _parse_replays),
         results=root / read(results, "chaos-results", str),
         formats=read(formats, FORMATS, _parse_formats),
         scratch=Path(read(scratch, str(_default_scratch()), str)),
@@ -89,6 +92,13 @@ def collect(
 def _parse_iterations(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         msg = f"a whole number of at least 1 was expected, and this is {text!r}"
+        raise UsageError(msg)
+    return int(text)
+
+
+def _parse_replays(text: str) -> int:
+    if not text.strip().isdecimal():
+        msg = f"a whole number of 0 or more was expected, and this is {text!r}"
         raise UsageError(msg)
     return int(text)
 

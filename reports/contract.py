@@ -40,6 +40,7 @@ class FailureEntry(msgspec.Struct, frozen=True, kw_only=True):
     texts: list[str]
     evidence: list[str]
     reproduce: list[str]
+    reproduced: list[str] = []
 
 
 class ScenarioEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,4 +125,5 @@ def _failure(summary: FailureSummary) -> FailureEntry:
         texts=[text for text, _ in summary.texts.values],
         evidence=list(summary.evidence),
         reproduce=list(summary.reproduce),
+        reproduced=[text for text, _ in summary.reproduced.values],
     )

@@ -104,6 +104,7 @@ def _finding(summary: ScenarioSummary, failure: FailureSummary) -> Iterator[str]
     text = " ".join(clip(failure.texts.values[0][0], 240).split()) if failure.texts.values else ""
     yield f"{clip(summary.scenario.id, 60)}: {clip(failure.signature, 120)} ({failure.kind}, {runs}): {text}"
     if failure.reproduce:
-        yield f"    reproduce: {clip(failure.reproduce[0], 1_000)}"
+        replayed = ", ".join(text for text, _ in failure.reproduced.values)
+        yield f"    reproduce{f' (replays: {replayed})' if replayed else ''}: {clip(failure.reproduce[0], 1_000)}"
     if failure.evidence:
         yield f"    evidence:  {clip(failure.evidence[0], 1_000)}"
