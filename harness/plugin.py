@@ -71,6 +71,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers, and look at the options now if any was given: a mistake is told before anything runs."""
+    import _pytest_chaos
+
+    for package in ("harness", "reports"):  # once more, now that the root folder is known
+        _pytest_chaos.check(package, config.rootpath)
     config.addinivalue_line(
         "markers", "chaos(id, title, why, steps, min_pass_rate): a scenario: what must survive what."
     )

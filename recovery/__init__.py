@@ -1,8 +1,10 @@
 """The recovery core: the durable heart of an agent system, which goes on where it was killed.
 
 **The parts.** A *store* (``recovery.store``) keeps everything and is the only place that speaks SQL. A *manager* is
-what callers use: ``TaskManager`` for tasks, ``CheckpointManager`` for checkpoints. A manager is given its store, or the
-path of one; there is no global connection, no current database, nothing that a second manager could overrule.
+what callers use: ``TaskManager`` for tasks, ``CheckpointManager`` for checkpoints. ``Artifacts`` writes the files that
+checkpoints have for evidence; a ``Worker`` does work iteration by iteration, and a ``Supervisor`` keeps one alive. A
+manager is given its store, or the path of one; there is no global connection, no current database, nothing that a
+second manager could overrule.
 
 **The unit of change** is ``store.transaction()``: a block whose writes are there all together or not at all. Its
 methods are single durable facts (a number taken, a checkpoint inserted, an audit row), and managers compose them. That
@@ -16,6 +18,10 @@ back before it is used. SQLite then flushes the log to the device before COMMIT 
 of the kernel or a loss of power as far as the device honours a flush (a disk that lies about it can lose the newest
 commits, in order). No operation here runs at a lower synchronous level, since each of them is acknowledged to somebody
 who then acts on it.
+
+**Files.** ``Artifacts.write`` flushes the file, renames it into place and flushes its folder, before it returns and so
+before any checkpoint can refer to it. A checkpoint that refers to a file which its caller wrote without a flush may
+outlive that file; recovery then says so and goes to an older one.
 
 **What silence means.** A process that dies between the call and its return does not know: the change is there whole or
 not at all. An I/O error during COMMIT leaves the same doubt and is raised as ``DatabaseUnavailable``; read before
@@ -58,11 +64,14 @@ if TYPE_CHECKING:
         Verification,
     )
     from recovery.store import SqliteStore, Store, init_factory, open_store
+    from recovery.supervisor import Run, Supervisor
     from recovery.tasks import Task, TaskManager, TaskStatus
+    from recovery.worker import WORKER_CRASH_POINTS, Ending, Iteration, Outcome, TaskClaims, Worker
 
 __all__ = [
     "ARTIFACT_CRASH_POINTS",
     "CRASH_POINTS",
+    "WORKER_CRASH_POINTS",
     "ArtifactExists",
     "Artifacts",
     "Checkpoint",
@@ -71,23 +80,30 @@ __all__ = [
     "Clock",
     "CommandExit",
     "DbRow",
+    "Ending",
     "Evidence",
     "EvidencePolicy",
     "FileSha256",
+    "Iteration",
     "ManualClock",
+    "Outcome",
     "OwnEvidence",
     "Reason",
     "Recovery",
     "RecoveryError",
+    "Run",
     "Skipped",
     "SqliteStore",
     "Store",
+    "Supervisor",
     "SystemClock",
     "Task",
+    "TaskClaims",
     "TaskManager",
     "TaskStatus",
     "Verdict",
     "Verification",
+    "Worker",
     "init_factory",
     "open_store",
 ]
@@ -95,6 +111,7 @@ __all__ = [
 _HOME: Final = {
     "ARTIFACT_CRASH_POINTS": "recovery.artifacts",
     "CRASH_POINTS": "recovery.checkpoints",
+    "WORKER_CRASH_POINTS": "recovery.worker",
     "ArtifactExists": "recovery.evidence",
     "Artifacts": "recovery.artifacts",
     "Checkpoint": "recovery.checkpoints",
@@ -103,23 +120,30 @@ _HOME: Final = {
     "Clock": "recovery.clock",
     "CommandExit": "recovery.evidence",
     "DbRow": "recovery.evidence",
+    "Ending": "recovery.worker",
     "Evidence": "recovery.evidence",
     "EvidencePolicy": "recovery.evidence",
     "FileSha256": "recovery.evidence",
+    "Iteration": "recovery.worker",
     "ManualClock": "recovery.clock",
+    "Outcome": "recovery.worker",
     "OwnEvidence": "recovery.evidence",
     "Reason": "recovery.evidence",
     "Recovery": "recovery.checkpoints",
     "RecoveryError": "recovery.errors",
+    "Run": "recovery.supervisor",
     "Skipped": "recovery.checkpoints",
     "SqliteStore": "recovery.store",
     "Store": "recovery.store",
+    "Supervisor": "recovery.supervisor",
     "SystemClock": "recovery.clock",
     "Task": "recovery.tasks",
+    "TaskClaims": "recovery.worker",
     "TaskManager": "recovery.tasks",
     "TaskStatus": "recovery.tasks",
     "Verdict": "recovery.evidence",
     "Verification": "recovery.evidence",
+    "Worker": "recovery.worker",
     "init_factory": "recovery.store",
     "open_store": "recovery.store",
 }

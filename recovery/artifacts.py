@@ -20,16 +20,13 @@ import os
 import secrets
 import stat
 import sys
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from recovery.errors import ArtifactNotWritten, InvalidArtifact, InvalidSetting
-from recovery.evidence import FileSha256, Reason, is_inside
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from recovery.evidence import FileSha256, Reason, parts_inside
 
 ARTIFACT_CRASH_POINTS: Final = (
     "recovery.artifact.before_create",
@@ -63,7 +60,7 @@ _REASONS: Final = {
 
 
 class Look(msgspec.Struct, frozen=True):
-    """What is under a path: VERIFIED for a regular file, else what is in the way. ``sha256`` only if it was asked for."""
+    """What is under a path: VERIFIED for a regular file, else what is in the way; and its ``sha256``, if asked for."""
 
     reason: Reason
     detail: str = ""
@@ -99,28 +96,34 @@ class Artifacts:
         Folders on the way are made, and are as durable. Raises InvalidArtifact for a path that leaves the folder, or
         leads through a link, and ArtifactNotWritten for whatever the file system refuses.
         """
-        if not is_inside(path) or not isinstance(content, bytes):
+        parts = parts_inside(path)
+        if not parts or not isinstance(content, bytes):
             message = (
                 f"Expected a path below the folder of the artifacts and bytes but got {path!r} and a "
                 f"{type(content).__name__}; leave out a leading slash and '..', and encode text."
             )
             raise InvalidArtifact(message)
-        *folders, name = PurePosixPath(path).parts
         try:
-            with self._opened(folders, make=True) as folder:
-                self._replace(folder, name, path, content)
+            folder = self._opened(parts[:-1], make=True)
+            try:
+                self._replace(folder, parts[-1], path, content)
+            finally:
+                os.close(folder)
         except OSError as error:
             raise _not_written(self._folder / path, error) from error
         return FileSha256(path, hashlib.sha256(content).hexdigest())
 
     def look(self, path: str, *, with_hash: bool = False) -> Look:
         """Tell what is under a path, without following a link, without waiting for a FIFO, and without raising."""
-        if not is_inside(path):
+        parts = parts_inside(path)
+        if not parts:
             return Look(Reason.OUTSIDE, f"{path!r} does not stay in the folder of the artifacts")
-        *folders, name = PurePosixPath(path).parts
         try:
-            with self._opened(folders) as folder:
-                return self._look_at(folder, name, path, with_hash=with_hash)
+            folder = self._opened(parts[:-1])
+            try:
+                return self._look_at(folder, parts[-1], path, with_hash=with_hash)
+            finally:
+                os.close(folder)
         except OSError as error:
             reason = _REASONS.get(error.errno or 0, Reason.UNREADABLE)
             detail = "is a link, or behind one" if reason is Reason.OUTSIDE else error.strerror or str(error)
@@ -159,9 +162,8 @@ class Artifacts:
         os.fsync(folder)
         sys.audit(AFTER_FOLDER_SYNC, path)
 
-    @contextlib.contextmanager
-    def _opened(self, folders: list[str], *, make: bool = False) -> Iterator[int]:
-        """Walk down and open the innermost folder; ``make`` those that are missing."""
+    def _opened(self, folders: list[str], *, make: bool = False) -> int:
+        """Walk down and return the innermost folder, opened; ``make`` those that are missing."""
         current = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for depth, name in enumerate(folders, start=1):
@@ -171,9 +173,10 @@ class Artifacts:
                 inner = _open_folder(name, current)
                 os.close(current)
                 current = inner
-            yield current
-        finally:
+        except BaseException:
             os.close(current)
+            raise
+        return current
 
     def _look_at(self, folder: int, name: str, path: str, *, with_hash: bool) -> Look:
         before = os.stat(name, dir_fd=folder, follow_symlinks=False)

@@ -18,11 +18,11 @@ import msgspec
 
 from recovery.clock import Clock, Microseconds, SystemClock
 from recovery.errors import CorruptCheckpoint, InvalidCheckpointType, InvalidSetting, InvalidTask, unknown_task
-from recovery.evidence import Evidence, EvidencePolicy, Verification, encoded_evidence
+from recovery.evidence import Evidence, EvidencePolicy, Verification, encoded_verdicts
 from recovery.snapshots import SNAPSHOT_BYTES_MAX, decoded, encoded
 from recovery.store import Store, Transaction, store_for
 from recovery.store.protocol import NUMBER_MAX, PAGE_ROWS_MAX
-from recovery.store.rows import StoredCheckpoint, StoredEvidence, StoredVerdict
+from recovery.store.rows import StoredCheckpoint, StoredEvidence
 from recovery.verification import OwnVerifier, Verifier
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ SKIPPED_MAX: Final = 100
 """How many of the checkpoints that it passed over ``latest_verified`` tells of; the newest, which are of interest."""
 
 _FIRST_PAGE_ROWS: Final = 10
+_PAGE_ROWS: Final = 200
 _NO_EVIDENCE: Final = "it was saved without evidence"
 
 NO_NUMBER: Final = 0
@@ -123,7 +124,7 @@ class Draft(msgspec.Struct, frozen=True):
     snapshot: Any
     created_at: Microseconds
     verification: Verification | None = None
-    evidence: tuple[StoredEvidence, ...] = ()
+    verdicts: bytes = b""
 
     def stored(self, number: int) -> StoredCheckpoint:
         """Return the row that this becomes with its number."""
@@ -134,12 +135,12 @@ class Draft(msgspec.Struct, frozen=True):
         fields = (self.task_id, number, self.type, self.snapshot, self.content_hash, self.created_at)
         return Checkpoint(*fields, self.verification)
 
-    def verdict(self, number: int) -> StoredVerdict | None:
-        """Return the row that says how the evidence was judged, None without evidence."""
+    def evidence(self, number: int) -> StoredEvidence | None:
+        """Return the row of its evidence, None where it has none."""
         found = self.verification
         if found is None:
             return None
-        return StoredVerdict(self.task_id, number, found.required, found.is_verified, self.created_at)
+        return StoredEvidence(self.task_id, number, found.required, found.is_verified, self.verdicts)
 
 
 class CheckpointManager:
@@ -222,11 +223,11 @@ class CheckpointManager:
         """Check, encode and examine a checkpoint without writing it. Raises as ``save`` does for wrong arguments."""
         _check_arguments(task_id, type)
         content, content_hash, copy = encoded(snapshot, self._snapshot_bytes_max)
-        draft = Draft(task_id, str(type), content, content_hash, copy, self._clock.now())
+        fields = (task_id, str(type), content, content_hash, copy, self._clock.now())
         if not evidence and policy is None:
-            return draft
+            return Draft(*fields)
         verification = self._verifier.examine(evidence, policy or EvidencePolicy.require_all())
-        return msgspec.structs.replace(draft, verification=verification, evidence=_stored_evidence(verification))
+        return Draft(*fields, verification, encoded_verdicts(verification.verdicts))
 
     def append(self, transaction: Transaction, draft: Draft) -> Checkpoint:
         """Write a draft in a transaction of the caller's, whose commit makes it durable. Raises as ``save`` does."""
@@ -234,8 +235,8 @@ class CheckpointManager:
         sys.audit(AFTER_NUMBER, draft.task_id, number)
         transaction.insert_checkpoint(draft.stored(number))
         sys.audit(AFTER_CHECKPOINT_INSERT, draft.task_id, number)
-        if verdict := draft.verdict(number):
-            transaction.insert_verdict(verdict, draft.evidence)
+        if evidence := draft.evidence(number):
+            transaction.insert_evidence(evidence)
         return draft.numbered(number)
 
     def latest(self, task_id: str, *, before: int = NUMBER_MAX) -> Checkpoint | None:
@@ -256,18 +257,22 @@ class CheckpointManager:
             self._require(task_id)
         return [_checkpoint(row) for row in rows]
 
-    def latest_verified(self, task_id: str) -> Recovery:
+    def latest_verified(self, task_id: str, *, type: str | None = None) -> Recovery:  # noqa: A002 - the field's name
         """Examine the checkpoints again, newest first, and return the first whose evidence holds now.
+
+        Those of another ``type`` are passed over, if one is given.
 
         One that was saved without evidence is passed over, as is one whose snapshot does not match its hash. Nothing is
         written. Raises UnknownTask, or any StoreError.
         """
         skipped: list[Skipped] = []
         count = 0
-        for verdict in self._verdicts(task_id):
-            found = self._examined(verdict)
+        for evidence in self._evidence(task_id):
+            found = self._examined(evidence)
             if isinstance(found, Checkpoint):
-                return Recovery(found, tuple(skipped), count)
+                if type is None or found.type == type:
+                    return Recovery(found, tuple(skipped), count)
+                found = Skipped(found.sequence_number, f"its type is {found.type}", found.verification)
             count += 1
             if len(skipped) < SKIPPED_MAX:
                 skipped.append(found)
@@ -278,10 +283,10 @@ class CheckpointManager:
     def prune(self, task_id: str, *, keep: int) -> int:
         """Delete old checkpoints, keep at least the newest ``keep``, and return how many were deleted.
 
-        The newest one that verifies now stays, with all after it, however many those are (D10); where none verifies now,
-        the newest that did when it was saved stays: a folder that is not mounted today may be back tomorrow. What stays
-        is contiguous after each of the short transactions that this is made of. Raises InvalidSetting, UnknownTask, or
-        any StoreError, after which some may be deleted, oldest first.
+        The newest one that verifies now stays, with all after it, however many those are (D10); where none verifies
+        now, the newest that did when it was saved stays: a folder that is not mounted today may be back tomorrow. What
+        stays is contiguous after each of the short transactions that this is made of. Raises InvalidSetting,
+        UnknownTask, or any StoreError, after which some may be deleted, oldest first.
         """
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:  # the newest holds the number to count from
             message = f"Expected to keep 1 checkpoint or more but got keep={keep!r}; the newest one always stays."
@@ -297,7 +302,7 @@ class CheckpointManager:
             return transaction.delete_checkpoints(task_id, below, PRUNE_BATCH)
 
     def _oldest_to_keep(self, task_id: str, keep: int) -> int:
-        newest = next(self._verdicts(task_id), None)
+        newest = next(self._evidence(task_id), None)
         if newest is None:
             self._require(task_id)
             return 0
@@ -305,26 +310,26 @@ class CheckpointManager:
         recovery = self.latest_verified(task_id)
         if recovery.checkpoint is not None:
             return min(first, recovery.checkpoint.sequence_number)
-        once = next((verdict.sequence_number for verdict in self._verdicts(task_id) if verdict.verified), first)
+        once = next((row.sequence_number for row in self._evidence(task_id) if row.verified), first)
         return min(first, once)
 
-    def _verdicts(self, task_id: str) -> Iterator[StoredVerdict]:
+    def _evidence(self, task_id: str) -> Iterator[StoredEvidence]:
         """Walk back over all checkpoints of the task, a page at a time and without their snapshots."""
         before, limit = NUMBER_MAX, _FIRST_PAGE_ROWS
-        while page := self._store.verdicts(task_id, before=before, limit=limit):
+        while page := self._store.evidence(task_id, before=before, limit=limit):
             yield from page
-            before, limit = page[-1].sequence_number, PAGE_ROWS_MAX
+            before, limit = page[-1].sequence_number, _PAGE_ROWS
 
-    def _examined(self, verdict: StoredVerdict) -> Checkpoint | Skipped:
+    def _examined(self, evidence: StoredEvidence) -> Checkpoint | Skipped:
         """Return the checkpoint if its evidence and its hash hold now, else why not."""
-        number = verdict.sequence_number
-        if not verdict.required:
+        number = evidence.sequence_number
+        if not evidence.required:
             return Skipped(number, _NO_EVIDENCE)
-        found = self._verifier.examine_again(verdict.required, self._store.evidence(verdict.task_id, number))
+        found = self._verifier.examine_again(evidence)
         if not found.is_verified:
             return Skipped(number, _shortfall(found), found)
         try:
-            checkpoint = self.latest(verdict.task_id, before=number + 1)
+            checkpoint = self.latest(evidence.task_id, before=number + 1)
         except CorruptCheckpoint as error:
             return Skipped(number, str(error), found)
         if checkpoint is None or checkpoint.sequence_number != number:
@@ -357,13 +362,6 @@ def _check_arguments(task_id: object, type_: object) -> None:
 def _checkpoint(row: StoredCheckpoint) -> Checkpoint:
     snapshot = decoded(row.snapshot, row.content_hash, row.task_id, row.sequence_number)
     return Checkpoint(row.task_id, row.sequence_number, row.type, snapshot, row.content_hash, row.created_at)
-
-
-def _stored_evidence(verification: Verification) -> tuple[StoredEvidence, ...]:
-    return tuple(
-        StoredEvidence(encoded_evidence(verdict.evidence), verdict.reason.value, verdict.detail)
-        for verdict in verification.verdicts
-    )
 
 
 def _shortfall(verification: Verification) -> str:

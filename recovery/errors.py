@@ -109,7 +109,7 @@ class CorruptCheckpoint(RecoveryError):
 
 
 class InvalidEvidence(RecoveryError, ValueError):
-    """An item of evidence, or a policy, cannot be meant: a path that leads out, a digest that is none, nothing to ask."""
+    """An item of evidence, or a policy, cannot be meant: a path that leads out, a digest that is none, no question."""
 
 
 class InvalidArtifact(RecoveryError, ValueError):
@@ -129,6 +129,14 @@ class QueryRefused(RecoveryError):
 
 
 # Workers.
+
+
+class ClaimLost(RecoveryError):
+    """The work is no longer held by this worker: it was taken over, ended or cancelled. Stop working on it."""
+
+
+class UnknownProgress(RecoveryError):
+    """A task's newest verified iteration_end was not saved by a worker: there is no state to go on from."""
 
 
 class WorkerNotStarted(RecoveryError):

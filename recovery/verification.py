@@ -1,8 +1,8 @@
 """The examination of evidence: looks at files, runs commands, asks the database and the caller's own functions.
 
 An examination answers with a verdict and does not raise for what it finds, so that recovery can go on to an older
-checkpoint; only a database that fails altogether is an error. It ends: hashing is bounded by size, commands and queries by time. What it does not bound is a file system
-that hangs and a function of the caller's.
+checkpoint; only a database that fails altogether is an error. It ends: hashing is bounded by size, commands and queries
+by time. What it does not bound is a file system that hangs and a function of the caller's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from recovery.evidence import (
     Reason,
     Verdict,
     Verification,
-    decoded_evidence,
+    decoded_verdicts,
 )
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class Verifier:
         self._artifacts = artifacts
         self._own = {} if own is None else dict(own)
 
-    def require(self, evidence: Sequence[Evidence]) -> None:
-        """Raise InvalidEvidence for items that could never be examined here: a slip of the program, not of the world."""
+    def require(self, evidence: Sequence[object]) -> None:
+        """Raise InvalidEvidence for what could never be examined here: a slip of the program, not of the world."""
         if len(evidence) > ITEMS_MAX:
             message = f"Expected at most {ITEMS_MAX} items of evidence but got {len(evidence)}; put them into one file."
             raise InvalidEvidence(message)
@@ -75,9 +75,7 @@ class Verifier:
                 message = f"Expected a folder for the file of {item!r} but there is none; give the manager artifacts."
                 raise InvalidEvidence(message)
             if isinstance(item, OwnEvidence) and item.name not in self._own:
-                message = (
-                    f"Expected a verifier named {item.name!r} but got {sorted(self._own)}; give it to the manager."
-                )
+                message = f"Expected a verifier named {item.name!r} but there is none; give it to the manager."
                 raise InvalidEvidence(message)
 
     def examine(self, evidence: Sequence[Evidence], policy: EvidencePolicy) -> Verification:
@@ -85,16 +83,14 @@ class Verifier:
         self.require(evidence)
         return Verification(policy.required(len(evidence)), tuple(self.verdict(item) for item in evidence))
 
-    def examine_again(self, required: int, stored: Sequence[StoredEvidence]) -> Verification:
+    def examine_again(self, stored: StoredEvidence) -> Verification:
         """Return the verdicts on stored evidence as things are now. May raise a StoreError."""
-        verdicts = []
-        for row in stored:
-            try:
-                verdicts.append(self.verdict(decoded_evidence(row.content)))
-            except InvalidEvidence as error:
-                unknown = OwnEvidence("unknown", row.content.decode(errors="replace"))
-                verdicts.append(Verdict(unknown, Reason.NO_VERIFIER, str(error)))
-        return Verification(required, tuple(verdicts))
+        try:
+            items = [verdict.evidence for verdict in decoded_verdicts(stored.verdicts)]
+        except InvalidEvidence as error:
+            unknown = Verdict(OwnEvidence("unknown"), Reason.NO_VERIFIER, str(error))
+            return Verification(stored.required, (unknown,))
+        return Verification(stored.required, tuple(self.verdict(item) for item in items))
 
     def verdict(self, evidence: Evidence) -> Verdict:
         """Examine one item."""
@@ -161,7 +157,7 @@ def exit_status(
     When this returns, its process group is dead, including what the command left in the background; a process that
     moved itself to another group is not found. Raises OSError when it cannot be started.
     """
-    process = subprocess.Popen(  # noqa: S603 - the caller's own command, and no shell
+    process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -10,16 +10,14 @@
 It needs nothing but plain asserts: pytest calls ``setup_method`` and ``teardown_method`` of any class.
 """
 
-# ruff: noqa: S101 - a suite of assertions, shipped for other people's tests
-
 from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
-from recovery.errors import RecoveryError, StoreClosed, UnknownTask
-from recovery.store.rows import Audit, StoredCheckpoint, Task, TaskStatus
+from recovery.errors import QueryRefused, RecoveryError, StoreClosed, UnknownTask
+from recovery.store.rows import Audit, StoredCheckpoint, StoredEvidence, Task, TaskStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,6 +159,50 @@ class StoreConformance:
         for task_id in ("t", "u"):
             self._insert_task(task_id)
         assert [self._append(task_id, b"0") for task_id in ("t", "u", "t", "t", "u")] == [1, 1, 2, 3, 2]
+
+    def test_evidence_comes_back_with_its_checkpoint(self) -> None:
+        """Newest first and by page, with an empty row for each checkpoint that has none."""
+        self._insert_task("t")
+        self._append("t", b"1")
+        second = StoredEvidence("t", 2, required=3, verified=True, verdicts='["ключ"]'.encode())
+        with self.store.transaction() as transaction:
+            transaction.insert_checkpoint(StoredCheckpoint("t", 2, "x", b"2", _HASH, 7))
+            transaction.insert_evidence(second)
+        first = StoredEvidence("t", 1, required=0, verified=False, verdicts=b"")
+        assert self.store.evidence("t") == [second, first]
+        assert self.store.evidence("t", limit=1) == [second]
+        assert self.store.evidence("t", before=2) == [first]
+        assert self.store.evidence("nobody") == []
+
+    def test_the_oldest_checkpoints_are_deleted_with_their_evidence(self) -> None:
+        """Up to the limit and below the number, oldest first; others and other tasks stay, and numbers go on."""
+        for task_id in ("t", "u"):
+            self._insert_task(task_id)
+            for number in (1, 2, 3, 4):
+                with self.store.transaction() as transaction:
+                    transaction.insert_checkpoint(StoredCheckpoint(task_id, number, "x", b"0", _HASH, 7))
+                    transaction.insert_evidence(
+                        StoredEvidence(task_id, number, required=1, verified=True, verdicts=b"[]")
+                    )
+        with self.store.transaction() as transaction:
+            assert transaction.delete_checkpoints("t", 4, 2) == 2
+            assert transaction.delete_checkpoints("t", 4, 2) == 1
+            assert transaction.delete_checkpoints("t", 4, 2) == 0
+            assert transaction.next_checkpoint_number("t") == 5
+        assert [row.sequence_number for row in self.store.checkpoints("t")] == [4]
+        assert [row.required for row in self.store.evidence("t")] == [1]
+        assert len(self.store.checkpoints("u")) == len(self.store.evidence("u")) == 4
+
+    def test_a_row_is_found_by_its_values(self) -> None:
+        """All values have to match, None matches NULL, and a column that is not there is no text."""
+        self._insert_task("t", tracker_key="A-1")
+        self._insert_task("u")
+        assert self.store.has_row("tasks", {"task_id": "t", "tracker_key": "A-1"}, timeout_s=10)
+        assert self.store.has_row("tasks", {"task_id": "u", "tracker_key": None}, timeout_s=10)
+        assert not self.store.has_row("tasks", {"task_id": "t", "tracker_key": None}, timeout_s=10)
+        for table, column in (("tasks", "colour"), ("nothing", "task_id")):
+            refused = _raised(lambda t=table, c=column: self.store.has_row(t, {c: c}, timeout_s=10))  # type: ignore[misc]
+            assert isinstance(refused, QueryRefused)
 
     def test_rows_of_a_task_that_does_not_exist_are_refused(self) -> None:
         """A checkpoint or an audit row without its task raises UnknownTask and leaves nothing."""

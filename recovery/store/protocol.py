@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
     from recovery.clock import Microseconds
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         Scalar,
         StoredCheckpoint,
         StoredEvidence,
-        StoredVerdict,
         Task,
         TaskStatus,
     )
@@ -70,7 +69,7 @@ class Transaction(Protocol):
         """Insert the checkpoint. Raises UnknownTask."""
         ...
 
-    def insert_verdict(self, verdict: StoredVerdict, evidence: Sequence[StoredEvidence]) -> None:
+    def insert_evidence(self, evidence: StoredEvidence) -> None:
         """Insert the evidence of a checkpoint that this transaction has inserted, and how it was judged."""
         ...
 
@@ -116,12 +115,8 @@ class Store(Protocol):
         """Return checkpoints in the order of their numbers, those above ``after``."""
         ...
 
-    def verdicts(self, task_id: str, *, before: int = NUMBER_MAX, limit: int = PAGE_ROWS_MAX) -> list[StoredVerdict]:
-        """Return how the checkpoints below ``before`` were judged, newest first, those without evidence too."""
-        ...
-
-    def evidence(self, task_id: str, sequence_number: int) -> list[StoredEvidence]:
-        """Return the evidence of one checkpoint in its order."""
+    def evidence(self, task_id: str, *, before: int = NUMBER_MAX, limit: int = PAGE_ROWS_MAX) -> list[StoredEvidence]:
+        """Return the evidence of the checkpoints below ``before``, newest first, of those without any too."""
         ...
 
     def has_row(self, table: str, values: Mapping[str, Scalar], *, timeout_s: float) -> bool:

@@ -7,10 +7,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from recovery.clock import Microseconds  # noqa: TC001 - msgspec reads the fields' types when they are decoded
+from recovery.clock import Microseconds
 
-Scalar: TypeAlias = str | int | float | bytes | None
-"""What a column can hold."""
+Scalar: TypeAlias = str | int | float | None
+"""What a column can hold, but for bytes, which JSON cannot."""
 
 
 class TaskStatus(enum.StrEnum):
@@ -61,22 +61,15 @@ class Audit(msgspec.Struct, frozen=True):
     created_at: Microseconds
 
 
-class StoredVerdict(msgspec.Struct, frozen=True):
-    """How a checkpoint's evidence was judged when it was saved: ``required`` of its items had to verify.
+class StoredEvidence(msgspec.Struct, frozen=True):
+    """The evidence of a checkpoint and how it was judged when it was saved.
 
-    Without evidence, ``required`` is 0 and ``verified`` is False.
+    ``required`` of its items had to verify, ``verdicts`` is a JSON array in UTF-8 of the items and what came of each.
+    For a checkpoint without evidence, ``required`` is 0, ``verified`` False and ``verdicts`` empty.
     """
 
     task_id: str
     sequence_number: int
     required: int
     verified: bool
-    created_at: Microseconds
-
-
-class StoredEvidence(msgspec.Struct, frozen=True):
-    """One item of a checkpoint's evidence: ``content`` is JSON in UTF-8, ``reason`` and ``detail`` what came of it."""
-
-    content: bytes
-    reason: str
-    detail: str
+    verdicts: bytes

@@ -1,4 +1,4 @@
-"""The statements on evidence, on its verdicts and on what retention deletes: a part of the SQLite store.
+"""The statements on evidence and on what retention deletes: a part of the SQLite store.
 
 They are mixed into the store and its transaction (``sqlite``), which lend them ``execute`` and ``_read``.
 """
@@ -13,35 +13,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 from recovery.errors import QueryRefused
 from recovery.store.protocol import NUMBER_MAX, PAGE_ROWS_MAX
-from recovery.store.rows import Scalar, StoredEvidence, StoredVerdict
+from recovery.store.rows import Scalar, StoredEvidence
 from recovery.store.translation import result_code
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from recovery.errors import RecoveryError
     from recovery.store.connections import ConnectionFactory
 
-_INSERT_VERDICT: Final = (
-    "INSERT INTO checkpoint_verdicts (task_id, sequence_number, required, verified, created_at) VALUES (?, ?, ?, ?, ?)"
-)
 _INSERT_EVIDENCE: Final = (
-    "INSERT INTO checkpoint_evidence (task_id, sequence_number, position, content, reason, detail) "
-    "VALUES (?, ?, ?, ?, ?, ?)"
+    "INSERT INTO checkpoint_evidence (task_id, sequence_number, required, verified, verdicts) VALUES (?, ?, ?, ?, ?)"
 )
 # Oldest first, so that the numbers which remain are contiguous after every batch. Evidence goes with its checkpoint.
 _DELETE_BELOW: Final = (
     "DELETE FROM checkpoints WHERE task_id = ?1 AND sequence_number < min(?2, coalesce((SELECT sequence_number FROM "
     "checkpoints WHERE task_id = ?1 ORDER BY sequence_number LIMIT 1 OFFSET ?3), ?2))"
 )
-_VERDICTS: Final = (
-    "SELECT c.task_id, c.sequence_number, coalesce(v.required, 0), coalesce(v.verified, 0), coalesce(v.created_at, 0) "
-    "FROM checkpoints AS c LEFT JOIN checkpoint_verdicts AS v USING (task_id, sequence_number) "
-    "WHERE c.task_id = ? AND c.sequence_number < ? ORDER BY c.sequence_number DESC LIMIT ?"
-)
 _EVIDENCE: Final = (
-    "SELECT CAST(content AS BLOB), reason, detail FROM checkpoint_evidence "
-    "WHERE task_id = ? AND sequence_number = ? ORDER BY position"
+    "SELECT c.task_id, c.sequence_number, coalesce(e.required, 0), coalesce(e.verified, 0), "
+    "CAST(coalesce(e.verdicts, '') AS BLOB) "
+    "FROM checkpoints AS c LEFT JOIN checkpoint_evidence AS e USING (task_id, sequence_number) "
+    "WHERE c.task_id = ? AND c.sequence_number < ? ORDER BY c.sequence_number DESC LIMIT ?"
 )
 _OPERATIONS_PER_LOOK: Final = 10_000
 """How many steps of SQLite's machine lie between two looks at the clock; some tenths of a millisecond."""
@@ -56,12 +49,11 @@ class EvidenceWrites:
         """Execute one statement; the transaction itself knows how."""
         raise NotImplementedError
 
-    def insert_verdict(self, verdict: StoredVerdict, evidence: Sequence[StoredEvidence]) -> None:
-        """Insert what the evidence of a checkpoint is and how it was judged."""
-        key = (verdict.task_id, verdict.sequence_number)
-        self.execute(_INSERT_VERDICT, (*key, verdict.required, int(verdict.verified), verdict.created_at))
-        for position, item in enumerate(evidence):
-            self.execute(_INSERT_EVIDENCE, (*key, position, item.content.decode(), item.reason, item.detail))
+    def insert_evidence(self, evidence: StoredEvidence) -> None:
+        """Insert the evidence of a checkpoint and how it was judged."""
+        key = (evidence.task_id, evidence.sequence_number)
+        verdicts = evidence.verdicts.decode()
+        self.execute(_INSERT_EVIDENCE, (*key, evidence.required, int(evidence.verified), verdicts))
 
     def delete_checkpoints(self, task_id: str, below: int, limit: int) -> int:
         """Delete up to ``limit`` of the oldest checkpoints with numbers below ``below``; return how many."""
@@ -80,16 +72,10 @@ class EvidenceReads:
         """Return what an error means; the store itself knows."""
         raise NotImplementedError
 
-    def verdicts(self, task_id: str, *, before: int = NUMBER_MAX, limit: int = PAGE_ROWS_MAX) -> list[StoredVerdict]:
-        """Return how the newest checkpoints below ``before`` were judged, newest first, those without evidence too."""
-        rows = self._read(_VERDICTS, (task_id, before, limit))
-        return [
-            StoredVerdict(key, number, required, bool(verified), at) for key, number, required, verified, at in rows
-        ]
-
-    def evidence(self, task_id: str, sequence_number: int) -> list[StoredEvidence]:
-        """Return the evidence of one checkpoint in its order."""
-        return [StoredEvidence(*row) for row in self._read(_EVIDENCE, (task_id, sequence_number))]
+    def evidence(self, task_id: str, *, before: int = NUMBER_MAX, limit: int = PAGE_ROWS_MAX) -> list[StoredEvidence]:
+        """Return the evidence of the checkpoints below ``before``, newest first, of those without any too."""
+        rows = self._read(_EVIDENCE, (task_id, before, limit))
+        return [StoredEvidence(row[0], row[1], row[2], bool(row[3]), row[4]) for row in rows]
 
     def has_row(self, table: str, values: Mapping[str, Scalar], *, timeout_s: float) -> bool:
         """Tell whether the table has a row with these values, on a connection that cannot write.

@@ -116,7 +116,9 @@ def cycle_rate() -> None:
         running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(workers)]
         results = [json.loads(process.communicate()[0]) for process in running]
         rate = sum(result["cycles"] / result["elapsed_s"] for result in results)
-        print(f"spawn, SIGKILL, reap, reopen, check: {rate:.0f} cycles/s with {workers} worker(s) (target 150 on 2 cores)")
+        print(
+            f"spawn, SIGKILL, reap, reopen, check: {rate:.0f} cycles/s with {workers} worker(s) (target 150 on 2 cores)"
+        )
 
 
 def plugin_cost() -> None:

@@ -54,7 +54,7 @@ def test_the_sqlite_of_this_python_is_named() -> None:
 @pytest.mark.parametrize(
     ("listed", "available"), [("kill_process errno user_notif allow", True), ("kill_process errno allow", False)]
 )
-def test_seccomp_believes_the_kernels_own_list(tmp_path: Path, listed: str, available: bool) -> None:  # noqa: FBT001
+def test_seccomp_believes_the_kernels_own_list(tmp_path: Path, listed: str, available: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """Where the kernel lists its actions, the list decides, on any architecture."""
     actions = tmp_path / "actions_avail"
     actions.write_text(listed)

@@ -313,7 +313,7 @@ def test_many_processes_on_one_task_get_every_number_once(manager: CheckpointMan
     count = 20
     environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
     writers = [
-        subprocess.Popen(  # noqa: S603 - our own interpreter on our own source
+        subprocess.Popen(
             [sys.executable, "-c", _WRITER, str(path), str(name), str(count)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

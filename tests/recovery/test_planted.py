@@ -37,7 +37,7 @@ def _killed_at(manager: type[CheckpointManager], path: Path, point: str) -> list
     """Kill a process at the point of its second save; return the numbers and snapshots it leaves."""
     command = [sys.executable, "-c", _KILLED, str(path), manager.__module__, manager.__name__, point]
     environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
-    ended = subprocess.run(command, env=environment, timeout=_TIMEOUT_S, check=False)  # noqa: S603 - our own source
+    ended = subprocess.run(command, env=environment, timeout=_TIMEOUT_S, check=False)
     assert ended.returncode == -signal.SIGKILL
     with CheckpointManager(db_path=path) as sound:
         rows = sound.store.checkpoints("t")
