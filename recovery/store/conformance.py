@@ -1,4 +1,6 @@
-"""The suite that every store passes. To run it on yours, subclass it where pytest collects and say how to make one::
+"""The suite that every store passes.
+
+To run it on yours, subclass it where pytest collects and say how to make one::
 
     class TestMyStore(StoreConformance):
         def new_store(self) -> Store:

@@ -48,7 +48,7 @@ class Bench:
         """Start an agent with an empty mark file."""
         self._number += 1
         self.marks.write_bytes(b"")
-        spec = {
+        spec: dict[str, Any] = {
             "environment": dict(os.environ),
             "directory": str(self.folder),
             "marks": str(self.marks),

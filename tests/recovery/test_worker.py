@@ -315,12 +315,17 @@ def test_a_supervisor_may_be_told_to_stop_while_it_pauses() -> None:
     """A wait that says so ends the run, and so does stop, however long the pause is."""
     command = [sys.executable, "-c", "raise SystemExit(3)"]
     assert Supervisor(command, restarts_max=5, wait=lambda _: True).run().exits == (3,)
-    supervisor = Supervisor(command, restarts_max=5, backoff_s=(3600.0,))
-    thread = threading.Thread(target=lambda: runs.append(supervisor.run()))
+    pausing = threading.Event()
     runs: list[Run] = []
+
+    def pause(duration_s: float) -> bool:
+        pausing.set()
+        return supervisor._pause(duration_s)
+
+    supervisor = Supervisor(command, restarts_max=5, backoff_s=(3600.0,), wait=pause)
+    thread = threading.Thread(target=lambda: runs.append(supervisor.run()))
     thread.start()
-    while supervisor.pid is None and thread.is_alive() and not runs:
-        pass
+    assert pausing.wait(_TIMEOUT_S)
     supervisor.stop()
     thread.join(_TIMEOUT_S)
     assert len(runs[0].exits) == 1
