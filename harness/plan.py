@@ -81,7 +81,8 @@ def restart(agent: str, when: When | None = None) -> Fault:
 def hold_lock(agent: str, when: When | None = None, *, database: str, duration_s: float) -> Fault:
     """Plan that another process takes the write lock of a SQLite file for ``duration_s`` seconds.
 
-    ``agent`` is the one whose marks, or start, say when.
+    ``agent`` is the one whose marks, or start, say when. ``database`` is relative to the run's directory, so that the
+    plan is the same in every run.
     """
     parameters = {"database": str(database), "duration_s": duration_s}
     return Fault(kind="hold-lock", agent=agent, when=when or Now(), parameters=parameters)

@@ -121,7 +121,7 @@ def shared(chaos: Run, manager: str, *, writers: int, each: int, killed: int, lo
     """Let writers share one task of one database, kill some, and hold the lock."""
     path = chaos.directory / "shared.db"
     names = [f"writer-{number}" for number in range(writers)]
-    hog = hold_lock(names[0], after_mark("checkpoint", count=each // 4), database=str(path), duration_s=lock_held_s)
+    hog = hold_lock(names[0], after_mark("checkpoint", count=each // 4), database=path.name, duration_s=lock_held_s)
     kills = [fault for fault in drawn_kills(chaos, names[1:], killed, each=each) if fault.agent != names[0]]
     chaos.plan(hog, *kills)
     databases = dict.fromkeys(names, make_database(path, manager))

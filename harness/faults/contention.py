@@ -29,7 +29,8 @@ class HoldLock:
     def fire(self, firing: Firing) -> None:
         """Start the process that takes the lock."""
         parameters = firing.fault.parameters
-        kwargs = {"database": parameters["database"], "duration_s": parameters["duration_s"]}
+        database = firing.stage.directory / parameters["database"]
+        kwargs = {"database": str(database), "duration_s": parameters["duration_s"]}
         firing.helper = firing.stage.start_helper("lock-holder", _TARGET, kwargs)
 
     def evidence(self, firing: Firing) -> str | None:

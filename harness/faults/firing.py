@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from harness.agents.process import Agent
     from harness.model import Fault, Json
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
 class Stage(Protocol):
     """What a fault may ask of the run that it happens in."""
+
+    @property
+    def directory(self) -> Path:
+        """The folder of the run: what paths in a plan are relative to, so that a plan is the same in every run."""
+        ...
 
     def start_again(self, agent: Agent) -> Agent:
         """Start the next incarnation of an agent, as it was started first."""

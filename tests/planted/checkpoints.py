@@ -5,6 +5,7 @@
 | NumberOutsideTransaction | the number is read in one transaction and written in another (D1) | two writers: doubles |
 | AckBeforeCommit | ``save`` returns before its COMMIT, which comes with the next operation | a kill after the ack |
 | TwoTransactions | a row in one transaction, its snapshot and hash in the next | a kill between them |
+| Impatient | a lock is not waited for | a lock that is held, many writers |
 | SynchronousOff | connections run with synchronous=OFF | its noted pragmas, or a power loss; no kill shows it |
 """
 
@@ -173,3 +174,12 @@ def _prepared(db_path: str | os.PathLike[str]) -> SqliteStore:
     factory = factory_for(db_path, BUSY_TIMEOUT_S)
     prepare(factory, MIGRATIONS)
     return SqliteStore(factory)
+
+
+class Impatient(PlantedManager):
+    """Does not wait for a write lock that somebody else has: a lock error for the caller instead of a short wait."""
+
+    def opened(self, db_path: str | os.PathLike[str]) -> SqliteStore:
+        """Return a store that gives up on a lock after a millisecond."""
+        _prepared(db_path).close()
+        return SqliteStore(factory_for(db_path, 0.001))
