@@ -588,9 +588,9 @@ class ChaosSession:
         if self._client is not None:
             self._client.close()
         if self._scratch is not None:
-            import shutil
+            from harness import scratch
 
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            scratch.remove(self._scratch)
         if self.is_worker or not self._records:
             return
         from harness import campaign

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NAME: Final = re.compile(r"session-(\d+)-(\d+)-[0-9a-f]+")
+_ATTEMPTS: Final = 20
 
 
 def create(base: Path) -> Path:
@@ -29,15 +30,34 @@ def create(base: Path) -> Path:
     ticks = process.start_ticks if process is not None else 0
     folder = home(base) / f"session-{os.getpid()}-{ticks}-{secrets.token_hex(4)}"
     try:
-        home(base).mkdir(mode=0o700, parents=True, exist_ok=True)
-        if home(base).stat().st_uid != os.getuid():
-            msg = f"{home(base)} belongs to somebody else: give another scratch folder with --chaos-scratch DIR"
-            raise UsageError(msg)
-        folder.mkdir(mode=0o700)
+        _make(folder)
     except OSError as error:
         msg = f"no scratch folder can be made in {base} ({error.strerror}): give another with --chaos-scratch DIR"
         raise UsageError(msg) from error
     return folder
+
+
+def _make(folder: Path) -> None:
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            if folder.parent.stat().st_uid != os.getuid():
+                msg = f"{folder.parent} belongs to somebody else: give another scratch folder with --chaos-scratch DIR"
+                raise UsageError(msg)
+            folder.mkdir(mode=0o700)
+        except FileNotFoundError:  # the last session of all removed the home between our two steps
+            if not attempts_left:
+                raise
+        else:
+            return
+
+
+def remove(folder: Path) -> None:
+    """Remove a session's folder with all that is in it, and the home of all sessions if that was the last one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.parent.name == home(folder).name:
+        with contextlib.suppress(OSError):  # not empty: it is somebody's home still
+            folder.parent.rmdir()
 
 
 def home(base: Path) -> Path:
@@ -55,7 +75,7 @@ def sweep(base: Path) -> list[Path]:
                 continue
             for header in folder.glob(f"*/{journal.HEADER}"):
                 _save(header.parent)
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
             removed.append(folder)
     return removed
 

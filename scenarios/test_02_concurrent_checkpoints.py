@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness import after_mark, at_point, hold_lock, kill
+from harness import after_mark, at_point, hold_lock, kill, pause
 from recovery import CRASH_POINTS, TaskManager
 from scenarios.agents import SHARE
 from scenarios.checks import check_checkpoints, check_no_exceptions, check_pragmas, only, read_rows
@@ -22,12 +22,14 @@ pytestmark = pytest.mark.chaos(
     why="Ten workers of one task, or ten tasks of one machine, save at the same moment; some die, some wait.",
     steps=[
         "Ten processes write ten checkpoints each: to ten databases, then all of them to one task of one database.",
-        "Some are killed at named points drawn from the seed and started again; somebody else holds the write lock.",
+        "Some are killed at named points drawn from the seed and started again.",
+        "One is stopped between taking a number and using it; somebody else holds the write lock for a while.",
         "All checkpoints are there once and whole, the numbers have no hole, and nobody got a lock error.",
     ],
 )
 
 TASK = "shared"
+AFTER_NUMBER = "recovery.checkpoint.after_number"
 WRITERS = 10
 EACH = 10
 EACH_SHARED = 40
@@ -118,12 +120,12 @@ def test_one_database_quick(chaos: Run, manager: str) -> None:
 
 
 def shared(chaos: Run, manager: str, *, writers: int, each: int, killed: int, lock_held_s: float) -> None:
-    """Let writers share one task of one database, kill some, and hold the lock."""
+    """Let writers share one task of one database, kill some, stop one, and hold the lock."""
     path = chaos.directory / "shared.db"
     names = [f"writer-{number}" for number in range(writers)]
     hog = hold_lock(names[0], after_mark("checkpoint", count=each // 4), database=path.name, duration_s=lock_held_s)
-    kills = [fault for fault in drawn_kills(chaos, names[1:], killed, each=each) if fault.agent != names[0]]
-    chaos.plan(hog, *kills)
+    stopped = pause(names[1], at_point(AFTER_NUMBER, occurrence=each // 3), duration_s=lock_held_s)
+    chaos.plan(hog, stopped, *drawn_kills(chaos, names[2:], killed, each=each))
     databases = dict.fromkeys(names, make_database(path, manager))
     run_writers(chaos, databases, manager, each=each)
     expect_all(chaos, databases, each=each)

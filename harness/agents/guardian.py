@@ -365,9 +365,9 @@ class Guardian:
             with contextlib.suppress(Exception):  # the folder goes in any case
                 salvage(self._journal, "the process that ran this test ended before the test did")
         if self._folder is not None:
-            import shutil  # as above
+            from harness import scratch  # as above
 
-            shutil.rmtree(self._folder, ignore_errors=True)
+            scratch.remove(self._folder)
 
 
 def _reap_silently() -> None:

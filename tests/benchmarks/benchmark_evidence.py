@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from benchmark_checkpoints import Bare, flush_us, medians_us, snapshot_of
 
 from recovery import Artifacts, CheckpointManager, TaskManager
+from tests.benchmarks.benchmark_checkpoints import Bare, flush_us, medians_us, snapshot_of
 
 if TYPE_CHECKING:
     from recovery import Evidence

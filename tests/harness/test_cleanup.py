@@ -216,3 +216,48 @@ def test_a_failed_run_leaves_only_its_evidence(start: Starter) -> None:
     (pack,) = session.packs()
     assert "as it was meant to" in (pack / "failure.txt").read_text()
     assert [record.verdict for record in session.records()] == [Verdict.VIOLATED]
+
+
+def test_a_timeout_by_signal_leaves_only_its_evidence(start: Starter) -> None:
+    """When pytest-timeout interrupts the test, the run is inconclusive, and everything is ended."""
+    session = start(marker='@pytest.mark.timeout(1, method="signal")')
+    assert session.until_ended() == 1, session.output()
+    session.assert_nothing_is_left()
+    assert len(session.packs()) == 1
+    assert [record.verdict for record in session.records()] == [Verdict.INCONCLUSIVE]
+
+
+def test_a_timeout_by_thread_leaves_only_its_evidence(start: Starter) -> None:
+    """When pytest-timeout ends pytest on the spot, the guardian ends the rest and saves pack and record."""
+    session = start(marker='@pytest.mark.timeout(1, method="thread")')
+    assert session.until_ended() == 1, session.output()
+    session.assert_nothing_is_left()
+    assert_salvaged(session)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGQUIT, signal.SIGHUP])
+def test_a_signal_that_ends_pytest_leaves_only_the_evidence(start: Starter, number: signal.Signals) -> None:
+    """When pytest itself is killed, the guardian ends the rest and saves pack and record."""
+    session = start()
+    os.kill(session.until_ready(), number)
+    assert session.until_ended() == -number, session.output()
+    session.assert_nothing_is_left()
+    assert_salvaged(session)
+
+
+def assert_salvaged(session: Session) -> None:
+    """See that pack and record of the run were made, though nobody was left who could have waited for them."""
+    (pack,) = session.packs()
+    assert len(list((pack / "database").iterdir())) >= 1
+    (record,) = session.records()
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert record.evidence == f"evidence/{pack.name}"
+    assert record.failure
+
+
+def test_an_interrupt_leaves_nothing(start: Starter) -> None:
+    """Ctrl-C reaches the agents of a run as its orderly end."""
+    session = start()
+    os.kill(session.until_ready(), signal.SIGINT)
+    assert session.until_ended() == pytest.ExitCode.INTERRUPTED, session.output()
+    session.assert_nothing_is_left()
