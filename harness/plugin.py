@@ -553,8 +553,10 @@ class ChaosSession:
         """A worker died: its guardian cleans up and saves the evidence; the run is in the records all the same."""
         import msgspec
 
+        from harness.salvage import record_of
+
         for pack in self._packs_of_crashed(crashitem):
-            record = _record_of_pack(pack, report.longreprtext)
+            record = record_of(pack, report.longreprtext)
             setattr(report, _RECORD, msgspec.json.encode(record).decode())
 
     def _packs_of_crashed(self, node_id: str) -> list[Path]:
@@ -658,26 +660,3 @@ def _versions() -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
     }
-
-
-def _record_of_pack(path: Path, failure: str) -> RunRecord:
-    from harness.evidence import open_pack
-    from harness.model import RunRecord
-
-    pack = open_pack(path)
-    return RunRecord(
-        scenario=pack.scenario,
-        node_id=pack.node_id,
-        run_id=pack.run_id,
-        seed=pack.seed,
-        verdict=pack.verdict,
-        iteration=pack.iteration,
-        plan=pack.plan,
-        receipts=pack.receipts,
-        findings=pack.findings,
-        assertions=pack.assertions,
-        started=pack.started,
-        failure=failure[-4000:],
-        evidence=f"evidence/{path.name}",
-        reproduce=pack.reproduce,
-    )

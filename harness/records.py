@@ -18,7 +18,7 @@ from harness.errors import ResultsError
 from harness.model import RECORD_FORMAT, RunRecord, SessionHeader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 FILE_NAME: Final = "records.jsonl"
 
@@ -71,6 +71,31 @@ class SessionFolder:
             msg = f"a record could not be added to {self.path / FILE_NAME}: {error.strerror or error}"
             raise ResultsError(msg) from error
 
+    def add_orphan(self, header: SessionHeader, record: RunRecord) -> None:
+        """Add the record of a run whose session died, unless it is there; ``header`` is for a session without one.
+
+        For whoever outlives the session; several may at the same time. Raises ResultsError.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with _locked(self.path):
+                if self._cut_torn_line() == 0:
+                    self.create(header)
+                if all(known.run_id != record.run_id for known in read(self.path).runs):
+                    self.append(record)
+        except OSError as error:
+            msg = f"the record of a run that was cut short could not be added to {self.path}: {error.strerror or error}"
+            raise ResultsError(msg) from error
+
+    def _cut_torn_line(self) -> int:
+        """Take back a last line that a kill cut off (nobody else writes any more); return the size in bytes."""
+        path = self.path / FILE_NAME
+        if not path.exists():
+            return 0
+        size = path.read_bytes().rfind(b"\n") + 1
+        os.truncate(path, size)
+        return size
+
     def _append(self, value: SessionHeader | RunRecord) -> None:
         line = msgspec.json.encode(value) + b"\n"
         descriptor = os.open(self.path / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -89,6 +114,18 @@ class SessionFolder:
             fresh.unlink()
         fresh.symlink_to(Path("sessions") / self.path.name)
         fresh.replace(latest)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    import fcntl  # only for records that are orphans
+
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read(session: Path) -> Records:

@@ -105,7 +105,7 @@ def _guarded(folder: Path) -> bool:
 
 
 def _save(run_folder: Path) -> None:
-    from harness.evidence import salvage  # hardly ever needed
+    from harness.salvage import save  # hardly ever needed
 
     with contextlib.suppress(Exception):  # what cannot be saved must not stand in the way of a new session
-        salvage(run_folder, "the process that ran this test ended before the test did, and so did its guardian")
+        save(run_folder, "the process that ran this test ended before the test did, and so did its guardian")

@@ -61,6 +61,7 @@ class Guardian:
         self._folder: Path | None = None
         self._journal: Path | None = None
         self._environments: list[dict[str, str]] = []  # of this run's agents: their secrets stay out of its evidence
+        self._watched: tuple[int, int] | None = None
         self._running = True
         self._commands: dict[str, Callable[[wire.Message], None]] = {
             "folder": self._on_folder,
@@ -131,13 +132,18 @@ class Guardian:
         """Take the end of another process (xdist's controller) for the end of ours."""
 
         def gone() -> None:
-            self._running = tree.is_running(message["pid"], message["start_ticks"])
+            self._running = not self._alone()
 
+        self._watched = (message["pid"], message["start_ticks"])
         with contextlib.suppress(OSError):
             descriptor = os.pidfd_open(message["pid"])
             process = tree.read(message["pid"])
             if process is not None and process.start_ticks == message["start_ticks"]:
                 self._register(descriptor, gone)
+
+    def _alone(self) -> bool:
+        """Whether the other process (xdist's controller), if there was one, is gone."""
+        return self._watched is not None and not tree.is_running(*self._watched)
 
     def _on_path(self, message: wire.Message) -> None:
         self._paths[message["number"]] = message["path"]
@@ -358,12 +364,13 @@ class Guardian:
             output.drain()
             output.close()
         if self._journal is not None and self._journal.exists():
-            from harness.evidence import SECRETS, salvage  # only now: the guardian has to stay small
+            from harness.evidence import SECRETS  # only now: the guardian has to stay small
+            from harness.salvage import save
 
             for environment in self._environments:
                 SECRETS.add_environment(environment)
             with contextlib.suppress(Exception):  # the folder goes in any case
-                salvage(self._journal, "the process that ran this test ended before the test did")
+                save(self._journal, "the process that ran this test ended before the test did", alone=self._alone())
         if self._folder is not None:
             from harness import scratch  # as above
 

@@ -35,9 +35,11 @@ import os
 from pathlib import Path
 import pytest
 
+TARGETS = {targets!r}
+
 def begin(chaos):
-    chaos.spawn({targets!r} + ":family", name="family").wait_for("ready")
-    chaos.spawn({targets!r} + ":count_up", name="frozen").wait_for("step")
+    chaos.spawn(TARGETS + ":family", name="family").wait_for("ready")
+    chaos.spawn(TARGETS + ":count_up", name="frozen").wait_for("step")
     chaos.agent("frozen").pause()
     chaos.expect("the family is there", observed="ready", holds=True)
     ready = Path({folder!r}) / "ready"
@@ -108,6 +110,11 @@ class Session:
         """Wait for the end of pytest and return its exit status; a signal is negative, as in subprocess."""
         assert self.process is not None
         return self.process.wait(BOUND_S)
+
+    def process_id(self) -> int:
+        """Return the pid of pytest itself."""
+        assert self.process is not None
+        return self.process.pid
 
     def processes(self) -> list[int]:
         """Return every live process that descends from this session."""
@@ -253,6 +260,9 @@ def assert_salvaged(session: Session) -> None:
     assert record.verdict is Verdict.INCONCLUSIVE
     assert record.evidence == f"evidence/{pack.name}"
     assert record.failure
+    command = [sys.executable, "-m", "reports", str(session.results), "--out", str(session.folder / "report")]
+    subprocess.run(command, check=True, capture_output=True, timeout=BOUND_S)
+    assert "INCONCLUSIVE" in (session.folder / "report" / "matrix.md").read_text()
 
 
 def test_an_interrupt_leaves_nothing(start: Starter) -> None:
@@ -261,3 +271,40 @@ def test_an_interrupt_leaves_nothing(start: Starter) -> None:
     os.kill(session.until_ready(), signal.SIGINT)
     assert session.until_ended() == pytest.ExitCode.INTERRUPTED, session.output()
     session.assert_nothing_is_left()
+
+
+def test_a_killed_worker_leaves_evidence_and_a_record(start: Starter) -> None:
+    """When an xdist worker dies, its guardian cleans up and the controller records the run with its evidence."""
+    session = start("-n1", "--max-worker-restart=0", "-p", "xdist")
+    os.kill(session.until_ready(), signal.SIGKILL)
+    assert session.until_ended() == 1, session.output()
+    session.assert_nothing_is_left()
+    (pack,) = session.packs()
+    (record,) = session.records()
+    assert (record.verdict, record.evidence) == (Verdict.INCONCLUSIVE, f"evidence/{pack.name}")
+
+
+def test_a_killed_controller_leaves_evidence_and_a_record(start: Starter) -> None:
+    """When xdist's controller dies, the guardian of the worker notices, ends everything, and records the run."""
+    session = start("-n1", "-p", "xdist")
+    assert session.until_ready() != session.process_id()
+    os.kill(session.process_id(), signal.SIGKILL)
+    session.until_ended()
+    session.assert_nothing_is_left()
+    assert_salvaged(session)
+
+
+def test_a_killed_guardian_leaves_nothing_and_has_a_successor(start: Starter) -> None:
+    """Without its guardian a run is inconclusive and ended all the same; the next run has a new guardian."""
+    more = """
+def test_after(chaos):
+    agent = chaos.spawn(TARGETS + ":count_up", name="next", kwargs={"total": 3})
+    chaos.expect("the next agent ends well", observed=agent.wait_exit(), holds=agent.wait_exit().code == 0)
+"""
+    session = start("-p", "no:xdist", more=more)
+    session.until_ready()
+    os.kill(session.guardian(), signal.SIGKILL)
+    assert session.until_ended() == 1, session.output()
+    session.assert_nothing_is_left()
+    assert [record.verdict for record in session.records()] == [Verdict.INCONCLUSIVE, Verdict.HELD], session.output()
+    assert len(session.packs()) == 1

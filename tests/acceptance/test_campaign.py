@@ -1,0 +1,175 @@
+"""Campaigns as a user runs them: iterations, pass rates, what is tolerated, and what never is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
+
+COUNTED = """
+import pytest
+
+@pytest.mark.chaos(id="counted", title="Holds but for some iterations")
+def test_counted(chaos):
+    chaos.expect("iteration", observed=chaos.iteration, holds=chaos.iteration not in {violated})
+    if chaos.iteration in {inconclusive}:
+        chaos.inconclusive("nothing was hit")
+"""
+QUIET = ("-p", "no:randomly", "-p", "no:cacheprovider", "--chaos-confirm", "0")
+
+
+def run(pytester: pytest.Pytester, *arguments: str, violated: Any = (), inconclusive: Any = ()) -> pytest.RunResult:
+    """Run the counted scenario with these iterations violated and inconclusive."""
+    pytester.makepyfile(
+        test_counted=COUNTED.format(violated=set(violated) or "()", inconclusive=set(inconclusive) or "()")
+    )
+    return pytester.runpytest_subprocess("-m", "chaos", *QUIET, *arguments)
+
+
+def matrix(pytester: pytest.Pytester) -> dict[str, Any]:
+    """Return what the newest session wrote for other programs."""
+    found: dict[str, Any] = json.loads(Path(pytester.path, "chaos-results/latest/matrix.json").read_text())
+    return found
+
+
+def test_iterations_are_separate_tests_and_one_row(pytester: pytest.Pytester) -> None:
+    """Five iterations are five tests with five runs in one scenario, and all hold."""
+    result = run(pytester, "--chaos-iterations", "5", "-v")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*test_counted[[]run-1] PASSED*", "*test_counted[[]run-5] PASSED*"])
+    (scenario,) = matrix(pytester)["scenarios"]
+    assert (scenario["runs"], scenario["passed"], scenario["pass_rate"]) == (5, 5, 1.0)
+
+
+def test_a_violation_that_the_rate_tolerates_is_never_green(pytester: pytest.Pytester) -> None:
+    """One of ten is tolerated at 0.9: the exit code is 0, the word is TOLERATED, and the pack is kept."""
+    result = run(pytester, "--chaos-iterations", "10", "--chaos-min-pass-rate", "0.9", violated=[3])
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*TOLERATED*counted*", "*1 failed, 9 passed*"])
+    (scenario,) = matrix(pytester)["scenarios"]
+    assert scenario["tolerated"]
+    assert scenario["pass_rate"] == 0.9
+    assert len(list(Path(pytester.path).glob("chaos-results/latest/evidence/*/manifest.json"))) == 1
+    result.stdout.no_fnmatch_line("*✓ HELD*")
+
+
+def test_too_many_violations_fail_the_campaign(pytester: pytest.Pytester) -> None:
+    """Two of ten are too many at 0.9."""
+    result = run(pytester, "--chaos-iterations", "10", "--chaos-min-pass-rate", "0.9", violated=[3, 4])
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*VIOLATED*counted*"])
+
+
+def test_quick_is_ten_iterations_at_95_percent(pytester: pytest.Pytester) -> None:
+    """One of ten violated is below 0.95."""
+    assert run(pytester, "--chaos-quick").ret == 0
+    assert matrix(pytester)["scenarios"][0]["runs"] == 10
+    assert run(pytester, "--chaos-quick", violated=[0]).ret == 1
+
+
+def test_a_single_inconclusive_run_fails_and_has_a_section_of_its_own(pytester: pytest.Pytester) -> None:
+    """It is neither passed nor failed, is named with its reason, and the exit code is 1."""
+    result = run(pytester, inconclusive=[0])
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*= chaos: INCONCLUSIVE =*", "*nothing was hit*", "*1 inconclusive in*"])
+    (scenario,) = matrix(pytester)["scenarios"]
+    assert (scenario["verdict"], scenario["inconclusive"]) == ("INCONCLUSIVE", 1)
+
+
+def test_inconclusive_runs_are_tolerated_no_more_than_violations(pytester: pytest.Pytester) -> None:
+    """A campaign of which a fifth came to no answer has proved nothing at 0.9, though all answers were good."""
+    result = run(pytester, "--chaos-iterations", "10", "--chaos-min-pass-rate", "0.9", inconclusive=[1, 2])
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*INCONCLUSIVE*counted*"])
+
+
+def test_another_failing_test_is_never_forgiven(pytester: pytest.Pytester) -> None:
+    """The pass rate of a scenario says nothing about an ordinary test that fails."""
+    pytester.makepyfile(test_plain="def test_plain():\n    assert False\n")
+    pytester.makepyfile(test_counted=COUNTED.format(violated={3}, inconclusive="()"))
+    result = pytester.runpytest_subprocess(*QUIET, "--chaos-iterations", "10", "--chaos-min-pass-rate", "0.9")
+    assert result.ret == 1
+    result.assert_outcomes(failed=2, passed=9)
+
+
+def test_deep_variants_are_left_out_of_campaigns(pytester: pytest.Pytester) -> None:
+    """Once, a scenario runs quick and deep; in a campaign its quick form alone."""
+    pytester.makepyfile(
+        """
+        import pytest
+        pytestmark = pytest.mark.chaos(id="both", title="both")
+
+        def test_quick(chaos):
+            chaos.expect("quick", observed=1, holds=True)
+
+        @pytest.mark.chaos_deep
+        def test_deep(chaos):
+            chaos.expect("deep", observed=1, holds=True)
+        """
+    )
+    pytester.runpytest_subprocess("-m", "chaos", *QUIET).assert_outcomes(passed=2)
+    result = pytester.runpytest_subprocess("-m", "chaos", *QUIET, "--chaos-iterations", "3")
+    result.assert_outcomes(passed=3, deselected=1)
+
+
+def test_a_run_that_asserts_nothing_is_no_pass(pytester: pytest.Pytester) -> None:
+    """A scenario without a key assertion is INCONCLUSIVE and says what to do."""
+    pytester.makepyfile("import pytest\n@pytest.mark.chaos(id='empty')\ndef test_empty(chaos):\n    pass\n")
+    result = pytester.runpytest_subprocess("-m", "chaos", *QUIET)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*nothing-asserted*chaos.expect*"])
+
+
+def test_a_fault_that_never_fires_is_no_pass_and_says_why(pytester: pytest.Pytester) -> None:
+    """A misspelt crash point leaves the run INCONCLUSIVE, with the points that were passed."""
+    pytester.makepyfile(
+        """
+        import sys, pytest
+        from harness import at_point, kill
+
+        def agent():
+            sys.audit("mine.saved")
+
+        @pytest.mark.chaos(id="misspelt")
+        def test_misspelt(chaos):
+            chaos.plan(kill("agent", at_point("mine.safed")))
+            chaos.spawn(agent, name="agent").wait_exit()
+            chaos.expect("something", observed=1, holds=True)
+        """
+    )
+    result = pytester.runpytest_subprocess("-m", "chaos", *QUIET)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*fault-not-fired:kill*mine.safed did not fire*mine.saved (1 times)*"])
+
+
+def test_a_skip_inside_a_run_is_a_skip(pytester: pytest.Pytester) -> None:
+    """A test that skips itself has no verdict and no record."""
+    pytester.makepyfile("import pytest\n@pytest.mark.chaos(id='s')\ndef test_s(chaos):\n    pytest.skip('not here')\n")
+    result = pytester.runpytest_subprocess("-m", "chaos", *QUIET)
+    result.assert_outcomes(skipped=1)
+    assert result.ret == 0
+    assert not Path(pytester.path, "chaos-results").exists()
+
+
+def test_a_scenario_whose_setup_fails_is_in_the_matrix(pytester: pytest.Pytester) -> None:
+    """A run that could not begin is INCONCLUSIVE, not absent."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def broken():
+            raise RuntimeError("no database here")
+
+        @pytest.mark.chaos(id="unborn")
+        def test_unborn(broken, chaos):
+            chaos.expect("x", observed=1, holds=True)
+        """
+    )
+    result = pytester.runpytest_subprocess("-m", "chaos", *QUIET)
+    assert result.ret == 1
+    (scenario,) = matrix(pytester)["scenarios"]
+    assert (scenario["id"], scenario["verdict"]) == ("unborn", "INCONCLUSIVE")
