@@ -27,5 +27,9 @@ class AgentError(ChaosError):
     """An agent is not what the test needs: it ended, or it did not die."""
 
 
+class GuardianLost(ChaosError):  # noqa: N818 - says what happened; nobody made a mistake
+    """The process that answers for the agents was killed, and they with it: this run can decide nothing."""
+
+
 class WaitExpired(ChaosError):  # noqa: N818 - an expired bound is an answer about the target, not a mistake
     """Something that was waited for did not come within its bound. It becomes a liveness finding of the run."""

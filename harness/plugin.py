@@ -391,6 +391,8 @@ class ChaosSession:
 
     def _connect(self) -> GuardianClient:
         """Return the guardian of this process's agents, started at the first need and again if it was killed."""
+        if self._client is not None:
+            self._client.pump()  # hears of its end, if that was between two runs
         if self._client is None or not self._client.alive:
             from harness import scratch
             from harness.agents import tree

@@ -279,6 +279,8 @@ class Run:
             self._findings.append(verdict.of_error(error))
         self._end_agents()
         findings = [*self._findings, *self._broken_expectations(), *verdict.of_receipts(self._receipts)]
+        if self._client is not None and not self._client.alive:
+            findings = [msgspec.structs.replace(finding, kind="harness") for finding in findings]
         if not self._assertions and error is None:
             findings.append(verdict.NOTHING_ASSERTED)
         if torn := self.history.torn:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from harness import journal
 from harness.agents import tree
+from harness.agents.process import OWNER_VARIABLE
 from harness.errors import EvidenceError, UsageError
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def sweep(base: Path) -> list[Path]:
             match = _NAME.fullmatch(folder.name)
             if match is None or tree.is_running(int(match[1]), int(match[2])) or _guarded(folder):
                 continue
+            tree.end_marked(OWNER_VARIABLE, folder.name)
             for header in folder.glob(f"*/{journal.HEADER}"):
                 _save(header.parent)
             remove(folder)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from harness.agents import tree, wire
-from harness.errors import AgentError, SpawnError, UsageError, WaitExpired
+from harness.errors import AgentError, GuardianLost, SpawnError, UsageError, WaitExpired
 from harness.model import AfterMark, AgentSummary, Mark, MarkKind
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ WAIT_TIMEOUT_S: Final = 10.0
 END_TIMEOUT_S: Final = 15.0
 OUTPUT_BYTES_MAX: Final = 1 << 20
 OUTPUT_SHOWN_LINES: Final = 15
+OWNER_VARIABLE: Final = "CHAOS_OWNER"
+"""In the environment of a guardian and of all that descends from it: the name of the session's scratch folder."""
 
 _POLLS_S: Final = ((0.05, 0.0005), (0.5, 0.002), (float("inf"), 0.01))
 _SAMPLE_EVERY_S: Final = 0.1
@@ -97,7 +99,7 @@ class GuardianClient:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=self._environment | {"PYTHONPATH": os.pathsep.join(_import_path())},
+                env=self._environment | {"PYTHONPATH": os.pathsep.join(_import_path()), OWNER_VARIABLE: folder.name},
             )
         theirs.close()
         self._poll = select.poll()
@@ -180,6 +182,8 @@ class GuardianClient:
                 raise WaitExpired(msg)
             pause_s = next(pause for until, pause in _POLLS_S if elapsed < until)
             self.pump(min(pause_s, max(0.0, timeout_s - elapsed) + 1e-4))
+            if not self.alive and not condition():
+                raise _lost(what)
 
     def signal_group(self, agent: Agent, number: signal.Signals) -> None:
         """Signal an agent with all its process group."""
@@ -223,7 +227,8 @@ class GuardianClient:
         """Let the guardian clean up, and wait for its end."""
         self._lose()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_TIMEOUT_S)
+            if self._process.wait(END_TIMEOUT_S) != 0:
+                self._end_orphans()
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -270,6 +275,7 @@ class GuardianClient:
             raise UsageError(msg) from error
         except OSError:
             self._lose()
+            self._end_orphans()
 
     def _take(self) -> bool:
         try:
@@ -278,6 +284,7 @@ class GuardianClient:
             return False
         if received is None:
             self._lose()
+            self._end_orphans()
             return False
         message, descriptors = received
         if message["event"] == "ended":
@@ -299,6 +306,10 @@ class GuardianClient:
             self._socket.close()
         for agent in self.agents.values():
             agent.lose()
+
+    def _end_orphans(self) -> None:
+        """End what a guardian that was killed left behind: children and daemons of agents have nobody else now."""
+        tree.end_marked(OWNER_VARIABLE, self.folder.name)
 
 
 class Agent:
@@ -507,6 +518,8 @@ class Agent:
         self._client.wait_until(met_or_ended, timeout_s=timeout_s, what=what, seen=self.describe)
         self._client.pump()
         if not condition():
+            if not self._client.alive:
+                raise _lost(what)
             msg = f"waited for {what}, and it ended before: {self.describe()}"
             raise AgentError(msg)
 
@@ -517,6 +530,7 @@ class Agent:
     def hear(self, message: wire.Message, descriptors: Sequence[int]) -> None:
         """Take over what the guardian says of it."""
         if message["event"] == "spawned":
+            self.started_s = time.monotonic()
             self.pid = message["pid"]
             self.start_ticks = message["start_ticks"]
             self.note = message["note"]
@@ -553,6 +567,10 @@ def check_bound(timeout_s: float) -> None:
     if not 0 < timeout_s < float("inf"):
         msg = f"timeout_s is a positive number of seconds, and this is {timeout_s!r}: every wait has a bound"
         raise UsageError(msg)
+
+
+def _lost(what: str) -> GuardianLost:
+    return GuardianLost(f"the guardian of the agents was killed, and the agents with it, while {what} was awaited")
 
 
 def _import_path() -> list[str]:

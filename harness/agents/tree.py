@@ -107,6 +107,30 @@ def end_all(
         time.sleep(_POLL_S)
 
 
+def end_marked(variable: str, value: str, *, timeout_s: float = 10.0) -> list[Process]:
+    """End every process that was started with this variable in its environment; return those still there after that.
+
+    For when nobody is left who knows them as descendants: the environment that ``/proc`` shows is that of the last
+    exec, so a fork or a daemon cannot lose it.
+    """
+    wanted = f"{variable}={value}".encode()
+    deadline = time.monotonic() + timeout_s
+    while True:
+        alive = [process for process in _all() if process.alive and wanted in _environment(process.pid)]
+        if not alive or time.monotonic() > deadline:
+            return alive
+        for process in alive:
+            end(process)
+        time.sleep(_POLL_S)
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:  # somebody else's, or gone
+        return []
+
+
 def _all() -> Iterator[Process]:
     with os.scandir("/proc") as entries:
         for entry in entries:

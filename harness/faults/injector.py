@@ -129,8 +129,10 @@ class Injector:
     def _is_due(self, pending: _Pending, agent: Agent, now_s: float) -> bool:
         when = pending.fault.when
         alive = agent.running or not self._registry[pending.fault.kind].needs_life
+        if agent.pid == 0:  # it is being started
+            return False
         if isinstance(when, Now):
-            return agent.pid != 0
+            return True
         if isinstance(when, AtMoment):
             since_s = agent.started_s if when.after is None else agent.mark_seen_s(when.after)
             return since_s is not None and alive and now_s >= since_s + when.delay_s

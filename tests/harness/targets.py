@@ -1,4 +1,4 @@
-"""What the agents of these tests run: small programs that say what they do, misbehave on request, and can be counted."""
+"""What the agents of these tests run: small programs that say what they do, and misbehave on request."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sqlite3
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def count_up(marks: Marks, operation: str = "step", total: int | None = None) ->
 
 def tell(marks: Marks, variables: tuple[str, ...] = ()) -> None:
     """Say who and where it is."""
-    marks.ack("pid", value=[os.getpid(), os.getpgid(0), os.getcwd()])
+    marks.ack("pid", value=[os.getpid(), os.getpgid(0), str(Path.cwd())])
     for name in variables:
         marks.ack("variable", name, os.environ.get(name))
     marks.ack("interpreter", value={"threads": threading.active_count(), "argv": sys.argv[:1]})

@@ -73,7 +73,7 @@ class Session:
         self.token = f"CHAOS_TEST_TOKEN={secrets.token_hex(8)}"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *arguments: str) -> None:
+    def start(self, *arguments: str, **variables: str) -> None:
         """Start pytest, in a session that no signal of ours reaches by accident."""
         name, value = self.token.split("=")
         environment = {key: text for key, text in os.environ.items() if not key.startswith("PYTEST_")}
@@ -83,7 +83,7 @@ class Session:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pytest", *own, *folders, *arguments],
                 cwd=self.project,
-                env=environment | {name: value},
+                env=environment | {name: value} | variables,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -99,10 +99,10 @@ class Session:
         deadline_s = time.monotonic() + BOUND_S
         while not condition():
             assert time.monotonic() < deadline_s, f"{what} did not come: {self.output()}"
-            time.sleep(0.005)
+            time.sleep(0.005)  # sleeps because this is the pause of a bounded wait
 
     def until_ready(self) -> int:
-        """Wait until the agents and all their descendants are there; return the pid of the process that runs the test."""
+        """Wait until all agents and their descendants are there; return the pid of the process that runs the test."""
         self.wait_until((self.folder / "ready").exists, "the agents")
         return int((self.folder / "ready").read_text())
 
@@ -260,8 +260,9 @@ def assert_salvaged(session: Session) -> None:
     assert record.verdict is Verdict.INCONCLUSIVE
     assert record.evidence == f"evidence/{pack.name}"
     assert record.failure
-    command = [sys.executable, "-m", "reports", str(session.results), "--out", str(session.folder / "report")]
-    subprocess.run(command, check=True, capture_output=True, timeout=BOUND_S)
+    command = [sys.executable, "-m", "reports", str(session.results), "--output", str(session.folder / "report")]
+    rendered = subprocess.run(command, check=False, capture_output=True, timeout=BOUND_S)
+    assert rendered.returncode == 2, rendered.stderr
     assert "INCONCLUSIVE" in (session.folder / "report" / "matrix.md").read_text()
 
 
@@ -307,4 +308,21 @@ def test_after(chaos):
     assert session.until_ended() == 1, session.output()
     session.assert_nothing_is_left()
     assert [record.verdict for record in session.records()] == [Verdict.INCONCLUSIVE, Verdict.HELD], session.output()
+    assert len(session.packs()) == 1
+
+
+def test_the_next_session_sweeps_what_a_killed_guardian_and_pytest_left(start: Starter) -> None:
+    """Where the guardian was killed before pytest, the next session ends the rest and saves evidence and record."""
+    session = start("-p", "no:xdist", ending="wait(chaos) if not os.environ.get('SECOND') else None")
+    pytest_pid, guardian_pid = session.until_ready(), session.guardian()
+    os.kill(pytest_pid, signal.SIGSTOP)
+    os.kill(guardian_pid, signal.SIGKILL)
+    os.kill(pytest_pid, signal.SIGKILL)
+    assert session.until_ended() == -signal.SIGKILL
+    assert session.processes(), "nothing was left to be swept"
+    session.start("-p", "no:xdist", SECOND="1")
+    assert session.until_ended() == 0, session.output()
+    session.assert_nothing_is_left()
+    found = [record for path in session.results.glob("sessions/*") for record in records.read(path).runs]
+    assert {record.verdict for record in found} == {Verdict.INCONCLUSIVE, Verdict.HELD}
     assert len(session.packs()) == 1

@@ -1,0 +1,172 @@
+"""Options, and what the plugin does when nobody asks for it: nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SCENARIO = """
+import pytest
+
+@pytest.mark.chaos(id="one", title="One thing holds")
+def test_one(chaos):
+    chaos.expect("seed", observed=chaos.seed, holds=True)
+"""
+QUIET = ("-p", "no:randomly", "-p", "no:cacheprovider")
+NOT_IMPORTED = ("msgspec", "jinja2", "psutil", "rich", "sqlite3", "harness.run", "harness.model", "reports.render")
+
+
+@pytest.fixture
+def scenario(pytester: pytest.Pytester) -> pytest.Pytester:
+    """Return a project with one scenario that holds."""
+    pytester.makepyfile(test_one=SCENARIO)
+    return pytester
+
+
+def test_the_seed_is_shown_before_and_after(scenario: pytest.Pytester) -> None:
+    """The seed that was given is in the header, at the end, and in the record."""
+    result = scenario.runpytest_subprocess(*QUIET, "--chaos-seed", "mine7")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["chaos: seed mine7, 1 run of 1 scenario; results in chaos-results*", "chaos: seed mine7;*"]
+    )
+    assert "mine7" in Path(scenario.path, "chaos-results/latest/records.jsonl").read_text()
+
+
+def test_quiet_is_one_line_a_scenario(scenario: pytest.Pytester) -> None:
+    """With -q neither header nor table is printed."""
+    result = scenario.runpytest_subprocess(*QUIET, "-q")
+    result.stdout.fnmatch_lines(["*HELD one: 1 run*"])
+    result.stdout.no_fnmatch_line("chaos: seed*")
+
+
+def test_a_suite_without_scenarios_pays_nothing(pytester: pytest.Pytester) -> None:
+    """No output, no folder, no process, and none of the heavy modules is imported."""
+    pytester.makepyfile(
+        f"""
+        import sys
+
+        def test_plain():
+            assert [name for name in {NOT_IMPORTED!r} if name in sys.modules] == []
+        """
+    )
+    result = pytester.runpytest_subprocess(*QUIET, "-p", "no:xdist", "-p", "no:hypothesispytest")
+    assert result.ret == 0
+    assert "chaos:" not in result.stdout.str()
+    assert "chaos matrix" not in result.stdout.str()
+    assert not Path(pytester.path, "chaos-results").exists()
+
+
+@pytest.mark.parametrize("off", [("harness.plugin", "reports.plugin"), ("harness.plugin",)], ids=["both", "harness"])
+def test_the_plugin_can_be_switched_off(pytester: pytest.Pytester, off: tuple[str, ...]) -> None:
+    """A suite of somebody else's runs without it, and does not know its options."""
+    pytester.makepyfile("def test_plain():\n    pass\n")
+    switches = [part for name in off for part in ("-p", f"no:{name}")]
+    assert pytester.runpytest_subprocess(*QUIET, *switches).ret == 0
+    assert pytester.runpytest_subprocess(*QUIET, *switches, "--chaos-seed", "x").ret == 4
+
+
+def test_without_reports_records_are_kept_all_the_same(scenario: pytest.Pytester) -> None:
+    """The report plugin is a guest: without it the run, its record and its exit code are the same."""
+    result = scenario.runpytest_subprocess(*QUIET, "-p", "no:reports.plugin")
+    assert result.ret == 0
+    assert {path.name for path in Path(scenario.path, "chaos-results/latest/").iterdir()} == {"records.jsonl"}
+
+
+def test_strict_markers_know_ours(scenario: pytest.Pytester) -> None:
+    """Both markers are registered."""
+    assert scenario.runpytest_subprocess(*QUIET, "--strict-markers").ret == 0
+
+
+def test_the_command_line_wins_over_the_environment_and_that_over_the_ini_file(
+    scenario: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same option from three places: the nearest wins."""
+    scenario.makeini("[pytest]\nchaos_seed = fromini\n")
+    scenario.runpytest_subprocess(*QUIET).stdout.fnmatch_lines(["chaos: seed fromini,*"])
+    monkeypatch.setenv("CHAOS_SEED", "fromenv")
+    scenario.runpytest_subprocess(*QUIET).stdout.fnmatch_lines(["chaos: seed fromenv,*"])
+    given = scenario.runpytest_subprocess(*QUIET, "--chaos-seed", "given")
+    given.stdout.fnmatch_lines(["chaos: seed given,*"])
+
+
+def test_all_wrong_options_are_told_together(scenario: pytest.Pytester) -> None:
+    """One message names each with what was expected and what came; nothing runs."""
+    result = scenario.runpytest_subprocess(
+        *QUIET, "--chaos-iterations", "-3", "--chaos-min-pass-rate", "98", "--chaos-report", "pdf"
+    )
+    assert result.ret == 4
+    message = result.stderr.str()
+    for part in ("--chaos-iterations", "-3", "--chaos-min-pass-rate", "'98'", "--chaos-report", "pdf"):
+        assert part in message
+    assert "Traceback" not in message
+
+
+def test_an_unknown_scenario_is_named_with_those_there_are(scenario: pytest.Pytester) -> None:
+    """A misspelt id runs nothing, least of all everything."""
+    result = scenario.runpytest_subprocess(*QUIET, "--chaos-scenario", "tow")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*no scenario 'tow'*one*"])
+
+
+@pytest.mark.parametrize(
+    ("marker", "said"),
+    [
+        ("id='A b'", "*01-kill-9*'A b'*"),
+        ("identity='x'", "*takes id=*identity*"),
+        ("id='x', steps='one'", "*list of sentences*"),
+    ],
+    ids=["id", "argument", "steps"],
+)
+def test_a_marker_that_cannot_be_understood_is_told(pytester: pytest.Pytester, marker: str, said: str) -> None:
+    """The sentence names the test and what the marker takes."""
+    pytester.makepyfile(f"import pytest\n@pytest.mark.chaos({marker})\ndef test_x(chaos):\n    pass\n")
+    result = pytester.runpytest_subprocess(*QUIET)
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([said])
+
+
+def test_the_fixture_works_without_a_marker(pytester: pytest.Pytester) -> None:
+    """To try something out, the fixture is enough: the scenario is named after module and function."""
+    pytester.makepyfile(test_try="def test_it(chaos):\n    chaos.expect('x', observed=1, holds=True)\n")
+    result = pytester.runpytest_subprocess(*QUIET)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*HELD*test-try-test-it*"])
+
+
+def test_results_that_cannot_be_written_are_one_sentence(scenario: pytest.Pytester) -> None:
+    """With a file where the results folder should be, the exit is not green and one sentence says what to do."""
+    Path(scenario.path, "chaos-results").write_text("in the way")
+    result = scenario.runpytest_subprocess(*QUIET)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["chaos: the results folder * cannot be written *--chaos-results DIR*"])
+    assert "Traceback" not in result.stdout.str()
+    assert Path(scenario.path, "chaos-results").read_text() == "in the way"
+
+
+def test_a_time_limit_leaves_evidence(pytester: pytest.Pytester) -> None:
+    """A run that pytest-timeout ends is INCONCLUSIVE, with a pack and the agents' output in it."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.timeout(2)
+        @pytest.mark.chaos(id="slow")
+        def test_slow(chaos):
+            chaos.spawn(["sh", "-c", "echo I was here; sleep 1000"], name="sleeper")
+            chaos.wait_until(lambda: False, timeout_s=100)
+        """
+    )
+    result = pytester.runpytest_subprocess(*QUIET)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*harness:timeout*"])
+    (log,) = Path(pytester.path).glob("chaos-results/latest/evidence/*/agents/sleeper.log")
+    assert "I was here" in log.read_text()
+
+
+def test_only_the_formats_asked_for_are_written(scenario: pytest.Pytester) -> None:
+    """--chaos-report json writes no page."""
+    scenario.runpytest_subprocess(*QUIET, "--chaos-report", "json")
+    written = {path.name for path in Path(scenario.path, "chaos-results/latest/").iterdir()}
+    assert written == {"records.jsonl", "matrix.json"}

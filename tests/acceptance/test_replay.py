@@ -1,0 +1,181 @@
+"""From a failure back to the failure: evidence packs, replays, and the ``chaos`` command around them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness import records
+from harness.model import Verdict
+
+if TYPE_CHECKING:
+    from harness.records import Records
+
+PROJECT = """
+import sys
+from pathlib import Path
+import pytest
+from harness import at_point, kill
+
+def worker(path, marks):
+    for number in range(1, 50):
+        marks.intent("row", number)
+        sys.audit("mine.before", number)
+        marks.ack("row", number)
+        sys.audit("mine.after", number)
+        with Path(path).open("a") as out:
+            out.write(f"{number}\\n")
+
+@pytest.mark.chaos(id="ack-first", title="A row that was acknowledged is there")
+def test_rows(chaos):
+    when = at_point("mine.after", occurrence=5 + int(chaos.random("point").random() * 20))
+    chaos.plan(kill("worker", when))
+    path = chaos.directory / "rows"
+    chaos.spawn(worker, kwargs={"path": str(path)}, name="worker").wait_exit()
+    there = path.read_text().split() if path.exists() else []
+    lost = [mark.key for mark in chaos.history.acknowledged("row") if str(mark.key) not in there]
+    chaos.expect("acknowledged rows that are lost", observed=lost, holds=not lost)
+"""
+QUIET = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider")
+
+
+def chaos(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the ``chaos`` command in a folder."""
+    command = [sys.executable, "-c", "from harness.cli import main; main()", *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment |= {"COLUMNS": "200", "PYTEST_ADDOPTS": "-p no:randomly -p no:cacheprovider"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def violated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project in which two iterations of a scenario have been violated."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "test_rows.py").write_text(PROJECT)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest", *QUIET, "--chaos-seed", "back", "--chaos-iterations", "2"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 1
+    (folder / "output.txt").write_text(done.stdout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(violated: Path) -> Records:
+    """Return the records of the session that found the violation."""
+    return records.read(violated / "chaos-results" / "latest")
+
+
+def pack_of(violated: Path, first: Records, iteration: int) -> Path:
+    """Return the evidence pack of an iteration."""
+    (session,) = {path.parent for path in violated.glob("chaos-results/sessions/*/records.jsonl")} & {
+        violated / "chaos-results" / "sessions" / first.header.session
+    }
+    (run,) = [run for run in first.runs if run.iteration == iteration]
+    return session / run.evidence
+
+
+def test_a_violation_is_replayed_before_it_is_reported(violated: Path, first: Records) -> None:
+    """A violation at a crash point is repeated by both replays, and the output says so."""
+    assert "reproduced: 2/2" in (violated / "output.txt").read_text()
+    assert {run.notes["reproduced"] for run in first.runs} == {"2/2"}
+    assert all(run.reproduce.startswith("chaos replay chaos-results/sessions/") for run in first.runs)
+
+
+@pytest.mark.parametrize("iteration", [0, 1])
+def test_a_replay_has_the_seed_and_the_plan_of_the_pack(violated: Path, first: Records, iteration: int) -> None:
+    """Each iteration has its own plan, and its replay carries out that one."""
+    pack = pack_of(violated, first, iteration)
+    done = chaos(violated, "replay", str(pack), "--results", f"again-{iteration}")
+    assert done.returncode == 1, done.stdout + done.stderr
+    (again,) = records.read(violated / f"again-{iteration}").runs
+    (run,) = [run for run in first.runs if run.iteration == iteration]
+    assert (again.seed, again.plan, again.verdict) == (run.seed, run.plan, Verdict.VIOLATED)
+    assert again.plan is not None
+
+
+def test_the_plans_of_two_iterations_differ(first: Records) -> None:
+    """What is drawn depends on the iteration, so fifty iterations try more than one does."""
+    plans = {str(run.plan) for run in first.runs}
+    assert len(plans) == 2
+
+
+def test_a_pack_that_was_changed_is_refused(violated: Path, first: Records, tmp_path: Path) -> None:
+    """Neither verified nor replayed: one sentence says which file is not as it was written."""
+    import shutil
+
+    pack = tmp_path / "pack"
+    shutil.copytree(pack_of(violated, first, 0), pack)
+    (pack / "failure.txt").write_text("nothing happened")
+    verified = chaos(violated, "evidence", "verify", str(pack))
+    assert verified.returncode == 1
+    assert "failure.txt" in verified.stdout + verified.stderr
+    replayed = chaos(violated, "replay", str(pack))
+    assert replayed.returncode == 3
+    assert "Traceback" not in replayed.stderr
+
+
+def test_a_folder_that_is_no_pack_is_the_users_mistake(violated: Path) -> None:
+    """Exit code 3 and one sentence, from the command and from pytest alike (there it is pytest's 4)."""
+    done = chaos(violated, "replay", "chaos-results")
+    assert done.returncode == 3
+    command = [sys.executable, "-m", "pytest", *QUIET, "--chaos-replay", "chaos-results"]
+    done = subprocess.run(command, cwd=violated, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 4
+    assert "Traceback" not in done.stderr
+
+
+def test_show_says_what_is_in_a_pack(violated: Path, first: Records) -> None:
+    """Scenario, seed, receipt and finding are on the screen, and machine readable."""
+    pack = pack_of(violated, first, 0)
+    shown = chaos(violated, "evidence", "show", str(pack))
+    assert shown.returncode == 0
+    for word in ("ack-first", "back", "process ended by signal 9", "acknowledged rows that are lost"):
+        assert word in shown.stdout
+    facts = json.loads(chaos(violated, "evidence", "show", "--json", str(pack)).stdout)
+    assert facts["seed"] == "back"
+
+
+def test_list_names_the_scenarios(violated: Path) -> None:
+    """The list is made without running anything."""
+    listed = json.loads(chaos(violated, "list", "--json").stdout)
+    assert [scenario["id"] for scenario in listed] == ["ack-first"]
+
+
+def test_report_renders_again_from_the_records(violated: Path, tmp_path: Path) -> None:
+    """The matrix can be made on another day, elsewhere, and its exit code is the verdict's."""
+    done = chaos(violated, "report", "chaos-results", "--output", str(tmp_path / "matrix"))
+    assert done.returncode == 1
+    assert {path.name for path in (tmp_path / "matrix").iterdir()} >= {"matrix.html", "matrix.md", "matrix.json"}
+
+
+def test_a_violation_that_no_replay_repeats_is_flaky(pytester: pytest.Pytester) -> None:
+    """A test that fails the first time alone is still violated, and is called flaky."""
+    marker = Path(pytester.path, "seen-before")
+    pytester.makepyfile(
+        f"""
+        from pathlib import Path
+        import pytest
+
+        @pytest.mark.chaos(id="once")
+        def test_once(chaos):
+            seen = Path({str(marker)!r})
+            first = not seen.exists()
+            seen.touch()
+            chaos.expect("seen before", observed=not first, holds=not first)
+        """
+    )
+    result = pytester.runpytest_subprocess("-m", "chaos", *QUIET)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*reproduced: 0/2, flaky*"])
