@@ -55,6 +55,7 @@ class Guardian:
         self._handlers: dict[int, Callable[[], None]] = {}
         self._agents: dict[int, int] = {}  # pid -> id
         self._outputs: dict[int, Output] = {}  # id -> output
+        self._output_bytes: dict[int, int] = {}  # id -> what it had printed, of outputs that are closed
         self._templates: dict[TemplateKey, Template] = {}
         self._paths: dict[int, list[str]] = {}
         self._unfit: dict[str, str] = {}
@@ -163,6 +164,7 @@ class Guardian:
         for output in list(self._outputs.values()):
             output.drain()
             self._close_output(output)
+        self._output_bytes.clear()
         self._journal = None
         self._tell({"event": "ended", "ended": ended, "left": [process.pid for process in left]})
 
@@ -318,6 +320,7 @@ class Guardian:
     def _close_output(self, output: Output) -> None:
         self._unregister(output.read_end)
         self._outputs.pop(output.number, None)
+        self._output_bytes[output.number] = output.total
         output.close()
 
     def _announce(self, number: int, pid: int, pidfd: int, *, note: str = "") -> None:
@@ -344,10 +347,10 @@ class Guardian:
 
     def _tell_exit(self, message: wire.Message) -> None:
         """Say how an agent ended, after what it printed has been read."""
-        output = self._outputs.get(message["id"])
-        if output is not None:
+        if (output := self._outputs.get(message["id"])) is not None:
             output.drain()
-        self._tell({**message, "output_bytes": output.total if output is not None else 0})
+            self._output_bytes[output.number] = output.total
+        self._tell({**message, "output_bytes": self._output_bytes.get(message["id"], 0)})
 
     def _descendants(self) -> list[tree.Process]:
         return tree.descendants(os.getpid(), without={found.pid for found in self._templates.values()})
