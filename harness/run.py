@@ -435,7 +435,7 @@ def _command(
     target: str | Callable[..., object] | Sequence[str | os.PathLike[str]], kwargs: Mapping[str, Json], *, fresh: bool
 ) -> Command:
     if isinstance(target, str):
-        if ":" not in target:
+        if not all(target.rpartition(":")):
             msg = f"a target reads 'module:function' or 'file.py:function', and this is {target!r}; an argv is a list"
             raise UsageError(msg)
         return Command(target, None, dict(kwargs), fresh)

@@ -40,13 +40,13 @@ def create(base: Path) -> Path:
 
 def _make(folder: Path) -> None:
     for attempts_left in reversed(range(_ATTEMPTS)):
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.parent.stat().st_uid != os.getuid():
                 msg = f"{folder.parent} belongs to somebody else: give another scratch folder with --chaos-scratch DIR"
                 raise UsageError(msg)
             folder.mkdir(mode=0o700)
-        except FileNotFoundError:  # the last session of all removed the home between our two steps
+        except (FileExistsError, FileNotFoundError):  # the last session of all removed the home between our steps
             if not attempts_left:
                 raise
         else:

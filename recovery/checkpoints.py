@@ -19,6 +19,7 @@ import msgspec
 from recovery.clock import Clock, Microseconds, SystemClock
 from recovery.errors import CorruptCheckpoint, InvalidCheckpointType, InvalidSetting, InvalidTask, unknown_task
 from recovery.evidence import Evidence, EvidencePolicy, Verification, encoded_verdicts
+from recovery.leases import Lease, require
 from recovery.snapshots import SNAPSHOT_BYTES_MAX, decoded, encoded
 from recovery.store import Store, Transaction, store_for
 from recovery.store.protocol import NUMBER_MAX, PAGE_ROWS_MAX
@@ -125,6 +126,7 @@ class Draft(msgspec.Struct, frozen=True):
     created_at: Microseconds
     verification: Verification | None = None
     verdicts: bytes = b""
+    lease: Lease | None = None
 
     def stored(self, number: int) -> StoredCheckpoint:
         """Return the row that this becomes with its number."""
@@ -196,17 +198,22 @@ class CheckpointManager:
         type: str = CheckpointType.ITERATION_END,  # noqa: A002 - the field's name
         evidence: Sequence[Evidence] = (),
         policy: EvidencePolicy | None = None,
+        lease: Lease | None = None,
     ) -> Checkpoint:
         """Save a checkpoint and return it with its number. When this returns, it survives a crash and a loss of power.
 
         ``snapshot`` is JSON: what ``latest`` returns is equal to it. The evidence is examined first, before any lock is
         taken; what does not verify is saved with its verdict, for the caller to see in ``verification``, and is passed
-        over by recovery. ``policy`` is ``require_all`` unless given. Waits for other writers, at most the store's busy
+        over by recovery. ``policy`` is ``require_all`` unless given. With a
+        ``lease``, the checkpoint is written only if that is held, as the same transaction finds out (LeaseExpired or
+        LeaseLost otherwise). Waits for other writers, at most the store's busy
         timeout. Raises InvalidSnapshot, SnapshotTooLarge, InvalidCheckpointType, InvalidEvidence, InvalidTask,
         UnknownTask, or any StoreError; after each of them there is no new checkpoint, with the doubt about a failing
         device that ``recovery`` describes.
         """
         draft = self.draft(task_id, snapshot, type=type, evidence=evidence, policy=policy)
+        if lease is not None:
+            draft = msgspec.structs.replace(draft, lease=lease)
         checkpoint = self._write(draft)
         sys.audit(BEFORE_ACK, task_id, checkpoint.sequence_number)
         return checkpoint
@@ -231,6 +238,8 @@ class CheckpointManager:
 
     def append(self, transaction: Transaction, draft: Draft) -> Checkpoint:
         """Write a draft in a transaction of the caller's, whose commit makes it durable. Raises as ``save`` does."""
+        if draft.lease is not None:
+            require(transaction, draft.lease, self._clock.now())
         number = transaction.next_checkpoint_number(draft.task_id)
         sys.audit(AFTER_NUMBER, draft.task_id, number)
         transaction.insert_checkpoint(draft.stored(number))

@@ -128,6 +128,29 @@ class QueryRefused(RecoveryError):
     """A question to the database could not be answered: it has no such table or column, or the answer took too long."""
 
 
+# Work items and leases.
+
+
+class InvalidDuration(RecoveryError, ValueError):
+    """The length of a lease is not one: negative, zero, infinite, not a number, or longer than a week."""
+
+
+class InvalidWorkItem(RecoveryError, ValueError):
+    """A work item, or a request for one, cannot be meant: no type, no holder, a negative number of retries."""
+
+
+class UnknownWorkItem(RecoveryError, LookupError):
+    """No work item has this id."""
+
+
+class LeaseExpired(RecoveryError):
+    """The lease ran out before the call. Nobody else need have the item yet, but this holder has it no more."""
+
+
+class LeaseLost(RecoveryError):
+    """The item was granted to another holder since, or has ended. Nothing that this holder does counts any more."""
+
+
 # Workers.
 
 

@@ -10,12 +10,14 @@ acknowledged is not repeated as long as its evidence holds.
 An iteration that neither writes nor gives other evidence leaves a checkpoint that recovery passes over (no evidence is
 not verified evidence), and is done again after a crash.
 
-How work is claimed is not the worker's business: it takes anything with the methods of ``Claims``. ``TaskClaims`` is
-for one worker per task, kept alive by a supervisor: it has no lease, so nothing but that keeps a second one away.
+How work is claimed is not the worker's business: it takes anything with the methods of ``Claims``. ``LeaseClaims`` is
+for any number of workers, each write under the fence of a lease. ``TaskClaims`` is for one worker per task, kept alive
+by a supervisor: it has no lease, so nothing but that keeps a second one away.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import sys
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -24,15 +26,24 @@ from urllib.parse import quote
 import msgspec
 
 from recovery.checkpoints import CheckpointType
-from recovery.errors import ClaimLost, InvalidSetting, StatusConflict, UnknownProgress
+from recovery.errors import (
+    ClaimLost,
+    InvalidSetting,
+    LeaseExpired,
+    LeaseLost,
+    StatusConflict,
+    UnknownProgress,
+    UnknownWorkItem,
+)
 from recovery.tasks import TaskStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from recovery.artifacts import Artifacts
     from recovery.checkpoints import Checkpoint, CheckpointManager
     from recovery.evidence import Evidence, FileSha256
+    from recovery.leases import Lease, LeaseManager
     from recovery.tasks import TaskManager
 
 WORKER_CRASH_POINTS: Final = (
@@ -239,6 +250,87 @@ class Worker:
             return None, f"Iteration {number} gave evidence that does not verify: {saved.verification}"
         sys.audit(AFTER_CHECKPOINT, claim.task_id, number)
         return saved.snapshot["state"], ""
+
+
+class LeaseClaims:
+    """Work items of a lease manager: any number of workers, each with a fence around all that it writes.
+
+    A claim is renewed before each iteration and is the fence of each checkpoint. The task itself is left running: who
+    enqueued the items knows when all of them are done.
+    """
+
+    def __init__(
+        self,
+        leases: LeaseManager,
+        checkpoints: CheckpointManager,
+        lease_holder: str,
+        *,
+        ttl_s: float,
+        type: str | None = None,  # noqa: A002 - the field's name
+        task_id: str | None = None,
+    ) -> None:
+        """Claim items of this type and task, or of any, for ``ttl_s`` seconds at a time."""
+        self._leases = leases
+        self._checkpoints = checkpoints
+        self._lease_holder = lease_holder
+        self._ttl_s = ttl_s
+        self._type = type
+        self._task_id = task_id
+
+    def claim(self) -> LeaseClaim | None:
+        """Lease the item that comes first, or return None. Raises as ``LeaseManager.acquire`` does."""
+        lease = self._leases.acquire(self._lease_holder, ttl_s=self._ttl_s, type=self._type, task_id=self._task_id)
+        return None if lease is None else LeaseClaim(self._leases, self._checkpoints, lease)
+
+
+class LeaseClaim:
+    """A work item that is held under a lease."""
+
+    def __init__(self, leases: LeaseManager, checkpoints: CheckpointManager, lease: Lease) -> None:
+        """Hold the item."""
+        self._leases = leases
+        self._checkpoints = checkpoints
+        self._lease = lease
+
+    @property
+    def task_id(self) -> str:
+        """The task to work on."""
+        return self._lease.task_id
+
+    def renew(self) -> None:
+        """Prolong the lease. Raises ClaimLost."""
+        with _losses():
+            self._lease = self._leases.renew(self._lease)
+
+    def save(self, snapshot: object, evidence: Sequence[Evidence]) -> Checkpoint:
+        """Save a checkpoint under the fence. Raises ClaimLost."""
+        with _losses():
+            return self._checkpoints.save(
+                self._lease.task_id,
+                snapshot,
+                type=CheckpointType.ITERATION_END,
+                evidence=evidence,
+                policy=None,
+                lease=self._lease,
+            )
+
+    def complete(self) -> None:
+        """End the item as completed. Raises ClaimLost."""
+        with _losses():
+            self._leases.complete(self._lease)
+
+    def fail(self, error: str) -> None:
+        """Give the item back after a failed attempt. Raises ClaimLost."""
+        with _losses():
+            self._leases.fail(self._lease, error)
+
+
+@contextlib.contextmanager
+def _losses() -> Iterator[None]:
+    try:
+        yield
+    except (LeaseExpired, LeaseLost, UnknownWorkItem) as error:
+        raise ClaimLost(str(error)) from error
 
 
 class TaskClaims:

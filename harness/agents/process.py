@@ -146,18 +146,25 @@ class GuardianClient:
         self.agents[self._serial] = agent
         on_made(agent)
         message = {"do": "spawn", "spec": spec, "output": str(output), "output_bytes_max": OUTPUT_BYTES_MAX}
-        self._send({**message, "fresh": command.fresh, "log": str(self.folder / "templates.log")})
+        try:
+            self._send({**message, "fresh": command.fresh, "log": str(self.folder / "templates.log")})
+        except UsageError:
+            self._give_up(agent)
+            raise
         deadline = time.monotonic() + timeout_s
         while agent.pid == 0 and not agent.failure:
             if time.monotonic() > deadline:
                 agent.failure = f"it did not start within {timeout_s:g} s (an import that hangs?)"
             self.pump(0.05)
         if agent.failure:
-            del self.agents[agent.number]
-            agent.exit_status = agent.exit_status or ExitStatus(127, None)
+            self._give_up(agent)
             msg = f"agent {name!r} ({command}) could not be started: {agent.failure}"
             raise SpawnError(msg)
         return agent
+
+    def _give_up(self, agent: Agent) -> None:
+        del self.agents[agent.number]
+        agent.exit_status = agent.exit_status or ExitStatus(127, None)
 
     def pump(self, wait_s: float = 0.0) -> None:
         """Take in what happened, waiting up to ``wait_s`` for something to, and let due faults fire."""

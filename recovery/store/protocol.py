@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         StoredEvidence,
         Task,
         TaskStatus,
+        WorkItem,
+        WorkStatus,
     )
 
 NUMBER_MAX: Final = 2**63 - 1
@@ -71,6 +73,60 @@ class Transaction(Protocol):
 
     def insert_evidence(self, evidence: StoredEvidence) -> None:
         """Insert the evidence of a checkpoint that this transaction has inserted, and how it was judged."""
+        ...
+
+    def insert_work_item(
+        self,
+        *,
+        task_id: str,
+        type: str,  # noqa: A002 - the field's name
+        priority: int,
+        max_retries: int,
+        now: Microseconds,
+    ) -> WorkItem:
+        """Insert a pending work item and return it. Raises UnknownTask."""
+        ...
+
+    def work_item(self, work_item_id: int) -> WorkItem | None:
+        """Return the work item, or None."""
+        ...
+
+    def grant_leases(
+        self,
+        *,
+        holder: str,
+        type: str | None,  # noqa: A002 - the field's name
+        task_id: str | None,
+        limit: int,
+        expires_at: Microseconds,
+        now: Microseconds,
+    ) -> list[WorkItem]:
+        """Grant pending items to the holder: priority high first, then the oldest; each with a token that has risen.
+
+        Two transactions never grant one item, whatever their isolation.
+        """
+        ...
+
+    def renew_lease(self, work_item_id: int, token: int, *, expires_at: Microseconds, now: Microseconds) -> bool:
+        """Move the expiry of a lease that is still held; False, and no change, when it is not."""
+        ...
+
+    def holds_lease(self, work_item_id: int, token: int, *, now: Microseconds) -> bool:
+        """Tell whether this token holds the item and has not expired; it stays so until the transaction ends."""
+        ...
+
+    def end_lease(
+        self, work_item_id: int, token: int, *, status: WorkStatus, retries: int, error: str, now: Microseconds
+    ) -> bool:
+        """End a lease that is still held, adding to the retries; False, and no change, when it is not."""
+        ...
+
+    def expire_lease(self, item: WorkItem, *, status: WorkStatus, retries: int, error: str, now: Microseconds) -> bool:
+        """End a lease that ran out, if token and expiry are still those of ``item``; False, and no change, if not."""
+        ...
+
+    def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[WorkItem]:
+        """Return items whose lease has run out, in the order of expiry and id, those behind ``after``."""
         ...
 
     def delete_checkpoints(self, task_id: str, below: int, limit: int) -> int:
@@ -124,6 +180,10 @@ class Store(Protocol):
 
         Raises QueryRefused for a table or column that is not there, and when it takes longer than ``timeout_s``.
         """
+        ...
+
+    def work_item(self, work_item_id: int) -> WorkItem | None:
+        """Return the work item, or None."""
         ...
 
     def close(self) -> None:

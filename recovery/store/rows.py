@@ -50,6 +50,38 @@ class StoredCheckpoint(msgspec.Struct, frozen=True):
     created_at: Microseconds
 
 
+class WorkStatus(enum.StrEnum):
+    """Where a work item is in its life. The last two are final."""
+
+    PENDING = "pending"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class WorkItem(msgspec.Struct, frozen=True):
+    """A piece of a task that one holder at a time may work on.
+
+    ``retries`` counts the attempts after the first, at most ``max_retries``; ``lease_token`` rises with each grant and
+    never goes back; holder and expiry are there exactly while it is in progress.
+    """
+
+    work_item_id: int
+    task_id: str
+    type: str
+    priority: int
+    status: WorkStatus
+    retries: int
+    max_retries: int
+    lease_token: int
+    lease_holder: str | None
+    lease_expires_at: Microseconds | None
+    heartbeat_at: Microseconds | None
+    error: str
+    created_at: Microseconds
+    updated_at: Microseconds
+
+
 class Audit(msgspec.Struct, frozen=True):
     """What happened to a task: ``event`` names it, ``before`` and ``after`` are the values that it changed, if any."""
 

@@ -72,8 +72,50 @@ CREATE TABLE checkpoint_evidence (
 ) STRICT, WITHOUT ROWID
 """
 
+# Holder and expiry are there exactly while an item is in progress: a lease without an expiry would never be swept.
+_WORK_ITEMS: Final = """
+CREATE TABLE work_items (
+    work_item_id     INTEGER PRIMARY KEY,
+    task_id          TEXT    NOT NULL REFERENCES tasks (task_id),
+    type             TEXT    NOT NULL CHECK (type <> ''),
+    priority         INTEGER NOT NULL,
+    status           TEXT    NOT NULL CHECK (status IN ('pending', 'in_progress', 'completed', 'failed')),
+    retries          INTEGER NOT NULL CHECK (retries BETWEEN 0 AND max_retries),
+    max_retries      INTEGER NOT NULL CHECK (max_retries >= 0),
+    lease_token      INTEGER NOT NULL CHECK (lease_token >= 0),
+    lease_holder     TEXT    CHECK ((lease_holder IS NOT NULL) = (status = 'in_progress')),
+    lease_expires_at INTEGER CHECK ((lease_expires_at IS NOT NULL) = (status = 'in_progress')),
+    heartbeat_at     INTEGER,
+    error            TEXT    NOT NULL,
+    created_at       INTEGER NOT NULL,
+    updated_at       INTEGER NOT NULL
+) STRICT
+"""
+
+# Partial indexes hold what is waiting and what is held, and nothing of the millions that have ended.
+_WORK_ITEMS_PENDING: Final = (
+    "CREATE INDEX work_items_pending ON work_items (priority DESC, work_item_id) WHERE status = 'pending'"
+)
+_WORK_ITEMS_PENDING_BY_TYPE: Final = (
+    "CREATE INDEX work_items_pending_by_type ON work_items (type, priority DESC, work_item_id) WHERE status = 'pending'"
+)
+_WORK_ITEMS_PENDING_BY_TASK: Final = (
+    "CREATE INDEX work_items_pending_by_task ON work_items (task_id, priority DESC, work_item_id) "
+    "WHERE status = 'pending'"
+)
+_WORK_ITEMS_LEASED: Final = (
+    "CREATE INDEX work_items_leased ON work_items (lease_expires_at, work_item_id) WHERE status = 'in_progress'"
+)
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     (_TASKS, _TASKS_BY_STATUS, CHECKPOINTS, _TASK_AUDITS, _TASK_AUDITS_BY_TASK),
     (_CHECKPOINT_EVIDENCE,),
+    (
+        _WORK_ITEMS,
+        _WORK_ITEMS_PENDING,
+        _WORK_ITEMS_PENDING_BY_TYPE,
+        _WORK_ITEMS_PENDING_BY_TASK,
+        _WORK_ITEMS_LEASED,
+    ),
 )
 """Step 1, step 2, ...: the schema version of this code is their number."""

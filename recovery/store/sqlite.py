@@ -16,6 +16,7 @@ from recovery.store.migrations import init_factory
 from recovery.store.protocol import NUMBER_MAX, PAGE_ROWS_MAX, Store
 from recovery.store.rows import Audit, Scalar, StoredCheckpoint, Task, TaskStatus
 from recovery.store.sqlite_evidence import EvidenceReads, EvidenceWrites
+from recovery.store.sqlite_leases import LeaseReads, LeaseWrites
 from recovery.store.translation import is_unknown_parent, translated
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ _CHECKPOINTS: Final = _CHECKPOINT + "> ? ORDER BY sequence_number LIMIT ?"
 _Parameters = tuple[Scalar, ...]
 
 
-class SqliteTransaction(EvidenceWrites):
+class SqliteTransaction(EvidenceWrites, LeaseWrites):
     """A write transaction on a connection of its own: BEGIN IMMEDIATE, so that what it reads cannot go stale."""
 
     __slots__ = ("_store", "connection")
@@ -153,16 +154,16 @@ class SqliteTransaction(EvidenceWrites):
         )
         self._insert_for_task(_INSERT_CHECKPOINT, row, checkpoint.task_id)
 
-    def _insert_for_task(self, statement: str, row: _Parameters, task_id: str) -> None:
+    def _insert_for_task(self, statement: str, row: _Parameters, task_id: str) -> sqlite3.Cursor:
         try:
-            self.connection.execute(statement, row)
+            return self.connection.execute(statement, row)
         except (sqlite3.Error, UnicodeEncodeError) as error:
             if isinstance(error, sqlite3.Error) and is_unknown_parent(error):
                 raise unknown_task(task_id) from error
             raise self._store.translated(error) from error
 
 
-class SqliteStore(EvidenceReads):
+class SqliteStore(EvidenceReads, LeaseReads):
     """A Store in one SQLite file. Make it with ``open_store(path)``, or from what ``init_factory`` returned."""
 
     def __init__(self, factory: ConnectionFactory) -> None:

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 class StartRun(Protocol):
     """Makes a run."""
 
-    def __call__(self, *, seed: str = ..., iteration: int = ..., replay: Plan | None = ...) -> Run:
-        """Return the run; it is concluded with the test."""
+    def __call__(
+        self, *, seed: str = ..., iteration: int = ..., replay: Plan | None = ..., client: GuardianClient = ...
+    ) -> Run:
+        """Return the run; it is concluded with the test. ``client`` is the shared guardian unless given."""
         ...
 
 
@@ -38,7 +40,9 @@ def start_run(tmp_path: Path, guardian: GuardianClient) -> Iterator[StartRun]:
     """Make runs in the test's folder."""
     runs: list[Run] = []
 
-    def start(*, seed: str = "seed", iteration: int = 0, replay: Plan | None = None) -> Run:
+    def start(
+        *, seed: str = "seed", iteration: int = 0, replay: Plan | None = None, client: GuardianClient = guardian
+    ) -> Run:
         header = RunHeader(
             run_id=f"run-{len(runs)}",
             node_id="test_it.py::test_it",
@@ -47,7 +51,7 @@ def start_run(tmp_path: Path, guardian: GuardianClient) -> Iterator[StartRun]:
             session_folder=str(tmp_path / "results" / "sessions" / "session"),
             iteration=iteration,
         )
-        runs.append(Run(Journal(tmp_path / f"run-{len(runs)}"), header, lambda: guardian, replay=replay))
+        runs.append(Run(Journal(tmp_path / f"run-{len(runs)}"), header, lambda: client, replay=replay))
         return runs[-1]
 
     yield start

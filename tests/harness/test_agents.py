@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,6 @@ import pytest
 from harness.agents import tree
 from harness.agents.process import OUTPUT_BYTES_MAX, ExitStatus
 from harness.errors import AgentError, SpawnError, UsageError, WaitExpired
-from harness.model import MarkKind
 from tests.harness import targets
 
 if TYPE_CHECKING:
@@ -264,15 +262,15 @@ def test_two_running_agents_have_two_names(run: Run) -> None:
 def test_kwargs_are_json(run: Run) -> None:
     """An object that is not JSON is refused with its type, and nothing was started."""
     with pytest.raises(UsageError, match=r"kwargs have to be JSON.*object"):
-        run.spawn(targets.count_up, kwargs={"operation": object()})
-    assert run.spawn(targets.tell, name="next").wait_for("pid")
+        run.spawn(targets.count_up, kwargs={"operation": object()}, name="one")
+    assert run.spawn(targets.tell, name="one").wait_for("pid")
 
 
 def test_kwargs_have_a_bound(run: Run) -> None:
     """What does not fit into a message belongs into a file; 100 kB fit."""
     with pytest.raises(UsageError, match=r"a message of \d+ bytes, at most \d+: pass the path of a file"):
-        run.spawn(targets.print_and_wait, kwargs={"text": "x" * 1_000_000})
-    agent = run.spawn(targets.print_and_wait, kwargs={"text": "x" * 100_000}, name="next")
+        run.spawn(targets.print_and_wait, kwargs={"text": "x" * 1_000_000}, name="one")
+    agent = run.spawn(targets.print_and_wait, kwargs={"text": "x" * 100_000}, name="one")
     agent.wait_for_output("x{1000}")
 
 
@@ -286,6 +284,81 @@ def test_every_bound_is_a_positive_number(run: Run, timeout_s: float) -> None:
         with pytest.raises(UsageError, match="timeout_s is a positive number of seconds"):
             call()
     agent = run.spawn(targets.tell)
-    for call in (lambda: agent.wait_for("pid", timeout_s=timeout_s), lambda: agent.wait_exit(timeout_s=timeout_s)):
+    for wait in (lambda: agent.wait_for("pid", timeout_s=timeout_s), lambda: agent.wait_exit(timeout_s=timeout_s)):
         with pytest.raises(UsageError, match="timeout_s is a positive number of seconds"):
-            call()
+            wait()
+
+
+def test_a_module_that_starts_threads_is_not_forked(run: Run, tmp_path: Path) -> None:
+    """A fork would lose the thread, so its agents come from a fresh interpreter, and the record says why."""
+    (tmp_path / "threaded.py").write_text(
+        "import threading\nstop = threading.Event()\n"
+        "threading.Thread(target=stop.wait, daemon=True).start()\n"
+        "def count(marks):\n    marks.ack('threads', value=threading.active_count())\n"
+    )
+    agent = run.spawn(f"{tmp_path / 'threaded.py'}:count")
+    assert agent.wait_for("threads")[0].value == 2
+    assert "importing it started 1 thread(s), which a fork would lose" in agent.note
+    assert "thread" in str(run.conclude().notes)
+
+
+def test_a_module_that_opens_sqlite_is_not_forked(run: Run, tmp_path: Path) -> None:
+    """A connection must not be carried across a fork: it would corrupt the file; each agent imports afresh."""
+    (tmp_path / "opened.py").write_text(
+        "import sqlite3\nfrom pathlib import Path\n"
+        "connection = sqlite3.connect(Path(__file__).with_name('opened.db'), isolation_level=None)\n"
+        "connection.execute('CREATE TABLE IF NOT EXISTS rows (number INTEGER)')\n"
+        "def insert(marks):\n"
+        "    connection.execute('INSERT INTO rows VALUES (1)')\n    marks.ack('insert')\n"
+    )
+    first = run.spawn(f"{tmp_path / 'opened.py'}:insert")
+    first.wait_for("insert")
+    assert "importing it opened the SQLite file" in first.note
+    second = run.spawn(f"{tmp_path / 'opened.py'}:insert", timeout_s=10)
+    second.wait_for("insert")
+    assert "opened.db" in second.note
+
+
+def test_a_module_whose_import_hangs_is_given_up(run: Run, tmp_path: Path) -> None:
+    """The bound of a spawn holds for the import, too, and what hangs is ended with the run."""
+    (tmp_path / "hanging.py").write_text("import signal\nsignal.pause()\ndef never():\n    pass\n")
+    run.spawn(targets.tell).wait_exit()
+    before = _descendants_of_the_guardian(run)
+    with pytest.raises(SpawnError, match=r"did not start within 0\.2 s \(an import that hangs\?\)"):
+        run.spawn(f"{tmp_path / 'hanging.py'}:never", timeout_s=0.2)
+    assert len(_descendants_of_the_guardian(run)) == len(before) + 1
+    run.conclude()
+    assert _descendants_of_the_guardian(run) == before
+
+
+def test_a_restarted_agent_is_a_new_process_with_the_old_arguments(run: Run) -> None:
+    """The next incarnation has name, arguments and environment of the first; each has its own log and exit status."""
+    first = run.spawn(["/bin/sh", "-c", 'echo "$CHAOS_AGENT in $$"; kill -STOP $$'], name="server")
+    first.wait_for_output("server in")
+    second = first.restart()
+    assert second.wait_for_output(r"server in (\d+)")[1] == str(second.pid) != str(first.pid)
+    assert run.agent("server") is second
+    assert str(first.exit_status) == "signal 9"
+    assert [path.name for path in (first.output_path, second.output_path)] == ["server.log", "server.2.log"]
+    third = second.restart()
+    assert third.output_path.name == "server.3.log"
+    summaries = run.conclude().agents
+    assert [(summary.name, summary.pid) for summary in summaries] == [
+        ("server", agent.pid) for agent in (first, second, third)
+    ]
+
+
+def test_what_an_agent_used_is_in_its_summary(run: Run) -> None:
+    """CPU time, memory and output of a finished process are the kernel's figures."""
+    agent = run.spawn(["/bin/sh", "-c", "i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done; echo done"], name="busy")
+    agent.wait_exit()
+    summary = agent.summary()
+    assert summary.exit_status == "exit code 0"
+    assert summary.output_bytes == 5
+    assert 0 < summary.cpu_s <= summary.duration_s + 0.1
+    assert 100_000 < summary.memory_bytes_max < 1_000_000_000
+
+
+def _descendants_of_the_guardian(run: Run) -> list[int]:
+    assert run._client is not None
+    return [process.pid for process in tree.descendants(run._client.pid) if process.alive]

@@ -1,0 +1,103 @@
+"""The heartbeat: keeps a lease alive while its holder works, on a connection of its own (D12).
+
+A loss is known to the holder at its next call of ``lease``, and to the heartbeat within one interval. A heartbeat whose
+renewals fail for other reasons (a locked database) goes on trying as long as the holder may trust what it has.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final, Self
+
+from recovery.errors import LeaseExpired, LeaseLost, UnknownWorkItem
+from recovery.leases import Lease, LeaseManager
+from recovery.service import PeriodicService
+
+if TYPE_CHECKING:
+    import os
+
+    from recovery.clock import Clock
+    from recovery.service import Health
+
+INTERVAL_SHARE: Final = 0.1
+"""The interval as a share of the lease's length."""
+
+
+class Heartbeat:
+    """Renews a lease every tenth of its length, or every ``interval_s``, until it is stopped or the lease is lost.
+
+    It opens the database at ``db_path`` itself: a thread that shared the caller's connection would be in the middle of
+    the caller's transactions. Raises InvalidSetting, and any StoreError when it opens the file.
+    """
+
+    def __init__(
+        self,
+        lease: Lease,
+        *,
+        db_path: str | os.PathLike[str],
+        interval_s: float | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Prepare; nothing is renewed yet."""
+        self._leases = LeaseManager(db_path=db_path, clock=clock)
+        self._lock = threading.Lock()
+        self._lease = lease
+        self._loss: LeaseExpired | LeaseLost | UnknownWorkItem | None = None
+        self._service = PeriodicService(
+            self.beat,
+            interval_s=lease.ttl_s * INTERVAL_SHARE if interval_s is None else interval_s,
+            name=f"heartbeat of work item {lease.work_item_id}",
+        )
+
+    @property
+    def lease(self) -> Lease:
+        """The lease as it was last renewed. Raises LeaseExpired or LeaseLost once it is not held any more."""
+        with self._lock:
+            lease, loss = self._lease, self._loss
+        if loss is not None:
+            raise loss
+        self._leases.check(lease)
+        return lease
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the heartbeat has found out that the lease is not held any more."""
+        return self._loss is not None
+
+    @property
+    def health(self) -> Health:
+        """How the loop is."""
+        return self._service.health
+
+    def __enter__(self) -> Self:
+        """Start beating."""
+        self._service.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.stop()
+
+    def start(self) -> None:
+        """Start beating, unless it does."""
+        self._service.start()
+
+    def stop(self, *, timeout_s: float = 10.0) -> bool:
+        """Stop beating and close the connection; return whether the thread ended within ``timeout_s`` seconds."""
+        ended = self._service.stop(timeout_s=timeout_s)
+        if ended:
+            self._leases.close()
+        return ended
+
+    def beat(self) -> None:
+        """Renew once. Raises any StoreError, which the loop survives; a loss is kept and ends the renewals."""
+        if self._loss is not None:
+            return
+        try:
+            renewed = self._leases.heartbeat(self._lease)
+        except (LeaseExpired, LeaseLost, UnknownWorkItem) as loss:
+            with self._lock:
+                self._loss = loss
+        else:
+            with self._lock:
+                self._lease = renewed

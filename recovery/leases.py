@@ -1,0 +1,315 @@
+"""Leases on work items: who may work on what, until when, and how a stale holder is kept from writing.
+
+A work item is pending, in_progress, completed or failed; the last two are final. A lease makes one holder the owner of
+an item until it expires. Its *fencing token* rises with every grant, and the store compares it in the same transaction
+as every write made under the lease (Kleppmann, "How to do distributed locking", 2016): a holder that was stopped past
+its expiry and wakes up, a zombie, can think what it likes, it changes nothing any more.
+
+Two clocks decide, and either can only stop the holder earlier. The database compares the expiry with the wall clock of
+whoever asks. The holder itself trusts a lease only until ``trusted_until`` on its own monotonic clock, counted from
+*before* the call that granted it, less a margin; so a wall clock that is set back revives nothing.
+
+Rules of thumb: a lease of twice the expected work, a heartbeat every tenth of it, a sweep every fifth.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING, Final, Self
+
+import msgspec
+
+from recovery.clock import Clock, Microseconds, SystemClock, microseconds
+from recovery.errors import (
+    InvalidDuration,
+    InvalidWorkItem,
+    LeaseExpired,
+    LeaseLost,
+    UnknownWorkItem,
+)
+from recovery.store import Store, Transaction, store_for
+from recovery.store.rows import WorkItem, WorkStatus
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["LEASE_CRASH_POINTS", "Lease", "LeaseManager", "WorkItem", "WorkStatus", "require"]
+
+TTL_S_MAX: Final = 7 * 24 * 3600.0
+"""The longest lease: a week. One that should last longer is renewed."""
+BATCH_MAX: Final = 1000
+_MARGIN_SHARE: Final = 0.1
+
+LEASE_CRASH_POINTS: Final = (
+    "recovery.lease.before_acquire",
+    "recovery.lease.after_grant",
+    "recovery.lease.after_acquire",
+    "recovery.lease.before_complete",
+    "recovery.lease.after_end",
+    "recovery.lease.after_complete",
+)
+"""The audit events of acquiring and completing, in order; ``after_grant`` and ``after_end`` lie before the COMMIT."""
+
+BEFORE_ACQUIRE, AFTER_GRANT, AFTER_ACQUIRE, BEFORE_COMPLETE, AFTER_END, AFTER_COMPLETE = LEASE_CRASH_POINTS
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """A work item, held. ``expires_at`` is the wall clock's, ``trusted_until`` the holder's own monotonic clock's."""
+
+    work_item_id: int
+    task_id: str
+    type: str
+    lease_holder: str
+    token: int
+    ttl_s: float
+    expires_at: Microseconds
+    trusted_until: Microseconds
+    retries: int
+    max_retries: int
+
+
+class LeaseManager:
+    """Hands out, prolongs and ends leases. Give it a store, or the path of a database file, which it opens and closes.
+
+    ``clock`` is what expiry is measured by. Raises InvalidSetting, and any StoreError when it opens the file. May be
+    shared by threads.
+    """
+
+    def __init__(
+        self,
+        store: Store | None = None,
+        *,
+        db_path: str | os.PathLike[str] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Use ``store``, or the store at ``db_path``; exactly one of them."""
+        self._store, self._owns_store = store_for(store, db_path)
+        self._clock: Clock = SystemClock() if clock is None else clock
+
+    @property
+    def store(self) -> Store:
+        """The store that this manager writes to."""
+        return self._store
+
+    @property
+    def clock(self) -> Clock:
+        """What expiry is measured by."""
+        return self._clock
+
+    def __enter__(self) -> Self:
+        """Return the manager, which closes at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the manager."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the store if this manager opened it. Closing twice is fine."""
+        if self._owns_store:
+            self._store.close()
+
+    def enqueue(
+        self,
+        task_id: str,
+        type: str,  # noqa: A002 - the field's name
+        *,
+        priority: int = 0,
+        max_retries: int = 3,
+    ) -> WorkItem:
+        """Add a pending work item to a task; ``max_retries`` counts the attempts after the first.
+
+        Raises InvalidWorkItem, UnknownTask, or any StoreError.
+        """
+        _check_item(type, priority, max_retries)
+        with self._store.transaction() as transaction:
+            return transaction.insert_work_item(
+                task_id=task_id, type=type, priority=priority, max_retries=max_retries, now=self._clock.now()
+            )
+
+    def get(self, work_item_id: int) -> WorkItem:
+        """Return a work item. Raises UnknownWorkItem, or any StoreError."""
+        item = self._store.work_item(work_item_id)
+        if item is None:
+            raise _unknown(work_item_id)
+        return item
+
+    def acquire(
+        self,
+        lease_holder: str,
+        *,
+        ttl_s: float,
+        type: str | None = None,  # noqa: A002 - the field's name
+        task_id: str | None = None,
+    ) -> Lease | None:
+        """Lease the pending item that comes first (by priority, high first, then by age), or return None.
+
+        Raises InvalidDuration, InvalidWorkItem, or any StoreError.
+        """
+        found = self.acquire_many(lease_holder, limit=1, ttl_s=ttl_s, type=type, task_id=task_id)
+        return found[0] if found else None
+
+    def acquire_many(
+        self,
+        lease_holder: str,
+        *,
+        limit: int,
+        ttl_s: float,
+        type: str | None = None,  # noqa: A002 - the field's name
+        task_id: str | None = None,
+    ) -> list[Lease]:
+        """Lease up to ``limit`` pending items in one statement and one commit, best first. Raises as ``acquire``."""
+        ttl = _duration(ttl_s)
+        _check_holder(lease_holder, limit)
+        began = self._clock.monotonic()
+        now = self._clock.now()
+        sys.audit(BEFORE_ACQUIRE, lease_holder)
+        with self._store.transaction() as transaction:
+            items = transaction.grant_leases(
+                holder=lease_holder, type=type, task_id=task_id, limit=limit, expires_at=now + ttl, now=now
+            )
+            sys.audit(AFTER_GRANT, lease_holder)
+        sys.audit(AFTER_ACQUIRE, lease_holder)
+        return [_lease(item, ttl_s, began) for item in items]
+
+    def renew(self, lease: Lease, *, ttl_s: float | None = None) -> Lease:
+        """Prolong a lease by ``ttl_s`` (as it was granted, unless given) from now and return it as it is then.
+
+        Raises LeaseExpired or LeaseLost, which say who holds it; InvalidDuration; or any StoreError.
+        """
+        length_s = lease.ttl_s if ttl_s is None else ttl_s
+        ttl = _duration(length_s)
+        self.check(lease)
+        began = self._clock.monotonic()
+        now = self._clock.now()
+        with self._store.transaction() as transaction:
+            key = (lease.work_item_id, lease.token)
+            if not transaction.renew_lease(*key, expires_at=now + ttl, now=now):
+                raise _refusal(transaction, lease, now)
+        return msgspec.structs.replace(
+            lease, ttl_s=length_s, expires_at=now + ttl, trusted_until=_trusted_until(began, length_s)
+        )
+
+    def heartbeat(self, lease: Lease) -> Lease:
+        """Say that the holder lives: the same as ``renew`` with the length that the lease was granted with."""
+        return self.renew(lease)
+
+    def check(self, lease: Lease) -> None:
+        """Raise LeaseExpired if the holder must not trust this lease any more by its own clock; asks nobody."""
+        if self._clock.monotonic() >= lease.trusted_until:
+            message = (
+                f"Expected {_name(lease)} to be held but {lease.lease_holder!r} has had it longer than it may trust "
+                "it; stop working on it and acquire it again."
+            )
+            raise LeaseExpired(message)
+
+    def complete(self, lease: Lease) -> None:
+        """End the item as completed. Raises LeaseExpired, LeaseLost, or any StoreError; nothing changed then."""
+        sys.audit(BEFORE_COMPLETE, lease.work_item_id, lease.token)
+        self._end(lease, WorkStatus.COMPLETED, retries=0, error="")
+        sys.audit(AFTER_COMPLETE, lease.work_item_id, lease.token)
+
+    def fail(self, lease: Lease, error: str) -> WorkStatus:
+        """Give the item back after a failed attempt: pending while retries remain, else failed; return which.
+
+        Raises as ``complete`` does.
+        """
+        remain = lease.retries < lease.max_retries
+        status = WorkStatus.PENDING if remain else WorkStatus.FAILED
+        self._end(lease, status, retries=int(remain), error=error)
+        return status
+
+    def release(self, lease: Lease) -> None:
+        """Give the item back untried: pending, and no retry is counted. Raises as ``complete`` does."""
+        self._end(lease, WorkStatus.PENDING, retries=0, error="")
+
+    def _end(self, lease: Lease, status: WorkStatus, *, retries: int, error: str) -> None:
+        now = self._clock.now()
+        with self._store.transaction() as transaction:
+            key = (lease.work_item_id, lease.token)
+            if not transaction.end_lease(*key, status=status, retries=retries, error=error, now=now):
+                raise _refusal(transaction, lease, now)
+            sys.audit(AFTER_END, lease.work_item_id, lease.token)
+
+
+def require(transaction: Transaction, lease: Lease, now: Microseconds) -> None:
+    """Raise LeaseExpired or LeaseLost unless the lease is held now: the fence, in the transaction of what it guards."""
+    if not transaction.holds_lease(lease.work_item_id, lease.token, now=now):
+        raise _refusal(transaction, lease, now)
+
+
+def _refusal(transaction: Transaction, lease: Lease, now: Microseconds) -> LeaseExpired | LeaseLost | UnknownWorkItem:
+    """Return the error that says why a lease is not held: it ran out, or somebody else was granted the item since."""
+    item = transaction.work_item(lease.work_item_id)
+    if item is None:
+        return _unknown(lease.work_item_id)
+    mine = item.status is WorkStatus.IN_PROGRESS and item.lease_token == lease.token
+    if mine and item.lease_expires_at is not None:
+        late_s = (now - item.lease_expires_at) / 1_000_000
+        message = (
+            f"Expected {_name(lease)} to be held but it expired {late_s:.3f} s ago; stop working and acquire again."
+        )
+        return LeaseExpired(message)
+    state = f"held by {item.lease_holder!r}" if item.lease_holder is not None else item.status.value
+    message = (
+        f"Expected {_name(lease)} to be held by {lease.lease_holder!r} but it is {state}, with token "
+        f"{item.lease_token}; stop working on it."
+    )
+    return LeaseLost(message)
+
+
+def _lease(item: WorkItem, ttl_s: float, began: Microseconds) -> Lease:
+    assert item.lease_holder is not None  # noqa: S101 - it was granted in this statement
+    assert item.lease_expires_at is not None  # noqa: S101 - likewise
+    return Lease(
+        work_item_id=item.work_item_id,
+        task_id=item.task_id,
+        type=item.type,
+        lease_holder=item.lease_holder,
+        token=item.lease_token,
+        ttl_s=ttl_s,
+        expires_at=item.lease_expires_at,
+        trusted_until=_trusted_until(began, ttl_s),
+        retries=item.retries,
+        max_retries=item.max_retries,
+    )
+
+
+def _trusted_until(began: Microseconds, ttl_s: float) -> Microseconds:
+    return began + microseconds(ttl_s * (1 - _MARGIN_SHARE))
+
+
+def _duration(ttl_s: float) -> Microseconds:
+    valid = isinstance(ttl_s, int | float) and not isinstance(ttl_s, bool) and math.isfinite(ttl_s)
+    if not valid or not 0.000_01 <= ttl_s <= TTL_S_MAX:
+        message = f"Expected a lease of 0.00001 to {TTL_S_MAX:g} s but got {ttl_s!r}; give a length in seconds."
+        raise InvalidDuration(message)
+    return microseconds(ttl_s)
+
+
+def _check_holder(lease_holder: str, limit: int) -> None:
+    if not isinstance(lease_holder, str) or not lease_holder:
+        message = f"Expected the name of a holder but got {lease_holder!r}; name who works, such as host and pid."
+        raise InvalidWorkItem(message)
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= BATCH_MAX:
+        message = f"Expected to acquire 1 to {BATCH_MAX} items but got limit={limit!r}; ask for that many at a time."
+        raise InvalidWorkItem(message)
+
+
+def _check_item(type_: str, priority: int, max_retries: int) -> None:
+    if not isinstance(type_, str) or not type_:
+        message = f"Expected the type of a work item to be a string that is not empty but got {type_!r}; name it."
+        raise InvalidWorkItem(message)
+    for name, value, low in (("priority", priority, -(2**31)), ("max_retries", max_retries, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 2**31:
+            message = f"Expected {name} to be a whole number from {low} to {2**31} but got {value!r}; give such a one."
+            raise InvalidWorkItem(message)
+
+
+def _unknown(work_item_id: int) -> UnknownWorkItem:
+    return UnknownWorkItem(f"Expected the id of a work item but none has the id {work_item_id!r}; enqueue it first.")
+
+
+def _name(lease: Lease) -> str:
+    return f"the lease of work item {lease.work_item_id} with token {lease.token}"

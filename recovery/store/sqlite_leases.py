@@ -1,0 +1,143 @@
+"""The statements on work items and their leases: a part of the SQLite store, mixed into it and its transaction.
+
+Every change of a lease is one UPDATE whose WHERE names what must still be so: the status, the token, the expiry. Zero
+rows changed means that somebody else was faster, never that it worked.
+"""
+
+# ruff: noqa: S608 - statements are put together from the constants of this module alone
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from recovery.store.rows import Scalar, WorkItem, WorkStatus
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from recovery.clock import Microseconds
+
+_COLUMNS: Final = (
+    "work_item_id, task_id, type, priority, status, retries, max_retries, lease_token, lease_holder, lease_expires_at, "
+    "heartbeat_at, error, created_at, updated_at"
+)
+_INSERT: Final = (
+    "INSERT INTO work_items (task_id, type, priority, status, retries, max_retries, lease_token, error, created_at, "
+    "updated_at) VALUES (?, ?, ?, 'pending', 0, ?, 0, '', ?, ?) RETURNING " + _COLUMNS
+)
+_ITEM: Final = f"SELECT {_COLUMNS} FROM work_items WHERE work_item_id = ?"
+# Each choice of filters is a statement of its own, so that each is answered by its own index of pending items.
+_GRANT: Final = (
+    "UPDATE work_items SET status = 'in_progress', lease_token = lease_token + 1, lease_holder = ?, "
+    "lease_expires_at = ?, heartbeat_at = ?, updated_at = ? WHERE work_item_id IN (SELECT work_item_id FROM work_items "
+    "WHERE status = 'pending' {filters} ORDER BY priority DESC, work_item_id LIMIT ?) RETURNING " + _COLUMNS
+)
+_RENEW: Final = (
+    "UPDATE work_items SET lease_expires_at = ?, heartbeat_at = ?, updated_at = ? "
+    "WHERE work_item_id = ? AND status = 'in_progress' AND lease_token = ? AND lease_expires_at > ?"
+)
+_HOLDS: Final = (
+    "SELECT 1 FROM work_items WHERE work_item_id = ? AND status = 'in_progress' AND lease_token = ? "
+    "AND lease_expires_at > ?"
+)
+_END: Final = (
+    "UPDATE work_items SET status = ?, retries = retries + ?, lease_holder = NULL, lease_expires_at = NULL, error = ?, "
+    "updated_at = ? WHERE work_item_id = ? AND status = 'in_progress' AND lease_token = ? AND lease_expires_at > ?"
+)
+_EXPIRE: Final = (
+    "UPDATE work_items SET status = ?, retries = retries + ?, lease_holder = NULL, lease_expires_at = NULL, error = ?, "
+    "updated_at = ? WHERE work_item_id = ? AND status = 'in_progress' AND lease_token = ? AND lease_expires_at = ?"
+)
+_EXPIRED: Final = (
+    f"SELECT {_COLUMNS} FROM work_items WHERE status = 'in_progress' AND lease_expires_at <= ? "
+    "AND (lease_expires_at, work_item_id) > (?, ?) ORDER BY lease_expires_at, work_item_id LIMIT ?"
+)
+
+
+class LeaseWrites:
+    """What a transaction can do with work items."""
+
+    __slots__ = ()
+
+    def execute(self, statement: str, parameters: tuple[Scalar, ...]) -> sqlite3.Cursor:
+        """Execute one statement; the transaction itself knows how."""
+        raise NotImplementedError
+
+    def _insert_for_task(self, statement: str, row: tuple[Scalar, ...], task_id: str) -> Any:
+        raise NotImplementedError
+
+    def insert_work_item(
+        self,
+        *,
+        task_id: str,
+        type: str,  # noqa: A002 - the field's name
+        priority: int,
+        max_retries: int,
+        now: Microseconds,
+    ) -> WorkItem:
+        """Insert a pending work item and return it. Raises UnknownTask."""
+        row = (task_id, type, priority, max_retries, now, now)
+        return _item(self._insert_for_task(_INSERT, row, task_id).fetchone())
+
+    def work_item(self, work_item_id: int) -> WorkItem | None:
+        """Return the work item, or None."""
+        row = self.execute(_ITEM, (work_item_id,)).fetchone()
+        return None if row is None else _item(row)
+
+    def grant_leases(
+        self,
+        *,
+        holder: str,
+        type: str | None,  # noqa: A002 - the field's name
+        task_id: str | None,
+        limit: int,
+        expires_at: Microseconds,
+        now: Microseconds,
+    ) -> list[WorkItem]:
+        """Grant up to ``limit`` pending items to the holder, best first, in one statement; return them."""
+        filters = [("type", type), ("task_id", task_id)]
+        given = [(column, value) for column, value in filters if value is not None]
+        statement = _GRANT.format(filters=" ".join(f"AND {column} = ?" for column, _ in given))
+        parameters: tuple[Scalar, ...] = (holder, expires_at, now, now, *(value for _, value in given), limit)
+        items = [_item(row) for row in self.execute(statement, parameters).fetchall()]
+        return sorted(items, key=lambda item: (-item.priority, item.work_item_id))
+
+    def renew_lease(self, work_item_id: int, token: int, *, expires_at: Microseconds, now: Microseconds) -> bool:
+        """Move the expiry of a lease that is still held; False, and no change, when it is not."""
+        return self.execute(_RENEW, (expires_at, now, now, work_item_id, token, now)).rowcount == 1
+
+    def holds_lease(self, work_item_id: int, token: int, *, now: Microseconds) -> bool:
+        """Tell whether this token is the one that holds the item, and has not expired: the fence of every write."""
+        return self.execute(_HOLDS, (work_item_id, token, now)).fetchone() is not None
+
+    def end_lease(
+        self, work_item_id: int, token: int, *, status: WorkStatus, retries: int, error: str, now: Microseconds
+    ) -> bool:
+        """End a lease that is still held, adding to the retries; False, and no change, when it is not."""
+        return self.execute(_END, (status.value, retries, error, now, work_item_id, token, now)).rowcount == 1
+
+    def expire_lease(self, item: WorkItem, *, status: WorkStatus, retries: int, error: str, now: Microseconds) -> bool:
+        """End a lease that ran out, if token and expiry are still those of ``item`` (compare-and-set)."""
+        key = (item.work_item_id, item.lease_token, item.lease_expires_at)
+        return self.execute(_EXPIRE, (status.value, retries, error, now, *key)).rowcount == 1
+
+    def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[WorkItem]:
+        """Return items whose lease has run out, in the order of expiry and id, those behind ``after``."""
+        return [_item(row) for row in self.execute(_EXPIRED, (now, *after, limit)).fetchall()]
+
+
+class LeaseReads:
+    """What a store can tell about work items."""
+
+    def _read(self, statement: str, parameters: tuple[Scalar, ...]) -> list[tuple[Any, ...]]:
+        raise NotImplementedError
+
+    def work_item(self, work_item_id: int) -> WorkItem | None:
+        """Return the work item, or None."""
+        rows = self._read(_ITEM, (work_item_id,))
+        return _item(rows[0]) if rows else None
+
+
+def _item(row: tuple[Any, ...]) -> WorkItem:
+    work_item_id, task_id, type_, priority, status, *others = row
+    return WorkItem(work_item_id, task_id, type_, priority, WorkStatus(status), *others)
