@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--chaos-plant",
         metavar="MODULE:CLASS",
         default=SOUND_MANAGER,
-        help="Class that takes the place of the checkpoint manager, to see that the scenarios catch its defect.",
+        help="Class with a planted defect that takes the place of the part of the core it derives from.",
     )
 
 
@@ -65,6 +65,25 @@ def fresh_db(chaos: Run, manager: str) -> Path:
 
 
 @pytest.fixture
-def manager(request: pytest.FixtureRequest) -> str:
+def parts(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Name the parts of the core that agents use: the sound ones, or a planted defect in the place of one."""
+    import recovery  # the core is imported where it is used
+    from scenarios.agents import class_named
+
+    parts = {"checkpoints": SOUND_MANAGER, "leases": "recovery:LeaseManager", "sweep": "recovery:RecoverySweep"}
+    planted = str(request.config.getoption("--chaos-plant"))
+    bases = {
+        "checkpoints": recovery.CheckpointManager,
+        "leases": recovery.LeaseManager,
+        "sweep": recovery.RecoverySweep,
+    }
+    for part, base in bases.items():
+        if issubclass(class_named(planted), base):
+            parts[part] = planted
+    return parts
+
+
+@pytest.fixture
+def manager(parts: dict[str, str]) -> str:
     """Name the checkpoint manager that agents use: the sound one, or a planted defect."""
-    return str(request.config.getoption("--chaos-plant"))
+    return parts["checkpoints"]

@@ -74,7 +74,7 @@ def sweep(base: Path) -> list[Path]:
             match = _NAME.fullmatch(folder.name)
             if match is None or tree.is_running(int(match[1]), int(match[2])) or _guarded(folder):
                 continue
-            tree.end_marked(OWNER_VARIABLE, folder.name)
+            tree.end_marked(OWNER_VARIABLE, str(folder.resolve()))
             for header in folder.glob(f"*/{journal.HEADER}"):
                 _save(header.parent)
             remove(folder)

@@ -205,8 +205,8 @@ class CheckpointManager:
         ``snapshot`` is JSON: what ``latest`` returns is equal to it. The evidence is examined first, before any lock is
         taken; what does not verify is saved with its verdict, for the caller to see in ``verification``, and is passed
         over by recovery. ``policy`` is ``require_all`` unless given. With a
-        ``lease``, the checkpoint is written only if that is held, as the same transaction finds out (LeaseExpired or
-        LeaseLost otherwise). Waits for other writers, at most the store's busy
+        ``lease`` on an item of the task, the checkpoint is written only if that is held, as the same transaction finds
+        out (InvalidWorkItem, LeaseExpired or LeaseLost otherwise). Waits for other writers, at most the store's busy
         timeout. Raises InvalidSnapshot, SnapshotTooLarge, InvalidCheckpointType, InvalidEvidence, InvalidTask,
         UnknownTask, or any StoreError; after each of them there is no new checkpoint, with the doubt about a failing
         device that ``recovery`` describes.
@@ -239,7 +239,7 @@ class CheckpointManager:
     def append(self, transaction: Transaction, draft: Draft) -> Checkpoint:
         """Write a draft in a transaction of the caller's, whose commit makes it durable. Raises as ``save`` does."""
         if draft.lease is not None:
-            require(transaction, draft.lease, self._clock.now())
+            require(transaction, draft.lease, draft.task_id, self._clock)
         number = transaction.next_checkpoint_number(draft.task_id)
         sys.audit(AFTER_NUMBER, draft.task_id, number)
         transaction.insert_checkpoint(draft.stored(number))

@@ -151,6 +151,10 @@ class LeaseLost(RecoveryError):
     """The item was granted to another holder since, or has ended. Nothing that this holder does counts any more."""
 
 
+class AlreadyFinished(LeaseLost):
+    """The item is completed or failed, which is final; so the lease has ended, whoever ended it."""
+
+
 # Workers.
 
 

@@ -22,6 +22,7 @@ import msgspec
 
 from recovery.clock import Clock, Microseconds, SystemClock, microseconds
 from recovery.errors import (
+    AlreadyFinished,
     InvalidDuration,
     InvalidWorkItem,
     LeaseExpired,
@@ -40,18 +41,32 @@ TTL_S_MAX: Final = 7 * 24 * 3600.0
 """The longest lease: a week. One that should last longer is renewed."""
 BATCH_MAX: Final = 1000
 _MARGIN_SHARE: Final = 0.1
+_MARGIN_S_MAX: Final = 5.0
 
-LEASE_CRASH_POINTS: Final = (
+ACQUIRE_CRASH_POINTS: Final = (
     "recovery.lease.before_acquire",
     "recovery.lease.after_grant",
     "recovery.lease.after_acquire",
-    "recovery.lease.before_complete",
-    "recovery.lease.after_end",
-    "recovery.lease.after_complete",
 )
-"""The audit events of acquiring and completing, in order; ``after_grant`` and ``after_end`` lie before the COMMIT."""
+RENEW_CRASH_POINTS: Final = (
+    "recovery.lease.before_renew",
+    "recovery.lease.after_renewal",
+    "recovery.lease.after_renew",
+)
+END_CRASH_POINTS: Final = (
+    "recovery.lease.before_end",
+    "recovery.lease.after_end_update",
+    "recovery.lease.after_end",
+)
+LEASE_CRASH_POINTS: Final = ACQUIRE_CRASH_POINTS + RENEW_CRASH_POINTS + END_CRASH_POINTS
+"""The audit events of ``acquire``; of ``renew``; of ``complete``, ``fail`` and ``release``; each three in this order.
 
-BEFORE_ACQUIRE, AFTER_GRANT, AFTER_ACQUIRE, BEFORE_COMPLETE, AFTER_END, AFTER_COMPLETE = LEASE_CRASH_POINTS
+The middle one of each three lies between the statement and its COMMIT.
+"""
+
+BEFORE_ACQUIRE, AFTER_GRANT, AFTER_ACQUIRE = ACQUIRE_CRASH_POINTS
+BEFORE_RENEW, AFTER_RENEWAL, AFTER_RENEW = RENEW_CRASH_POINTS
+BEFORE_END, AFTER_END_UPDATE, AFTER_END = END_CRASH_POINTS
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,9 +178,9 @@ class LeaseManager:
         ttl = _duration(ttl_s)
         _check_holder(lease_holder, limit)
         began = self._clock.monotonic()
-        now = self._clock.now()
         sys.audit(BEFORE_ACQUIRE, lease_holder)
         with self._store.transaction() as transaction:
+            now = self._clock.now()  # after the wait for other writers, which may have been long
             items = transaction.grant_leases(
                 holder=lease_holder, type=type, task_id=task_id, limit=limit, expires_at=now + ttl, now=now
             )
@@ -182,11 +197,14 @@ class LeaseManager:
         ttl = _duration(length_s)
         self.check(lease)
         began = self._clock.monotonic()
-        now = self._clock.now()
+        key = (lease.work_item_id, lease.token)
+        sys.audit(BEFORE_RENEW, *key)
         with self._store.transaction() as transaction:
-            key = (lease.work_item_id, lease.token)
+            now = self._clock.now()
             if not transaction.renew_lease(*key, expires_at=now + ttl, now=now):
                 raise _refusal(transaction, lease, now)
+            sys.audit(AFTER_RENEWAL, *key)
+        sys.audit(AFTER_RENEW, *key)
         return msgspec.structs.replace(
             lease, ttl_s=length_s, expires_at=now + ttl, trusted_until=_trusted_until(began, length_s)
         )
@@ -197,18 +215,14 @@ class LeaseManager:
 
     def check(self, lease: Lease) -> None:
         """Raise LeaseExpired if the holder must not trust this lease any more by its own clock; asks nobody."""
-        if self._clock.monotonic() >= lease.trusted_until:
-            message = (
-                f"Expected {_name(lease)} to be held but {lease.lease_holder!r} has had it longer than it may trust "
-                "it; stop working on it and acquire it again."
-            )
-            raise LeaseExpired(message)
+        _check_trust(lease, self._clock)
 
     def complete(self, lease: Lease) -> None:
-        """End the item as completed. Raises LeaseExpired, LeaseLost, or any StoreError; nothing changed then."""
-        sys.audit(BEFORE_COMPLETE, lease.work_item_id, lease.token)
+        """End the item as completed. Raises LeaseExpired, LeaseLost or AlreadyFinished, or any StoreError.
+
+        Nothing changed then.
+        """
         self._end(lease, WorkStatus.COMPLETED, retries=0, error="")
-        sys.audit(AFTER_COMPLETE, lease.work_item_id, lease.token)
 
     def fail(self, lease: Lease, error: str) -> WorkStatus:
         """Give the item back after a failed attempt: pending while retries remain, else failed; return which.
@@ -225,16 +239,30 @@ class LeaseManager:
         self._end(lease, WorkStatus.PENDING, retries=0, error="")
 
     def _end(self, lease: Lease, status: WorkStatus, *, retries: int, error: str) -> None:
-        now = self._clock.now()
+        self.check(lease)
+        key = (lease.work_item_id, lease.token)
+        sys.audit(BEFORE_END, *key)
         with self._store.transaction() as transaction:
-            key = (lease.work_item_id, lease.token)
+            now = self._clock.now()
             if not transaction.end_lease(*key, status=status, retries=retries, error=error, now=now):
                 raise _refusal(transaction, lease, now)
-            sys.audit(AFTER_END, lease.work_item_id, lease.token)
+            sys.audit(AFTER_END_UPDATE, *key)
+        sys.audit(AFTER_END, *key)
 
 
-def require(transaction: Transaction, lease: Lease, now: Microseconds) -> None:
-    """Raise LeaseExpired or LeaseLost unless the lease is held now: the fence, in the transaction of what it guards."""
+def require(transaction: Transaction, lease: Lease, task_id: str, clock: Clock) -> None:
+    """Raise unless the lease is held now, and on an item of this task: the fence, in the transaction of what it guards.
+
+    Raises InvalidWorkItem, LeaseExpired or LeaseLost.
+    """
+    if lease.task_id != task_id:
+        message = (
+            f"Expected a lease on an item of task {task_id!r} but {_name(lease)} is on one of task {lease.task_id!r}; "
+            "give the lease under which this task is worked on."
+        )
+        raise InvalidWorkItem(message)
+    _check_trust(lease, clock)
+    now = clock.now()
     if not transaction.holds_lease(lease.work_item_id, lease.token, now=now):
         raise _refusal(transaction, lease, now)
 
@@ -253,10 +281,20 @@ def _refusal(transaction: Transaction, lease: Lease, now: Microseconds) -> Lease
         return LeaseExpired(message)
     state = f"held by {item.lease_holder!r}" if item.lease_holder is not None else item.status.value
     message = (
-        f"Expected {_name(lease)} to be held by {lease.lease_holder!r} but it is {state}, with token "
+        f"Expected {_name(lease)} to be held by {lease.lease_holder!r} but the item is {state}, with token "
         f"{item.lease_token}; stop working on it."
     )
-    return LeaseLost(message)
+    final = item.status in {WorkStatus.COMPLETED, WorkStatus.FAILED}
+    return AlreadyFinished(message) if final else LeaseLost(message)
+
+
+def _check_trust(lease: Lease, clock: Clock) -> None:
+    if clock.monotonic() >= lease.trusted_until:
+        message = (
+            f"Expected {_name(lease)} to be held but {lease.lease_holder!r} has had it longer than it may trust "
+            "it; stop working on it and acquire it again."
+        )
+        raise LeaseExpired(message)
 
 
 def _lease(item: WorkItem, ttl_s: float, began: Microseconds) -> Lease:
@@ -277,7 +315,7 @@ def _lease(item: WorkItem, ttl_s: float, began: Microseconds) -> Lease:
 
 
 def _trusted_until(began: Microseconds, ttl_s: float) -> Microseconds:
-    return began + microseconds(ttl_s * (1 - _MARGIN_SHARE))
+    return began + microseconds(ttl_s - min(ttl_s * _MARGIN_SHARE, _MARGIN_S_MAX))
 
 
 def _duration(ttl_s: float) -> Microseconds:
@@ -289,7 +327,7 @@ def _duration(ttl_s: float) -> Microseconds:
 
 
 def _check_holder(lease_holder: str, limit: int) -> None:
-    if not isinstance(lease_holder, str) or not lease_holder:
+    if not _is_text(lease_holder):
         message = f"Expected the name of a holder but got {lease_holder!r}; name who works, such as host and pid."
         raise InvalidWorkItem(message)
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= BATCH_MAX:
@@ -298,13 +336,20 @@ def _check_holder(lease_holder: str, limit: int) -> None:
 
 
 def _check_item(type_: str, priority: int, max_retries: int) -> None:
-    if not isinstance(type_, str) or not type_:
+    if not _is_text(type_):
         message = f"Expected the type of a work item to be a string that is not empty but got {type_!r}; name it."
         raise InvalidWorkItem(message)
     for name, value, low in (("priority", priority, -(2**31)), ("max_retries", max_retries, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 2**31:
             message = f"Expected {name} to be a whole number from {low} to {2**31} but got {value!r}; give such a one."
             raise InvalidWorkItem(message)
+
+
+def _is_text(value: object) -> bool:
+    """Tell whether this is a name: text that is not empty and that a column of text gives back as it was put in."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _unknown(work_item_id: int) -> UnknownWorkItem:

@@ -62,6 +62,16 @@ def check_checkpoints(history: History, database: Path, task_id: str) -> Iterato
     yield from durability.contiguous([row.sequence_number for row in rows], 1, "checkpoint")
 
 
+def effects_of(database: Path, task_id: str) -> list[tuple[str, int]]:
+    """Return who wrote the effects of a task, and under which token, in order."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        return connection.execute(
+            "SELECT snapshot ->> 'effect_by', snapshot ->> 'token' FROM checkpoints"
+            " WHERE task_id = ? AND snapshot ->> 'effect_by' IS NOT NULL ORDER BY sequence_number",
+            (task_id,),
+        ).fetchall()
+
+
 def check_pragmas(history: History) -> Iterator[Finding]:
     """Find agents that wrote with less than synchronous=FULL: no kill shows it, a power loss would."""
     for mark in history.select("note", "pragmas"):

@@ -37,6 +37,9 @@ RAISED_NOTE: Final = "chaos.raised"
 SIGNAL_OF: Final = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "pause": signal.SIGSTOP}
 """The faults that an agent can fire at itself."""
 
+HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Blocked from a template's fork until the agent has its own answers: the guardian's are to ignore them, for good."""
+
 _LIBC: Final = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG: Final = 1
 _POINTS_SEEN_MAX: Final = 200
@@ -150,6 +153,7 @@ def become_agent(spec: Spec, output: int, parent_pid: int) -> None:
     os.environ[MARKS_VARIABLE] = spec["marks"]
     os.environ[AGENT_VARIABLE] = spec["name"]
     os.chdir(spec["directory"])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
 
 
 def die_with(parent_pid: int) -> None:

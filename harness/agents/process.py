@@ -37,7 +37,7 @@ END_TIMEOUT_S: Final = 15.0
 OUTPUT_BYTES_MAX: Final = 1 << 20
 OUTPUT_SHOWN_LINES: Final = 15
 OWNER_VARIABLE: Final = "CHAOS_OWNER"
-"""In the environment of a guardian and of all that descends from it: the name of the session's scratch folder."""
+"""In the environment of a guardian and of all that descends from it: the path of the session's scratch folder."""
 
 _POLLS_S: Final = ((0.05, 0.0005), (0.5, 0.002), (float("inf"), 0.01))
 _SAMPLE_EVERY_S: Final = 0.1
@@ -99,7 +99,8 @@ class GuardianClient:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=self._environment | {"PYTHONPATH": os.pathsep.join(_import_path()), OWNER_VARIABLE: folder.name},
+                env=self._environment
+                | {"PYTHONPATH": os.pathsep.join(_import_path()), OWNER_VARIABLE: str(folder.resolve())},
             )
         theirs.close()
         self._poll = select.poll()
@@ -316,7 +317,7 @@ class GuardianClient:
 
     def _end_orphans(self) -> None:
         """End what a guardian that was killed left behind: children and daemons of agents have nobody else now."""
-        tree.end_marked(OWNER_VARIABLE, self.folder.name)
+        tree.end_marked(OWNER_VARIABLE, str(self.folder.resolve()))
 
 
 class Agent:

@@ -69,6 +69,7 @@ def unfit_to_fork() -> str:
 
 def _serve_forks(end: socket.socket) -> None:
     agents: dict[int, int] = {}
+    signal.pthread_sigmask(signal.SIG_BLOCK, child.HELD_BACK)
     wakeup, write_end = os.pipe()
     for descriptor in (wakeup, write_end):
         os.set_blocking(descriptor, False)

@@ -37,14 +37,18 @@ class Terminate:
         firing.agent.send_signal(signal.SIGTERM)
 
     def evidence(self, firing: Firing) -> str | None:
-        """See that it ended, or that the signal is no longer pending: it was taken."""
+        """See that it ended, or that the signal is no longer pending though the process handles or ignores it."""
         agent = firing.agent
         if agent.exit_status is not None:
             return f"process ended with {agent.exit_status} after SIGTERM"
-        pending = _pending_signals(agent.pid)
-        if pending is not None and not pending >> (signal.SIGTERM - 1) & 1:
-            return "SIGTERM was taken by the process, which goes on"
-        return None
+        pending, ignored, handled = _signals(agent.pid, "ShdPnd", "SigIgn", "SigCgt")
+        if signal.SIGTERM in pending:
+            return None
+        if signal.SIGTERM in ignored:
+            return "SIGTERM was sent, and the process ignores it"
+        if signal.SIGTERM in handled:
+            return "SIGTERM was taken by the handler that the process has for it"
+        return None  # it is about to end: without a handler, the signal is gone from the list before the process is
 
 
 class Pause:
@@ -104,9 +108,11 @@ def _ended_by(agent: Agent, number: signal.Signals) -> str | None:
     return f"process ended by signal {int(number)}"
 
 
-def _pending_signals(pid: int) -> int | None:
+def _signals(pid: int, *names: str) -> list[set[int]]:
+    """Return the sets of signals of these names that the kernel keeps for a process; empty ones when it is gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
-        return None
-    return next((int(line.split()[1], 16) for line in lines if line.startswith("ShdPnd:")), None)
+        lines = []
+    masks = {name: int(value, 16) for name, _, value in (line.partition(":") for line in lines) if name in names}
+    return [{number for number in range(1, 65) if masks.get(name, 0) >> (number - 1) & 1} for name in names]

@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from recovery.clock import Microseconds
     from recovery.store.rows import (
         Audit,
+        Expiry,
         Scalar,
         StoredCheckpoint,
         StoredEvidence,
@@ -58,6 +59,10 @@ class Transaction(Protocol):
         """Add a row to the task's audit trail. Raises UnknownTask."""
         ...
 
+    def insert_audits(self, audits: Sequence[Audit]) -> None:
+        """Add several rows, in their order. Raises UnknownTask."""
+        ...
+
     def next_checkpoint_number(self, task_id: str) -> int:
         """Return one more than the task's newest number, 1 for its first checkpoint.
 
@@ -69,6 +74,10 @@ class Transaction(Protocol):
 
     def insert_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
         """Insert the checkpoint. Raises UnknownTask."""
+        ...
+
+    def insert_checkpoints(self, checkpoints: Sequence[StoredCheckpoint]) -> None:
+        """Insert several checkpoints, of any tasks. Raises UnknownTask."""
         ...
 
     def insert_evidence(self, evidence: StoredEvidence) -> None:
@@ -101,8 +110,9 @@ class Transaction(Protocol):
         expires_at: Microseconds,
         now: Microseconds,
     ) -> list[WorkItem]:
-        """Grant pending items to the holder: priority high first, then the oldest; each with a token that has risen.
+        """Grant pending items to the holder: priority high first, then the oldest; each with a new token.
 
+        A new token is larger than any that was granted before, whatever the item.
         Two transactions never grant one item, whatever their isolation.
         """
         ...
@@ -121,8 +131,8 @@ class Transaction(Protocol):
         """End a lease that is still held, adding to the retries; False, and no change, when it is not."""
         ...
 
-    def expire_lease(self, item: WorkItem, *, status: WorkStatus, retries: int, error: str, now: Microseconds) -> bool:
-        """End a lease that ran out, if token and expiry are still those of ``item``; False, and no change, if not."""
+    def expire_leases(self, expiries: Sequence[Expiry], *, now: Microseconds) -> int:
+        """End leases that ran out, each if token and expiry are still those given; return how many were."""
         ...
 
     def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[WorkItem]:

@@ -62,8 +62,9 @@ class WorkStatus(enum.StrEnum):
 class WorkItem(msgspec.Struct, frozen=True):
     """A piece of a task that one holder at a time may work on.
 
-    ``retries`` counts the attempts after the first, at most ``max_retries``; ``lease_token`` rises with each grant and
-    never goes back; holder and expiry are there exactly while it is in progress.
+    ``retries`` counts the attempts after the first, at most ``max_retries``; ``lease_token`` is that of its newest
+    grant, 0 before the first: tokens rise with every grant of any item, and none is given out twice; holder and expiry
+    are there exactly while it is in progress.
     """
 
     work_item_id: int
@@ -80,6 +81,17 @@ class WorkItem(msgspec.Struct, frozen=True):
     error: str
     created_at: Microseconds
     updated_at: Microseconds
+
+
+class Expiry(msgspec.Struct, frozen=True):
+    """What a sweep makes of one lease: it ends, if its token and its expiry are still those that were read."""
+
+    work_item_id: int
+    token: int
+    expires_at: Microseconds
+    status: WorkStatus
+    retries: int
+    error: str
 
 
 class Audit(msgspec.Struct, frozen=True):

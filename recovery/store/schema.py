@@ -107,6 +107,9 @@ _WORK_ITEMS_LEASED: Final = (
     "CREATE INDEX work_items_leased ON work_items (lease_expires_at, work_item_id) WHERE status = 'in_progress'"
 )
 
+# A token belongs to one grant of one item, so a token of another item fences nothing in.
+_WORK_ITEMS_GRANTS: Final = "CREATE UNIQUE INDEX work_items_by_token ON work_items (lease_token) WHERE lease_token > 0"
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     (_TASKS, _TASKS_BY_STATUS, CHECKPOINTS, _TASK_AUDITS, _TASK_AUDITS_BY_TASK),
     (_CHECKPOINT_EVIDENCE,),
@@ -116,6 +119,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
         _WORK_ITEMS_PENDING_BY_TYPE,
         _WORK_ITEMS_PENDING_BY_TASK,
         _WORK_ITEMS_LEASED,
+        _WORK_ITEMS_GRANTS,
     ),
 )
 """Step 1, step 2, ...: the schema version of this code is their number."""

@@ -20,6 +20,7 @@ from recovery.store.sqlite_leases import LeaseReads, LeaseWrites
 from recovery.store.translation import is_unknown_parent, translated
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from recovery.clock import Microseconds
@@ -134,8 +135,11 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites):
 
     def insert_audit(self, audit: Audit) -> None:
         """Add a row to the task's audit trail. Raises UnknownTask."""
-        row = (audit.task_id, audit.event, audit.before, audit.after, audit.detail, audit.created_at)
-        self._insert_for_task(_INSERT_AUDIT, row, audit.task_id)
+        self._insert_for_task(_INSERT_AUDIT, _audit_row(audit), audit.task_id)
+
+    def insert_audits(self, audits: Sequence[Audit]) -> None:
+        """Add several rows. Raises UnknownTask."""
+        self._insert_all(_INSERT_AUDIT, [_audit_row(audit) for audit in audits])
 
     def next_checkpoint_number(self, task_id: str) -> int:
         """Return one more than the task's newest number; the write lock keeps it ours."""
@@ -144,15 +148,27 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites):
 
     def insert_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
         """Insert the checkpoint. Raises UnknownTask."""
-        row = (
-            checkpoint.task_id,
-            checkpoint.sequence_number,
-            checkpoint.type,
-            checkpoint.snapshot.decode(),
-            checkpoint.content_hash,
-            checkpoint.created_at,
-        )
-        self._insert_for_task(_INSERT_CHECKPOINT, row, checkpoint.task_id)
+        self._insert_for_task(_INSERT_CHECKPOINT, _checkpoint_row(checkpoint), checkpoint.task_id)
+
+    def insert_checkpoints(self, checkpoints: Sequence[StoredCheckpoint]) -> None:
+        """Insert several checkpoints. Raises UnknownTask."""
+        self._insert_all(_INSERT_CHECKPOINT, [_checkpoint_row(checkpoint) for checkpoint in checkpoints])
+
+    def execute_all(self, statement: str, rows: list[_Parameters]) -> int:
+        """Execute one statement for each row; return how many rows it changed in all."""
+        try:
+            return self.connection.executemany(statement, rows).rowcount
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise self._store.translated(error) from error
+
+    def _insert_all(self, statement: str, rows: list[_Parameters]) -> None:
+        try:
+            self.connection.executemany(statement, rows)
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            if isinstance(error, sqlite3.Error) and is_unknown_parent(error):
+                unknown = next((row[0] for row in rows if self.task(str(row[0])) is None), "")
+                raise unknown_task(str(unknown)) from error
+            raise self._store.translated(error) from error
 
     def _insert_for_task(self, statement: str, row: _Parameters, task_id: str) -> sqlite3.Cursor:
         try:
@@ -295,6 +311,21 @@ def store_for(store: Store | None, db_path: str | os.PathLike[str] | None) -> tu
         return open_store(db_path), True
     message = f"Expected either a store or a db_path but got store={store!r} and db_path={db_path!r}; give exactly one."
     raise InvalidSetting(message)
+
+
+def _audit_row(audit: Audit) -> _Parameters:
+    return (audit.task_id, audit.event, audit.before, audit.after, audit.detail, audit.created_at)
+
+
+def _checkpoint_row(checkpoint: StoredCheckpoint) -> _Parameters:
+    return (
+        checkpoint.task_id,
+        checkpoint.sequence_number,
+        checkpoint.type,
+        checkpoint.snapshot.decode(),
+        checkpoint.content_hash,
+        checkpoint.created_at,
+    )
 
 
 def _task(row: tuple[Any, ...] | None) -> Task | None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from recovery.store.rows import Scalar, WorkItem, WorkStatus
+from recovery.store.rows import Expiry, Scalar, WorkItem, WorkStatus
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Sequence
 
     from recovery.clock import Microseconds
 
@@ -27,10 +28,19 @@ _INSERT: Final = (
 )
 _ITEM: Final = f"SELECT {_COLUMNS} FROM work_items WHERE work_item_id = ?"
 # Each choice of filters is a statement of its own, so that each is answered by its own index of pending items.
-_GRANT: Final = (
-    "UPDATE work_items SET status = 'in_progress', lease_token = lease_token + 1, lease_holder = ?, "
-    "lease_expires_at = ?, heartbeat_at = ?, updated_at = ? WHERE work_item_id IN (SELECT work_item_id FROM work_items "
-    "WHERE status = 'pending' {filters} ORDER BY priority DESC, work_item_id LIMIT ?) RETURNING " + _COLUMNS
+_NEWEST_GRANT = "(SELECT max(lease_token) FROM work_items WHERE lease_token > 0)"
+_CHOSEN = (
+    "SELECT work_item_id FROM work_items WHERE status = 'pending' {filters} ORDER BY priority DESC, work_item_id LIMIT "
+)
+_GRANT_ONE: Final = (
+    f"UPDATE work_items SET status = 'in_progress', lease_token = 1 + coalesce({_NEWEST_GRANT}, 0), lease_holder = ?, "
+    f"lease_expires_at = ?, heartbeat_at = ?, updated_at = ? WHERE work_item_id = ({_CHOSEN}1) RETURNING {_COLUMNS}"
+)
+_GRANT_MANY: Final = (
+    f"UPDATE work_items SET status = 'in_progress', lease_token = chosen.place + coalesce({_NEWEST_GRANT}, 0), "
+    "lease_holder = ?, lease_expires_at = ?, heartbeat_at = ?, updated_at = ? "
+    f"FROM (SELECT work_item_id AS id, row_number() OVER () AS place FROM ({_CHOSEN}?)) AS chosen "
+    f"WHERE work_item_id = chosen.id RETURNING {_COLUMNS}"
 )
 _RENEW: Final = (
     "UPDATE work_items SET lease_expires_at = ?, heartbeat_at = ?, updated_at = ? "
@@ -61,6 +71,10 @@ class LeaseWrites:
 
     def execute(self, statement: str, parameters: tuple[Scalar, ...]) -> sqlite3.Cursor:
         """Execute one statement; the transaction itself knows how."""
+        raise NotImplementedError
+
+    def execute_all(self, statement: str, rows: list[tuple[Scalar, ...]]) -> int:
+        """Execute one statement for each row; the transaction itself knows how."""
         raise NotImplementedError
 
     def _insert_for_task(self, statement: str, row: tuple[Scalar, ...], task_id: str) -> Any:
@@ -97,8 +111,11 @@ class LeaseWrites:
         """Grant up to ``limit`` pending items to the holder, best first, in one statement; return them."""
         filters = [("type", type), ("task_id", task_id)]
         given = [(column, value) for column, value in filters if value is not None]
-        statement = _GRANT.format(filters=" ".join(f"AND {column} = ?" for column, _ in given))
-        parameters: tuple[Scalar, ...] = (holder, expires_at, now, now, *(value for _, value in given), limit)
+        statement = _GRANT_ONE if limit == 1 else _GRANT_MANY
+        statement = statement.format(filters=" ".join(f"AND {column} = ?" for column, _ in given))
+        parameters: tuple[Scalar, ...] = (holder, expires_at, now, now, *(value for _, value in given))
+        if limit != 1:
+            parameters = (*parameters, limit)
         items = [_item(row) for row in self.execute(statement, parameters).fetchall()]
         return sorted(items, key=lambda item: (-item.priority, item.work_item_id))
 
@@ -116,10 +133,12 @@ class LeaseWrites:
         """End a lease that is still held, adding to the retries; False, and no change, when it is not."""
         return self.execute(_END, (status.value, retries, error, now, work_item_id, token, now)).rowcount == 1
 
-    def expire_lease(self, item: WorkItem, *, status: WorkStatus, retries: int, error: str, now: Microseconds) -> bool:
-        """End a lease that ran out, if token and expiry are still those of ``item`` (compare-and-set)."""
-        key = (item.work_item_id, item.lease_token, item.lease_expires_at)
-        return self.execute(_EXPIRE, (status.value, retries, error, now, *key)).rowcount == 1
+    def expire_leases(self, expiries: Sequence[Expiry], *, now: Microseconds) -> int:
+        """End leases that ran out, each if token and expiry are still those given; return how many were."""
+        return self.execute_all(
+            _EXPIRE,
+            [(e.status.value, e.retries, e.error, now, e.work_item_id, e.token, e.expires_at) for e in expiries],
+        )
 
     def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[WorkItem]:
         """Return items whose lease has run out, in the order of expiry and id, those behind ``after``."""

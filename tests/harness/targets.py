@@ -87,7 +87,7 @@ def count_up(marks: Marks, operation: str = "step", total: int | None = None) ->
         marks.intent(operation, key)
         sys.audit(f"targets.{operation}.between", key)
         marks.ack(operation, key)
-        time.sleep(0.001)  # the pace of this program
+        time.sleep(0.001)  # sleeps because this is the pace of the program
 
 
 def tell(marks: Marks, variables: tuple[str, ...] = ()) -> None:

@@ -79,7 +79,16 @@ def test_a_terminated_agent_may_refuse(run: Run) -> None:
     agent.wait_for("ready")
     agent.terminate()
     agent.wait_for("refused")
-    assert only(run).evidence == "SIGTERM was taken by the process, which goes on"
+    assert only(run).evidence == "SIGTERM was taken by the handler that the process has for it"
+    assert agent.running
+
+
+def test_a_terminated_agent_may_ignore_it(run: Run) -> None:
+    """A program that ignores SIGTERM was sent it, and that is what the receipt says."""
+    agent = run.spawn(["/bin/sh", "-c", "trap '' TERM; echo ready; kill -STOP $$"])
+    agent.wait_for_output("ready")
+    agent.terminate()
+    assert only(run).evidence == "SIGTERM was sent, and the process ignores it"
     assert agent.running
 
 

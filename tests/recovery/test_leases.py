@@ -8,6 +8,7 @@ import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from recovery import (
@@ -20,6 +21,7 @@ from recovery import (
     WorkStatus,
 )
 from recovery.errors import (
+    AlreadyFinished,
     InvalidDuration,
     InvalidWorkItem,
     LeaseExpired,
@@ -27,6 +29,7 @@ from recovery.errors import (
     UnknownTask,
     UnknownWorkItem,
 )
+from recovery.leases import ACQUIRE_CRASH_POINTS, END_CRASH_POINTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -134,7 +137,7 @@ def test_a_zombie_cannot_end_the_new_owners_item(leases: LeaseManager, clock: Ma
         with pytest.raises(LeaseLost, match=rf"held by 'worker-1', with token {owner.token}"):
             call(zombie)
     leases.complete(owner)
-    with pytest.raises(LeaseLost, match="completed"):
+    with pytest.raises(AlreadyFinished, match="completed"):
         leases.complete(owner)
 
 
@@ -166,13 +169,46 @@ def test_the_holder_stops_before_the_database_would(leases: LeaseManager, clock:
     assert clock.now() < lease.expires_at
 
 
-def test_a_wall_clock_that_is_set_back_revives_nothing(leases: LeaseManager, clock: ManualClock) -> None:
+@pytest.mark.parametrize("call", ["renew", "complete", "fail", "release", "save"])
+def test_a_wall_clock_that_is_set_back_revives_nothing(leases: LeaseManager, clock: ManualClock, call: str) -> None:
     """The holder measures by a clock that cannot be set, so an expired lease stays expired."""
     lease = held(leases)
     clock.advance(TTL_S * 2)
     clock.jump(lease.expires_at - 9_000_000)
+    checkpoints = CheckpointManager(leases.store, clock=clock)
+    calls: dict[str, Callable[[], object]] = {
+        "renew": lambda: leases.renew(lease),
+        "complete": lambda: leases.complete(lease),
+        "fail": lambda: leases.fail(lease, "late"),
+        "release": lambda: leases.release(lease),
+        "save": lambda: checkpoints.save("t", 1, lease=lease),
+    }
     with pytest.raises(LeaseExpired):
-        leases.renew(lease)
+        calls[call]()
+    assert checkpoints.list("t") == []
+
+
+@pytest.mark.parametrize("call", ["renew", "complete", "fail", "release"])
+def test_a_token_of_another_item_opens_nothing(leases: LeaseManager, call: str) -> None:
+    """Tokens are of one grant of one item, even where one holder has both items from one call."""
+    for _ in range(2):
+        leases.enqueue("t", "work")
+    first, second = leases.acquire_many("h", limit=2, ttl_s=TTL_S)
+    assert first.token != second.token
+    forged = msgspec.structs.replace(first, token=second.token)
+    with pytest.raises(LeaseLost, match=f"with token {first.token}"):
+        getattr(leases, call)(forged, *(["x"] if call == "fail" else []))
+    assert {leases.get(lease.work_item_id).status for lease in (first, second)} == {WorkStatus.IN_PROGRESS}
+
+
+def test_a_lease_is_no_fence_for_another_task(leases: LeaseManager, clock: ManualClock) -> None:
+    """A checkpoint of one task under the lease of another is a mistake that is named, and not written."""
+    TaskManager(leases.store).create("other")
+    lease = held(leases)
+    checkpoints = CheckpointManager(leases.store, clock=clock)
+    with pytest.raises(InvalidWorkItem, match="'other'"):
+        checkpoints.save("other", 1, lease=lease)
+    assert checkpoints.list("other") == []
 
 
 @pytest.mark.parametrize("ttl_s", [0, -1, -0.5, float("nan"), float("inf"), 1e12, True, "10"])
@@ -271,7 +307,7 @@ def test_many_processes_take_each_item_once(tmp_path: Path) -> None:
 
 
 def test_the_declared_crash_points_are_those_that_are_passed(leases: LeaseManager) -> None:
-    """One item, taken and completed, passes exactly the declared points, in order."""
+    """One item, taken, renewed and completed, passes exactly the declared points, in order."""
     passed: list[str] = []
     listening = True
 
@@ -280,9 +316,13 @@ def test_the_declared_crash_points_are_those_that_are_passed(leases: LeaseManage
             passed.append(event)
 
     sys.addaudithook(hook)
-    leases.complete(held(leases))
-    listening = False
+    leases.complete(leases.renew(held(leases)))
     assert tuple(passed) == LEASE_CRASH_POINTS
+    for end in (leases.release, lambda lease: leases.fail(lease, "x")):
+        passed.clear()
+        end(held(leases))
+        assert tuple(passed) == ACQUIRE_CRASH_POINTS + END_CRASH_POINTS
+    listening = False
 
 
 @pytest.mark.parametrize("arguments", [{}, {"type": "work"}, {"task_id": "t"}])

@@ -29,6 +29,8 @@ SEED = "planted"
 SOUND = "recovery:CheckpointManager"
 KILL_9 = "scenarios/test_01_kill_9.py"
 CONCURRENT = "scenarios/test_02_concurrent_checkpoints.py"
+TAKEOVER = "scenarios/test_03_lease_takeover.py"
+SWEEP = "scenarios/test_04_recovery_sweep.py"
 VARIANTS = "tests.planted.checkpoints"
 
 
@@ -114,6 +116,38 @@ def test_concurrent_writers_catch_their_planted_defects(
     outcome = session(CONCURRENT, f"{VARIANTS}:{variant}")
     assert outcome.code == 1
     assert signature in outcome.violated_by()[f"{CONCURRENT}::{test}"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("RenewsExpired", "expectation:the zombie is refused", "test_a_zombie_wakes_before_anybody_took_over"),
+        ("EndsByName", "ownership:stale-write", "test_a_zombie_wakes_while_the_second_works"),
+        ("Unfenced", "ownership:stale-write", "test_a_zombie_wakes_while_the_second_works"),
+    ],
+)
+def test_takeovers_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """A lease that is renewed when it is over, an end without a token, and a write without a fence are found."""
+    outcome = session(TAKEOVER, f"tests.planted.leases:{variant}")
+    assert outcome.code == 1
+    assert signature in outcome.violated_by()[f"{TAKEOVER}::{test}"]
+
+
+@pytest.mark.parametrize("variant", ["SweepsById", "CountsWhatItFinds"])
+def test_sweeps_catch_their_planted_defects(session: Session, variant: str) -> None:
+    """Sweeps that act on what they no longer know, or report what another did, recover leases twice."""
+    outcome = session(SWEEP, f"tests.planted.leases:{variant}")
+    assert outcome.code == 1
+    found = outcome.violated_by()[f"{SWEEP}::test_ten_thousand_leases_and_four_sweepers"]
+    assert "exactly-once:repeated" in found
+
+
+@pytest.mark.parametrize("scenario", [TAKEOVER, SWEEP])
+def test_the_sound_core_holds_in_takeovers_and_sweeps(session: Session, scenario: str) -> None:
+    """With the same seed the sound leases and sweeps hold."""
+    sound = session(scenario, SOUND)
+    assert sound.code == 0
+    assert {run.verdict for run in sound.runs.values()} == {Verdict.HELD}
 
 
 @pytest.mark.parametrize("scenario", [KILL_9, CONCURRENT])

@@ -1,0 +1,150 @@
+"""Scenario 04: leases of dead holders are returned, each once, by any number of sweeps, killed ones too."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness import at_point, kill
+from harness.checkers import exactly_once
+from recovery import SWEEP_CRASH_POINTS, LeaseManager, RecoverySweep, TaskManager, open_store
+from scenarios.agents import made
+from scenarios.checks import check_no_exceptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness import Agent, Run
+
+pytestmark = pytest.mark.chaos(
+    id="04-recovery-sweep",
+    title="Every expired lease is recovered once, whoever sweeps",
+    why="Sweeps run everywhere and die like everything else; what a worker held must neither stick nor be run twice.",
+    steps=[
+        "A hundred, or ten thousand, leases run out.",
+        "Four sweepers sweep at once; some are killed in the middle of it, and followed by another.",
+        "A holder goes on renewing its lease at the last moment all the while.",
+        "Each lease is recovered once, with one boundary checkpoint and one audit row.",
+        "The holder that renews is not touched.",
+    ],
+)
+
+TASK = "sweep"
+SWEEP = "scenarios.lease_agents:sweep"
+BOUNDARY = "scenarios.lease_agents:renew_at_the_boundary"
+EXPIRY_S = 0.001
+
+
+def expired(database: Path, count: int) -> Path:
+    """Make a database in which so many leases have run out."""
+    with LeaseManager(db_path=database) as leases:
+        TaskManager(leases.store).create(TASK)
+        with leases.store.transaction() as transaction:
+            for number in range(count):
+                transaction.insert_work_item(task_id=TASK, type="work", priority=0, max_retries=3, now=number)
+        taken = 0
+        while batch := leases.acquire_many("dead", limit=1000, ttl_s=EXPIRY_S):
+            taken += len(batch)
+        assert taken == count
+    return database
+
+
+def start_sweepers(chaos: Run, database: Path, parts: dict[str, str], names: list[str], *, batch: int) -> list[Agent]:
+    """Start sweepers, all at once."""
+    kwargs = {"database": str(database), "sweeper": parts["sweep"], "batch": batch}
+    return [chaos.spawn(SWEEP, kwargs=kwargs, name=name) for name in names]
+
+
+def judge(chaos: Run, database: Path, count: int, *, reported: bool = True) -> None:
+    """Expect each lease recovered once: in the rows, in the boundary checkpoints, in what the sweepers say."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        statuses = Counter(row[0] for row in connection.execute("SELECT status FROM work_items WHERE type = 'work'"))
+        marks = [
+            row[0]
+            for row in connection.execute(
+                "SELECT snapshot ->> 'work_item_id' FROM checkpoints WHERE type = 'error_boundary'"
+            )
+        ]
+        audits = connection.execute("SELECT count(*) FROM task_audits WHERE event = 'lease_expired'").fetchone()[0]
+    chaos.expect("items pending again", observed=dict(statuses), holds=statuses == {"pending": count})
+    chaos.check(exactly_once.at_most(marks, 1), expect="no lease has two boundary checkpoints")
+    chaos.expect("boundary checkpoints", observed=len(marks), holds=len(marks) == count)
+    chaos.expect("audit rows", observed=audits, holds=audits == count)
+    if reported:
+        said = [mark.value for mark in chaos.history.acknowledged("sweep")]
+        for name in ("expired_found", "recovered"):
+            total = sum(value[name] for value in said)
+            chaos.expect(f"{name}, all sweepers together", observed=total, holds=total == count)
+    chaos.check(check_no_exceptions(chaos.history), expect="no exception in any agent")
+
+
+def test_a_hundred_leases(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """The seed's scenario: a hundred expired, found and recovered by one sweep, within its bound."""
+    expired(fresh_db, 100)
+    (sweeper,) = start_sweepers(chaos, fresh_db, parts, ["sweeper"], batch=50)
+    sweeper.wait_for("sweep", timeout_s=5)
+    sweeper.wait_exit()
+    judge(chaos, fresh_db, 100)
+
+
+def test_sweepers_that_die(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """Four at once, two of them killed at points drawn from the seed; a fifth does what they left."""
+    expired(fresh_db, 200)
+    drawn = chaos.random("kills")
+    names = [f"sweeper-{number}" for number in range(4)]
+    points = [SWEEP_CRASH_POINTS[int(drawn.random() * len(SWEEP_CRASH_POINTS))] for _ in range(2)]
+    chaos.plan(*(kill(name, at_point(point)) for name, point in zip(names[:2], points, strict=True)))
+    for sweeper in start_sweepers(chaos, fresh_db, parts, names, batch=10):
+        sweeper.wait_exit()
+    (last,) = start_sweepers(chaos, fresh_db, parts, ["last"], batch=10)
+    last.wait_exit()
+    judge(chaos, fresh_db, 200, reported=False)
+
+
+@pytest.mark.chaos_deep
+@pytest.mark.parametrize("point", SWEEP_CRASH_POINTS, ids=lambda point: point.rpartition(".")[2])
+def test_a_sweeper_killed_at_a_named_point(chaos: Run, fresh_db: Path, parts: dict[str, str], point: str) -> None:
+    """Killed at this point of its third batch or item, a sweep leaves whole ones; the next does the rest."""
+    expired(fresh_db, 50)
+    chaos.plan(kill("sweeper", at_point(point, occurrence=3)))
+    chaos.note("crash_points", [point])
+    for name in ("sweeper", "last"):
+        start_sweepers(chaos, fresh_db, parts, [name], batch=10)[0].wait_exit()
+    judge(chaos, fresh_db, 50, reported=False)
+
+
+@pytest.mark.chaos_deep
+def test_ten_thousand_leases_and_four_sweepers(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """Together they find and recover exactly what there was."""
+    expired(fresh_db, 10_000)
+    sweepers = start_sweepers(chaos, fresh_db, parts, [f"sweeper-{number}" for number in range(4)], batch=50)
+    for sweeper in sweepers:
+        sweeper.wait_exit(timeout_s=60)
+    judge(chaos, fresh_db, 10_000)
+
+
+def test_a_holder_at_the_boundary_is_left_alone(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """A lease that is renewed at the last moment survives sweeps that run without a pause."""
+    expired(fresh_db, 20)
+    with LeaseManager(db_path=fresh_db) as leases:
+        leases.enqueue(TASK, "boundary")
+    kwargs = {"database": str(fresh_db), "ttl_s": 0.3, "leases": parts["leases"], "rounds": 3}
+    holder = chaos.spawn(BOUNDARY, kwargs=kwargs, name="holder")
+    holder.wait_for("lease")
+    with open_store(fresh_db) as store:
+        sweep: RecoverySweep = made(parts["sweep"], store)
+        swept = [0]
+
+        def sweep_until_the_end() -> bool:
+            swept[0] += sweep.run_once().recovered
+            return not holder.running
+
+        chaos.wait_until(sweep_until_the_end, timeout_s=20, what="the holder's end, sweeping all the while")
+    chaos.expect("the holder ends by itself", observed=holder.state, holds=holder.state == "exit code 0")
+    renewals = len(chaos.history.acknowledged("renew"))
+    chaos.expect("renewals at the boundary", observed=renewals, holds=renewals == 3)
+    chaos.expect("leases recovered meanwhile", observed=swept[0], holds=swept[0] == 20)

@@ -1,0 +1,101 @@
+"""Leases and sweeps with one known bug each.
+
+| variant | bug | seen by |
+|---|---|---|
+| RenewsExpired | a renewal looks neither at the expiry nor at its own clock (D3) | a zombie before a takeover |
+| EndsByName | completing names the item and not the token (D3) | a zombie while the second works |
+| Unfenced | a checkpoint is written whatever became of its lease (D3) | any zombie that writes |
+| SweepsById | found in one transaction, requeued by id alone in another (D5) | a holder that renews at the boundary |
+| CountsWhatItFinds | several sweeps report, and mark, one and the same lease (D6) | sweeps at once |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from recovery import CheckpointManager, Lease, LeaseManager, RecoverySweep, SweepStatistics, WorkStatus
+from recovery.clock import microseconds
+from recovery.store.rows import Audit
+
+if TYPE_CHECKING:
+    from recovery.checkpoints import Checkpoint, Draft
+    from recovery.clock import Microseconds
+    from recovery.store.protocol import Transaction
+    from recovery.store.rows import WorkItem
+
+
+class RenewsExpired(LeaseManager):
+    """Prolongs a lease that ran out, as long as nobody else was faster."""
+
+    def check(self, lease: Lease) -> None:
+        """Trust it for ever."""
+
+    def renew(self, lease: Lease, *, ttl_s: float | None = None) -> Lease:
+        """Renew without a look at the expiry."""
+        length_s = lease.ttl_s if ttl_s is None else ttl_s
+        until = self._clock.now() + microseconds(length_s)
+        with self._store.transaction() as transaction:
+            transaction.execute(  # type: ignore[attr-defined]
+                "UPDATE work_items SET lease_expires_at = ? WHERE work_item_id = ? AND status = 'in_progress'"
+                " AND lease_token = ?",
+                (until, lease.work_item_id, lease.token),
+            )
+        return msgspec.structs.replace(lease, expires_at=until)
+
+
+class EndsByName(LeaseManager):
+    """Completes whatever is in progress under this id, whoever holds it."""
+
+    def complete(self, lease: Lease) -> None:
+        """Complete the item, not the lease."""
+        with self._store.transaction() as transaction:
+            transaction.execute(  # type: ignore[attr-defined]
+                "UPDATE work_items SET status = 'completed', lease_holder = NULL, lease_expires_at = NULL"
+                " WHERE work_item_id = ? AND status = 'in_progress'",
+                (lease.work_item_id,),
+            )
+
+
+class Unfenced(CheckpointManager):
+    """Takes a lease and does not look at it."""
+
+    def _write(self, draft: Draft) -> Checkpoint:
+        return super()._write(msgspec.structs.replace(draft, lease=None))
+
+
+class SweepsById(RecoverySweep):
+    """Looks in one transaction and acts in another, by id alone."""
+
+    def run_once(self, now: Microseconds | None = None) -> SweepStatistics:
+        """Sweep what a first look found, though it may have been renewed since."""
+        moment = self._clock.now() if now is None else now
+        with self._store.transaction() as transaction:
+            found = transaction.expired_leases(now=moment, after=(-(2**62), 0), limit=1_000_000)
+        for item in found:
+            with self._store.transaction() as transaction:
+                self._requeue(transaction, item, moment)
+        return SweepStatistics(len(found), len(found), 0)
+
+    def _requeue(self, transaction: Transaction, item: WorkItem, now: Microseconds) -> None:
+        transaction.execute(  # type: ignore[attr-defined]
+            "UPDATE work_items SET status = 'pending', retries = min(retries + 1, max_retries), lease_holder = NULL,"
+            " lease_expires_at = NULL WHERE work_item_id = ?",
+            (item.work_item_id,),
+        )
+        self._mark(transaction, item, now)
+
+    def _mark(self, transaction: Transaction, item: WorkItem, now: Microseconds) -> None:
+        transaction.insert_audit(Audit(item.task_id, "lease_expired", item.lease_holder, "pending", "", now))
+        snapshot = {"work_item_id": item.work_item_id, "lease_token": item.lease_token}
+        draft = self._checkpoints.draft(item.task_id, snapshot, type="error_boundary")
+        self._checkpoints.append(transaction, draft)
+
+
+class CountsWhatItFinds(SweepsById):
+    """Changes each lease by compare-and-set, and reports and marks it even when another sweep was faster."""
+
+    def _requeue(self, transaction: Transaction, item: WorkItem, now: Microseconds) -> None:
+        transaction.expire_lease(item, status=WorkStatus.PENDING, retries=0, error="", now=now)
+        self._mark(transaction, item, now)
