@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Final, Self
 from recovery.errors import LeaseExpired, LeaseLost, UnknownWorkItem
 from recovery.leases import Lease, LeaseManager
 from recovery.service import PeriodicService
+from recovery.store import open_store
 
 if TYPE_CHECKING:
     import os
 
-    from recovery.clock import Clock
+    from recovery.clock import Clock, Microseconds
     from recovery.service import Health
 
 INTERVAL_SHARE: Final = 0.1
 """The interval as a share of the lease's length."""
+
+PATIENCE_SHARE: Final = 0.25
+"""How long one renewal waits for other writers, as a share of the lease's length: several waits fit into it."""
 
 
 class Heartbeat:
@@ -39,12 +43,13 @@ class Heartbeat:
         clock: Clock | None = None,
     ) -> None:
         """Prepare; nothing is renewed yet."""
-        self._leases = LeaseManager(db_path=db_path, clock=clock)
+        self._store = open_store(db_path, busy_timeout_s=lease.ttl_s * PATIENCE_SHARE)
+        self._leases = LeaseManager(self._store, clock=clock)
         self._lock = threading.Lock()
         self._lease = lease
         self._loss: LeaseExpired | LeaseLost | UnknownWorkItem | None = None
         self._service = PeriodicService(
-            self.beat,
+            self.run_once,
             interval_s=lease.ttl_s * INTERVAL_SHARE if interval_s is None else interval_s,
             name=f"heartbeat of work item {lease.work_item_id}",
         )
@@ -61,8 +66,12 @@ class Heartbeat:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the heartbeat has found out that the lease is not held any more."""
-        return self._loss is not None
+        """Whether the lease is not held any more, by the last renewal or by the holder's own clock."""
+        try:
+            _ = self.lease
+        except (LeaseExpired, LeaseLost, UnknownWorkItem):
+            return True
+        return False
 
     @property
     def health(self) -> Health:
@@ -86,10 +95,10 @@ class Heartbeat:
         """Stop beating and close the connection; return whether the thread ended within ``timeout_s`` seconds."""
         ended = self._service.stop(timeout_s=timeout_s)
         if ended:
-            self._leases.close()
+            self._store.close()
         return ended
 
-    def beat(self) -> None:
+    def run_once(self, now: Microseconds | None = None) -> None:  # noqa: ARG002 - the interface of what is periodic
         """Renew once. Raises any StoreError, which the loop survives; a loss is kept and ends the renewals."""
         if self._loss is not None:
             return

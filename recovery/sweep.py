@@ -1,48 +1,88 @@
 """The sweep: leases that ran out go back to pending while retries remain, else to failed.
 
-Each batch is one short write transaction that finds, changes, audits and marks with a boundary checkpoint; so a sweep
-that dies leaves whole batches, any number of sweeps at once recover each lease once, and what each reports is what it
-did itself. A holder that renewed or completed meanwhile is not in a batch: the update names the token and the expiry
-that were read.
+Each batch is one short write transaction that finds, changes, audits and marks with boundary checkpoints. So a sweep
+that dies leaves whole batches; any number of sweeps at once recover each lease once, and what each reports is what it
+did itself. A holder that renewed or completed meanwhile is left alone: the update names the token and the expiry that
+were read, and a store that lets others in between would find fewer rows to change than it read.
+
+A batch in which something cannot be stored is undone and done again item by item, so one bad item stops nobody else;
+what stops everybody (a full disk, a database that stays locked) is raised.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from recovery.checkpoints import CheckpointManager, CheckpointType
+from recovery.checkpoints import CheckpointType
 from recovery.clock import Clock, Microseconds, SystemClock
-from recovery.errors import InvalidSetting, RecoveryError
-from recovery.store.rows import Audit, WorkItem, WorkStatus
+from recovery.errors import (
+    DatabaseFull,
+    DatabaseLocked,
+    DatabaseReadOnly,
+    DatabaseUnavailable,
+    InvalidSetting,
+    RecoveryError,
+    StoreClosed,
+)
+from recovery.store.rows import Audit, Expiry, StoredCheckpoint, WorkItem, WorkStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from recovery.store import Store, Transaction
 
-BATCH: Final = 50
-"""Items per transaction: some 5 ms of write lock, so that no writer waits long for a sweep of any size."""
+BATCH: Final = 250
+"""Items per transaction: a few milliseconds of write lock, so that no writer waits long for a sweep of any size."""
+
+BATCH_MAX: Final = 10_000
+ERRORS_MAX: Final = 100
 
 SWEEP_CRASH_POINTS: Final = (
     "recovery.sweep.before_batch",
-    "recovery.sweep.after_item",
+    "recovery.sweep.after_expire",
+    "recovery.sweep.after_audit",
     "recovery.sweep.before_commit",
     "recovery.sweep.after_batch",
 )
-"""The audit events of one batch, in order, the second once per item."""
+"""The audit events of one batch that found something, in order. A look that finds nothing passes the first only."""
 
-BEFORE_BATCH, AFTER_ITEM, BEFORE_COMMIT, AFTER_BATCH = SWEEP_CRASH_POINTS
+BEFORE_BATCH, AFTER_EXPIRE, AFTER_AUDIT, BEFORE_COMMIT, AFTER_BATCH = SWEEP_CRASH_POINTS
 _FIRST: Final = (-(2**62), 0)
+_FATAL: Final = (DatabaseFull, DatabaseLocked, DatabaseReadOnly, DatabaseUnavailable, StoreClosed)
+_BOUNDARY_TYPE: Final = CheckpointType.ERROR_BOUNDARY.value
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class SweepStatistics(msgspec.Struct, frozen=True):
-    """What one sweep did itself. ``expired_found`` = ``recovered`` + ``failed`` + the number of ``errors``."""
+    """What one sweep did itself.
+
+    ``recovered`` went back to pending, ``failed`` had no retries left; what ``expired_found`` has more than these two
+    together could not be swept, and ``errors`` says why, in at most ``ERRORS_MAX`` sentences.
+    """
 
     expired_found: int = 0
     recovered: int = 0
     failed: int = 0
     errors: tuple[str, ...] = ()
+
+
+class Boundary(msgspec.Struct, frozen=True):
+    """The snapshot of the boundary checkpoint of one lease."""
+
+    work_item_id: int
+    lease_holder: str | None
+    lease_token: int
+    status: WorkStatus
+    error: str
+
+
+class _Meanwhile(RecoveryError):
+    """Somebody changed an item between the look and the update, which a store with row locks may allow."""
 
 
 class RecoverySweep:
@@ -53,84 +93,109 @@ class RecoverySweep:
 
     def __init__(self, store: Store, *, clock: Clock | None = None, batch: int = BATCH) -> None:
         """Prepare; nothing is swept yet."""
-        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-            message = f"Expected a batch of 1 item or more but got {batch!r}; give a number such as {BATCH}."
+        if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= BATCH_MAX:
+            message = f"Expected a batch of 1 to {BATCH_MAX} items but got {batch!r}; give a number such as {BATCH}."
             raise InvalidSetting(message)
         self._store = store
         self._clock: Clock = SystemClock() if clock is None else clock
-        self._checkpoints = CheckpointManager(store, clock=self._clock)
         self._batch = batch
 
     def run_once(self, now: Microseconds | None = None) -> SweepStatistics:
-        """Return every lease that has run out at ``now``. Raises any StoreError, after whole batches."""
+        """Return every lease that has run out at ``now`` (the clock's time unless given).
+
+        Raises the StoreErrors that would meet every item (locked, full, read-only, unavailable, closed); the batches
+        before stay done.
+        """
         moment = self._clock.now() if now is None else now
-        recovered = failed = 0
+        done: Counter[WorkStatus] = Counter()
         errors: list[str] = []
         after = _FIRST
-        while True:
-            found, batch = self._sweep_batch(moment, after)
-            if not found:
-                return SweepStatistics(recovered + failed + len(errors), recovered, failed, tuple(errors))
+        while found := self._sweep_batch(moment, after, done, errors):
             after = _key(found[-1])
-            if batch is None:  # one of them cannot be swept: find out which, and serve the others
-                batch = [self._sweep_alone(item, moment) for item in found]
-            recovered += sum(status is WorkStatus.PENDING for status in batch)
-            failed += sum(status is WorkStatus.FAILED for status in batch)
-            errors += [status for status in batch if status is not None and not isinstance(status, WorkStatus)]
+        recovered, failed = done[WorkStatus.PENDING], done[WorkStatus.FAILED]
+        return SweepStatistics(recovered + failed + len(errors), recovered, failed, tuple(errors[:ERRORS_MAX]))
 
     def _sweep_batch(
-        self, now: Microseconds, after: tuple[Microseconds, int]
-    ) -> tuple[list[WorkItem], list[WorkStatus | str | None] | None]:
-        """Sweep the next batch; return its items and what became of each, or None if one stands in the way."""
+        self, now: Microseconds, after: tuple[Microseconds, int], done: Counter[WorkStatus], errors: list[str]
+    ) -> list[WorkItem]:
+        """Sweep the next batch, count what became of it, and return its items; none, when there are no more."""
         found: list[WorkItem] = []
         sys.audit(BEFORE_BATCH, now)
         try:
             with self._store.transaction() as transaction:
                 found = transaction.expired_leases(now=now, after=after, limit=self._batch)
-                statuses: list[WorkStatus | str | None] = [self._expire(transaction, item, now) for item in found]
+                if not found:
+                    return found
+                statuses = self._expire(transaction, found, now)
                 sys.audit(BEFORE_COMMIT, now)
+        except _FATAL:
+            raise
         except RecoveryError:
             if not found:
                 raise
-            return found, None
-        sys.audit(AFTER_BATCH, now)
-        return found, statuses
+            for item in found:
+                self._sweep_alone(item, now, done, errors)
+        else:
+            sys.audit(AFTER_BATCH, now)
+            done.update(statuses)
+        return found
 
-    def _sweep_alone(self, item: WorkItem, now: Microseconds) -> WorkStatus | str | None:
+    def _sweep_alone(self, item: WorkItem, now: Microseconds, done: Counter[WorkStatus], errors: list[str]) -> None:
         try:
             with self._store.transaction() as transaction:
-                return self._expire(transaction, item, now)
+                statuses = self._expire(transaction, [item], now)
+        except _Meanwhile:
+            return
+        except _FATAL:
+            raise
         except RecoveryError as error:
-            return f"work item {item.work_item_id}: {error}"
+            errors.append(f"Work item {item.work_item_id} could not be swept: {error}")
+        else:
+            done.update(statuses)
 
-    def _expire(self, transaction: Transaction, item: WorkItem, now: Microseconds) -> WorkStatus | None:
-        """Return one lease, with its audit row and boundary checkpoint; None when it is not expired any more."""
-        remain = item.retries < item.max_retries
-        status = WorkStatus.PENDING if remain else WorkStatus.FAILED
-        error = _text(item, remain=remain)
-        if not transaction.expire_lease(item, status=status, retries=int(remain), error=error, now=now):
-            return None
-        transaction.insert_audit(Audit(item.task_id, "lease_expired", item.lease_holder, status.value, error, now))
-        snapshot = {
-            "work_item_id": item.work_item_id,
-            "lease_holder": item.lease_holder,
-            "lease_token": item.lease_token,
-            "status": status.value,
-            "error": error,
-        }
-        draft = self._checkpoints.draft(item.task_id, snapshot, type=CheckpointType.ERROR_BOUNDARY)
-        self._checkpoints.append(transaction, draft)
-        sys.audit(AFTER_ITEM, item.work_item_id)
-        return status
+    def _expire(self, transaction: Transaction, items: Sequence[WorkItem], now: Microseconds) -> list[WorkStatus]:
+        """End these leases, with their audit rows and boundary checkpoints; return what became of the items."""
+        expiries = [_expiry(item) for item in items]
+        if transaction.expire_leases(expiries, now=now) != len(expiries):
+            raise _Meanwhile
+        sys.audit(AFTER_EXPIRE, now)
+        transaction.insert_audits(
+            [
+                Audit(item.task_id, "lease_expired", item.lease_holder, expiry.status.value, expiry.error, now)
+                for item, expiry in zip(items, expiries, strict=True)
+            ]
+        )
+        sys.audit(AFTER_AUDIT, now)
+        transaction.insert_checkpoints(_boundaries(transaction, items, expiries, now))
+        return [expiry.status for expiry in expiries]
 
 
-def _text(item: WorkItem, *, remain: bool) -> str:
-    attempt = (
-        f"retry {item.retries + 1}/{item.max_retries}"
-        if remain
-        else f"no retries left, {item.retries}/{item.max_retries}"
-    )
-    return f"lease of {item.lease_holder!r} expired at {item.lease_expires_at}: {attempt}"
+def _expiry(item: WorkItem) -> Expiry:
+    expires_at, number = _key(item)
+    if item.retries < item.max_retries:
+        status, attempt = WorkStatus.PENDING, f"retry {item.retries + 1}/{item.max_retries}"
+    else:
+        status, attempt = WorkStatus.FAILED, f"no retries left, {item.retries}/{item.max_retries}"
+    error = f"lease of {item.lease_holder!r} expired at {expires_at}: {attempt}"
+    return Expiry(number, item.lease_token, expires_at, status, int(status is WorkStatus.PENDING), error)
+
+
+def _boundaries(
+    transaction: Transaction, items: Sequence[WorkItem], expiries: Sequence[Expiry], now: Microseconds
+) -> list[StoredCheckpoint]:
+    """Return an error_boundary checkpoint per item, with the next numbers of its task."""
+    next_numbers = {
+        task_id: transaction.next_checkpoint_number(task_id) for task_id in {item.task_id for item in items}
+    }
+    rows = []
+    for item, expiry in zip(items, expiries, strict=True):
+        number = next_numbers[item.task_id]
+        next_numbers[item.task_id] = number + 1
+        boundary = Boundary(item.work_item_id, item.lease_holder, item.lease_token, expiry.status, expiry.error)
+        content = _encode(boundary)
+        content_hash = hashlib.sha256(content).hexdigest()
+        rows.append(StoredCheckpoint(item.task_id, number, _BOUNDARY_TYPE, content, content_hash, now))
+    return rows
 
 
 def _key(item: WorkItem) -> tuple[Microseconds, int]:

@@ -208,7 +208,9 @@ class Guardian:
             self._tell({"event": "failed", "id": spec["id"], "error": reason.decode(errors="replace")})
         else:
             note = self._unfit.get((spec["target"] or "").rpartition(":")[0], "")
-            self._announce(spec["id"], pid, os.pidfd_open(pid), note=note)
+            process = tree.read(pid)  # a zombie at worst: only we can reap it
+            start_ticks = process.start_ticks if process is not None else 0
+            self._announce(spec["id"], pid, os.pidfd_open(pid), start_ticks=start_ticks, note=note)
 
     def _execute(self, spec: child.Spec, output: int, failure: int) -> NoReturn:
         try:
@@ -261,7 +263,7 @@ class Guardian:
                 return
             message, descriptors = received
             if message["event"] == "forked":
-                self._announce(message["id"], message["pid"], descriptors[0])
+                self._announce(message["id"], message["pid"], descriptors[0], start_ticks=message["start_ticks"])
             elif message["event"] == "exited":
                 self._agents = {pid: number for pid, number in self._agents.items() if number != message["id"]}
                 self._tell_exit(message)
@@ -323,10 +325,8 @@ class Guardian:
         self._output_bytes[output.number] = output.total
         output.close()
 
-    def _announce(self, number: int, pid: int, pidfd: int, *, note: str = "") -> None:
+    def _announce(self, number: int, pid: int, pidfd: int, *, start_ticks: int, note: str = "") -> None:
         self._agents[pid] = number
-        process = tree.read(pid)
-        start_ticks = process.start_ticks if process is not None else 0
         self._tell({"event": "spawned", "id": number, "pid": pid, "start_ticks": start_ticks, "note": note}, (pidfd,))
         os.close(pidfd)
 

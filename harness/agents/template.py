@@ -17,7 +17,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
-from harness.agents import child, wire
+from harness.agents import child, tree, wire
 
 if TYPE_CHECKING:
     import resource
@@ -122,7 +122,8 @@ def _agent(end: socket.socket, spec: child.Spec, output: int) -> None:
     try:
         pid = os.getpid()
         pidfd = os.pidfd_open(pid)
-        wire.send(end, {"event": "forked", "id": spec["id"], "pid": pid}, [pidfd])
+        forked = {"event": "forked", "id": spec["id"], "pid": pid, "start_ticks": tree.start_ticks()}
+        wire.send(end, forked, [pidfd])
         os.close(pidfd)
         end.close()
         child.become_agent(spec, output, os.getppid())

@@ -43,6 +43,15 @@ def read(pid: int) -> Process | None:
     return Process(pid, int(fields[19]), int(fields[1]), fields[0])
 
 
+def start_ticks() -> int:
+    """Return when this process started; nobody else can be sure to read it before a short life is over."""
+    descriptor = os.open("/proc/self/stat", os.O_RDONLY)  # a Path costs 20 µs more, which every agent would pay
+    try:
+        return int(os.read(descriptor, 1024).rpartition(b")")[2].split()[19])
+    finally:
+        os.close(descriptor)
+
+
 def is_running(pid: int, start_ticks: int) -> bool:
     """Return whether this very process still runs."""
     process = read(pid)

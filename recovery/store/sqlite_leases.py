@@ -58,7 +58,7 @@ _EXPIRE: Final = (
     "UPDATE work_items SET status = ?, retries = retries + ?, lease_holder = NULL, lease_expires_at = NULL, error = ?, "
     "updated_at = ? WHERE work_item_id = ? AND status = 'in_progress' AND lease_token = ? AND lease_expires_at = ?"
 )
-_EXPIRED: Final = (
+EXPIRED: Final = (
     f"SELECT {_COLUMNS} FROM work_items WHERE status = 'in_progress' AND lease_expires_at <= ? "
     "AND (lease_expires_at, work_item_id) > (?, ?) ORDER BY lease_expires_at, work_item_id LIMIT ?"
 )
@@ -142,7 +142,7 @@ class LeaseWrites:
 
     def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[WorkItem]:
         """Return items whose lease has run out, in the order of expiry and id, those behind ``after``."""
-        return [_item(row) for row in self.execute(_EXPIRED, (now, *after, limit)).fetchall()]
+        return [_item(row) for row in self.execute(EXPIRED, (now, *after, limit)).fetchall()]
 
 
 class LeaseReads:

@@ -74,6 +74,7 @@ def test_a_process_is_read_from_the_kernel() -> None:
     assert here is not None
     assert (here.pid, here.parent_pid, here.alive) == (os.getpid(), os.getppid(), True)
     assert tree.is_running(here.pid, here.start_ticks)
+    assert tree.start_ticks() == here.start_ticks
 
 
 def test_a_name_with_parentheses_does_not_confuse_the_reader(

@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from recovery import Heartbeat, LeaseManager, ManualClock, PeriodicService, TaskManager
-from recovery.errors import InvalidSetting, LeaseExpired, LeaseLost
+from recovery import ManualClock, PeriodicService
+from recovery.errors import InvalidSetting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
-
-    from recovery import Lease
 
 BOUND_S = 10.0
 
@@ -27,7 +24,7 @@ class Work:
         self.fails = False
         self.ran = threading.Semaphore(0)
 
-    def __call__(self) -> None:
+    def __call__(self, now: int) -> None:
         """Run once."""
         self.runs += 1
         self.ran.release()
@@ -48,7 +45,7 @@ def _work() -> Work:
 
 @pytest.fixture(name="service")
 def _service(work: Work) -> Iterator[PeriodicService]:
-    service = PeriodicService(work, interval_s=0.001)
+    service = PeriodicService(work, interval_s=0.001, name="service of this test")
     yield service
     assert service.stop(timeout_s=BOUND_S)
 
@@ -83,15 +80,15 @@ def test_errors_do_not_end_it_and_are_not_hidden(work: Work, service: PeriodicSe
 
 
 def test_starting_twice_is_one_loop(work: Work, service: PeriodicService) -> None:
-    """The second start changes nothing; after a stop it can be started again."""
+    """The second start changes nothing; after a stop it can be started again, with a thread of its own."""
     service.start()
-    thread = service._thread
+    loop = service._loop
     service.start()
-    assert service._thread is thread
+    assert service._loop is loop
     assert service.stop(timeout_s=BOUND_S)
     service.start()
     work.wait(1)
-    assert service._thread is not thread
+    assert service._loop is not loop
 
 
 def test_a_run_that_hangs_does_not_hang_stop() -> None:
@@ -99,7 +96,7 @@ def test_a_run_that_hangs_does_not_hang_stop() -> None:
     release = threading.Event()
     entered = threading.Event()
 
-    def hang() -> None:
+    def hang(now: int) -> None:
         entered.set()
         release.wait(BOUND_S)
 
@@ -115,60 +112,61 @@ def test_a_run_that_hangs_does_not_hang_stop() -> None:
 def test_an_interval_that_is_none_is_refused(interval_s: float) -> None:
     """A loop without a pause, or one that never comes round, is a mistake."""
     with pytest.raises(InvalidSetting):
-        PeriodicService(lambda: None, interval_s=interval_s)
+        PeriodicService(lambda _: None, interval_s=interval_s)
 
 
-@pytest.fixture(name="clock")
-def _clock() -> ManualClock:
-    return ManualClock()
+def test_what_it_runs_is_told_the_time() -> None:
+    """``run_once`` gets the clock's time, so that what is periodic needs no clock of its own."""
+    told: list[int] = []
+    PeriodicService(told.append, interval_s=1, clock=ManualClock(42)).tick()
+    assert told == [42]
 
 
-@pytest.fixture(name="leases")
-def _leases(tmp_path: Path, clock: ManualClock) -> Iterator[LeaseManager]:
-    with LeaseManager(db_path=tmp_path / "store.db", clock=clock) as leases:
-        TaskManager(leases.store).create("t")
-        leases.enqueue("t", "work")
-        yield leases
+def test_a_stuck_run_is_not_healthy() -> None:
+    """A run that does not come back is reported while it lasts, and a start after a stop in vain is a new loop."""
+    clock = ManualClock()
+    release, entered = threading.Event(), threading.Semaphore(0)
+
+    def hang(now: int) -> None:
+        entered.release()
+        release.wait(BOUND_S)
+
+    service = PeriodicService(hang, interval_s=1, clock=clock)
+    service.start()
+    assert entered.acquire(timeout=BOUND_S)
+    assert service.health.is_healthy
+    clock.advance(11)
+    assert not service.health.is_healthy
+    assert "under way since 11.0 s" in service.health.reason
+    assert not service.stop(timeout_s=0.01)
+    service.start()
+    assert entered.acquire(timeout=BOUND_S)
+    release.set()
+    assert service.stop(timeout_s=BOUND_S)
 
 
-@pytest.fixture(name="lease")
-def _lease(leases: LeaseManager) -> Lease:
-    lease = leases.acquire("h", ttl_s=10)
-    assert lease is not None
-    return lease
+def test_many_starts_at_once_are_one_loop(work: Work, service: PeriodicService) -> None:
+    """Eight threads that start a service start one loop of it."""
+    gate = threading.Barrier(8)
+
+    def start() -> None:
+        gate.wait(BOUND_S)
+        service.start()
+
+    starters = [threading.Thread(target=start) for _ in range(8)]
+    for starter in starters:
+        starter.start()
+    for starter in starters:
+        starter.join(BOUND_S)
+    assert sum(thread.name == "service of this test" for thread in threading.enumerate()) == 1
 
 
-def test_a_heartbeat_keeps_a_lease(tmp_path: Path, lease: Lease, leases: LeaseManager, clock: ManualClock) -> None:
-    """Beaten in time, it is held long after its first length; a real thread beats it on its own connection."""
-    heartbeat = Heartbeat(lease, db_path=tmp_path / "store.db", clock=clock, interval_s=0.001)
-    for _ in range(10):
-        clock.advance(8)
-        heartbeat.beat()
-    assert heartbeat.lease.expires_at > lease.expires_at
-    with heartbeat, leases.store.transaction():  # D12: the caller's transaction is open all the while
-        assert heartbeat.health.is_running
-    leases.complete(heartbeat.lease)
-
-
-def test_a_loss_is_known_at_the_next_call_and_by_the_next_beat(
-    tmp_path: Path, lease: Lease, leases: LeaseManager, clock: ManualClock
-) -> None:
-    """Taken over by another, the holder is told by name; the beat after it knows, too, and does not renew."""
-    heartbeat = Heartbeat(lease, db_path=tmp_path / "store.db", clock=clock)
-    leases.release(lease)
-    assert leases.acquire("thief", ttl_s=10) is not None
-    assert not heartbeat.is_lost
-    heartbeat.beat()
-    assert heartbeat.is_lost
-    with pytest.raises(LeaseLost, match="thief"):
-        _ = heartbeat.lease
-    heartbeat.stop()
-
-
-def test_an_unbeaten_lease_is_not_trusted(tmp_path: Path, lease: Lease, clock: ManualClock) -> None:
-    """Even before a beat finds out, the holder's own clock says that it is over."""
-    heartbeat = Heartbeat(lease, db_path=tmp_path / "store.db", clock=clock)
-    clock.advance(9.5)
-    with pytest.raises(LeaseExpired):
-        _ = heartbeat.lease
-    heartbeat.stop()
+def test_it_may_stop_itself() -> None:
+    """A run that stops its own service does not wait for itself, and is the last."""
+    runs: list[bool] = []
+    service = PeriodicService(lambda _: runs.append(service.stop()), interval_s=0.001)
+    service.start()
+    assert service._loop is not None
+    service._loop.thread.join(BOUND_S)
+    assert runs == [False]
+    assert service.health.reason == "it was stopped"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,8 +21,11 @@ from recovery import (
     SweepStatistics,
     TaskManager,
     WorkStatus,
+    open_store,
 )
-from recovery.errors import InvalidSetting
+from recovery.errors import DatabaseLocked, InvalidSetting
+from recovery.store.rows import Expiry
+from recovery.store.sqlite_leases import EXPIRED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,31 +114,107 @@ def test_a_stale_look_changes_nothing(leases: LeaseManager, clock: ManualClock) 
     clock.advance(1)
     leases.renew(lease)
     with leases.store.transaction() as transaction:
-        assert not transaction.expire_lease(stale, status=WorkStatus.PENDING, retries=1, error="", now=clock.now())
+        assert stale.lease_expires_at is not None
+        look = Expiry(stale.work_item_id, stale.lease_token, stale.lease_expires_at, WorkStatus.PENDING, 1, "")
+        assert transaction.expire_leases([look], now=clock.now()) == 0
     assert leases.get(lease.work_item_id).lease_holder == "alive"
 
 
-def test_a_sweep_that_dies_leaves_whole_items(leases: LeaseManager, sweep: RecoverySweep, clock: ManualClock) -> None:
-    """An exception in the middle of a batch undoes that batch; the next sweep does all that is left, once."""
+_KILLED = """
+import os, signal, sys
+from recovery import ManualClock, RecoverySweep, open_store
+path, point, now = sys.argv[1:]
+passed = 0
+def hook(event, arguments):
+    global passed
+    passed += event == point
+    if passed == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+RecoverySweep(open_store(path), clock=ManualClock(int(now)), batch=4).run_once()
+"""
+
+
+@pytest.mark.parametrize("point", SWEEP_CRASH_POINTS)
+def test_a_sweep_that_is_killed_leaves_whole_batches(
+    leases: LeaseManager, sweep: RecoverySweep, clock: ManualClock, tmp_path: Path, point: str
+) -> None:
+    """Killed in its second batch, it has done the first, or both; the next sweep does all that is left, once."""
     take(leases, 10)
     clock.advance(TTL_S)
-    original, calls = sweep._expire, 0
+    command = [sys.executable, "-c", _KILLED, str(tmp_path / "store.db"), point, str(clock.now())]
+    assert subprocess.run(command, timeout=60, check=False).returncode == -signal.SIGKILL
+    done = 8 if point == SWEEP_CRASH_POINTS[-1] else 4
+    for expected in (done, 10):
+        audits = [audit for audit in TaskManager(leases.store).audits("t") if audit.event == "lease_expired"]
+        statuses = [leases.get(number).status for number in range(1, 11)]
+        assert len(CheckpointManager(leases.store).list("t")) == len(audits) == expected
+        assert statuses.count(WorkStatus.PENDING) == expected
+        assert sweep.run_once().recovered == 10 - expected
 
-    def dies(*arguments: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == 9:
-            raise KeyboardInterrupt
-        return original(*arguments)  # type: ignore[arg-type]
 
-    sweep._expire = dies  # type: ignore[method-assign, assignment]
-    with pytest.raises(KeyboardInterrupt):
-        sweep.run_once()
-    boundaries = len(CheckpointManager(leases.store).list("t"))
-    assert boundaries == 7
-    sweep._expire = original  # type: ignore[method-assign]
-    assert sweep.run_once() == SweepStatistics(3, 3, 0)
-    assert len(CheckpointManager(leases.store).list("t")) == 10
+def test_one_bad_item_stops_nobody_else(leases: LeaseManager, sweep: RecoverySweep, clock: ManualClock) -> None:
+    """An item whose boundary cannot be written stays as it is and is named; all others are recovered."""
+    TaskManager(leases.store).create("bad")
+    ids = take(leases, 4)
+    bad = leases.enqueue("bad", "work").work_item_id
+    leases.acquire("dead", ttl_s=TTL_S)
+    ids += take(leases, 4)
+    with closing(sqlite3.connect(leases.store.path)) as connection:  # type: ignore[attr-defined]
+        connection.execute("CREATE TRIGGER t BEFORE INSERT ON checkpoints WHEN new.task_id = 'bad' BEGIN "
+                           "SELECT raise(ABORT, 'this task takes no checkpoints'); END")  # fmt: skip
+    clock.advance(TTL_S)
+    found = sweep.run_once()
+    assert (found.expired_found, found.recovered, found.failed) == (9, 8, 0)
+    (error,) = found.errors
+    assert f"Work item {bad}" in error
+    assert "takes no checkpoints" in error
+    assert {leases.get(number).status for number in ids} == {WorkStatus.PENDING}
+    assert leases.get(bad).status is WorkStatus.IN_PROGRESS
+
+
+def test_a_locked_database_stops_a_sweep_with_what_it_did(tmp_path: Path, clock: ManualClock) -> None:
+    """What would meet every item alike is raised, after the bound of the store, and nothing is changed."""
+    with open_store(tmp_path / "store.db", busy_timeout_s=0.05) as store, open_store(tmp_path / "store.db") as hog:
+        leases = LeaseManager(store, clock=clock)
+        TaskManager(store).create("t")
+        take(leases, 3)
+        clock.advance(TTL_S)
+        with hog.transaction(), pytest.raises(DatabaseLocked):
+            RecoverySweep(store, clock=clock).run_once()
+        assert RecoverySweep(store, clock=clock).run_once() == SweepStatistics(3, 3, 0)
+
+
+def test_numbers_of_boundaries_are_contiguous_in_each_task(
+    leases: LeaseManager, sweep: RecoverySweep, clock: ManualClock
+) -> None:
+    """Items of several tasks in one batch get the next numbers of their own task, and readable snapshots."""
+    TaskManager(leases.store).create("u")
+    checkpoints = CheckpointManager(leases.store)
+    checkpoints.save("u", "mine")
+    for number in range(12):
+        leases.enqueue("tu"[number % 2], "work")
+    leases.acquire_many("dead", limit=12, ttl_s=TTL_S)
+    clock.advance(TTL_S)
+    assert sweep.run_once().recovered == 12
+    assert [found.sequence_number for found in checkpoints.list("t")] == list(range(1, 7))
+    assert [found.sequence_number for found in checkpoints.list("u")] == list(range(1, 8))
+    newest = checkpoints.latest("u")
+    assert newest is not None
+    assert newest.snapshot == {
+        "work_item_id": 12,
+        "lease_holder": "dead",
+        "lease_token": 12,
+        "status": "pending",
+        "error": leases.get(12).error,
+    }
+
+
+def test_the_search_for_expired_leases_reads_no_others(leases: LeaseManager) -> None:
+    """The plan is a search of the index of held items, in order: nothing grows with what has ended."""
+    with closing(sqlite3.connect(leases.store.path)) as reader:  # type: ignore[attr-defined]
+        plan = " ".join(row[3] for row in reader.execute("EXPLAIN QUERY PLAN " + EXPIRED, (1, 1, 1, 1)))
+    assert plan == "SEARCH work_items USING INDEX work_items_leased (lease_expires_at>? AND lease_expires_at<?)"
 
 
 _SWEEPER = """
@@ -174,8 +256,7 @@ def test_the_declared_crash_points_are_those_that_are_passed(
     sys.addaudithook(hook)
     sweep.run_once()
     listening = False
-    assert tuple(passed[:4]) == SWEEP_CRASH_POINTS
-    assert set(passed[4:]) <= {SWEEP_CRASH_POINTS[0], SWEEP_CRASH_POINTS[2], SWEEP_CRASH_POINTS[3]}
+    assert tuple(passed) == (*SWEEP_CRASH_POINTS, SWEEP_CRASH_POINTS[0])
 
 
 @pytest.mark.parametrize("batch", [0, -1, 1.5, True])

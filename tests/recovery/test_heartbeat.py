@@ -1,0 +1,75 @@
+"""The heartbeat: a lease is kept as long as its holder lives, and a loss is known soon."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from recovery import Heartbeat, LeaseManager, ManualClock, SystemClock, TaskManager
+from recovery.errors import LeaseExpired, LeaseLost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from recovery import Lease
+
+BOUND_S = 10.0
+
+
+@pytest.fixture(name="clock")
+def _clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture(name="leases")
+def _leases(tmp_path: Path, clock: ManualClock) -> Iterator[LeaseManager]:
+    with LeaseManager(db_path=tmp_path / "store.db", clock=clock) as leases:
+        TaskManager(leases.store).create("t")
+        leases.enqueue("t", "work")
+        yield leases
+
+
+@pytest.fixture(name="lease")
+def _lease(leases: LeaseManager) -> Lease:
+    lease = leases.acquire("h", ttl_s=10)
+    assert lease is not None
+    return lease
+
+
+def test_a_heartbeat_keeps_a_lease(tmp_path: Path, lease: Lease, leases: LeaseManager, clock: ManualClock) -> None:
+    """Beaten in time, it is held long after its first length; a real thread beats it on its own connection."""
+    heartbeat = Heartbeat(lease, db_path=tmp_path / "store.db", clock=clock, interval_s=0.001)
+    for _ in range(10):
+        clock.advance(8)
+        heartbeat.run_once()
+    assert heartbeat.lease.expires_at > lease.expires_at
+    with heartbeat, leases.store.transaction():  # D12: the caller's transaction is open all the while
+        assert heartbeat.health.is_running
+    leases.complete(heartbeat.lease)
+
+
+def test_a_loss_is_known_at_the_next_call_and_by_the_next_beat(
+    tmp_path: Path, lease: Lease, leases: LeaseManager, clock: ManualClock
+) -> None:
+    """Taken over by another, the holder is told by name; the beat after it knows, too, and does not renew."""
+    heartbeat = Heartbeat(lease, db_path=tmp_path / "store.db", clock=clock)
+    leases.release(lease)
+    assert leases.acquire("thief", ttl_s=10) is not None
+    assert not heartbeat.is_lost
+    heartbeat.run_once()
+    assert heartbeat.is_lost
+    with pytest.raises(LeaseLost, match="thief"):
+        _ = heartbeat.lease
+    heartbeat.stop()
+
+
+def test_an_unbeaten_lease_is_not_trusted(tmp_path: Path, lease: Lease, clock: ManualClock) -> None:
+    """Even before a beat finds out, the holder's own clock says that it is over."""
+    heartbeat = Heartbeat(lease, db_path=tmp_path / "store.db", clock=clock)
+    clock.advance(9.5)
+    with pytest.raises(LeaseExpired):
+        _ = heartbeat.lease
+    heartbeat.stop()
