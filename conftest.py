@@ -70,12 +70,18 @@ def parts(request: pytest.FixtureRequest) -> dict[str, str]:
     import recovery  # the core is imported where it is used
     from scenarios.agents import class_named
 
-    parts = {"checkpoints": SOUND_MANAGER, "leases": "recovery:LeaseManager", "sweep": "recovery:RecoverySweep"}
+    parts = {
+        "checkpoints": SOUND_MANAGER,
+        "leases": "recovery:LeaseManager",
+        "sweep": "recovery:RecoverySweep",
+        "worker": "recovery:Worker",
+    }
     planted = str(request.config.getoption("--chaos-plant"))
     bases = {
         "checkpoints": recovery.CheckpointManager,
         "leases": recovery.LeaseManager,
         "sweep": recovery.RecoverySweep,
+        "worker": recovery.Worker,
     }
     for part, base in bases.items():
         if issubclass(class_named(planted), base):

@@ -26,6 +26,8 @@ INTERVAL_SHARE: Final = 0.1
 PATIENCE_SHARE: Final = 0.25
 """How long one renewal waits for other writers, as a share of the lease's length: several waits fit into it."""
 
+PATIENCE_S_MIN: Final = 0.05
+
 
 class Heartbeat:
     """Renews a lease every tenth of its length, or every ``interval_s``, until it is stopped or the lease is lost.
@@ -43,7 +45,7 @@ class Heartbeat:
         clock: Clock | None = None,
     ) -> None:
         """Prepare; nothing is renewed yet."""
-        self._store = open_store(db_path, busy_timeout_s=lease.ttl_s * PATIENCE_SHARE)
+        self._store = open_store(db_path, busy_timeout_s=max(lease.ttl_s * PATIENCE_SHARE, PATIENCE_S_MIN))
         self._leases = LeaseManager(self._store, clock=clock)
         self._lock = threading.Lock()
         self._lease = lease

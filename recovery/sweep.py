@@ -81,7 +81,7 @@ class Boundary(msgspec.Struct, frozen=True):
     error: str
 
 
-class _Meanwhile(RecoveryError):
+class _MeanwhileError(RecoveryError):
     """Somebody changed an item between the look and the update, which a store with row locks may allow."""
 
 
@@ -144,7 +144,7 @@ class RecoverySweep:
         try:
             with self._store.transaction() as transaction:
                 statuses = self._expire(transaction, [item], now)
-        except _Meanwhile:
+        except _MeanwhileError:
             return
         except _FATAL:
             raise
@@ -157,7 +157,7 @@ class RecoverySweep:
         """End these leases, with their audit rows and boundary checkpoints; return what became of the items."""
         expiries = [_expiry(item) for item in items]
         if transaction.expire_leases(expiries, now=now) != len(expiries):
-            raise _Meanwhile
+            raise _MeanwhileError
         sys.audit(AFTER_EXPIRE, now)
         transaction.insert_audits(
             [

@@ -73,7 +73,7 @@ def renew_at_the_boundary(marks: Marks, database: str, ttl_s: float, leases: str
         assert lease is not None
         marks.ack("lease", "boundary", value={"token": lease.token})
         for number in range(rounds):
-            while manager.clock.monotonic() < lease.trusted_until - 20_000:
+            while manager.clock.monotonic() < lease.trusted_until - 60_000:
                 pass
             marks.intent("renew", number)
             lease = manager.renew(lease)

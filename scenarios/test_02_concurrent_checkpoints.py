@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness import after_mark, at_point, hold_lock, kill, pause
+from harness import at_point, hold_lock, kill, pause
 from recovery import CRASH_POINTS, TaskManager
 from scenarios.agents import SHARE
 from scenarios.checks import check_checkpoints, check_no_exceptions, check_pragmas, only, read_rows
@@ -38,7 +38,9 @@ LOCK_HELD_S = 0.3
 TARGET = "scenarios.agents:write_share"
 
 
-def run_writers(chaos: Run, databases: dict[str, Path], manager: str, *, each: int) -> None:
+def run_writers(
+    chaos: Run, databases: dict[str, Path], manager: str, *, each: int, lock_is_held_first: bool = False
+) -> None:
     """Start a writer per database, all at once; start those again that a fault ended; wait until all are done."""
     gate = chaos.directory / "begin"
     shares = {"task_id": TASK, "count": each, "manager": manager, "gate": str(gate)}
@@ -46,6 +48,9 @@ def run_writers(chaos: Run, databases: dict[str, Path], manager: str, *, each: i
         chaos.spawn(TARGET, kwargs={**shares, "database": str(database), "place": place}, name=name)
     for name in databases:
         chaos.agent(name).wait_for("ready", kind="note")
+    if lock_is_held_first:
+        held = lambda: any(receipt.kind == "hold-lock" for receipt in chaos.receipts)  # noqa: E731 - named in the error
+        chaos.wait_until(held, what="the write lock to be held by somebody else")
     gate.touch()
     for name in databases:
         agent = chaos.agent(name)
@@ -123,11 +128,11 @@ def shared(chaos: Run, manager: str, *, writers: int, each: int, killed: int, lo
     """Let writers share one task of one database, kill some, stop one, and hold the lock."""
     path = chaos.directory / "shared.db"
     names = [f"writer-{number}" for number in range(writers)]
-    hog = hold_lock(names[0], after_mark("checkpoint", count=each // 4), database=path.name, duration_s=lock_held_s)
+    hog = hold_lock(names[0], database=path.name, duration_s=lock_held_s)
     stopped = pause(names[1], at_point(AFTER_NUMBER, occurrence=each // 3), duration_s=lock_held_s)
     chaos.plan(hog, stopped, *drawn_kills(chaos, names[2:], killed, each=each))
     databases = dict.fromkeys(names, make_database(path, manager))
-    run_writers(chaos, databases, manager, each=each)
+    run_writers(chaos, databases, manager, each=each, lock_is_held_first=True)
     expect_all(chaos, databases, each=each)
     owners = {row.iteration // SHARE for row in read_rows(path, TASK)[1] if row.iteration is not None}
     chaos.expect("writers that were served", observed=len(owners), holds=len(owners) == writers)

@@ -24,7 +24,7 @@ from scenarios.worker_agents import EFFECT, content_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from harness import History, Run
+    from harness import Agent, History, Run
 
 pytestmark = pytest.mark.chaos(
     id="07-end-to-end",
@@ -41,27 +41,34 @@ TASK = "end-to-end"
 ITERATIONS = 10
 TTL_S = 0.2
 WORK = "scenarios.worker_agents:work_to_the_end"
+ONCE = WORKER_CRASH_POINTS[:3]
 POINTS = (*WORKER_CRASH_POINTS[:-2], *CRASH_POINTS, *ARTIFACT_CRASH_POINTS)
 """Where it is killed; the last points of a worker are passed once in all, so a kill there is a run of its own."""
 
 
-def run_to_success(chaos: Run, database: Path, checkpoints: str, kills: int) -> None:
+def run_to_success(chaos: Run, database: Path, parts: dict[str, str], kills: int) -> None:
     """Start the worker, restart it after each kill, and judge what is there in the end."""
+    worker = start(chaos, database, parts, kills)
+    while worker.wait_exit(timeout_s=30).signal is not None:
+        worker = worker.restart()
+    judge(chaos, database, worker, kills)
+
+
+def start(chaos: Run, database: Path, parts: dict[str, str], kills: int) -> Agent:
+    """Make the task with its one item, and start the worker."""
     folder = chaos.directory / "artifacts"
     folder.mkdir()
     with LeaseManager(db_path=database) as leases:
         TaskManager(leases.store).create(TASK)
         leases.enqueue(TASK, "work", max_retries=kills + 1)
     kwargs = {"database": str(database), "folder": str(folder), "task_id": TASK, "iterations": ITERATIONS}
-    worker = chaos.spawn(WORK, kwargs={**kwargs, "ttl_s": TTL_S, "checkpoints": checkpoints}, name="worker")
-    while worker.wait_exit(timeout_s=30).signal is not None:
-        worker = worker.restart()
-    chaos.expect("the last worker ends by itself", observed=worker.state, holds=worker.state == "exit code 0")
-    judge(chaos, database, folder, kills)
+    return chaos.spawn(WORK, kwargs={**kwargs, "ttl_s": TTL_S, "parts": parts}, name="worker")
 
 
-def judge(chaos: Run, database: Path, folder: Path, kills: int) -> None:
+def judge(chaos: Run, database: Path, worker: Agent, kills: int) -> None:
     """Expect success, each effect once, few attempts, no checkpointed work repeated, and evidence that holds."""
+    folder = chaos.directory / "artifacts"
+    chaos.expect("the last worker ends by itself", observed=worker.state, holds=worker.state == "exit code 0")
     with CheckpointManager(db_path=database, artifacts=Artifacts(folder)) as checkpoints:
         status = TaskManager(checkpoints.store).get(TASK).status
         recovery = checkpoints.latest_verified(TASK, type="iteration_end")
@@ -111,24 +118,27 @@ def check_attempts(history: History, kills: int) -> Iterator[Finding]:
 
 
 def plan_kills(chaos: Run, count: int) -> None:
-    """Draw so many kills; each is reached by every incarnation, so each fires in one of them."""
+    """Draw so many kills, each of which ends one incarnation.
+
+    What is passed in each iteration is met at its second passing, so that every incarnation gets further than the last.
+    """
     drawn = chaos.random("kills")
     points = sorted(POINTS, key=lambda _: drawn.random())[:count]
-    chaos.plan(*(kill("worker", at_point(point)) for point in points))
+    chaos.plan(*(kill("worker", at_point(point, occurrence=1 if point in ONCE else 2)) for point in points))
     chaos.note("crash_points", points)
 
 
 def test_killed_twice(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
     """The quick form: two kills at points drawn from the seed."""
     plan_kills(chaos, 2)
-    run_to_success(chaos, fresh_db, parts["checkpoints"], 2)
+    run_to_success(chaos, fresh_db, parts, 2)
 
 
 @pytest.mark.chaos_deep
 def test_killed_six_times(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
     """Six kills, anywhere in worker, checkpoint and artifact."""
     plan_kills(chaos, 6)
-    run_to_success(chaos, fresh_db, parts["checkpoints"], 6)
+    run_to_success(chaos, fresh_db, parts, 6)
 
 
 @pytest.mark.chaos_deep
@@ -137,4 +147,17 @@ def test_killed_at_the_very_end(chaos: Run, fresh_db: Path, parts: dict[str, str
     """Killed when all work is done and only its end is to be written down, or has been."""
     chaos.plan(kill("worker", at_point(point)))
     chaos.note("crash_points", [point])
-    run_to_success(chaos, fresh_db, parts["checkpoints"], 1)
+    run_to_success(chaos, fresh_db, parts, 1)
+
+
+def test_an_artifact_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """The newest checkpoint's file is gone when the worker comes back: it falls back, and does that iteration again."""
+    chaos.plan(kill("worker", at_point("recovery.worker.after_checkpoint", occurrence=4)))
+    worker = start(chaos, fresh_db, parts, 1)
+    worker.wait_exit()
+    lost = chaos.directory / "artifacts" / f"task-{TASK}" / "000004" / EFFECT
+    chaos.expect("the artifact that is taken away was there", observed=lost.name, holds=lost.exists())
+    lost.unlink(missing_ok=True)
+    worker = worker.restart()
+    worker.wait_exit(timeout_s=30)
+    judge(chaos, fresh_db, worker, 1)

@@ -28,12 +28,12 @@ EFFECT = "effect.txt"
 
 
 def work_to_the_end(
-    marks: Marks, database: str, folder: str, task_id: str, iterations: int, ttl_s: float, checkpoints: str
+    marks: Marks, database: str, folder: str, task_id: str, iterations: int, ttl_s: float, parts: dict[str, str]
 ) -> None:
     """Do all iterations of the task's one item, as one of many such processes would; end when the item has ended."""
     with open_store(database) as store:
         artifacts = Artifacts(folder)
-        saver: CheckpointManager = made(checkpoints, store, artifacts=artifacts)
+        saver: CheckpointManager = made(parts["checkpoints"], store, artifacts=artifacts)
         tasks, leases, sweep = TaskManager(store), LeaseManager(store), RecoverySweep(store)
         if tasks.get(task_id).status is TaskStatus.CREATED:
             tasks.set_status(task_id, TaskStatus.RUNNING, expected=TaskStatus.CREATED)
@@ -45,7 +45,7 @@ def work_to_the_end(
             return {"sum": (iteration.state or {"sum": 0})["sum"] + iteration.number}
 
         claims = LeaseClaims(leases, saver, "worker", ttl_s=ttl_s, task_id=task_id)
-        worker = Worker(claims, saver, artifacts, work, iterations=iterations)
+        worker: Worker = made(parts["worker"], claims, saver, artifacts, work, iterations=iterations)
         while leases.get(1).status is not WorkStatus.COMPLETED:
             outcome = worker.run_once()
             if outcome is None:

@@ -5,6 +5,7 @@
 | RenewsExpired | a renewal looks neither at the expiry nor at its own clock (D3) | a zombie before a takeover |
 | EndsByName | completing names the item and not the token (D3) | a zombie while the second works |
 | Unfenced | a checkpoint is written whatever became of its lease (D3) | any zombie that writes |
+| NeverExpires | a length that is none is stored as no expiry at all (D4) | a negative length; no sweep finds it |
 | SweepsById | found in one transaction, requeued by id alone in another (D5) | a holder that renews at the boundary |
 | CountsWhatItFinds | several sweeps report, and mark, one and the same lease (D6) | sweeps at once |
 """
@@ -17,7 +18,7 @@ import msgspec
 
 from recovery import CheckpointManager, Lease, LeaseManager, RecoverySweep, SweepStatistics, WorkStatus
 from recovery.clock import microseconds
-from recovery.store.rows import Audit
+from recovery.store.rows import Audit, Expiry
 
 if TYPE_CHECKING:
     from recovery.checkpoints import Checkpoint, Draft
@@ -65,6 +66,30 @@ class Unfenced(CheckpointManager):
         return super()._write(msgspec.structs.replace(draft, lease=None))
 
 
+class NeverExpires(LeaseManager):
+    """Computes an expiry from whatever it is given, and stores NULL where that is nonsense."""
+
+    def acquire(
+        self,
+        lease_holder: str,
+        *,
+        ttl_s: float,
+        type: str | None = None,  # noqa: A002 - the field's name
+        task_id: str | None = None,
+    ) -> Lease | None:
+        """Acquire for a length that nobody looks at, past the constraint that the original's table lacks."""
+        lease = super().acquire(lease_holder, ttl_s=ttl_s if ttl_s > 0 else 1.0, type=type, task_id=task_id)
+        if lease is not None and not ttl_s > 0:
+            with self._store.transaction() as transaction:
+                connection = transaction.connection  # type: ignore[attr-defined]
+                connection.execute("PRAGMA ignore_check_constraints = 1")
+                connection.execute(
+                    "UPDATE work_items SET lease_expires_at = NULL WHERE work_item_id = ?", (lease.work_item_id,)
+                )
+                connection.execute("PRAGMA ignore_check_constraints = 0")
+        return lease
+
+
 class SweepsById(RecoverySweep):
     """Looks in one transaction and acts in another, by id alone."""
 
@@ -89,13 +114,15 @@ class SweepsById(RecoverySweep):
     def _mark(self, transaction: Transaction, item: WorkItem, now: Microseconds) -> None:
         transaction.insert_audit(Audit(item.task_id, "lease_expired", item.lease_holder, "pending", "", now))
         snapshot = {"work_item_id": item.work_item_id, "lease_token": item.lease_token}
-        draft = self._checkpoints.draft(item.task_id, snapshot, type="error_boundary")
-        self._checkpoints.append(transaction, draft)
+        checkpoints = CheckpointManager(self._store)
+        checkpoints.append(transaction, checkpoints.draft(item.task_id, snapshot, type="error_boundary"))
 
 
 class CountsWhatItFinds(SweepsById):
     """Changes each lease by compare-and-set, and reports and marks it even when another sweep was faster."""
 
     def _requeue(self, transaction: Transaction, item: WorkItem, now: Microseconds) -> None:
-        transaction.expire_lease(item, status=WorkStatus.PENDING, retries=0, error="", now=now)
+        assert item.lease_expires_at is not None
+        key = (item.work_item_id, item.lease_token, item.lease_expires_at)
+        transaction.expire_leases([Expiry(*key, WorkStatus.PENDING, 0, "")], now=now)
         self._mark(transaction, item, now)

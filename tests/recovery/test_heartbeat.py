@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from recovery import Heartbeat, LeaseManager, ManualClock, SystemClock, TaskManager
+from recovery.clock import microseconds
 from recovery.errors import LeaseExpired, LeaseLost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from recovery import Lease
@@ -58,9 +59,10 @@ def test_a_loss_is_known_at_the_next_call_and_by_the_next_beat(
     heartbeat = Heartbeat(lease, db_path=tmp_path / "store.db", clock=clock)
     leases.release(lease)
     assert leases.acquire("thief", ttl_s=10) is not None
-    assert not heartbeat.is_lost
+    known = [heartbeat.is_lost]
     heartbeat.run_once()
-    assert heartbeat.is_lost
+    known.append(heartbeat.is_lost)
+    assert known == [False, True]
     with pytest.raises(LeaseLost, match="thief"):
         _ = heartbeat.lease
     heartbeat.stop()
@@ -73,3 +75,42 @@ def test_an_unbeaten_lease_is_not_trusted(tmp_path: Path, lease: Lease, clock: M
     with pytest.raises(LeaseExpired):
         _ = heartbeat.lease
     heartbeat.stop()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another thread brings about."""
+    deadline = SystemClock().monotonic() + microseconds(BOUND_S)
+    while not condition():
+        assert SystemClock().monotonic() < deadline
+        threading.Event().wait(0.001)
+
+
+def test_a_thread_notices_a_loss_by_itself(
+    tmp_path: Path, lease: Lease, leases: LeaseManager, clock: ManualClock
+) -> None:
+    """Within an interval, without a call of the holder; it does not renew what the new owner has."""
+    with Heartbeat(lease, db_path=tmp_path / "store.db", clock=clock, interval_s=0.005) as heartbeat:
+        wait_until(lambda: heartbeat.health.runs >= 2)
+        leases.release(lease)
+        stolen = leases.acquire("thief", ttl_s=10)
+        assert stolen is not None
+        wait_until(lambda: heartbeat.is_lost)
+        runs = heartbeat.health.runs
+        wait_until(lambda: heartbeat.health.runs > runs + 1)
+    assert leases.get(stolen.work_item_id).lease_expires_at == stolen.expires_at
+
+
+def test_a_busy_database_ends_no_heartbeat(tmp_path: Path, leases: LeaseManager, clock: ManualClock) -> None:
+    """D12: while the caller's own transaction is open a beat fails, says so, and the next one renews."""
+    lease = leases.acquire("h", ttl_s=0.4)
+    assert lease is not None
+    clock.advance(0.1)
+    heartbeat = Heartbeat(lease, db_path=tmp_path / "store.db", clock=clock, interval_s=0.005)
+    with leases.store.transaction():
+        heartbeat.start()
+        wait_until(lambda: heartbeat.health.failures > 0)
+        assert "DatabaseLocked" in heartbeat.health.reason
+        assert heartbeat.lease == lease
+    wait_until(lambda: heartbeat.lease.expires_at > lease.expires_at)
+    assert heartbeat.health.is_healthy
+    assert heartbeat.stop()

@@ -251,6 +251,7 @@ def test_a_failed_attempt_counts_and_the_last_is_final(leases: LeaseManager) -> 
         assert lease is not None
         seen.append((lease.retries, leases.fail(lease, "it broke")))
     assert seen == [(0, WorkStatus.PENDING), (1, WorkStatus.FAILED)]
+    assert lease is not None
     assert leases.get(lease.work_item_id).error == "it broke"
 
 
@@ -333,7 +334,7 @@ def test_what_has_ended_costs_nothing(leases: LeaseManager, tmp_path: Path, argu
     connection = leases.store.borrow()  # type: ignore[attr-defined]
     connection.set_trace_callback(statements.append)
     leases.store.give_back(connection)  # type: ignore[attr-defined]
-    assert leases.acquire("h", ttl_s=TTL_S, **arguments) is not None  # type: ignore[arg-type]
+    assert leases.acquire("h", ttl_s=TTL_S, **arguments) is not None
     (update,) = [statement for statement in statements if statement.startswith("UPDATE work_items")]
     with closing(sqlite3.connect(tmp_path / "store.db")) as reader:
         plan = " ".join(row[3] for row in reader.execute("EXPLAIN QUERY PLAN " + update))

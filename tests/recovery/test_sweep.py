@@ -128,7 +128,7 @@ passed = 0
 def hook(event, arguments):
     global passed
     passed += event == point
-    if passed == 2:
+    if event == point and passed == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(hook)
 RecoverySweep(open_store(path), clock=ManualClock(int(now)), batch=4).run_once()

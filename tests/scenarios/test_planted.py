@@ -30,6 +30,7 @@ SOUND = "recovery:CheckpointManager"
 KILL_9 = "scenarios/test_01_kill_9.py"
 CONCURRENT = "scenarios/test_02_concurrent_checkpoints.py"
 TAKEOVER = "scenarios/test_03_lease_takeover.py"
+END_TO_END = "scenarios/test_07_end_to_end.py"
 SWEEP = "scenarios/test_04_recovery_sweep.py"
 VARIANTS = "tests.planted.checkpoints"
 
@@ -142,9 +143,23 @@ def test_sweeps_catch_their_planted_defects(session: Session, variant: str) -> N
     assert "exactly-once:repeated" in found
 
 
-@pytest.mark.parametrize("scenario", [TAKEOVER, SWEEP])
-def test_the_sound_core_holds_in_takeovers_and_sweeps(session: Session, scenario: str) -> None:
-    """With the same seed the sound leases and sweeps hold."""
+@pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("ForgetsProgress", "attempts:checkpointed-work-repeated", "test_killed_six_times"),
+        ("TrustsNewest", "effects:missing-or-torn", "test_an_artifact_is_lost"),
+    ],
+)
+def test_end_to_end_catches_its_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """A worker that begins anew, and one that believes a checkpoint whose artifact is gone, are found."""
+    outcome = session(END_TO_END, f"tests.planted.workers:{variant}")
+    assert outcome.code == 1
+    assert signature in outcome.violated_by()[f"{END_TO_END}::{test}"]
+
+
+@pytest.mark.parametrize("scenario", [TAKEOVER, SWEEP, END_TO_END])
+def test_the_sound_core_holds_under_the_same_seed(session: Session, scenario: str) -> None:
+    """With the same seed the sound leases, sweeps and workers hold."""
     sound = session(scenario, SOUND)
     assert sound.code == 0
     assert {run.verdict for run in sound.runs.values()} == {Verdict.HELD}
