@@ -282,6 +282,7 @@ def replay(pack: Path, results: Path, pytest_arguments: tuple[str, ...]) -> None
     The test is looked for below the current folder, then below the folder that the pack was made in. What follows
     ``--`` goes to pytest. A pack that is not as it was written is refused.
     """
+    from harness.confirm import options
     from harness.evidence.manifest import verify as problems_of
     from harness.evidence.open import open_pack
 
@@ -292,8 +293,8 @@ def replay(pack: Path, results: Path, pytest_arguments: tuple[str, ...]) -> None
     folder = _folder_of(opened)
     target = results.absolute()
     before = _latest(target)
-    command = [*_pytest(), opened.node_id, "--chaos-replay", str(pack.absolute()), "--chaos-results", str(target)]
-    done = subprocess.run([*command, *pytest_arguments], cwd=folder, check=False)
+    command = [*_pytest(), opened.node_id, *options(pack.absolute(), target), *pytest_arguments]
+    done = subprocess.run(command, cwd=folder, check=False)
     after = _latest(target)
     verdict = _verdict_in(after) if after is not None and after != before else None
     raise click.exceptions.Exit(_exit_of(done.returncode, verdict))

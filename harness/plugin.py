@@ -35,6 +35,7 @@ _SESSION: Final = pytest.StashKey["ChaosSession"]()
 _SETTINGS: Final = pytest.StashKey["Settings"]()
 _RECORD: Final = "chaos_record"
 _WORKER_INPUT: Final = "chaos"
+_WORKER_OUTPUT: Final = "chaos_mistake"
 _CRASH_TIMEOUT_S: Final = 15.0
 
 _OPTIONS: Final = ("seed", "iterations", "min_pass_rate", "confirm", "results", "report", "scratch")
@@ -200,6 +201,7 @@ class ChaosSession:
         self._folder: SessionFolder | None = None
         self._records: list[RunRecord] = []
         self._problems: list[str] = []
+        self._mistakes: list[str] = []
         self._other_failures = 0
         self._confirmed: dict[tuple[str, frozenset[str]], str] = {}
 
@@ -266,7 +268,19 @@ class ChaosSession:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leave out what the options do not ask for; look at every marker while nothing has run yet."""
+        """Leave out what the options do not ask for; look at every marker while nothing has run yet.
+
+        In a worker, where pytest can tell nobody of a mistake, nothing is run and the controller tells it.
+        """
+        try:
+            self._select(config, items)
+        except pytest.UsageError as error:
+            if not self.is_worker:
+                raise
+            items.clear()
+            config.workeroutput[_WORKER_OUTPUT] = str(error)  # type: ignore[attr-defined] # xdist puts it there
+
+    def _select(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         mine = [item for item in items if is_chaos(item)]
         if not mine:
             return
@@ -296,7 +310,7 @@ class ChaosSession:
             )
             raise pytest.UsageError(msg)
         known = {scenario_of(item).id for item in mine}
-        if not self.is_worker and (unknown := [name for name in self.settings.scenarios if name not in known]):
+        if unknown := [name for name in self.settings.scenarios if name not in known]:
             msg = f"--chaos-scenario: there is no scenario {unknown[0]!r} here; there are {', '.join(sorted(known))}"
             raise pytest.UsageError(msg)
 
@@ -326,13 +340,21 @@ class ChaosSession:
 
     def start_run(self, item: pytest.Item, iteration: int) -> Run:
         """Make the run of a test: its journal and its header, before anything else happens."""
+        from harness.errors import UsageError
         from harness.journal import Journal
         from harness.run import Run
 
         header = self._run_header(item, iteration)
-        journal = Journal(self._scratch_folder() / f"{header.run_id}-{secrets.token_hex(2)}")
         replayed = self._replayed.plan if self._replayed is not None else None
-        return Run(journal, header, self._connect, replay=replayed)
+        try:
+            journal = Journal(self._scratch_folder() / f"{header.run_id}-{secrets.token_hex(2)}")
+            return Run(journal, header, self._connect, replay=replayed)
+        except UsageError as error:
+            raise Inconclusive(str(error), pytrace=False) from None
+        except OSError as error:
+            folder = self.settings.scratch
+            msg = f"the scratch folder {folder} cannot be written ({error.strerror}): give another, --chaos-scratch DIR"
+            raise Inconclusive(msg, pytrace=False) from None
 
     def _run_header(self, item: pytest.Item, iteration: int) -> Any:
         import datetime
@@ -380,13 +402,9 @@ class ChaosSession:
     def _scratch_folder(self) -> Path:
         if self._scratch is None:
             from harness import scratch
-            from harness.errors import UsageError
 
-            try:
-                scratch.sweep(self.settings.scratch)
-                self._scratch = scratch.create(self.settings.scratch)
-            except UsageError as error:
-                raise pytest.UsageError(str(error)) from error
+            scratch.sweep(self.settings.scratch)
+            self._scratch = scratch.create(self.settings.scratch)
         return self._scratch
 
     def _connect(self) -> GuardianClient:
@@ -406,9 +424,9 @@ class ChaosSession:
 
     def report_run(self, item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
         """Finish a run's record now that pytest has put its failure into words; pack the evidence unless it held."""
-        if report.skipped or not is_chaos(item):
+        run = item.stash.get(_RUN, None)  # also of a test that asked for the fixture only while it ran
+        if report.skipped or (run is None and not is_chaos(item)):
             return
-        run = item.stash.get(_RUN, None)
         error = call.excinfo.value if call.excinfo is not None else None
         if run is not None:
             record = run.conclude(error)
@@ -416,7 +434,7 @@ class ChaosSession:
             record = self._record_without_run(item, error)
         else:
             return
-        record = self._pack(run, record, report)
+        record = self._pack(item, run, record, report)
         import msgspec
 
         report.user_properties.append(("chaos_verdict", str(record.verdict)))
@@ -440,7 +458,15 @@ class ChaosSession:
             worker=header.worker,
         )
 
-    def _pack(self, run: Run | None, record: RunRecord, report: pytest.TestReport) -> RunRecord:
+    def _stop_time_limit(self, item: pytest.Item) -> None:
+        """Let pytest-timeout, where it is there, end its clock: saving and replaying a failure is not the test's time.
+
+        It does so by itself for every failure, only later; between now and then it would end the session.
+        """
+        if (stop := getattr(self.config.hook, "pytest_timeout_cancel_timer", None)) is not None:
+            stop(item=item)
+
+    def _pack(self, item: pytest.Item, run: Run | None, record: RunRecord, report: pytest.TestReport) -> RunRecord:
         import msgspec
 
         from harness import campaign, verdict
@@ -448,6 +474,7 @@ class ChaosSession:
 
         if record.verdict is Verdict.HELD:
             return record
+        self._stop_time_limit(item)
         failure = verdict.encodable(report.longreprtext)
         record = msgspec.structs.replace(record, failure=failure[-4000:])
         if run is None:
@@ -551,6 +578,13 @@ class ChaosSession:
         return self._header
 
     @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Hear of a mistake in a marker or an option that only the workers, which collect, could see."""
+        mistake = getattr(node, "workeroutput", {}).get(_WORKER_OUTPUT)
+        if mistake is not None and mistake not in self._mistakes:
+            self._mistakes.append(mistake)
+
+    @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
         """A worker died: its guardian cleans up and saves the evidence; the run is in the records all the same."""
         import msgspec
@@ -595,6 +629,8 @@ class ChaosSession:
             from harness import scratch
 
             scratch.remove(self._scratch)
+        if self._mistakes:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
         if self.is_worker or not self._records:
             return
         from harness import campaign
@@ -603,7 +639,8 @@ class ChaosSession:
 
         records = Records(self.header, tuple(self._records))
         summary = campaign.summarise(records)
-        if exitstatus == pytest.ExitCode.TESTS_FAILED and not self._other_failures and summary.verdict is Verdict.HELD:
+        forgivable = not self._other_failures and not session.shouldfail  # with -x the campaign was not run to its end
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and forgivable and summary.verdict is Verdict.HELD:
             session.exitstatus = pytest.ExitCode.OK
         elif exitstatus == pytest.ExitCode.OK and (summary.verdict is not Verdict.HELD or self._problems):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -614,7 +651,7 @@ class ChaosSession:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Name every run that came to no answer, and for each that did not hold the line that repeats it."""
-        for problem in self._problems:
+        for problem in (*self._mistakes, *self._problems):
             terminalreporter.write_line(f"chaos: {problem}", red=True)
         unclear = terminalreporter.getreports("inconclusive")
         if unclear and terminalreporter.config.option.tbstyle != "no":

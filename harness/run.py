@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -309,23 +310,48 @@ class Run:
         """Save the evidence of a run that did not hold under ``evidence``; return the record, which now names the pack.
 
         What stands in the way (a full disk, a folder that cannot be written) is a note in the record, never another
-        error.
+        error. The pack then goes to the folder for temporary files, since what was seen may not be seen again.
         """
+        packed = msgspec.structs.replace(record, evidence=f"{evidence.name}/{record.run_id}")
+        problem = self._write_pack(packed, failure, evidence / record.run_id, queries)
+        if problem:
+            packed = self._pack_elsewhere(record, failure, queries, problem)
+        self._record = packed
+        return packed
+
+    def _write_pack(self, record: RunRecord, failure: str, destination: Path, queries: Mapping[str, str]) -> str:
+        """Write the pack and return what stood in the way, if anything did."""
         from harness import evidence as packs  # most runs hold
 
-        problem = ""
         try:
+            self._journal.write_header(msgspec.structs.replace(self._header, reproduce=record.reproduce))
             self._journal.write_failure(f"{failure}\n\nseed {record.seed}\nreproduce: {record.reproduce}\n")
-            record = msgspec.structs.replace(record, evidence=f"{evidence.name}/{record.run_id}")
             self._journal.write_record(record)
-            packs.write(self._journal.folder, evidence / record.run_id, queries=queries)
+            packs.write(self._journal.folder, destination, queries=queries)
         except (ChaosError, OSError) as error:
-            problem = str(error)
-        if problem:
-            notes = {**record.notes, "evidence_problems": [problem]}
-            record = msgspec.structs.replace(record, evidence="", notes=notes)
-        self._record = record
-        return record
+            return str(error)
+        return ""
+
+    def _pack_elsewhere(self, record: RunRecord, failure: str, queries: Mapping[str, str], problem: str) -> RunRecord:
+        """Write the pack where it does not belong; the record names no pack, but says where it is and how to repeat it.
+
+        If that fails, too, the seed is all that is left.
+        """
+        import shutil  # hardly ever needed, this and the next
+        import tempfile
+
+        _, _, own = record.reproduce.partition(" -- ")
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="chaos-evidence-"))
+        except OSError as error:
+            return _without_pack(record, own, [problem, f"nor can it be written elsewhere: {error}"])
+        pack = folder / record.run_id
+        moved = msgspec.structs.replace(record, reproduce=f"chaos replay {pack}" + (f" -- {own}" if own else ""))
+        if lost := self._write_pack(moved, failure, pack, queries):
+            shutil.rmtree(folder, ignore_errors=True)
+            return _without_pack(record, own, [problem, lost])
+        notes = {**record.notes, "evidence_problems": [f"{problem}; it is in {pack} for now"]}
+        return msgspec.structs.replace(moved, notes=notes)
 
     def remove(self) -> None:
         """Remove the journal and everything the agents left in the run's directory."""
@@ -469,6 +495,14 @@ def _name_of(function: Callable[..., object]) -> str:
 def _log_name(name: str, incarnations: Sequence[Agent]) -> str:
     before = sum(agent.name == name for agent in incarnations)
     return f"{name}.log" if not before else f"{name}.{before + 1}.log"
+
+
+def _without_pack(record: RunRecord, own: str, problems: list[Json]) -> RunRecord:
+    """Return the record of a run whose evidence is lost: its seed repeats it, with the project's ``own`` options."""
+    words = ["pytest", shlex.quote(record.node_id), f"--chaos-seed={record.seed}"]
+    words += [f"--chaos-iterations={record.iteration + 1}"] if record.iteration else []
+    notes = {**record.notes, "evidence_problems": problems}
+    return msgspec.structs.replace(record, reproduce=" ".join([*words, own]).strip(), notes=notes)
 
 
 def _now() -> str:

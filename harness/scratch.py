@@ -69,7 +69,7 @@ def home(base: Path) -> Path:
 def sweep(base: Path) -> list[Path]:
     """Save the evidence in, and remove, every folder whose owner is gone; return those that were removed."""
     removed: list[Path] = []
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for folder in sorted(home(base).iterdir()):
             match = _NAME.fullmatch(folder.name)
             if match is None or tree.is_running(int(match[1]), int(match[2])) or _guarded(folder):

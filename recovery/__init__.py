@@ -14,7 +14,7 @@ nothing, with the one exception below.
 
 **What an acknowledgement means.** Every connection runs with a write-ahead log and ``synchronous=FULL``, and reads both
 back before it is used. SQLite then flushes the log to the device before COMMIT returns, once per transaction. So when
-``save``, ``create`` or ``set_status`` has returned, its change survives a crash or SIGKILL of any process, and a crash
+``save``, ``create``, ``set_status``, ``acquire``, ``renew`` or ``complete`` has returned, its change survives a crash or SIGKILL of any process, and a crash
 of the kernel or a loss of power as far as the device honours a flush (a disk that lies about it can lose the newest
 commits, in order). No operation here runs at a lower synchronous level, since each of them is acknowledged to somebody
 who then acts on it.
@@ -29,7 +29,13 @@ repeating.
 
 **Waiting.** Writers exclude each other. One that finds the database locked waits, at most ``busy_timeout_s``
 (30 seconds unless told otherwise), and then raises ``DatabaseLocked`` with nothing changed. Readers do not wait for
-writers.
+writers. Who comes next is a matter of luck, unless the store was opened with ``takes_turns``: then writers queue, which
+many processes on one file need (``recovery.store.turns``).
+
+**Leases.** A lease is a row and a fencing token; what is written under a lease names the token, and the store compares
+it in the transaction of that write. A renewal is flushed like everything else: one that was acknowledged and lost would
+let a second holder in while the first still trusts it. The sweep commits in batches, so it may die anywhere and be run
+by anyone, at any time, any number of times at once.
 
 **Time** is an integer: microseconds since 1970-01-01 UTC, from a clock that is passed in (``recovery.clock``). Nothing
 is ordered by it, so a clock that jumps back cannot reorder checkpoints.

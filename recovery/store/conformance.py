@@ -19,7 +19,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from recovery.errors import QueryRefused, RecoveryError, StoreClosed, UnknownTask
-from recovery.store.rows import Audit, StoredCheckpoint, StoredEvidence, Task, TaskStatus
+from recovery.store.rows import (
+    Audit,
+    Expiry,
+    StoredCheckpoint,
+    StoredEvidence,
+    Task,
+    TaskStatus,
+    WorkItem,
+    WorkStatus,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,6 +204,94 @@ class StoreConformance:
         assert [row.required for row in self.store.evidence("t")] == [1]
         assert len(self.store.checkpoints("u")) == len(self.store.evidence("u")) == 4
 
+    def test_work_items_are_granted_best_first_and_once(self) -> None:
+        """Priority, then age; filters hold; tokens rise over all items, and what is held is granted to nobody."""
+        self._insert_task("t")
+        self._insert_task("u")
+        low, high, other, last = (
+            self._enqueue(*item) for item in (("t", "a", 0), ("t", "b", 5), ("u", "a", 5), ("t", "a", 0))
+        )
+        assert self._grant("h", type="b") == [high]
+        assert self._grant("h", task_id="u", type="b") == []
+        assert self._grant("h", task_id="u") == [other]
+        assert self._grant("i", limit=9) == [low, last]
+        assert self._grant("i", limit=9) == []
+        items = [self._item(number) for number in (high, other, low, last)]
+        assert [item.lease_token for item in items] == sorted({item.lease_token for item in items})
+        assert {(item.status, item.lease_expires_at, item.heartbeat_at) for item in items} == {
+            (WorkStatus.IN_PROGRESS, 100, 50)
+        }
+
+    def test_a_lease_is_held_by_its_token_until_it_expires(self) -> None:
+        """Renewing, fencing and ending need the token and a moment before the expiry; else nothing changes."""
+        self._insert_task("t")
+        number, bystander = self._enqueue("t", "a", 0), self._enqueue("t", "a", 0)
+        self._grant("h", limit=2)
+        token = self._item(number).lease_token
+        untouched = self._item(bystander)
+        end = {"status": WorkStatus.COMPLETED, "retries": 0, "error": "", "now": 99}
+        with self.store.transaction() as transaction:
+            assert transaction.holds_lease(number, token, now=99)
+            assert not transaction.holds_lease(number, token, now=100)
+            assert not transaction.holds_lease(number, token + 7, now=99)
+            assert not transaction.renew_lease(number, token, expires_at=200, now=100)
+            assert not transaction.renew_lease(number, untouched.lease_token, expires_at=200, now=99)
+            assert transaction.renew_lease(number, token, expires_at=200, now=99)
+            assert not transaction.end_lease(number, untouched.lease_token, **end)  # type: ignore[arg-type]
+            assert transaction.end_lease(number, token, **end)  # type: ignore[arg-type]
+            assert not transaction.end_lease(number, token, **end)  # type: ignore[arg-type]
+        ended = self._item(number)
+        assert (ended.status, ended.lease_holder, ended.lease_expires_at) == (WorkStatus.COMPLETED, None, None)
+        assert self._item(bystander) == untouched
+
+    def test_leases_expire_by_compare_and_set(self) -> None:
+        """Found in order and by page; ended only with the token and the expiry that were read."""
+        self._insert_task("t")
+        numbers = [self._enqueue("t", "a", 0) for _ in range(4)]
+        for expires_at in (90, 80, 90, 110):
+            self._grant("h", expires_at=expires_at)
+        with self.store.transaction() as transaction:
+            found = transaction.expired_leases(now=90, after=(0, 0), limit=9)
+            assert [item.work_item_id for item in found] == [numbers[1], numbers[0], numbers[2]]
+            rest = transaction.expired_leases(now=90, after=(90, numbers[0]), limit=9)
+            assert [item.work_item_id for item in rest] == [numbers[2]]
+            assert transaction.expired_leases(now=90, after=(0, 0), limit=1) == found[:1]
+            pending = WorkStatus.PENDING
+            looks = [
+                Expiry(numbers[1], found[0].lease_token, 80, pending, 1, "late"),
+                Expiry(numbers[0], found[1].lease_token + 9, 90, pending, 1, "another token"),
+                Expiry(numbers[2], found[2].lease_token, 89, pending, 1, "another expiry"),
+            ]
+            assert transaction.expire_leases(looks, now=95) == 1
+        assert [self._item(number).status for number in numbers] == [
+            WorkStatus.IN_PROGRESS,
+            pending,
+            WorkStatus.IN_PROGRESS,
+            WorkStatus.IN_PROGRESS,
+        ]
+        swept = self._item(numbers[1])
+        assert (swept.retries, swept.error, swept.lease_holder) == (1, "late", None)
+
+    def test_many_rows_are_inserted_together_or_not_at_all(self) -> None:
+        """Audit rows and checkpoints in bulk; one of an unknown task refuses them all, and names it."""
+        self._insert_task("t")
+        rows = [StoredCheckpoint("t", number, "x", b"0", _HASH, 7) for number in (1, 2, 3)]
+        audits = [Audit("t", f"event {number}", None, None, "", 1) for number in range(3)]
+        with self.store.transaction() as transaction:
+            transaction.insert_checkpoints(rows)
+            transaction.insert_audits(audits)
+        assert self.store.checkpoints("t") == rows
+        assert self.store.audits("t") == audits
+
+        def insert() -> None:
+            with self.store.transaction() as transaction:
+                transaction.insert_audits([*audits, Audit("nobody", "event", None, None, "", 1)])
+
+        refused = _raised(insert)
+        assert isinstance(refused, UnknownTask)
+        assert "nobody" in str(refused)
+        assert self.store.audits("t") == audits
+
     def test_a_row_is_found_by_its_values(self) -> None:
         """All values have to match, None matches NULL, and a column that is not there is no text."""
         self._insert_task("t", tracker_key="A-1")
@@ -297,6 +394,35 @@ class StoreConformance:
     def _change_status(self, task_id: str, expected: TaskStatus, status: TaskStatus) -> bool:
         with self.store.transaction() as transaction:
             return transaction.change_status(task_id, expected=expected, status=status, now=9)
+
+    def _enqueue(self, task_id: str, type_: str, priority: int) -> int:
+        with self.store.transaction() as transaction:
+            item = transaction.insert_work_item(task_id=task_id, type=type_, priority=priority, max_retries=3, now=10)
+        assert item == WorkItem(
+            item.work_item_id, task_id, type_, priority, WorkStatus.PENDING, 0, 3, 0, None, None, None, "", 10, 10
+        )
+        return item.work_item_id
+
+    def _grant(
+        self,
+        holder: str,
+        *,
+        type: str | None = None,  # noqa: A002 - the field's name
+        task_id: str | None = None,
+        limit: int = 1,
+        expires_at: int = 100,
+    ) -> list[int]:
+        with self.store.transaction() as transaction:
+            granted = transaction.grant_leases(
+                holder=holder, type=type, task_id=task_id, limit=limit, expires_at=expires_at, now=50
+            )
+        assert {item.lease_holder for item in granted} <= {holder}
+        return [item.work_item_id for item in granted]
+
+    def _item(self, work_item_id: int) -> WorkItem:
+        item = self.store.work_item(work_item_id)
+        assert item is not None
+        return item
 
     def _append(self, task_id: str, content: bytes) -> int:
         with self.store.transaction() as transaction:

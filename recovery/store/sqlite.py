@@ -18,6 +18,7 @@ from recovery.store.rows import Audit, Scalar, StoredCheckpoint, Task, TaskStatu
 from recovery.store.sqlite_evidence import EvidenceReads, EvidenceWrites
 from recovery.store.sqlite_leases import LeaseReads, LeaseWrites
 from recovery.store.translation import is_unknown_parent, translated
+from recovery.store.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,17 +64,24 @@ _Parameters = tuple[Scalar, ...]
 class SqliteTransaction(EvidenceWrites, LeaseWrites):
     """A write transaction on a connection of its own: BEGIN IMMEDIATE, so that what it reads cannot go stale."""
 
-    __slots__ = ("_store", "connection")
+    __slots__ = ("_store", "_turn", "connection")
 
     connection: sqlite3.Connection
+    _turn: int | None
 
     def __init__(self, store: SqliteStore) -> None:
         """Prepare; the transaction begins when the block is entered."""
         self._store = store
+        self._turn = None
 
     def __enter__(self) -> Self:
         """Take the write lock."""
         self.connection = self._store.borrow()
+        try:
+            self._turn = self._store.take_turn()
+        except BaseException:
+            self._store.give_back(self.connection)
+            raise
         self._control("BEGIN IMMEDIATE")
         return self
 
@@ -89,7 +97,13 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites):
     def commit(self) -> None:
         """Make the changes durable and give the connection back."""
         self._control("COMMIT")
+        self._give_turn()
         self._store.give_back(self.connection)
+
+    def _give_turn(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            Turns.give(turn)
 
     def _control(self, statement: str) -> None:
         try:
@@ -108,6 +122,8 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites):
             self.connection.close()  # which rolls back too; the caller is told of the error that came first
         else:
             self._store.give_back(self.connection)
+        finally:
+            self._give_turn()
 
     def execute(self, statement: str, parameters: _Parameters) -> sqlite3.Cursor:
         """Execute one statement. Raises what its error means."""
@@ -182,9 +198,10 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites):
 class SqliteStore(EvidenceReads, LeaseReads):
     """A Store in one SQLite file. Make it with ``open_store(path)``, or from what ``init_factory`` returned."""
 
-    def __init__(self, factory: ConnectionFactory) -> None:
-        """Use the factory's connections, and no others."""
+    def __init__(self, factory: ConnectionFactory, *, takes_turns: bool = False) -> None:
+        """Use the factory's connections, and no others; ``takes_turns`` as in ``open_store``."""
         self._factory = factory
+        self._turns = Turns(factory.path, factory.busy_timeout_s) if takes_turns else None
         self._idle: list[sqlite3.Connection] = []
         self._inherited: list[sqlite3.Connection] = []
         self._process = os.getpid()
@@ -252,6 +269,10 @@ class SqliteStore(EvidenceReads, LeaseReads):
         while self._idle:
             self._idle.pop().close()
 
+    def take_turn(self) -> int | None:
+        """Wait for this writer's turn, if the writers of this store take turns."""
+        return None if self._turns is None else self._turns.take()
+
     def borrow(self) -> sqlite3.Connection:
         """Take a connection for one operation; it is then given back, or closed."""
         if self._process != os.getpid():
@@ -295,9 +316,16 @@ class SqliteStore(EvidenceReads, LeaseReads):
             self._process = os.getpid()
 
 
-def open_store(path: str | os.PathLike[str], *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> SqliteStore:
-    """Open the store in the file at ``path``, which is made if need be. Raises as ``init_factory`` does."""
-    return SqliteStore(init_factory(path, busy_timeout_s=busy_timeout_s))
+def open_store(
+    path: str | os.PathLike[str], *, busy_timeout_s: float = BUSY_TIMEOUT_S, takes_turns: bool = False
+) -> SqliteStore:
+    """Open the store in the file at ``path``, which is made if need be. Raises as ``init_factory`` does.
+
+    With ``takes_turns``, writers queue for the write lock in the order in which they came, which many processes on one
+    file need lest some of them starve (``recovery.store.turns``). One wait may then last twice ``busy_timeout_s``: once
+    for the turn, and once for a writer who takes none. Without it, SQLite lets the luckiest writer in.
+    """
+    return SqliteStore(init_factory(path, busy_timeout_s=busy_timeout_s), takes_turns=takes_turns)
 
 
 def store_for(store: Store | None, db_path: str | os.PathLike[str] | None) -> tuple[Store, bool]:

@@ -179,3 +179,83 @@ def test_a_violation_that_no_replay_repeats_is_flaky(pytester: pytest.Pytester) 
     result = pytester.runpytest_subprocess("-m", "chaos", *QUIET)
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*reproduced: 0/2, flaky*"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        ('marks.ack("row", number)', "pass", 0),
+        ("lost = [", "chaos.inconclusive('not today'); lost = 0 and [", 2),
+    ],
+    ids=["held", "inconclusive"],
+)
+def test_a_replay_of_a_changed_program_says_what_is_true_now(
+    violated: Path, first: Records, tmp_path: Path, old: str, new: str, code: int
+) -> None:
+    """Where the bug is gone the exit code is 0, where there is no answer it is 2; what follows -- goes to pytest."""
+    project = tmp_path / "project"
+    project.mkdir()
+    source = (violated / "test_rows.py").read_text()
+    (project / "test_rows.py").write_text(source.replace(old, new))
+    done = chaos(project, "replay", str(pack_of(violated, first, 0)), "--", "--chaos-report=json")
+    assert done.returncode == code, done.stdout + done.stderr
+    written = {path.name for path in (project / "chaos-results" / "latest").iterdir()} - {"evidence"}
+    assert written == {"records.jsonl", "matrix.json"}
+
+
+def test_a_pack_of_another_project_is_refused(violated: Path, first: Records, pytester: pytest.Pytester) -> None:
+    """A project without the test runs nothing instead of everything, alone and with workers."""
+    pytester.makepyfile("def test_other(chaos):\n    chaos.expect('x', observed=1, holds=True)\n")
+    for arguments in ((), ("-n", "2")):
+        result = pytester.runpytest_subprocess(
+            *QUIET, f"--chaos-replay={pack_of(violated, first, 0).absolute()}", *arguments
+        )
+        assert result.ret == 4
+        assert "the pack is of test_rows.py::test_rows, and no such test was collected" in (
+            result.stderr.str() + result.stdout.str()
+        )
+
+
+BROKEN = """
+from pathlib import Path
+import pytest
+
+@pytest.mark.timeout(2)
+@pytest.mark.chaos(id="broken")
+def test_broken(chaos):
+    Path("seen-before").touch()
+    chaos.wait_until(lambda: False, timeout_s=0.5)
+"""
+
+
+def test_a_selection_and_a_time_limit_do_not_hold_for_replays(pytester: pytest.Pytester) -> None:
+    """A project that leaves chaos tests out by default gets its replays, and they may take longer than the test."""
+    pytester.makeini("[pytest]\naddopts = -m 'not chaos'\n")
+    pytester.makepyfile(test_broken=BROKEN, test_next="import pytest\n@pytest.mark.chaos\ndef test_next():\n    pass\n")
+    result = pytester.runpytest_subprocess("-m", "chaos", *QUIET)
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["*reproduced: 2/2*"])
+    (pack,) = Path(pytester.path).glob("chaos-results/latest/evidence/*")
+    assert chaos(Path(pytester.path), "replay", str(pack)).returncode == 1
+
+
+def test_results_outside_of_the_project_are_replayed_all_the_same(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    """A pack in a folder that exists elsewhere does not change where pytest thinks the project is."""
+    project = Path(pytester.path, "deep")
+    project.mkdir()
+    (project / "test_broken.py").write_text(BROKEN)
+    results = tmp_path / "results"
+    results.mkdir()
+    command = [sys.executable, "-m", "pytest", *QUIET, "deep", f"--chaos-results={results}", "--chaos-confirm=1"]
+    done = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True, timeout=100, check=False)
+    assert "reproduced: 1/1" in done.stdout
+    (run,) = records.read(results).runs
+    assert chaos(Path(pytester.path), *run.reproduce.split()[1:]).returncode == 1
+
+
+def test_replays_that_come_to_no_answer_do_not_make_a_violation_flaky(pytester: pytest.Pytester) -> None:
+    """Where the test cannot be run again at all, that is what is said."""
+    pytester.makepyfile(BROKEN + "assert not Path('seen-before').exists()\n")
+    done = pytester.runpytest_subprocess("-m", "chaos", *QUIET)
+    done.stdout.fnmatch_lines(["*reproduced: 0/2, no replay came to an answer*"])
+    assert ", flaky" not in done.stdout.str()

@@ -1,0 +1,162 @@
+"""Many writers on one database and one task: nothing lost, nothing twice, nobody turned away, nobody starved."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from recovery import CheckpointManager, TaskManager, open_store
+from recovery.errors import DatabaseLocked, DatabaseReadOnly, DatabaseUnavailable
+from recovery.store.turns import SUFFIX, Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from recovery import SqliteStore
+
+_TIMEOUT_S: Final = 60
+_WRITERS: Final = 10
+_EACH: Final = 40
+
+_WRITER: Final = """
+import json, sys
+from recovery import CheckpointManager, open_store
+path, name, each = sys.argv[1], sys.argv[2], int(sys.argv[3])
+with open_store(path, takes_turns=True) as store:
+    manager = CheckpointManager(store)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(json.dumps([manager.save("t", [name, n]).sequence_number for n in range(each)]))
+"""
+
+_HOLDER: Final = """
+import sys
+from recovery import open_store
+with open_store(sys.argv[1], takes_turns=True) as store, store.transaction():
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture(name="path")
+def _path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture(name="store")
+def _store(path: Path) -> Iterator[SqliteStore]:
+    with open_store(path, busy_timeout_s=0.3, takes_turns=True) as store:
+        TaskManager(store).create("t")
+        yield store
+
+
+def started(program: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a program and wait for its first line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    return process
+
+
+def test_ten_processes_share_one_task(path: Path, store: SqliteStore) -> None:
+    """Every number once and none left out; between two of one writer's, each other writer had a few at most."""
+    writers = [started(_WRITER, str(path), str(number), str(_EACH)) for number in range(_WRITERS)]
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    numbers = [json.loads(writer.communicate(timeout=_TIMEOUT_S)[0]) for writer in writers]
+    assert [writer.returncode for writer in writers] == [0] * _WRITERS
+    assert sorted(itertools.chain(*numbers)) == list(range(1, _WRITERS * _EACH + 1))
+    saved = CheckpointManager(store).list("t")
+    assert sorted(row.snapshot for row in saved) == sorted([str(w), n] for w in range(_WRITERS) for n in range(_EACH))
+    waits = [later - earlier for taken in numbers for earlier, later in itertools.pairwise(taken)]
+    assert max(waits) <= 6 * _WRITERS
+
+
+def test_a_stopped_holder_is_named(path: Path, store: SqliteStore) -> None:
+    """The wait for a turn has a bound, and its error says which process has it; killed, it holds up nobody."""
+    holder = started(_HOLDER, str(path))
+    os.kill(holder.pid, signal.SIGSTOP)
+    with pytest.raises(DatabaseLocked, match=rf"process {holder.pid} has had"):
+        CheckpointManager(store).save("t", 1)
+    holder.kill()
+    holder.communicate()
+    assert CheckpointManager(store).save("t", 2).sequence_number == 1
+
+
+def test_a_wait_that_was_given_up_keeps_nobody_out(path: Path, store: SqliteStore) -> None:
+    """The lock that comes too late is given on."""
+    holder = started(_HOLDER, str(path))
+    for _ in range(3):
+        with pytest.raises(DatabaseLocked):
+            CheckpointManager(store).save("t", 1)
+    holder.communicate("end\n", timeout=_TIMEOUT_S)
+    manager = CheckpointManager(store)
+    assert [manager.save("t", number).sequence_number for number in range(3)] == [1, 2, 3]
+
+
+def test_a_writer_without_turns_is_waited_for(path: Path, store: SqliteStore) -> None:
+    """Turns are an order and not the exclusion: another program's transaction counts, and its end is noticed."""
+    with open_store(path) as other:
+        with other.transaction(), pytest.raises(DatabaseLocked, match="another connection"):
+            CheckpointManager(store).save("t", 1)
+        assert CheckpointManager(store).save("t", 1).sequence_number == 1
+        assert CheckpointManager(other).save("t", 2).sequence_number == 2
+
+
+def test_a_turn_ends_with_its_transaction_however_that_ends(store: SqliteStore) -> None:
+    """After an exception in the block, and after one in BEGIN, the next writer gets its turn at once."""
+    for _ in range(3):
+        with pytest.raises(KeyError), store.transaction():
+            raise KeyError
+    assert CheckpointManager(store).save("t", 1).sequence_number == 1
+
+
+def test_a_child_that_is_forked_in_a_turn_does_not_keep_it(store: SqliteStore, path: Path) -> None:
+    """The child has a copy of the descriptor and with it of the lock; the end of the turn ends both."""
+    turns = Turns(str(path), 0.3)
+    turn = turns.take()
+    reader, writer = os.pipe()
+    child = subprocess.Popen(["cat"], stdin=reader, pass_fds=[turn])
+    os.close(reader)
+    Turns.give(turn)
+    assert CheckpointManager(store).save("t", 1).sequence_number == 1
+    os.close(writer)
+    assert child.wait(_TIMEOUT_S) == 0
+
+
+def test_threads_take_turns_too(store: SqliteStore) -> None:
+    """Eight threads of one process on one store: every number once."""
+    manager = CheckpointManager(store)
+    taken: list[int] = []
+
+    def write() -> None:
+        taken.extend(manager.save("t", number).sequence_number for number in range(10))
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(_TIMEOUT_S)
+    assert sorted(taken) == list(range(1, 81))
+
+
+def test_a_lock_file_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    """A folder that is missing, and one in the place of the file, are named."""
+    with pytest.raises(DatabaseUnavailable, match="No such file"):
+        Turns(str(tmp_path / "missing" / "store.db"), 1).take()
+    (tmp_path / f"store.db{SUFFIX}").mkdir()
+    with pytest.raises((DatabaseUnavailable, DatabaseReadOnly), match="directory"):
+        Turns(str(tmp_path / "store.db"), 1).take()
