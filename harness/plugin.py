@@ -132,6 +132,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         raise
     if (run := item.stash.get(_RUN, None)) is not None:
         _raise_unless_held(run.conclude())
+    elif item.get_closest_marker("chaos") is not None:
+        msg = "the test is marked chaos and made no run, so it proves nothing: let it take the fixture chaos"
+        raise Inconclusive(msg, pytrace=False)
     return result
 
 

@@ -12,12 +12,12 @@ is why what must be in one transaction can be: a checkpoint with its hash, a sta
 checkpoint with the lease it belongs to. A method of a manager that returns has committed; one that raises has changed
 nothing, with the one exception below.
 
-**What an acknowledgement means.** Every connection runs with a write-ahead log and ``synchronous=FULL``, and reads both
-back before it is used. SQLite then flushes the log to the device before COMMIT returns, once per transaction. So when
-``save``, ``create``, ``set_status``, ``acquire``, ``renew`` or ``complete`` has returned, its change survives a crash or SIGKILL of any process, and a crash
-of the kernel or a loss of power as far as the device honours a flush (a disk that lies about it can lose the newest
-commits, in order). No operation here runs at a lower synchronous level, since each of them is acknowledged to somebody
-who then acts on it.
+**What an acknowledgement means.** Every connection runs with a write-ahead log and ``synchronous=FULL``, and reads
+both back before it is used. SQLite then flushes the log to the device before COMMIT returns, once per transaction. So
+when ``save``, ``create``, ``set_status``, ``acquire``, ``renew`` or ``complete`` has returned, its change survives a
+crash or SIGKILL of any process, and a crash of the kernel or a loss of power as far as the device honours a flush (a
+disk that lies about it can lose the newest commits, in order). No operation here runs at a lower synchronous level,
+since each of them is acknowledged to somebody who then acts on it.
 
 **Files.** ``Artifacts.write`` flushes the file, renames it into place and flushes its folder, before it returns and so
 before any checkpoint can refer to it. A checkpoint that refers to a file which its caller wrote without a flush may

@@ -1,9 +1,9 @@
 """The store: the Protocol that the core is written against, and SQLite, its first implementation.
 
 ``protocol`` has the Protocol and ``rows`` what travels through it; neither knows SQL. ``sqlite`` implements it on
-``connections`` (how a connection is made, and proves its settings), ``schema`` (the tables), ``migrations`` (how a file
-gets them), ``turns`` (the order of many writers) and ``translation`` (SQLite's errors as ours). ``conformance`` is the test suite that any implementation
-passes, a third party's too.
+``connections`` (how a connection is made, and proves its settings), ``schema`` (the tables), ``migrations`` (how a
+file gets them), ``turns`` (the order of many writers) and ``translation`` (SQLite's errors as ours). ``conformance``
+is the test suite that any implementation passes, a third party's too.
 """
 
 from recovery.store.connections import BUSY_TIMEOUT_S, ConnectionFactory, Pragmas

@@ -95,6 +95,13 @@ def test_another_failing_test_is_never_forgiven(pytester: pytest.Pytester) -> No
     result.assert_outcomes(failed=2, passed=9)
 
 
+def test_a_campaign_that_was_cut_short_forgives_nothing(pytester: pytest.Pytester) -> None:
+    """With -x the first violation ends it: what was not run has not held."""
+    result = run(pytester, "--chaos-iterations", "10", "--chaos-min-pass-rate", "0.5", "-x", violated=[1])
+    assert result.ret == 1
+    result.assert_outcomes(failed=1, passed=1)
+
+
 def test_deep_variants_are_left_out_of_campaigns(pytester: pytest.Pytester) -> None:
     """Once, a scenario runs quick and deep; in a campaign its quick form alone."""
     pytester.makepyfile(

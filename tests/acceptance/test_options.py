@@ -135,6 +135,49 @@ def test_the_fixture_works_without_a_marker(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*HELD*test-try-test-it*"])
 
 
+def test_a_fixture_that_is_asked_for_late_is_a_run_like_any_other(pytester: pytest.Pytester) -> None:
+    """Through getfixturevalue, too, a violation leaves its record and its pack."""
+    pytester.makepyfile(
+        """
+        def test_late(request):
+            request.getfixturevalue("chaos").expect("x", observed=1, holds=False)
+        """
+    )
+    result = pytester.runpytest_subprocess(*QUIET, "--chaos-confirm=0")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["VIOLATED *::test_late: chaos replay *"])
+    assert len(list(Path(pytester.path).glob("chaos-results/latest/evidence/*/manifest.json"))) == 1
+
+
+def test_a_marker_without_the_fixture_is_no_pass(pytester: pytest.Pytester) -> None:
+    """A scenario that never began a run is INCONCLUSIVE and says what to do."""
+    pytester.makepyfile("import pytest\n@pytest.mark.chaos(id='bare')\ndef test_bare():\n    pass\n")
+    result = pytester.runpytest_subprocess(*QUIET)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*marked chaos and made no run*the fixture chaos", "*INCONCLUSIVE*bare*"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("--chaos-scenario=tow",), "*no scenario 'tow'*one*"), (("--chaos-iterations=0",), "*--chaos-iterations: *'0'*")],
+    ids=["scenario", "option"],
+)
+def test_mistakes_are_told_with_workers_too(scenario: pytest.Pytester, arguments: tuple[str, ...], said: str) -> None:
+    """Only the workers collect, so only they see some mistakes; the message and the exit code are the same."""
+    result = scenario.runpytest_subprocess(*QUIET, "-n", "2", *arguments)
+    assert result.ret == 4
+    assert "INTERNALERROR" not in result.stdout.str()
+    (result.stdout if "scenario" in said else result.stderr).fnmatch_lines([said])
+
+
+def test_a_marker_that_cannot_be_understood_is_told_with_workers_too(pytester: pytest.Pytester) -> None:
+    """The sentence is the same as without workers."""
+    pytester.makepyfile("import pytest\n@pytest.mark.chaos(id='A b')\ndef test_x(chaos):\n    pass\n")
+    result = pytester.runpytest_subprocess(*QUIET, "-n", "2")
+    assert result.ret == 4
+    result.stdout.fnmatch_lines(["chaos: *01-kill-9*'A b'*"])
+
+
 def test_results_that_cannot_be_written_are_one_sentence(scenario: pytest.Pytester) -> None:
     """With a file where the results folder should be, the exit is not green and one sentence says what to do."""
     Path(scenario.path, "chaos-results").write_text("in the way")

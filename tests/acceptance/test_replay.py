@@ -216,6 +216,13 @@ def test_a_pack_of_another_project_is_refused(violated: Path, first: Records, py
         )
 
 
+NEXT = """
+import pytest
+
+@pytest.mark.chaos
+def test_next(chaos):
+    chaos.expect("x", observed=1, holds=True)
+"""
 BROKEN = """
 from pathlib import Path
 import pytest
@@ -231,7 +238,7 @@ def test_broken(chaos):
 def test_a_selection_and_a_time_limit_do_not_hold_for_replays(pytester: pytest.Pytester) -> None:
     """A project that leaves chaos tests out by default gets its replays, and they may take longer than the test."""
     pytester.makeini("[pytest]\naddopts = -m 'not chaos'\n")
-    pytester.makepyfile(test_broken=BROKEN, test_next="import pytest\n@pytest.mark.chaos\ndef test_next():\n    pass\n")
+    pytester.makepyfile(test_broken=BROKEN, test_next=NEXT)
     result = pytester.runpytest_subprocess("-m", "chaos", *QUIET)
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(["*reproduced: 2/2*"])
