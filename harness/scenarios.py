@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ITERATION_PREFIX: Final = "run-"
-_ITERATION: Final = re.compile(rf"(^|-){ITERATION_PREFIX}\d+(?=$|-)")
+_ITERATION: Final = re.compile(rf"^{ITERATION_PREFIX}\d+(?:-|$)|-{ITERATION_PREFIX}\d+(?=-|$)")
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 _SLUG_CHARACTERS_MAX: Final = 60
 _ARGUMENTS: Final = {"id", "title", "why", "steps", "min_pass_rate"}
@@ -54,17 +54,23 @@ def from_marker(
 
 
 def without_iteration(node_id: str) -> str:
-    """Return a test's node id as it is without iterations: what its randomness and its replay are keyed by."""
-    head, bracket, parameters = node_id.rpartition("[")
+    """Return the node id of one iteration of a test as it is without iterations.
+
+    That is what its randomness and its replay are keyed by. Not for a test that is run once: it may have parameters
+    of its own that look like an iteration.
+    """
+    head, bracket, parameters = node_id.partition("[")
     if not bracket or not parameters.endswith("]"):
         return node_id
-    rest = _ITERATION.sub("", parameters[:-1]).strip("-")
+    rest = _ITERATION.sub("", parameters[:-1], count=1)
     return f"{head}[{rest}]" if rest else head
 
 
-def run_id(node_id: str, iteration: int) -> str:
-    """Return a run's name, unique in a session and fit for a folder: readable, then a hash, then the iteration."""
-    base = without_iteration(node_id)
+def run_id(base: str, iteration: int) -> str:
+    """Return a run's name, unique in a session and fit for a folder: readable, then a hash, then the iteration.
+
+    ``base`` is the test's node id without iterations.
+    """
     digest = hashlib.sha256(base.encode()).hexdigest()[:8]
     return f"{slug(base.rpartition('::')[2])[:_SLUG_CHARACTERS_MAX]}-{digest}-{iteration}"
 

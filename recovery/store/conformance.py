@@ -9,7 +9,8 @@ To run it on yours, subclass it where pytest collects and say how to make one::
         def reopened(self) -> Store:
             return MyStore(the_same_place())
 
-It needs nothing but plain asserts: pytest calls ``setup_method`` and ``teardown_method`` of any class.
+It is long because a store promises many things, and each is a test. It needs nothing but plain asserts: pytest calls
+``setup_method`` and ``teardown_method`` of any class.
 """
 
 from __future__ import annotations

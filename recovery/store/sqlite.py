@@ -322,7 +322,8 @@ def open_store(
     """Open the store in the file at ``path``, which is made if need be. Raises as ``init_factory`` does.
 
     With ``takes_turns``, writers queue for the write lock in the order in which they came, which many processes on one
-    file need lest some of them starve (``recovery.store.turns``). One wait may then last twice ``busy_timeout_s``: once
+    file need lest some of them starve (``recovery.store.turns``); all writers of a file should, since one that does not
+    comes last. One wait may then last twice ``busy_timeout_s``: once
     for the turn, and once for a writer who takes none. Without it, SQLite lets the luckiest writer in.
     """
     return SqliteStore(init_factory(path, busy_timeout_s=busy_timeout_s), takes_turns=takes_turns)
