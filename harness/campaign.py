@@ -163,6 +163,7 @@ class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True):
     violated: int
     inconclusive: int
     pass_rate: float | None
+    pass_rate_min: float
     pass_rate_lower: float | None
     duration_s: float
     faults: tuple[FaultSummary, ...] = ()
@@ -218,7 +219,9 @@ def summarise_scenario(runs: Sequence[RunRecord], pass_rate_min: float = 1.0) ->
     ordered = tuple(sorted(runs, key=lambda run: (run.iteration, run.node_id, run.started)))
     counts = Counter(run.verdict for run in ordered)
     held, violated, inconclusive = counts[Verdict.HELD], counts[Verdict.VIOLATED], counts[Verdict.INCONCLUSIVE]
-    verdict = judge(held, violated, inconclusive, pass_rate_min)
+    own_rates = [run.scenario.pass_rate_min for run in ordered if run.scenario.pass_rate_min is not None]
+    rate_min = max(own_rates, default=pass_rate_min)
+    verdict = judge(held, violated, inconclusive, rate_min)
     conclusive = held + violated
     failures = _failures(ordered)
     return ScenarioSummary(
@@ -230,6 +233,7 @@ def summarise_scenario(runs: Sequence[RunRecord], pass_rate_min: float = 1.0) ->
         violated=violated,
         inconclusive=inconclusive,
         pass_rate=held / conclusive if conclusive else None,
+        pass_rate_min=rate_min,
         pass_rate_lower=rate_lower_bound(held, conclusive) if conclusive else None,
         duration_s=sum(run.duration_s for run in ordered),
         faults=_faults(ordered),

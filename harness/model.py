@@ -142,12 +142,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """What must survive what. ``id`` is a two-digit number and a slug (``01-kill-9``), or any slug."""
+    """What must survive what. ``id`` is a two-digit number and a slug (``01-kill-9``), or any slug.
+
+    ``pass_rate_min`` is the scenario's own, in place of the session's.
+    """
 
     id: str
     title: str
     why: str = ""
     steps: tuple[str, ...] = ()
+    pass_rate_min: float | None = None
 
 
 FindingKind: TypeAlias = Literal["safety", "liveness", "clean-run", "harness"]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from harness.settings import Settings
 
 _RUN: Final = pytest.StashKey["Run"]()
+_CALLED: Final = pytest.StashKey[bool]()
 _SESSION: Final = pytest.StashKey["ChaosSession"]()
 _SETTINGS: Final = pytest.StashKey["Settings"]()
 _RECORD: Final = "chaos_record"
@@ -94,8 +95,9 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput[_WORKER_INPUT] = node.config.stash[_SESSION].for_worker()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make one test item of each iteration, so that xdist spreads them."""
+    """Make one test item of each iteration, so that xdist spreads them; its name stands before other parameters."""
     if "_chaos_iteration" not in metafunc.fixturenames or _is_deep(metafunc.definition):
         return
     iterations = metafunc.config.stash[_SESSION].settings.iterations
@@ -125,17 +127,33 @@ def chaos(request: pytest.FixtureRequest, _chaos_iteration: int) -> Iterator[Run
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Judge the run as soon as the test function is done: a run that did not hold is a failed test."""
     try:
+        _check_run_possible(item)
         result = yield
     except BaseException as error:
         if (run := item.stash.get(_RUN, None)) is not None and not isinstance(error, pytest.skip.Exception):
             run.conclude(error)
         raise
+    finally:
+        item.stash[_CALLED] = True
     if (run := item.stash.get(_RUN, None)) is not None:
         _raise_unless_held(run.conclude())
     elif item.get_closest_marker("chaos") is not None:
         msg = "the test is marked chaos and made no run, so it proves nothing: let it take the fixture chaos"
         raise Inconclusive(msg, pytrace=False)
     return result
+
+
+def _check_run_possible(item: pytest.Item) -> None:
+    """Say of a scenario in a unittest class why it has no run, before Python says something about arguments."""
+    unittest = sys.modules.get("unittest")
+    if unittest is None or not issubclass(getattr(item, "cls", None) or object, unittest.TestCase):
+        return
+    if item.get_closest_marker("chaos") is not None and item.stash.get(_RUN, None) is None:
+        msg = (
+            "a method of a unittest.TestCase cannot take the fixture chaos: make the scenario a function, or a method "
+            "of a class that is no TestCase"
+        )
+        raise Inconclusive(msg, pytrace=False)
 
 
 def _raise_unless_held(record: RunRecord) -> None:
@@ -155,9 +173,31 @@ def pytest_runtest_makereport(
     """Put the run's record into the report of its test, and its evidence into a pack if it did not hold."""
     report = yield
     session = item.config.stash.get(_SESSION, None)
-    if session is not None and (call.when == "call" or (call.when == "setup" and report.failed)):
+    if session is None:
+        return report
+    if call.when == "call" and not item.stash.get(_CALLED, False):
+        _note_subtest(item, call)
+    elif call.when == "call" or (call.when == "setup" and report.failed):
         session.report_run(item, call, report)
     return report
+
+
+def _note_subtest(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Take what a subtest failed by for a finding: its report comes while the run goes on."""
+    error = call.excinfo.value if call.excinfo is not None else None
+    if (run := item.stash.get(_RUN, None)) is None or error is None or isinstance(error, pytest.skip.Exception):
+        return
+    from harness import verdict
+
+    run.check([verdict.of_error(error)])
+
+
+def _base(item: pytest.Item) -> str:
+    """Return a test's node id as it is without iterations."""
+    from harness import scenarios
+
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return scenarios.without_iteration(item.nodeid) if "_chaos_iteration" in parameters else item.nodeid
 
 
 def _is_deep(item: Any) -> bool:
@@ -175,7 +215,7 @@ def scenario_of(item: pytest.Item) -> Scenario:
     from harness.errors import UsageError
 
     marker = item.get_closest_marker("chaos")
-    base = scenarios.without_iteration(item.nodeid)
+    base = _base(item)
     fallback = f"{Path(base.partition('::')[0]).stem}-{base.rpartition('::')[2]}"
     docstring = getattr(getattr(item, "function", None), "__doc__", None) or ""
     try:
@@ -203,6 +243,7 @@ class ChaosSession:
         self._header: SessionHeader | None = None
         self._folder: SessionFolder | None = None
         self._records: list[RunRecord] = []
+        self._expected: list[RunRecord] = []
         self._problems: list[str] = []
         self._mistakes: list[str] = []
         self._other_failures = 0
@@ -285,7 +326,7 @@ class ChaosSession:
 
     def _select(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         mine = [item for item in items if is_chaos(item)]
-        if not mine:
+        if not mine and not config.getoption("chaos_scenario") and not config.getoption("chaos_replay"):
             return
         keep = {item for item in mine if self._wanted(item, scenario_of(item))}
         self._check_selection(mine, keep)
@@ -297,16 +338,16 @@ class ChaosSession:
             items[:] = selected
 
     def _wanted(self, item: pytest.Item, scenario: Scenario) -> bool:
-        from harness import scenarios
-
         if self._replayed is not None:
-            return scenarios.without_iteration(item.nodeid) == self._replayed.node_id
+            return _base(item) == self._replayed.node_id
         if self.settings.scenarios and scenario.id not in self.settings.scenarios:
             return False
         campaign = self.settings.iterations > 1
         return not (campaign and _is_deep(item))
 
     def _check_selection(self, mine: list[pytest.Item], keep: set[pytest.Item]) -> None:
+        if self._other_failures:  # a module could not be collected, which pytest tells, and which may be the reason
+            return
         if self._replayed is not None and not keep:
             msg = (
                 f"the pack is of {self._replayed.node_id}, and no such test was collected: run pytest where it was made"
@@ -314,7 +355,8 @@ class ChaosSession:
             raise pytest.UsageError(msg)
         known = {scenario_of(item).id for item in mine}
         if unknown := [name for name in self.settings.scenarios if name not in known]:
-            msg = f"--chaos-scenario: there is no scenario {unknown[0]!r} here; there are {', '.join(sorted(known))}"
+            there_are = ", ".join(sorted(known)) or "none"
+            msg = f"--chaos-scenario: there is no scenario {unknown[0]!r} here; there are {there_are}"
             raise pytest.UsageError(msg)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -365,8 +407,8 @@ class ChaosSession:
         from harness import scenarios
         from harness.journal import RunHeader
 
-        base = scenarios.without_iteration(item.nodeid)
-        name = self._free_name(scenarios.run_id(item.nodeid, iteration))
+        base = _base(item)
+        name = self._free_name(scenarios.run_id(base, iteration))
         return RunHeader(
             run_id=name,
             node_id=base,
@@ -428,19 +470,21 @@ class ChaosSession:
     def report_run(self, item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
         """Finish a run's record now that pytest has put its failure into words; pack the evidence unless it held."""
         run = item.stash.get(_RUN, None)  # also of a test that asked for the fixture only while it ran
-        if report.skipped or (run is None and not is_chaos(item)):
+        is_expected = hasattr(report, "wasxfail")
+        if (report.skipped and not is_expected) or (run is None and not is_chaos(item)):
             return
         error = call.excinfo.value if call.excinfo is not None else None
         if run is not None:
             record = run.conclude(error)
-        elif report.failed:
+        elif report.failed or is_expected:
             record = self._record_without_run(item, error)
         else:
             return
         record = self._pack(item, run, record, report)
         import msgspec
 
-        report.user_properties.append(("chaos_verdict", str(record.verdict)))
+        for properties in (item.user_properties, report.user_properties):  # JUnit has the item's, at its very end
+            properties.append(("chaos_verdict", str(record.verdict)))
         setattr(report, _RECORD, msgspec.json.encode(record).decode())
 
     def _record_without_run(self, item: pytest.Item, error: BaseException | None) -> RunRecord:
@@ -539,9 +583,13 @@ class ChaosSession:
             return
         import msgspec
 
-        from harness.model import RunRecord
+        from harness.model import RunRecord, Verdict
 
-        self._add_record(msgspec.json.decode(text, type=RunRecord))
+        record = msgspec.json.decode(text, type=RunRecord)
+        self._other_failures += report.failed and record.verdict is Verdict.HELD  # by xfail(strict=True), say
+        if hasattr(report, "wasxfail") and record.verdict is not Verdict.HELD:
+            self._expected.append(record)
+        self._add_record(record)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A module that cannot be collected is a failure that no pass rate forgives."""
@@ -605,8 +653,9 @@ class ChaosSession:
         from harness import scenarios, scratch
 
         known = {record.run_id for record in self._records}
-        prefix = scenarios.run_id(node_id, 0).rpartition("-")[0]
-        base = scenarios.without_iteration(node_id)
+        is_campaign = self.settings.iterations > 1 and self._replayed is None
+        base = scenarios.without_iteration(node_id) if is_campaign else node_id
+        prefix = scenarios.run_id(base, 0).rpartition("-")[0]
         deadline_s = time.monotonic() + _CRASH_TIMEOUT_S
         while True:
             waiting = base in scratch.runs_under_way(self.settings.scratch, self.session_folder)
@@ -641,11 +690,12 @@ class ChaosSession:
         from harness.records import Records
 
         records = Records(self.header, tuple(self._records))
-        summary = campaign.summarise(records)
+        unexpected = [record for record in self._records if record not in self._expected]
+        verdict = campaign.summarise(Records(self.header, tuple(unexpected))).verdict if unexpected else Verdict.HELD
         forgivable = not self._other_failures and not session.shouldfail  # with -x the campaign was not run to its end
-        if exitstatus == pytest.ExitCode.TESTS_FAILED and forgivable and summary.verdict is Verdict.HELD:
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and forgivable and verdict is Verdict.HELD:
             session.exitstatus = pytest.ExitCode.OK
-        elif exitstatus == pytest.ExitCode.OK and (summary.verdict is not Verdict.HELD or self._problems):
+        elif exitstatus == pytest.ExitCode.OK and (verdict is not Verdict.HELD or self._problems):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self._folder is not None and not self._problems:
             self.config.hook.pytest_chaos_session_finished(

@@ -37,7 +37,7 @@ def from_marker(
         msg = f"@pytest.mark.chaos takes id=, title=, why=, steps= and min_pass_rate=, and was given {', '.join(given)}"
         raise UsageError(msg)
     first_line = docstring.strip().split("\n", 1)[0]
-    scenario_id = keywords.get("id") or slug(fallback)
+    scenario_id = keywords.get("id") or _short(slug(fallback))
     if not isinstance(scenario_id, str) or not _ID.fullmatch(scenario_id):
         msg = f"a scenario's id is like '01-kill-9' (small letters, digits, '-', '_', '.'), and this is {scenario_id!r}"
         raise UsageError(msg)
@@ -50,7 +50,22 @@ def from_marker(
         title=str(keywords.get("title") or first_line or fallback),
         why=str(keywords.get("why", "")),
         steps=tuple(steps),
+        pass_rate_min=_rate(scenario_id, keywords.get("min_pass_rate")),
     )
+
+
+def _rate(scenario_id: str, given: object) -> float | None:
+    if given is None or (isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given <= 1):
+        return given
+    msg = f"the min_pass_rate of scenario {scenario_id} is a share from 0 to 1 (0.98 for 98 %), and this is {given!r}"
+    raise UsageError(msg)
+
+
+def _short(scenario_id: str) -> str:
+    """Return an id that is no longer than ids are, and still this test's own."""
+    if _ID.fullmatch(scenario_id):
+        return scenario_id
+    return f"{scenario_id[:_SLUG_CHARACTERS_MAX]}-{hashlib.sha256(scenario_id.encode()).hexdigest()[:8]}"
 
 
 def without_iteration(node_id: str) -> str:
@@ -59,11 +74,12 @@ def without_iteration(node_id: str) -> str:
     That is what its randomness and its replay are keyed by. Not for a test that is run once: it may have parameters
     of its own that look like an iteration.
     """
-    head, bracket, parameters = node_id.partition("[")
+    file, colons, name = node_id.partition("::")  # neither a folder's brackets nor a parameter's colons count
+    function, bracket, parameters = name.partition("[")
     if not bracket or not parameters.endswith("]"):
         return node_id
     rest = _ITERATION.sub("", parameters[:-1], count=1)
-    return f"{head}[{rest}]" if rest else head
+    return f"{file}{colons}{function}" + (f"[{rest}]" if rest else "")
 
 
 def run_id(base: str, iteration: int) -> str:

@@ -38,6 +38,8 @@ def of_error(error: BaseException) -> Finding:
         return Finding(signature=f"harness:{kind}", text=text, kind="harness")
     if kind == "Failed" and text.startswith("Timeout"):
         return Finding(signature="harness:timeout", text=f"the test ran into its time limit: {text}", kind="harness")
+    if kind == "Inconclusive":
+        return Finding(signature="harness:inconclusive", text=text, kind="harness")
     if kind == "Failed":
         return Finding(signature="assertion", text=text)
     return Finding(signature=f"harness:{kind}", text=f"the test ended with {kind}: {text}", kind="harness")

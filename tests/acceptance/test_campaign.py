@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import pytest
+import pytest
 
 COUNTED = """
 import pytest
@@ -93,6 +92,24 @@ def test_another_failing_test_is_never_forgiven(pytester: pytest.Pytester) -> No
     result = pytester.runpytest_subprocess(*QUIET, "--chaos-iterations", "10", "--chaos-min-pass-rate", "0.9")
     assert result.ret == 1
     result.assert_outcomes(failed=2, passed=9)
+
+
+@pytest.mark.parametrize(("own", "code"), [(0.5, 0), (1.0, 1)], ids=["lower", "higher"])
+def test_a_scenario_may_ask_for_a_pass_rate_of_its_own(pytester: pytest.Pytester, own: float, code: int) -> None:
+    """The marker's least pass rate wins over the command line's, for its scenario alone."""
+    scenario = COUNTED.format(violated={1}, inconclusive="()").replace('title="', f'min_pass_rate={own}, title="')
+    pytester.makepyfile(test_counted=scenario)
+    result = pytester.runpytest_subprocess(*QUIET, "--chaos-iterations=3", f"--chaos-min-pass-rate={1.5 - own}")
+    assert result.ret == code
+    assert matrix(pytester)["scenarios"][0]["tolerated"] == (code == 0)
+
+
+def test_verdicts_reach_junit(pytester: pytest.Pytester) -> None:
+    """Each test of the file that continuous integration reads has its verdict."""
+    run(pytester, "--chaos-iterations=2", "--junitxml=junit.xml", inconclusive=[1])
+    written = Path(pytester.path, "junit.xml").read_text()
+    for verdict in ("HELD", "INCONCLUSIVE"):
+        assert written.count(f'name="chaos_verdict" value="{verdict}"') == 1
 
 
 def test_a_campaign_that_was_cut_short_forgives_nothing(pytester: pytest.Pytester) -> None:

@@ -116,8 +116,9 @@ def test_an_unknown_scenario_is_named_with_those_there_are(scenario: pytest.Pyte
         ("id='A b'", "*01-kill-9*'A b'*"),
         ("identity='x'", "*takes id=*identity*"),
         ("id='x', steps='one'", "*list of sentences*"),
+        ("id='x', min_pass_rate=98", "*share from 0 to 1*98"),
     ],
-    ids=["id", "argument", "steps"],
+    ids=["id", "argument", "steps", "rate"],
 )
 def test_a_marker_that_cannot_be_understood_is_told(pytester: pytest.Pytester, marker: str, said: str) -> None:
     """The sentence names the test and what the marker takes."""

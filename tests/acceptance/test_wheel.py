@@ -11,8 +11,26 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.once import made_once
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("harness", "recovery", "reports", "_pytest_chaos.py", "pyproject.toml", "README.md", "LICENSE")
+
+
+WORKER = """
+def work(marks, count):
+    for number in range(count):
+        marks.ack("order", number)
+"""
+USES_WORKER = """
+import pytest
+
+@pytest.mark.chaos(id="shop")
+def test_shop(chaos):
+    chaos.spawn("shop.worker:work", kwargs={"count": 3}, name="worker").wait_exit()
+    acknowledged = [mark.key for mark in chaos.history.acknowledged("order")]
+    chaos.expect("acknowledged", observed=acknowledged, holds=acknowledged == [0, 1, 2])
+"""
 
 
 def execute(*command: str | Path, folder: Path, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
@@ -34,10 +52,14 @@ def execute(*command: str | Path, folder: Path, timeout_s: float = 300) -> subpr
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the interpreter of a new environment that holds the wheel and what it depends on, and nothing else."""
-    folder = tmp_path_factory.mktemp("wheel")
+    return made_once(tmp_path_factory, "wheel", install) / "venv" / "bin" / "python"
+
+
+def install(folder: Path) -> None:
+    """Build the wheel from a copy, since building must not write into the tree that is tested, and install it."""
     source = folder / "source"
     source.mkdir()
-    for name in SOURCES:  # a copy: building must not write into the tree that is tested
+    for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
     built = execute(sys.executable, "-m", "build", "--wheel", "--outdir", folder, source, folder=folder)
@@ -50,7 +72,6 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     constraints = ROOT / "constraints.txt"
     installed = execute(interpreter, "-m", "pip", "install", "-q", "-c", constraints, wheel, folder=folder)
     assert installed.returncode == 0, installed.stderr
-    return interpreter
 
 
 @pytest.fixture
@@ -72,6 +93,18 @@ def test_the_wheel_works_in_a_project_that_is_not_ours(python: Path, project: Pa
     listed = execute(python.parent / "chaos", "list", folder=project)
     assert listed.returncode == 0
     assert "orders" in listed.stdout
+
+
+def test_an_agent_may_be_named_by_a_module_of_the_project(python: Path, project: Path) -> None:
+    """A function of the project's own package is started by its name; its reports say where it ran."""
+    (project / "shop").mkdir()
+    (project / "shop" / "__init__.py").write_text("")
+    (project / "shop" / "worker.py").write_text(WORKER)
+    (project / "test_orders.py").write_text(USES_WORKER)
+    (project / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
+    done = execute(python.parent / "pytest", "-p", "no:cacheprovider", folder=project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "HELD" in done.stdout
 
 
 def test_the_wheel_is_typed(python: Path, project: Path) -> None:

@@ -227,3 +227,11 @@ def test_the_order_of_the_records_changes_nothing(order: list[int]) -> None:
     """Workers report in any order; the summary is the same."""
     runs = [record(VIOLATED if each == 2 else HELD, each, duration_s=1.0) for each in range(6)]
     assert matrix(*(runs[each] for each in order)) == matrix(*runs)
+
+
+def test_the_strictest_of_a_scenarios_own_rates_is_its_gate() -> None:
+    """Two tests of one scenario that name different rates are held to the higher, not to the one that ran first."""
+    lax, strict = (Scenario(id="01-x", title="x", pass_rate_min=rate) for rate in (0.1, 0.9))
+    runs = [record(HELD, 0, lax), record(VIOLATED, 1, strict), record(HELD, 2, lax)]
+    summary = summarise_scenario(runs, pass_rate_min=0.5)
+    assert (summary.pass_rate_min, summary.verdict) == (0.9, VIOLATED)
