@@ -42,15 +42,28 @@ class WatchedFolder:
 
     def add(self, status: os.stat_result, path: str) -> int:
         """Give an object its node: a new one, whatever had its inode number before."""
+        node = self.reserve(path)
+        self.bind(node, status)
+        return node
+
+    def reserve(self, path: str) -> int:
+        """Return a new node for what is about to be made at a path."""
         node = self._next
         self._next += 1
-        self._nodes[status.st_dev, status.st_ino] = node
         self._paths[node] = path
         return node
+
+    def bind(self, node: int, status: os.stat_result) -> None:
+        """Say which object a node is, now that it is there."""
+        self._nodes[status.st_dev, status.st_ino] = node
 
     def node(self, status: os.stat_result) -> int:
         """Return the node of an object, 0 if it is none of this folder's."""
         return self._nodes.get((status.st_dev, status.st_ino), 0)
+
+    def node_of(self, identity: _Identity) -> int:
+        """Return the node with this device and inode, 0 if none has."""
+        return self._nodes.get(identity, 0)
 
     def path(self, node: int) -> str:
         """Return a path at which the node is, or was last."""
