@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from recovery.errors import InvalidSetting, RecoveryError, StoreClosed, unknown_task
 from recovery.store.connections import BUSY_TIMEOUT_S, ConnectionFactory, Pragmas, read_pragmas
+from recovery.store.groups import Group, Groups
 from recovery.store.migrations import init_factory
 from recovery.store.protocol import NUMBER_MAX, PAGE_ROWS_MAX, Store
 from recovery.store.rows import Audit, Scalar, StoredCheckpoint, Task, TaskStatus
@@ -62,68 +63,38 @@ _Parameters = tuple[Scalar, ...]
 
 
 class SqliteTransaction(EvidenceWrites, LeaseWrites):
-    """A write transaction on a connection of its own: BEGIN IMMEDIATE, so that what it reads cannot go stale."""
+    """A write transaction: BEGIN IMMEDIATE, so that what it reads cannot go stale.
 
-    __slots__ = ("_store", "_turn", "connection")
+    The connection is its own until the block ends, the commit it may share with other threads (``groups``).
+    """
+
+    __slots__ = ("_group", "_store", "connection")
 
     connection: sqlite3.Connection
-    _turn: int | None
+    _group: Group
 
     def __init__(self, store: SqliteStore) -> None:
         """Prepare; the transaction begins when the block is entered."""
         self._store = store
-        self._turn = None
 
     def __enter__(self) -> Self:
-        """Take the write lock."""
-        self.connection = self._store.borrow()
-        try:
-            self._turn = self._store.take_turn()
-        except BaseException:
-            self._store.give_back(self.connection)
-            raise
-        self._control("BEGIN IMMEDIATE")
+        """Take the write lock, or share that of another thread."""
+        self._group = self._store.groups.join()
+        self.connection = self._group.connection
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Commit, or roll back if the block raised."""
-        if kind is None:
+        if error is None:
             self.commit()
         else:
-            self._roll_back()
+            self._store.groups.leave(self._group, error)
 
     def commit(self) -> None:
-        """Make the changes durable and give the connection back."""
-        self._control("COMMIT")
-        self._give_turn()
-        self._store.give_back(self.connection)
-
-    def _give_turn(self) -> None:
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            Turns.give(turn)
-
-    def _control(self, statement: str) -> None:
-        try:
-            self.connection.execute(statement)
-        except BaseException as error:
-            self._roll_back()
-            if isinstance(error, sqlite3.Error):
-                raise self._store.translated(error) from error
-            raise
-
-    def _roll_back(self) -> None:
-        try:
-            if self.connection.in_transaction:  # SQLite has rolled back by itself after some errors
-                self.connection.execute("ROLLBACK")
-        except sqlite3.Error:
-            self.connection.close()  # which rolls back too; the caller is told of the error that came first
-        else:
-            self._store.give_back(self.connection)
-        finally:
-            self._give_turn()
+        """Make the changes durable, together with those of threads that wait."""
+        self._store.groups.leave(self._group, None)
 
     def execute(self, statement: str, parameters: _Parameters) -> sqlite3.Cursor:
         """Execute one statement. Raises what its error means."""
@@ -203,7 +174,8 @@ class SqliteStore(EvidenceReads, LeaseReads):
         self._factory = factory
         self._turns = Turns(factory.path, factory.busy_timeout_s) if takes_turns else None
         self._idle: list[sqlite3.Connection] = []
-        self._inherited: list[sqlite3.Connection] = []
+        self._groups = Groups(self)
+        self._inherited: list[object] = []
         self._process = os.getpid()
         self._closed = False
 
@@ -269,9 +241,19 @@ class SqliteStore(EvidenceReads, LeaseReads):
         while self._idle:
             self._idle.pop().close()
 
-    def take_turn(self) -> int | None:
-        """Wait for this writer's turn, if the writers of this store take turns."""
-        return None if self._turns is None else self._turns.take()
+    @property
+    def groups(self) -> Groups:
+        """Where the threads of this process meet to write."""
+        if self._process != os.getpid():
+            self._leave_inherited()
+        return self._groups
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """Begin a write transaction on the connection, in its turn if the writers of this store take turns."""
+        if self._turns is None:
+            connection.execute("BEGIN IMMEDIATE")
+        else:
+            self._turns.begin(connection)
 
     def borrow(self) -> sqlite3.Connection:
         """Take a connection for one operation; it is then given back, or closed."""
@@ -311,8 +293,9 @@ class SqliteStore(EvidenceReads, LeaseReads):
     def _leave_inherited(self) -> None:
         """After a fork, set the parent's connections aside: to use or close them here would upset its locks."""
         if self._process != os.getpid():
-            self._inherited += self._idle
+            self._inherited += [*self._idle, self._groups]
             self._idle = []
+            self._groups = Groups(self)
             self._process = os.getpid()
 
 

@@ -444,7 +444,7 @@ def test_text_that_utf8_cannot_hold_is_named(store: SqliteStore) -> None:
 def test_a_forked_child_leaves_its_parents_connections_alone(path: Path) -> None:
     """A child writes through connections of its own, and the parent's go on."""
     source = """
-import os, sys
+import os, sqlite3, sys
 from recovery import TaskManager, open_store
 with open_store(sys.argv[1]) as store:
     tasks = TaskManager(store)
@@ -452,7 +452,7 @@ with open_store(sys.argv[1]) as store:
     child = os.fork()
     if child == 0:
         tasks.create("child")
-        os._exit(len(store._inherited))
+        os._exit(sum(isinstance(kept, sqlite3.Connection) for kept in store._inherited))
     _, status = os.waitpid(child, 0)
     tasks.create("parent again")
     print(os.waitstatus_to_exitcode(status))
