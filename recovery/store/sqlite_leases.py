@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from recovery.store.rows import Expiry, Scalar, WorkItem, WorkStatus
+from recovery.store.rows import ExpiredLease, Expiry, Scalar, WorkItem, WorkStatus
 
 if TYPE_CHECKING:
     import sqlite3
@@ -55,13 +55,19 @@ _END: Final = (
     "updated_at = ? WHERE work_item_id = ? AND status = 'in_progress' AND lease_token = ? AND lease_expires_at > ?"
 )
 _EXPIRE: Final = (
-    "UPDATE work_items SET status = ?, retries = retries + ?, lease_holder = NULL, lease_expires_at = NULL, error = ?, "
-    "updated_at = ? WHERE work_item_id = ? AND status = 'in_progress' AND lease_token = ? AND lease_expires_at = ?"
+    "UPDATE work_items SET status = ended.status, retries = work_items.retries + ended.retries, lease_holder = NULL, "
+    "lease_expires_at = NULL, error = ended.error, updated_at = ended.now "
+    "FROM (SELECT column1 AS id, column2 AS token, column3 AS expires_at, column4 AS status, column5 AS retries, "
+    "column6 AS error, column7 AS now FROM (VALUES {rows})) AS ended WHERE work_item_id = ended.id "
+    "AND work_items.status = 'in_progress' AND lease_token = ended.token AND lease_expires_at = ended.expires_at"
 )
 EXPIRED: Final = (
-    f"SELECT {_COLUMNS} FROM work_items WHERE status = 'in_progress' AND lease_expires_at <= ? "
+    "SELECT work_item_id, task_id, lease_holder, lease_token, lease_expires_at, retries, max_retries "
+    "FROM work_items WHERE status = 'in_progress' AND lease_expires_at <= ? "
     "AND (lease_expires_at, work_item_id) > (?, ?) ORDER BY lease_expires_at, work_item_id LIMIT ?"
 )
+# An enum's value is computed each time it is asked for, which shows where it is asked for each of many rows.
+_TEXTS: Final = {status: status.value for status in WorkStatus}
 
 
 class LeaseWrites:
@@ -73,8 +79,8 @@ class LeaseWrites:
         """Execute one statement; the transaction itself knows how."""
         raise NotImplementedError
 
-    def execute_all(self, statement: str, rows: list[tuple[Scalar, ...]]) -> int:
-        """Execute one statement for each row; the transaction itself knows how."""
+    def execute_rows(self, statement: str, rows: Sequence[tuple[Scalar, ...]]) -> int:
+        """Execute a statement on many rows; the transaction itself knows how."""
         raise NotImplementedError
 
     def _insert_for_task(self, statement: str, row: tuple[Scalar, ...], task_id: str) -> Any:
@@ -135,14 +141,12 @@ class LeaseWrites:
 
     def expire_leases(self, expiries: Sequence[Expiry], *, now: Microseconds) -> int:
         """End leases that ran out, each if token and expiry are still those given; return how many were."""
-        return self.execute_all(
-            _EXPIRE,
-            [(e.status.value, e.retries, e.error, now, e.work_item_id, e.token, e.expires_at) for e in expiries],
-        )
+        rows = [(e.work_item_id, e.token, e.expires_at, _TEXTS[e.status], e.retries, e.error, now) for e in expiries]
+        return self.execute_rows(_EXPIRE, rows)
 
-    def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[WorkItem]:
+    def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[ExpiredLease]:
         """Return items whose lease has run out, in the order of expiry and id, those behind ``after``."""
-        return [_item(row) for row in self.execute(EXPIRED, (now, *after, limit)).fetchall()]
+        return [ExpiredLease(*row) for row in self.execute(EXPIRED, (now, *after, limit)).fetchall()]
 
 
 class LeaseReads:

@@ -66,8 +66,8 @@ def filled(path: Path, items: int, *, finished: int = 0) -> LeaseManager:
             transaction.insert_work_item(task_id=_TASK, type="work", priority=0, max_retries=3, now=1)
         row = (_TASK, "work", 0, "completed", 0, 3, "", 1, 1)
         names = "task_id, type, priority, status, retries, max_retries, error, created_at, updated_at, lease_token"
-        transaction.execute_all(  # type: ignore[attr-defined]
-            f"INSERT INTO work_items ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constants
+        transaction.execute_rows(  # type: ignore[attr-defined]
+            f"INSERT INTO work_items ({names}) VALUES {{rows}}",  # noqa: S608 - constants
             [(*row, token + 1) for token in range(finished)],
         )
     return leases

@@ -36,7 +36,7 @@ _BARE: Final = (
 _INSERT: Final = (
     "INSERT INTO work_items (task_id, type, priority, status, retries, max_retries, lease_token, lease_holder, "
     "lease_expires_at, heartbeat_at, error, created_at, updated_at) "
-    "VALUES (?, 'work', 0, 'in_progress', 0, 3, ?, 'holder-1234', 1, 0, '', 0, 0)"
+    "SELECT column1, 'work', 0, 'in_progress', 0, 3, column2, 'holder-1234', 1, 0, '', 0, 0 FROM (VALUES {rows})"
 )
 
 
@@ -76,7 +76,7 @@ def made(path: Path, items: int, tasks: int) -> None:
         for number in range(tasks):
             TaskManager(store).create(f"task-{number}")
         with store.transaction() as transaction:
-            transaction.execute_all(_INSERT, [(f"task-{number % tasks}", number + 1) for number in range(items)])
+            transaction.execute_rows(_INSERT, [(f"task-{number % tasks}", number + 1) for number in range(items)])
         with closing(store.factory()) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
