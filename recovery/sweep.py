@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from recovery.store import Store, Transaction
 
-BATCH: Final = 400
+BATCH: Final = 300
 """Items per transaction: a few milliseconds of write lock, so that no writer waits long for a sweep of any size."""
 
 BATCH_MAX: Final = 10_000
