@@ -29,9 +29,9 @@ repeating.
 
 **Waiting.** Writers exclude each other. One that finds the database locked waits, at most ``busy_timeout_s``
 (30 seconds unless told otherwise), and then raises ``DatabaseLocked`` with nothing changed. Readers do not wait for
-writers. Threads of one store begin in the order in which they came, and those that wait for each other share a commit:
-none of them is acknowledged before it (``recovery.store.groups``). Which of several processes comes next is a matter of
-luck, unless the store was opened with ``takes_turns``: then they queue (``recovery.store.turns``).
+writers. Writers begin in the order in which they came, give or take a moment: threads of one store at its one seat, and
+those that wait for each other share a commit, before which none of them is acknowledged (``recovery.store.groups``);
+processes in a queue beside the database, unless a store was opened without ``takes_turns`` (``recovery.store.turns``).
 
 **Leases.** A lease is a row and a fencing token; what is written under a lease names the token, and the store compares
 it in the transaction of that write. A renewal is flushed like everything else: one that was acknowledged and lost would

@@ -60,17 +60,13 @@ class Turns:
         self._burst_until_s = 0.0
 
     def begin(self, connection: sqlite3.Connection) -> None:
-        """Begin a write transaction when it is this writer's turn.
+        """Begin a write transaction when it is this writer's turn, on a connection that was made ``impatient``.
 
         Raises DatabaseLocked, which names who began last, DatabaseReadOnly and DatabaseUnavailable for the lock file,
         and sqlite3.Error.
         """
-        connection.execute("PRAGMA busy_timeout = 0")  # SQLite's own handler would sleep for a millisecond and more
-        try:
-            if time.monotonic() > self._burst_until_s or not _begins(connection):
-                self._begin_in_turn(connection, time.monotonic() + self._timeout_s)
-        finally:
-            connection.execute(f"PRAGMA busy_timeout = {self._timeout_s * 1000:.0f}")
+        if time.monotonic() > self._burst_until_s or not _begins(connection):
+            self._begin_in_turn(connection, time.monotonic() + self._timeout_s)
 
     def _begin_in_turn(self, connection: sqlite3.Connection, deadline_s: float) -> None:
         place = self._open()
@@ -119,6 +115,11 @@ class Turns:
         except OSError:
             number = []
         return f"process {number[0].decode(errors='replace')}" if number else "another program"
+
+
+def make_impatient(connection: sqlite3.Connection) -> None:
+    """Let a connection say at once that it is locked: SQLite's own wait is of a millisecond and more."""
+    connection.execute("PRAGMA busy_timeout = 0")
 
 
 class _Waiter:

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -192,46 +193,43 @@ def test_a_schema_that_became_newer_is_refused_by_whoever_opens_it(path: Path) -
     assert path.read_bytes() == before
 
 
-_READER: Final = """
+_STRANGER: Final = """
 import os, sys
-from recovery import LeaseManager, CheckpointManager
-from recovery.errors import DatabaseReadOnly
+from recovery import CheckpointManager, LeaseManager, TaskManager
+from recovery.errors import StoreError
 if os.getuid() == 0:
     os.setgid(int(sys.argv[2]))
     os.setuid(int(sys.argv[2]))
 for call in (
     lambda: LeaseManager(db_path=sys.argv[1]).acquire("h", ttl_s=1),
     lambda: CheckpointManager(db_path=sys.argv[1]).save("t", 1),
+    lambda: TaskManager(db_path=sys.argv[1]).create("u"),
 ):
     try:
         call()
-    except DatabaseReadOnly:
-        print("read-only")
+    except StoreError as error:
+        print(type(error).__name__)
 """
 
 
-def test_a_read_only_database_grants_nothing(path: Path) -> None:
-    """Whoever may only read gets neither a lease nor a checkpoint, and a typed error for each."""
-    with open_store(path) as store:
-        World(store).fill()
-    folders = [path.parent, *list(path.parent.parents)[:2]]  # pytest's own folders cannot be entered by another user
-    modes = [folder.stat().st_mode for folder in folders]
-    path.chmod(0o444)
-    for folder in folders:
+@pytest.mark.parametrize(
+    ("folder_mode", "error"), [(0o755, "DatabaseReadOnly"), (0o700, "DatabaseUnavailable")], ids=["read", "not even"]
+)
+def test_a_database_that_may_not_be_written_grants_nothing(folder_mode: int, error: str) -> None:
+    """Whoever may only read it, or not even enter its folder, gets neither lease nor checkpoint, and a typed error."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders cannot be entered by another user
+        folder, path = Path(name), Path(name, "store.db")
+        with open_store(path) as store:
+            World(store).fill()
+        before = path.read_bytes()
+        path.chmod(0o444)
+        folder.chmod(folder_mode if os.getuid() == 0 else folder_mode & 0o077)
+        command = [sys.executable, "-c", _STRANGER, str(path), str(_NOBODY)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        output = subprocess.check_output(command, timeout=60, text=True, env=environment)
         folder.chmod(0o755)
-    before = path.read_bytes()
-    try:
-        output = subprocess.check_output(
-            [sys.executable, "-c", _READER, str(path), str(_NOBODY)],
-            timeout=60,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-    finally:
-        for folder, mode in zip(folders, modes, strict=True):
-            folder.chmod(mode)
-    assert output == "read-only\nread-only\n"
-    assert path.read_bytes() == before
+        assert output.split() == [error] * 3
+        assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("ttl_s", [0, -1, float("nan"), float("inf"), -float("inf"), 1e300, True, "10", None])
