@@ -1,6 +1,8 @@
 """The seccomp source: every family of calls is seen as it is, and a program is stopped exactly where it was asked for.
 
 The folder that a recording describes is compared with the one that the program left, after each small program here.
+
+This module is long because there are some forty calls, and each has its ways.
 """
 
 from __future__ import annotations
