@@ -313,8 +313,10 @@ def test_a_damaged_file_is_refused_and_untouched(path: Path, damage: Callable[[b
 
 def test_damage_found_later_is_named_too(path: Path) -> None:
     """A page that was overwritten in the middle of the file raises CorruptDatabase when it is read."""
+    open_store(path).close()
+    schema_bytes = path.stat().st_size  # what an opening store reads
     content = _a_database(path)
-    path.write_bytes(content[:4096] + os.urandom(len(content) - 8192) + content[-4096:])
+    path.write_bytes(content[:schema_bytes] + os.urandom(len(content) - schema_bytes - 4096) + content[-4096:])
     with open_store(path) as store, pytest.raises(CorruptDatabase, match="malformed"):
         store.latest_checkpoint("t")
 
