@@ -228,7 +228,7 @@ class JobReaper:
         left to tier 2. Without attempts left a job fails, as in any tier.
         """
         jobs = list(self._running())
-        table = ProcessTable.read()
+        table = self._processes()
         errors: list[str] = []
         dead = [job for job in jobs if job.exit_code is None and _executor(job, table) is Liveness.DEAD]
         orphaned = [job for job in dead if _monitor(job, table) is Liveness.DEAD]
@@ -278,6 +278,9 @@ class JobReaper:
 
     # What is to be done.
 
+    def _processes(self) -> ProcessTable:
+        return ProcessTable.read()
+
     def _running(self) -> Iterator[RunningJob]:
         after = 0
         while page := self._store.running_jobs(self._name, after=after, limit=PAGE_ROWS_MAX):
@@ -286,7 +289,7 @@ class JobReaper:
 
     def _judged(self, jobs: Sequence[RunningJob], now: Microseconds) -> list[_Look]:
         """Judge the jobs against one reading of the process table, which comes after they were listed."""
-        table = ProcessTable.read()
+        table = self._processes()
         self._ages.see(jobs)
         return [self._judge(job, table, now) for job in jobs]
 

@@ -318,7 +318,7 @@ def test_damage_found_later_is_named_too(path: Path) -> None:
     content = _a_database(path)
     path.write_bytes(content[:schema_bytes] + os.urandom(len(content) - schema_bytes - 4096) + content[-4096:])
     with open_store(path) as store, pytest.raises(CorruptDatabase, match="malformed"):
-        store.latest_checkpoint("t")
+        store.checkpoints("t")
 
 
 def test_a_log_that_is_missing_loses_nothing_that_was_copied(path: Path) -> None:
