@@ -9,6 +9,7 @@ import fcntl
 import os
 import signal
 import sys
+import time
 
 
 def main() -> None:
@@ -34,6 +35,9 @@ def main() -> None:
     elif conduct == "linger":
         while True:
             signal.pause()
+    elif conduct == "wait":
+        while not os.path.exists(os.path.join(folder, "go")):  # noqa: PTH110, PTH118 - isolated
+            time.sleep(0.002)  # sleeps because it waits to be let go; the run bounds it
     say("end")
     if conduct == "die-late":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness import after_mark, at_point, kill, pause
+from harness import Finding, after_mark, at_point, kill, pause
 from recovery import (
     JOB_CRASH_POINTS,
     MONITOR_CRASH_POINTS,
@@ -19,6 +19,7 @@ from scenarios.checks import check_no_exceptions
 from scenarios.job_checks import check_executors, check_jobs, check_stages, ledger, rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from harness import Agent, Run
@@ -115,6 +116,21 @@ def test_a_monitor_killed_at_a_point_drawn_from_the_seed(pipeline: Pipeline) -> 
 def test_a_monitor_killed_at_a_named_point(pipeline: Pipeline, point: str) -> None:
     """Every named point between start and advance."""
     killed_monitor(pipeline, point)
+
+
+def test_an_executor_that_nobody_knows_of_does_not_begin(pipeline: Pipeline) -> None:
+    """The monitor dies between the start of the executor and the note of its pid: that executor never does anything."""
+    pipeline.chaos.plan(kill("monitor", at_point("recovery.monitor.after_spawn")))
+    pipeline.monitor("monitor", "1=linger").wait_exit()
+    pipeline.race_to_the_end()
+    pipeline.chaos.check(check_unseen(pipeline.database.parent), expect="no executor begins before its pid is stored")
+
+
+def check_unseen(folder: Path) -> Iterator[Finding]:
+    """Find that the first claim was executed."""
+    if begun := [pid for _, claim, pid, what in ledger(folder) if (claim, what) == (1, "begin")]:
+        text = f"executor {begun[0]} began, and nobody knew of it"
+        yield Finding(signature="executors:began-unseen", text=text, checker="check_unseen")
 
 
 @pytest.mark.parametrize("conduct", ["die", "die-late", "fail"])

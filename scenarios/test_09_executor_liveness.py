@@ -133,10 +133,42 @@ def test_an_executor_past_the_ceiling_is_ended_before_the_next_one(watch: Watch,
     watch.expect_left_alone()
     second = watch.monitor("second")
     watch.reaper("ender", ticks=1, reaper_max_running_s=0.001).wait_exit()
-    for agent in (second, monitor):
-        agent.wait_exit(timeout_s=30)
+    second.wait_exit(timeout_s=30)
+    watch.chaos.check(
+        check_executors(watch.database.parent), expect="the first executor was dead when the second began"
+    )
+    monitor.wait_exit(timeout_s=5)
     claims = sorted({claim for _, claim, _, what in ledger(watch.database.parent) if what == "begin"})
     watch.chaos.expect("claims that were executed", observed=claims, holds=len(claims) == 2)
+    watch.judge()
+
+
+def check_owner(watch: Watch) -> Iterator[Finding]:
+    """Find that the third claim of the job, which is being executed, is not there any more."""
+    ((status, claim),) = rows(watch.database, "SELECT status, claim FROM jobs WHERE job_id = 1")
+    if (status, claim) != ("running", 3):
+        text = f"the job is {status}, with claim {claim}, while the executor of claim 3 works on it"
+        yield Finding(signature="jobs:taken-from-its-owner", text=text, checker="check_owner")
+
+
+def test_a_monitor_that_wakes_when_its_job_is_another_ones(watch: Watch) -> None:
+    """It stood still past the ceiling with an end to tell; the job was given on; what it tells changes nothing."""
+    watch.chaos.plan(pause("monitor", at_point("recovery.monitor.after_exit")))
+    monitor = watch.monitor("monitor", "1=fail")
+    monitor.wait_state("T")
+    watch.reaper("ender", ticks=1, reaper_max_running_s=0.001).wait_exit()
+    second = watch.monitor("second", "3=wait")
+    watch.chaos.wait_until(
+        lambda: any(line[1::2] == (3, "begin") for line in ledger(watch.database.parent)),
+        what="the third claim's begin",
+    )
+    monitor.resume()
+    (told,) = monitor.wait_for("job")
+    watch.chaos.check(check_owner(watch), expect="the owner's claim is left alone")
+    watch.chaos.expect("the monitor is told", observed=told.value["ending"], holds=told.value["ending"] == "lost")
+    (watch.database.parent / "go").touch()
+    for agent in (second, monitor):
+        agent.wait_exit(timeout_s=10)
     watch.judge()
 
 
