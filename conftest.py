@@ -25,6 +25,11 @@ EVIDENCE_QUERIES = {
     "tasks by status": "SELECT status, count(*) AS tasks FROM tasks GROUP BY status",
     "last 50 audit rows": "SELECT * FROM task_audits ORDER BY audit_id DESC LIMIT 50",
     "active work items": "SELECT * FROM work_items WHERE status IN ('pending', 'in_progress') LIMIT 200",
+    "active jobs": "SELECT * FROM jobs WHERE status IN ('queued', 'running') LIMIT 200",
+    "last 50 agent runs": "SELECT * FROM agent_runs ORDER BY run_id DESC LIMIT 50",
+    "dead ticks": "SELECT * FROM job_dead_ticks LIMIT 200",
+    "outbox": "SELECT * FROM outbox ORDER BY outbox_id LIMIT 200",
+    "tasks by stage": "SELECT stage, count(*) AS tasks FROM tasks GROUP BY stage",
     "idempotency statistics": "SELECT status, count(*) AS keys FROM idempotency_keys GROUP BY status",
 }
 
@@ -75,6 +80,10 @@ def parts(request: pytest.FixtureRequest) -> dict[str, str]:
         "leases": "recovery:LeaseManager",
         "sweep": "recovery:RecoverySweep",
         "worker": "recovery:Worker",
+        "jobs": "recovery:JobQueue",
+        "monitor": "recovery:Monitor",
+        "reaper": "recovery:JobReaper",
+        "stages": "recovery:StageEngine",
     }
     planted = str(request.config.getoption("--chaos-plant"))
     bases = {
@@ -82,6 +91,10 @@ def parts(request: pytest.FixtureRequest) -> dict[str, str]:
         "leases": recovery.LeaseManager,
         "sweep": recovery.RecoverySweep,
         "worker": recovery.Worker,
+        "jobs": recovery.JobQueue,
+        "monitor": recovery.Monitor,
+        "reaper": recovery.JobReaper,
+        "stages": recovery.StageEngine,
     }
     for part, base in bases.items():
         if issubclass(class_named(planted), base):

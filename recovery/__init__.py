@@ -38,6 +38,10 @@ it in the transaction of that write. A renewal is flushed like everything else: 
 let a second holder in while the first still trusts it. The sweep commits in batches, so it may die anywhere and be run
 by anyone, at any time, any number of times at once.
 
+**Jobs** are runs of agents as processes. A ``Monitor`` starts them and says how they ended, a ``JobReaper`` takes over
+from whoever died, and a ``StageEngine`` moves tasks on; of all who try, one ends a job, and one moves a task. A job's
+claim is its fence, and what its end entails is in one transaction with it (``recovery.jobs``).
+
 **Time** is an integer: microseconds since 1970-01-01 UTC, from a clock that is passed in (``recovery.clock``). Nothing
 is ordered by it, so a clock that jumps back cannot reorder checkpoints.
 
@@ -55,6 +59,7 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from recovery.alerts import ALERT_CRASH_POINTS, Alert
     from recovery.artifacts import ARTIFACT_CRASH_POINTS, Artifacts
     from recovery.checkpoints import CRASH_POINTS, Checkpoint, CheckpointManager, CheckpointType, Recovery, Skipped
     from recovery.clock import Clock, ManualClock, SystemClock
@@ -71,9 +76,15 @@ if TYPE_CHECKING:
         Verdict,
         Verification,
     )
+    from recovery.gates import GateResult
     from recovery.heartbeat import Heartbeat
+    from recovery.jobs import JOB_CRASH_POINTS, Job, JobClaim, JobQueue, JobStatus
+    from recovery.lease_files import LeaseFile
     from recovery.leases import LEASE_CRASH_POINTS, Lease, LeaseManager, WorkItem, WorkStatus
+    from recovery.monitor import MONITOR_CRASH_POINTS, Monitor
+    from recovery.reaper import REAPER_CRASH_POINTS, JobReaper, ReaperSettings, Tick
     from recovery.service import PeriodicService
+    from recovery.stages import DEFAULT_PIPELINE, STAGE_CRASH_POINTS, Advance, Advanced, Pipeline, Stage, StageEngine
     from recovery.store import SqliteStore, Store, init_factory, open_store
     from recovery.supervisor import Run, Supervisor
     from recovery.sweep import SWEEP_CRASH_POINTS, RecoverySweep, SweepStatistics
@@ -81,11 +92,20 @@ if TYPE_CHECKING:
     from recovery.worker import WORKER_CRASH_POINTS, Ending, Iteration, LeaseClaims, Outcome, TaskClaims, Worker
 
 __all__ = [
+    "ALERT_CRASH_POINTS",
     "ARTIFACT_CRASH_POINTS",
     "CRASH_POINTS",
+    "DEFAULT_PIPELINE",
+    "JOB_CRASH_POINTS",
     "LEASE_CRASH_POINTS",
+    "MONITOR_CRASH_POINTS",
+    "REAPER_CRASH_POINTS",
+    "STAGE_CRASH_POINTS",
     "SWEEP_CRASH_POINTS",
     "WORKER_CRASH_POINTS",
+    "Advance",
+    "Advanced",
+    "Alert",
     "ArtifactExists",
     "Artifacts",
     "Checkpoint",
@@ -98,15 +118,25 @@ __all__ = [
     "Evidence",
     "EvidencePolicy",
     "FileSha256",
+    "GateResult",
     "Heartbeat",
     "Iteration",
+    "Job",
+    "JobClaim",
+    "JobQueue",
+    "JobReaper",
+    "JobStatus",
     "Lease",
     "LeaseClaims",
+    "LeaseFile",
     "LeaseManager",
     "ManualClock",
+    "Monitor",
     "Outcome",
     "OwnEvidence",
     "PeriodicService",
+    "Pipeline",
+    "ReaperSettings",
     "Reason",
     "Recovery",
     "RecoveryError",
@@ -114,6 +144,8 @@ __all__ = [
     "Run",
     "Skipped",
     "SqliteStore",
+    "Stage",
+    "StageEngine",
     "Store",
     "Supervisor",
     "SweepStatistics",
@@ -122,6 +154,7 @@ __all__ = [
     "TaskClaims",
     "TaskManager",
     "TaskStatus",
+    "Tick",
     "Verdict",
     "Verification",
     "WorkItem",
@@ -132,11 +165,20 @@ __all__ = [
 ]
 
 _HOME: Final = {
+    "ALERT_CRASH_POINTS": "recovery.alerts",
     "ARTIFACT_CRASH_POINTS": "recovery.artifacts",
     "CRASH_POINTS": "recovery.checkpoints",
+    "DEFAULT_PIPELINE": "recovery.stages",
+    "JOB_CRASH_POINTS": "recovery.jobs",
     "LEASE_CRASH_POINTS": "recovery.leases",
+    "MONITOR_CRASH_POINTS": "recovery.monitor",
+    "REAPER_CRASH_POINTS": "recovery.reaper",
+    "STAGE_CRASH_POINTS": "recovery.stages",
     "SWEEP_CRASH_POINTS": "recovery.sweep",
     "WORKER_CRASH_POINTS": "recovery.worker",
+    "Advance": "recovery.stages",
+    "Advanced": "recovery.stages",
+    "Alert": "recovery.alerts",
     "ArtifactExists": "recovery.evidence",
     "Artifacts": "recovery.artifacts",
     "Checkpoint": "recovery.checkpoints",
@@ -149,15 +191,25 @@ _HOME: Final = {
     "Evidence": "recovery.evidence",
     "EvidencePolicy": "recovery.evidence",
     "FileSha256": "recovery.evidence",
+    "GateResult": "recovery.gates",
     "Heartbeat": "recovery.heartbeat",
     "Iteration": "recovery.worker",
+    "Job": "recovery.jobs",
+    "JobClaim": "recovery.jobs",
+    "JobQueue": "recovery.jobs",
+    "JobReaper": "recovery.reaper",
+    "JobStatus": "recovery.jobs",
     "Lease": "recovery.leases",
     "LeaseClaims": "recovery.worker",
+    "LeaseFile": "recovery.lease_files",
     "LeaseManager": "recovery.leases",
     "ManualClock": "recovery.clock",
+    "Monitor": "recovery.monitor",
     "Outcome": "recovery.worker",
     "OwnEvidence": "recovery.evidence",
     "PeriodicService": "recovery.service",
+    "Pipeline": "recovery.stages",
+    "ReaperSettings": "recovery.reaper",
     "Reason": "recovery.evidence",
     "Recovery": "recovery.checkpoints",
     "RecoveryError": "recovery.errors",
@@ -165,6 +217,8 @@ _HOME: Final = {
     "Run": "recovery.supervisor",
     "Skipped": "recovery.checkpoints",
     "SqliteStore": "recovery.store",
+    "Stage": "recovery.stages",
+    "StageEngine": "recovery.stages",
     "Store": "recovery.store",
     "Supervisor": "recovery.supervisor",
     "SweepStatistics": "recovery.sweep",
@@ -173,6 +227,7 @@ _HOME: Final = {
     "TaskClaims": "recovery.worker",
     "TaskManager": "recovery.tasks",
     "TaskStatus": "recovery.tasks",
+    "Tick": "recovery.reaper",
     "Verdict": "recovery.evidence",
     "Verification": "recovery.evidence",
     "WorkItem": "recovery.leases",

@@ -185,6 +185,37 @@ class InvalidDelivery(RecoveryError, ValueError):
     """The body of a signed delivery cannot be meant: not JSON, or without what its kind of event needs."""
 
 
+# Jobs and stages.
+
+
+class InvalidJob(RecoveryError, ValueError):
+    """A job, or what is said about its end, cannot be meant: no agent, no attempts, an exit code that is none."""
+
+
+class UnknownJob(RecoveryError, LookupError):
+    """No job has this id."""
+
+
+class JobLost(RecoveryError):
+    """The job is no longer held under this claim: it was reaped, ended, or claimed again. Nothing was changed."""
+
+
+class InvalidPipeline(RecoveryError, ValueError):
+    """A pipeline cannot be meant: a stage that leads nowhere or in a circle, a name twice, a gate that nobody gave."""
+
+
+class UnknownStage(RecoveryError, LookupError):
+    """The pipeline has no stage of this name."""
+
+
+class UnknownAgent(RecoveryError, LookupError):
+    """The pipeline knows no agent of this name."""
+
+
+class ExecutorNotEnded(RecoveryError):
+    """A process that had to be ended is still there, or may not be signalled. What waits for its end was not done."""
+
+
 def unknown_task(task_id: str) -> UnknownTask:
     """Return the error for an id that no task has."""
     return UnknownTask(f"Expected the id of a task but no task has the id {task_id!r}; create the task first.")

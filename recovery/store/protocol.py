@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+from recovery.store.job_protocol import JobStore, JobTransaction
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
@@ -36,7 +38,7 @@ PAGE_ROWS_MAX: Final = 1000
 """How many rows a listing returns unless it is told otherwise."""
 
 
-class Transaction(Protocol):
+class Transaction(JobTransaction, Protocol):
     """The inside of ``with store.transaction()``: what it sees stays as it is until the block ends.
 
     Leaving the block commits, leaving it by an exception rolls back. Every method may raise a ``StoreError``.
@@ -162,7 +164,7 @@ class Transaction(Protocol):
         ...
 
 
-class Store(Protocol):
+class Store(JobStore, Protocol):
     """Durable memory, safe for use by several threads at once.
 
     When the block of a transaction has been left without an exception, its changes survive a crash of this process, of

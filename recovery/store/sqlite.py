@@ -20,6 +20,7 @@ from recovery.store.protocol import NUMBER_MAX, PAGE_ROWS_MAX, Store
 from recovery.store.rows import Audit, Scalar, StoredCheckpoint, Task, TaskStatus
 from recovery.store.sqlite_evidence import EvidenceReads, EvidenceWrites
 from recovery.store.sqlite_inbox import InboxReads, InboxWrites
+from recovery.store.sqlite_jobs import JobReads, JobWrites
 from recovery.store.sqlite_leases import LeaseReads, LeaseWrites
 from recovery.store.translation import is_busy, is_unknown_parent, translated
 from recovery.store.turns import Turns, make_impatient
@@ -67,7 +68,7 @@ _ROWS: Final = 100
 _Parameters = tuple[Scalar, ...]
 
 
-class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites):
+class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites):
     """A write transaction: BEGIN IMMEDIATE, so that what it reads cannot go stale.
 
     The connection is its own until the block ends, the commit it may share with other threads (``groups``).
@@ -146,6 +147,13 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites):
         """Insert several checkpoints. Raises UnknownTask."""
         self._insert_all(_INSERT_CHECKPOINTS, [_checkpoint_row(checkpoint) for checkpoint in checkpoints])
 
+    def execute_all(self, statement: str, rows: Sequence[_Parameters]) -> int:
+        """Execute one statement for each row; return how many rows it changed. Raises what its error means."""
+        try:
+            return self.connection.executemany(statement, rows).rowcount
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise self._store.translated(error) from error
+
     def execute_rows(self, statement: str, rows: Sequence[_Parameters]) -> int:
         """Execute a statement that says ``{rows}`` where VALUES has its rows; return how many rows it changed.
 
@@ -182,7 +190,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites):
             raise self._store.translated(error) from error
 
 
-class SqliteStore(EvidenceReads, LeaseReads, InboxReads):
+class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads):
     """A Store in one SQLite file. Make it with ``open_store(path)``, or from what ``init_factory`` returned."""
 
     def __init__(self, factory: ConnectionFactory, *, takes_turns: bool = True) -> None:
