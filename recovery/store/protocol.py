@@ -174,6 +174,8 @@ class Store(JobStore, Protocol):
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Begin a change. Waits for other writers, for a bounded time, then raises DatabaseLocked.
 
+        A store may commit the blocks of several threads together, as long as each is all or nothing for itself and
+        none is left before that commit has returned.
         Do not nest: a second transaction in the same thread waits for the first one until that bound.
         """
         ...

@@ -74,10 +74,11 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites):
     The connection is its own until the block ends, the commit it may share with other threads (``groups``).
     """
 
-    __slots__ = ("_group", "_store", "connection")
+    __slots__ = ("_group", "_groups", "_store", "connection")
 
     connection: sqlite3.Connection
     _group: Group
+    _groups: Groups
 
     def __init__(self, store: SqliteStore) -> None:
         """Prepare; the transaction begins when the block is entered."""
@@ -85,7 +86,8 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites):
 
     def __enter__(self) -> Self:
         """Take the write lock, or share that of another thread."""
-        self._group = self._store.groups.join()
+        self._groups = self._store.groups
+        self._group = self._groups.join()
         self.connection = self._group.connection
         return self
 
@@ -96,11 +98,11 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites):
         if error is None:
             self.commit()
         else:
-            self._store.groups.leave(self._group, error)
+            self._groups.leave(self._group, error)
 
     def commit(self) -> None:
         """Make the changes durable, together with those of threads that wait."""
-        self._store.groups.leave(self._group, None)
+        self._groups.leave(self._group, None)
 
     def execute(self, statement: str, parameters: _Parameters) -> sqlite3.Cursor:
         """Execute one statement. Raises what its error means."""
