@@ -7,6 +7,8 @@ named crash point; a rival acts between two transactions of a reaper.
 A look that nothing disturbed has to do exactly what the model says. One that was cut short, or met a rival, may have
 done part of it, and nothing else. After every step: no claim ended twice, no stage left twice, each entered stage with
 one job, no end without its intended advance. In the end everything is healed, and every job ends within a few looks.
+
+It is long because a model of processes, clocks, jobs and reapers is several small models that are of use together only.
 """
 
 from __future__ import annotations
