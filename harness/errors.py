@@ -33,3 +33,7 @@ class GuardianLost(ChaosError):  # noqa: N818 - says what happened; nobody made 
 
 class WaitExpired(ChaosError):  # noqa: N818 - an expired bound is an answer about the target, not a mistake
     """Something that was waited for did not come within its bound. It becomes a liveness finding of the run."""
+
+
+class StepsUnavailable(ChaosError):  # noqa: N818 - says what this machine lacks; nobody made a mistake
+    """A source of steps does not work here: no seccomp, another architecture, a filter that is there already."""

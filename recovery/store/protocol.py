@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from recovery.clock import Microseconds
     from recovery.store.rows import (
         Audit,
+        DeliveryStatus,
+        ExpiredLease,
         Expiry,
         Scalar,
         StoredCheckpoint,
+        StoredDelivery,
         StoredEvidence,
         Task,
         TaskStatus,
@@ -137,8 +140,20 @@ class Transaction(JobTransaction, Protocol):
         """End leases that ran out, each if token and expiry are still those given; return how many were."""
         ...
 
-    def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[WorkItem]:
+    def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[ExpiredLease]:
         """Return items whose lease has run out, in the order of expiry and id, those behind ``after``."""
+        ...
+
+    def accept_delivery(self, delivery: StoredDelivery) -> bool:
+        """Put a delivery into the inbox, under the next number; False, and no change, where its identity is there."""
+        ...
+
+    def end_delivery(self, number: int, *, status: DeliveryStatus, error: str) -> bool:
+        """Count an attempt at a waiting delivery and give it its status; False, and no change, if it does not wait."""
+        ...
+
+    def delete_deliveries(self, *, before: Microseconds, limit: int) -> int:
+        """Delete up to ``limit`` handled deliveries that were received before; return how many."""
         ...
 
     def delete_checkpoints(self, task_id: str, below: int, limit: int) -> int:
@@ -196,6 +211,18 @@ class Store(JobStore, Protocol):
 
     def work_item(self, work_item_id: int) -> WorkItem | None:
         """Return the work item, or None."""
+        ...
+
+    def pending_deliveries(self, *, after: int, limit: int) -> list[StoredDelivery]:
+        """Return up to ``limit`` waiting deliveries with numbers above ``after``, in the order they were accepted."""
+        ...
+
+    def deliveries(self, status: DeliveryStatus) -> int:
+        """Return how many deliveries in the inbox have this status."""
+        ...
+
+    def oldest_handled_delivery(self) -> Microseconds | None:
+        """Return when the oldest of the handled deliveries was received, or None."""
         ...
 
     def close(self) -> None:
