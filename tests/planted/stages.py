@@ -69,7 +69,9 @@ class AdvancesFirst(StageEngine):
     def _write_next_job(
         self, transaction: Transaction, task_id: str, here: Stage, repo: str, now: Microseconds
     ) -> int | None:
-        agent = self._pipeline.stage(here.next or here.name).starts or ""
+        agent = self._pipeline.stage(here.next or here.name).starts
+        if agent is None:
+            return None
         connection = transaction.connection  # type: ignore[attr-defined]
         connection.execute("COMMIT")
         connection.execute("BEGIN IMMEDIATE")
