@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from recovery.heartbeat import Heartbeat
     from recovery.leases import LEASE_CRASH_POINTS, Lease, LeaseManager, WorkItem, WorkStatus
     from recovery.service import PeriodicService
+    from recovery.state import StateGroup, StateStore
     from recovery.store import SqliteStore, Store, init_factory, open_store
     from recovery.supervisor import Run, Supervisor
     from recovery.sweep import SWEEP_CRASH_POINTS, RecoverySweep, SweepStatistics
@@ -112,6 +113,8 @@ __all__ = [
     "Run",
     "Skipped",
     "SqliteStore",
+    "StateGroup",
+    "StateStore",
     "Store",
     "Supervisor",
     "SweepStatistics",
@@ -163,6 +166,8 @@ _HOME: Final = {
     "Run": "recovery.supervisor",
     "Skipped": "recovery.checkpoints",
     "SqliteStore": "recovery.store",
+    "StateGroup": "recovery.state",
+    "StateStore": "recovery.state",
     "Store": "recovery.store",
     "Supervisor": "recovery.supervisor",
     "SweepStatistics": "recovery.sweep",

@@ -170,6 +170,53 @@ class WorkerNotStarted(RecoveryError):
     """A supervisor could not start its worker: there is no such program, or it may not be executed."""
 
 
+# Grouped state, workspaces, cycles and the sync queue.
+
+
+class InvalidState(RecoveryError, ValueError):
+    """A group, a key or a value cannot be kept: empty, too long, not UTF-8, or not JSON that comes back unchanged."""
+
+
+class CorruptState(RecoveryError):
+    """What is stored under a key is not JSON: something else than this package has written it."""
+
+
+class InvalidWorkspace(RecoveryError, ValueError):
+    """The name of a workspace would lead out of the folder of workspaces, or its status cannot be one."""
+
+
+class WorkspaceNotWritten(RecoveryError):
+    """The status file of a workspace is not ours to replace: a link, a folder, or of a newer version. It was left."""
+
+
+class InvalidCycle(RecoveryError, ValueError):
+    """The name of a cycle cannot be part of a file's name, or an entry of it has no kind or is not JSON."""
+
+
+class CycleEnded(RecoveryError):
+    """The cycle was committed or discarded before this call. Begin another one, of the same name if you like."""
+
+
+class BufferNotWritten(RecoveryError):
+    """The buffer of a cycle could not be made, written or read back: a full disk, a folder that is not writable."""
+
+
+class InvalidSyncEntry(RecoveryError, ValueError):
+    """What is to be pushed has no agent id, or dispatches that are not JSON objects."""
+
+
+class SyncQueueFull(RecoveryError):
+    """The sync queue has as many entries as it may have; what is at its head has not been taken for long."""
+
+
+class SyncQueueNotWritten(RecoveryError):
+    """Neither copy of the sync queue could be written, so the change would not survive. Nothing was queued."""
+
+
+class PushFailed(RecoveryError):
+    """A push was not acknowledged by its receiver. It may have arrived all the same: repeat it under its key."""
+
+
 def unknown_task(task_id: str) -> UnknownTask:
     """Return the error for an id that no task has."""
     return UnknownTask(f"Expected the id of a task but no task has the id {task_id!r}; create the task first.")

@@ -117,3 +117,28 @@ class StoredEvidence(msgspec.Struct, frozen=True):
     required: int
     verified: bool
     verdicts: bytes
+
+
+class StateEntry(msgspec.Struct, frozen=True):
+    """What is kept under a key of a group. ``value`` is JSON in UTF-8."""
+
+    group: str
+    key: str
+    value: bytes
+
+
+class Cycle(msgspec.Struct, frozen=True):
+    """The marker of a committed cycle: ``cycle_id`` is its alone, ``name`` may have been used before."""
+
+    cycle_id: str
+    name: str
+    committed_at: Microseconds
+
+
+class CycleEntry(msgspec.Struct, frozen=True):
+    """What a committed cycle found: ``place`` counts from 1 within the cycle, ``value`` is JSON in UTF-8."""
+
+    cycle_id: str
+    place: int
+    kind: str
+    value: bytes
