@@ -71,20 +71,26 @@ if TYPE_CHECKING:
     )
     from recovery.heartbeat import Heartbeat
     from recovery.leases import LEASE_CRASH_POINTS, Lease, LeaseManager, WorkItem, WorkStatus
+    from recovery.roots import Roots
+    from recovery.runtime import RuntimeState, load_runtime, persist_runtime
     from recovery.service import PeriodicService
     from recovery.state import StateGroup, StateStore
+    from recovery.status_files import WorkspaceState, WorkspaceStatus
     from recovery.store import SqliteStore, Store, init_factory, open_store
     from recovery.supervisor import Run, Supervisor
     from recovery.sweep import SWEEP_CRASH_POINTS, RecoverySweep, SweepStatistics
     from recovery.tasks import Task, TaskManager, TaskStatus
     from recovery.worker import WORKER_CRASH_POINTS, Ending, Iteration, LeaseClaims, Outcome, TaskClaims, Worker
+    from recovery.workspaces import TRACK_CRASH_POINTS, WORKSPACE_CRASH_POINTS, Hydration, Workspaces
 
 __all__ = [
     "ARTIFACT_CRASH_POINTS",
     "CRASH_POINTS",
     "LEASE_CRASH_POINTS",
     "SWEEP_CRASH_POINTS",
+    "TRACK_CRASH_POINTS",
     "WORKER_CRASH_POINTS",
+    "WORKSPACE_CRASH_POINTS",
     "ArtifactExists",
     "Artifacts",
     "Checkpoint",
@@ -98,6 +104,7 @@ __all__ = [
     "EvidencePolicy",
     "FileSha256",
     "Heartbeat",
+    "Hydration",
     "Iteration",
     "Lease",
     "LeaseClaims",
@@ -110,7 +117,9 @@ __all__ = [
     "Recovery",
     "RecoveryError",
     "RecoverySweep",
+    "Roots",
     "Run",
+    "RuntimeState",
     "Skipped",
     "SqliteStore",
     "StateGroup",
@@ -128,8 +137,13 @@ __all__ = [
     "WorkItem",
     "WorkStatus",
     "Worker",
+    "WorkspaceState",
+    "WorkspaceStatus",
+    "Workspaces",
     "init_factory",
+    "load_runtime",
     "open_store",
+    "persist_runtime",
 ]
 
 _HOME: Final = {
@@ -137,7 +151,9 @@ _HOME: Final = {
     "CRASH_POINTS": "recovery.checkpoints",
     "LEASE_CRASH_POINTS": "recovery.leases",
     "SWEEP_CRASH_POINTS": "recovery.sweep",
+    "TRACK_CRASH_POINTS": "recovery.workspaces",
     "WORKER_CRASH_POINTS": "recovery.worker",
+    "WORKSPACE_CRASH_POINTS": "recovery.workspaces",
     "ArtifactExists": "recovery.evidence",
     "Artifacts": "recovery.artifacts",
     "Checkpoint": "recovery.checkpoints",
@@ -151,6 +167,7 @@ _HOME: Final = {
     "EvidencePolicy": "recovery.evidence",
     "FileSha256": "recovery.evidence",
     "Heartbeat": "recovery.heartbeat",
+    "Hydration": "recovery.workspaces",
     "Iteration": "recovery.worker",
     "Lease": "recovery.leases",
     "LeaseClaims": "recovery.worker",
@@ -163,7 +180,9 @@ _HOME: Final = {
     "Recovery": "recovery.checkpoints",
     "RecoveryError": "recovery.errors",
     "RecoverySweep": "recovery.sweep",
+    "Roots": "recovery.roots",
     "Run": "recovery.supervisor",
+    "RuntimeState": "recovery.runtime",
     "Skipped": "recovery.checkpoints",
     "SqliteStore": "recovery.store",
     "StateGroup": "recovery.state",
@@ -181,8 +200,13 @@ _HOME: Final = {
     "WorkItem": "recovery.leases",
     "WorkStatus": "recovery.leases",
     "Worker": "recovery.worker",
+    "WorkspaceState": "recovery.status_files",
+    "WorkspaceStatus": "recovery.status_files",
+    "Workspaces": "recovery.workspaces",
     "init_factory": "recovery.store",
+    "load_runtime": "recovery.runtime",
     "open_store": "recovery.store",
+    "persist_runtime": "recovery.runtime",
 }
 
 

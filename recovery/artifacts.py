@@ -21,12 +21,15 @@ import secrets
 import stat
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
 from recovery.errors import ArtifactNotWritten, InvalidArtifact, InvalidSetting
 from recovery.evidence import FileSha256, Reason, parts_inside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ARTIFACT_CRASH_POINTS: Final = (
     "recovery.artifact.before_create",
@@ -50,6 +53,7 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE: Final = 0o666
 _TEMPORARY: Final = ".unfinished-"
+_Examine: TypeAlias = "Callable[[int, str, os.stat_result], Look]"
 _REASONS: Final = {
     errno.ENOENT: Reason.MISSING,
     errno.ENOTDIR: Reason.MISSING,
@@ -60,11 +64,15 @@ _REASONS: Final = {
 
 
 class Look(msgspec.Struct, frozen=True):
-    """What is under a path: VERIFIED for a regular file, else what is in the way; and its ``sha256``, if asked for."""
+    """What is under a path: VERIFIED for a regular file, else what is in the way.
+
+    Its ``sha256`` and its ``content`` are there if they were asked for.
+    """
 
     reason: Reason
     detail: str = ""
     sha256: str = ""
+    content: bytes = b""
 
 
 class Artifacts:
@@ -115,13 +123,29 @@ class Artifacts:
 
     def look(self, path: str, *, with_hash: bool = False) -> Look:
         """Tell what is under a path, without following a link, without waiting for a FIFO, and without raising."""
+        return self._look(path, self._hashed if with_hash else None)
+
+    def read(self, path: str, *, bytes_max: int) -> Look:
+        """Look at a path as ``look`` does and return the content, if it is a regular file of up to ``bytes_max`` bytes.
+
+        A larger one is TOO_LARGE, and no byte of it is read.
+        """
+
+        def content_of(file: int, path: str, opened: os.stat_result) -> Look:
+            if opened.st_size > bytes_max:
+                return Look(Reason.TOO_LARGE, f"{path}: has {opened.st_size} bytes, more than {bytes_max}")
+            return Look(Reason.VERIFIED, content=_read_all(file, opened.st_size))
+
+        return self._look(path, content_of)
+
+    def _look(self, path: str, examine: _Examine | None) -> Look:
         parts = parts_inside(path)
         if not parts:
             return Look(Reason.OUTSIDE, f"{path!r} does not stay in the folder of the artifacts")
         try:
             folder = self._opened(parts[:-1])
             try:
-                return self._look_at(folder, parts[-1], path, with_hash=with_hash)
+                return _look_at(folder, parts[-1], path, examine)
             finally:
                 os.close(folder)
         except OSError as error:
@@ -138,6 +162,20 @@ class Artifacts:
             return sum(_discard(leftover) for leftover in self._folder.rglob(f"{_TEMPORARY}*"))
         except OSError as error:
             raise _not_written(self._folder, error) from error
+
+    def discard_leftovers_of(self, path: str) -> int:
+        """Do the same for the files that lie right in one folder below, and look no deeper. 0 where there is none."""
+        try:
+            folder = self._opened(parts_inside(path))
+            try:
+                leftovers = [name for name in os.listdir(folder) if name.startswith(_TEMPORARY)]
+            finally:
+                os.close(folder)
+            return sum(_discard(self._folder / path / leftover) for leftover in leftovers)
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+        except OSError as error:
+            raise _not_written(self._folder / path, error) from error
 
     def _replace(self, folder: int, name: str, path: str, content: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -178,21 +216,6 @@ class Artifacts:
             raise
         return current
 
-    def _look_at(self, folder: int, name: str, path: str, *, with_hash: bool) -> Look:
-        before = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        if stat.S_ISLNK(before.st_mode):
-            return Look(Reason.OUTSIDE, f"{path}: is a link")
-        if not stat.S_ISREG(before.st_mode):  # looked at before it is opened: opening a device can do things
-            return Look(Reason.NOT_A_FILE, f"{path}: is not a regular file")
-        file = os.open(name, _READ, dir_fd=folder)
-        try:
-            opened = os.fstat(file)
-            if not stat.S_ISREG(opened.st_mode):
-                return Look(Reason.CHANGED, f"{path}: was replaced while it was opened")
-            return self._hashed(file, path, opened) if with_hash else Look(Reason.VERIFIED)
-        finally:
-            os.close(file)
-
     def _hashed(self, file: int, path: str, before: os.stat_result) -> Look:
         if self._bytes_max is not None and before.st_size > self._bytes_max:
             return Look(Reason.TOO_LARGE, f"{path}: has {before.st_size} bytes, more than {self._bytes_max}")
@@ -204,6 +227,30 @@ class Artifacts:
         if left or _identity(os.fstat(file)) != _identity(before):
             return Look(Reason.CHANGED, f"{path}: was written to while it was read")
         return Look(Reason.VERIFIED, sha256=digest.hexdigest())
+
+
+def _look_at(folder: int, name: str, path: str, examine: _Examine | None) -> Look:
+    before = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if stat.S_ISLNK(before.st_mode):
+        return Look(Reason.OUTSIDE, f"{path}: is a link")
+    if not stat.S_ISREG(before.st_mode):  # looked at before it is opened: opening a device can do things
+        return Look(Reason.NOT_A_FILE, f"{path}: is not a regular file")
+    file = os.open(name, _READ, dir_fd=folder)
+    try:
+        opened = os.fstat(file)
+        if not stat.S_ISREG(opened.st_mode):
+            return Look(Reason.CHANGED, f"{path}: was replaced while it was opened")
+        return Look(Reason.VERIFIED) if examine is None else examine(file, path, opened)
+    finally:
+        os.close(file)
+
+
+def _read_all(file: int, size_bytes: int) -> bytes:
+    """Read no more than was there when it was opened: a file that grows as fast as it is read would have no end."""
+    content = os.read(file, size_bytes)
+    while len(content) < size_bytes and (chunk := os.read(file, size_bytes - len(content))):
+        content += chunk
+    return content
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:

@@ -217,6 +217,14 @@ class PushFailed(RecoveryError):
     """A push was not acknowledged by its receiver. It may have arrived all the same: repeat it under its key."""
 
 
+class FolderLocked(RecoveryError):
+    """Another process has had the lock of a state folder for longer than the bound. Nothing changed; try again."""
+
+
+class ExecutorNotEnded(RecoveryError):
+    """A process that had to be ended is still there, or may not be signalled. What waits for its end was not done."""
+
+
 def unknown_task(task_id: str) -> UnknownTask:
     """Return the error for an id that no task has."""
     return UnknownTask(f"Expected the id of a task but no task has the id {task_id!r}; create the task first.")
