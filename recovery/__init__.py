@@ -54,8 +54,10 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from recovery.artifacts import ARTIFACT_CRASH_POINTS, Artifacts
+    from recovery.buffers import ORPHAN_CRASH_POINTS, Buffers, Fate, Orphans
     from recovery.checkpoints import CRASH_POINTS, Checkpoint, CheckpointManager, CheckpointType, Recovery, Skipped
     from recovery.clock import Clock, ManualClock, SystemClock
+    from recovery.cycles import CYCLE_CRASH_POINTS, Buffer
     from recovery.errors import RecoveryError
     from recovery.evidence import (
         ArtifactExists,
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from recovery.roots import Roots
     from recovery.runtime import RuntimeState, load_runtime, persist_runtime
     from recovery.service import PeriodicService
+    from recovery.startup import STARTUP_CRASH_POINTS, Startup
     from recovery.state import StateGroup, StateStore
     from recovery.status_files import WorkspaceState, WorkspaceStatus
     from recovery.store import SqliteStore, Store, init_factory, open_store
@@ -86,13 +89,18 @@ if TYPE_CHECKING:
 __all__ = [
     "ARTIFACT_CRASH_POINTS",
     "CRASH_POINTS",
+    "CYCLE_CRASH_POINTS",
     "LEASE_CRASH_POINTS",
+    "ORPHAN_CRASH_POINTS",
+    "STARTUP_CRASH_POINTS",
     "SWEEP_CRASH_POINTS",
     "TRACK_CRASH_POINTS",
     "WORKER_CRASH_POINTS",
     "WORKSPACE_CRASH_POINTS",
     "ArtifactExists",
     "Artifacts",
+    "Buffer",
+    "Buffers",
     "Checkpoint",
     "CheckpointManager",
     "CheckpointType",
@@ -102,6 +110,7 @@ __all__ = [
     "Ending",
     "Evidence",
     "EvidencePolicy",
+    "Fate",
     "FileSha256",
     "Heartbeat",
     "Hydration",
@@ -110,6 +119,7 @@ __all__ = [
     "LeaseClaims",
     "LeaseManager",
     "ManualClock",
+    "Orphans",
     "Outcome",
     "OwnEvidence",
     "PeriodicService",
@@ -122,6 +132,7 @@ __all__ = [
     "RuntimeState",
     "Skipped",
     "SqliteStore",
+    "Startup",
     "StateGroup",
     "StateStore",
     "Store",
@@ -149,13 +160,18 @@ __all__ = [
 _HOME: Final = {
     "ARTIFACT_CRASH_POINTS": "recovery.artifacts",
     "CRASH_POINTS": "recovery.checkpoints",
+    "CYCLE_CRASH_POINTS": "recovery.cycles",
     "LEASE_CRASH_POINTS": "recovery.leases",
+    "ORPHAN_CRASH_POINTS": "recovery.buffers",
+    "STARTUP_CRASH_POINTS": "recovery.startup",
     "SWEEP_CRASH_POINTS": "recovery.sweep",
     "TRACK_CRASH_POINTS": "recovery.workspaces",
     "WORKER_CRASH_POINTS": "recovery.worker",
     "WORKSPACE_CRASH_POINTS": "recovery.workspaces",
     "ArtifactExists": "recovery.evidence",
     "Artifacts": "recovery.artifacts",
+    "Buffer": "recovery.cycles",
+    "Buffers": "recovery.buffers",
     "Checkpoint": "recovery.checkpoints",
     "CheckpointManager": "recovery.checkpoints",
     "CheckpointType": "recovery.checkpoints",
@@ -165,6 +181,7 @@ _HOME: Final = {
     "Ending": "recovery.worker",
     "Evidence": "recovery.evidence",
     "EvidencePolicy": "recovery.evidence",
+    "Fate": "recovery.buffers",
     "FileSha256": "recovery.evidence",
     "Heartbeat": "recovery.heartbeat",
     "Hydration": "recovery.workspaces",
@@ -173,6 +190,7 @@ _HOME: Final = {
     "LeaseClaims": "recovery.worker",
     "LeaseManager": "recovery.leases",
     "ManualClock": "recovery.clock",
+    "Orphans": "recovery.buffers",
     "Outcome": "recovery.worker",
     "OwnEvidence": "recovery.evidence",
     "PeriodicService": "recovery.service",
@@ -185,6 +203,7 @@ _HOME: Final = {
     "RuntimeState": "recovery.runtime",
     "Skipped": "recovery.checkpoints",
     "SqliteStore": "recovery.store",
+    "Startup": "recovery.startup",
     "StateGroup": "recovery.state",
     "StateStore": "recovery.state",
     "Store": "recovery.store",
