@@ -72,6 +72,7 @@ if TYPE_CHECKING:
         Verification,
     )
     from recovery.heartbeat import Heartbeat
+    from recovery.http_push import HttpPush
     from recovery.leases import LEASE_CRASH_POINTS, Lease, LeaseManager, WorkItem, WorkStatus
     from recovery.roots import Roots
     from recovery.runtime import RuntimeState, load_runtime, persist_runtime
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from recovery.store import SqliteStore, Store, init_factory, open_store
     from recovery.supervisor import Run, Supervisor
     from recovery.sweep import SWEEP_CRASH_POINTS, RecoverySweep, SweepStatistics
+    from recovery.sync_queue import SYNC_CRASH_POINTS, SyncEntry, SyncPass, SyncQueue
     from recovery.tasks import Task, TaskManager, TaskStatus
     from recovery.worker import WORKER_CRASH_POINTS, Ending, Iteration, LeaseClaims, Outcome, TaskClaims, Worker
     from recovery.workspaces import TRACK_CRASH_POINTS, WORKSPACE_CRASH_POINTS, Hydration, Workspaces
@@ -94,6 +96,7 @@ __all__ = [
     "ORPHAN_CRASH_POINTS",
     "STARTUP_CRASH_POINTS",
     "SWEEP_CRASH_POINTS",
+    "SYNC_CRASH_POINTS",
     "TRACK_CRASH_POINTS",
     "WORKER_CRASH_POINTS",
     "WORKSPACE_CRASH_POINTS",
@@ -113,6 +116,7 @@ __all__ = [
     "Fate",
     "FileSha256",
     "Heartbeat",
+    "HttpPush",
     "Hydration",
     "Iteration",
     "Lease",
@@ -138,6 +142,9 @@ __all__ = [
     "Store",
     "Supervisor",
     "SweepStatistics",
+    "SyncEntry",
+    "SyncPass",
+    "SyncQueue",
     "SystemClock",
     "Task",
     "TaskClaims",
@@ -165,6 +172,7 @@ _HOME: Final = {
     "ORPHAN_CRASH_POINTS": "recovery.buffers",
     "STARTUP_CRASH_POINTS": "recovery.startup",
     "SWEEP_CRASH_POINTS": "recovery.sweep",
+    "SYNC_CRASH_POINTS": "recovery.sync_queue",
     "TRACK_CRASH_POINTS": "recovery.workspaces",
     "WORKER_CRASH_POINTS": "recovery.worker",
     "WORKSPACE_CRASH_POINTS": "recovery.workspaces",
@@ -184,6 +192,7 @@ _HOME: Final = {
     "Fate": "recovery.buffers",
     "FileSha256": "recovery.evidence",
     "Heartbeat": "recovery.heartbeat",
+    "HttpPush": "recovery.http_push",
     "Hydration": "recovery.workspaces",
     "Iteration": "recovery.worker",
     "Lease": "recovery.leases",
@@ -209,6 +218,9 @@ _HOME: Final = {
     "Store": "recovery.store",
     "Supervisor": "recovery.supervisor",
     "SweepStatistics": "recovery.sweep",
+    "SyncEntry": "recovery.sync_queue",
+    "SyncPass": "recovery.sync_queue",
+    "SyncQueue": "recovery.sync_queue",
     "SystemClock": "recovery.clock",
     "Task": "recovery.tasks",
     "TaskClaims": "recovery.worker",

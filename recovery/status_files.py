@@ -189,6 +189,7 @@ class StatusFiles:
 def read_status(content: bytes) -> Reading:
     """Return the status that the content of a file is, or what is wrong with it."""
     try:
+        content.decode()  # a decoder skips the fields that it does not know, whatever their bytes
         header = _version(content)
         if header.version != STATUS_VERSION:
             detail = f"version {header.version}, known is {STATUS_VERSION}"

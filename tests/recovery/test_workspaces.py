@@ -225,7 +225,16 @@ def _everything(roots: Roots) -> tuple[dict[str, bytes], list[tuple[object, ...]
         return files, connection.execute("SELECT * FROM state_entries ORDER BY 1, 2").fetchall()
 
 
-@pytest.mark.parametrize("content", [b"", b'{"status": "runn', b"\0" * 40, b'{"status": "queued", "task": "\xff"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"status": "runn',
+        b"\0" * 40,
+        b'{"status": "queued", "task": "\xff"}',
+        b'{"x": "\xff", "status": "queued"}',
+    ],
+)
 def test_a_half_written_file_is_put_right_from_the_store(
     workspaces: Workspaces, state: StateStore, content: bytes
 ) -> None:
