@@ -46,13 +46,15 @@ BEFORE_CREATE, AFTER_CREATE, AFTER_WRITE, AFTER_FILE_SYNC, AFTER_RENAME, AFTER_F
 ARTIFACT_BYTES_MAX: Final = 1024 * 1024 * 1024
 """The largest file that is hashed unless told otherwise: what bounds the time that an examination takes."""
 
+UNFINISHED_PREFIX: Final = ".unfinished-"
+"""How the names of temporary files begin."""
+
 _CHUNK_BYTES: Final = 1024 * 1024
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO that nobody writes to would wait for ever.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE: Final = 0o666
-_TEMPORARY: Final = ".unfinished-"
 _Examine: TypeAlias = "Callable[[int, str, os.stat_result], Look]"
 _REASONS: Final = {
     errno.ENOENT: Reason.MISSING,
@@ -159,7 +161,7 @@ class Artifacts:
         Files of writers at work are left alone. Raises ArtifactNotWritten.
         """
         try:
-            return sum(_discard(leftover) for leftover in self._folder.rglob(f"{_TEMPORARY}*"))
+            return sum(_discard(leftover) for leftover in self._folder.rglob(f"{UNFINISHED_PREFIX}*"))
         except OSError as error:
             raise _not_written(self._folder, error) from error
 
@@ -168,7 +170,7 @@ class Artifacts:
         try:
             folder = self._opened(parts_inside(path))
             try:
-                leftovers = [name for name in os.listdir(folder) if name.startswith(_TEMPORARY)]
+                leftovers = [name for name in os.listdir(folder) if name.startswith(UNFINISHED_PREFIX)]
             finally:
                 os.close(folder)
             return sum(_discard(self._folder / path / leftover) for leftover in leftovers)
@@ -276,7 +278,7 @@ def _make_durable(name: str, parent: int) -> None:
 def _created(folder: int) -> tuple[str, int]:
     """Make a temporary file and lock it, which tells ``discard_leftovers`` that its writer lives."""
     while True:
-        name = _TEMPORARY + secrets.token_hex(8)
+        name = UNFINISHED_PREFIX + secrets.token_hex(8)
         file = os.open(name, _CREATE, _MODE, dir_fd=folder)
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file).st_nlink:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from recovery.artifacts import Artifacts
+from recovery.artifacts import UNFINISHED_PREFIX, Artifacts
 from recovery.clock import Microseconds
 from recovery.errors import InvalidWorkspace, WorkspaceNotWritten
 from recovery.evidence import Reason, parts_inside
@@ -112,6 +112,7 @@ class StatusFiles:
         """Use the folder, whose own path may contain links."""
         self._folder = Path(folder)
         self._opened: Artifacts | None = None
+        self._littered: list[str] = []
 
     @property
     def folder(self) -> Path:
@@ -123,28 +124,38 @@ class StatusFiles:
 
         Links and hidden folders are not entered; a link to a folder, and a folder that cannot be listed, are told.
         """
+        self._littered = []
         if self._folder.is_dir():
-            yield from self._walk("", 1)
+            yield from self._walk("", 0)
+
+    def discard_leftovers(self) -> int:
+        """Remove what the last ``walk`` saw of writers that were killed; return how many files there were."""
+        littered, self._littered = self._littered, []
+        return sum(self._artifacts().discard_leftovers_of(name) for name in littered)
 
     def _walk(self, parent: str, depth: int) -> Iterator[tuple[str, Reading]]:
         try:
             with os.scandir(self._folder / parent) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+                entries = list(found)
         except OSError as error:
             yield _printable(parent), Reading(problem=StatusProblem.UNREADABLE, detail=f"{error.strerror or error}")
             return
-        for entry in entries:
-            name = f"{parent}/{entry.name}" if parent else entry.name
-            if entry.name.startswith(".") or not entry.is_dir():
-                continue
-            if entry.is_symlink():
-                yield _printable(name), Reading(problem=StatusProblem.LINK, detail="the workspace's folder is a link")
-                continue
-            reading = self.read(name)
-            if reading.problem is not StatusProblem.MISSING:
-                yield _printable(name), reading
-            elif depth < DEPTH_MAX:
-                yield from self._walk(name, depth + 1)
+        names = {entry.name for entry in entries}
+        if parent and any(name.startswith(UNFINISHED_PREFIX) for name in names):
+            self._littered.append(parent)
+        if parent and STATUS_FILE in names:
+            yield _printable(parent), self.read(parent)
+        elif depth < DEPTH_MAX:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                yield from self._enter(entry, f"{parent}/{entry.name}" if parent else entry.name, depth + 1)
+
+    def _enter(self, entry: os.DirEntry[str], name: str, depth: int) -> Iterator[tuple[str, Reading]]:
+        if entry.name.startswith(".") or not entry.is_dir():
+            return
+        if entry.is_symlink():
+            yield _printable(name), Reading(problem=StatusProblem.LINK, detail="the workspace's folder is a link")
+        else:
+            yield from self._walk(name, depth)
 
     def read(self, name: str) -> Reading:
         """Return what the status file of a workspace says; never raises for what is found there."""

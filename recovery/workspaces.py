@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 WORKSPACE_CRASH_POINTS: Final = (
     "recovery.hydrate.before_read",
     "recovery.hydrate.after_read",
+    "recovery.hydrate.after_dispatches",
     "recovery.hydrate.before_file",
     "recovery.hydrate.after_file",
     "recovery.hydrate.before_commit",
@@ -57,7 +58,9 @@ WORKSPACE_CRASH_POINTS: Final = (
 )
 """The audit events of ``hydrate``, in order; the two about a file once for each that is rewritten."""
 
-BEFORE_READ, AFTER_READ, BEFORE_FILE, AFTER_FILE, BEFORE_COMMIT, IN_COMMIT, AFTER_COMMIT = WORKSPACE_CRASH_POINTS
+BEFORE_READ, AFTER_READ, AFTER_DISPATCHES, BEFORE_FILE, AFTER_FILE, BEFORE_COMMIT, IN_COMMIT, AFTER_COMMIT = (
+    WORKSPACE_CRASH_POINTS
+)
 
 TRACK_CRASH_POINTS: Final = (
     "recovery.workspace.before_file",
@@ -180,13 +183,15 @@ class Workspaces:
             stored = self._stored(problems)
             found = self._found(stored, problems)
             sys.audit(AFTER_READ, "")
+            self._note_dispatches(stored, found, problems)
+            sys.audit(AFTER_DISPATCHES, "")
             table = ProcessTable.read()  # after everything was listed: who started since is not in it
             before = {each.name: each.status for each in found if each.status is not None}
             live = tuple(name for name, status in before.items() if is_live(status, table))
             ghosts = self._ghosts(before, table)
             registry = before | {name: self._failed(before[name]) for name in ghosts}
             restored = self._rewrite(found, registry, ghosts, live, problems)
-            self._bring_in_line(stored, before, registry, problems)
+            self._bring_in_line(stored, registry, problems)
             self._registry = registry
         for problem in problems:
             _log.warning("workspace %s: %s: %s", problem.workspace, problem.problem, problem.detail)
@@ -269,6 +274,10 @@ class Workspaces:
                     restored += [each.name] * is_wanted
             except RecoveryError as error:
                 problems.append(WorkspaceProblem(each.name, "not_written", str(error)))
+        try:
+            self._files.discard_leftovers()
+        except RecoveryError as error:
+            problems.append(WorkspaceProblem("", "leftovers", str(error)))
         return tuple(restored)
 
     def _may_write(self, found: _Found) -> bool:
@@ -277,20 +286,28 @@ class Workspaces:
             return True
         return found.reading.problem is StatusProblem.MISSING and self._files.has_folder(found.name)
 
+    def _note_dispatches(
+        self, stored: dict[str, StateEntry], found: list[_Found], problems: list[WorkspaceProblem]
+    ) -> None:
+        """Add the dispatches that the store does not know of, before a ghost's file says no more that it ran."""
+        try:
+            running = {each.name: each.status for each in found if each.status is not None}
+            new = [entry for entry in _registry_entries(running) if stored.get(entry.key) != entry]
+            rows = [row for entry in new if (row := mirror.dispatch_entry(entry.key, running[entry.key])) is not None]
+            if rows and (store := self._state.store) is not None:
+                with store.transaction() as transaction:
+                    transaction.put_states(rows)
+        except RecoveryError as error:
+            problems.append(WorkspaceProblem("", "store_not_written", str(error)))
+
     def _bring_in_line(
-        self,
-        stored: dict[str, StateEntry],
-        before: dict[str, WorkspaceStatus],
-        registry: dict[str, WorkspaceStatus],
-        problems: list[WorkspaceProblem],
+        self, stored: dict[str, StateEntry], registry: dict[str, WorkspaceStatus], problems: list[WorkspaceProblem]
     ) -> None:
         """Write what the store has otherwise, in one transaction; none where it is in line, as after a clean stop."""
         try:
             if (store := self._state.store) is None:
                 return
             put = [entry for entry in _registry_entries(registry) if stored.get(entry.key) != entry]
-            dispatched = (mirror.dispatch_entry(entry.key, before[entry.key]) for entry in put)
-            put += [entry for entry in dispatched if entry is not None]
             queue = {entry.key: entry for entry in self._state.entries(StateGroup.QUEUE)}
             wanted = {name: entry for name, status in registry.items() if (entry := mirror.queue_entry(name, status))}
             put += [entry for name, entry in wanted.items() if queue.get(name) != entry]

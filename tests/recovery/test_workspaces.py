@@ -5,6 +5,7 @@ It is long because what can lie in the place of a status file is much, and each 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -563,3 +564,17 @@ def test_damaged_rows_of_the_queue_are_told(workspaces: Workspaces, state: State
     with pytest.raises(CorruptState, match=NAME):
         workspaces.queue()
     assert list(reopened(workspaces, state).queue()) == [NAME]
+
+
+def test_what_killed_writers_left_is_removed(workspaces: Workspaces) -> None:
+    """Beside a status file, and where none was written yet; that of a writer at work stays."""
+    beside = put_file(workspaces.roots, status="queued").with_name(".unfinished-1")
+    alone = file_of(workspaces.roots, "core/new").with_name(".unfinished-2")
+    at_work = file_of(workspaces.roots, "core/busy").with_name(".unfinished-3")
+    for path in (beside, alone, at_work):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    with at_work.open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        assert workspaces.hydrate().problems == ()
+    assert [path.exists() for path in (beside, alone, at_work)] == [False, False, True]

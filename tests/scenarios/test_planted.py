@@ -34,6 +34,7 @@ CONCURRENT = "scenarios/test_02_concurrent_checkpoints.py"
 TAKEOVER = "scenarios/test_03_lease_takeover.py"
 END_TO_END = "scenarios/test_07_end_to_end.py"
 SWEEP = "scenarios/test_04_recovery_sweep.py"
+GHOSTS = "scenarios/test_13_restart_with_ghosts.py"
 VARIANTS = "tests.planted.checkpoints"
 
 
@@ -142,7 +143,24 @@ def test_end_to_end_catches_its_planted_defects(session: Session, variant: str, 
     check_caught(session, END_TO_END, f"tests.planted.workers:{variant}", test, signature)
 
 
-@pytest.mark.parametrize("scenario", [KILL_9, CONCURRENT, TAKEOVER, SWEEP, END_TO_END])
+@pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("FailsEveryone", "workspaces:live-failed", "test_executors_of_every_kind"),
+        ("TrustsTheNumber", "workspaces:ghost-running", "test_executors_of_every_kind"),
+        ("ForgetsTheDisk", "workspaces:disk-differs", "test_executors_of_every_kind"),
+        ("StoreWins", "workspaces:store-won", "test_executors_of_every_kind"),
+        ("CountsFromMemory", "workspaces:miscounted", "test_executors_of_every_kind"),
+        ("WritesInPlace", "workspaces:torn", "test_an_agent_killed_while_it_tracks[artifact.after_write]"),
+        ("ForgetsThatItRan", "expectation:dispatches in the history", "test_a_start_killed_at_every_named_point"),
+    ],
+)
+def test_restarts_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """The living failed, ghosts that run, a disk that is not told, a file that is torn: each is found by its name."""
+    check_caught(session, GHOSTS, f"tests.planted.workspaces:{variant}", test, signature)
+
+
+@pytest.mark.parametrize("scenario", [KILL_9, CONCURRENT, TAKEOVER, SWEEP, END_TO_END, GHOSTS])
 def test_the_sound_core_holds_under_the_same_seed(session: Session, scenario: str) -> None:
     """With the seed that the defects were found with, every run of the sound core holds."""
     sound = session(scenario, SOUND)
