@@ -62,6 +62,7 @@ ORPHAN_CRASH_POINTS: Final = (
 
 QUARANTINE: Final = "quarantine"
 
+_MAGIC: Final = b"SQLite format 3\0"
 _PAGE: Final = 1000
 _LOCK: Final = "buffers"
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -233,6 +234,9 @@ def _unreadable(path: Path) -> str:
         return "is a link" if stat.S_ISLNK(status.st_mode) else "is not a regular file"
     if not status.st_size:
         return ""  # its owner died before anything was written
+    with path.open("rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:  # which a log beside it that has the whole content would hide
+            return "does not begin as a database"
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()

@@ -35,6 +35,7 @@ TAKEOVER = "scenarios/test_03_lease_takeover.py"
 END_TO_END = "scenarios/test_07_end_to_end.py"
 SWEEP = "scenarios/test_04_recovery_sweep.py"
 GHOSTS = "scenarios/test_13_restart_with_ghosts.py"
+ORPHANS = "scenarios/test_14_orphan_buffers.py"
 VARIANTS = "tests.planted.checkpoints"
 
 
@@ -160,7 +161,23 @@ def test_restarts_catch_their_planted_defects(session: Session, variant: str, si
     check_caught(session, GHOSTS, f"tests.planted.workspaces:{variant}", test, signature)
 
 
-@pytest.mark.parametrize("scenario", [KILL_9, CONCURRENT, TAKEOVER, SWEEP, END_TO_END, GHOSTS])
+@pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("DiscardsTheLiving", "orphans:live-touched", "test_a_second_instance_is_at_work"),
+        ("MarksByName", "durability:acknowledged-lost", "test_a_name_comes_again"),
+        ("CommitsOrphans", "durability:half-there", "test_cycles_killed_at_every_point"),
+        ("TwoTransactions", "durability:half-there", "test_cycles_killed_at_every_point"),
+        ("LeavesSidecars", "orphans:sidecar-left", "test_cycles_killed_at_every_point"),
+        ("DiscardsTheUnreadable", "expectation:files set aside", "test_a_buffer_cannot_be_read"),
+    ],
+)
+def test_orphans_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """Buffers of the living removed, cycles half in the history or lost by their name, and what is left, are found."""
+    check_caught(session, ORPHANS, f"tests.planted.buffers:{variant}", test, signature)
+
+
+@pytest.mark.parametrize("scenario", [KILL_9, CONCURRENT, TAKEOVER, SWEEP, END_TO_END, GHOSTS, ORPHANS])
 def test_the_sound_core_holds_under_the_same_seed(session: Session, scenario: str) -> None:
     """With the seed that the defects were found with, every run of the sound core holds."""
     sound = session(scenario, SOUND)
