@@ -36,6 +36,7 @@ END_TO_END = "scenarios/test_07_end_to_end.py"
 SWEEP = "scenarios/test_04_recovery_sweep.py"
 GHOSTS = "scenarios/test_13_restart_with_ghosts.py"
 ORPHANS = "scenarios/test_14_orphan_buffers.py"
+SYNC = "scenarios/test_15_sync_queue.py"
 VARIANTS = "tests.planted.checkpoints"
 
 
@@ -177,7 +178,23 @@ def test_orphans_catch_their_planted_defects(session: Session, variant: str, sig
     check_caught(session, ORPHANS, f"tests.planted.buffers:{variant}", test, signature)
 
 
-@pytest.mark.parametrize("scenario", [KILL_9, CONCURRENT, TAKEOVER, SWEEP, END_TO_END, GHOSTS, ORPHANS])
+@pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("DequeuesFirst", "durability:acknowledged-lost", "test_pushes_fail"),
+        ("BelievesAnybody", "durability:acknowledged-lost", "test_pushes_fail"),
+        ("Overtakes", "sync:out-of-order", "test_pushes_fail"),
+        ("NewKeyEachTime", "exactly-once:repeated", "test_killed_between_send_and_dequeue"),
+        ("FileOnly", "durability:acknowledged-lost", "test_the_json_copy_is_lost"),
+        ("StoreOnly", "durability:acknowledged-lost", "test_the_store_is_lost"),
+    ],
+)
+def test_sync_queues_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """Pushes that are lost with a copy, or with an answer that proves nothing, doubled, or out of order, are found."""
+    check_caught(session, SYNC, f"tests.planted.sync_queue:{variant}", test, signature)
+
+
+@pytest.mark.parametrize("scenario", [KILL_9, CONCURRENT, TAKEOVER, SWEEP, END_TO_END, GHOSTS, ORPHANS, SYNC])
 def test_the_sound_core_holds_under_the_same_seed(session: Session, scenario: str) -> None:
     """With the seed that the defects were found with, every run of the sound core holds."""
     sound = session(scenario, SOUND)
