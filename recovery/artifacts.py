@@ -132,13 +132,7 @@ class Artifacts:
 
         A larger one is TOO_LARGE, and no byte of it is read.
         """
-
-        def content_of(file: int, path: str, opened: os.stat_result) -> Look:
-            if opened.st_size > bytes_max:
-                return Look(Reason.TOO_LARGE, f"{path}: has {opened.st_size} bytes, more than {bytes_max}")
-            return Look(Reason.VERIFIED, content=_read_all(file, opened.st_size))
-
-        return self._look(path, content_of)
+        return self._look(path, _content_up_to(bytes_max))
 
     def _look(self, path: str, examine: _Examine | None) -> Look:
         parts = parts_inside(path)
@@ -151,9 +145,7 @@ class Artifacts:
             finally:
                 os.close(folder)
         except OSError as error:
-            reason = _REASONS.get(error.errno or 0, Reason.UNREADABLE)
-            detail = "is a link, or behind one" if reason is Reason.OUTSIDE else error.strerror or str(error)
-            return Look(reason, f"{path}: {detail}")
+            return _refused(path, error)
 
     def discard_leftovers(self) -> int:
         """Remove the temporary files of writers that are gone, and return how many there were.
@@ -210,7 +202,7 @@ class Artifacts:
                 if make and (place := tuple(folders[:depth])) not in self._durable_folders:
                     _make_durable(name, current)
                     self._durable_folders.add(place)
-                inner = _open_folder(name, current)
+                inner = open_folder(name, current)
                 os.close(current)
                 current = inner
         except BaseException:
@@ -229,6 +221,29 @@ class Artifacts:
         if left or _identity(os.fstat(file)) != _identity(before):
             return Look(Reason.CHANGED, f"{path}: was written to while it was read")
         return Look(Reason.VERIFIED, sha256=digest.hexdigest())
+
+
+def read_in(folder: int, name: str, *, bytes_max: int) -> Look:
+    """Do as ``Artifacts.read`` does for a file right in a folder that is open, for whoever walks through many."""
+    try:
+        return _look_at(folder, name, name, _content_up_to(bytes_max))
+    except OSError as error:
+        return _refused(name, error)
+
+
+def _refused(path: str, error: OSError) -> Look:
+    reason = _REASONS.get(error.errno or 0, Reason.UNREADABLE)
+    detail = "is a link, or behind one" if reason is Reason.OUTSIDE else error.strerror or str(error)
+    return Look(reason, f"{path}: {detail}")
+
+
+def _content_up_to(bytes_max: int) -> _Examine:
+    def content_of(file: int, path: str, opened: os.stat_result) -> Look:
+        if opened.st_size > bytes_max:
+            return Look(Reason.TOO_LARGE, f"{path}: has {opened.st_size} bytes, more than {bytes_max}")
+        return Look(Reason.VERIFIED, content=_read_all(file, opened.st_size))
+
+    return content_of
 
 
 def _look_at(folder: int, name: str, path: str, examine: _Examine | None) -> Look:
@@ -259,7 +274,8 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_nlink
 
 
-def _open_folder(name: str, parent: int) -> int:
+def open_folder(name: str, parent: int) -> int:
+    """Open a folder that lies right in one that is open. Raises OSError, with ELOOP for a link."""
     try:
         return os.open(name, _FOLDER, dir_fd=parent)
     except NotADirectoryError:  # what Linux says of a link, too, when a folder is asked for

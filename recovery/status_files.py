@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from recovery.artifacts import UNFINISHED_PREFIX, Artifacts
+from recovery.artifacts import UNFINISHED_PREFIX, Artifacts, Look, open_folder, read_in
 from recovery.clock import Microseconds
 from recovery.errors import InvalidWorkspace, WorkspaceNotWritten
 from recovery.evidence import Reason, parts_inside
@@ -126,45 +127,50 @@ class StatusFiles:
         """
         self._littered = []
         if self._folder.is_dir():
-            yield from self._walk("", 0)
+            root = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                yield from self._walk(root, "", 0)
+            finally:
+                os.close(root)
 
     def discard_leftovers(self) -> int:
         """Remove what the last ``walk`` saw of writers that were killed; return how many files there were."""
         littered, self._littered = self._littered, []
         return sum(self._artifacts().discard_leftovers_of(name) for name in littered)
 
-    def _walk(self, parent: str, depth: int) -> Iterator[tuple[str, Reading]]:
-        try:
-            with os.scandir(self._folder / parent) as found:
-                entries = list(found)
-        except OSError as error:
-            yield _printable(parent), Reading(problem=StatusProblem.UNREADABLE, detail=f"{error.strerror or error}")
-            return
-        names = {entry.name for entry in entries}
-        if parent and any(name.startswith(UNFINISHED_PREFIX) for name in names):
+    def _walk(self, folder: int, parent: str, depth: int) -> Iterator[tuple[str, Reading]]:
+        """Walk on open folders, as artifacts do: there is no moment between looking and opening."""
+        with os.scandir(folder) as found:
+            entries = list(found)
+        names = [entry.name for entry in entries]
+        if parent and UNFINISHED_PREFIX in "/".join(names):
             self._littered.append(parent)
         if parent and STATUS_FILE in names:
-            yield _printable(parent), self.read(parent)
+            yield _printable(parent), reading_of(read_in(folder, STATUS_FILE, bytes_max=STATUS_BYTES_MAX))
         elif depth < DEPTH_MAX:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                yield from self._enter(entry, f"{parent}/{entry.name}" if parent else entry.name, depth + 1)
+                if not entry.name.startswith(".") and entry.is_dir():
+                    yield from self._enter(
+                        folder, entry.name, f"{parent}/{entry.name}" if parent else entry.name, depth
+                    )
 
-    def _enter(self, entry: os.DirEntry[str], name: str, depth: int) -> Iterator[tuple[str, Reading]]:
-        if entry.name.startswith(".") or not entry.is_dir():
+    def _enter(self, folder: int, entry: str, name: str, depth: int) -> Iterator[tuple[str, Reading]]:
+        try:
+            inner = open_folder(entry, folder)
+        except OSError as error:
+            problem = StatusProblem.LINK if error.errno == errno.ELOOP else StatusProblem.UNREADABLE
+            yield _printable(name), Reading(problem=problem, detail=f"its folder: {error.strerror or error}")
             return
-        if entry.is_symlink():
-            yield _printable(name), Reading(problem=StatusProblem.LINK, detail="the workspace's folder is a link")
-        else:
-            yield from self._walk(name, depth)
+        try:
+            yield from self._walk(inner, name, depth + 1)
+        finally:
+            os.close(inner)
 
     def read(self, name: str) -> Reading:
         """Return what the status file of a workspace says; never raises for what is found there."""
         if self._opened is None and not self._folder.is_dir():
             return Reading(problem=StatusProblem.MISSING)
-        look = self._artifacts().read(f"{name}/{STATUS_FILE}", bytes_max=STATUS_BYTES_MAX)
-        if look.reason is not Reason.VERIFIED:
-            return Reading(problem=_PROBLEMS.get(look.reason, StatusProblem.UNREADABLE), detail=look.detail)
-        return read_status(look.content)
+        return reading_of(self._artifacts().read(f"{name}/{STATUS_FILE}", bytes_max=STATUS_BYTES_MAX))
 
     def has_folder(self, name: str) -> bool:
         """Tell whether the workspace has a folder of its own, and no link on the way to it."""
@@ -195,6 +201,13 @@ class StatusFiles:
         if self._opened is None:
             self._opened = Artifacts(self._folder)
         return self._opened
+
+
+def reading_of(look: Look) -> Reading:
+    """Return what a look at a status file amounts to."""
+    if look.reason is not Reason.VERIFIED:
+        return Reading(problem=_PROBLEMS.get(look.reason, StatusProblem.UNREADABLE), detail=look.detail)
+    return read_status(look.content)
 
 
 def read_status(content: bytes) -> Reading:

@@ -187,6 +187,32 @@ def test_started_twice(chaos: Run, parts: dict[str, str]) -> None:
     judge(chaos, folder)
 
 
+def waits_or_has_ended(agent: Agent) -> bool:
+    """Tell whether an agent stands at a lock, for which it has a second thread, or has gone on without one."""
+    return not agent.running or len(list(Path(f"/proc/{agent.pid}/task").iterdir())) > 1
+
+
+def test_two_starts_at_once(chaos: Run, parts: dict[str, str]) -> None:
+    """The first is stopped in the middle; the second waits for it, and fails no ghost a second time."""
+    chaos.plan(pause("first", at_point("recovery.hydrate.after_read")))
+    folder = Folder(chaos.directory / "root")
+    folder.lay_others()
+    folder.lay("org/zero", FAILED, pid=0)
+    first = start(chaos, folder, parts, "first")
+    first.wait_state("T")
+    second = start(chaos, folder, parts, "second")
+    chaos.wait_until(lambda: waits_or_has_ended(second), what="the second to wait for the first, or not to")
+    first.resume()
+    for agent in (first, second):
+        agent.wait_exit()
+    found = {mark.agent: mark.value["ghosts"] for mark in chaos.history.acknowledged("start-up")}
+    ghosts = sorted(name for name, wanted in folder.expected.items() if wanted.registry == "failed")
+    chaos.expect("ghosts of the first", observed=found["first"], holds=sorted(found["first"]) == ghosts)
+    chaos.expect("ghosts of the second", observed=found["second"], holds=found["second"] == [])
+    judge(chaos, folder)
+    chaos.check(check_no_exceptions(chaos.history), expect="no exception in any agent")
+
+
 def test_a_status_file_is_half_written(chaos: Run, parts: dict[str, str]) -> None:
     """A program that writes in place is killed in the middle; the start makes the file whole again."""
     chaos.plan(kill("writer", at_point(HALF)))

@@ -8,6 +8,7 @@
 | StoreWins | what the store says counts, whatever the file says | a file that was changed meanwhile |
 | WritesInPlace | the status file is opened and overwritten | a kill between two halves |
 | ForgetsThatItRan | a dispatch is noted after the ghost's file has been rewritten, or never | a kill in between |
+| StartsBeside | takes no lock | two starts at once |
 | CountsFromMemory | the stored counts are never put right | counts of before the crash |
 """
 
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from recovery import Workspaces, WorkspaceStatus
+from recovery import Roots, Workspaces, WorkspaceStatus
 from recovery.artifacts import (
     AFTER_CREATE,
     AFTER_FILE_SYNC,
@@ -32,6 +33,8 @@ from recovery.artifacts import (
 from recovery.status_files import StatusFiles, content_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from recovery.liveness import ProcessTable
     from recovery.store.rows import StateEntry
     from recovery.workspaces import WorkspaceProblem, _Found
@@ -110,6 +113,22 @@ class ForgetsThatItRan(Workspaces):
 
     def _note_dispatches(self, *_: Any) -> None:
         return
+
+
+class StartsBeside(Workspaces):
+    """Believes that it is alone; it reads first, and waits for nobody."""
+
+    def __init__(self, roots: Any, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(_Unlocked(roots.folder), *arguments, **keywords)
+
+
+class _Unlocked(Roots, frozen=True):
+    @contextlib.contextmanager
+    def locked(self, name: str, *, timeout_s: float = 0.0) -> Iterator[None]:
+        assert name
+        assert timeout_s >= 0
+        self.make()
+        yield
 
 
 class CountsFromMemory(Workspaces):
