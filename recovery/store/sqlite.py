@@ -22,6 +22,7 @@ from recovery.store.sqlite_evidence import EvidenceReads, EvidenceWrites
 from recovery.store.sqlite_inbox import InboxReads, InboxWrites
 from recovery.store.sqlite_jobs import JobReads, JobWrites
 from recovery.store.sqlite_leases import LeaseReads, LeaseWrites
+from recovery.store.sqlite_state import StateReads, StateWrites
 from recovery.store.translation import is_busy, is_unknown_parent, translated
 from recovery.store.turns import Turns, make_impatient
 
@@ -68,7 +69,7 @@ _ROWS: Final = 100
 _Parameters = tuple[Scalar, ...]
 
 
-class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites):
+class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, StateWrites):
     """A write transaction: BEGIN IMMEDIATE, so that what it reads cannot go stale.
 
     The connection is its own until the block ends, the commit it may share with other threads (``groups``).
@@ -192,7 +193,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites):
             raise self._store.translated(error) from error
 
 
-class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads):
+class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads):
     """A Store in one SQLite file. Make it with ``open_store(path)``, or from what ``init_factory`` returned."""
 
     def __init__(self, factory: ConnectionFactory, *, takes_turns: bool = True) -> None:
