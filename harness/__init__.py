@@ -6,7 +6,8 @@ One way, no back and forth (words as in ``design.md``):
                 seed    agents  marks     invariants    |        results
                 faults  faults  faults                  +-> evidence pack
 
-    model, history, seed, plan, checkers, statistics, campaign    pure: values in, values out
+    model, history, seed, plan, deliveries, checkers, statistics,
+    campaign                                                      pure: values in, values out
     agents, faults                                                real processes, and what is done to them
     run                                                           one run: the ``chaos`` fixture
     journal, records, evidence                                    what is written down
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from harness.agents.marks import Marks
     from harness.agents.process import Agent
+    from harness.deliveries import at_delivery, deliver
     from harness.errors import ChaosError
     from harness.evidence import dump_failure_evidence
     from harness.history import History
@@ -44,8 +46,10 @@ __all__ = [
     "RunRecord",
     "Verdict",
     "after_mark",
+    "at_delivery",
     "at_moment",
     "at_point",
+    "deliver",
     "dump_failure_evidence",
     "hold_lock",
     "kill",
@@ -69,8 +73,10 @@ _HOME: Final = {
     "RunRecord": "model",
     "Verdict": "model",
     "after_mark": "plan",
+    "at_delivery": "deliveries",
     "at_moment": "plan",
     "at_point": "plan",
+    "deliver": "deliveries",
     "dump_failure_evidence": "evidence",
     "hold_lock": "plan",
     "kill": "plan",

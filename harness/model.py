@@ -104,7 +104,18 @@ class AtMoment(msgspec.Struct, frozen=True, kw_only=True, tag="at_moment", tag_f
     after: AfterMark | None = None
 
 
-When: TypeAlias = Now | AfterMark | AtPoint | AtMoment
+class AtDelivery(msgspec.Struct, frozen=True, kw_only=True, tag="at_delivery", tag_field="when"):
+    """At the ``number``-th delivery (from 1) that a courier is given, and those after it, ``count`` in all.
+
+    With None for ``count``, all after it. With a ``path``, requests whose path begins so are counted, and no others.
+    """
+
+    number: int = 1
+    count: int | None = 1
+    path: str = ""
+
+
+When: TypeAlias = Now | AfterMark | AtPoint | AtMoment | AtDelivery
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):

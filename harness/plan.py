@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from harness import deliveries
 from harness.errors import UsageError
-from harness.model import AfterMark, AtMoment, AtPoint, Fault, MarkKind, Now, Plan, When
+from harness.model import AfterMark, AtDelivery, AtMoment, AtPoint, Fault, MarkKind, Now, Plan, When
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -108,6 +109,8 @@ def describe_when(when: When) -> str:
         case AtMoment(delay_s=delay_s, after=after):
             start = "after its start" if after is None else describe_when(after)
             return f"{_seconds(delay_s)} {start}"
+        case AtDelivery():
+            return deliveries.describe(when)
 
 
 def validate(plan: Plan, *, kinds: Collection[str], agents: Collection[str] | None = None) -> None:
@@ -221,6 +224,7 @@ def _problems(fault: Fault, kinds: Collection[str], agents: Collection[str] | No
     if agents is not None and fault.agent not in agents:
         yield f"there is no agent called {fault.agent!r}{_closest(fault.agent, agents)}"
     yield from _when_problems(fault.when)
+    yield from deliveries.problems(fault)
     duration_s = fault.parameters.get("duration_s", 0.0)
     if isinstance(duration_s, bool) or not isinstance(duration_s, int | float) or not 0 <= duration_s < math.inf:
         yield f"duration_s must be a finite number of seconds, 0 or more, not {duration_s!r}"

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from harness.checkers import Checker
+    from harness.faults.webhooks import Courier
 
 OBSERVED_CHARACTERS_MAX: Final = 500
 CRASH_POINTS_NOTE: Final = "crash_points"
@@ -164,6 +165,24 @@ class Run:
             "trace_points": trace_points,
         }
         return self._start(agent_name, command, spec, timeout_s)
+
+    def courier(
+        self, upstream: str = "", *, name: str = "courier", port: int = 0, timeout_s: float = SPAWN_TIMEOUT_S
+    ) -> Courier:
+        """Start a courier: an HTTP proxy that carries deliveries to ``upstream`` and does to them what the plan says.
+
+        Send to its ``url`` in place of the server's (``http://127.0.0.1:PORT``), or give it as ``http_proxy`` to a
+        program that cannot be told. The plan's deliveries are counted per courier, and again from 1 where it is
+        restarted. ``port`` 0 takes any. Raises SpawnError, and UsageError for an address that is not on loopback.
+        """
+        from harness.faults import webhooks  # only where something is delivered
+
+        webhooks.check_upstream(upstream)
+        faults = self._header.plan.faults if self._header.plan is not None else ()
+        kwargs = {"upstream": upstream, "port": port, "fates": webhooks.planned(faults, name)}
+        agent = self.spawn("harness.faults.courier:carry", kwargs=kwargs, name=name, timeout_s=timeout_s)
+        (ready, *_) = agent.wait_for(webhooks.READY_NOTE, kind="note", timeout_s=timeout_s)
+        return webhooks.Courier(agent, int(ready.value))
 
     def agent(self, name: str) -> Agent:
         """Return the current incarnation of the agent of this name. Raises UsageError when there is none."""

@@ -170,6 +170,21 @@ class WorkerNotStarted(RecoveryError):
     """A supervisor could not start its worker: there is no such program, or it may not be executed."""
 
 
+# Webhooks.
+
+
+class InvalidSignature(RecoveryError):
+    """A delivery is not signed by whom it says: no signature, another secret, another body, no id."""
+
+
+class StaleDelivery(InvalidSignature):
+    """The signature is right and its time is too far from the receiver's clock: it is late, or somebody replays it."""
+
+
+class InvalidDelivery(RecoveryError, ValueError):
+    """The body of a signed delivery cannot be meant: not JSON, or without what its kind of event needs."""
+
+
 def unknown_task(task_id: str) -> UnknownTask:
     """Return the error for an id that no task has."""
     return UnknownTask(f"Expected the id of a task but no task has the id {task_id!r}; create the task first.")

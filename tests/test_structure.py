@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PURE = frozenset({"model", "history", "seed", "plan", "checkers", "statistics", "campaign", "errors"})
+PURE = frozenset(
+    {"model", "history", "seed", "plan", "deliveries", "checkers", "statistics", "campaign", "errors"},
+)
 """Modules of the harness that only compute: no process, no clock, no file."""
 PLUGIN = frozenset({"plugin", "hookspecs"})
 """The modules of the harness that may know pytest."""

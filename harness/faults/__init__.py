@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from harness.faults import contention, process
+from harness.deliveries import FATES
+from harness.faults import contention, process, webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,15 +46,15 @@ class FaultKind(Protocol):
         ...
 
 
-REGISTRY: Final[Mapping[str, FaultKind]] = {
-    fault.kind: fault
-    for fault in (
-        process.Kill(),
-        process.Terminate(),
-        process.Pause(),
-        process.Resume(),
-        process.Restart(),
-        contention.HoldLock(),
-    )
-}
+_ALL: Final[tuple[FaultKind, ...]] = (
+    process.Kill(),
+    process.Terminate(),
+    process.Pause(),
+    process.Resume(),
+    process.Restart(),
+    contention.HoldLock(),
+    *(webhooks.Fate(kind) for kind in FATES),
+)
+
+REGISTRY: Final[Mapping[str, FaultKind]] = {fault.kind: fault for fault in _ALL}
 """Every fault that a plan can name."""

@@ -32,9 +32,13 @@ class Stage(Protocol):
 
 @dataclass
 class Firing:
-    """A fault with the incarnation of the agent that it hits. ``helper`` is a process that the fault consists of."""
+    """A fault with the incarnation of the agent that it hits.
+
+    ``place`` is its place in the plan, negative for one fired by hand; ``helper`` a process that it consists of.
+    """
 
     fault: Fault
     agent: Agent
     stage: Stage
+    place: int = -1
     helper: Agent | None = None

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from harness.agents.child import FAULT_NOTE, POINTS_SEEN_NOTE, SIGNAL_OF, Trigger
 from harness.faults.firing import Firing
-from harness.model import AfterMark, AtMoment, AtPoint, Fault, Mark, Now, Receipt
+from harness.faults.webhooks import DELIVERY_NOTE
+from harness.model import AfterMark, AtDelivery, AtMoment, AtPoint, Fault, Mark, Now, Receipt
 from harness.plan import describe_when
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ class Injector:
         found: list[Trigger] = []
         for pending in self._pending:
             fault = pending.fault
-            if pending.done or fault.agent != name or not from_within or not _fired_within(fault):
+            if pending.done or fault.agent != name or not from_within or fault.kind not in SIGNAL_OF:
+                continue
+            if not _fired_within(fault):
                 continue
             point = fault.when.point if isinstance(fault.when, AtPoint) else None
             mark = (str(fault.when.kind), fault.when.operation) if isinstance(fault.when, AfterMark) else None
@@ -141,7 +144,7 @@ class Injector:
         return isinstance(when, AfterMark) and alive and agent.mark_seen_s(when) is not None
 
     def _start(self, pending: _Pending, agent: Agent) -> None:
-        pending.firing = Firing(pending.fault, agent, self._stage)
+        pending.firing = Firing(pending.fault, agent, self._stage, pending.place)
         pending.fired_at_s = time.monotonic()
         if not (agent.fires_from_within and _fired_within(pending.fault)) or pending.place < 0:
             self._registry[pending.fault.kind].fire(pending.firing)
@@ -183,6 +186,8 @@ class Injector:
             return f"no agent called {pending.fault.agent!r} was started (there were: {names})"
         if pending.fired_at_s is not None:
             return f"it was fired and not seen to happen; the agent is in state {agent.state}"
+        if isinstance(pending.fault.when, AtDelivery):
+            return f"of {_deliveries(agent.marks)} that came, none was struck by it; the courier is {agent.state}"
         if isinstance(pending.fault.when, AtPoint) and not agent.fires_from_within:
             return "a named crash point exists only in a Python agent (module:function)"
         seen = _points_seen(agent.marks)
@@ -191,7 +196,14 @@ class Injector:
 
 
 def _fired_within(fault: Fault) -> bool:
+    if isinstance(fault.when, AtDelivery):  # by the courier, which has them from its arguments
+        return True
     return fault.kind in SIGNAL_OF and isinstance(fault.when, AtPoint | AfterMark)
+
+
+def _deliveries(marks: list[Mark]) -> str:
+    count = sum(mark.operation == DELIVERY_NOTE for mark in marks)
+    return "1 delivery" if count == 1 else f"{count} deliveries"
 
 
 def _points_seen(marks: list[Mark]) -> str:

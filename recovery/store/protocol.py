@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from recovery.clock import Microseconds
     from recovery.store.rows import (
         Audit,
+        DeliveryStatus,
         Expiry,
         Scalar,
         StoredCheckpoint,
+        StoredDelivery,
         StoredEvidence,
         Task,
         TaskStatus,
@@ -139,6 +141,18 @@ class Transaction(Protocol):
         """Return items whose lease has run out, in the order of expiry and id, those behind ``after``."""
         ...
 
+    def accept_delivery(self, delivery: StoredDelivery) -> bool:
+        """Put a delivery into the inbox, under the next number; False, and no change, where its identity is there."""
+        ...
+
+    def end_delivery(self, number: int, *, status: DeliveryStatus, error: str) -> bool:
+        """Count an attempt at a waiting delivery and give it its status; False, and no change, if it does not wait."""
+        ...
+
+    def delete_deliveries(self, *, before: Microseconds, limit: int) -> int:
+        """Delete up to ``limit`` handled deliveries that were received before; return how many."""
+        ...
+
     def delete_checkpoints(self, task_id: str, below: int, limit: int) -> int:
         """Delete, oldest first, up to ``limit`` checkpoints with numbers below ``below``; return how many.
 
@@ -194,6 +208,18 @@ class Store(Protocol):
 
     def work_item(self, work_item_id: int) -> WorkItem | None:
         """Return the work item, or None."""
+        ...
+
+    def pending_deliveries(self, *, after: int, limit: int) -> list[StoredDelivery]:
+        """Return up to ``limit`` waiting deliveries with numbers above ``after``, in the order they were accepted."""
+        ...
+
+    def deliveries(self, status: DeliveryStatus) -> int:
+        """Return how many deliveries in the inbox have this status."""
+        ...
+
+    def oldest_handled_delivery(self) -> Microseconds | None:
+        """Return when the oldest of the handled deliveries was received, or None."""
         ...
 
     def close(self) -> None:

@@ -117,3 +117,29 @@ class StoredEvidence(msgspec.Struct, frozen=True):
     required: int
     verified: bool
     verdicts: bytes
+
+
+class DeliveryStatus(enum.StrEnum):
+    """Where a delivery is: accepted and waiting, handled, or put aside after it could not be."""
+
+    PENDING = "pending"
+    HANDLED = "handled"
+    FAILED = "failed"
+
+
+class StoredDelivery(msgspec.Struct, frozen=True):
+    """A delivery in the inbox. ``identity`` is what it is known by within its ``source``, so it is there once.
+
+    ``body`` is JSON; ``delivery_number`` is 0 as long as it has none.
+    """
+
+    delivery_number: int
+    source: str
+    identity: str
+    delivery_id: str
+    event: str
+    body: str
+    received_at: Microseconds
+    status: DeliveryStatus = DeliveryStatus.PENDING
+    attempts: int = 0
+    error: str = ""

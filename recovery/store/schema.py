@@ -110,6 +110,30 @@ _WORK_ITEMS_LEASED: Final = (
 # A token belongs to one grant of one item, so a token of another item fences nothing in.
 _WORK_ITEMS_GRANTS: Final = "CREATE UNIQUE INDEX work_items_by_token ON work_items (lease_token) WHERE lease_token > 0"
 
+# The inbox. What a delivery is known by is unique, so that it is accepted once whoever receives it. The body comes
+# last: listings do not walk its overflow pages. A partial index holds what waits, and nothing of what was handled.
+_WEBHOOK_INBOX: Final = """
+CREATE TABLE webhook_inbox (
+    delivery_number INTEGER PRIMARY KEY AUTOINCREMENT,
+    source          TEXT    NOT NULL CHECK (source <> ''),
+    identity        TEXT    NOT NULL CHECK (identity <> ''),
+    delivery_id     TEXT    NOT NULL,
+    event           TEXT    NOT NULL,
+    received_at     INTEGER NOT NULL,
+    status          TEXT    NOT NULL CHECK (status IN ('pending', 'handled', 'failed')),
+    attempts        INTEGER NOT NULL CHECK (attempts >= 0),
+    error           TEXT    NOT NULL,
+    body            TEXT    NOT NULL,
+    UNIQUE (source, identity)
+) STRICT
+"""
+_WEBHOOK_INBOX_PENDING: Final = (
+    "CREATE INDEX webhook_inbox_pending ON webhook_inbox (delivery_number) WHERE status = 'pending'"
+)
+_WEBHOOK_INBOX_BY_AGE: Final = (
+    "CREATE INDEX webhook_inbox_handled ON webhook_inbox (received_at) WHERE status = 'handled'"
+)
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     (_TASKS, _TASKS_BY_STATUS, CHECKPOINTS, _TASK_AUDITS, _TASK_AUDITS_BY_TASK),
     (_CHECKPOINT_EVIDENCE,),
@@ -121,5 +145,6 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
         _WORK_ITEMS_LEASED,
         _WORK_ITEMS_GRANTS,
     ),
+    (_WEBHOOK_INBOX, _WEBHOOK_INBOX_PENDING, _WEBHOOK_INBOX_BY_AGE),
 )
 """Step 1, step 2, ...: the schema version of this code is their number."""

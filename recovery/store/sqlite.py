@@ -16,6 +16,7 @@ from recovery.store.migrations import init_factory
 from recovery.store.protocol import NUMBER_MAX, PAGE_ROWS_MAX, Store
 from recovery.store.rows import Audit, Scalar, StoredCheckpoint, Task, TaskStatus
 from recovery.store.sqlite_evidence import EvidenceReads, EvidenceWrites
+from recovery.store.sqlite_inbox import InboxReads, InboxWrites
 from recovery.store.sqlite_leases import LeaseReads, LeaseWrites
 from recovery.store.translation import is_unknown_parent, translated
 from recovery.store.turns import Turns
@@ -61,7 +62,7 @@ _CHECKPOINTS: Final = _CHECKPOINT + "> ? ORDER BY sequence_number LIMIT ?"
 _Parameters = tuple[Scalar, ...]
 
 
-class SqliteTransaction(EvidenceWrites, LeaseWrites):
+class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites):
     """A write transaction on a connection of its own: BEGIN IMMEDIATE, so that what it reads cannot go stale."""
 
     __slots__ = ("_store", "_turn", "connection")
@@ -195,7 +196,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites):
             raise self._store.translated(error) from error
 
 
-class SqliteStore(EvidenceReads, LeaseReads):
+class SqliteStore(EvidenceReads, LeaseReads, InboxReads):
     """A Store in one SQLite file. Make it with ``open_store(path)``, or from what ``init_factory`` returned."""
 
     def __init__(self, factory: ConnectionFactory, *, takes_turns: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import sqlite3
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -130,3 +132,38 @@ def listen(marks: Marks) -> None:
         marks.ack("listening", server.getsockname()[1])
         while True:
             server.accept()[0].close()
+
+
+def serve_http(marks: Marks, log: str) -> None:
+    """Take HTTP requests, keep each in a line of a file, and answer with its body."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"log": log})) as server:
+        marks.note("serving", value=server.server_address[1])
+        server.serve_forever()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers 201 under /made, 200 elsewhere."""
+
+    log = ""
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Take a GET as a POST without a body."""
+        self.do_POST()
+
+    def do_POST(self) -> None:
+        """Keep what came, also what came in part, and answer with it."""
+        wanted = int(self.headers.get("Content-Length", "0"))
+        body = self.rfile.read(wanted)
+        entry = {"path": self.path, "body": body.decode("latin-1"), "is_whole": len(body) == wanted}
+        entry["signature"] = self.headers.get("X-Signature")
+        with Path(self.log).open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        self.send_response(201 if self.path.startswith("/made") else 200)
+        self.send_header("X-Served-By", "the real one")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - the base's name
+        """Say nothing."""

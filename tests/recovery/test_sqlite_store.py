@@ -312,9 +312,11 @@ def test_a_damaged_file_is_refused_and_untouched(path: Path, damage: Callable[[b
 
 
 def test_damage_found_later_is_named_too(path: Path) -> None:
-    """A page that was overwritten in the middle of the file raises CorruptDatabase when it is read."""
+    """A page of checkpoints that was overwritten raises CorruptDatabase when it is read, and not before."""
     content = _a_database(path)
-    path.write_bytes(content[:4096] + os.urandom(len(content) - 8192) + content[-4096:])
+    with closing(sqlite3.connect(path)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'checkpoints'").fetchone()
+    path.write_bytes(content[: (page - 1) * 4096] + os.urandom(4096) + content[page * 4096 :])
     with open_store(path) as store, pytest.raises(CorruptDatabase, match="malformed"):
         store.latest_checkpoint("t")
 

@@ -1,0 +1,323 @@
+"""The courier: a real HTTP proxy on loopback that carries requests, and does to some of them what the plan says.
+
+It runs as an agent of its own. A client sends to the courier's address in place of the server's, or, unchanged,
+through ``http_proxy``: a request for a whole address is carried there, as long as that is on loopback. The courier
+knows nothing of what it carries. Every delivery goes over a connection of its own, since a connection that is used
+again may turn out to be closed, and whoever then tries once more has doubled the delivery.
+
+A request, and an answer, is taken whole before it is passed on (``harness.faults.exchange``): what arrives, or is cut,
+is then decided by the plan and not by the size of a buffer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import struct
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import h11
+import msgspec
+
+from harness.agents.child import FAULT_NOTE
+from harness.faults.exchange import Answer, Message, Unreachable, exchange, plain, send_part, take_request, tell
+from harness.faults.webhooks import DELIVERY_NOTE, READY_NOTE, Delivery
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from harness.agents.marks import Marks
+    from harness.model import Json
+
+_RESET: Final = struct.pack("ii", 1, 0)
+
+
+class _PlannedFate(msgspec.Struct, frozen=True):
+    fault: int
+    kind: str
+    number: int
+    count: int | None
+    path: str
+    parameters: dict[str, Any]
+
+
+class _Cut(Exception):  # noqa: N818 - it is not an error
+    """The sender's connection ends now: closed, or reset."""
+
+    def __init__(self, *, reset: bool) -> None:
+        super().__init__()
+        self.reset = reset
+
+
+def carry(marks: Marks, upstream: str, port: int, fates: Sequence[Json]) -> None:
+    """Carry deliveries to ``upstream`` (``http://127.0.0.1:PORT``, or nothing) until the process is ended.
+
+    ``port`` is where to take them, 0 for any; the first note says which it is.
+    """
+    planned = [msgspec.convert(each, _PlannedFate) for each in fates]
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_serve(marks, upstream, port, planned))
+
+
+async def _serve(marks: Marks, upstream: str, port: int, fates: list[_PlannedFate]) -> None:
+    courier = _Courier(marks, upstream, fates)
+    server = await asyncio.start_server(courier.take, "127.0.0.1", port, backlog=512)
+    marks.note(READY_NOTE, value=server.sockets[0].getsockname()[1])
+    async with server:
+        await server.serve_forever()
+
+
+class _Courier:
+    """Counts deliveries and does to each what befalls it."""
+
+    def __init__(self, marks: Marks, upstream: str, fates: list[_PlannedFate]) -> None:
+        self._marks = marks
+        self._upstream = upstream
+        self._fates = fates
+        self._count = 0
+        self._count_by_path: Counter[str] = Counter()
+        self._carried = asyncio.Condition()
+        self._carried_count = 0
+        self._later: set[asyncio.Task[None]] = set()
+        self._doings: dict[str, Callable[[_Passing], Awaitable[Answer]]] = {
+            "lose-delivery": self._lose,
+            "delay-delivery": self._delay,
+            "duplicate-delivery": self._duplicate,
+            "reorder-delivery": self._reorder,
+            "truncate-delivery": self._truncate,
+            "refuse-delivery": self._refuse,
+            "stall-delivery": self._stall,
+            "cut-delivery": self._cut,
+        }
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take deliveries from one sender until it hangs up."""
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+        with contextlib.suppress(ConnectionError):
+            try:
+                while await self._take_one(connection, reader, writer):
+                    connection.start_next_cycle()
+            except _Cut as cut:
+                if cut.reset:
+                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    writer.transport.abort()
+            finally:
+                writer.close()
+
+    async def _take_one(
+        self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Take one delivery; return whether the connection can be used for another."""
+        try:
+            message = await take_request(connection, reader, writer)
+        except h11.RemoteProtocolError as error:
+            await tell(connection, writer, plain(error.error_status_hint, f"no HTTP request: {error}"))
+            return False
+        if message is None:
+            return False
+        answer = await self._answer(message)
+        await tell(connection, writer, answer)
+        return connection.our_state is h11.DONE and connection.their_state is h11.DONE
+
+    async def _answer(self, message: Message) -> Answer:
+        """Carry the delivery, or do to it what befalls it, and return what its sender is told."""
+        passing = self._next(message)
+        try:
+            answer = await (self._doings[passing.fate.kind](passing) if passing.fate else self._carry(passing))
+        except Unreachable as error:
+            answer = plain(502, f"the courier could not carry this: {error}")
+            self._note(passing, answer.status, is_unreachable=True)
+        except _Cut:
+            self._note(passing, None)
+            raise
+        else:
+            if not passing.is_on_its_way:
+                self._note(passing, answer.status)
+        return answer
+
+    def _next(self, message: Message) -> _Passing:
+        """Give the delivery its number, and find out what is planned for it: the first fate that names it."""
+        path = _path(message.target)
+        self._count += 1
+        for prefix in {fate.path for fate in self._fates}:
+            if path.startswith(prefix):
+                self._count_by_path[prefix] += 1
+        for fate in self._fates:
+            place = self._count_by_path[fate.path] - fate.number
+            if path.startswith(fate.path) and place >= 0 and (fate.count is None or place < fate.count):
+                return _Passing(self._count, path, message, fate)
+        return _Passing(self._count, path, message, None)
+
+    async def _carry(self, passing: _Passing) -> Answer:
+        answer = await exchange(self._address(passing.message), passing.message)
+        passing.arrivals += 1
+        async with self._carried:
+            self._carried_count += 1
+            self._carried.notify_all()
+        return answer
+
+    def _address(self, message: Message) -> tuple[str, int, bytes]:
+        """Return where to carry it, and the target to ask for there."""
+        whole = urlsplit(message.target.decode("latin-1"))
+        if whole.scheme:
+            target = whole.path or "/"
+            target += f"?{whole.query}" if whole.query else ""
+            return (*_loopback(whole.hostname, whole.port), target.encode("latin-1"))
+        if not self._upstream:
+            msg = "it has no server: give one, or ask for a whole address"
+            raise Unreachable(msg)
+        base = urlsplit(self._upstream)
+        return (*_loopback(base.hostname, base.port), message.target)
+
+    async def _lose(self, passing: _Passing) -> Answer:
+        status = passing.parameter("status")
+        told = "told nothing" if status is None else f"told {status}"
+        self._fired(passing, f"was not carried; its sender was {told}")
+        if status is None:
+            raise _Cut(reset=False)
+        return plain(status, "")
+
+    async def _delay(self, passing: _Passing) -> Answer:
+        delay_s = passing.parameter("delay_s")
+        await asyncio.sleep(delay_s)  # to be late by that is the fault
+        answer = await self._carry(passing)
+        self._fired(passing, f"was carried {delay_s:g} s late")
+        return answer
+
+    async def _duplicate(self, passing: _Passing) -> Answer:
+        copies = passing.parameter("copies")
+        if passing.parameter("at_once"):
+            answers = await asyncio.gather(*(self._carry(passing) for _ in range(copies)))
+        else:
+            answers = [await self._carry(passing) for _ in range(copies)]
+        statuses = ", ".join(str(answer.status) for answer in answers)
+        self._fired(passing, f"was carried {copies} times and answered {statuses}")
+        return answers[0]
+
+    async def _reorder(self, passing: _Passing) -> Answer:
+        status = passing.parameter("status")
+        if status is None:
+            return await self._carry_behind(passing, self._carried_count)
+        passing.is_on_its_way = True
+        task = asyncio.create_task(self._carry_later(passing, self._carried_count, status))
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+        return plain(status, "")
+
+    async def _carry_later(self, passing: _Passing, before: int, status: int) -> None:
+        try:
+            await self._carry_behind(passing, before)
+        except Unreachable:
+            self._note(passing, status, is_unreachable=True)
+        else:
+            self._note(passing, status)
+
+    async def _carry_behind(self, passing: _Passing, before: int) -> Answer:
+        behind, hold_s = passing.parameter("behind"), passing.parameter("hold_s")
+        overtaken = True
+        async with self._carried:
+            try:
+                reached = self._carried.wait_for(lambda: self._carried_count >= before + behind)
+                await asyncio.wait_for(reached, hold_s)
+            except TimeoutError:
+                overtaken = False
+        answer = await self._carry(passing)
+        if overtaken:
+            self._fired(passing, f"was carried after {behind} later one(s)")
+        return answer
+
+    async def _truncate(self, passing: _Passing) -> Answer:
+        body = passing.message.body
+        kept = passing.parameter("bytes_kept")
+        kept = len(body) // 2 if kept is None else min(kept, len(body))
+        if kept == len(body):
+            return await self._carry(passing)
+        await send_part(self._address(passing.message), passing.message, kept)
+        self._fired(passing, f"arrived with {kept} of {len(body)} bytes of its body")
+        raise _Cut(reset=False)
+
+    async def _refuse(self, passing: _Passing) -> Answer:
+        status = passing.parameter("status")
+        carried = await self._carried_first(passing)
+        self._fired(passing, f"{carried}; its sender was told {status}")
+        return plain(status, "refused on its way by the courier\n")
+
+    async def _stall(self, passing: _Passing) -> Answer:
+        carried = await self._carried_first(passing)
+        self._fired(passing, f"{carried}; its sender gets no answer")
+        self._note(passing, None)
+        await asyncio.sleep(passing.parameter("hold_s"))  # to keep the sender waiting is the fault
+        raise _Cut(reset=False)
+
+    async def _cut(self, passing: _Passing) -> Answer:
+        carried = await self._carried_first(passing)
+        self._fired(passing, f"{carried}; its sender's connection was reset")
+        raise _Cut(reset=True)
+
+    async def _carried_first(self, passing: _Passing) -> str:
+        if not passing.parameter("carried"):
+            return "was not carried"
+        answer = await self._carry(passing)
+        return f"was carried and answered {answer.status}"
+
+    def _fired(self, passing: _Passing, what: str) -> None:
+        assert passing.fate is not None  # noqa: S101 - a fate brought us here
+        passing.is_struck = True
+        where = f"delivery {passing.number} ({passing.message.method.decode('latin-1')} {passing.path}) {what}"
+        self._marks.note(FAULT_NOTE, passing.fate.fault, {"kind": passing.fate.kind, "at": where})
+
+    def _note(self, passing: _Passing, status: int | None, *, is_unreachable: bool = False) -> None:
+        """Say what became of the delivery, once."""
+        if passing.is_noted:
+            return
+        passing.is_noted = True
+        fate = passing.fate.kind if passing.fate is not None and passing.is_struck else "carried"
+        delivery = Delivery(
+            number=passing.number,
+            method=passing.message.method.decode("latin-1"),
+            path=passing.path,
+            fate="unreachable" if is_unreachable else fate,
+            status=status,
+            arrivals=passing.arrivals,
+            body_bytes=len(passing.message.body),
+        )
+        self._marks.note(DELIVERY_NOTE, passing.number, msgspec.to_builtins(delivery))
+
+
+class _Passing:
+    """A delivery on its way, with what befalls it and how often it has arrived."""
+
+    def __init__(self, number: int, path: str, message: Message, fate: _PlannedFate | None) -> None:
+        self.number = number
+        self.path = path
+        self.message = message
+        self.fate = fate
+        self.arrivals = 0
+        self.is_struck = False
+        self.is_on_its_way = False
+        self.is_noted = False
+
+    def parameter(self, name: str) -> Any:
+        return self.fate.parameters[name] if self.fate is not None else None
+
+
+def _path(target: bytes) -> str:
+    whole = urlsplit(target.decode("latin-1"))
+    return whole.path or "/"
+
+
+def _loopback(host: str | None, port: int | None) -> tuple[str, int]:
+    """Return host and port, if that is this machine: nothing of a test goes further."""
+    name = "127.0.0.1" if host in {None, "localhost"} else str(host)
+    try:
+        is_here = ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        is_here = False
+    if not is_here:
+        msg = f"{host} is not on loopback, and a courier goes nowhere else"
+        raise Unreachable(msg)
+    return name, port or 80

@@ -1,0 +1,162 @@
+"""HTTP messages, taken whole and passed on: from a sender, to a server, and back. Parsing and framing are h11's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import h11
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BODY_BYTES_MAX: Final = 256 * 1024 * 1024
+"""A larger body is refused with 413."""
+
+_READ_BYTES: Final = 1 << 16
+_ANSWER_TIMEOUT_S: Final = 300.0
+_READ_TO_THE_END_S: Final = 1.0
+_OF_ONE_CONNECTION: Final = frozenset(
+    b"connection proxy-connection keep-alive transfer-encoding te trailer upgrade content-length expect".split()
+)
+_LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
+_Headers = list[tuple[bytes, bytes]]
+
+
+class Message(NamedTuple):
+    """A request, whole. ``has_length`` says that it came with a body, though it may be empty."""
+
+    method: bytes
+    target: bytes
+    headers: _Headers
+    body: bytes
+    has_length: bool
+
+
+class Answer(NamedTuple):
+    """What a server answered, whole, or what the courier tells in its place."""
+
+    status: int
+    headers: _Headers
+    body: bytes
+
+
+class Unreachable(Exception):  # noqa: N818 - an answer about the server, which becomes the sender's 502
+    """Nobody took the delivery, or nobody answered it."""
+
+
+async def take_request(
+    connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> Message | None:
+    """Return the next request, whole; None where the sender hung up."""
+    request: h11.Request | None = None
+    body = bytearray()
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            if connection.they_are_waiting_for_100_continue:
+                writer.write(connection.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+            connection.receive_data(await reader.read(_READ_BYTES))
+        elif isinstance(event, h11.Request):
+            request = event
+        elif isinstance(event, h11.Data):
+            body += event.data
+            if len(body) > BODY_BYTES_MAX:
+                msg = f"more than {BODY_BYTES_MAX} bytes of body"
+                raise h11.RemoteProtocolError(msg, error_status_hint=413)
+        elif isinstance(event, h11.EndOfMessage) and request is not None:
+            return Message(
+                request.method, request.target, _end_to_end(request.headers), bytes(body), _has_length(request.headers)
+            )
+        else:
+            return None
+
+
+async def tell(connection: h11.Connection, writer: asyncio.StreamWriter, answer: Answer) -> None:
+    """Send an answer to the sender, unless it was answered already."""
+    if connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+        return
+    headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+    if answer.status in {204, 304} or answer.status < 200:
+        headers.pop()
+    response = h11.Response(status_code=answer.status, headers=headers)
+    parts = [connection.send(response), connection.send(h11.Data(data=answer.body)) if answer.body else b""]
+    writer.write(b"".join([*(part or b"" for part in parts), connection.send(h11.EndOfMessage()) or b""]))
+    await writer.drain()
+
+
+async def exchange(address: tuple[str, int, bytes], message: Message) -> Answer:
+    """Carry a request to a server, over a connection of its own, and return its answer."""
+    host, port, target = address
+    try:
+        async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                connection = h11.Connection(h11.CLIENT)
+                writer.write(_encoded(connection, target, message))
+                await writer.drain()
+                return await _response(connection, reader)
+            finally:
+                writer.transport.abort()
+    except (OSError, TimeoutError, h11.RemoteProtocolError) as error:
+        msg = f"{host}:{port}: {type(error).__name__}: {error}"
+        raise Unreachable(msg) from error
+
+
+def _encoded(connection: h11.Connection, target: bytes, message: Message) -> bytes:
+    length = [(b"content-length", b"%d" % len(message.body))] if message.body or message.has_length else []
+    headers = [*message.headers, *length, (b"connection", b"close")]
+    request = h11.Request(method=message.method, target=target, headers=headers)
+    parts = [connection.send(request) or b""]
+    if message.body:
+        parts.append(connection.send(h11.Data(data=message.body)) or b"")
+    return b"".join([*parts, connection.send(h11.EndOfMessage()) or b""])
+
+
+async def _response(connection: h11.Connection, reader: asyncio.StreamReader) -> Answer:
+    response: h11.Response | None = None
+    body = bytearray()
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(await reader.read(_READ_BYTES))
+        elif isinstance(event, h11.Response):
+            response = event
+        elif isinstance(event, h11.Data):
+            body += event.data
+        elif isinstance(event, h11.EndOfMessage) and response is not None:
+            return Answer(response.status_code, _end_to_end(response.headers), bytes(body))
+        elif not isinstance(event, h11.InformationalResponse):
+            msg = "it hung up before it had answered"
+            raise Unreachable(msg)
+
+
+async def send_part(address: tuple[str, int, bytes], message: Message, kept: int) -> None:
+    """Send a request whose header promises the whole body, and only the first bytes of that; then hang up."""
+    host, port, target = address
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+    except OSError as error:
+        msg = f"{host}:{port}: {error}"
+        raise Unreachable(msg) from error
+    whole = _encoded(h11.Connection(h11.CLIENT), target, message)
+    writer.write(whole[: len(whole) - len(message.body) + kept])
+    with contextlib.suppress(OSError):
+        await writer.drain()
+        writer.write_eof()
+        await asyncio.wait_for(reader.read(_READ_BYTES), _READ_TO_THE_END_S)  # so that it has been read before it ends
+    writer.close()
+
+
+def _end_to_end(headers: Sequence[tuple[bytes, bytes]]) -> _Headers:
+    return [(name, value) for name, value in headers if name.lower() not in _OF_ONE_CONNECTION]
+
+
+def plain(status: int, text: str) -> Answer:
+    """Return an answer of the courier's own."""
+    return Answer(status, [(b"content-type", b"text/plain; charset=utf-8")], text.encode())
+
+
+def _has_length(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    return any(name.lower() in _LENGTHS for name, _ in headers)
