@@ -189,6 +189,7 @@ class Disk:
             settings.append((*self._split(step, step.path), NO_NODE))
         elif step.node not in self.nodes:  # it comes from outside
             self.add(step.node, Node(FILE), step.mode or _DEFAULT_MODES[FILE])
+            self.contents[step.node] = self._loaded(step)
         if step.target:
             settings.append((*self._split(step, step.target), step.node))
         return Naming(tuple(settings), step)
@@ -219,13 +220,13 @@ class Disk:
         folder, name = self._split(entry, entry.path)
         self.names = renamed(self.names, Naming(((folder, name, entry.node),)))
 
-    def _loaded(self, entry: Entry) -> Content:
+    def _loaded(self, entry: Entry | Step) -> Content:
         content = self.empty
         for start in range(0, entry.length, _CHUNK_BYTES):
             length = min(_CHUNK_BYTES, entry.length - start)
             part = msgspec.structs.replace(entry, content=entry.content + start, length=length)
             content = content.write(start, self._recording.content(part), keep=self._store.keep)
-        return content
+        return content.resize(entry.length)
 
     def _split(self, item: Step | Entry, path: str) -> tuple[int, str]:
         """Return the node of the folder that a path lies in, and the last name of the path."""

@@ -70,6 +70,19 @@ class State:
         return (self.text if isinstance(self.text, str) else self.text()) or self.code
 
 
+def durable_digest(items: Mapping[str, Item]) -> bytes:
+    """Equal for folders that hold the same, as far as a recording can tell.
+
+    Permissions are left out, which depend on the umask, and the contents of SQLite's ``-shm`` files, which are written
+    through memory.
+    """
+    found = [
+        (path, item.kind, item.target, None if path.endswith("-shm") or item.content is None else item.content.digest)
+        for path, item in sorted(items.items())
+    ]
+    return blake2b(repr(found).encode(errors="surrogatepass"), digest_size=16).digest()
+
+
 def _identity(items: Mapping[str, Item]) -> list[tuple[object, ...]]:
     groups: dict[int, int] = {}
     return [
