@@ -24,9 +24,8 @@ import msgspec
 
 from harness.agents import tree
 from harness.errors import AgentError
-from harness.explore.content import PageStore
-from harness.explore.materialise import StateFolder, read_folder
-from harness.explore.state import durable_digest
+from harness.explore.materialise import StateFolder
+from harness.explore.recorded import recorded_run
 from harness.explore.target import TEXT_CHARACTERS_MAX, CommandSubject
 from harness.history import History
 from harness.model import Finding, Mark
@@ -82,8 +81,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     signal: int | None = None
     is_timed_out: bool = False
     failure: str = ""
-    left: bytes = b""
-    """The digest of the folder as the run left it, before the check."""
+    differences: tuple[str, ...] = ()
+    """Where the folder, as the run left it, is not what its own recording gives."""
     count: int = 0
     strays: tuple[str, ...] = ()
     output: str = ""
@@ -365,21 +364,20 @@ def _run_and_judge(known: Known, base: Path, request: RealRun) -> Judgement:
     directory, marks_file = base / f"state-{request.folder}", base / f"marks-{request.folder}"
     marks_file.unlink(missing_ok=True)
     program = known.subject.program(directory, marks_file)
-    seen = known.source.observe(
+    seen, unlike = recorded_run(
+        known.source,
         program,
         directory,
         marks=marks_file,
         directive=request.directive,
         expected=known.steps if request.compare else (),
         timeout_s=request.timeout_s,
+        folder=base / f"recording-{request.folder}" if request.compare else None,
     )
     marks = History.from_lines(marks_file.read_bytes()).marks
-    store = PageStore(base)
-    left = durable_digest(read_folder(directory, store)) if directory.is_dir() else b""
-    store.close()
     return Judgement(
         findings=_examine(known.subject, directory, marks_file, marks),
-        left=left,
+        differences=unlike,
         marks=len(marks),
         fired=seen.fired,
         diverged_at=seen.diverged_at,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from harness.explore.content import Content
     from harness.explore.disk import Effect
+    from harness.explore.recorded import Recorded
     from harness.steps.recording import Recording
     from harness.steps.step import Step
 
@@ -76,6 +77,11 @@ def crash_states(recording: Recording, store: PageStore, *, prefix: str = "crash
         )
         if isinstance(effect, Writing) and effect.is_write:
             yield from _torn(disk, moment, effect, code)
+
+
+def find_crash(recorded: Recorded, code: str) -> State | None:
+    """Return the state of a recorded run that a code names; None where there is none."""
+    return next((state for state in crash_states(recorded.recording, recorded.store) if state.code == code), None)
 
 
 def _torn(disk: Disk, moment: Moment, effect: Writing, code: str) -> Iterator[State]:
