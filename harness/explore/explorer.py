@@ -7,6 +7,7 @@ goes on from there.
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from hashlib import blake2b
@@ -80,6 +81,7 @@ class Explorer:
         self._listen = listen
         self._families: list[FamilyResult] = []
         self._seen: Observation | None = None
+        self._session: Session | None = None
         self._notes: tuple[str, ...] = ()
 
     def explore(self) -> Exploration:
@@ -95,6 +97,7 @@ class Explorer:
             findings = (_harness(error.signature, str(error)),)
         except KeyboardInterrupt:
             findings = (_harness("harness:interrupted", "it was interrupted; run it again to go on from there"),)
+            self._families += self._interrupted()
         except OSError as error:
             text = f"there is no room for states in {self._folder} ({error}): give another folder with --scratch"
             findings = (_harness("harness:no-room", text),)
@@ -112,6 +115,21 @@ class Explorer:
             notes=self._notes,
             duration_s=time.monotonic() - started_s,
         )
+
+    def _interrupted(self) -> list[FamilyResult]:
+        """Return what is known of the family that was under way."""
+        saved = self._session.saved if self._session is not None else None
+        if saved is None or not saved.family:
+            return []
+        return [
+            FamilyResult(
+                family=Family(saved.family),
+                states=saved.states,
+                is_complete=False,
+                discoveries=tuple(saved.discoveries),
+                problems=tuple(saved.problems),
+            )
+        ]
 
     def _explore(self) -> tuple[Finding, ...]:
         timeout_s = self._options.run_timeout_s
@@ -131,7 +149,7 @@ class Explorer:
             return tuple(findings)
         record_again(self._subject, self._source, recorded, self._folder, timeout_s=self._options.run_timeout_s)
         saved = self._saved(recorded)
-        session = Session(
+        self._session = session = Session(
             known,
             recorded,
             pool,
@@ -190,7 +208,7 @@ class Explorer:
     def _tell(self, session: Session, found: Discovery) -> Discovery:
         folder = ""
         if self._kept is not None:
-            destination = self._kept / found.code.replace("/", "_").replace(":", "-")[:80]
+            destination = self._kept / re.sub(r"[^\w.+-]+", "-", found.code)[:80].rstrip("-.")
             if keep_state(session, found.code, destination):
                 folder = str(destination)
         text = reproduction(session, found, command=self._command, folder=folder)

@@ -109,8 +109,8 @@ def recorded_run(
 ) -> tuple[Observation, tuple[str, ...]]:
     """Run a program under a directive, and return with it where the directory is not what its recording gives.
 
-    A run is compared with its own recording, not with an earlier one's: SQLite, for one, salts its journals, so that two
-    runs which make the same steps do not write the same bytes. Without a ``folder`` nothing is recorded or compared.
+    A run is compared with its own recording, not with an earlier one's: SQLite, for one, salts its journals, and two
+    runs of the same steps do not write the same bytes. Without a ``folder`` nothing is recorded or compared.
     """
     if folder is None:
         return source.observe(

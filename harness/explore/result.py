@@ -98,7 +98,7 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
     def verdict(self) -> Verdict:
         """VIOLATED with any finding; INCONCLUSIVE when it is incomplete, or something kept it from being judged."""
         found = [each.as_finding().verdict for each in self.discoveries] + [each.verdict for each in self.problems]
-        if not self.is_complete or not self.states:
+        if not self.is_complete or not self.points:
             found.append(Verdict.INCONCLUSIVE)
         return Verdict.worst([*found, Verdict.HELD])
 
@@ -109,7 +109,7 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
         if self.family is Family.CRASH:
             return f"{self.points:,} of {self.points_total:,} crash points"
         if self.family is Family.RECOVERY:
-            return f"{self.states:,} states of {self.points:,} interrupted recoveries"
+            return f"{self.points:,} recoveries interrupted in {self.states:,} states"
         if self.family is Family.POWER:
             return f"{self.states:,} power-loss states{sampled if self.states else ''}"
         return f"{self.points:,} of {self.points_total:,} I/O errors"

@@ -154,7 +154,8 @@ class Hearing:
         self.states = saved.states
         self.discoveries: list[Discovery] = list(saved.discoveries)
         self.problems: dict[str, Finding] = {each.signature: each for each in saved.problems}
-        self._seen: dict[bytes, tuple[Finding, ...] | None] = {}
+        self._seen: set[tuple[bytes, str]] = set()
+        self._heard: dict[bytes, tuple[Finding, ...]] = {}
         self._saved_s = time.monotonic()
         self.total = 0
         self.done = 0
@@ -163,18 +164,21 @@ class Hearing:
         """Have a state judged unless an equal one was."""
         self._consumed += 1
         digest = state.digest
-        if digest in self._seen:
-            for finding in self._seen[digest] or ():
+        if (digest, model) in self._seen:
+            return
+        self._seen.add((digest, model))
+        if digest in self._heard:
+            for finding in self._heard[digest]:
                 self.note(finding, state, model=model)
             return
-        self._seen[digest] = None
+        self._heard[digest] = ()
         if self._consumed <= self._skip:
             return
 
         def done(judgement: Judgement, _: Path) -> None:
             self.states += 1
             if judgement.findings:
-                self._seen[digest] = judgement.findings
+                self._heard[digest] = judgement.findings
             for finding in judgement.findings:
                 self.note(finding, state, model=model)
             if heard is not None:
