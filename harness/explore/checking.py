@@ -26,7 +26,7 @@ from harness.agents import tree
 from harness.errors import AgentError
 from harness.explore.materialise import StateFolder
 from harness.explore.recorded import recorded_run
-from harness.explore.target import TEXT_CHARACTERS_MAX, CommandSubject
+from harness.explore.target import TEXT_CHARACTERS_MAX, CommandSubject, print_to_descriptors
 from harness.history import History
 from harness.model import Finding, Mark
 from harness.steps.kernel import adopt_orphans, die_with_parent
@@ -333,6 +333,7 @@ def _redirect(path: Path) -> int:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
+    print_to_descriptors()
     return output
 
 

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from harness.explore.session import Options, Progress
     from harness.explore.target import Subject
 
+if TYPE_CHECKING:  # older versions of click have a plain class
+    _DurationBase = click.ParamType[float]
+    _ListedBase = click.ParamType[tuple[str, ...]]
+else:
+    _DurationBase = _ListedBase = click.ParamType
+
 RESULTS: Final = Path("chaos-results")
 _UNITS_S: Final = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
@@ -33,7 +39,7 @@ _DESTINATION: Final = click.Path(path_type=Path, dir_okay=False)
 _FOLDER: Final = click.Path(path_type=Path, file_okay=False)
 
 
-class _Duration(click.ParamType[float]):
+class _Duration(_DurationBase):
     """A time such as ``60s``, ``5m`` or ``1h``; a number alone is seconds."""
 
     name = "duration"
@@ -47,7 +53,7 @@ class _Duration(click.ParamType[float]):
         return float(match[1]) * _UNITS_S[match[2] or ""]
 
 
-class _Listed(click.ParamType[tuple[str, ...]]):
+class _Listed(_ListedBase):
     """Some of several words, with commas between them."""
 
     name = "list"

@@ -7,6 +7,7 @@ that it costs as much as the change, not the file. Pages of zeros are not kept a
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from hashlib import blake2b
@@ -51,8 +52,7 @@ class PageStore:
         place = self._size_bytes
         self._size_bytes += os.pwrite(self._descriptor, page, place)
         if self._size_bytes != place + PAGE_BYTES:
-            msg = f"the disk of {self._folder or tempfile.gettempdir()} is full: pages of the recording do not fit"
-            raise OSError(msg)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder or tempfile.gettempdir()))
         return place
 
     def read(self, page: Page) -> bytes:

@@ -7,6 +7,7 @@ goes on from there.
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import time
@@ -99,6 +100,8 @@ class Explorer:
             findings = (_harness("harness:interrupted", "it was interrupted; run it again to go on from there"),)
             self._families += self._interrupted()
         except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
             text = f"there is no room for states in {self._folder} ({error}): give another folder with --scratch"
             findings = (_harness("harness:no-room", text),)
         except ChaosError as error:

@@ -6,12 +6,12 @@ when the time is over, and writes down how far it is, so that an exploration tha
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from harness.errors import UsageError
 from harness.explore.checking import CHECK_TIMEOUT_S, Judgement, Known, Pool
 from harness.explore.losses import SAMPLES
 from harness.explore.power import Model
@@ -130,8 +130,13 @@ class Session:
         if self._saved_in is None:
             return
         fresh = self._saved_in.with_name(self._saved_in.name + ".new")
-        fresh.write_bytes(msgspec.json.encode(self.saved))
-        os.replace(fresh, self._saved_in)  # noqa: PTH105 - atomic, which is the point
+        try:
+            fresh.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_bytes(msgspec.json.encode(self.saved))
+            fresh.replace(self._saved_in)
+        except OSError as error:
+            msg = f"how far it is cannot be written to {self._saved_in} ({error.strerror}): give another --results"
+            raise UsageError(msg) from error
 
     def forget(self) -> None:
         """Remove the progress file: there is nothing left to go on with."""

@@ -78,6 +78,7 @@ class Subject:
 
     def _run(self, directory: Path, marks: Path) -> None:
         sys.dont_write_bytecode = True  # or a module that is imported late would be written beside its source
+        print_to_descriptors()
         self._target.run(directory, Marks(marks, "target"))
 
     def recovery(self, directory: Path, marks: Path, seen: Sequence[Mark]) -> Program:
@@ -86,6 +87,8 @@ class Subject:
         return lambda: self._recover_and_look(directory, seen)
 
     def _recover_and_look(self, directory: Path, seen: Sequence[Mark]) -> None:
+        sys.dont_write_bytecode = True  # as above
+        print_to_descriptors()
         list(self.examine(directory, seen))
 
     def examine(self, directory: Path, marks: Sequence[Mark]) -> list[Finding]:
@@ -150,6 +153,12 @@ class _Functions:
         self.name = getattr(run, "__qualname__", "")
         self.run = run
         self.check = check
+
+
+def print_to_descriptors() -> None:
+    """Let what this forked process prints go to its own descriptors 1 and 2, and not into what pytest captures."""
+    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 - to stay open
+    sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 - to stay open
 
 
 def subject_of(target: object, *, check: Callable[..., Any] | None = None, name: str = "") -> Subject:
