@@ -47,6 +47,8 @@ _FAMILIES: Final[dict[Family, Callable[[Session], FamilyResult]]] = {
     Family.POWER: explore_power_losses,
     Family.IO: explore_errors,
 }
+KEPT_BYTES_MAX: Final = 64 << 20
+"""A recording larger than this is not kept with the failing states: the code of a state builds it again."""
 ROOM_BYTES_MIN: Final = 16 << 20
 """Less room than this where states are written is too little to begin with."""
 
@@ -169,7 +171,16 @@ class Explorer:
             self._families.append(self._told(session, result))
         if all(result.is_complete for result in self._families):
             session.forget()
+        if any(result.discoveries for result in self._families):
+            self._keep_recording()
         return tuple(findings)
+
+    def _keep_recording(self) -> None:
+        """Keep the recording beside the failing states, unless it is too large to be carried around."""
+        recording = self._folder / "recording"
+        size = sum(path.stat().st_size for path in recording.iterdir())
+        if self._kept is not None and size <= KEPT_BYTES_MAX:
+            shutil.copytree(recording, self._kept / "recording", dirs_exist_ok=True)
 
     def _clean(self, recorded: Recorded, pool: Pool) -> list[Finding]:
         """Judge what the run left when nothing was done to it: a bug of the target, or a wrong check."""
