@@ -29,8 +29,9 @@ repeating.
 
 **Waiting.** Writers exclude each other. One that finds the database locked waits, at most ``busy_timeout_s``
 (30 seconds unless told otherwise), and then raises ``DatabaseLocked`` with nothing changed. Readers do not wait for
-writers. Who comes next is a matter of luck, unless the store was opened with ``takes_turns``: then writers queue, which
-many processes on one file need (``recovery.store.turns``).
+writers. Writers begin in the order in which they came, give or take a moment: threads of one store at its one seat, and
+those that wait for each other share a commit, before which none of them is acknowledged (``recovery.store.groups``);
+processes in a queue beside the database, unless a store was opened without ``takes_turns`` (``recovery.store.turns``).
 
 **Leases.** A lease is a row and a fencing token; what is written under a lease names the token, and the store compares
 it in the transaction of that write. A renewal is flushed like everything else: one that was acknowledged and lost would
@@ -44,7 +45,8 @@ is ordered by it, so a clock that jumps back cannot reorder checkpoints.
 tens of nanoseconds when nobody listens, and a name for each place where a process can be killed when somebody does.
 
 **Threads and processes.** A store may be shared by threads; each operation takes a connection of its own. After a fork
-the child leaves its parent's connections alone and opens new ones.
+the child leaves its parent's connections alone and opens new ones. Do not fork while another thread is in a
+transaction: SQLite in the child believes for ever that this process holds the lock, so its writes are refused.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from harness.steps import memory
 from harness.steps.filter import CLONE_COMMANDS, PROT_WRITE, TMPFILE_BIT
 from harness.steps.folder import Place, WatchedFolder, lstat
 from harness.steps.kernel import MACHINE
-from harness.steps.memory import AT_FDCWD, Memory, Unreadable
-from harness.steps.step import NO_CONTENT, Action, BlindSpot, Step
+from harness.steps.memory import AT_FDCWD, Failing, Memory, Unreadable
+from harness.steps.step import NO_CONTENT, NO_NODE, Action, BlindSpot, Step
 from harness.steps.syscalls import AUDIT_ARCH, NUMBER_MAX, NUMBERS
 
 if TYPE_CHECKING:
@@ -42,13 +42,14 @@ _RWF_SYNC: Final = 0x04
 _RWF_APPEND: Final = 0x10
 _SYNC_BITS: Final = os.O_SYNC & ~os.O_DSYNC
 _WRITE_BYTES_MAX: Final = 0x7FFFF000
+_CHUNK_BYTES: Final = 16 * 1024 * 1024
 _MOVED_IN_BYTES_MAX: Final = 1 << 30
 _NUMBER_OF_CREATE: Final = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
 _FOREVER: Final = 1 << 63
 
 
 class Decoded(NamedTuple):
-    """What becomes of a call. ``steps`` have no numbers yet. With ``error`` it is denied; ``mark`` are a mark's bytes.
+    """What becomes of a call. With ``error`` it is denied; ``mark`` are a mark's bytes.
 
     ``stray`` is a path outside of the folder that it changes.
     """
@@ -97,25 +98,28 @@ class Decoder:
         self._waiting: dict[int, list[_Waiting]] = {}
         self._unnamed: list[int] = []
         self._looks_at_flags = False
+        self._has_mappings = False
+        self._umasks: dict[int, int] = {}
+        self._number = 0
+        self._call: Notification | None = None
         self._processes: dict[int, tuple[int, int]] = {}
         calls = _calls(self)
         self._calls = {number: calls[name] for name, number in NUMBERS[MACHINE].items()}
         self._names = {number: name for name, number in NUMBERS[MACHINE].items()}
 
-    def decode(self, call: Notification) -> Decoded:
-        """Return what becomes of a call."""
-        self._settle(call.thread)
+    def decode(self, call: Notification, number: int) -> Decoded:
+        """Return what becomes of a call; its first step gets this number."""
+        if call.thread in self._waiting:
+            self._settle(call.thread)
         if call.machine != AUDIT_ARCH[MACHINE] or call.number > NUMBER_MAX:
             return _denied("unknown-call", f"call {call.number} of machine {call.machine:#x} is not known here")
+        self._number, self._call = number, call
         try:
-            decoded = self._calls[call.number](call)
+            return self._calls[call.number](call)
+        except Failing:
+            return NOTHING
         except Unreadable as error:
             return Decoded(blind_spot=BlindSpot(what="unreadable-process", text=str(error)))
-        if not decoded.steps:
-            return decoded
-        process, thread = self._ordinals(call.thread)
-        name = self._names[call.number]
-        return decoded._replace(steps=tuple(_signed(step, name, process, thread) for step in decoded.steps))
 
     def extent(self, call: Notification) -> Extent | None:
         """Return where a write goes, None for a call that is no write."""
@@ -173,17 +177,48 @@ class Decoder:
     def _is_regular_or_folder(status: os.stat_result) -> bool:
         return stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
 
+    def _step(
+        self,
+        action: Action,
+        *,
+        path: str = "",
+        target: str = "",
+        node: int = NO_NODE,
+        offset: int = 0,
+        length: int = 0,
+        mode: int = 0,
+        content: int = NO_CONTENT,
+    ) -> Step:
+        """Return the next step of the call that is being looked at."""
+        call = self._call
+        assert call is not None  # noqa: S101 - a step is a call's
+        process, thread = self._processes.get(call.thread) or self._ordinals(call.thread)
+        number = self._number
+        self._number += 1
+        return Step(
+            number=number,
+            action=action,
+            call=self._names[call.number],
+            path=path,
+            target=target,
+            node=node,
+            offset=offset,
+            length=length,
+            mode=mode,
+            content=content,
+            process=process,
+            thread=thread,
+        )
+
     def _ordinals(self, thread: int) -> tuple[int, int]:
         """Return which process and which thread of the run this is, both from 1."""
-        known = self._processes.get(thread)
-        if known is None:
-            try:
-                process = memory.process_of(thread)
-            except Unreadable:
-                process = thread
-            leader = self._processes.get(process)
-            ordinal = leader[0] if leader else 1 + max((each[0] for each in self._processes.values()), default=0)
-            known = self._processes[thread] = (ordinal, len(self._processes) + 1)
+        try:
+            process = memory.process_of(thread)
+        except (Failing, Unreadable):
+            process = thread
+        leader = self._processes.get(process)
+        ordinal = leader[0] if leader else 1 + max((each[0] for each in self._processes.values()), default=0)
+        known = self._processes[thread] = (ordinal, len(self._processes) + 1)
         return known
 
     # Writes
@@ -192,38 +227,52 @@ class Decoder:
         """Write, by any of the calls that take memory of the caller's."""
         thread, descriptor = call.thread, _descriptor(call.arguments[0])
         status = memory.status_of(thread, descriptor)
-        identity = (status.st_dev, status.st_ino)
-        if identity == self._marks:
+        if status.st_ino == self._marks[1] and status.st_dev == self._marks[0]:
             extent = self._extent(call, with_place=False)
             return Decoded(mark=self._bytes(thread, extent)) if extent.length else NOTHING
-        node = self._node(thread, status)
+        node = self.folder.node(status) or self._node(thread, status)
         if not node:
             return self._stray(thread, descriptor, status)
         extent = self._extent(call, status=status)
         if not extent.length:
             return NOTHING
-        content = NO_CONTENT if self._keep is None else self._keep(self._bytes(thread, extent))
+        content = NO_CONTENT if self._keep is None else self._kept(thread, extent, self._keep)
         return Decoded(steps=self._written(node, extent.offset, extent.length, content, extent.flags))
+
+    def _kept(self, thread: int, extent: Extent, keep: Callable[[bytes], int]) -> int:
+        """Keep what is written, some megabytes at a time, and return where it begins."""
+        if extent.length <= _CHUNK_BYTES:
+            return keep(self._bytes(thread, extent))
+        places = [
+            keep(self.memory.read(thread, address + done, min(_CHUNK_BYTES, length - done)))
+            for address, length in extent.pieces
+            for done in range(0, length, _CHUNK_BYTES)
+        ]
+        return places[0]
 
     def _written(self, node: int, offset: int, length: int, content: int, flags: int) -> tuple[Step, ...]:
         path = self.folder.path(node)
-        step = _step(Action.WRITE, path=path, node=node, offset=offset, length=length, content=content)
+        step = self._step(Action.WRITE, path=path, node=node, offset=offset, length=length, content=content)
         if not flags & os.O_DSYNC:  # O_SYNC contains it
             return (step,)
         kind = Action.SYNC if flags & _SYNC_BITS else Action.SYNC_DATA
-        return (step, _step(kind, path=path, node=node))
+        return (step, self._step(kind, path=path, node=node))
 
     def _extent(self, call: Notification, *, status: os.stat_result | None = None, with_place: bool = True) -> Extent:
         """Return what a write call writes, and where."""
         name, thread, given = self._names[call.number], call.thread, call.arguments
-        descriptor = _descriptor(given[0])
-        if name in {"write", "pwrite64"}:
-            pieces: tuple[tuple[int, int], ...] = ((given[1], min(given[2], _WRITE_BYTES_MAX)),)
+        pieces: tuple[tuple[int, int], ...]
+        if name in _PLAIN:
+            length = min(given[2], _WRITE_BYTES_MAX)
+            pieces = ((given[1], length),)
+            if name == "pwrite64" and not self._looks_at_flags:  # by far the most frequent, in databases
+                return Extent(pieces, length, given[3], 0)
         else:
             pieces = tuple(self.memory.vectors(thread, given[1], min(given[2], 1024)))
-        length = min(sum(length for _, length in pieces), _WRITE_BYTES_MAX)
+            length = min(sum(length for _, length in pieces), _WRITE_BYTES_MAX)
         if not with_place:
             return Extent(pieces, length, 0, 0)
+        descriptor = _descriptor(given[0])
         offset = -1 if name in {"write", "writev"} else _signed_word(given[3])
         per_call = _flags_of_call(given[5]) if name == "pwritev2" else 0
         flags = per_call
@@ -287,7 +336,7 @@ class Decoder:
             file = os.open(f"/proc/{thread}/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             msg = f"descriptor {descriptor} of thread {thread} cannot be read: {error.strerror}"
-            raise Unreadable(msg) from error
+            raise Failing(msg) from error
         try:
             return os.pread(file, min(count, max(0, os.fstat(file).st_size - offset)), offset)
         finally:
@@ -321,7 +370,7 @@ class Decoder:
         if status is None or not stat.S_ISREG(status.st_mode) or size < 0 or status.st_size == size:
             return NOTHING
         node = self._node(thread, status)
-        step = _step(Action.TRUNCATE, path=self.folder.path(node), node=node, length=size)
+        step = self._step(Action.TRUNCATE, path=self.folder.path(node), node=node, length=size)
         return Decoded(steps=(step,)) if node else NOTHING
 
     def fallocate(self, call: Notification) -> Decoded:
@@ -331,18 +380,19 @@ class Decoder:
         node = self._node(call.thread, status)
         if not node or not length:
             return NOTHING
-        where = {"path": self.folder.path(node), "node": node}
+        path = self.folder.path(node)
         if mode in _ALLOCATES:
             grows = mode == 0 and offset + length > status.st_size
-            step = _step(Action.ALLOCATE, offset=offset, length=length, **where)
+            step = self._step(Action.ALLOCATE, path=path, node=node, offset=offset, length=length)
             return Decoded(steps=(step,)) if grows else NOTHING
         if mode & ~(_KEEP_SIZE | _PUNCH_HOLE | _ZERO_RANGE):
             text = f"fallocate with mode {mode:#x}, which shifts a file's ranges, was refused"
             return Decoded(error=errno.EOPNOTSUPP, blind_spot=BlindSpot(what="fallocate", text=text, is_denied=True))
-        steps = [_step(Action.ZERO, offset=offset, length=length, **where)]
-        if not mode & _KEEP_SIZE and offset + length > status.st_size:
-            steps.insert(0, _step(Action.ALLOCATE, offset=offset, length=length, **where))
-        return Decoded(steps=tuple(steps))
+        grows = not mode & _KEEP_SIZE and offset + length > status.st_size
+        actions = (Action.ALLOCATE, Action.ZERO) if grows else (Action.ZERO,)
+        return Decoded(
+            steps=tuple(self._step(action, path=path, node=node, offset=offset, length=length) for action in actions)
+        )
 
     # Names
 
@@ -378,22 +428,23 @@ class Decoder:
         if flags & TMPFILE_BIT:
             node = self.folder.reserve("")
             self._unnamed.append(node)
-            return Decoded(steps=(_step(Action.CREATE_UNNAMED, node=node, mode=mode),))
+            return Decoded(steps=(self._step(Action.CREATE_UNNAMED, node=node, mode=mode),))
         if status is not None:
             if not flags & os.O_TRUNC or (flags & os.O_EXCL and flags & os.O_CREAT):
                 return NOTHING
             return self._resized(call.thread, status, 0)
         return self._made(call, Action.CREATE, place, mode=mode) if flags & os.O_CREAT else NOTHING
 
+    def umask(self, _call: Notification) -> Decoded:
+        """Change what new files may not be: what is known of it is out of date."""
+        self._umasks.clear()
+        return NOTHING
+
     def _umask(self, thread: int) -> int:
-        try:
-            with open(f"/proc/{thread}/status", "rb") as file:
-                for line in file:
-                    if line.startswith(b"Umask:"):
-                        return int(line.split()[1], 8)
-        except OSError:
-            pass
-        return 0o022
+        known = self._umasks.get(thread)
+        if known is None:
+            known = self._umasks[thread] = memory.umask_of(thread)
+        return known
 
     def _made(self, call: Notification, action: Action, place: Place, *, mode: int = 0, target: str = "") -> Decoded:
         """Return the step of something that comes to be at a path, unless it cannot."""
@@ -403,7 +454,7 @@ class Decoder:
             return NOTHING
         node = self.folder.reserve(place.path)
         self._await(call.thread, node, place.absolute)
-        return Decoded(steps=(_step(action, path=place.path, node=node, mode=mode, target=target),))
+        return Decoded(steps=(self._step(action, path=place.path, node=node, mode=mode, target=target),))
 
     def mkdir(self, call: Notification) -> Decoded:
         """Make a folder."""
@@ -462,16 +513,17 @@ class Decoder:
         if not node:
             text = f"a hard link to a file outside of the folder was refused: {place.path}"
             return Decoded(error=errno.EXDEV, blind_spot=BlindSpot(what="link-from-outside", text=text, is_denied=True))
+        self.folder.gain_name(node)
         if not self.folder.path(node):
             self.folder.move(node, place.path)
-        return Decoded(steps=(_step(Action.LINK, path=place.path, node=node),))
+        return Decoded(steps=(self._step(Action.LINK, path=place.path, node=node),))
 
     def _linked_object(self, call: Notification, folder: int, path: int, flags: int) -> os.stat_result | None:
         name = self.memory.text(call.thread, path)
         if flags & _AT_EMPTY_PATH and not name:
             return memory.status_of(call.thread, _descriptor(folder))
         absolute = self._absolute(call.thread, folder, name)
-        if name.startswith("/proc/self/fd/"):  # how a file without a name gets one
+        if flags & _AT_SYMLINK_FOLLOW and name.startswith("/proc/self/fd/"):  # how a file without a name gets one
             return memory.status_of(call.thread, int(name.removeprefix("/proc/self/fd/")))
         try:
             return os.stat(absolute, follow_symlinks=bool(flags & _AT_SYMLINK_FOLLOW))
@@ -499,10 +551,11 @@ class Decoder:
             return Decoded(stray=place.absolute)
         node = self.folder.node(status)
         if not is_folder:
-            return Decoded(steps=(_step(Action.UNLINK, path=place.path, node=node),))
+            self.folder.lose_name(node, status)
+            return Decoded(steps=(self._step(Action.UNLINK, path=place.path, node=node),))
         if not place.path or _has_entries(place.absolute):
             return NOTHING
-        return Decoded(steps=(_step(Action.REMOVE_FOLDER, path=place.path, node=node),))
+        return Decoded(steps=(self._step(Action.REMOVE_FOLDER, path=place.path, node=node),))
 
     def rename(self, call: Notification) -> Decoded:
         """Move."""
@@ -533,10 +586,12 @@ class Decoder:
         if not source.is_inside:
             return self._moved_in(source, target, moved)
         node = self.folder.node(moved)
+        if there is not None:
+            self.folder.lose_name(self.folder.node(there), there)
         to_path = target.path if target.is_inside else ""
         if to_path:
             self.folder.move(node, to_path)
-        step = _step(Action.RENAME, path=source.path, target=to_path, node=node)
+        step = self._step(Action.RENAME, path=source.path, target=to_path, node=node)
         return Decoded(steps=(step,), stray="" if to_path else target.absolute)
 
     def _exchanged(self, source: Place, target: Place, moved: os.stat_result, there: os.stat_result | None) -> Decoded:
@@ -548,7 +603,7 @@ class Decoder:
         first, second = self.folder.node(moved), self.folder.node(there)
         self.folder.move(first, target.path)
         self.folder.move(second, source.path)
-        return Decoded(steps=(_step(Action.EXCHANGE, path=source.path, target=target.path, node=first),))
+        return Decoded(steps=(self._step(Action.EXCHANGE, path=source.path, target=target.path, node=first),))
 
     def _moved_in(self, source: Place, target: Place, moved: os.stat_result) -> Decoded:
         """Return the step of a file that comes from outside, with all it holds."""
@@ -561,8 +616,9 @@ class Decoder:
                 content = self._keep(file.read())
         node = self.folder.add(moved, target.path)
         mode = stat.S_IMODE(moved.st_mode)
-        extent = {"length": moved.st_size, "content": content, "mode": mode}
-        return Decoded(steps=(_step(Action.RENAME, target=target.path, node=node, **extent),), stray=source.absolute)
+        length = moved.st_size
+        step = self._step(Action.RENAME, target=target.path, node=node, length=length, content=content, mode=mode)
+        return Decoded(steps=(step,), stray=source.absolute)
 
     def chmod(self, call: Notification) -> Decoded:
         """Change permissions by path."""
@@ -585,7 +641,7 @@ class Decoder:
     def _changed_mode(self, node: int, status: os.stat_result, mode: int) -> Decoded:
         if not node or stat.S_IMODE(status.st_mode) == mode & 0o7777:
             return NOTHING
-        step = _step(Action.CHANGE_MODE, path=self.folder.path(node), node=node, mode=mode & 0o7777)
+        step = self._step(Action.CHANGE_MODE, path=self.folder.path(node), node=node, mode=mode & 0o7777)
         return Decoded(steps=(step,))
 
     # Syncs
@@ -604,36 +660,50 @@ class Decoder:
 
     def _synced(self, call: Notification, action: Action) -> Decoded:
         node = self._node(call.thread, memory.status_of(call.thread, _descriptor(call.arguments[0])))
-        return Decoded(steps=(_step(action, path=self.folder.path(node), node=node),)) if node else NOTHING
+        return Decoded(steps=(self._step(action, path=self.folder.path(node), node=node),)) if node else NOTHING
 
     def sync(self, _call: Notification) -> Decoded:
         """Flush everything."""
-        return Decoded(steps=(_step(Action.SYNC_ALL),))
+        return Decoded(steps=(self._step(Action.SYNC_ALL),))
 
     def syncfs(self, call: Notification) -> Decoded:
         """Flush a file system, if it is the folder's."""
         status = memory.status_of(call.thread, _descriptor(call.arguments[0]))
-        return Decoded(steps=(_step(Action.SYNC_ALL),)) if status.st_dev == self.folder.device else NOTHING
+        return Decoded(steps=(self._step(Action.SYNC_ALL),)) if status.st_dev == self.folder.device else NOTHING
 
     def msync(self, call: Notification) -> Decoded:
         """Flush a mapping."""
         found = memory.mapped_at(call.thread, call.arguments[0])
         node = self.folder.node_of(found) if found is not None else 0
-        step = _step(Action.SYNC_DATA, path=self.folder.path(node), node=node)
+        step = self._step(Action.SYNC_DATA, path=self.folder.path(node), node=node)
         return Decoded(steps=(step,)) if node else NOTHING
 
     # What cannot be seen
 
     def mmap(self, call: Notification) -> Decoded:
-        """Map a file for writing, shared: what is written through it is not seen."""
+        """Map a file, shared: what is written through it is not seen."""
         descriptor = _descriptor(call.arguments[4])
-        if descriptor < 0 or not call.arguments[2] & PROT_WRITE:
+        if descriptor < 0:
             return NOTHING
         node = self._node(call.thread, memory.status_of(call.thread, descriptor))
         if not node:
             return NOTHING
-        path = self.folder.path(node)
-        return Decoded(blind_spot=BlindSpot(what="shared-mapping", text=path))
+        self._has_mappings = True
+        return self._mapped(node) if call.arguments[2] & PROT_WRITE else NOTHING
+
+    def mprotect(self, call: Notification) -> Decoded:
+        """Make memory writable: of a file that is mapped and shared, what is written from now on is not seen."""
+        found = memory.mapped_at(call.thread, call.arguments[0]) if self._has_mappings else None
+        node = self.folder.node_of(found) if found is not None else 0
+        return self._mapped(node) if node else NOTHING
+
+    def _mapped(self, node: int) -> Decoded:
+        return Decoded(blind_spot=BlindSpot(what="shared-mapping", text=self.folder.path(node)))
+
+    def fcntl(self, _call: Notification) -> Decoded:
+        """Change the flags of an open file: from now on they are looked at with every write."""
+        self._looks_at_flags = True
+        return NOTHING
 
     def io_uring_setup(self, _call: Notification) -> Decoded:
         """Refuse: what goes through a ring is no system call."""
@@ -660,33 +730,13 @@ class Decoder:
 
 
 _WRITES: Final = frozenset({"write", "pwrite64", "writev", "pwritev", "pwritev2"})
+_PLAIN: Final = frozenset({"write", "pwrite64"})
 _SAME: Final = {"fchmodat2": "fchmodat"}
 
 
 def _calls(decoder: Decoder) -> dict[str, Callable[[Notification], Decoded]]:
     names: Iterable[str] = {name for numbers in NUMBERS.values() for name in numbers}
     return {name: decoder.write if name in _WRITES else getattr(decoder, _SAME.get(name, name)) for name in names}
-
-
-def _step(action: Action, **fields: object) -> Step:
-    return Step(number=0, action=action, call="", **fields)  # type: ignore[arg-type]
-
-
-def _signed(step: Step, call: str, process: int, thread: int) -> Step:
-    return Step(
-        number=0,
-        action=step.action,
-        call=call,
-        path=step.path,
-        target=step.target,
-        node=step.node,
-        offset=step.offset,
-        length=step.length,
-        mode=step.mode,
-        content=step.content,
-        process=process,
-        thread=thread,
-    )
 
 
 def _denied(what: str, text: str) -> Decoded:

@@ -33,6 +33,8 @@ TMPFILE_BIT: Final = 0o20000000
 OPEN_FLAGS: Final = os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_SYNC | os.O_DSYNC | TMPFILE_BIT
 PROT_WRITE: Final = 2
 MAP_SHARED: Final = 1
+SET_FLAGS_COMMAND: Final = 4
+"""F_SETFL of fcntl, which may make a file append."""
 CLONE_COMMANDS: Final = (0x40049409, 0x4020940D)
 """FICLONE and FICLONERANGE: ioctls that share the blocks of another file."""
 
@@ -53,8 +55,9 @@ def program(machine: str) -> bytes:
     for name, argument in (("open", 1), ("openat", 2)):
         if name in numbers:
             instructions += _if_number(numbers.pop(name), _if_set(argument, OPEN_FLAGS))
-    writable = [*_unless_set(2, PROT_WRITE), *_if_set(3, MAP_SHARED)]
-    instructions += _if_number(numbers.pop("mmap"), writable)
+    instructions += _if_number(numbers.pop("mmap"), _if_set(3, MAP_SHARED))
+    instructions += _if_number(numbers.pop("mprotect"), _if_set(2, PROT_WRITE))
+    instructions += _if_number(numbers.pop("fcntl"), _if_equal(1, (SET_FLAGS_COMMAND,)))
     instructions += _if_number(numbers.pop("ioctl"), _if_equal(1, CLONE_COMMANDS))
     for number in numbers.values():
         instructions += _if_number(number, [(_RETURN, 0, 0, NOTIFY)])
@@ -70,11 +73,6 @@ def _if_number(number: int, then: Sequence[_Instruction]) -> list[_Instruction]:
 def _if_set(argument: int, bits: int) -> list[_Instruction]:
     """Notify where the argument has one of the bits, else allow."""
     return [*_load(argument), (_JUMP_SET, 0, 1, bits), (_RETURN, 0, 0, NOTIFY), (_RETURN, 0, 0, ALLOW)]
-
-
-def _unless_set(argument: int, bits: int) -> list[_Instruction]:
-    """Allow where the argument has none of the bits, else go on."""
-    return [*_load(argument), (_JUMP_SET, 1, 0, bits), (_RETURN, 0, 0, ALLOW)]
 
 
 def _if_equal(argument: int, values: Sequence[int]) -> list[_Instruction]:

@@ -35,6 +35,7 @@ class WatchedFolder:
         self._prefix = self.root + "/"
         self._nodes: dict[_Identity, int] = {}
         self._paths: dict[int, str] = {}
+        self._nameless: set[int] = set()
         self._next = ROOT_NODE
         root = os.stat(self.root)
         self.device = root.st_dev
@@ -59,7 +60,20 @@ class WatchedFolder:
 
     def node(self, status: os.stat_result) -> int:
         """Return the node of an object, 0 if it is none of this folder's."""
-        return self._nodes.get((status.st_dev, status.st_ino), 0)
+        node = self._nodes.get((status.st_dev, status.st_ino), 0)
+        if node in self._nameless and status.st_nlink:  # its inode number was given to another file since
+            del self._nodes[status.st_dev, status.st_ino]
+            return 0
+        return node
+
+    def lose_name(self, node: int, status: os.stat_result) -> None:
+        """Note that a name of a node goes; after its last one, only who has it open can reach it."""
+        if status.st_nlink <= 1:
+            self._nameless.add(node)
+
+    def gain_name(self, node: int) -> None:
+        """Note that a node gets a name."""
+        self._nameless.discard(node)
 
     def node_of(self, identity: _Identity) -> int:
         """Return the node with this device and inode, 0 if none has."""
@@ -79,6 +93,9 @@ class WatchedFolder:
 
     def place(self, absolute: str) -> Place:
         """Resolve all but the last name of an absolute path."""
+        parent, _, name = absolute.rpartition("/")
+        if parent == self.root and name not in {"", ".", ".."}:  # where most are, and nothing needs to be resolved
+            return Place(absolute, name, is_inside=True)
         parent, name = os.path.split(absolute.rstrip("/") or "/")
         if name in {"", ".", ".."}:
             resolved = os.path.realpath(absolute)
@@ -88,6 +105,9 @@ class WatchedFolder:
 
     def target(self, absolute: str) -> Place:
         """Resolve all of an absolute path, symbolic links at its end too."""
+        parent, _, name = absolute.rpartition("/")
+        if parent == self.root and name not in {"", ".", ".."} and not os.path.islink(absolute):
+            return Place(absolute, name, is_inside=True)
         return self._placed(os.path.realpath(absolute))
 
     def _placed(self, resolved: str) -> Place:

@@ -32,14 +32,12 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 
 _RECEIVE: Final = 0xC0502100
 _SEND: Final = 0xC0182101
-_ID_VALID: Final = 0x40082102
 _SET_FLAGS: Final = 0x40082104
 _SYNC_WAKE_UP: Final = 1
 _CONTINUE: Final = 1
 
 _NOTIFICATION: Final = struct.Struct("<QIIiIQ6Q")
 _RESPONSE: Final = struct.Struct("<QqiI")
-_ID: Final = struct.Struct("<Q")
 _NOTHING: Final = bytes(_NOTIFICATION.size)
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -107,32 +105,29 @@ class Listener:
         identity, thread, _, number, machine, _, *arguments = _NOTIFICATION.unpack(self._buffer)
         return Notification(identity, thread, number, machine & 0xFFFFFFFF, tuple(arguments))
 
-    def is_waiting(self, notification: Notification) -> bool:
-        """Whether the caller still waits: what was read of its memory was its own then, and not a later process's."""
-        try:
-            fcntl.ioctl(self.descriptor, _ID_VALID, _ID.pack(notification.id))
-        except OSError:
-            return False
-        return True
+    def let_pass(self, notification: Notification) -> bool:
+        """Have the kernel do the call as if nobody had asked. Return whether its caller was there to the last.
 
-    def let_pass(self, notification: Notification) -> None:
-        """Have the kernel do the call as if nobody had asked."""
-        self._send(notification, 0, 0, _CONTINUE)
+        If so, what was read of its memory in between was its own, and not that of a later process with its number.
+        """
+        return self._send(notification, 0, 0, _CONTINUE)
 
-    def fail(self, notification: Notification, error: int) -> None:
-        """Have the call fail with an error, without being done."""
-        self._send(notification, 0, -error, 0)
+    def fail(self, notification: Notification, error: int) -> bool:
+        """Have the call fail with an error, without being done. Return as ``let_pass`` does."""
+        return self._send(notification, 0, -error, 0)
 
-    def succeed(self, notification: Notification, value: int) -> None:
-        """Have the call return a value, without being done."""
-        self._send(notification, value, 0, 0)
+    def succeed(self, notification: Notification, value: int) -> bool:
+        """Have the call return a value, without being done. Return as ``let_pass`` does."""
+        return self._send(notification, value, 0, 0)
 
-    def _send(self, notification: Notification, value: int, error: int, flags: int) -> None:
+    def _send(self, notification: Notification, value: int, error: int, flags: int) -> bool:
         try:
             fcntl.ioctl(self.descriptor, _SEND, _RESPONSE.pack(notification.id, value, error, flags))
         except OSError as failure:
-            if failure.errno != errno.ENOENT:  # the caller was killed meanwhile
-                raise
+            if failure.errno == errno.ENOENT:  # the caller was killed meanwhile
+                return False
+            raise
+        return True
 
     def close(self) -> None:
         """Close the listener: calls of processes that still have the filter fail with ENOSYS from now on."""

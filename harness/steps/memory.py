@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from typing import Final, NamedTuple
@@ -14,7 +15,11 @@ _VECTOR: Final = struct.Struct("<QQ")
 
 
 class Unreadable(Exception):  # noqa: N818 - it says what the process is
-    """The process cannot be looked into: it is gone, or it does not let itself be read."""
+    """The process does not let itself be looked into: its calls may do what nobody sees."""
+
+
+class Failing(Exception):  # noqa: N818 - it says what the call is about to do
+    """The call is going to fail: its descriptor is not open, its pointer leads nowhere, its caller is gone."""
 
 
 class OpenFile(NamedTuple):
@@ -31,7 +36,7 @@ class Memory:
         self._files: dict[int, int] = {}
 
     def read(self, thread: int, address: int, count: int) -> bytes:
-        """Return ``count`` bytes. Raises Unreadable."""
+        """Return ``count`` bytes. Raises Failing where there are not as many, Unreadable where none may be read."""
         file = self._files.get(thread)
         if file is not None:
             data = _pread(file, count, address)
@@ -40,8 +45,8 @@ class Memory:
             os.close(self._files.pop(thread))  # the memory was another program's, from before an exec
         data = self._open_and_read(thread, address, count)
         if len(data) != count:
-            msg = f"{count} bytes at {address:#x} of thread {thread} cannot be read"
-            raise Unreadable(msg)
+            msg = f"there are no {count} bytes at {address:#x} of thread {thread}"
+            raise Failing(msg)
         return data
 
     def text(self, thread: int, address: int) -> str:
@@ -55,7 +60,7 @@ class Memory:
                 return os.fsdecode(found + part[:end])
             found += part
         msg = f"the path at {address:#x} of thread {thread} has no end"
-        raise Unreadable(msg)
+        raise Failing(msg)
 
     def vectors(self, thread: int, address: int, count: int) -> list[tuple[int, int]]:
         """Return the pieces (address, length) of an ``iovec`` array."""
@@ -78,8 +83,7 @@ class Memory:
         try:
             file = os.open(f"/proc/{thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            msg = f"the memory of thread {thread} cannot be read: {error.strerror}"
-            raise Unreadable(msg) from error
+            raise _refusal(error, f"the memory of thread {thread}") from error
         self._files[thread] = file
         return _pread(file, count, address)
 
@@ -97,32 +101,35 @@ def _pread(file: int, count: int, address: int) -> bytes:
     return data
 
 
+def _refusal(error: OSError, what: str) -> Unreadable | Failing:
+    """Return what an error of /proc means."""
+    text = f"{what} cannot be looked at: {error.strerror}"
+    return Unreadable(text) if error.errno in {errno.EACCES, errno.EPERM} else Failing(text)
+
+
 def status_of(thread: int, descriptor: int) -> os.stat_result:
-    """Return what an open descriptor of another process is. Raises Unreadable."""
+    """Return what an open descriptor of another process is. Raises Failing or Unreadable."""
     try:
         return os.stat(f"/proc/{thread}/fd/{descriptor}")
     except OSError as error:
-        msg = f"descriptor {descriptor} of thread {thread} cannot be looked at: {error.strerror}"
-        raise Unreadable(msg) from error
+        raise _refusal(error, f"descriptor {descriptor} of thread {thread}") from error
 
 
 def path_of(thread: int, descriptor: int) -> str:
-    """Return the path that a descriptor leads to; AT_FDCWD is the working folder. Raises Unreadable."""
+    """Return the path that a descriptor leads to; AT_FDCWD is the working folder. Raises Failing or Unreadable."""
     name = "cwd" if descriptor == AT_FDCWD else f"fd/{descriptor}"
     try:
         return os.readlink(f"/proc/{thread}/{name}")
     except OSError as error:
-        msg = f"{name} of thread {thread} cannot be looked at: {error.strerror}"
-        raise Unreadable(msg) from error
+        raise _refusal(error, f"{name} of thread {thread}") from error
 
 
 def open_file(thread: int, descriptor: int) -> OpenFile:
-    """Return position and flags of an open descriptor. Raises Unreadable."""
+    """Return position and flags of an open descriptor. Raises Failing or Unreadable."""
     try:
         file = os.open(f"/proc/{thread}/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        msg = f"descriptor {descriptor} of thread {thread} cannot be looked at: {error.strerror}"
-        raise Unreadable(msg) from error
+        raise _refusal(error, f"descriptor {descriptor} of thread {thread}") from error
     try:
         lines = os.read(file, 256).split(b"\n", 2)
     finally:
@@ -131,20 +138,25 @@ def open_file(thread: int, descriptor: int) -> OpenFile:
 
 
 def process_of(thread: int) -> int:
-    """Return the process that a thread belongs to. Raises Unreadable."""
+    """Return the process that a thread belongs to. Raises Failing or Unreadable."""
+    return int(_status_line(thread, b"Tgid:"))
+
+
+def umask_of(thread: int) -> int:
+    """Return which permissions the files that a process makes do not get. Raises Failing or Unreadable."""
+    return int(_status_line(thread, b"Umask:"), 8)
+
+
+def _status_line(thread: int, name: bytes) -> bytes:
     try:
         with open(f"/proc/{thread}/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"Tgid:"):
-                    return int(line.split()[1])
+            return next((line.split()[1] for line in file if line.startswith(name)), b"0")
     except OSError as error:
-        msg = f"thread {thread} is gone"
-        raise Unreadable(msg) from error
-    return thread
+        raise _refusal(error, f"the status of thread {thread}") from error
 
 
 def mapped_at(thread: int, address: int) -> tuple[int, int] | None:
-    """Return device and inode of the file that is mapped at an address, None if there is none. Raises Unreadable."""
+    """Return device and inode of the file that is mapped at an address, or None. Raises Failing or Unreadable."""
     try:
         with open(f"/proc/{thread}/maps", "rb") as file:
             for line in file:
@@ -154,6 +166,5 @@ def mapped_at(thread: int, address: int) -> tuple[int, int] | None:
                     major, minor = (int(part, 16) for part in device.split(b":"))
                     return (os.makedev(major, minor), int(inode)) if int(inode) else None
     except OSError as error:
-        msg = f"the mappings of thread {thread} cannot be read"
-        raise Unreadable(msg) from error
+        raise _refusal(error, f"the mappings of thread {thread}") from error
     return None

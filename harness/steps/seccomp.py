@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from harness.agents.marks import AGENT_VARIABLE, MARKS_VARIABLE
 from harness.errors import StepsUnavailable, UsageError
 from harness.steps import memory
-from harness.steps.decoding import Decoded, Decoder
+from harness.steps.decoding import NOTHING, Decoded, Decoder
 from harness.steps.family import Family
 from harness.steps.folder import WatchedFolder
 from harness.steps.kernel import Filter, Listener, adopt_orphans, borrow_descriptor, die_with_parent
@@ -137,6 +137,7 @@ class _Supervision:
         self._output = output
         self._kill_at = directive.number if isinstance(directive, KillBefore) else 0
         self._kill_at_mark = directive.count if isinstance(directive, KillAfterMark) else 0
+        self._is_answering = isinstance(directive, Answer)
         self._answers_left: float = 0
         self._answered_node = 0
         self._mark_count = 0
@@ -154,7 +155,8 @@ class _Supervision:
     def run(self, deadline_s: float) -> None:
         """Take calls until the program has ended, was ended, or has had its time."""
         poll = select.poll()
-        poll.register(self._listener.descriptor, select.POLLIN)
+        listener = self._listener.descriptor
+        poll.register(listener, select.POLLIN)
         poll.register(self._family.pidfd, select.POLLIN)
         calls = 0
         while not self._is_over:
@@ -163,14 +165,12 @@ class _Supervision:
             if not ready:
                 self._is_timed_out = True
                 return
-            events = dict(ready)
-            if events.get(self._listener.descriptor, 0) & select.POLLIN:
-                self._take()
-                calls += 1
-                if calls % 256 == 0:
-                    self._look_at_output()
-            elif self._family.pidfd in events or events.get(self._listener.descriptor, 0):
-                return
+            if (listener, select.POLLIN) not in ready:
+                return  # the program has ended, or nobody wears the filter any more
+            self._take()
+            calls += 1
+            if calls % 256 == 0:
+                self._look_at_output()
 
     def observation(self, timeout_s: float) -> Observation:
         """Return what came of it."""
@@ -196,19 +196,18 @@ class _Supervision:
         call = self._listener.receive()
         if call is None:
             return
-        decoded = self._decoder.decode(call)
-        if not decoded.steps and decoded.mark is None and not decoded.error and decoded.blind_spot is None:
-            if decoded.stray and len(self._strays) < _STRAYS_MAX:
-                self._strays[decoded.stray] = None
+        decoded = self._decoder.decode(call, self._count + 1)
+        if decoded is NOTHING:
             self._listener.let_pass(call)
             return
-        if not self._listener.is_waiting(call):  # its caller was killed while it was looked at
-            return
-        self._note(decoded)
+        if decoded.blind_spot is not None or decoded.stray:
+            self._note(decoded)
         if decoded.error:
             self._listener.fail(call, decoded.error)
         elif decoded.mark is not None:
             self._pass_mark(call, decoded.mark)
+        elif not decoded.steps:
+            self._listener.let_pass(call)
         else:
             self._pass_steps(call, decoded)
 
@@ -232,14 +231,16 @@ class _Supervision:
         if self._mark_count == self._kill_at_mark:
             self._write_for(call, len(content))
             self._kill()
-            return
-        self._listener.let_pass(call)
+        elif not self._listener.let_pass(call):
+            self._mark_count -= 1
+            self.steps.pop()
 
     def _pass_steps(self, call: Notification, decoded: Decoded) -> None:
         """Number the steps of a call, and let it pass unless the directive says otherwise."""
+        before = self._count
         for place, step in enumerate(decoded.steps):
-            number = self._count + 1
-            if self._diverges(number, step):
+            number = step.number
+            if self._expected and self._diverges(number, step):
                 self._kill(fired=False)
                 return
             if number == self._kill_at:
@@ -247,17 +248,17 @@ class _Supervision:
                     self._write_for(call, decoded.steps[0].length)
                 self._kill()
                 return
-            if self._answers(number, step):
+            if self._is_answering and self._answers(number, step):
                 self._answer(call, step)
                 self._count = number
                 return
             self._count = number
-            self.steps.append(_numbered(step, number))
-        self._listener.let_pass(call)
+            self.steps.append(step)
+        if not self._listener.let_pass(call):  # its caller was killed while it was looked at: it has not happened
+            self._count = before
+            del self.steps[len(self.steps) - len(decoded.steps) :]
 
     def _diverges(self, number: int, step: Step) -> bool:
-        if not self._expected:
-            return False
         if number <= len(self._expected) and self._expected[number - 1].trace == step.trace:
             return False
         self._diverged_at = number
@@ -325,23 +326,6 @@ class _Supervision:
             return file.read().decode(errors="replace")
 
 
-def _numbered(step: Step, number: int) -> Step:
-    return Step(
-        number=number,
-        action=step.action,
-        call=step.call,
-        path=step.path,
-        target=step.target,
-        node=step.node,
-        offset=step.offset,
-        length=step.length,
-        mode=step.mode,
-        content=step.content,
-        process=step.process,
-        thread=step.thread,
-    )
-
-
 class _Child:
     """A child that was forked and has not yet said whether it wears the filter."""
 
@@ -382,6 +366,8 @@ def _prepare(directory: Path, marks: Path, output: Path) -> None:
     printed = os.open(output, os.O_WRONLY | os.O_APPEND)
     for source, target in ((nothing, 0), (printed, 1), (printed, 2)):
         os.dup2(source, target)
+    # whoever has taken the place of these (pytest does) is not there any more
+    sys.stdout, sys.stderr = (open(target, "w", closefd=False) for target in (1, 2))  # noqa: SIM115 - until the end
     os.environ[MARKS_VARIABLE] = str(marks)
     os.environ.setdefault(AGENT_VARIABLE, "target")
     os.chdir(directory)
@@ -409,7 +395,10 @@ def _call(program: Program) -> int:
 
 def _code_of(error: BaseException) -> int:
     if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.code, int) or error.code is None:
+            return error.code or 0
+        sys.stderr.write(f"{error.code}\n")  # as Python itself does
+        return 1
     traceback.print_exception(error)
     return 127 if isinstance(error, FileNotFoundError) else 1
 

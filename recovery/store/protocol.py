@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from recovery.store.rows import (
         Audit,
         DeliveryStatus,
+        ExpiredLease,
         Expiry,
         Scalar,
         StoredCheckpoint,
@@ -137,7 +138,7 @@ class Transaction(Protocol):
         """End leases that ran out, each if token and expiry are still those given; return how many were."""
         ...
 
-    def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[WorkItem]:
+    def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[ExpiredLease]:
         """Return items whose lease has run out, in the order of expiry and id, those behind ``after``."""
         ...
 

@@ -83,6 +83,18 @@ class WorkItem(msgspec.Struct, frozen=True):
     updated_at: Microseconds
 
 
+class ExpiredLease(msgspec.Struct, frozen=True):
+    """What a sweep reads of an item whose lease has run out: less than the item, since it reads very many."""
+
+    work_item_id: int
+    task_id: str
+    lease_holder: str
+    lease_token: int
+    lease_expires_at: Microseconds
+    retries: int
+    max_retries: int
+
+
 class Expiry(msgspec.Struct, frozen=True):
     """What a sweep makes of one lease: it ends, if its token and its expiry are still those that were read."""
 
