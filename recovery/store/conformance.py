@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from recovery.errors import QueryRefused, RecoveryError, StoreClosed, UnknownTask
+from recovery.store.conformance_keys import KeyConformance
 from recovery.store.rows import (
     Audit,
     Expiry,
@@ -49,7 +50,7 @@ _STRANGE_IDS: Final = (
 )
 
 
-class StoreConformance:
+class StoreConformance(KeyConformance):
     """What a store promises, one promise to a method."""
 
     store: Store

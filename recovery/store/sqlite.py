@@ -16,6 +16,7 @@ from recovery.store.migrations import init_factory
 from recovery.store.protocol import NUMBER_MAX, PAGE_ROWS_MAX, Store
 from recovery.store.rows import Audit, Scalar, StoredCheckpoint, Task, TaskStatus
 from recovery.store.sqlite_evidence import EvidenceReads, EvidenceWrites
+from recovery.store.sqlite_idempotency import KeyReads, KeyWrites
 from recovery.store.sqlite_inbox import InboxReads, InboxWrites
 from recovery.store.sqlite_leases import LeaseReads, LeaseWrites
 from recovery.store.translation import is_unknown_parent, translated
@@ -59,10 +60,10 @@ _CHECKPOINT = (
 _LATEST: Final = _CHECKPOINT + "< ? ORDER BY sequence_number DESC LIMIT 1"
 _CHECKPOINTS: Final = _CHECKPOINT + "> ? ORDER BY sequence_number LIMIT ?"
 
-_Parameters = tuple[Scalar, ...]
+_Parameters = tuple[Scalar | bytes, ...]
 
 
-class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites):
+class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, KeyWrites):
     """A write transaction on a connection of its own: BEGIN IMMEDIATE, so that what it reads cannot go stale."""
 
     __slots__ = ("_store", "_turn", "connection")
@@ -171,7 +172,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites):
         """Insert several checkpoints. Raises UnknownTask."""
         self._insert_all(_INSERT_CHECKPOINT, [_checkpoint_row(checkpoint) for checkpoint in checkpoints])
 
-    def execute_all(self, statement: str, rows: list[_Parameters]) -> int:
+    def execute_all(self, statement: str, rows: Sequence[_Parameters]) -> int:
         """Execute one statement for each row; return how many rows it changed in all."""
         try:
             return self.connection.executemany(statement, rows).rowcount
@@ -196,7 +197,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites):
             raise self._store.translated(error) from error
 
 
-class SqliteStore(EvidenceReads, LeaseReads, InboxReads):
+class SqliteStore(EvidenceReads, LeaseReads, InboxReads, KeyReads):
     """A Store in one SQLite file. Make it with ``open_store(path)``, or from what ``init_factory`` returned."""
 
     def __init__(self, factory: ConnectionFactory, *, takes_turns: bool = False) -> None:
@@ -204,6 +205,7 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads):
         self._factory = factory
         self._turns = Turns(factory.path, factory.busy_timeout_s) if takes_turns else None
         self._idle: list[sqlite3.Connection] = []
+        self._readers: list[sqlite3.Connection] = []
         self._inherited: list[sqlite3.Connection] = []
         self._process = os.getpid()
         self._closed = False
@@ -269,6 +271,8 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads):
         self._leave_inherited()
         while self._idle:
             self._idle.pop().close()
+        while self._readers:
+            self._readers.pop().close()
 
     def take_turn(self) -> int | None:
         """Wait for this writer's turn, if the writers of this store take turns."""
@@ -281,9 +285,7 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads):
         try:
             return self._idle.pop()
         except IndexError:
-            if self._closed:
-                message = f"Expected an open store but the one of {self.path} is closed; open another one."
-                raise StoreClosed(message) from None
+            self._refuse_closed()
         return self._factory()
 
     def give_back(self, connection: sqlite3.Connection) -> None:
@@ -309,11 +311,38 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads):
         self.give_back(connection)
         return rows
 
+    def _read_mapped(self, statement: str, parameters: _Parameters) -> tuple[Any, ...] | None:
+        """Return the first row, or None, by a connection that only reads; each thread at work has one of its own."""
+        if self._process != os.getpid():
+            self._leave_inherited()
+        try:
+            connection = self._readers.pop()
+        except IndexError:
+            self._refuse_closed()
+            connection = self._factory.reader()
+        try:
+            rows = connection.execute(statement, parameters).fetchall()
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, sqlite3.Error | UnicodeEncodeError):
+                raise self.translated(error) from error
+            raise
+        if self._closed or len(self._readers) >= _IDLE_CONNECTIONS_MAX:
+            connection.close()
+        else:
+            self._readers.append(connection)
+        return rows[0] if rows else None
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            message = f"Expected an open store but the one of {self.path} is closed; open another one."
+            raise StoreClosed(message)
+
     def _leave_inherited(self) -> None:
         """After a fork, set the parent's connections aside: to use or close them here would upset its locks."""
         if self._process != os.getpid():
-            self._inherited += self._idle
-            self._idle = []
+            self._inherited += self._idle + self._readers
+            self._idle, self._readers = [], []
             self._process = os.getpid()
 
 
