@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import secrets
 import sys
 import threading
@@ -65,6 +66,7 @@ EXECUTION_S_MAX: Final = 3600.0
 """How long an execution keeps its claim, in seconds, unless told otherwise."""
 
 _DURATION_S_MAX: Final = 100 * 365 * 24 * 3600.0
+_SCOPE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _RENEWAL_SHARE: Final = 0.25
 _MARGIN_SHARE: Final = 0.1
 _POLL_S_FIRST: Final = 0.001
@@ -125,6 +127,7 @@ class Claims:
 
     def __init__(self, store: Store, policy: ClaimPolicy, clock: Clock | None = None) -> None:
         """Prepare; the first claim makes this process present and starts the renewals."""
+        _check_scope(policy.scope)
         check_duration("claim_s", policy.claim_s)
         if policy.execution_s_max is not None:
             check_duration("execution_s_max", policy.execution_s_max)
@@ -390,6 +393,13 @@ def check_duration(name: str, duration_s: float, *, least_s: float = 0.001) -> N
     valid = isinstance(duration_s, int | float) and not isinstance(duration_s, bool) and math.isfinite(duration_s)
     if not valid or not least_s <= duration_s <= _DURATION_S_MAX:
         message = f"Expected {name} of {least_s:g} to {_DURATION_S_MAX:g} s but got {duration_s!r}; give seconds."
+        raise InvalidSetting(message)
+
+
+def _check_scope(scope: str) -> None:
+    """Raise InvalidSetting unless the scope can be a part of a key and the name of a folder."""
+    if not isinstance(scope, str) or _SCOPE.fullmatch(scope) is None:
+        message = f"Expected scope to be 1 to 64 letters, digits, '-' or '_' but got {scope!r}; name its use."
         raise InvalidSetting(message)
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from recovery.claims import CLAIM_S, EXECUTION_S_MAX, ClaimPolicy, Claims, Done, Mine, check_duration
 from recovery.clock import Clock, SystemClock
-from recovery.errors import ExecutionLost, InvalidSetting, StoreError
+from recovery.errors import ExecutionLost, StoreError
 from recovery.requests import check_key, decoded_result, encoded_result, request_hash
 from recovery.store import Store, store_for
 
@@ -71,7 +71,6 @@ class IdempotencyStore:
         """Use ``store``, or the store at ``db_path``; exactly one of them."""
         check_duration("ttl_s", ttl_s)
         check_duration("wait_s", wait_s, least_s=0)
-        _check_scope(scope)
         self._store, self._owns_store = store_for(store, db_path)
         self._clock: Clock = SystemClock() if clock is None else clock
         self._ttl_s, self._wait_s = ttl_s, wait_s
@@ -218,9 +217,3 @@ class IdempotencyStore:
         """Give the key to the next caller; if the database refuses, the claim ends by its expiry."""
         with contextlib.suppress(StoreError):
             self._claims.abandon(mine)
-
-
-def _check_scope(scope: str) -> None:
-    if not isinstance(scope, str) or not scope.isascii() or not scope.isprintable() or not scope or "/" in scope:
-        message = f"Expected scope to be printable ASCII without a slash but got {scope!r}; name the use of the keys."
-        raise InvalidSetting(message)

@@ -24,12 +24,9 @@ import secrets
 import struct
 import threading
 import weakref
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from recovery.errors import DatabaseReadOnly, DatabaseUnavailable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SUFFIX: Final = "-owners"
 """What the name of the lock file has more than that of the database. It has no content, and is never removed."""
@@ -134,5 +131,4 @@ def _close_inherited() -> None:
     _INHERITED.clear()
 
 
-_register: Callable[..., None] = os.register_at_fork
-_register(after_in_child=_close_inherited)
+os.register_at_fork(after_in_child=_close_inherited)

@@ -92,6 +92,17 @@ class KeyConformance:
             assert (row.status, row.result, row.claim_expires_at) == (status, result, None)
         assert self.store.key_counts("s") == {KeyStatus.DONE: 1, KeyStatus.FAILED: 2}
 
+    def test_keys_are_listed_by_status_and_page(self) -> None:
+        """A page begins behind the given key, ends at the limit, and holds one status of one scope."""
+        for key in ("c", "a", "b"):
+            self._claim(msgspec.structs.replace(_CLAIM, key=key))
+        self._claim(msgspec.structs.replace(_CLAIM, key="d", scope="other"))
+        self._end("b", b"x")
+        assert [row.key for row in self.store.keys("s", KeyStatus.EXECUTING)] == ["a", "c"]
+        assert [row.key for row in self.store.keys("s", KeyStatus.EXECUTING, after="a")] == ["c"]
+        assert [row.key for row in self.store.keys("s", KeyStatus.EXECUTING, limit=1)] == ["a"]
+        assert [row.result for row in self.store.keys("s", KeyStatus.DONE)] == [b"x"]
+
     def test_a_claim_ends_once(self) -> None:
         """With a result or in doubt, and then it is neither renewed nor ended again."""
         self._claim(_CLAIM)

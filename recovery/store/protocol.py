@@ -285,6 +285,10 @@ class Store(Protocol):
         """Return the key, or None."""
         ...
 
+    def keys(self, scope: str, status: KeyStatus, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[StoredKey]:
+        """Return keys of a scope with this status, in the order of the keys, those behind ``after``."""
+        ...
+
     def key_counts(self, scope: str) -> dict[KeyStatus, int]:
         """Return how many keys of the scope have each status; statuses without any are left out."""
         ...

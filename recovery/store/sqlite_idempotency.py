@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from recovery.store.protocol import PAGE_ROWS_MAX
 from recovery.store.rows import KeyStatus, StoredKey, StoredResult, Usage
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ _COLUMNS: Final = (
 _KEY: Final = f"SELECT {_COLUMNS} FROM idempotency_keys WHERE key = ?"
 _RESULT: Final = (
     "SELECT request_hash, expires_at, result FROM idempotency_keys WHERE key = ? AND expires_at IS NOT NULL"
+)
+_KEYS: Final = (
+    f"SELECT {_COLUMNS} FROM idempotency_keys WHERE scope = ? AND status = ? AND key > ? ORDER BY key LIMIT ?"
 )
 _INSERT: Final = (
     f"INSERT INTO idempotency_keys ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, NULL) ON CONFLICT DO NOTHING"
@@ -143,6 +147,11 @@ class KeyReads:
         """Return the key, or None."""
         rows = self._read(_KEY, (key,))
         return _key(rows[0]) if rows else None
+
+    def keys(self, scope: str, status: KeyStatus, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[StoredKey]:
+        """Return keys of a scope with this status, in the order of the keys, those behind ``after``."""
+        rows = self._read(_KEYS, (scope, status.value, after, limit))
+        return [key for row in rows if (key := _key(row)) is not None]
 
     def key_counts(self, scope: str) -> dict[KeyStatus, int]:
         """Return how many keys of the scope have each status."""

@@ -365,7 +365,9 @@ def test_a_claim_that_is_not_trusted_any_more_says_so(store: SqliteStore, clock:
     claims.close()
 
 
-@pytest.mark.parametrize("result", [(1, 2), b"x", float("nan"), object(), {1: 2}], ids=repr)
+@pytest.mark.parametrize(
+    "result", [(1, 2), b"x", float("nan"), object(), {1: 2}], ids=lambda value: type(value).__name__
+)
 def test_a_result_that_cannot_be_stored_is_refused(keys: IdempotencyStore, result: object) -> None:
     """The first caller is not given what later ones would get differently; and the key is free."""
     with pytest.raises(InvalidResult):

@@ -20,6 +20,11 @@ JSON = st.recursive(
 )
 
 
+def kind(value: object) -> str:
+    """Name a parameter without its address: workers that run the tests at once must agree on the name."""
+    return f"{type(value).__name__} {value!a:.7}"
+
+
 def shuffled(value: object) -> object:
     """Return an equal value whose objects have their keys in the opposite order."""
     if isinstance(value, dict):
@@ -73,7 +78,7 @@ def test_a_tuple_is_the_same_request_as_a_list() -> None:
         object(),
         math.sin,
     ],
-    ids=repr,
+    ids=kind,
 )
 def test_what_has_no_canonical_form_is_refused(value: object) -> None:
     """Each of these is written by some encoder as another request."""
@@ -90,7 +95,11 @@ def test_a_request_that_contains_itself_is_refused() -> None:
         request_hash(endless)
 
 
-@pytest.mark.parametrize("key", ["", "a\0b", "\ud800", "k" * (KEY_BYTES_MAX + 1), "k" * 1024 * 1024, b"k", 7, None])
+@pytest.mark.parametrize(
+    "key",
+    ["", "a\0b", "\ud800", "k" * (KEY_BYTES_MAX + 1), "k" * 1024 * 1024, b"k", 7, None],
+    ids=lambda key: f"{type(key).__name__} {key!a:.8} {len(str(key))}",
+)
 def test_a_key_that_cannot_be_stored_is_refused(key: object) -> None:
     """The error is short, whatever the length of the key."""
     with pytest.raises(InvalidKey, match="Expected a key of 1 to 1024 bytes") as caught:
@@ -105,7 +114,9 @@ def test_a_key_of_the_greatest_length_is_accepted() -> None:
         check_key("ж" * (KEY_BYTES_MAX // 2 + 1))
 
 
-@pytest.mark.parametrize("value", [(1,), b"x", math.nan, {1: 2}, object(), "\ud800", {1}], ids=repr)
+@pytest.mark.parametrize(
+    "value", [(1,), b"x", math.nan, {1: 2}, object(), "\ud800", {1}], ids=lambda value: type(value).__name__
+)
 def test_a_result_that_would_come_back_as_another_is_refused(value: object) -> None:
     """A tuple too: the first caller would get it, and all others a list."""
     with pytest.raises(InvalidResult):
