@@ -34,6 +34,7 @@ CONCURRENT = "scenarios/test_02_concurrent_checkpoints.py"
 TAKEOVER = "scenarios/test_03_lease_takeover.py"
 END_TO_END = "scenarios/test_07_end_to_end.py"
 SWEEP = "scenarios/test_04_recovery_sweep.py"
+CALIBRATION = "scenarios/test_17_calibration.py"
 VARIANTS = "tests.planted.checkpoints"
 
 
@@ -140,6 +141,24 @@ def test_sweeps_catch_their_planted_defects(session: Session, variant: str) -> N
 def test_end_to_end_catches_its_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
     """A worker that begins anew, and one that believes a checkpoint whose artifact is gone, are found."""
     check_caught(session, END_TO_END, f"tests.planted.workers:{variant}", test, signature)
+
+
+@pytest.mark.parametrize(
+    ("variant", "signature"),
+    [
+        ("SynchronousOff", "checkpoints:acknowledged-lost"),
+        ("AckBeforeCommit", "checkpoints:acknowledged-lost"),
+        ("TwoTransactions", "checkpoints:unreadable"),
+    ],
+)
+def test_explorations_catch_planted_defects(session: Session, variant: str, signature: str) -> None:
+    """A core that does not sync, acknowledges too early or commits in halves is found by exploring it."""
+    planted = session(CALIBRATION, f"{VARIANTS}:{variant}", "test_checkpoints_survive")
+    sound = session(CALIBRATION, SOUND, "test_checkpoints_survive")
+    (run,) = planted.runs.values()
+    assert (planted.code, run.verdict) == (1, Verdict.VIOLATED)
+    assert signature in {finding.signature for finding in run.findings}
+    assert (sound.code, sound.runs[run.node_id].verdict) == (0, Verdict.HELD)
 
 
 @pytest.mark.parametrize("scenario", [KILL_9, CONCURRENT, TAKEOVER, SWEEP, END_TO_END])
