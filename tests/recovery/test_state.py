@@ -14,7 +14,7 @@ import pytest
 
 from recovery import StateGroup, StateStore, open_store
 from recovery.errors import CorruptState, DatabaseFull, DatabaseLocked, InvalidSetting, InvalidState, StoreClosed
-from recovery.state import KEY_BYTES_MAX, VALUE_BYTES_MAX
+from recovery.state import KEY_BYTES_MAX, VALUE_BYTES_MAX, checked_entry
 from tests.recovery.disks import small_disk
 
 if TYPE_CHECKING:
@@ -74,8 +74,9 @@ def test_what_was_set_is_restored_after_a_restart(path: Path) -> None:
 
 def test_a_restore_walks_every_page_and_may_stop_early(state: StateStore) -> None:
     """More entries than a page come in the order of their keys; who stops reads no further."""
-    for number in range(1100):
-        state.set("g", f"{number:05d}", number)
+    assert state.store is not None
+    with state.store.transaction() as transaction:
+        transaction.put_states([checked_entry("g", f"{number:05d}", number) for number in range(1100)])
     assert [value for _, value in state.restore("g")] == list(range(1100))
     walk = state.restore("g")
     assert [key for key, _ in itertools.islice(walk, 2)] == ["00000", "00001"]
