@@ -29,8 +29,9 @@ repeating.
 
 **Waiting.** Writers exclude each other. One that finds the database locked waits, at most ``busy_timeout_s``
 (30 seconds unless told otherwise), and then raises ``DatabaseLocked`` with nothing changed. Readers do not wait for
-writers. Who comes next is a matter of luck, unless the store was opened with ``takes_turns``: then writers queue, which
-many processes on one file need (``recovery.store.turns``).
+writers. Writers begin in the order in which they came, give or take a moment: threads of one store at its one seat, and
+those that wait for each other share a commit, before which none of them is acknowledged (``recovery.store.groups``);
+processes in a queue beside the database, unless a store was opened without ``takes_turns`` (``recovery.store.turns``).
 
 **Leases.** A lease is a row and a fencing token; what is written under a lease names the token, and the store compares
 it in the transaction of that write. A renewal is flushed like everything else: one that was acknowledged and lost would
@@ -43,6 +44,10 @@ ghosts fail and the living go on (``recovery.workspaces``), half-done cycles nev
 (``recovery.buffers``), what is to be told to others waits in two copies (``recovery.sync_queue``). A start-up may be
 killed anywhere and done again, and several agents on one folder take turns at it.
 
+**Jobs** are runs of agents as processes. A ``Monitor`` starts them and says how they ended, a ``JobReaper`` takes over
+from whoever died, and a ``StageEngine`` moves tasks on; of all who try, one ends a job, and one moves a task. A job's
+claim is its fence, and what its end entails is in one transaction with it (``recovery.jobs``).
+
 **Time** is an integer: microseconds since 1970-01-01 UTC, from a clock that is passed in (``recovery.clock``). Nothing
 is ordered by it, so a clock that jumps back cannot reorder checkpoints.
 
@@ -50,7 +55,8 @@ is ordered by it, so a clock that jumps back cannot reorder checkpoints.
 tens of nanoseconds when nobody listens, and a name for each place where a process can be killed when somebody does.
 
 **Threads and processes.** A store may be shared by threads; each operation takes a connection of its own. After a fork
-the child leaves its parent's connections alone and opens new ones.
+the child leaves its parent's connections alone and opens new ones. Do not fork while another thread is in a
+transaction: SQLite in the child believes for ever that this process holds the lock, so its writes are refused.
 """
 
 from __future__ import annotations
@@ -59,6 +65,7 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from recovery.alerts import ALERT_CRASH_POINTS, Alert
     from recovery.artifacts import ARTIFACT_CRASH_POINTS, Artifacts
     from recovery.buffers import ORPHAN_CRASH_POINTS, Buffers, Fate, Orphans
     from recovery.checkpoints import CRASH_POINTS, Checkpoint, CheckpointManager, CheckpointType, Recovery, Skipped
@@ -77,12 +84,18 @@ if TYPE_CHECKING:
         Verdict,
         Verification,
     )
+    from recovery.gates import GateResult
     from recovery.heartbeat import Heartbeat
     from recovery.http_push import HttpPush
+    from recovery.jobs import JOB_CRASH_POINTS, Job, JobClaim, JobQueue, JobStatus
+    from recovery.lease_files import LeaseFile
     from recovery.leases import LEASE_CRASH_POINTS, Lease, LeaseManager, WorkItem, WorkStatus
+    from recovery.monitor import MONITOR_CRASH_POINTS, Monitor
+    from recovery.reaper import REAPER_CRASH_POINTS, JobReaper, ReaperSettings, Tick
     from recovery.roots import Roots
     from recovery.runtime import RuntimeState, load_runtime, persist_runtime
     from recovery.service import PeriodicService
+    from recovery.stages import DEFAULT_PIPELINE, STAGE_CRASH_POINTS, Advance, Advanced, Pipeline, Stage, StageEngine
     from recovery.startup import STARTUP_CRASH_POINTS, Startup
     from recovery.state import StateGroup, StateStore
     from recovery.status_files import WorkspaceState, WorkspaceStatus
@@ -95,17 +108,26 @@ if TYPE_CHECKING:
     from recovery.workspaces import TRACK_CRASH_POINTS, WORKSPACE_CRASH_POINTS, Hydration, Workspaces
 
 __all__ = [
+    "ALERT_CRASH_POINTS",
     "ARTIFACT_CRASH_POINTS",
     "CRASH_POINTS",
     "CYCLE_CRASH_POINTS",
+    "DEFAULT_PIPELINE",
+    "JOB_CRASH_POINTS",
     "LEASE_CRASH_POINTS",
+    "MONITOR_CRASH_POINTS",
     "ORPHAN_CRASH_POINTS",
+    "REAPER_CRASH_POINTS",
+    "STAGE_CRASH_POINTS",
     "STARTUP_CRASH_POINTS",
     "SWEEP_CRASH_POINTS",
     "SYNC_CRASH_POINTS",
     "TRACK_CRASH_POINTS",
     "WORKER_CRASH_POINTS",
     "WORKSPACE_CRASH_POINTS",
+    "Advance",
+    "Advanced",
+    "Alert",
     "ArtifactExists",
     "Artifacts",
     "Buffer",
@@ -121,18 +143,28 @@ __all__ = [
     "EvidencePolicy",
     "Fate",
     "FileSha256",
+    "GateResult",
     "Heartbeat",
     "HttpPush",
     "Hydration",
     "Iteration",
+    "Job",
+    "JobClaim",
+    "JobQueue",
+    "JobReaper",
+    "JobStatus",
     "Lease",
     "LeaseClaims",
+    "LeaseFile",
     "LeaseManager",
     "ManualClock",
+    "Monitor",
     "Orphans",
     "Outcome",
     "OwnEvidence",
     "PeriodicService",
+    "Pipeline",
+    "ReaperSettings",
     "Reason",
     "Recovery",
     "RecoveryError",
@@ -142,6 +174,8 @@ __all__ = [
     "RuntimeState",
     "Skipped",
     "SqliteStore",
+    "Stage",
+    "StageEngine",
     "Startup",
     "StateGroup",
     "StateStore",
@@ -156,6 +190,7 @@ __all__ = [
     "TaskClaims",
     "TaskManager",
     "TaskStatus",
+    "Tick",
     "Verdict",
     "Verification",
     "WorkItem",
@@ -171,44 +206,56 @@ __all__ = [
 ]
 
 _HOME: Final = {
+    "ALERT_CRASH_POINTS": "recovery.alerts",
     "ARTIFACT_CRASH_POINTS": "recovery.artifacts",
-    "CRASH_POINTS": "recovery.checkpoints",
-    "CYCLE_CRASH_POINTS": "recovery.cycles",
-    "LEASE_CRASH_POINTS": "recovery.leases",
-    "ORPHAN_CRASH_POINTS": "recovery.buffers",
-    "STARTUP_CRASH_POINTS": "recovery.startup",
-    "SWEEP_CRASH_POINTS": "recovery.sweep",
-    "SYNC_CRASH_POINTS": "recovery.sync_queue",
-    "TRACK_CRASH_POINTS": "recovery.workspaces",
-    "WORKER_CRASH_POINTS": "recovery.worker",
-    "WORKSPACE_CRASH_POINTS": "recovery.workspaces",
+    "Advance": "recovery.stages",
+    "Advanced": "recovery.stages",
+    "Alert": "recovery.alerts",
     "ArtifactExists": "recovery.evidence",
     "Artifacts": "recovery.artifacts",
     "Buffer": "recovery.cycles",
     "Buffers": "recovery.buffers",
+    "CRASH_POINTS": "recovery.checkpoints",
+    "CYCLE_CRASH_POINTS": "recovery.cycles",
     "Checkpoint": "recovery.checkpoints",
     "CheckpointManager": "recovery.checkpoints",
     "CheckpointType": "recovery.checkpoints",
     "Clock": "recovery.clock",
     "CommandExit": "recovery.evidence",
+    "DEFAULT_PIPELINE": "recovery.stages",
     "DbRow": "recovery.evidence",
     "Ending": "recovery.worker",
     "Evidence": "recovery.evidence",
     "EvidencePolicy": "recovery.evidence",
     "Fate": "recovery.buffers",
     "FileSha256": "recovery.evidence",
+    "GateResult": "recovery.gates",
     "Heartbeat": "recovery.heartbeat",
     "HttpPush": "recovery.http_push",
     "Hydration": "recovery.workspaces",
     "Iteration": "recovery.worker",
+    "JOB_CRASH_POINTS": "recovery.jobs",
+    "Job": "recovery.jobs",
+    "JobClaim": "recovery.jobs",
+    "JobQueue": "recovery.jobs",
+    "JobReaper": "recovery.reaper",
+    "JobStatus": "recovery.jobs",
+    "LEASE_CRASH_POINTS": "recovery.leases",
     "Lease": "recovery.leases",
     "LeaseClaims": "recovery.worker",
+    "LeaseFile": "recovery.lease_files",
     "LeaseManager": "recovery.leases",
+    "MONITOR_CRASH_POINTS": "recovery.monitor",
     "ManualClock": "recovery.clock",
+    "Monitor": "recovery.monitor",
+    "ORPHAN_CRASH_POINTS": "recovery.buffers",
     "Orphans": "recovery.buffers",
     "Outcome": "recovery.worker",
     "OwnEvidence": "recovery.evidence",
     "PeriodicService": "recovery.service",
+    "Pipeline": "recovery.stages",
+    "REAPER_CRASH_POINTS": "recovery.reaper",
+    "ReaperSettings": "recovery.reaper",
     "Reason": "recovery.evidence",
     "Recovery": "recovery.checkpoints",
     "RecoveryError": "recovery.errors",
@@ -216,8 +263,14 @@ _HOME: Final = {
     "Roots": "recovery.roots",
     "Run": "recovery.supervisor",
     "RuntimeState": "recovery.runtime",
+    "STAGE_CRASH_POINTS": "recovery.stages",
+    "STARTUP_CRASH_POINTS": "recovery.startup",
+    "SWEEP_CRASH_POINTS": "recovery.sweep",
+    "SYNC_CRASH_POINTS": "recovery.sync_queue",
     "Skipped": "recovery.checkpoints",
     "SqliteStore": "recovery.store",
+    "Stage": "recovery.stages",
+    "StageEngine": "recovery.stages",
     "Startup": "recovery.startup",
     "StateGroup": "recovery.state",
     "StateStore": "recovery.state",
@@ -228,12 +281,16 @@ _HOME: Final = {
     "SyncPass": "recovery.sync_queue",
     "SyncQueue": "recovery.sync_queue",
     "SystemClock": "recovery.clock",
+    "TRACK_CRASH_POINTS": "recovery.workspaces",
     "Task": "recovery.tasks",
     "TaskClaims": "recovery.worker",
     "TaskManager": "recovery.tasks",
     "TaskStatus": "recovery.tasks",
+    "Tick": "recovery.reaper",
     "Verdict": "recovery.evidence",
     "Verification": "recovery.evidence",
+    "WORKER_CRASH_POINTS": "recovery.worker",
+    "WORKSPACE_CRASH_POINTS": "recovery.workspaces",
     "WorkItem": "recovery.leases",
     "WorkStatus": "recovery.leases",
     "Worker": "recovery.worker",

@@ -170,6 +170,48 @@ class WorkerNotStarted(RecoveryError):
     """A supervisor could not start its worker: there is no such program, or it may not be executed."""
 
 
+# Webhooks.
+
+
+class InvalidSignature(RecoveryError):
+    """A delivery is not signed by whom it says: no signature, another secret, another body, no id."""
+
+
+class StaleDelivery(InvalidSignature):
+    """The signature is right and its time is too far from the receiver's clock: it is late, or somebody replays it."""
+
+
+class InvalidDelivery(RecoveryError, ValueError):
+    """The body of a signed delivery cannot be meant: not JSON, or without what its kind of event needs."""
+
+
+# Jobs and stages.
+
+
+class InvalidJob(RecoveryError, ValueError):
+    """A job, or what is said about its end, cannot be meant: no agent, no attempts, an exit code that is none."""
+
+
+class UnknownJob(RecoveryError, LookupError):
+    """No job has this id."""
+
+
+class JobLost(RecoveryError):
+    """The job is no longer held under this claim: it was reaped, ended, or claimed again. Nothing was changed."""
+
+
+class InvalidPipeline(RecoveryError, ValueError):
+    """A pipeline cannot be meant: a stage that leads nowhere or in a circle, a name twice, a gate that nobody gave."""
+
+
+class UnknownStage(RecoveryError, LookupError):
+    """The pipeline has no stage of this name."""
+
+
+class UnknownAgent(RecoveryError, LookupError):
+    """The pipeline knows no agent of this name."""
+
+
 # Grouped state, workspaces, cycles and the sync queue.
 
 

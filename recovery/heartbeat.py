@@ -43,9 +43,9 @@ class Heartbeat:
         db_path: str | os.PathLike[str],
         interval_s: float | None = None,
         clock: Clock | None = None,
-        takes_turns: bool = False,
+        takes_turns: bool = True,
     ) -> None:
-        """Prepare; nothing is renewed yet. ``takes_turns`` as in ``open_store``: where others do, a renewal has to."""
+        """Prepare; nothing is renewed yet. ``takes_turns`` as in ``open_store``: as others do, a renewal has to."""
         self._store = open_store(
             db_path, busy_timeout_s=max(lease.ttl_s * PATIENCE_SHARE, PATIENCE_S_MIN), takes_turns=takes_turns
         )

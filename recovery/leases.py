@@ -349,7 +349,11 @@ def _is_text(value: object) -> bool:
     """Tell whether this is a name: text that is not empty and that a column of text gives back as it was put in."""
     if not isinstance(value, str) or not value or "\0" in value:
         return False
-    return not any("\ud800" <= character <= "\udfff" for character in value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unknown(work_item_id: int) -> UnknownWorkItem:

@@ -29,14 +29,14 @@ from recovery.errors import (
     RecoveryError,
     StoreClosed,
 )
-from recovery.store.rows import Audit, Expiry, StoredCheckpoint, WorkItem, WorkStatus
+from recovery.store.rows import Audit, ExpiredLease, Expiry, StoredCheckpoint, WorkStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from recovery.store import Store, Transaction
 
-BATCH: Final = 250
+BATCH: Final = 300
 """Items per transaction: a few milliseconds of write lock, so that no writer waits long for a sweep of any size."""
 
 BATCH_MAX: Final = 10_000
@@ -55,6 +55,8 @@ BEFORE_BATCH, AFTER_EXPIRE, AFTER_AUDIT, BEFORE_COMMIT, AFTER_BATCH = SWEEP_CRAS
 _FIRST: Final = (-(2**62), 0)
 _FATAL: Final = (DatabaseFull, DatabaseLocked, DatabaseReadOnly, DatabaseUnavailable, StoreClosed)
 _BOUNDARY_TYPE: Final = CheckpointType.ERROR_BOUNDARY.value
+_TEXTS: Final = {status: status.value for status in WorkStatus}
+_sha256: Final = hashlib.sha256
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -72,13 +74,14 @@ class SweepStatistics(msgspec.Struct, frozen=True):
 
 
 class Boundary(msgspec.Struct, frozen=True):
-    """The snapshot of the boundary checkpoint of one lease."""
+    """The snapshot of the boundary checkpoint of one lease. ``retries`` are those before it ran out."""
 
     work_item_id: int
-    lease_holder: str | None
+    lease_holder: str
     lease_token: int
-    status: WorkStatus
-    error: str
+    lease_expires_at: Microseconds
+    retries: int
+    status: str
 
 
 class _MeanwhileError(RecoveryError):
@@ -117,9 +120,9 @@ class RecoverySweep:
 
     def _sweep_batch(
         self, now: Microseconds, after: tuple[Microseconds, int], done: Counter[WorkStatus], errors: list[str]
-    ) -> list[WorkItem]:
+    ) -> list[ExpiredLease]:
         """Sweep the next batch, count what became of it, and return its items; none, when there are no more."""
-        found: list[WorkItem] = []
+        found: list[ExpiredLease] = []
         sys.audit(BEFORE_BATCH, now)
         try:
             with self._store.transaction() as transaction:
@@ -140,7 +143,7 @@ class RecoverySweep:
             done.update(statuses)
         return found
 
-    def _sweep_alone(self, item: WorkItem, now: Microseconds, done: Counter[WorkStatus], errors: list[str]) -> None:
+    def _sweep_alone(self, item: ExpiredLease, now: Microseconds, done: Counter[WorkStatus], errors: list[str]) -> None:
         try:
             with self._store.transaction() as transaction:
                 statuses = self._expire(transaction, [item], now)
@@ -153,7 +156,7 @@ class RecoverySweep:
         else:
             done.update(statuses)
 
-    def _expire(self, transaction: Transaction, items: Sequence[WorkItem], now: Microseconds) -> list[WorkStatus]:
+    def _expire(self, transaction: Transaction, items: Sequence[ExpiredLease], now: Microseconds) -> list[WorkStatus]:
         """End these leases, with their audit rows and boundary checkpoints; return what became of the items."""
         expiries = [_expiry(item) for item in items]
         if transaction.expire_leases(expiries, now=now) != len(expiries):
@@ -161,7 +164,7 @@ class RecoverySweep:
         sys.audit(AFTER_EXPIRE, now)
         transaction.insert_audits(
             [
-                Audit(item.task_id, "lease_expired", item.lease_holder, expiry.status.value, expiry.error, now)
+                Audit(item.task_id, "lease_expired", item.lease_holder, _TEXTS[expiry.status], _detail(item), now)
                 for item, expiry in zip(items, expiries, strict=True)
             ]
         )
@@ -170,18 +173,20 @@ class RecoverySweep:
         return [expiry.status for expiry in expiries]
 
 
-def _expiry(item: WorkItem) -> Expiry:
-    expires_at, number = _key(item)
+def _expiry(item: ExpiredLease) -> Expiry:
+    key = (item.work_item_id, item.lease_token, item.lease_expires_at)
+    late = f"lease of {item.lease_holder!r} expired at {item.lease_expires_at}"
     if item.retries < item.max_retries:
-        status, attempt = WorkStatus.PENDING, f"retry {item.retries + 1}/{item.max_retries}"
-    else:
-        status, attempt = WorkStatus.FAILED, f"no retries left, {item.retries}/{item.max_retries}"
-    error = f"lease of {item.lease_holder!r} expired at {expires_at}: {attempt}"
-    return Expiry(number, item.lease_token, expires_at, status, int(status is WorkStatus.PENDING), error)
+        return Expiry(*key, WorkStatus.PENDING, 1, f"{late}: retry {item.retries + 1}/{item.max_retries}")
+    return Expiry(*key, WorkStatus.FAILED, 0, f"{late}: no retries left, {item.retries}/{item.max_retries}")
+
+
+def _detail(item: ExpiredLease) -> str:
+    return f"work item {item.work_item_id}, token {item.lease_token}"
 
 
 def _boundaries(
-    transaction: Transaction, items: Sequence[WorkItem], expiries: Sequence[Expiry], now: Microseconds
+    transaction: Transaction, items: Sequence[ExpiredLease], expiries: Sequence[Expiry], now: Microseconds
 ) -> list[StoredCheckpoint]:
     """Return an error_boundary checkpoint per item, with the next numbers of its task."""
     next_numbers = {
@@ -191,13 +196,12 @@ def _boundaries(
     for item, expiry in zip(items, expiries, strict=True):
         number = next_numbers[item.task_id]
         next_numbers[item.task_id] = number + 1
-        boundary = Boundary(item.work_item_id, item.lease_holder, item.lease_token, expiry.status, expiry.error)
-        content = _encode(boundary)
-        content_hash = hashlib.sha256(content).hexdigest()
+        key = (item.work_item_id, item.lease_holder, item.lease_token, item.lease_expires_at, item.retries)
+        content = _encode(Boundary(*key, _TEXTS[expiry.status]))
+        content_hash = _sha256(content).hexdigest()
         rows.append(StoredCheckpoint(item.task_id, number, _BOUNDARY_TYPE, content, content_hash, now))
     return rows
 
 
-def _key(item: WorkItem) -> tuple[Microseconds, int]:
-    assert item.lease_expires_at is not None  # noqa: S101 - it was found by its expiry
+def _key(item: ExpiredLease) -> tuple[Microseconds, int]:
     return item.lease_expires_at, item.work_item_id

@@ -44,8 +44,8 @@ class Action(enum.StrEnum):
     """The folder ``node`` at ``path`` goes."""
     RENAME = "rename"
     """``node`` moves from ``path`` to ``target``, in place of what is there. ``path`` is empty, and ``node`` new, for
-    what comes from outside the watched folder (its content is in a WRITE that follows); ``target`` is empty for what
-    leaves it."""
+    a file that comes from outside the watched folder (``length`` bytes of ``content`` are what it holds); ``target`` is
+    empty for what leaves it."""
     EXCHANGE = "exchange"
     """What is at ``path`` (``node``) and at ``target`` change places."""
     WRITE = "write"

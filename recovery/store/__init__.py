@@ -2,8 +2,8 @@
 
 ``protocol`` has the Protocol and ``rows`` what travels through it; neither knows SQL. ``sqlite`` implements it on
 ``connections`` (how a connection is made, and proves its settings), ``schema`` (the tables), ``migrations`` (how a
-file gets them), ``turns`` (the order of many writers) and ``translation`` (SQLite's errors as ours). ``conformance``
-is the test suite that any implementation passes, a third party's too.
+file gets them), ``groups`` (threads that share a commit), ``turns`` (the order of many processes) and ``translation``
+(SQLite's errors as ours). ``conformance`` is the test suite that any implementation passes, a third party's too.
 """
 
 from recovery.store.connections import BUSY_TIMEOUT_S, ConnectionFactory, Pragmas

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from recovery.errors import CorruptDatabase, ForeignDatabase, NewerSchema
+from recovery.errors import CorruptDatabase, DatabaseUnavailable, ForeignDatabase, NewerSchema
 from recovery.store.connections import BUSY_TIMEOUT_S, ConnectionFactory, factory_for
 from recovery.store.schema import APPLICATION_ID, MIGRATIONS, Migration
 from recovery.store.translation import result_code, translated
@@ -52,9 +52,13 @@ def _refuse_untouched(factory: ConnectionFactory, version: int) -> None:
     The last ordinary connection to a file copies its log into it when it closes: even a refusal would write.
     """
     file = Path(factory.path)
-    if not file.is_file() or file.stat().st_size == 0:
-        return
-    _refuse_stump(file)
+    try:
+        if not file.is_file() or file.stat().st_size == 0:
+            return
+        _refuse_stump(file)
+    except OSError as error:
+        message = f"Expected to look at {file} but {error.strerror}; it must be in a folder that may be entered."
+        raise DatabaseUnavailable(message) from error
     try:
         with closing(
             sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=factory.busy_timeout_s)
@@ -106,8 +110,9 @@ def _execute_step(connection: sqlite3.Connection, migration: Migration, path: st
 
 def _version_of(connection: sqlite3.Connection, version_max: int, path: str) -> int:
     """Return the file's schema version. Raises NewerSchema or ForeignDatabase."""
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    # In this order: both are set in one commit, so whoever comes between the two reads can only add the name.
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
     is_unclaimed = application == 0 and version == 0
     if application != APPLICATION_ID and not is_unclaimed:
         message = (

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+from recovery.store.job_protocol import JobStore, JobTransaction
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
@@ -18,10 +20,13 @@ if TYPE_CHECKING:
         Audit,
         Cycle,
         CycleEntry,
+        DeliveryStatus,
+        ExpiredLease,
         Expiry,
         Scalar,
         StateEntry,
         StoredCheckpoint,
+        StoredDelivery,
         StoredEvidence,
         Task,
         TaskStatus,
@@ -36,7 +41,7 @@ PAGE_ROWS_MAX: Final = 1000
 """How many rows a listing returns unless it is told otherwise."""
 
 
-class Transaction(Protocol):
+class Transaction(JobTransaction, Protocol):
     """The inside of ``with store.transaction()``: what it sees stays as it is until the block ends.
 
     Leaving the block commits, leaving it by an exception rolls back. Every method may raise a ``StoreError``.
@@ -138,8 +143,20 @@ class Transaction(Protocol):
         """End leases that ran out, each if token and expiry are still those given; return how many were."""
         ...
 
-    def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[WorkItem]:
+    def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[ExpiredLease]:
         """Return items whose lease has run out, in the order of expiry and id, those behind ``after``."""
+        ...
+
+    def accept_delivery(self, delivery: StoredDelivery) -> bool:
+        """Put a delivery into the inbox, under the next number; False, and no change, where its identity is there."""
+        ...
+
+    def end_delivery(self, number: int, *, status: DeliveryStatus, error: str) -> bool:
+        """Count an attempt at a waiting delivery and give it its status; False, and no change, if it does not wait."""
+        ...
+
+    def delete_deliveries(self, *, before: Microseconds, limit: int) -> int:
+        """Delete up to ``limit`` handled deliveries that were received before; return how many."""
         ...
 
     def delete_checkpoints(self, task_id: str, below: int, limit: int) -> int:
@@ -174,7 +191,7 @@ class Transaction(Protocol):
         ...
 
 
-class Store(Protocol):
+class Store(JobStore, Protocol):
     """Durable memory, safe for use by several threads at once.
 
     When the block of a transaction has been left without an exception, its changes survive a crash of this process, of
@@ -184,6 +201,8 @@ class Store(Protocol):
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Begin a change. Waits for other writers, for a bounded time, then raises DatabaseLocked.
 
+        A store may commit the blocks of several threads together, as long as each is all or nothing for itself and
+        none is left before that commit has returned.
         Do not nest: a second transaction in the same thread waits for the first one until that bound.
         """
         ...
@@ -221,6 +240,18 @@ class Store(Protocol):
 
     def work_item(self, work_item_id: int) -> WorkItem | None:
         """Return the work item, or None."""
+        ...
+
+    def pending_deliveries(self, *, after: int, limit: int) -> list[StoredDelivery]:
+        """Return up to ``limit`` waiting deliveries with numbers above ``after``, in the order they were accepted."""
+        ...
+
+    def deliveries(self, status: DeliveryStatus) -> int:
+        """Return how many deliveries in the inbox have this status."""
+        ...
+
+    def oldest_handled_delivery(self) -> Microseconds | None:
+        """Return when the oldest of the handled deliveries was received, or None."""
         ...
 
     def state(self, group: str, key: str) -> StateEntry | None:

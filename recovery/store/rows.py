@@ -83,6 +83,18 @@ class WorkItem(msgspec.Struct, frozen=True):
     updated_at: Microseconds
 
 
+class ExpiredLease(msgspec.Struct, frozen=True):
+    """What a sweep reads of an item whose lease has run out: less than the item, since it reads very many."""
+
+    work_item_id: int
+    task_id: str
+    lease_holder: str
+    lease_token: int
+    lease_expires_at: Microseconds
+    retries: int
+    max_retries: int
+
+
 class Expiry(msgspec.Struct, frozen=True):
     """What a sweep makes of one lease: it ends, if its token and its expiry are still those that were read."""
 
@@ -117,6 +129,32 @@ class StoredEvidence(msgspec.Struct, frozen=True):
     required: int
     verified: bool
     verdicts: bytes
+
+
+class DeliveryStatus(enum.StrEnum):
+    """Where a delivery is: accepted and waiting, handled, or put aside after it could not be."""
+
+    PENDING = "pending"
+    HANDLED = "handled"
+    FAILED = "failed"
+
+
+class StoredDelivery(msgspec.Struct, frozen=True):
+    """A delivery in the inbox. ``identity`` is what it is known by within its ``source``, so it is there once.
+
+    ``body`` is JSON; ``delivery_number`` is 0 as long as it has none.
+    """
+
+    delivery_number: int
+    source: str
+    identity: str
+    delivery_id: str
+    event: str
+    body: str
+    received_at: Microseconds
+    status: DeliveryStatus = DeliveryStatus.PENDING
+    attempts: int = 0
+    error: str = ""
 
 
 class StateEntry(msgspec.Struct, frozen=True):

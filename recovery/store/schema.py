@@ -110,6 +110,102 @@ _WORK_ITEMS_LEASED: Final = (
 # A token belongs to one grant of one item, so a token of another item fences nothing in.
 _WORK_ITEMS_GRANTS: Final = "CREATE UNIQUE INDEX work_items_by_token ON work_items (lease_token) WHERE lease_token > 0"
 
+# The inbox. What a delivery is known by is unique, so that it is accepted once whoever receives it. The body comes
+# last: listings do not walk its overflow pages. A partial index holds what waits, and nothing of what was handled.
+_WEBHOOK_INBOX: Final = """
+CREATE TABLE webhook_inbox (
+    delivery_number INTEGER PRIMARY KEY AUTOINCREMENT,
+    source          TEXT    NOT NULL CHECK (source <> ''),
+    identity        TEXT    NOT NULL CHECK (identity <> ''),
+    delivery_id     TEXT    NOT NULL,
+    event           TEXT    NOT NULL,
+    received_at     INTEGER NOT NULL,
+    status          TEXT    NOT NULL CHECK (status IN ('pending', 'handled', 'failed')),
+    attempts        INTEGER NOT NULL CHECK (attempts >= 0),
+    error           TEXT    NOT NULL,
+    body            TEXT    NOT NULL,
+    UNIQUE (source, identity)
+) STRICT
+"""
+_WEBHOOK_INBOX_PENDING: Final = (
+    "CREATE INDEX webhook_inbox_pending ON webhook_inbox (delivery_number) WHERE status = 'pending'"
+)
+_WEBHOOK_INBOX_BY_AGE: Final = (
+    "CREATE INDEX webhook_inbox_handled ON webhook_inbox (received_at) WHERE status = 'handled'"
+)
+
+# An executor that has no process is dead; one whose process has no start cannot be told from a later one of its number.
+_JOBS: Final = """
+CREATE TABLE jobs (
+    job_id        INTEGER PRIMARY KEY,
+    agent         TEXT    NOT NULL CHECK (agent <> ''),
+    repo          TEXT    NOT NULL,
+    task_id       TEXT    REFERENCES tasks (task_id),
+    status        TEXT    NOT NULL CHECK (status IN ('queued', 'running', 'done', 'failed')),
+    attempts      INTEGER NOT NULL CHECK (attempts BETWEEN 0 AND max_attempts),
+    max_attempts  INTEGER NOT NULL CHECK (max_attempts >= 1),
+    claim         INTEGER NOT NULL CHECK (claim >= 0),
+    run_id        INTEGER REFERENCES agent_runs (run_id),
+    pid           INTEGER,
+    process_start TEXT    CHECK (process_start IS NULL OR pid IS NOT NULL),
+    monitor_pid   INTEGER,
+    monitor_start TEXT    CHECK (monitor_start IS NULL OR monitor_pid IS NOT NULL),
+    started_at    INTEGER CHECK (started_at IS NOT NULL OR status <> 'running'),
+    error         TEXT    NOT NULL,
+    created_at    INTEGER NOT NULL,
+    updated_at    INTEGER NOT NULL
+) STRICT
+"""
+_AGENT_RUNS: Final = """
+CREATE TABLE agent_runs (
+    run_id      INTEGER PRIMARY KEY,
+    job_id      INTEGER NOT NULL REFERENCES jobs (job_id),
+    claim       INTEGER NOT NULL,
+    task_id     TEXT    REFERENCES tasks (task_id),
+    agent       TEXT    NOT NULL CHECK (agent <> ''),
+    started_at  INTEGER NOT NULL,
+    finished_at INTEGER CHECK ((finished_at IS NULL) = (exit_code IS NULL)),
+    exit_code   INTEGER CHECK (exit_code BETWEEN -64 AND 255)
+) STRICT
+"""
+_AGENT_RUNS_BY_JOB: Final = "CREATE INDEX agent_runs_by_job ON agent_runs (job_id, run_id)"
+_JOBS_RUNNING: Final = "CREATE INDEX jobs_running ON jobs (job_id) WHERE status = 'running'"
+_JOBS_QUEUED: Final = "CREATE INDEX jobs_queued ON jobs (job_id) WHERE status = 'queued'"
+_JOBS_QUEUED_BY_AGENT: Final = "CREATE INDEX jobs_queued_by_agent ON jobs (agent, job_id) WHERE status = 'queued'"
+_JOBS_ACTIVE: Final = "CREATE INDEX jobs_active ON jobs (task_id, job_id) WHERE status IN ('queued', 'running')"
+
+# Not a column of jobs: several reapers may count at their own pace, and a count is no news about the job.
+_JOB_DEAD_TICKS: Final = """
+CREATE TABLE job_dead_ticks (
+    job_id INTEGER NOT NULL REFERENCES jobs (job_id),
+    reaper TEXT    NOT NULL,
+    claim  INTEGER NOT NULL,
+    ticks  INTEGER NOT NULL CHECK (ticks >= 1),
+    PRIMARY KEY (job_id, reaper)
+) STRICT, WITHOUT ROWID
+"""
+
+# What is done is deleted, so it holds what is under way and nothing of the past. One claim has one end, so one entry.
+_OUTBOX: Final = """
+CREATE TABLE outbox (
+    outbox_id  INTEGER PRIMARY KEY,
+    kind       TEXT    NOT NULL CHECK (kind IN ('advance', 'alert')),
+    job_id     INTEGER NOT NULL REFERENCES jobs (job_id),
+    claim      INTEGER NOT NULL,
+    agent      TEXT    NOT NULL,
+    repo       TEXT    NOT NULL,
+    task_id    TEXT    REFERENCES tasks (task_id),
+    stage      TEXT    NOT NULL,
+    entered_at INTEGER NOT NULL,
+    text       TEXT    NOT NULL,
+    tries      INTEGER NOT NULL CHECK (tries >= 0),
+    taken_by   TEXT,
+    created_at INTEGER NOT NULL,
+    UNIQUE (job_id, claim, kind)
+) STRICT
+"""
+_OUTBOX_BY_KIND: Final = "CREATE INDEX outbox_by_kind ON outbox (kind, outbox_id)"
+
 # Small rows that are found by their key alone, so they lie under it.
 _STATE_ENTRIES: Final = """
 CREATE TABLE state_entries (
@@ -149,6 +245,19 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
         _WORK_ITEMS_PENDING_BY_TASK,
         _WORK_ITEMS_LEASED,
         _WORK_ITEMS_GRANTS,
+    ),
+    (_WEBHOOK_INBOX, _WEBHOOK_INBOX_PENDING, _WEBHOOK_INBOX_BY_AGE),
+    (
+        _JOBS,
+        _AGENT_RUNS,
+        _AGENT_RUNS_BY_JOB,
+        _JOBS_RUNNING,
+        _JOBS_QUEUED,
+        _JOBS_QUEUED_BY_AGENT,
+        _JOBS_ACTIVE,
+        _JOB_DEAD_TICKS,
+        _OUTBOX,
+        _OUTBOX_BY_KIND,
     ),
     (_STATE_ENTRIES, _CYCLES, _CYCLE_ENTRIES),
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from recovery.store.rows import Expiry, Scalar, WorkItem, WorkStatus
+from recovery.store.rows import ExpiredLease, Expiry, Scalar, WorkItem, WorkStatus
 
 if TYPE_CHECKING:
     import sqlite3
@@ -42,6 +42,16 @@ _GRANT_MANY: Final = (
     f"FROM (SELECT work_item_id AS id, row_number() OVER () AS place FROM ({_CHOSEN}?)) AS chosen "
     f"WHERE work_item_id = chosen.id RETURNING {_COLUMNS}"
 )
+_GRANTS: Final = {
+    (by_type, by_task, is_one): (_GRANT_ONE if is_one else _GRANT_MANY).format(
+        filters="AND type = ? " * by_type + "AND task_id = ?" * by_task
+    )
+    for by_type in (False, True)
+    for by_task in (False, True)
+    for is_one in (False, True)
+}
+"""By whether a type and a task are asked for, and whether it is one item."""
+
 _RENEW: Final = (
     "UPDATE work_items SET lease_expires_at = ?, heartbeat_at = ?, updated_at = ? "
     "WHERE work_item_id = ? AND status = 'in_progress' AND lease_token = ? AND lease_expires_at > ?"
@@ -55,13 +65,20 @@ _END: Final = (
     "updated_at = ? WHERE work_item_id = ? AND status = 'in_progress' AND lease_token = ? AND lease_expires_at > ?"
 )
 _EXPIRE: Final = (
-    "UPDATE work_items SET status = ?, retries = retries + ?, lease_holder = NULL, lease_expires_at = NULL, error = ?, "
-    "updated_at = ? WHERE work_item_id = ? AND status = 'in_progress' AND lease_token = ? AND lease_expires_at = ?"
+    "UPDATE work_items SET status = ended.status, retries = work_items.retries + ended.retries, lease_holder = NULL, "
+    "lease_expires_at = NULL, error = ended.error, updated_at = ended.now "
+    "FROM (SELECT column1 AS id, column2 AS token, column3 AS expires_at, column4 AS status, column5 AS retries, "
+    "column6 AS error, column7 AS now FROM (VALUES {rows})) AS ended WHERE work_item_id = ended.id "
+    "AND work_items.status = 'in_progress' AND lease_token = ended.token AND lease_expires_at = ended.expires_at"
 )
 EXPIRED: Final = (
-    f"SELECT {_COLUMNS} FROM work_items WHERE status = 'in_progress' AND lease_expires_at <= ? "
+    "SELECT work_item_id, task_id, lease_holder, lease_token, lease_expires_at, retries, max_retries "
+    "FROM work_items WHERE status = 'in_progress' AND lease_expires_at <= ? "
     "AND (lease_expires_at, work_item_id) > (?, ?) ORDER BY lease_expires_at, work_item_id LIMIT ?"
 )
+# An enum computes both ways each time that it is asked, which shows where it is asked for each of many rows.
+_TEXTS: Final = {status: status.value for status in WorkStatus}
+_STATUSES: Final = {status.value: status for status in WorkStatus}
 
 
 class LeaseWrites:
@@ -73,8 +90,8 @@ class LeaseWrites:
         """Execute one statement; the transaction itself knows how."""
         raise NotImplementedError
 
-    def execute_all(self, statement: str, rows: list[tuple[Scalar, ...]]) -> int:
-        """Execute one statement for each row; the transaction itself knows how."""
+    def execute_rows(self, statement: str, rows: Sequence[tuple[Scalar, ...]]) -> int:
+        """Execute a statement on many rows; the transaction itself knows how."""
         raise NotImplementedError
 
     def _insert_for_task(self, statement: str, row: tuple[Scalar, ...], task_id: str) -> Any:
@@ -109,14 +126,12 @@ class LeaseWrites:
         now: Microseconds,
     ) -> list[WorkItem]:
         """Grant up to ``limit`` pending items to the holder, best first, in one statement; return them."""
-        filters = [("type", type), ("task_id", task_id)]
-        given = [(column, value) for column, value in filters if value is not None]
-        statement = _GRANT_ONE if limit == 1 else _GRANT_MANY
-        statement = statement.format(filters=" ".join(f"AND {column} = ?" for column, _ in given))
-        parameters: tuple[Scalar, ...] = (holder, expires_at, now, now, *(value for _, value in given))
-        if limit != 1:
-            parameters = (*parameters, limit)
-        items = [_item(row) for row in self.execute(statement, parameters).fetchall()]
+        given = [value for value in (type, task_id) if value is not None]
+        statement = _GRANTS[type is not None, task_id is not None, limit == 1]
+        parameters: tuple[Scalar, ...] = (holder, expires_at, now, now, *given)
+        if limit == 1:
+            return [_item(row) for row in self.execute(statement, parameters).fetchall()]
+        items = [_item(row) for row in self.execute(statement, (*parameters, limit)).fetchall()]
         return sorted(items, key=lambda item: (-item.priority, item.work_item_id))
 
     def renew_lease(self, work_item_id: int, token: int, *, expires_at: Microseconds, now: Microseconds) -> bool:
@@ -131,18 +146,16 @@ class LeaseWrites:
         self, work_item_id: int, token: int, *, status: WorkStatus, retries: int, error: str, now: Microseconds
     ) -> bool:
         """End a lease that is still held, adding to the retries; False, and no change, when it is not."""
-        return self.execute(_END, (status.value, retries, error, now, work_item_id, token, now)).rowcount == 1
+        return self.execute(_END, (_TEXTS[status], retries, error, now, work_item_id, token, now)).rowcount == 1
 
     def expire_leases(self, expiries: Sequence[Expiry], *, now: Microseconds) -> int:
         """End leases that ran out, each if token and expiry are still those given; return how many were."""
-        return self.execute_all(
-            _EXPIRE,
-            [(e.status.value, e.retries, e.error, now, e.work_item_id, e.token, e.expires_at) for e in expiries],
-        )
+        rows = [(e.work_item_id, e.token, e.expires_at, _TEXTS[e.status], e.retries, e.error, now) for e in expiries]
+        return self.execute_rows(_EXPIRE, rows)
 
-    def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[WorkItem]:
+    def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[ExpiredLease]:
         """Return items whose lease has run out, in the order of expiry and id, those behind ``after``."""
-        return [_item(row) for row in self.execute(EXPIRED, (now, *after, limit)).fetchall()]
+        return [ExpiredLease(*row) for row in self.execute(EXPIRED, (now, *after, limit)).fetchall()]
 
 
 class LeaseReads:
@@ -159,4 +172,4 @@ class LeaseReads:
 
 def _item(row: tuple[Any, ...]) -> WorkItem:
     work_item_id, task_id, type_, priority, status, *others = row
-    return WorkItem(work_item_id, task_id, type_, priority, WorkStatus(status), *others)
+    return WorkItem(work_item_id, task_id, type_, priority, _STATUSES[status], *others)

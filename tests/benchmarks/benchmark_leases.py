@@ -15,18 +15,21 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from recovery import LeaseManager, TaskManager
+from recovery import CheckpointManager, LeaseManager, RecoverySweep, TaskManager
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from recovery import Lease
+
 _ITEMS: Final = 1000
 _BATCH: Final = 10
 _TASK: Final = "benchmark"
-_FINISHED: Final = (1_000, 200_000)
+_FINISHED: Final = (1_000, 1_000_000)
 
 
 class Bare:
@@ -66,8 +69,8 @@ def filled(path: Path, items: int, *, finished: int = 0) -> LeaseManager:
             transaction.insert_work_item(task_id=_TASK, type="work", priority=0, max_retries=3, now=1)
         row = (_TASK, "work", 0, "completed", 0, 3, "", 1, 1)
         names = "task_id, type, priority, status, retries, max_retries, error, created_at, updated_at, lease_token"
-        transaction.execute_all(  # type: ignore[attr-defined]
-            f"INSERT INTO work_items ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constants
+        transaction.execute_rows(  # type: ignore[attr-defined]
+            f"INSERT INTO work_items ({names}) VALUES {{rows}}",  # noqa: S608 - constants
             [(*row, token + 1) for token in range(finished)],
         )
     return leases
@@ -150,16 +153,43 @@ def batches(folder: Path, items: int) -> str:
     return f"take: one {medians['one']:.0f} us, ten at once {medians['ten']:.0f} us, ratio {ratio:.2f} (target 5)"
 
 
-def growth(folder: Path, items: int) -> str:
-    """The same work among few and among many items that have ended."""
-    few, many = (filled(folder / f"{count}.db", items, finished=count) for count in _FINISHED)
-    medians = medians_us({"few": lambda: take_and_complete(few), "many": lambda: take_and_complete(many)}, items)
+def growth(folder: Path, items: int) -> list[str]:
+    """Each operation among few and among many items that have ended."""
+    few, many = (filled(folder / f"{count}.db", items * 3, finished=count) for count in _FINISHED)
+    held = {manager: manager.acquire("h", ttl_s=3600) for manager in (few, many)}
+    lines = []
+    for name, call in _operations(held).items():
+        work: dict[str, Callable[[], object]] = {"few": partial(call, few), "many": partial(call, many)}
+        medians = medians_us(work, items)
+        lines.append(
+            f"{name} among {_FINISHED[0]} finished {medians['few']:.0f} us, among {_FINISHED[1]} "
+            f"{medians['many']:.0f} us, ratio {medians['many'] / medians['few']:.2f} (target 1, no growth)"
+        )
     few.close()
     many.close()
-    return (
-        f"take and complete among {_FINISHED[0]} finished {medians['few']:.0f} us, among {_FINISHED[1]} "
-        f"{medians['many']:.0f} us, ratio {medians['many'] / medians['few']:.2f} (target 1, no growth)"
-    )
+    return lines
+
+
+def _operations(held: dict[LeaseManager, Lease | None]) -> dict[str, Callable[[LeaseManager], object]]:
+    def renew(leases: LeaseManager) -> None:
+        lease = held[leases]
+        assert lease is not None
+        held[leases] = leases.renew(lease)
+
+    def save(leases: LeaseManager) -> None:
+        CheckpointManager(leases.store).save(_TASK, 1, lease=held[leases])
+
+    def sweep(leases: LeaseManager) -> None:
+        leases.acquire("h", ttl_s=0.000_01)
+        RecoverySweep(leases.store).run_once()
+
+    return {
+        "take and complete": take_and_complete,
+        "enqueue": lambda leases: leases.enqueue(_TASK, "work"),
+        "renew": renew,
+        "fenced checkpoint": save,
+        "take and sweep": sweep,
+    }
 
 
 def main() -> None:
@@ -170,7 +200,11 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="benchmark-leases-") as name:
         folder = Path(name)
-        lines = [*compare(folder, options.items), batches(folder, options.items // 2), growth(folder, options.items)]
+        lines = [
+            *compare(folder, options.items),
+            batches(folder, options.items // 2),
+            *growth(folder, options.items // 2),
+        ]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -2,12 +2,14 @@
 
 A sweep also writes an audit row and a boundary checkpoint for each item, in short transactions; the bare statement does
 nothing of the kind, in one long one. Printed are medians over rounds, the ratio (bare / ours), and the longest time
-that one transaction of the sweep kept the write lock, its COMMIT and the flush included.
+that one transaction of the sweep kept the write lock, its COMMIT and the flush included. litequeue, where it is
+installed, has no sweep: what a dead worker held is given back message by message (``list_locked``, ``retry``).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import shutil
 import sqlite3
 import statistics
@@ -16,7 +18,7 @@ import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from recovery import ManualClock, RecoverySweep, SqliteStore, TaskManager
 from recovery.store import init_factory
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _ITEMS: Final = 10_000
 _ROUNDS: Final = 5
+_MESSAGES: Final = 1000
 _TARGET: Final = 0.25
 _BARE: Final = (
     "UPDATE work_items SET status = 'pending', retries = retries + 1, lease_holder = NULL, lease_expires_at = NULL, "
@@ -36,7 +39,7 @@ _BARE: Final = (
 _INSERT: Final = (
     "INSERT INTO work_items (task_id, type, priority, status, retries, max_retries, lease_token, lease_holder, "
     "lease_expires_at, heartbeat_at, error, created_at, updated_at) "
-    "VALUES (?, 'work', 0, 'in_progress', 0, 3, ?, 'holder-1234', 1, 0, '', 0, 0)"
+    "SELECT column1, 'work', 0, 'in_progress', 0, 3, column2, 'holder-1234', 1, 0, '', 0, 0 FROM (VALUES {rows})"
 )
 
 
@@ -76,7 +79,7 @@ def made(path: Path, items: int, tasks: int) -> None:
         for number in range(tasks):
             TaskManager(store).create(f"task-{number}")
         with store.transaction() as transaction:
-            transaction.execute_all(_INSERT, [(f"task-{number % tasks}", number + 1) for number in range(items)])
+            transaction.execute_rows(_INSERT, [(f"task-{number % tasks}", number + 1) for number in range(items)])
         with closing(store.factory()) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -102,6 +105,28 @@ def sweep_s(path: Path, items: int) -> tuple[float, float]:
     return elapsed_s, max(store.locks_s)
 
 
+def litequeue_us(folder: Path) -> float | None:
+    """Return how long litequeue takes to give one message back, in microseconds; None where it is not installed."""
+    try:
+        module = importlib.import_module("litequeue")
+    except ImportError:
+        return None
+    queue: Any = module.LiteQueue(str(folder / "litequeue.db"))
+    queue.conn.execute("PRAGMA synchronous = FULL")
+    with queue.transaction():
+        for number in range(_MESSAGES):
+            queue.put(str(number))
+            queue.conn.execute("UPDATE Queue SET status = 1, lock_time = 1 WHERE status = 0")
+    began_s = time.perf_counter()
+    locked = list(queue.list_locked(0))
+    for message in locked:
+        queue.retry(message.message_id)
+    elapsed_s = time.perf_counter() - began_s
+    assert len(locked) == _MESSAGES
+    queue.close()
+    return elapsed_s * 1e6 / _MESSAGES
+
+
 def measure(folder: Path, items: int, rounds: int, tasks: int) -> list[str]:
     """Run both in turn, each on a fresh copy; return the lines to print."""
     made(folder / "made.db", items, tasks)
@@ -121,7 +146,10 @@ def measure(folder: Path, items: int, rounds: int, tasks: int) -> list[str]:
     bare_us, ours_us = (statistics.median(times) * 1e6 / items for times in (bare, ours))
     speed = f"bare UPDATE {bare_us:.2f} us each, ours {ours_us:.2f} us each, ratio {bare_us / ours_us:.2f}"
     lock_ms = statistics.median(locks) * 1000
+    peer_us = litequeue_us(folder)
+    peer = [] if peer_us is None else [f"litequeue {peer_us:.1f} us each, ratio {peer_us / ours_us:.1f} (target 5)"]
     return [
+        *peer,
         f"sweep of {items} leases of {tasks} tasks: {speed} (target {_TARGET})",
         f"longest transaction of a sweep: {lock_ms:.1f} ms (target 10 ms at 10,000, 50 ms at 1,000,000)",
     ]

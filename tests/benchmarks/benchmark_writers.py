@@ -1,7 +1,9 @@
-"""Compare ten processes that write to one database with and without turns, in turn; run it as a script (``--help``).
+"""Compare many writers of one database, in turn; run it as a script (``--help``).
 
-Printed are, for each way: how many checkpoints were saved, the most and the least by one process, and the longest that
-one save took; then the ratios with the targets of the project. All run in WAL mode with synchronous=FULL.
+Processes, with and without turns: how many checkpoints were saved, the most and the least by one process, and the
+longest that one save took. Threads of one process, which share commits, against one raw writer: an INSERT and its
+COMMIT, again and again. Last, what turns cost a writer who is alone. Printed are the ratios with the targets of the
+project. All run in WAL mode with synchronous=FULL and small snapshots.
 """
 
 from __future__ import annotations
@@ -12,13 +14,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from recovery import TaskManager, open_store
+from recovery import CheckpointManager, TaskManager, open_store
+from tests.benchmarks.benchmark_checkpoints import Bare, medians_us
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _WRITERS: Final = 10
 _START_S: Final = 2.0
@@ -47,26 +54,28 @@ class Run(msgspec.Struct, frozen=True):
     worst_s: float
 
 
-def run(folder: Path, way: str, duration_s: float) -> Run:
-    """Let the writers write for so long."""
+def run(folder: Path, way: str, writers: int, duration_s: float) -> Run:
+    """Let so many processes write for so long."""
     path = folder / f"{way}-{time.monotonic_ns()}.db"
     with open_store(path) as store:
         TaskManager(store).create("t")
     begin_s = time.time() + _START_S
     command = [sys.executable, "-c", _WRITER, str(path), way, str(begin_s), str(begin_s + duration_s)]
-    writers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(_WRITERS)]
-    found = [json.loads(writer.communicate()[0]) for writer in writers]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(writers)]
+    found = [json.loads(process.communicate()[0]) for process in processes]
     counts = [count for count, _ in found]
     return Run(sum(counts), max(counts), min(counts), max(worst_s for _, worst_s in found))
 
 
-def measure(folder: Path, rounds: int, duration_s: float) -> list[str]:
+def processes_compared(folder: Path, rounds: int, writers: int, duration_s: float) -> list[str]:
     """Run both ways in turn; return the lines to print."""
-    runs = [(run(folder, "plain", duration_s), run(folder, "turns", duration_s)) for _ in range(rounds)]
+    ways = ("plain", "turns")
+    runs = [tuple(run(folder, way, writers, duration_s) for way in ways) for _ in range(rounds)]
     lines = [
-        f"{way}: {one.total} saved, most {one.most}, least {one.least}, longest save {one.worst_s * 1000:.0f} ms"
+        f"{writers} processes, {way}: {one.total} saved, most {one.most}, least {one.least}, "
+        f"longest save {one.worst_s * 1000:.0f} ms"
         for pair in runs
-        for way, one in zip(("plain", "turns"), pair, strict=True)
+        for way, one in zip(ways, pair, strict=True)
     ]
     median = statistics.median
     throughput = median(turns.total / plain.total for plain, turns in runs)
@@ -80,15 +89,92 @@ def measure(folder: Path, rounds: int, duration_s: float) -> list[str]:
     ]
 
 
+def raw_per_s(folder: Path, duration_s: float) -> float:
+    """Return how many rows one connection inserts and commits in a second."""
+    bare = Bare(folder / f"bare-{time.monotonic_ns()}.db", b'{"iteration":1}')
+    count, end_s = 0, time.perf_counter() + duration_s
+    while time.perf_counter() < end_s:
+        bare.save()
+        count += 1
+    bare.close()
+    return count / duration_s
+
+
+def threads_run(folder: Path, threads: int, duration_s: float, *, takes_turns: bool) -> Run:
+    """Let so many threads of this process save checkpoints on one store."""
+    with open_store(folder / f"threads-{time.monotonic_ns()}.db", takes_turns=takes_turns) as store:
+        TaskManager(store).create("t")
+        manager = CheckpointManager(store)
+        found: list[tuple[int, float]] = []
+        end_s = time.perf_counter() + duration_s
+
+        def write() -> None:
+            count, worst_s, now_s = 0, 0.0, time.perf_counter()
+            while now_s < end_s:
+                manager.save("t", {"iteration": 1})
+                count, before_s, now_s = count + 1, now_s, time.perf_counter()
+                worst_s = max(worst_s, now_s - before_s)
+            found.append((count, worst_s))
+
+        running = [threading.Thread(target=write) for _ in range(threads)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+    counts = [count for count, _ in found]
+    return Run(sum(counts), max(counts), min(counts), max(worst_s for _, worst_s in found))
+
+
+def threads_compared(folder: Path, rounds: int, threads: int, duration_s: float) -> list[str]:
+    """One raw writer and the threads in turn, with and without turns; return the lines to print."""
+    lines = []
+    for takes_turns in (False, True):
+        raw, ours = [], []
+        for _ in range(rounds):
+            raw.append(raw_per_s(folder, duration_s))
+            ours.append(threads_run(folder, threads, duration_s, takes_turns=takes_turns))
+        ratio = statistics.median(one.total / duration_s / raw_s for one, raw_s in zip(ours, raw, strict=True))
+        lines.append(
+            f"{threads} threads{' that take turns' * takes_turns}: {ours[0].total / duration_s:.0f}/s, one raw writer "
+            f"{raw[0]:.0f}/s, ratio {ratio:.2f} (target 1.4); most {ours[0].most}, least {ours[0].least}, "
+            f"longest save {ours[0].worst_s * 1000:.1f} ms"
+        )
+    return lines
+
+
+def alone(folder: Path) -> str:
+    """Compare one writer on a store with turns and on one without."""
+    with (
+        CheckpointManager(open_store(folder / "plain.db")) as plain,
+        CheckpointManager(open_store(folder / "turns.db", takes_turns=True)) as turns,
+    ):
+        for manager in (plain, turns):
+            TaskManager(manager.store).create("t")
+        work: dict[str, Callable[[], object]] = {
+            "plain": lambda: plain.save("t", 1),
+            "turns": lambda: turns.save("t", 1),
+        }
+        medians = medians_us(work, 2000)
+        plain.store.close()
+        turns.store.close()
+    return f"one writer alone: plain {medians['plain']:.1f} us, with turns {medians['turns']:.1f} us"
+
+
 def main() -> None:
     """Parse the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path.home(), help="a folder on the disk to measure")
     parser.add_argument("--rounds", type=int, default=3, help="how often each way")
     parser.add_argument("--duration-s", type=float, default=4.0, help="how long each run is")
+    parser.add_argument("--writers", type=int, default=_WRITERS, help="how many processes, and threads")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder, prefix="benchmark-writers-") as folder:
-        lines = measure(Path(folder), options.rounds, options.duration_s)
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="benchmark-writers-") as name:
+        folder = Path(name)
+        lines = [
+            *processes_compared(folder, options.rounds, options.writers, options.duration_s),
+            *threads_compared(folder, options.rounds, options.writers, options.duration_s),
+            alone(folder),
+        ]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

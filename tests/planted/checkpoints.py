@@ -123,11 +123,12 @@ class LateStore(SqliteStore):
     pending: LateTransaction | None = None
 
     def transaction(self) -> LateTransaction:
-        """Return a block that looks like a transaction."""
+        """Commit what is pending, so that this process never notices; return a block that looks like a transaction."""
+        self._flush()
         return LateTransaction(self)
 
     def borrow(self) -> sqlite3.Connection:
-        """Commit what is pending, so that this process never notices, and take a connection."""
+        """Commit what is pending, and take a connection."""
         self._flush()
         return super().borrow()
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from recovery.checkpoints import Checkpoint, Draft
     from recovery.clock import Microseconds
     from recovery.store.protocol import Transaction
-    from recovery.store.rows import WorkItem
+    from recovery.store.rows import ExpiredLease
 
 
 class RenewsExpired(LeaseManager):
@@ -103,7 +103,7 @@ class SweepsById(RecoverySweep):
                 self._requeue(transaction, item, moment)
         return SweepStatistics(len(found), len(found), 0)
 
-    def _requeue(self, transaction: Transaction, item: WorkItem, now: Microseconds) -> None:
+    def _requeue(self, transaction: Transaction, item: ExpiredLease, now: Microseconds) -> None:
         transaction.execute(  # type: ignore[attr-defined]
             "UPDATE work_items SET status = 'pending', retries = min(retries + 1, max_retries), lease_holder = NULL,"
             " lease_expires_at = NULL WHERE work_item_id = ?",
@@ -111,7 +111,7 @@ class SweepsById(RecoverySweep):
         )
         self._mark(transaction, item, now)
 
-    def _mark(self, transaction: Transaction, item: WorkItem, now: Microseconds) -> None:
+    def _mark(self, transaction: Transaction, item: ExpiredLease, now: Microseconds) -> None:
         transaction.insert_audit(Audit(item.task_id, "lease_expired", item.lease_holder, "pending", "", now))
         snapshot = {"work_item_id": item.work_item_id, "lease_token": item.lease_token}
         checkpoints = CheckpointManager(self._store)
@@ -121,8 +121,7 @@ class SweepsById(RecoverySweep):
 class CountsWhatItFinds(SweepsById):
     """Changes each lease by compare-and-set, and reports and marks it even when another sweep was faster."""
 
-    def _requeue(self, transaction: Transaction, item: WorkItem, now: Microseconds) -> None:
-        assert item.lease_expires_at is not None
+    def _requeue(self, transaction: Transaction, item: ExpiredLease, now: Microseconds) -> None:
         key = (item.work_item_id, item.lease_token, item.lease_expires_at)
         transaction.expire_leases([Expiry(*key, WorkStatus.PENDING, 0, "")], now=now)
         self._mark(transaction, item, now)

@@ -6,16 +6,19 @@ import itertools
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from recovery import CheckpointManager, TaskManager, open_store
 from recovery.errors import DatabaseLocked, DatabaseReadOnly, DatabaseUnavailable
-from recovery.store.turns import SUFFIX, Turns
+from recovery.store import turns
+from recovery.store.turns import SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +94,7 @@ def test_a_stopped_holder_is_named(path: Path, store: SqliteStore) -> None:
     """The wait for a turn has a bound, and its error says which process has it; killed, it holds up nobody."""
     holder = started(_HOLDER, str(path))
     os.kill(holder.pid, signal.SIGSTOP)
-    with pytest.raises(DatabaseLocked, match=rf"process {holder.pid} has had"):
+    with pytest.raises(DatabaseLocked, match=rf"process {holder.pid} was the last to get one"):
         CheckpointManager(store).save("t", 1)
     holder.kill()
     holder.communicate()
@@ -112,7 +115,7 @@ def test_a_wait_that_was_given_up_keeps_nobody_out(path: Path, store: SqliteStor
 def test_a_writer_without_turns_is_waited_for(path: Path, store: SqliteStore) -> None:
     """Turns are an order and not the exclusion: another program's transaction counts, and its end is noticed."""
     with open_store(path) as other:
-        with other.transaction(), pytest.raises(DatabaseLocked, match="another connection"):
+        with other.transaction(), pytest.raises(DatabaseLocked, match="was the last to get one"):
             CheckpointManager(store).save("t", 1)
         assert CheckpointManager(store).save("t", 1).sequence_number == 1
         assert CheckpointManager(other).save("t", 2).sequence_number == 2
@@ -126,14 +129,14 @@ def test_a_turn_ends_with_its_transaction_however_that_ends(store: SqliteStore) 
     assert CheckpointManager(store).save("t", 1).sequence_number == 1
 
 
-def test_a_child_that_is_forked_in_a_turn_does_not_keep_it(store: SqliteStore, path: Path) -> None:
-    """The child has a copy of the descriptor and with it of the lock; the end of the turn ends both."""
-    turns = Turns(str(path), 0.3)
-    turn = turns.take()
+def test_a_child_that_is_forked_in_the_queue_does_not_keep_it(store: SqliteStore, path: Path) -> None:
+    """The child has a copy of the descriptor and with it of the lock; who gives its place up gives up both."""
+    place = os.open(f"{path}{SUFFIX}", os.O_RDWR | os.O_CREAT)
+    assert turns._is_free(place)
     reader, writer = os.pipe()
-    child = subprocess.Popen(["cat"], stdin=reader, pass_fds=[turn])
+    child = subprocess.Popen(["cat"], stdin=reader, pass_fds=[place])
     os.close(reader)
-    Turns.give(turn)
+    turns._give(place)
     assert CheckpointManager(store).save("t", 1).sequence_number == 1
     os.close(writer)
     assert child.wait(_TIMEOUT_S) == 0
@@ -157,8 +160,10 @@ def test_threads_take_turns_too(store: SqliteStore) -> None:
 
 def test_a_lock_file_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     """A folder that is missing, and one in the place of the file, are named."""
-    with pytest.raises(DatabaseUnavailable, match="No such file"):
-        Turns(str(tmp_path / "missing" / "store.db"), 1).take()
-    (tmp_path / f"store.db{SUFFIX}").mkdir()
-    with pytest.raises((DatabaseUnavailable, DatabaseReadOnly), match="directory"):
-        Turns(str(tmp_path / "store.db"), 1).take()
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        with pytest.raises(DatabaseUnavailable, match="No such file"):
+            turns.Turns(str(tmp_path / "missing" / "store.db"), 1).begin(connection)
+        (tmp_path / f"store.db{SUFFIX}").mkdir()
+        with pytest.raises((DatabaseUnavailable, DatabaseReadOnly), match="directory"):
+            turns.Turns(str(tmp_path / "store.db"), 1).begin(connection)
+        assert not connection.in_transaction

@@ -100,13 +100,43 @@ def _script(source: str, *arguments: str) -> subprocess.Popen[str]:
 
 def test_every_connection_is_as_durable_as_it_says(store: SqliteStore) -> None:
     """Each of several connections reports full synchronisation and a write-ahead log, as does the file (D15)."""
-    expected = Pragmas(synchronous="FULL", journal_mode="wal", busy_timeout_ms=100, foreign_keys=True)
+    expected = Pragmas(synchronous="FULL", journal_mode="wal", busy_timeout_ms=0, foreign_keys=True)
     assert store.pragmas() == expected
     first = store.borrow()
     assert store.pragmas() == expected
     store.give_back(first)
     with closing(sqlite3.connect(store.path)) as other:
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_without_turns_a_connection_waits_by_itself(path: Path) -> None:
+    """A store that leaves the order to SQLite has its busy timeout on each connection."""
+    with open_store(path, busy_timeout_s=0.1, takes_turns=False) as store:
+        assert store.pragmas().busy_timeout_ms == 100
+
+
+def test_a_file_that_another_has_to_itself_is_waited_for_within_a_bound(store: SqliteStore) -> None:
+    """Readers wait only where another connection excludes even them; a read then ends in time, with a typed error."""
+    _insert(store, "t")
+    store.borrow().close()
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(DatabaseLocked, match=r"within 0\.1 s"):
+            store.task("t")
+        other.execute("COMMIT")
+    assert store.task("t") is not None
+
+
+def test_a_read_that_is_told_to_wait_does(store: SqliteStore, tmp_path: Path) -> None:
+    """A connection that gives up at once, as those of writers do, is replaced by one that waits."""
+    _insert(store, "t")
+    locked = sqlite3.connect(tmp_path / "other.db", timeout=0, isolation_level=None)
+    with closing(sqlite3.connect(tmp_path / "other.db", isolation_level=None)) as holder:
+        holder.execute("CREATE TABLE tasks (x)")
+        holder.execute("BEGIN EXCLUSIVE")
+        store.give_back(locked)
+        assert store.task("t") is not None
 
 
 def test_a_connection_that_does_not_take_a_setting_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +225,32 @@ def test_a_failed_step_leaves_the_version_before_it(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
         assert connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'half'").fetchone() == (0,)
+
+
+def test_a_file_that_is_made_while_it_is_looked_at_is_ours(path: Path) -> None:
+    """Another process may migrate the new file between the two reads that tell whose it is."""
+
+    class LookedAt(ConnectionFactory):
+        """Makes connections during whose second look at the header another one makes the tables."""
+
+        __slots__ = ()
+
+        def __call__(self) -> sqlite3.Connection:
+            connection = ConnectionFactory.__call__(self)
+            looks: list[str] = []
+
+            def look(statement: str) -> None:
+                if statement in {"PRAGMA user_version", "PRAGMA application_id"}:
+                    looks.append(statement)
+                    if len(looks) == 2:
+                        init_factory(path)
+
+            connection.set_trace_callback(look)
+            return connection
+
+    prepare(LookedAt(str(path)), MIGRATIONS)
+    with open_store(path) as store:
+        assert store.tasks() == []
 
 
 def test_many_processes_make_one_new_file_at_once() -> None:
@@ -349,7 +405,7 @@ sys.stdin.readline()
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(DatabaseLocked, match=r"within 0\.1 s but another connection kept it locked"):
+        with pytest.raises(DatabaseLocked, match=r"within 0\.1 s but got none, and another program was"):
             _insert(store, "t")
         assert store.tasks() == []
     finally:
@@ -446,7 +502,7 @@ def test_text_that_utf8_cannot_hold_is_named(store: SqliteStore) -> None:
 def test_a_forked_child_leaves_its_parents_connections_alone(path: Path) -> None:
     """A child writes through connections of its own, and the parent's go on."""
     source = """
-import os, sys
+import os, sqlite3, sys
 from recovery import TaskManager, open_store
 with open_store(sys.argv[1]) as store:
     tasks = TaskManager(store)
@@ -454,7 +510,7 @@ with open_store(sys.argv[1]) as store:
     child = os.fork()
     if child == 0:
         tasks.create("child")
-        os._exit(len(store._inherited))
+        os._exit(sum(isinstance(kept, sqlite3.Connection) for kept in store._inherited))
     _, status = os.waitpid(child, 0)
     tasks.create("parent again")
     print(os.waitstatus_to_exitcode(status))

@@ -205,8 +205,9 @@ def test_numbers_of_boundaries_are_contiguous_in_each_task(
         "work_item_id": 12,
         "lease_holder": "dead",
         "lease_token": 12,
+        "lease_expires_at": clock.now(),
+        "retries": 0,
         "status": "pending",
-        "error": leases.get(12).error,
     }
 
 

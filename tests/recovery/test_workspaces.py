@@ -516,7 +516,7 @@ def test_a_start_waits_for_the_lock_and_names_its_holder(roots: Roots) -> None:
     """Another process that keeps the folder is named; nothing was changed meanwhile."""
     with (
         roots.locked("workspaces"),
-        pytest.raises(FolderLocked, match=f"process {os.getpid()} has had"),
+        pytest.raises(FolderLocked, match=f"process {os.getpid()} was the last"),
         roots.locked("workspaces", timeout_s=0.05),
     ):
         pass

@@ -1,0 +1,170 @@
+"""Another process as the supervisor sees it: its memory, its descriptors, its folders, through ``/proc``."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from typing import Final, NamedTuple
+
+PATH_BYTES_MAX: Final = 4096
+AT_FDCWD: Final = -100
+_PAGE_BYTES: Final = 4096
+_OPEN_MAX: Final = 64
+_VECTOR: Final = struct.Struct("<QQ")
+
+
+class Unreadable(Exception):  # noqa: N818 - it says what the process is
+    """The process does not let itself be looked into: its calls may do what nobody sees."""
+
+
+class Failing(Exception):  # noqa: N818 - it says what the call is about to do
+    """The call is going to fail: its descriptor is not open, its pointer leads nowhere, its caller is gone."""
+
+
+class OpenFile(NamedTuple):
+    """What the kernel says of a descriptor: where it stands, and how it was opened."""
+
+    position: int
+    flags: int
+
+
+class Memory:
+    """Reads the memory of processes; keeps their ``mem`` files open, since opening costs more than reading."""
+
+    def __init__(self) -> None:
+        self._files: dict[int, int] = {}
+
+    def read(self, thread: int, address: int, count: int) -> bytes:
+        """Return ``count`` bytes. Raises Failing where there are not as many, Unreadable where none may be read."""
+        file = self._files.get(thread)
+        if file is not None:
+            data = _pread(file, count, address)
+            if len(data) == count:
+                return data
+            os.close(self._files.pop(thread))  # the memory was another program's, from before an exec
+        data = self._open_and_read(thread, address, count)
+        if len(data) != count:
+            msg = f"there are no {count} bytes at {address:#x} of thread {thread}"
+            raise Failing(msg)
+        return data
+
+    def text(self, thread: int, address: int) -> str:
+        """Return the path that a pointer leads to: up to its NUL, never across a page that need not be there."""
+        found = b""
+        while len(found) < PATH_BYTES_MAX:
+            count = _PAGE_BYTES - (address + len(found)) % _PAGE_BYTES
+            part = self.read(thread, address + len(found), min(count, 256))
+            end = part.find(b"\0")
+            if end >= 0:
+                return os.fsdecode(found + part[:end])
+            found += part
+        msg = f"the path at {address:#x} of thread {thread} has no end"
+        raise Failing(msg)
+
+    def vectors(self, thread: int, address: int, count: int) -> list[tuple[int, int]]:
+        """Return the pieces (address, length) of an ``iovec`` array."""
+        data = self.read(thread, address, count * _VECTOR.size)
+        return list(_VECTOR.iter_unpack(data))
+
+    def number(self, thread: int, address: int) -> int:
+        """Return a signed 64-bit number."""
+        return int.from_bytes(self.read(thread, address, 8), "little", signed=True)
+
+    def close(self) -> None:
+        """Close what was kept open."""
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
+
+    def _open_and_read(self, thread: int, address: int, count: int) -> bytes:
+        if len(self._files) >= _OPEN_MAX:
+            self.close()
+        try:
+            file = os.open(f"/proc/{thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _refusal(error, f"the memory of thread {thread}") from error
+        self._files[thread] = file
+        return _pread(file, count, address)
+
+
+def _pread(file: int, count: int, address: int) -> bytes:
+    try:
+        data = os.pread(file, count, address)
+        while 0 < len(data) < count:
+            more = os.pread(file, count - len(data), address + len(data))
+            if not more:
+                break
+            data += more
+    except (OSError, OverflowError):
+        return b""
+    return data
+
+
+def _refusal(error: OSError, what: str) -> Unreadable | Failing:
+    """Return what an error of /proc means."""
+    text = f"{what} cannot be looked at: {error.strerror}"
+    return Unreadable(text) if error.errno in {errno.EACCES, errno.EPERM} else Failing(text)
+
+
+def status_of(thread: int, descriptor: int) -> os.stat_result:
+    """Return what an open descriptor of another process is. Raises Failing or Unreadable."""
+    try:
+        return os.stat(f"/proc/{thread}/fd/{descriptor}")
+    except OSError as error:
+        raise _refusal(error, f"descriptor {descriptor} of thread {thread}") from error
+
+
+def path_of(thread: int, descriptor: int) -> str:
+    """Return the path that a descriptor leads to; AT_FDCWD is the working folder. Raises Failing or Unreadable."""
+    name = "cwd" if descriptor == AT_FDCWD else f"fd/{descriptor}"
+    try:
+        return os.readlink(f"/proc/{thread}/{name}")
+    except OSError as error:
+        raise _refusal(error, f"{name} of thread {thread}") from error
+
+
+def open_file(thread: int, descriptor: int) -> OpenFile:
+    """Return position and flags of an open descriptor. Raises Failing or Unreadable."""
+    try:
+        file = os.open(f"/proc/{thread}/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _refusal(error, f"descriptor {descriptor} of thread {thread}") from error
+    try:
+        lines = os.read(file, 256).split(b"\n", 2)
+    finally:
+        os.close(file)
+    return OpenFile(int(lines[0].split()[1]), int(lines[1].split()[1], 8))
+
+
+def process_of(thread: int) -> int:
+    """Return the process that a thread belongs to. Raises Failing or Unreadable."""
+    return int(_status_line(thread, b"Tgid:"))
+
+
+def umask_of(thread: int) -> int:
+    """Return which permissions the files that a process makes do not get. Raises Failing or Unreadable."""
+    return int(_status_line(thread, b"Umask:"), 8)
+
+
+def _status_line(thread: int, name: bytes) -> bytes:
+    try:
+        with open(f"/proc/{thread}/status", "rb") as file:
+            return next((line.split()[1] for line in file if line.startswith(name)), b"0")
+    except OSError as error:
+        raise _refusal(error, f"the status of thread {thread}") from error
+
+
+def mapped_at(thread: int, address: int) -> tuple[int, int] | None:
+    """Return device and inode of the file that is mapped at an address, or None. Raises Failing or Unreadable."""
+    try:
+        with open(f"/proc/{thread}/maps", "rb") as file:
+            for line in file:
+                span, _, _, device, inode, *_ = line.split(None, 5)
+                first, last = (int(part, 16) for part in span.split(b"-"))
+                if first <= address < last:
+                    major, minor = (int(part, 16) for part in device.split(b":"))
+                    return (os.makedev(major, minor), int(inode)) if int(inode) else None
+    except OSError as error:
+        raise _refusal(error, f"the mappings of thread {thread}") from error
+    return None

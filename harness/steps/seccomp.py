@@ -1,0 +1,421 @@
+"""The first source of steps: seccomp notifications. Any program, in any language, unmodified, with all its descendants.
+
+The program runs as a child of the process that watches, in a session of its own. Before its first instruction it puts
+on a filter, which it cannot take off and all its children inherit; from then on each call that could change a file
+waits until the supervisor, here, has looked at it. Nothing of the program is changed but that: no library is preloaded,
+no memory written, and root is not needed.
+
+The watching process adopts orphans, so that a daemon does not get away; when it is killed, the kernel kills the
+program, and calls of what is left fail with ENOSYS.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING, Final
+
+from harness.agents.marks import AGENT_VARIABLE, MARKS_VARIABLE
+from harness.errors import StepsUnavailable, UsageError
+from harness.steps import memory
+from harness.steps.decoding import NOTHING, Decoded, Decoder
+from harness.steps.family import Family
+from harness.steps.folder import WatchedFolder
+from harness.steps.kernel import Filter, Listener, adopt_orphans, borrow_descriptor, die_with_parent
+from harness.steps.source import Answer, Directive, KillAfterMark, KillBefore, Observation, Watch
+from harness.steps.step import Action, BlindSpot, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from harness.steps.kernel import Notification
+    from harness.steps.recording import Recorder
+    from harness.steps.source import Program
+
+TIMEOUT_S: Final = 60.0
+OUTPUT_BYTES_MAX: Final = 64 * 1024 * 1024
+_OUTPUT_SHOWN_BYTES: Final = 16 * 1024
+_STRAYS_MAX: Final = 100
+_READY: Final = b"+"
+_EXIT_OF_A_MISTAKE: Final = 126
+_NEEDS_ROOM: Final = frozenset(
+    {
+        Action.CREATE,
+        Action.CREATE_UNNAMED,
+        Action.MAKE_FOLDER,
+        Action.MAKE_NODE,
+        Action.SYMLINK,
+        Action.LINK,
+        Action.WRITE,
+        Action.ALLOCATE,
+    }
+)
+
+
+class SeccompSource:
+    """Watches programs by seccomp notifications. Raises StepsUnavailable where the machine's calls are not known.
+
+    ``observe`` wants to be called from a process with one thread: it forks.
+    """
+
+    name = "seccomp"
+
+    def __init__(self) -> None:
+        self._filter = Filter()
+
+    def observe(
+        self,
+        program: Program,
+        directory: Path,
+        *,
+        marks: Path,
+        directive: Directive = Watch(),  # noqa: B008 - a frozen value
+        expected: Sequence[Step] = (),
+        recorder: Recorder | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Observation:
+        """Run the program with ``directory`` watched. See ``StepSource.observe``."""
+        if not directory.is_dir() or not timeout_s > 0:
+            msg = f"a folder is watched, for more than 0 s, and this is {directory} for {timeout_s} s"
+            raise UsageError(msg)
+        adopt_orphans()
+        marks.touch()
+        output = marks.with_name(marks.name + ".output")
+        output.write_bytes(b"")
+        folder = WatchedFolder(directory)
+        if recorder is not None:
+            recorder.before.extend(folder.scan(recorder.keep))
+        else:
+            for _ in folder.scan(None):
+                pass
+        family = Family(_start_child(self._filter, program, directory, marks, output))
+        try:
+            listener = Listener(_take_listener(family))
+        except BaseException:
+            family.end()
+            raise
+        keep = recorder.keep if recorder is not None else None
+        decoder = Decoder(folder, marks=str(marks), output=str(output), keep=keep)
+        supervision = _Supervision(family, listener, decoder, directive, expected, output)
+        try:
+            supervision.run(time.monotonic() + timeout_s)
+        finally:
+            listener.close()
+            supervision.leftovers = family.end()
+            decoder.finish()
+        observation = supervision.observation(timeout_s)
+        if recorder is not None:
+            recorder.steps.extend(supervision.steps)
+            recorder.blind_spots.extend(supervision.blind_spots)
+        return observation
+
+
+class _Supervision:
+    """One program's run: takes its calls one by one, numbers its steps, and carries out the directive."""
+
+    def __init__(
+        self,
+        family: Family,
+        listener: Listener,
+        decoder: Decoder,
+        directive: Directive,
+        expected: Sequence[Step],
+        output: Path,
+    ) -> None:
+        self._family = family
+        self._listener = listener
+        self._decoder = decoder
+        self._directive = directive
+        self._expected = [step for step in expected if not step.is_mark]
+        self._output = output
+        self._kill_at = directive.number if isinstance(directive, KillBefore) else 0
+        self._kill_at_mark = directive.count if isinstance(directive, KillAfterMark) else 0
+        self._is_answering = isinstance(directive, Answer)
+        self._answers_left: float = 0
+        self._answered_node = 0
+        self._mark_count = 0
+        self._count = 0
+        self._is_over = False
+        self.steps: list[Step] = []
+        self.blind_spots: list[BlindSpot] = []
+        self.leftovers: list[str] = []
+        self._strays: dict[str, None] = {}
+        self._fired = False
+        self._diverged_at: int | None = None
+        self._is_timed_out = False
+        self._failure = ""
+
+    def run(self, deadline_s: float) -> None:
+        """Take calls until the program has ended, was ended, or has had its time."""
+        poll = select.poll()
+        listener = self._listener.descriptor
+        poll.register(listener, select.POLLIN)
+        poll.register(self._family.pidfd, select.POLLIN)
+        calls = 0
+        while not self._is_over:
+            left_s = deadline_s - time.monotonic()
+            ready = poll.poll(max(0.0, left_s) * 1000) if left_s > 0 else []
+            if not ready:
+                self._is_timed_out = True
+                return
+            if (listener, select.POLLIN) not in ready:
+                return  # the program has ended, or nobody wears the filter any more
+            self._take()
+            calls += 1
+            if calls % 256 == 0:
+                self._look_at_output()
+
+    def observation(self, timeout_s: float) -> Observation:
+        """Return what came of it."""
+        if not self._failure and self.leftovers and not self._fired and self._diverged_at is None:
+            self._failure = f"it left processes running, which were ended: {', '.join(self.leftovers[:5])}"
+        if self._is_timed_out:
+            self._failure = f"it did not end within {timeout_s:g} s, and was ended"
+        return Observation(
+            steps=tuple(self.steps),
+            count=self._count,
+            exit_code=self._family.exit_code,
+            signal=self._family.signal,
+            is_timed_out=self._is_timed_out,
+            fired=self._fired,
+            diverged_at=self._diverged_at,
+            blind_spots=tuple(self.blind_spots),
+            strays=tuple(self._strays),
+            output=self._tail(),
+            failure=self._failure,
+        )
+
+    def _take(self) -> None:
+        call = self._listener.receive()
+        if call is None:
+            return
+        decoded = self._decoder.decode(call, self._count + 1)
+        if decoded is NOTHING:
+            self._listener.let_pass(call)
+            return
+        if decoded.blind_spot is not None or decoded.stray:
+            self._note(decoded)
+        if decoded.error:
+            self._listener.fail(call, decoded.error)
+        elif decoded.mark is not None:
+            self._pass_mark(call, decoded.mark)
+        elif not decoded.steps:
+            self._listener.let_pass(call)
+        else:
+            self._pass_steps(call, decoded)
+
+    def _note(self, decoded: Decoded) -> None:
+        if decoded.blind_spot is not None:
+            spot = decoded.blind_spot
+            if all((each.what, each.text) != (spot.what, spot.text) for each in self.blind_spots):
+                self.blind_spots.append(
+                    BlindSpot(what=spot.what, text=spot.text, is_denied=spot.is_denied, number=self._count)
+                )
+        if decoded.stray and len(self._strays) < _STRAYS_MAX:
+            self._strays[decoded.stray] = None
+
+    def _pass_mark(self, call: Notification, content: bytes) -> None:
+        """Let a mark be written, and put it between the steps."""
+        self._mark_count += 1
+        place = self._decoder.kept(content)
+        self.steps.append(
+            Step(number=self._count, action=Action.MARK, call="write", length=len(content), content=place)
+        )
+        if self._mark_count == self._kill_at_mark:
+            self._write_for(call, len(content))
+            self._kill()
+        elif not self._listener.let_pass(call):
+            self._mark_count -= 1
+            self.steps.pop()
+
+    def _pass_steps(self, call: Notification, decoded: Decoded) -> None:
+        """Number the steps of a call, and let it pass unless the directive says otherwise."""
+        before = self._count
+        for place, step in enumerate(decoded.steps):
+            number = step.number
+            if self._expected and self._diverges(number, step):
+                self._kill(fired=False)
+                return
+            if number == self._kill_at:
+                if place:  # its first step, a write, has happened, and what follows in the same call has not
+                    self._write_for(call, decoded.steps[0].length)
+                self._kill()
+                return
+            if self._is_answering and self._answers(number, step):
+                self._answer(call, step)
+                self._count = number
+                return
+            self._count = number
+            self.steps.append(step)
+        if not self._listener.let_pass(call):  # its caller was killed while it was looked at: it has not happened
+            self._count = before
+            del self.steps[len(self.steps) - len(decoded.steps) :]
+
+    def _diverges(self, number: int, step: Step) -> bool:
+        if number <= len(self._expected) and self._expected[number - 1].trace == step.trace:
+            return False
+        self._diverged_at = number
+        return True
+
+    def _answers(self, number: int, step: Step) -> bool:
+        """Tell whether this step is answered with an error in place of being done."""
+        directive = self._directive
+        if not isinstance(directive, Answer):
+            return False
+        if number == directive.number:
+            self._answers_left = float("inf") if directive.times is None else directive.times
+            self._answered_node = step.node
+        elif number < directive.number or self._answers_left <= 0 or not self._meets_the_same(directive, step):
+            return False
+        self._answers_left -= 1
+        return True
+
+    def _meets_the_same(self, directive: Answer, step: Step) -> bool:
+        """Tell whether a later step meets the trouble too: a full disk whatever needs room, a bad file its own."""
+        if directive.times is not None:
+            return True
+        if directive.error == "ENOSPC":
+            return step.action in _NEEDS_ROOM
+        return step.node == self._answered_node
+
+    def _answer(self, call: Notification, step: Step) -> None:
+        directive = self._directive
+        assert isinstance(directive, Answer)  # noqa: S101 - or it would not be answered
+        self._fired = True
+        if directive.short_bytes is not None and step.action is Action.WRITE and directive.short_bytes < step.length:
+            written = self._write_for(call, directive.short_bytes)
+            self._listener.succeed(call, written)
+            return
+        self._listener.fail(call, getattr(errno, directive.error or "EIO"))
+
+    def _write_for(self, call: Notification, length: int) -> int:
+        """Do the first bytes of a write in the caller's place, through its own open file."""
+        extent = self._decoder.extent(call)
+        if extent is None:
+            return 0
+        pieces = b"".join(self._decoder.memory.read(call.thread, *piece) for piece in extent.pieces)
+        descriptor = borrow_descriptor(memory.process_of(call.thread), call.arguments[0])
+        try:
+            if self._decoder.is_positioned(call):
+                return os.pwrite(descriptor, pieces[:length], extent.offset)
+            return os.write(descriptor, pieces[:length])
+        finally:
+            os.close(descriptor)
+
+    def _kill(self, *, fired: bool = True) -> None:
+        """End everything at once; the call that waits is never answered."""
+        self._family.kill()
+        self._fired = fired
+        self._is_over = True
+
+    def _look_at_output(self) -> None:
+        if self._output.stat().st_size > OUTPUT_BYTES_MAX:
+            self._failure = f"it printed more than {OUTPUT_BYTES_MAX >> 20} MiB, and was ended"
+            self._kill(fired=False)
+
+    def _tail(self) -> str:
+        with self._output.open("rb") as file:
+            file.seek(max(0, self._output.stat().st_size - _OUTPUT_SHOWN_BYTES))
+            return file.read().decode(errors="replace")
+
+
+class _Child:
+    """A child that was forked and has not yet said whether it wears the filter."""
+
+    def __init__(self, pid: int, channel: socket.socket) -> None:
+        self.pid = pid
+        self.channel = channel
+
+
+def _start_child(filter_: Filter, program: Program, directory: Path, marks: Path, output: Path) -> _Child:
+    """Fork the program; it waits for nobody, and sends its listener as its first act."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return _Child(pid, ours)
+    code = _EXIT_OF_A_MISTAKE
+    try:
+        ours.close()
+        _prepare(directory, marks, output)
+        _put_on(filter_, theirs)
+        code = _call(program)
+    except BaseException as error:  # noqa: BLE001 - this is the end of the process, whatever it was
+        code = _code_of(error)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _prepare(directory: Path, marks: Path, output: Path) -> None:
+    os.setsid()
+    die_with_parent()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    printed = os.open(output, os.O_WRONLY | os.O_APPEND)
+    for source, target in ((nothing, 0), (printed, 1), (printed, 2)):
+        os.dup2(source, target)
+    # whoever has taken the place of these (pytest does) is not there any more
+    sys.stdout, sys.stderr = (open(target, "w", closefd=False) for target in (1, 2))  # noqa: SIM115 - until the end
+    os.environ[MARKS_VARIABLE] = str(marks)
+    os.environ.setdefault(AGENT_VARIABLE, "target")
+    os.chdir(directory)
+
+
+def _put_on(filter_: Filter, channel: socket.socket) -> None:
+    try:
+        listener = filter_.put_on()
+    except OSError as error:
+        channel.sendall(b"-" + str(error.errno).encode())
+        os._exit(_EXIT_OF_A_MISTAKE)
+    socket.send_fds(channel, [_READY], [listener])
+    os.close(listener)
+    channel.close()
+
+
+def _call(program: Program) -> int:
+    if not callable(program):
+        argv = [os.fspath(part) for part in program]
+        os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
+        os.execvp(argv[0], argv)
+    program()
+    return 0
+
+
+def _code_of(error: BaseException) -> int:
+    if isinstance(error, SystemExit):
+        if isinstance(error.code, int) or error.code is None:
+            return error.code or 0
+        sys.stderr.write(f"{error.code}\n")  # as Python itself does
+        return 1
+    traceback.print_exception(error)
+    return 127 if isinstance(error, FileNotFoundError) else 1
+
+
+def _take_listener(family: Family) -> int:
+    """Take the listener that the child sends, or say why it has none."""
+    try:
+        content, descriptors, _, _ = socket.recv_fds(family.channel, 16, 1)
+    finally:
+        family.channel.close()
+    if content == _READY and descriptors:
+        os.set_inheritable(descriptors[0], False)  # noqa: FBT003 - its name says it
+        return descriptors[0]
+    number = int(content[1:] or b"0")
+    if number == errno.EBUSY:
+        why = "a supervisor watches this process already (a container's, or another run of this), and there can be one"
+    else:
+        why = f"this kernel or container allows no seccomp notifications ({os.strerror(number)})"
+    msg = f"steps cannot be counted by seccomp here: {why}; named audit events still work"
+    raise StepsUnavailable(msg)
