@@ -38,6 +38,12 @@ it in the transaction of that write. A renewal is flushed like everything else: 
 let a second holder in while the first still trusts it. The sweep commits in batches, so it may die anywhere and be run
 by anyone, at any time, any number of times at once.
 
+**An agent's own state** lies in grouped state (``recovery.state``) and in files, below one folder (``recovery.roots``).
+Where both say something the file counts, and the store is brought in line at the next start (``recovery.startup``):
+ghosts fail and the living go on (``recovery.workspaces``), half-done cycles never get into the history
+(``recovery.buffers``), what is to be told to others waits in two copies (``recovery.sync_queue``). A start-up may be
+killed anywhere and done again, and several agents on one folder take turns at it.
+
 **Jobs** are runs of agents as processes. A ``Monitor`` starts them and says how they ended, a ``JobReaper`` takes over
 from whoever died, and a ``StageEngine`` moves tasks on; of all who try, one ends a job, and one moves a task. A job's
 claim is its fence, and what its end entails is in one transaction with it (``recovery.jobs``).

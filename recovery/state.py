@@ -1,17 +1,19 @@
 """Grouped state: JSON under a key of a group, for what an agent must still know after a restart.
 
 The groups of an agent are in ``StateGroup``; any other text is a group, too. One store holds them all. It is opened
-when it is first needed, once. Where it cannot be opened the agent goes on without a memory: every read finds nothing,
-every write says False, and one warning says why. That is for stores that cannot be had at all; a store that is there
-and refuses a write (a full disk, a lock that is held for too long) raises, since its caller would otherwise rely on
-what was not written.
+when it is first needed, once, and the folder that its file lies in is made. Where it cannot be opened the agent goes on
+without a memory: every read finds nothing, every write says False, and one warning says why. That is for stores that
+cannot be had at all; a store that is there and refuses a write (a full disk, a lock that is held for too long) raises,
+since its caller would otherwise rely on what was not written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
@@ -92,6 +94,8 @@ class StateStore:
             return self._store
 
     def _opened(self, db_path: str | os.PathLike[str]) -> Store | None:
+        with contextlib.suppress(OSError):  # what is in the way is told by the store
+            Path(db_path).parent.mkdir(parents=True, exist_ok=True)
         try:
             return open_store(db_path)
         except DatabaseLocked:

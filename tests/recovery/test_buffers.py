@@ -16,8 +16,9 @@ import pytest
 
 from recovery import CYCLE_CRASH_POINTS, Buffers, Fate, Roots, StateStore, open_store
 from recovery.cycles import SIDECARS, Owner
-from recovery.errors import CycleEnded, DatabaseLocked, InvalidCycle
+from recovery.errors import BufferNotWritten, CycleEnded, DatabaseLocked, InvalidCycle
 from recovery.liveness import start_of
+from tests.recovery.disks import fill, small_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -354,3 +355,22 @@ def test_an_entry_that_cannot_be_kept_is_refused(buffers: Buffers, kind: Any, va
         cycle.put("finding", 1)
         assert cycle.commit()
     assert history(buffers) == [("qa", [("finding", 1)])]
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    """Neither a cycle that cannot begin nor one that cannot go on is in the history; what was there stays."""
+    with small_disk(tmp_path / "disk") as disk:
+        roots = Roots(str(disk))
+        with StateStore(db_path=roots.database) as state:
+            buffers = Buffers(roots, state)
+            with buffers.begin("first") as cycle:
+                cycle.put("finding", 1)
+                assert cycle.commit()
+            with buffers.begin("second") as cycle, pytest.raises(BufferNotWritten):
+                cycle.put("finding", "x" * 2_000_000)
+            filler = fill(disk)
+            with pytest.raises(BufferNotWritten):
+                buffers.begin("third")
+            filler.unlink()
+            assert history(buffers) == [("first", [("finding", 1)])]
+            assert files(buffers.folder) == []

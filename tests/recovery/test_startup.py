@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -33,6 +32,7 @@ from recovery import (
 from recovery.cycles import Owner
 from recovery.errors import FolderLocked
 from recovery.startup import startup
+from tests.recovery.disks import fill, small_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,26 +189,17 @@ def test_a_start_that_waits_too_long_names_who_keeps_the_folder(roots: Roots) ->
     assert (started, ghost(roots)) == ([], "running")
 
 
-def mounted(folder: Path, options: str) -> Iterator[Path]:
-    """Mount a real file system of its own."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "state-test", str(folder)]
-    if shutil.which("mount") is None or os.geteuid() or subprocess.run(command, check=False).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+@pytest.fixture(name="disk")
+def _disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk") as disk:
+        yield disk
 
 
-@pytest.fixture(name="small_disk")
-def _small_disk(tmp_path: Path) -> Iterator[Path]:
-    yield from mounted(tmp_path / "disk", "size=512k")
-
-
-def test_a_read_only_folder_is_started_on(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_read_only_folder_is_started_on(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Ghosts fail in the registry alone, orphans stay, nothing is stored; each is told, and the loops are started."""
-    roots = Roots(str(small_disk))
+    roots = Roots(str(disk))
     lay(roots)
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     started: list[str] = []
     with caplog.at_level(logging.WARNING):
         found = start(roots, started)
@@ -217,23 +208,20 @@ def test_a_read_only_folder_is_started_on(small_disk: Path, caplog: pytest.LogCa
     assert sum("nothing will be stored" in record.getMessage() for record in caplog.records) == 1
     assert len(found.problems) == 3
     assert len(list(roots.buffers.iterdir())) == 2
-    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     assert start(roots).problems == ()
     assert ghost(roots) == "failed"
 
 
 @pytest.mark.parametrize("has_database", [False, True])
-def test_a_full_folder_is_started_on(small_disk: Path, has_database: bool) -> None:  # noqa: FBT001 - a parameter of the test
+def test_a_full_folder_is_started_on(disk: Path, has_database: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """What cannot be written is told and left whole; once there is room, the next start does it."""
-    roots = Roots(str(small_disk))
+    roots = Roots(str(disk))
     roots.make()
     if has_database:
         start(roots)
     lay(roots)
-    filler = small_disk / "filler"
-    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):  # noqa: PT012 - fills up
-        while True:
-            file.write(b"x" * 4096)
+    filler = fill(disk)
     started: list[str] = []
     found = start(roots, started)
     assert found.hydration.ghosts == (GHOST,)

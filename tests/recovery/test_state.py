@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from recovery import StateGroup, StateStore, open_store
-from recovery.errors import CorruptState, DatabaseLocked, InvalidSetting, InvalidState, StoreClosed
-from recovery.state import KEY_BYTES_MAX, VALUE_BYTES_MAX
+from recovery.errors import CorruptState, DatabaseFull, DatabaseLocked, InvalidSetting, InvalidState, StoreClosed
+from recovery.state import KEY_BYTES_MAX, VALUE_BYTES_MAX, checked_entry
+from tests.recovery.disks import small_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,8 +74,9 @@ def test_what_was_set_is_restored_after_a_restart(path: Path) -> None:
 
 def test_a_restore_walks_every_page_and_may_stop_early(state: StateStore) -> None:
     """More entries than a page come in the order of their keys; who stops reads no further."""
-    for number in range(1100):
-        state.set("g", f"{number:05d}", number)
+    assert state.store is not None
+    with state.store.transaction() as transaction:
+        transaction.put_states([checked_entry("g", f"{number:05d}", number) for number in range(1100)])
     assert [value for _, value in state.restore("g")] == list(range(1100))
     walk = state.restore("g")
     assert [key for key, _ in itertools.islice(walk, 2)] == ["00000", "00001"]
@@ -118,15 +120,16 @@ def _foreign(path: Path) -> None:
         connection.execute("PRAGMA application_id = 1")
 
 
-def _nothing(path: Path) -> None:
+def _no_folder(path: Path) -> None:
     path.parent.rmdir()
+    path.parent.write_bytes(b"in the way")
 
 
-@pytest.mark.parametrize("spoil", [_folder, _garbage, _foreign, _nothing])
+@pytest.mark.parametrize("spoil", [_folder, _garbage, _foreign, _no_folder])
 def test_without_a_store_nothing_is_stored_and_that_is_said_once(
     path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None]
 ) -> None:
-    """A folder, garbage, a stranger's file or no place at all: reads find nothing, writes say so, one warning."""
+    """A folder, garbage, a stranger's file or a file for a folder: reads find nothing, writes say so, one warning."""
     spoil(path)
     before = path.read_bytes() if path.is_file() else b""
     with caplog.at_level(logging.WARNING), StateStore(db_path=path) as state:
@@ -139,6 +142,25 @@ def test_without_a_store_nothing_is_stored_and_that_is_said_once(
     (warning,) = caplog.records
     assert warning.getMessage().startswith("going on without a state store, nothing will be stored: Expected ")
     assert before == (path.read_bytes() if path.is_file() else b"")
+
+
+def test_a_missing_folder_is_made(tmp_path: Path) -> None:
+    """The first agent of all finds nothing, and has a memory."""
+    path = tmp_path / "not" / "there" / "state.db"
+    with StateStore(db_path=path) as state:
+        assert state.get("g", "k") is None
+        assert state.set("g", "k", 1)
+    assert path.exists()
+
+
+def test_a_full_disk_is_told_and_what_was_there_stays(tmp_path: Path) -> None:
+    """A store that is there and refuses a write raises, since its caller would rely on it; later there is room."""
+    with small_disk(tmp_path / "disk") as disk, StateStore(db_path=disk / "state.db") as state:
+        assert state.set("g", "k", "kept")
+        with pytest.raises(DatabaseFull):
+            state.set("g", "large", "x" * 2_000_000)
+        assert dict(state.restore("g")) == {"k": "kept"}
+        assert state.set("g", "k", "later")
 
 
 def test_a_locked_database_is_no_reason_to_go_without_a_store(path: Path) -> None:
