@@ -47,7 +47,7 @@ from recovery.errors import (
     RecoveryError,
     StoreClosed,
 )
-from recovery.jobs import Outcome, settle
+from recovery.jobs import JOB_VARIABLE, Outcome, settle
 from recovery.liveness import Liveness, ProcessTable, end_group
 from recovery.reaper_settings import ReaperSettings
 from recovery.service import PeriodicService
@@ -374,7 +374,7 @@ class JobReaper:
         if job.pid is None or job.pid <= 0 or not job.process_start:
             return True
         try:
-            end_group(job.pid, job.process_start)
+            end_group(job.pid, job.process_start, variable=(JOB_VARIABLE, str(job.job_id)))
         except ExecutorNotEnded as error:
             errors.append(f"Job {job.job_id} was left running: {error}")
             return False

@@ -301,7 +301,10 @@ _FAMILY = "import os, subprocess; child = subprocess.Popen(['sleep', '600']); pr
 
 def test_what_a_dead_executor_left_running_is_ended_first(world: World) -> None:
     """A child in the group of a dead executor would work beside the next attempt."""
-    leader = subprocess.Popen([sys.executable, "-c", _FAMILY], stdout=subprocess.PIPE, start_new_session=True)
+    environment = {**os.environ, **JobClaim(1, 1).environment()}
+    leader = subprocess.Popen(
+        [sys.executable, "-c", _FAMILY], stdout=subprocess.PIPE, start_new_session=True, env=environment
+    )
     start = start_of(leader.pid)
     assert leader.stdout is not None
     child = int(leader.stdout.readline())
