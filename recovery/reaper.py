@@ -6,7 +6,8 @@ Each look (``run_once``) goes through the running jobs in three tiers.
    is left of its group is ended; the job is tried again, or fails. The count is in the store, by the reaper's name, so
    a restart forgets nothing (D20). A monitor that is stopped is given time: it will record the end when it goes on.
 2. *Exited*: the exit code was recorded ``reaper_finalize_grace_s`` ago, and the monitor has died since. A monitor that
-   lives, or is stopped, is left to finalise until the job runs for longer than ``reaper_max_running_s``.
+   lives, or is stopped, is left to finalise until the job runs for longer than ``reaper_max_running_s``. What its
+   finalizers had still to do (a push, a comment) is not done here: whether it matters, the gate of the stage says.
 3. *Too long*: the job runs for longer than ``reaper_max_running_s`` without an exit code. First it is fenced off, then
    its process and the group are killed and seen dead, and then it is tried again (D17). One that cannot be killed stays
    as it is, with an error, for the next look.
