@@ -30,6 +30,12 @@ EVIDENCE_QUERIES = {
     "dead ticks": "SELECT * FROM job_dead_ticks LIMIT 200",
     "outbox": "SELECT * FROM outbox ORDER BY outbox_id LIMIT 200",
     "tasks by stage": "SELECT stage, count(*) AS tasks FROM tasks GROUP BY stage",
+    "state by group": "SELECT group_name, count(*) AS keys FROM state_entries GROUP BY group_name",
+    "state": "SELECT group_name, key, substr(value, 1, 500) AS value_start FROM state_entries LIMIT 500",
+    "last 50 cycles": (
+        "SELECT cycle_id, name, committed_at, (SELECT count(*) FROM cycle_entries AS e WHERE e.cycle_id = c.cycle_id)"
+        " AS entries FROM cycles AS c ORDER BY cycle_id DESC LIMIT 50"
+    ),
     "idempotency statistics": "SELECT status, count(*) AS keys FROM idempotency_keys GROUP BY status",
 }
 
@@ -84,6 +90,9 @@ def parts(request: pytest.FixtureRequest) -> dict[str, str]:
         "monitor": "recovery:Monitor",
         "reaper": "recovery:JobReaper",
         "stages": "recovery:StageEngine",
+        "workspaces": "recovery:Workspaces",
+        "buffers": "recovery:Buffers",
+        "sync_queue": "recovery:SyncQueue",
     }
     planted = str(request.config.getoption("--chaos-plant"))
     bases = {
@@ -95,6 +104,9 @@ def parts(request: pytest.FixtureRequest) -> dict[str, str]:
         "monitor": recovery.Monitor,
         "reaper": recovery.JobReaper,
         "stages": recovery.StageEngine,
+        "workspaces": recovery.Workspaces,
+        "buffers": recovery.Buffers,
+        "sync_queue": recovery.SyncQueue,
     }
     for part, base in bases.items():
         if issubclass(class_named(planted), base):

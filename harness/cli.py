@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from harness.errors import ChaosError, UsageError
+from harness.explore.begin import init
+from harness.explore.cli import explore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -187,6 +189,10 @@ def _collect(paths: Sequence[str]) -> list[dict[str, Json]]:
             raise UsageError(msg)
         scenarios: list[dict[str, Json]] = json.loads(file.read_text())
         return scenarios
+
+
+chaos.add_command(explore)
+chaos.add_command(init)
 
 
 @chaos.group()

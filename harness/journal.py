@@ -36,6 +36,7 @@ OUTPUT: Final = "agents"
 FAILURE: Final = "failure.txt"
 RECORD: Final = "record.json"
 WORK: Final = "work"
+ATTACHMENTS: Final = "attachments"
 
 Value = TypeVar("Value")
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from harness.agents.process import GuardianClient
     from harness.evidence.open import Pack
+    from harness.explore.fixture import Explore
     from harness.model import RunRecord, Scenario, SessionHeader
     from harness.records import SessionFolder
     from harness.run import Run
@@ -121,6 +122,14 @@ def chaos(request: pytest.FixtureRequest, _chaos_iteration: int) -> Iterator[Run
     request.node.stash[_RUN] = run
     yield run
     session.finish_run(run)
+
+
+@pytest.fixture
+def explore(chaos: Run) -> Explore:
+    """Give the means to explore a target within a run: every crash point, every power-loss state, every I/O error."""
+    from harness.explore.fixture import Explore
+
+    return Explore(chaos)
 
 
 @pytest.hookimpl(wrapper=True)

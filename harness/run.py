@@ -28,7 +28,7 @@ from harness.evidence.redact import SECRETS
 from harness.faults import REGISTRY
 from harness.faults.injector import Injector
 from harness.history import History, MarkParser
-from harness.journal import AgentStarted, Journal, RunHeader
+from harness.journal import ATTACHMENTS, AgentStarted, Journal, RunHeader
 from harness.model import Assertion, Fault, Finding, Json, Plan, Receipt, RunRecord
 
 if TYPE_CHECKING:
@@ -283,6 +283,15 @@ class Run:
             msg = f"a note has to be JSON, and {name!r} is not: {error}"
             raise UsageError(msg) from error
         self._notes[name] = value
+
+    @property
+    def attachments(self) -> Path:
+        """The folder for files that go into the evidence pack as they are, should there be one."""
+        return self._journal.folder / ATTACHMENTS
+
+    def receive(self, receipt: Receipt) -> None:
+        """Take over the receipt of a fault that something else than the plan has caused: an exploration."""
+        self._on_receipt(receipt)
 
     def database(self, path: str | os.PathLike[str]) -> Path:
         """Name a SQLite file that belongs into the evidence though it is not under ``directory``; return its path."""

@@ -212,6 +212,57 @@ class UnknownAgent(RecoveryError, LookupError):
     """The pipeline knows no agent of this name."""
 
 
+# Grouped state, workspaces, cycles and the sync queue.
+
+
+class InvalidState(RecoveryError, ValueError):
+    """A group, a key or a value cannot be kept: empty, too long, not UTF-8, or not JSON that comes back unchanged."""
+
+
+class CorruptState(RecoveryError):
+    """What is stored under a key is not JSON: something else than this package has written it."""
+
+
+class InvalidWorkspace(RecoveryError, ValueError):
+    """The name of a workspace would lead out of the folder of workspaces, or its status cannot be one."""
+
+
+class WorkspaceNotWritten(RecoveryError):
+    """The status file of a workspace is not ours to replace: a link, a folder, or of a newer version. It was left."""
+
+
+class InvalidCycle(RecoveryError, ValueError):
+    """The name of a cycle cannot be part of a file's name, or an entry of it has no kind or is not JSON."""
+
+
+class CycleEnded(RecoveryError):
+    """The cycle was committed or discarded before this call. Begin another one, of the same name if you like."""
+
+
+class BufferNotWritten(RecoveryError):
+    """The buffer of a cycle could not be made, written or read back: a full disk, a folder that is not writable."""
+
+
+class InvalidSyncEntry(RecoveryError, ValueError):
+    """What is to be pushed has no agent id, or dispatches that are not JSON objects."""
+
+
+class SyncQueueFull(RecoveryError):
+    """The sync queue has as many entries as it may have; what is at its head has not been taken for long."""
+
+
+class SyncQueueNotWritten(RecoveryError):
+    """Neither copy of the sync queue could be written, so the change would not survive. Nothing was queued."""
+
+
+class PushFailed(RecoveryError):
+    """A push was not acknowledged by its receiver. It may have arrived all the same: repeat it under its key."""
+
+
+class FolderLocked(RecoveryError):
+    """Another process has had the lock of a state folder for longer than the bound. Nothing changed; try again."""
+
+
 class ExecutorNotEnded(RecoveryError):
     """A process that had to be ended is still there, or may not be signalled. What waits for its end was not done."""
 

@@ -28,6 +28,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Characters of one text, mark value or row value; a blob is always cut to its first 64 bytes."""
     rows_bytes_max: int = 32 * 1024 * 1024
     """JSON of all rows and answers together."""
+    attachments_bytes_max: int = 128 * 1024 * 1024
+    """Files that the run attached, all together: recordings and failing states of explorations."""
     journal_file_bytes_max: int = 64 * 1024 * 1024
     """Of each of the journal's own files, the newest part."""
     marks_max: int = 50_000

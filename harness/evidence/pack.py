@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from harness.errors import EvidenceError
-from harness.evidence import index, manifest
+from harness.evidence import attachments, index, manifest
 from harness.evidence.databases import Database, copy_all, find, scratch
 from harness.evidence.gather import Facts, Log, gather, header_or_none
 from harness.evidence.limits import DEFAULT, Limits
@@ -108,6 +108,7 @@ def _build(
     paths = find(journal_folder / WORK, facts.databases, limits, problems)
     databases = copy_all(paths, building, limits, problems)
     _write_text(building, facts, problems)
+    attachments.copy(journal_folder, building, limits, problems)
     asked = [(database, _ask(database, building / _SCRATCH / database.name, queries, limits)) for database in databases]
     shutil.rmtree(building / _SCRATCH, ignore_errors=True)
     index.write(building / index.FILE_NAME, facts, asked, mask, limits, problems)

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from recovery.clock import Microseconds
     from recovery.store.rows import (
         Audit,
+        Cycle,
+        CycleEntry,
         DeliveryStatus,
         ExpiredLease,
         Expiry,
         Scalar,
+        StateEntry,
         StoredCheckpoint,
         StoredDelivery,
         StoredEvidence,
@@ -163,6 +166,30 @@ class Transaction(JobTransaction, Protocol):
         """
         ...
 
+    def state(self, group: str, key: str) -> StateEntry | None:
+        """Return the entry of grouped state, or None."""
+        ...
+
+    def put_state(self, entry: StateEntry) -> None:
+        """Insert the entry, or give the one with its group and key this value."""
+        ...
+
+    def put_states(self, entries: Sequence[StateEntry]) -> None:
+        """Insert or change several entries, in their order."""
+        ...
+
+    def delete_state(self, group: str, key: str) -> bool:
+        """Delete the entry; False, and no change, where there is none."""
+        ...
+
+    def insert_cycle(self, cycle: Cycle) -> bool:
+        """Insert the marker of a committed cycle; False, and no change, where its id is there."""
+        ...
+
+    def insert_cycle_entries(self, entries: Sequence[CycleEntry]) -> None:
+        """Insert entries of cycles whose markers this transaction has inserted."""
+        ...
+
 
 class Store(JobStore, Protocol):
     """Durable memory, safe for use by several threads at once.
@@ -174,6 +201,8 @@ class Store(JobStore, Protocol):
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Begin a change. Waits for other writers, for a bounded time, then raises DatabaseLocked.
 
+        A store may commit the blocks of several threads together, as long as each is all or nothing for itself and
+        none is left before that commit has returned.
         Do not nest: a second transaction in the same thread waits for the first one until that bound.
         """
         ...
@@ -223,6 +252,26 @@ class Store(JobStore, Protocol):
 
     def oldest_handled_delivery(self) -> Microseconds | None:
         """Return when the oldest of the handled deliveries was received, or None."""
+        ...
+
+    def state(self, group: str, key: str) -> StateEntry | None:
+        """Return the entry of grouped state, or None."""
+        ...
+
+    def state_entries(self, group: str, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[StateEntry]:
+        """Return entries of a group in the order of their keys (by Unicode code point), those behind ``after``."""
+        ...
+
+    def state_count(self, group: str) -> int:
+        """Return how many entries the group has."""
+        ...
+
+    def cycles(self, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[Cycle]:
+        """Return committed cycles in the order of their ids, those behind the id ``after``."""
+        ...
+
+    def cycle_entries(self, cycle_id: str, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[CycleEntry]:
+        """Return the entries of a committed cycle in their order, those behind the place ``after``."""
         ...
 
     def close(self) -> None:

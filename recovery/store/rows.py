@@ -155,3 +155,28 @@ class StoredDelivery(msgspec.Struct, frozen=True):
     status: DeliveryStatus = DeliveryStatus.PENDING
     attempts: int = 0
     error: str = ""
+
+
+class StateEntry(msgspec.Struct, frozen=True):
+    """What is kept under a key of a group. ``value`` is JSON in UTF-8."""
+
+    group: str
+    key: str
+    value: bytes
+
+
+class Cycle(msgspec.Struct, frozen=True):
+    """The marker of a committed cycle: ``cycle_id`` is its alone, ``name`` may have been used before."""
+
+    cycle_id: str
+    name: str
+    committed_at: Microseconds
+
+
+class CycleEntry(msgspec.Struct, frozen=True):
+    """What a committed cycle found: ``place`` counts from 1 within the cycle, ``value`` is JSON in UTF-8."""
+
+    cycle_id: str
+    place: int
+    kind: str
+    value: bytes

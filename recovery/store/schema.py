@@ -206,6 +206,35 @@ CREATE TABLE outbox (
 """
 _OUTBOX_BY_KIND: Final = "CREATE INDEX outbox_by_kind ON outbox (kind, outbox_id)"
 
+# Small rows that are found by their key alone, so they lie under it.
+_STATE_ENTRIES: Final = """
+CREATE TABLE state_entries (
+    group_name TEXT NOT NULL CHECK (group_name <> ''),
+    key        TEXT NOT NULL CHECK (key <> ''),
+    value      TEXT NOT NULL CHECK (value <> ''),
+    PRIMARY KEY (group_name, key)
+) STRICT, WITHOUT ROWID
+"""
+
+# The marker of a cycle is its id, which no other cycle ever has; its name may come again.
+_CYCLES: Final = """
+CREATE TABLE cycles (
+    cycle_id     TEXT    NOT NULL PRIMARY KEY CHECK (cycle_id <> ''),
+    name         TEXT    NOT NULL CHECK (name <> ''),
+    committed_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+
+_CYCLE_ENTRIES: Final = """
+CREATE TABLE cycle_entries (
+    cycle_id TEXT    NOT NULL REFERENCES cycles (cycle_id),
+    place    INTEGER NOT NULL CHECK (place >= 1),
+    kind     TEXT    NOT NULL CHECK (kind <> ''),
+    value    TEXT    NOT NULL CHECK (value <> ''),
+    PRIMARY KEY (cycle_id, place)
+) STRICT
+"""
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     (_TASKS, _TASKS_BY_STATUS, CHECKPOINTS, _TASK_AUDITS, _TASK_AUDITS_BY_TASK),
     (_CHECKPOINT_EVIDENCE,),
@@ -230,5 +259,6 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
         _OUTBOX,
         _OUTBOX_BY_KIND,
     ),
+    (_STATE_ENTRIES, _CYCLES, _CYCLE_ENTRIES),
 )
 """Step 1, step 2, ...: the schema version of this code is their number."""

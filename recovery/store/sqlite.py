@@ -22,6 +22,7 @@ from recovery.store.sqlite_evidence import EvidenceReads, EvidenceWrites
 from recovery.store.sqlite_inbox import InboxReads, InboxWrites
 from recovery.store.sqlite_jobs import JobReads, JobWrites
 from recovery.store.sqlite_leases import LeaseReads, LeaseWrites
+from recovery.store.sqlite_state import StateReads, StateWrites
 from recovery.store.translation import is_busy, is_unknown_parent, translated
 from recovery.store.turns import Turns, make_impatient
 
@@ -68,16 +69,17 @@ _ROWS: Final = 100
 _Parameters = tuple[Scalar, ...]
 
 
-class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites):
+class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, StateWrites):
     """A write transaction: BEGIN IMMEDIATE, so that what it reads cannot go stale.
 
     The connection is its own until the block ends, the commit it may share with other threads (``groups``).
     """
 
-    __slots__ = ("_group", "_store", "connection")
+    __slots__ = ("_group", "_groups", "_store", "connection")
 
     connection: sqlite3.Connection
     _group: Group
+    _groups: Groups
 
     def __init__(self, store: SqliteStore) -> None:
         """Prepare; the transaction begins when the block is entered."""
@@ -85,7 +87,8 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites):
 
     def __enter__(self) -> Self:
         """Take the write lock, or share that of another thread."""
-        self._group = self._store.groups.join()
+        self._groups = self._store.groups
+        self._group = self._groups.join()
         self.connection = self._group.connection
         return self
 
@@ -96,11 +99,11 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites):
         if error is None:
             self.commit()
         else:
-            self._store.groups.leave(self._group, error)
+            self._groups.leave(self._group, error)
 
     def commit(self) -> None:
         """Make the changes durable, together with those of threads that wait."""
-        self._store.groups.leave(self._group, None)
+        self._groups.leave(self._group, None)
 
     def execute(self, statement: str, parameters: _Parameters) -> sqlite3.Cursor:
         """Execute one statement. Raises what its error means."""
@@ -190,7 +193,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites):
             raise self._store.translated(error) from error
 
 
-class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads):
+class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads):
     """A Store in one SQLite file. Make it with ``open_store(path)``, or from what ``init_factory`` returned."""
 
     def __init__(self, factory: ConnectionFactory, *, takes_turns: bool = True) -> None:

@@ -38,6 +38,9 @@ FINALISE = "scenarios/test_08_job_finalisation.py"
 LIVENESS = "scenarios/test_09_executor_liveness.py"
 RIVALS = "scenarios/test_10_rival_reapers.py"
 RED_GATE = "scenarios/test_16_red_gate.py"
+GHOSTS = "scenarios/test_13_restart_with_ghosts.py"
+ORPHANS = "scenarios/test_14_orphan_buffers.py"
+SYNC = "scenarios/test_15_sync_queue.py"
 VARIANTS = "tests.planted.checkpoints"
 
 
@@ -217,8 +220,71 @@ def test_red_gates_catch_their_planted_defects(session: Session, variant: str, s
 
 
 @pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("FailsEveryone", "workspaces:live-failed", "test_executors_of_every_kind"),
+        ("TrustsTheNumber", "workspaces:ghost-running", "test_executors_of_every_kind"),
+        ("ForgetsTheDisk", "workspaces:disk-differs", "test_executors_of_every_kind"),
+        ("StoreWins", "workspaces:store-won", "test_executors_of_every_kind"),
+        ("StartsBeside", "expectation:ghosts of the second", "test_two_starts_at_once"),
+        ("CountsFromMemory", "workspaces:miscounted", "test_executors_of_every_kind"),
+        ("WritesInPlace", "workspaces:torn", "test_an_agent_killed_while_it_tracks[artifact.after_write]"),
+        ("ForgetsThatItRan", "expectation:dispatches in the history", "test_a_start_killed_at_every_named_point"),
+    ],
+)
+def test_restarts_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """The living failed, ghosts that run, a disk that is not told, a file that is torn: each is found by its name."""
+    check_caught(session, GHOSTS, f"tests.planted.workspaces:{variant}", test, signature)
+
+
+@pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("DiscardsTheLiving", "orphans:live-touched", "test_a_second_instance_is_at_work"),
+        ("MarksByName", "durability:acknowledged-lost", "test_a_name_comes_again"),
+        ("CommitsOrphans", "durability:half-there", "test_cycles_killed_at_every_point"),
+        ("TwoTransactions", "durability:half-there", "test_cycles_killed_at_every_point"),
+        ("LeavesSidecars", "orphans:sidecar-left", "test_cycles_killed_at_every_point"),
+        ("DiscardsTheUnreadable", "expectation:files set aside", "test_a_buffer_cannot_be_read"),
+    ],
+)
+def test_orphans_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """Buffers of the living removed, cycles half in the history or lost by their name, and what is left, are found."""
+    check_caught(session, ORPHANS, f"tests.planted.buffers:{variant}", test, signature)
+
+
+@pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("DequeuesFirst", "durability:acknowledged-lost", "test_pushes_fail"),
+        ("BelievesAnybody", "durability:acknowledged-lost", "test_pushes_fail"),
+        ("Overtakes", "sync:out-of-order", "test_pushes_fail"),
+        ("NewKeyEachTime", "exactly-once:repeated", "test_killed_between_send_and_dequeue"),
+        ("FileOnly", "durability:acknowledged-lost", "test_the_json_copy_is_lost"),
+        ("StoreOnly", "durability:acknowledged-lost", "test_the_store_is_lost"),
+    ],
+)
+def test_sync_queues_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """Pushes that are lost with a copy, or with an answer that proves nothing, doubled, or out of order, are found."""
+    check_caught(session, SYNC, f"tests.planted.sync_queue:{variant}", test, signature)
+
+
+@pytest.mark.parametrize(
     "scenario",
-    [KILL_9, CONCURRENT, TAKEOVER, SWEEP, END_TO_END, FINALISE, LIVENESS, RIVALS, RED_GATE],
+    [
+        KILL_9,
+        CONCURRENT,
+        TAKEOVER,
+        SWEEP,
+        END_TO_END,
+        FINALISE,
+        LIVENESS,
+        RIVALS,
+        RED_GATE,
+        GHOSTS,
+        ORPHANS,
+        SYNC,
+    ],
 )
 def test_the_sound_core_holds_under_the_same_seed(session: Session, scenario: str) -> None:
     """With the seed that the defects were found with, every run of the sound core holds."""

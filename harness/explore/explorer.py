@@ -1,0 +1,309 @@
+"""One exploration: the clean run, the same again, and then each family of faults in its turn.
+
+Nothing is explored of a program whose run without faults is wrong already, or that does not do the same twice. What
+stops an exploration (the budget, Ctrl-C) leaves a progress file: the next one with the same target, seed and recording
+goes on from there.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+import time
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from harness.errors import ChaosError, UsageError
+from harness.explore.checking import Known, Pool
+from harness.explore.crashes import find_crash
+from harness.explore.failing import explore_errors, trouble_of
+from harness.explore.killing import explore_crashes
+from harness.explore.losing import explore_power_losses, find_loss
+from harness.explore.materialise import StateFolder, read_folder
+from harness.explore.recorded import findings_of_run, notes_of_run, record, record_again
+from harness.explore.recovering import explore_recoveries, find_recovery
+from harness.explore.reproduction import reproduction
+from harness.explore.result import Exploration, ExplorationError, Family, FamilyResult
+from harness.explore.session import Options, Progress, Saved, Session
+from harness.model import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from harness.explore.checking import Judgement
+    from harness.explore.recorded import Recorded
+    from harness.explore.result import Discovery
+    from harness.explore.state import State
+    from harness.explore.target import Subject
+    from harness.steps.source import Observation, StepSource
+
+_FAMILIES: Final[dict[Family, Callable[[Session], FamilyResult]]] = {
+    Family.CRASH: explore_crashes,
+    Family.RECOVERY: explore_recoveries,
+    Family.POWER: explore_power_losses,
+    Family.IO: explore_errors,
+}
+KEPT_BYTES_MAX: Final = 64 << 20
+"""A recording larger than this is not kept with the failing states: the code of a state builds it again."""
+ROOM_BYTES_MIN: Final = 16 << 20
+"""Less room than this where states are written is too little to begin with."""
+
+
+class Explorer:
+    """Explores one target. ``folder`` is for its work, best on a memory file system, and is the caller's to remove.
+
+    ``kept`` is where failing states are kept, ``progress`` the file to go on from; both are optional. ``command`` is
+    what a reproduction tells the user to run.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        source: StepSource,
+        options: Options,
+        folder: Path,
+        *,
+        kept: Path | None = None,
+        progress: Path | None = None,
+        command: str = "",
+        listen: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        check_options(options)
+        check_room(folder)
+        self._subject = subject
+        self._source = source
+        self._options = options
+        self._folder = folder
+        self._kept = kept
+        self._progress = progress
+        self._command = command
+        self._listen = listen
+        self._families: list[FamilyResult] = []
+        self._seen: Observation | None = None
+        self._session: Session | None = None
+        self._notes: tuple[str, ...] = ()
+
+    def explore(self) -> Exploration:
+        """Explore all families. Never raises for what the target does: that becomes a finding.
+
+        KeyboardInterrupt ends it with what it has, which is INCONCLUSIVE unless something was found.
+        """
+        started_s = time.monotonic()
+        findings: tuple[Finding, ...] = ()
+        try:
+            findings = self._explore()
+        except ExplorationError as error:
+            findings = (_harness(error.signature, str(error)),)
+        except KeyboardInterrupt:
+            findings = (_harness("harness:interrupted", "it was interrupted; run it again to go on from there"),)
+            self._families += self._interrupted()
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            text = f"there is no room for states in {self._folder} ({error}): give another folder with --scratch"
+            findings = (_harness("harness:no-room", text),)
+        except ChaosError as error:
+            findings = (_harness(f"harness:{type(error).__name__}", str(error)),)
+        seen = self._seen
+        return Exploration(
+            target=self._subject.name,
+            seed=self._options.seed,
+            steps=seen.count if seen is not None else 0,
+            marks=sum(step.is_mark for step in seen.steps) if seen is not None else 0,
+            source=self._source.name,
+            families=tuple(self._families),
+            findings=findings,
+            notes=self._notes,
+            duration_s=time.monotonic() - started_s,
+        )
+
+    def _interrupted(self) -> list[FamilyResult]:
+        """Return what is known of the family that was under way."""
+        saved = self._session.saved if self._session is not None else None
+        if saved is None or not saved.family:
+            return []
+        return [
+            FamilyResult(
+                family=Family(saved.family),
+                states=saved.states,
+                is_complete=False,
+                discoveries=tuple(saved.discoveries),
+                problems=tuple(saved.problems),
+            )
+        ]
+
+    def _explore(self) -> tuple[Finding, ...]:
+        timeout_s = self._options.run_timeout_s
+        recorded, self._seen = record(self._subject, self._source, self._folder, timeout_s=timeout_s)
+        try:
+            self._notes = tuple(notes_of_run(self._seen))
+            known = Known(self._subject, self._source, recorded.marks, recorded.recording.steps)
+            with Pool(known, self._folder, jobs=self._options.jobs, timeout_s=self._options.check_timeout_s) as pool:
+                return self._explore_families(known, recorded, pool)
+        finally:
+            recorded.close()
+
+    def _explore_families(self, known: Known, recorded: Recorded, pool: Pool) -> tuple[Finding, ...]:
+        assert self._seen is not None  # noqa: S101 - it was recorded
+        findings = [*findings_of_run(self._seen), *self._clean(recorded, pool)]
+        if any(finding.kind == "clean-run" for finding in findings):
+            return tuple(findings)
+        record_again(self._subject, self._source, recorded, self._folder, timeout_s=self._options.run_timeout_s)
+        saved = self._saved(recorded)
+        self._session = session = Session(
+            known,
+            recorded,
+            pool,
+            self._options,
+            self._folder,
+            saved=saved,
+            saved_in=self._progress,
+            listen=self._listen,
+        )
+        finished = {result.family: result for result in saved.finished}
+        for place, family in enumerate(self._options.families):
+            session.share(len(self._options.families) - place)
+            result = finished.get(family) or _FAMILIES[family](session)
+            self._families.append(self._told(session, result))
+        if all(result.is_complete for result in self._families):
+            session.forget()
+        if any(result.discoveries for result in self._families):
+            self._keep_recording()
+        return tuple(findings)
+
+    def _keep_recording(self) -> None:
+        """Keep the recording beside the failing states, unless it is too large to be carried around."""
+        recording = self._folder / "recording"
+        size = sum(path.stat().st_size for path in recording.iterdir())
+        if self._kept is not None and size <= KEPT_BYTES_MAX:
+            shutil.copytree(recording, self._kept / "recording", dirs_exist_ok=True)
+
+    def _clean(self, recorded: Recorded, pool: Pool) -> list[Finding]:
+        """Judge what the run left when nothing was done to it: a bug of the target, or a wrong check."""
+        found: list[Finding] = []
+
+        def done(judgement: Judgement, _: Path) -> None:
+            for finding in judgement.findings:
+                kind = finding.kind if finding.kind == "harness" else "clean-run"
+                found.append(msgspec.structs.replace(finding, kind=kind, checker="explore"))
+
+        pool.check(read_folder(self._folder / "clean", recorded.store), len(recorded.marks), done)
+        pool.drain()
+        shutil.rmtree(self._folder / "clean", ignore_errors=True)
+        if any(finding.kind == "harness" for finding in found):
+            broken = next(finding for finding in found if finding.kind == "harness")
+            text = f"{broken.text}; it was so without any fault"
+            raise ExplorationError(text, signature=broken.signature)
+        return found
+
+    def _saved(self, recorded: Recorded) -> Saved:
+        """Return how far an earlier exploration of the very same came, or a beginning."""
+        options = msgspec.structs.replace(self._options, jobs=1, budget_s=None)
+        parts = (self._subject.name, options, [step.trace for step in recorded.recording.steps])
+        fingerprint = blake2b(repr(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+        if self._progress is not None and self._progress.exists():
+            try:
+                saved = msgspec.json.decode(self._progress.read_bytes(), type=Saved)
+            except msgspec.MsgspecError:  # it was of another version: there is nothing to go on from
+                return Saved(fingerprint=fingerprint)
+            if saved.fingerprint == fingerprint:
+                return saved
+        return Saved(fingerprint=fingerprint)
+
+    def _told(self, session: Session, result: FamilyResult) -> FamilyResult:
+        """Return the result with each discovery's reproduction, and with its state kept where there is a place."""
+        told = [self._tell(session, found) for found in result.discoveries]
+        return msgspec.structs.replace(result, discoveries=tuple(told))
+
+    def _tell(self, session: Session, found: Discovery) -> Discovery:
+        folder = ""
+        if self._kept is not None:
+            destination = self._kept / re.sub(r"[^\w.+-]+", "-", found.code)[:80].rstrip("-.")
+            if keep_state(session, found.code, destination):
+                folder = str(destination)
+        text = reproduction(session, found, command=self._command, folder=folder)
+        if folder:
+            (self._kept / f"{destination.name}.txt").write_text(text)  # type: ignore[operator] # it is there
+        return msgspec.structs.replace(found, reproduction=text, folder=folder)
+
+
+def check_options(options: Options) -> None:
+    """Raise UsageError that says everything that is wrong with the options."""
+    wrong = []
+    if options.budget_s is not None and not options.budget_s > 0:
+        wrong.append(f"the budget is more than 0 s, and this is {options.budget_s:g} s")
+    if options.jobs < 1:
+        wrong.append(f"there is at least one job, and this is {options.jobs}")
+    if not options.families or (Family.POWER in options.families and not options.models):
+        wrong.append("at least one family of faults, and for power one model, is explored")
+    if not options.run_timeout_s > 0 or not options.check_timeout_s > 0:
+        wrong.append("run and check get more than 0 s each")
+    if wrong:
+        raise UsageError("; ".join(wrong))
+
+
+def check_room(folder: Path) -> None:
+    """Raise UsageError when there is hardly any room for states."""
+    free = shutil.disk_usage(folder).free
+    if free < ROOM_BYTES_MIN:
+        msg = f"{folder} has {free >> 20} MiB free, and states need {ROOM_BYTES_MIN >> 20}: give another with --scratch"
+        raise UsageError(msg)
+
+
+def find_state(session: Session, code: str) -> State | None:
+    """Build the state that a code names. Raises UsageError for a code that cannot be read; None when there is none."""
+    family = code.partition(":")[0]
+    try:
+        if family == Family.CRASH:
+            return find_crash(session.recorded, code)
+        if family == Family.POWER:
+            return find_loss(session, code)
+        if family == Family.RECOVERY:
+            return find_recovery(session, code)
+    except ValueError as error:
+        msg = f"{code!r} names no state ({error}): take one from a report, such as crash:57"
+        raise UsageError(msg) from error
+    msg = f"{code!r} names no state that is built: they begin with crash, recovery or power"
+    raise UsageError(msg)
+
+
+def keep_state(session: Session, code: str, destination: Path) -> bool:
+    """Write the state that a code names, and its marks, into a folder; return whether there is such a state."""
+    if code.startswith("io:"):
+        return _keep_error(session, code, destination)
+    state = find_state(session, code)
+    if state is None:
+        return False
+    StateFolder(destination / "directory").put(state.items)
+    _write_marks(session, state.marks, destination)
+    return True
+
+
+def _keep_error(session: Session, code: str, destination: Path) -> bool:
+    """Have the error happen once more, and keep what it leaves."""
+    trouble = trouble_of(code, session.recorded.recording.durable())
+    directory = destination / "directory"
+    StateFolder(directory).put(session.recorded.before)
+    marks = destination / "marks.jsonl"
+    session.source.observe(
+        session.subject.program(directory, marks),
+        directory,
+        marks=marks,
+        directive=trouble.directive,
+        timeout_s=session.options.run_timeout_s,
+    )
+    return True
+
+
+def _write_marks(session: Session, count: int, destination: Path) -> None:
+    from harness.history import History  # seldom needed
+
+    (destination / "marks.jsonl").write_bytes(History(session.recorded.marks[:count]).to_lines())
+
+
+def _harness(signature: str, text: str) -> Finding:
+    return Finding(signature=signature, text=text, kind="harness", checker="explore")

@@ -1,0 +1,103 @@
+"""Starts an exploration: finds the source of steps, and a folder in memory for the states, which is gone afterwards."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from harness import scratch
+from harness.errors import StepsUnavailable, UsageError
+from harness.explore.explorer import ROOM_BYTES_MIN, Explorer
+from harness.explore.result import Exploration
+from harness.model import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.explore.session import Options, Progress
+    from harness.explore.target import Subject
+    from harness.steps.source import StepSource
+
+MEMORY_FOLDER: Final = Path("/dev/shm")  # noqa: S108 - the folders made in it are this user's alone
+_MOUNTS: Final = Path("/proc/self/mounts")
+
+
+def launch(
+    subject: Subject,
+    options: Options,
+    *,
+    base: Path | None = None,
+    kept: Path | None = None,
+    progress: Path | None = None,
+    command: str = "",
+    listen: Callable[[Progress], None] = lambda _: None,
+) -> Exploration:
+    """Explore a target in a folder of its own under ``base``, by default in memory, and remove the folder.
+
+    Raises UsageError for options and folders that cannot be used. That no steps can be seen here is a finding, which
+    leaves the exploration INCONCLUSIVE.
+    """
+    place = base or default_base()
+    if not place.is_dir():
+        msg = f"states are written to {place}, which is no folder: give another with --scratch"
+        raise UsageError(msg)
+    try:
+        source = step_source()
+    except StepsUnavailable as error:
+        finding = Finding(signature="harness:no-steps-here", text=str(error), kind="harness", checker="explore")
+        return Exploration(target=subject.name, seed=options.seed, findings=(finding,))
+    scratch.sweep(place)
+    folder = scratch.create(place)
+    try:
+        explorer = Explorer(
+            subject, source, options, folder, kept=kept, progress=progress, command=command, listen=listen
+        )
+        found = explorer.explore()
+    finally:
+        scratch.remove(folder)
+    return found if is_memory(place) else _with_note(found, place)
+
+
+def step_source() -> StepSource:
+    """Return the source of steps of this machine. Raises StepsUnavailable when there is none."""
+    from harness.steps.seccomp import SeccompSource  # it looks at the machine when it is imported
+
+    return SeccompSource()
+
+
+def default_base() -> Path:
+    """Return where states are written: the memory file system, or the folder for temporary files without one."""
+    if is_memory(MEMORY_FOLDER):
+        import shutil
+
+        if shutil.disk_usage(MEMORY_FOLDER).free >= ROOM_BYTES_MIN:
+            return MEMORY_FOLDER
+    return Path(tempfile.gettempdir())
+
+
+def is_memory(folder: Path) -> bool:
+    """Whether a folder lies on a memory file system."""
+    if not folder.is_dir():
+        return False
+    device = folder.stat().st_dev
+    try:
+        mounts = [line.split() for line in _MOUNTS.read_text(errors="replace").splitlines()]
+    except OSError:
+        return False
+    points = [Path(fields[1]) for fields in mounts if fields[2] in {"tmpfs", "ramfs"}]
+    return any(_device(point) == device for point in points)
+
+
+def _device(point: Path) -> int:
+    try:
+        return point.stat().st_dev
+    except OSError:
+        return -1
+
+
+def _with_note(found: Exploration, place: Path) -> Exploration:
+    import msgspec
+
+    note = f"states were written to {place}, which is no memory file system: it takes longer, and finds the same"
+    return msgspec.structs.replace(found, notes=(*found.notes, note))

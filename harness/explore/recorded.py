@@ -1,0 +1,222 @@
+"""The clean run: the program recorded once, judged, and recorded again to see that it does the same.
+
+Everything that is explored is built from the first recording, so a program that takes another way the second time is
+told where it parted from itself; the states of a run that never happens again would prove nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Final
+
+from harness.explore.content import PageStore
+from harness.explore.disk import Disk
+from harness.explore.materialise import differences, read_folder
+from harness.explore.result import ExplorationError
+from harness.explore.state import Item, live_items, marks_of
+from harness.model import Finding
+from harness.steps.recording import Recorder, Recording
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from harness.explore.target import Subject
+    from harness.model import Mark
+    from harness.steps.source import Directive, Observation, Program, StepSource
+    from harness.steps.step import Step
+
+_SHOWN: Final = 5
+_HARMLESS_BLIND_SPOTS: Final = ("-shm",)
+"""A file of SQLite's that is written through memory, and that it never believes after a crash."""
+
+
+class Recorded:
+    """A recorded run and what is built from it. Close it to let its files go; the folder is the caller's to remove."""
+
+    def __init__(self, recording: Recording, folder: Path) -> None:
+        self.recording = recording
+        self.store = PageStore(folder)
+        self.marks: tuple[Mark, ...] = marks_of(recording)
+        disk = Disk(recording, self.store)
+        self.before: Mapping[str, Item] = live_items(disk)
+
+    @property
+    def steps(self) -> int:
+        """How many durable steps the run made."""
+        return self.recording.count
+
+    def close(self) -> None:
+        """Close the files."""
+        self.recording.close()
+        self.store.close()
+
+
+def record(subject: Subject, source: StepSource, folder: Path, *, timeout_s: float) -> tuple[Recorded, Observation]:
+    """Record the target's run in ``folder/clean``. Raises ExplorationError when it decides nothing."""
+    directory = _prepared(subject, folder / "clean")
+    recorder = Recorder(folder / "recording", source.name)
+    marks = folder / "clean.marks"
+    try:
+        seen = source.observe(
+            subject.program(directory, marks), directory, marks=marks, recorder=recorder, timeout_s=timeout_s
+        )
+    finally:
+        recorder.close()
+    _check_run(seen)
+    recorded = Recorded(Recording(folder / "recording"), folder)
+    _compare_with_reality(recorded, directory)
+    return recorded, seen
+
+
+def record_again(subject: Subject, source: StepSource, recorded: Recorded, folder: Path, *, timeout_s: float) -> None:
+    """Run the target once more and compare. Raises ExplorationError that says where it took another way."""
+    directory = _prepared(subject, folder / "again")
+    marks = folder / "again.marks"
+    steps = recorded.recording.steps
+    seen = source.observe(
+        subject.program(directory, marks), directory, marks=marks, expected=steps, timeout_s=timeout_s
+    )
+    shutil.rmtree(directory, ignore_errors=True)
+    durable = recorded.recording.durable()
+    at = seen.diverged_at
+    if at is None and seen.count != recorded.steps:
+        at = min(seen.count, recorded.steps) + 1
+    if at is not None:
+        was = str(durable[at - 1]) if at <= len(durable) else "its end"
+        made = [step for step in seen.steps if not step.is_mark and step.number == at]
+        now = str(made[0]) if made else "something else"
+        text = (
+            f"the program is not deterministic: at step {at} the first run did {was} and the second {now}; "
+            "fix its seeds, times and threads, or explore a smaller part of it"
+        )
+        raise ExplorationError(text, signature="harness:not-deterministic")
+    if [step.number for step in seen.steps if step.is_mark] != [step.number for step in steps if step.is_mark]:
+        text = "the program is not deterministic: it wrote its marks at other places the second time; mark by the work"
+        raise ExplorationError(text, signature="harness:not-deterministic")
+
+
+def recorded_run(
+    source: StepSource,
+    program: Program,
+    directory: Path,
+    *,
+    marks: Path,
+    directive: Directive,
+    timeout_s: float,
+    expected: Sequence[Step] = (),
+    folder: Path | None = None,
+) -> tuple[Observation, tuple[str, ...]]:
+    """Run a program under a directive, and return with it where the directory is not what its recording gives.
+
+    A run is compared with its own recording, not with an earlier one's: SQLite, for one, salts its journals, and two
+    runs of the same steps do not write the same bytes. Without a ``folder`` nothing is recorded or compared.
+    """
+    if folder is None:
+        return source.observe(
+            program, directory, marks=marks, directive=directive, expected=expected, timeout_s=timeout_s
+        ), ()
+    shutil.rmtree(folder, ignore_errors=True)
+    recorder = Recorder(folder, source.name)
+    try:
+        seen = source.observe(
+            program,
+            directory,
+            marks=marks,
+            directive=directive,
+            expected=expected,
+            recorder=recorder,
+            timeout_s=timeout_s,
+        )
+    finally:
+        recorder.close()
+    with Recording(folder) as recording:
+        store = PageStore(folder)
+        found = _unlike(recording, store, directory)
+        store.close()
+    shutil.rmtree(folder, ignore_errors=True)
+    return seen, tuple(found[:_SHOWN])
+
+
+def _unlike(recording: Recording, store: PageStore, directory: Path) -> list[str]:
+    """Return where a directory is not what a recording, played to its end, gives."""
+    if not directory.is_dir():
+        return ["the directory itself is gone"]
+    disk = Disk(recording, store)
+    for step in recording.steps:
+        disk.apply(step)
+    return differences(live_items(disk), read_folder(directory, store))
+
+
+def findings_of_run(seen: Observation) -> list[Finding]:
+    """Return what is wrong with a clean run whatever it left: it failed, or was not seen in full."""
+    found = []
+    if seen.exit_code != 0:
+        end = f"signal {seen.signal}" if seen.signal is not None else f"exit code {seen.exit_code}"
+        text = f"the run without any fault ended with {end}; it printed: {_tail(seen.output)}"
+        found.append(Finding(signature="clean-run:failed", text=text, kind="clean-run", checker="explore"))
+    if seen.strays:
+        text = (
+            f"the program changed {', '.join(seen.strays[:_SHOWN])} outside of its directory, which is not explored: "
+            "let it keep everything in the directory it is given"
+        )
+        found.append(Finding(signature="harness:writes-outside", text=text, kind="harness", checker="explore"))
+    for spot in seen.blind_spots:
+        if not spot.is_denied and not spot.text.endswith(_HARMLESS_BLIND_SPOTS):
+            text = (
+                f"what the program does by {spot.what} ({spot.text}) cannot be seen, so states without it are missing"
+            )
+            found.append(
+                Finding(signature=f"harness:blind-spot:{spot.what}", text=text, kind="harness", checker="explore")
+            )
+    return found
+
+
+def notes_of_run(seen: Observation) -> list[str]:
+    """Return what a reader should know of how the run was seen."""
+    return [
+        f"{spot.what} was denied to the program: {spot.text}"
+        if spot.is_denied
+        else f"not seen: {spot.what}, {spot.text}"
+        for spot in seen.blind_spots
+    ]
+
+
+def _prepared(subject: Subject, directory: Path) -> Path:
+    directory.mkdir(mode=0o755)
+    try:
+        subject.setup(directory)
+    except Exception as error:
+        text = f"setup() raised {type(error).__name__}: {error}; nothing was run"
+        raise ExplorationError(text, signature="harness:setup-raised") from error
+    return directory
+
+
+def _check_run(seen: Observation) -> None:
+    if seen.is_timed_out:
+        text = f"{seen.failure}: let run() come to an end, or give more time with --run-timeout; {_tail(seen.output)}"
+        raise ExplorationError(text, signature="harness:does-not-end")
+    if seen.failure:
+        text = f"the run cannot be trusted: {seen.failure}; let run() wait for all that it starts"
+        raise ExplorationError(text, signature="harness:run-not-seen")
+    if seen.count == 0:
+        text = (
+            f"the program made no durable step in its directory (it ended with {seen.exit_code}): "
+            f"let run() write there; it printed: {_tail(seen.output)}"
+        )
+        raise ExplorationError(text, signature="harness:no-steps")
+
+
+def _compare_with_reality(recorded: Recorded, directory: Path) -> None:
+    """See that the recording, played to its end, gives what is really there. Raises ExplorationError."""
+    if not directory.is_dir():
+        text = f"the program deleted the directory it was given ({directory.name}): let it keep the directory itself"
+        raise ExplorationError(text, signature="harness:directory-deleted")
+    if found := _unlike(recorded.recording, recorded.store, directory):
+        text = f"the recording does not give what the program left: {'; '.join(found[:_SHOWN])}"
+        raise ExplorationError(text, signature="harness:replay-differs")
+
+
+def _tail(output: str) -> str:
+    lines = output.strip().splitlines()
+    return " | ".join(lines[-_SHOWN:])[-500:] or "nothing"

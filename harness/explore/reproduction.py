@@ -1,0 +1,34 @@
+"""The ten lines that let somebody see a finding again: what was done, what is on the disk, what the check says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from harness.explore.result import Discovery
+    from harness.explore.session import Session
+    from harness.model import Mark
+
+_BEFORE: Final = 3
+_MARKS: Final = 2
+
+
+def reproduction(session: Session, found: Discovery, *, command: str = "", folder: str = "") -> str:
+    """Return the text; ``command`` is the beginning of the command line that explores this target."""
+    steps = session.recorded.recording.durable()
+    marks = session.recorded.marks[: found.marks]
+    lines = [f"{session.subject.name}: {found.text}", f"  {found.label}: {found.state}"]
+    lines += [f"  it had made step {step}" for step in steps[max(0, found.step - 1 - _BEFORE) : found.step - 1]]
+    if found.step <= len(steps):
+        lines.append(f"  and was about to make {steps[found.step - 1]}")
+    lines += [f"  it had said {_said(mark)}" for mark in marks[-_MARKS:]]
+    lines.append(f"  seen in {found.states} states{f' under the model {found.model}' if found.model else ''}")
+    if folder:
+        lines.append(f"  the state: {folder}")
+    lines.append(f"  again: {command} --seed {session.options.seed} --state '{found.code}'")
+    return "\n".join(lines) + "\n"
+
+
+def _said(mark: Mark) -> str:
+    key = "" if mark.key is None else f" {mark.key}"
+    return f"{mark.kind} {mark.operation}{key}"

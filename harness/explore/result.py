@@ -1,0 +1,214 @@
+"""What an exploration found: values that go into JSON, into a run's record and onto a terminal. Pure.
+
+The JSON of ``chaos explore`` is a contract (``design.md``, 6): per fault family ``states``, ``confirmed``, ``verdict``
+and ``findings``, each of which has signature, step, kind, text, and whether it was confirmed or modelled.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from harness.errors import ChaosError
+from harness.model import Finding, FindingKind, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FORMAT: Final = 1
+
+CONFIRMED_BY_A_KILL: Final = "confirmed by a real kill"
+CONFIRMED_BY_A_RUN: Final = "confirmed by a real run"
+MODELLED: Final = "modelled"
+
+
+class ExplorationError(ChaosError):
+    """An exploration cannot decide anything: the program is not deterministic, or a replay is not what really happens.
+
+    ``signature`` is that of the finding it becomes, which leaves the exploration INCONCLUSIVE.
+    """
+
+    def __init__(self, text: str, *, signature: str) -> None:
+        super().__init__(text)
+        self.signature = signature
+
+
+class Family(enum.StrEnum):
+    """A kind of fault that is explored."""
+
+    CRASH = "crash"
+    RECOVERY = "recovery"
+    POWER = "power"
+    IO = "io"
+
+
+class Discovery(msgspec.Struct, frozen=True, kw_only=True):
+    """All findings of one family that have one signature, told by the earliest and smallest of them.
+
+    ``step`` is the durable step before which the fault struck, ``code`` names the state for ``--state``, ``state`` says
+    it in words, ``states`` counts how many showed the signature. ``label`` is how sure it is; ``folder`` is where the
+    failing state was kept, or empty; ``lost`` is how much of what was pending is missing in it.
+    """
+
+    signature: str
+    kind: FindingKind
+    text: str
+    step: int
+    code: str
+    state: str
+    label: str
+    model: str = ""
+    marks: int = 0
+    lost: int = 0
+    states: int = 1
+    reproduction: str = ""
+    folder: str = ""
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether a real process showed it."""
+        return self.label != MODELLED
+
+    def as_finding(self) -> Finding:
+        """Return it as a run's finding."""
+        where = f"[{self.label}] {self.state}: {self.text}"
+        return Finding(signature=self.signature, text=where, kind=self.kind, checker="explore")
+
+
+class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one family came to. ``points`` of ``points_total`` is its coverage, ``states`` what was built and judged.
+
+    ``confirmed`` counts the real kills (or runs) that agreed with what was built. ``is_sampled`` says that some moments
+    allow more states than were built; ``is_complete`` that nothing was left out for want of time.
+    """
+
+    family: Family
+    states: int = 0
+    points: int = 0
+    points_total: int = 0
+    confirmed: int = 0
+    is_sampled: bool = False
+    is_complete: bool = True
+    discoveries: tuple[Discovery, ...] = ()
+    problems: tuple[Finding, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """VIOLATED with any finding; INCONCLUSIVE when it is incomplete, or something kept it from being judged."""
+        found = [each.as_finding().verdict for each in self.discoveries] + [each.verdict for each in self.problems]
+        if not self.is_complete or not self.points:
+            found.append(Verdict.INCONCLUSIVE)
+        return Verdict.worst([*found, Verdict.HELD])
+
+    @property
+    def coverage(self) -> str:
+        """Say what was covered, as reports do: ``122 of 122 crash points``."""
+        sampled = " (sampled)" if self.is_sampled else " (all there are)"
+        if self.family is Family.CRASH:
+            return f"{self.points:,} of {self.points_total:,} crash points"
+        if self.family is Family.RECOVERY:
+            return f"{self.points:,} recoveries interrupted in {self.states:,} states"
+        if self.family is Family.POWER:
+            return f"{self.states:,} power-loss states{sampled if self.states else ''}"
+        return f"{self.points:,} of {self.points_total:,} I/O errors"
+
+
+class Exploration(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of exploring one target. ``steps`` is the number of durable steps of its clean run."""
+
+    target: str
+    seed: str
+    steps: int = 0
+    marks: int = 0
+    source: str = ""
+    families: tuple[FamilyResult, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    """What is about no family: the clean run, a program that is not deterministic, blind spots."""
+    notes: tuple[str, ...] = ()
+    duration_s: float = 0.0
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of all; INCONCLUSIVE when nothing was explored."""
+        return Verdict.worst([*(each.verdict for each in self.families), *(each.verdict for each in self.findings)])
+
+    @property
+    def coverage(self) -> str:
+        """Say in one line what was covered: ``122 of 122 crash points, 1,508 power-loss states (sampled)``."""
+        return ", ".join(each.coverage for each in self.families) or "nothing"
+
+    @property
+    def discoveries(self) -> tuple[Discovery, ...]:
+        """The discoveries of all families."""
+        return tuple(found for family in self.families for found in family.discoveries)
+
+    @property
+    def all_findings(self) -> tuple[Finding, ...]:
+        """Everything that keeps this from having held, as a run's findings."""
+        own = [finding for family in self.families for finding in family.problems]
+        late = [_incomplete(family) for family in self.families if not family.is_complete]
+        return (*self.findings, *(found.as_finding() for found in self.discoveries), *own, *late)
+
+
+def _incomplete(family: FamilyResult) -> Finding:
+    text = f"the time was over after {family.coverage}: give a larger budget, or run it again to go on from there"
+    return Finding(signature=f"harness:incomplete:{family.family}", text=text, kind="harness", checker="explore")
+
+
+def earlier(one: Discovery, other: Discovery) -> Discovery:
+    """Return the discovery that tells more: a confirmed one, an earlier one, of two at one step what lost less."""
+    ours = (one.label == MODELLED, one.step, one.lost, one.marks)
+    first = one if ours <= (other.label == MODELLED, other.step, other.lost, other.marks) else other
+    return msgspec.structs.replace(first, states=one.states + other.states)
+
+
+def grouped(discoveries: Iterable[Discovery]) -> tuple[Discovery, ...]:
+    """Return one discovery for each signature and model."""
+    groups: dict[tuple[str, str], Discovery] = {}
+    for each in discoveries:
+        key = (each.signature, each.model)
+        groups[key] = earlier(groups[key], each) if key in groups else each
+    return tuple(sorted(groups.values(), key=lambda each: (each.step, each.signature, each.model)))
+
+
+def to_json(exploration: Exploration) -> dict[str, object]:
+    """Return the value of ``--json``."""
+    return {
+        "format": FORMAT,
+        "target": exploration.target,
+        "seed": exploration.seed,
+        "verdict": str(exploration.verdict),
+        "coverage": exploration.coverage,
+        "steps": exploration.steps,
+        "source": exploration.source,
+        "duration_s": round(exploration.duration_s, 3),
+        "findings": [_finding(each) for each in exploration.findings],
+        "notes": list(exploration.notes),
+        "families": {str(each.family): _family(each) for each in exploration.families},
+    }
+
+
+def _family(result: FamilyResult) -> dict[str, object]:
+    return {
+        "states": result.states,
+        "points": result.points,
+        "points_total": result.points_total,
+        "confirmed": result.confirmed,
+        "sampled": result.is_sampled,
+        "complete": result.is_complete,
+        "coverage": result.coverage,
+        "verdict": str(result.verdict),
+        "findings": [_discovery(each) for each in result.discoveries],
+        "problems": [_finding(each) for each in result.problems],
+    }
+
+
+def _discovery(found: Discovery) -> dict[str, object]:
+    listed: dict[str, object] = msgspec.to_builtins(found)
+    return {**listed, "confirmed": found.is_confirmed}
+
+
+def _finding(finding: Finding) -> dict[str, object]:
+    return {"signature": finding.signature, "kind": finding.kind, "text": finding.text}

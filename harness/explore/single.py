@@ -1,0 +1,98 @@
+"""One state alone: built from a fresh recording, kept where it can be looked at, and judged. What ``--state`` does."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, NamedTuple
+
+from harness import scratch
+from harness.errors import UsageError
+from harness.explore.checking import Known, Pool
+from harness.explore.explorer import check_options, find_state, keep_state
+from harness.explore.failing import trouble_of
+from harness.explore.launch import default_base, step_source
+from harness.explore.materialise import read_folder
+from harness.explore.recorded import record
+from harness.explore.session import Saved, Session
+from harness.history import History
+from harness.model import Verdict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.explore.checking import Judgement
+    from harness.explore.session import Options
+    from harness.explore.target import Subject
+    from harness.model import Finding
+
+
+class Judged(NamedTuple):
+    """A state in words, and what the check says of it."""
+
+    state: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the findings."""
+        return Verdict.worst([*(finding.verdict for finding in self.findings), Verdict.HELD])
+
+
+def judge_state(
+    subject: Subject, options: Options, code: str, destination: Path, *, base: Path | None = None
+) -> Judged:
+    """Record the target, keep the state of this code in ``destination`` (which is emptied) and judge a copy of it.
+
+    Raises UsageError for a code that names none of this target's states, ExplorationError for a target that cannot be
+    recorded, StepsUnavailable where nothing can be.
+    """
+    check_options(options)
+    source = step_source()
+    folder = scratch.create(base or default_base())
+    shutil.rmtree(destination, ignore_errors=True)
+    try:
+        recorded, _ = record(subject, source, folder, timeout_s=options.run_timeout_s)
+        known = Known(subject, source, recorded.marks, recorded.recording.steps)
+        with Pool(known, folder, timeout_s=options.check_timeout_s) as pool:
+            session = Session(known, recorded, pool, options, folder, saved=Saved(fingerprint=""))
+            if not keep_state(session, code, destination):
+                msg = f"{code} names no state of {subject.name}, which made {recorded.steps} steps: was it changed?"
+                raise UsageError(msg)
+            findings = _judge_error(session, code) if code.startswith("io:") else _judge(session, destination)
+            return Judged(_words(session, code), findings)
+    finally:
+        scratch.remove(folder)
+
+
+def _words(session: Session, code: str) -> str:
+    if code.startswith("io:"):
+        return trouble_of(code, session.recorded.recording.durable()).text
+    return str(find_state(session, code))
+
+
+def _judge_error(session: Session, code: str) -> tuple[Finding, ...]:
+    """Have the error happen, and judge what it leaves with the marks that were written then."""
+    heard: list[Finding] = []
+
+    def done(judgement: Judgement, _: Path) -> None:
+        heard.extend(judgement.findings)
+
+    directive = trouble_of(code, session.recorded.recording.durable()).directive
+    timeout_s = session.options.run_timeout_s
+    session.pool.run(directive, done, timeout_s=timeout_s, items=session.recorded.before, compare=False)
+    session.pool.drain()
+    return tuple(heard)
+
+
+def _judge(session: Session, destination: Path) -> tuple[Finding, ...]:
+    """Judge a copy of what was kept, which stays as it is."""
+    heard: list[Finding] = []
+
+    def done(judgement: Judgement, _: Path) -> None:
+        heard.extend(judgement.findings)
+
+    marks = History.from_lines((destination / "marks.jsonl").read_bytes()).marks
+    items = read_folder(destination / "directory", session.recorded.store)
+    session.pool.check(items, len(marks), done)
+    session.pool.drain()
+    return tuple(heard)

@@ -1,0 +1,257 @@
+"""What is explored: a class, two functions, or two commands, behind one face.
+
+    class Target:
+        name = "my store"
+        def setup(self, directory): ...           # optional: what is there before the run; not explored
+        def run(self, directory, marks): ...      # the work; it says with marks what it has promised
+        def recover(self, directory): ...         # optional: what a restart does; done before each check
+        def check(self, directory, marks): ...    # returns what is wrong: findings, or texts
+
+A command is run in the directory; ``{directory}`` and ``{marks}`` in it become paths, and so do ``CHAOS_DIRECTORY`` and
+``CHAOS_MARKS`` in its environment. The check command prints one finding a line and exits 0 for none, 1 for findings;
+any other exit is an error of the check.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+
+from harness.agents import child
+from harness.agents.marks import MARKS_VARIABLE, Marks
+from harness.errors import UsageError
+from harness.model import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from harness.model import Mark
+    from harness.steps.source import Program
+
+DIRECTORY_VARIABLE: Final = "CHAOS_DIRECTORY"
+FINDINGS_MAX: Final = 50
+TEXT_CHARACTERS_MAX: Final = 2000
+_DEFAULT_NAME: Final = "Target"
+_NUMBER: Final = re.compile(r"\b(0x[0-9a-f]+|[0-9a-f]{8,}|\d+)", re.IGNORECASE)
+_SIGNATURE_CHARACTERS: Final = 60
+
+
+@runtime_checkable
+class Target(Protocol):
+    """What a user writes. ``setup`` and ``recover``, each with the directory, are optional."""
+
+    def run(self, directory: Path, marks: Marks) -> object:
+        """Do the work in this directory, with intents and acks."""
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterable[Finding | str]:
+        """Return what is wrong with the directory, given what was said before the crash."""
+
+
+class CheckError(Exception):
+    """A check command did not answer as it should have: it ended with another exit than 0 and 1."""
+
+
+class Subject:
+    """A target behind one face, as the exploration uses it. ``name`` is what reports call it."""
+
+    def __init__(self, target: object, name: str) -> None:
+        self.name = str(getattr(target, "name", "") or name)
+        self._target: Any = target
+        for attribute in ("run", "check"):
+            if not callable(getattr(target, attribute, None)):
+                msg = f"{name} has no {attribute}(): a target has run(directory, marks) and check(directory, marks)"
+                raise UsageError(msg)
+
+    def setup(self, directory: Path) -> None:
+        """Put what is there before the run into the directory."""
+        if callable(step := getattr(self._target, "setup", None)):
+            step(directory)
+
+    def program(self, directory: Path, marks: Path) -> Program:
+        """Return what is to be run and watched."""
+        return lambda: self._run(directory, marks)
+
+    def _run(self, directory: Path, marks: Path) -> None:
+        sys.dont_write_bytecode = True  # or a module that is imported late would be written beside its source
+        print_to_descriptors()
+        self._target.run(directory, Marks(marks, "target"))
+
+    def recovery(self, directory: Path, marks: Path, seen: Sequence[Mark]) -> Program:
+        """Return the restart after a crash, to be watched: the target's own recovery, and then its check."""
+        del marks
+        return lambda: self._recover_and_look(directory, seen)
+
+    def _recover_and_look(self, directory: Path, seen: Sequence[Mark]) -> None:
+        sys.dont_write_bytecode = True  # as above
+        print_to_descriptors()
+        list(self.examine(directory, seen))
+
+    def examine(self, directory: Path, marks: Sequence[Mark]) -> list[Finding]:
+        """Recover, then check, and return what was found. Whatever the target raises comes out, but AssertionError.
+
+        An assertion that fails says something about the target, as it does in a test.
+        """
+        try:
+            if callable(step := getattr(self._target, "recover", None)):
+                step(directory)
+            found = self._target.check(directory, marks)
+            return [as_finding(each) for each in _listed(found)]
+        except AssertionError as error:
+            text = str(error).strip() or _asserted(error)
+            return [Finding(signature=_signature("assertion", text), text=text[:TEXT_CHARACTERS_MAX])]
+
+
+class CommandSubject(Subject):
+    """A target that is two command lines, in any language. ``timeout_s`` bounds the check."""
+
+    def __init__(self, run: Sequence[str], check: Sequence[str], *, name: str = "", timeout_s: float = 60.0) -> None:
+        if not run or not check:
+            msg = "a target of commands needs both, one to run and one to check: give --run and --check"
+            raise UsageError(msg)
+        self.name = name or Path(run[0]).name
+        self._commands = tuple(run), tuple(check)
+        self._timeout_s = timeout_s
+
+    def setup(self, directory: Path) -> None:
+        """Leave the directory empty: the run command may make what it needs."""
+
+    def program(self, directory: Path, marks: Path) -> Program:
+        """Return the run command."""
+        return _environment_for(self._commands[0], directory, marks)
+
+    def recovery(self, directory: Path, marks: Path, seen: Sequence[Mark]) -> Program:
+        """Return the check command: what it reopens is the recovery."""
+        del seen
+        return _environment_for(self._commands[1], directory, marks)
+
+    def check_with_file(self, directory: Path, marks: Path) -> list[Finding]:
+        """Run the check command. Raises CheckError, and subprocess.TimeoutExpired."""
+        argv = [_filled(part, directory, marks) for part in self._commands[1]]
+        environment = os.environ | {DIRECTORY_VARIABLE: str(directory), MARKS_VARIABLE: str(marks)}
+        done = subprocess.run(
+            argv, cwd=directory, env=environment, capture_output=True, timeout=self._timeout_s, check=False
+        )
+        lines = [line for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
+        if done.returncode not in {0, 1}:
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            msg = f"the check command ended with {done.returncode} ({said[-1] if said else 'it said nothing'})"
+            raise CheckError(msg)
+        if done.returncode == 1 and not lines:
+            return [as_finding("the check command exited 1 and printed nothing")]
+        return [as_finding(line) for line in lines] if done.returncode else []
+
+
+class _Functions:
+    """Two functions as a target."""
+
+    def __init__(self, run: Callable[..., object], check: Callable[..., Iterable[Finding | str]]) -> None:
+        self.name = getattr(run, "__qualname__", "")
+        self.run = run
+        self.check = check
+
+
+def print_to_descriptors() -> None:
+    """Let what this forked process prints go to its own descriptors 1 and 2, and not into what pytest captures."""
+    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 - to stay open
+    sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 - to stay open
+
+
+def subject_of(target: object, *, check: Callable[..., Any] | None = None, name: str = "") -> Subject:
+    """Return the face of a target: a class, an object, a module, or a function together with ``check``.
+
+    Raises UsageError for anything else, and for a class that cannot be made without arguments.
+    """
+    if isinstance(target, Subject):
+        return target
+    if check is not None:
+        return Subject(_Functions(target, check), name or getattr(target, "__qualname__", ""))  # type: ignore[arg-type] # checked there
+    called = name or getattr(target, "__qualname__", None) or getattr(target, "__name__", None) or type(target).__name__
+    if inspect.isclass(target):
+        try:
+            return Subject(target(), called)
+        except TypeError as error:
+            msg = (
+                f"the target {called} cannot be made without arguments ({error}): give an object in place of the class"
+            )
+            raise UsageError(msg) from error
+    return Subject(target, called)
+
+
+def load_subject(text: str) -> Subject:
+    """Return the target that ``module:Target`` or ``file.py:Target`` names; without a name, Target or the module.
+
+    Raises UsageError that says what is missing.
+    """
+    module_name, _, name = text.partition(":")
+    for place in ("", str(Path(module_name).resolve().parent) if module_name.endswith(".py") else ""):
+        if place not in sys.path:
+            sys.path.insert(0, place)
+    try:
+        module = child.load(module_name)
+    except Exception as error:
+        msg = f"{text} cannot be loaded ({type(error).__name__}: {error}): give module:Target or path/to/file.py:Target"
+        raise UsageError(msg) from error
+    if not name:
+        return subject_of(getattr(module, _DEFAULT_NAME, module), name=Path(module_name).stem)
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            known = ", ".join(key for key, value in vars(module).items() if hasattr(value, "check")) or "none"
+            msg = f"{module_name} has no {name}; targets in it: {known}"
+            raise UsageError(msg)
+        found = getattr(found, part)
+    return subject_of(found, name=name)
+
+
+def as_finding(found: object) -> Finding:
+    """Return a finding as it is, and a text as one whose signature leaves the numbers out. Raises TypeError."""
+    if isinstance(found, Finding):
+        return found
+    if not isinstance(found, str):
+        msg = f"a check returns findings or texts, and this one returned {type(found).__name__} ({found!r:.100})"
+        raise TypeError(msg)
+    return Finding(signature=_signature("check", found), text=found[:TEXT_CHARACTERS_MAX])
+
+
+def _signature(prefix: str, text: str) -> str:
+    return f"{prefix}:{_NUMBER.sub('#', text.strip().partition(chr(10))[0])[:_SIGNATURE_CHARACTERS]}"
+
+
+def _listed(found: object) -> list[object]:
+    if found is None:
+        return []
+    if isinstance(found, str | Finding):
+        return [found]
+    listed: list[object] = []
+    for each in found:  # type: ignore[attr-defined] # what is no iterable raises, and the user is told
+        listed.append(each)
+        if len(listed) == FINDINGS_MAX:
+            break
+    return listed
+
+
+def _asserted(error: AssertionError) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else "the check"
+    return f"an assertion failed at {where}"
+
+
+def _filled(part: str, directory: Path, marks: Path) -> str:
+    return part.replace("{directory}", str(directory)).replace("{marks}", str(marks))
+
+
+def _environment_for(command: Sequence[str], directory: Path, marks: Path) -> Program:
+    argv = [_filled(part, directory, marks) for part in command]
+
+    def become() -> None:
+        os.environ[DIRECTORY_VARIABLE] = str(directory)
+        os.execvp(argv[0], argv)
+
+    return become

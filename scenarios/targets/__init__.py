@@ -1,0 +1,7 @@
+"""What scenario 17 explores: programs whose outcome is known beforehand, and the recovery core's own checkpoints.
+
+databases    SQLite in six configurations
+files        a JSON file, saved in four ways
+compiled     a program in C, linked dynamically or statically
+checkpoints  ``recovery.CheckpointManager``
+"""
