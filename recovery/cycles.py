@@ -170,8 +170,10 @@ class Buffer:
 
     def _set_up(self) -> None:
         # Nothing is flushed: after a loss of power the owner is dead, and its buffer is an orphan whatever it holds.
-        self._connection.execute("PRAGMA journal_mode = WAL")
+        # Nor is there a journal before there is a log: a crash would leave a hot one, which reading alone cannot heal.
         self._connection.execute("PRAGMA synchronous = OFF")
+        self._connection.execute("PRAGMA journal_mode = MEMORY")
+        self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute(_TABLE)
 
     def _marker(self) -> Cycle:
