@@ -37,6 +37,17 @@ it in the transaction of that write. A renewal is flushed like everything else: 
 let a second holder in while the first still trusts it. The sweep commits in batches, so it may die anywhere and be run
 by anyone, at any time, any number of times at once.
 
+**Keys, the cache and the ledger.** ``execute``, ``get_or_generate`` and ``run`` acknowledge like everything else: a
+result that was returned is flushed, and is what everybody gets until it expires. Before it executes, a caller commits
+its claim on the key; of many, one executes. An executor that dies is followed by exactly one other, at once where the
+kernel can tell (``recovery.presence``), else when its claim runs out. For a key of the idempotency store and the cache
+that means executing again. A tool may have had its effect by then, so its call is *in doubt*, and its caller says what
+follows (``recovery.doubt``). A large output is flushed, and its folder, before the row that refers to it is committed.
+
+**Counts are the exception.** Hits, misses, executions, replays, and when an output was last used, wait in memory: a
+process that is killed takes up to 500 of them with it, for each cache and ledger (``recovery.usage``). Closing one, and
+asking it for its statistics, adds what waits. No result depends on a count.
+
 **Time** is an integer: microseconds since 1970-01-01 UTC, from a clock that is passed in (``recovery.clock``). Nothing
 is ordered by it, so a clock that jumps back cannot reorder checkpoints.
 
@@ -55,7 +66,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from recovery.artifacts import ARTIFACT_CRASH_POINTS, Artifacts
     from recovery.checkpoints import CRASH_POINTS, Checkpoint, CheckpointManager, CheckpointType, Recovery, Skipped
+    from recovery.claims import CLAIM_CRASH_POINTS
     from recovery.clock import Clock, ManualClock, SystemClock
+    from recovery.commands import CommandOutput
+    from recovery.doubt import RAISE, RUN_AGAIN, Happened, Probe
     from recovery.errors import RecoveryError
     from recovery.evidence import (
         ArtifactExists,
@@ -70,34 +84,51 @@ if TYPE_CHECKING:
         Verification,
     )
     from recovery.heartbeat import Heartbeat
+    from recovery.idempotency import Execution, IdempotencyStore
+    from recovery.langchain_cache import LangChainCache
     from recovery.leases import LEASE_CRASH_POINTS, Lease, LeaseManager, WorkItem, WorkStatus
+    from recovery.llm_cache import CachedOutput, CacheStatistics, Generation, LLMOutputCache
     from recovery.service import PeriodicService
     from recovery.store import SqliteStore, Store, init_factory, open_store
     from recovery.supervisor import Run, Supervisor
     from recovery.sweep import SWEEP_CRASH_POINTS, RecoverySweep, SweepStatistics
     from recovery.tasks import Task, TaskManager, TaskStatus
+    from recovery.tool_ledger import TOOL_CRASH_POINTS, ToolLedger, ToolRun, ToolStatistics
     from recovery.worker import WORKER_CRASH_POINTS, Ending, Iteration, LeaseClaims, Outcome, TaskClaims, Worker
 
 __all__ = [
     "ARTIFACT_CRASH_POINTS",
+    "CLAIM_CRASH_POINTS",
     "CRASH_POINTS",
     "LEASE_CRASH_POINTS",
+    "RAISE",
+    "RUN_AGAIN",
     "SWEEP_CRASH_POINTS",
+    "TOOL_CRASH_POINTS",
     "WORKER_CRASH_POINTS",
     "ArtifactExists",
     "Artifacts",
+    "CacheStatistics",
+    "CachedOutput",
     "Checkpoint",
     "CheckpointManager",
     "CheckpointType",
     "Clock",
     "CommandExit",
+    "CommandOutput",
     "DbRow",
     "Ending",
     "Evidence",
     "EvidencePolicy",
+    "Execution",
     "FileSha256",
+    "Generation",
+    "Happened",
     "Heartbeat",
+    "IdempotencyStore",
     "Iteration",
+    "LLMOutputCache",
+    "LangChainCache",
     "Lease",
     "LeaseClaims",
     "LeaseManager",
@@ -105,6 +136,7 @@ __all__ = [
     "Outcome",
     "OwnEvidence",
     "PeriodicService",
+    "Probe",
     "Reason",
     "Recovery",
     "RecoveryError",
@@ -120,6 +152,9 @@ __all__ = [
     "TaskClaims",
     "TaskManager",
     "TaskStatus",
+    "ToolLedger",
+    "ToolRun",
+    "ToolStatistics",
     "Verdict",
     "Verification",
     "WorkItem",
@@ -131,24 +166,32 @@ __all__ = [
 
 _HOME: Final = {
     "ARTIFACT_CRASH_POINTS": "recovery.artifacts",
-    "CRASH_POINTS": "recovery.checkpoints",
-    "LEASE_CRASH_POINTS": "recovery.leases",
-    "SWEEP_CRASH_POINTS": "recovery.sweep",
-    "WORKER_CRASH_POINTS": "recovery.worker",
     "ArtifactExists": "recovery.evidence",
     "Artifacts": "recovery.artifacts",
+    "CLAIM_CRASH_POINTS": "recovery.claims",
+    "CRASH_POINTS": "recovery.checkpoints",
+    "CacheStatistics": "recovery.llm_cache",
+    "CachedOutput": "recovery.llm_cache",
     "Checkpoint": "recovery.checkpoints",
     "CheckpointManager": "recovery.checkpoints",
     "CheckpointType": "recovery.checkpoints",
     "Clock": "recovery.clock",
     "CommandExit": "recovery.evidence",
+    "CommandOutput": "recovery.commands",
     "DbRow": "recovery.evidence",
     "Ending": "recovery.worker",
     "Evidence": "recovery.evidence",
     "EvidencePolicy": "recovery.evidence",
+    "Execution": "recovery.idempotency",
     "FileSha256": "recovery.evidence",
+    "Generation": "recovery.llm_cache",
+    "Happened": "recovery.doubt",
     "Heartbeat": "recovery.heartbeat",
+    "IdempotencyStore": "recovery.idempotency",
     "Iteration": "recovery.worker",
+    "LEASE_CRASH_POINTS": "recovery.leases",
+    "LLMOutputCache": "recovery.llm_cache",
+    "LangChainCache": "recovery.langchain_cache",
     "Lease": "recovery.leases",
     "LeaseClaims": "recovery.worker",
     "LeaseManager": "recovery.leases",
@@ -156,23 +199,32 @@ _HOME: Final = {
     "Outcome": "recovery.worker",
     "OwnEvidence": "recovery.evidence",
     "PeriodicService": "recovery.service",
+    "Probe": "recovery.doubt",
+    "RAISE": "recovery.doubt",
+    "RUN_AGAIN": "recovery.doubt",
     "Reason": "recovery.evidence",
     "Recovery": "recovery.checkpoints",
     "RecoveryError": "recovery.errors",
     "RecoverySweep": "recovery.sweep",
     "Run": "recovery.supervisor",
+    "SWEEP_CRASH_POINTS": "recovery.sweep",
     "Skipped": "recovery.checkpoints",
     "SqliteStore": "recovery.store",
     "Store": "recovery.store",
     "Supervisor": "recovery.supervisor",
     "SweepStatistics": "recovery.sweep",
     "SystemClock": "recovery.clock",
+    "TOOL_CRASH_POINTS": "recovery.tool_ledger",
     "Task": "recovery.tasks",
     "TaskClaims": "recovery.worker",
     "TaskManager": "recovery.tasks",
     "TaskStatus": "recovery.tasks",
+    "ToolLedger": "recovery.tool_ledger",
+    "ToolRun": "recovery.tool_ledger",
+    "ToolStatistics": "recovery.tool_ledger",
     "Verdict": "recovery.evidence",
     "Verification": "recovery.evidence",
+    "WORKER_CRASH_POINTS": "recovery.worker",
     "WorkItem": "recovery.leases",
     "WorkStatus": "recovery.leases",
     "Worker": "recovery.worker",
