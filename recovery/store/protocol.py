@@ -202,7 +202,7 @@ class Transaction(JobTransaction, Protocol):
     def evict_keys(self, scope: str, *, bytes_max: int) -> int:
         """Delete the least recently used results of a scope until the rest has at most so many bytes; return how many.
 
-        Only results of keys that were claimed with a ``used_at``.
+        A negative bound leaves none, not even of no bytes. Only results of keys that were claimed with a ``used_at``.
         """
         ...
 
