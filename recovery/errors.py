@@ -267,6 +267,61 @@ class ExecutorNotEnded(RecoveryError):
     """A process that had to be ended is still there, or may not be signalled. What waits for its end was not done."""
 
 
+# Keys, the cache and the ledger.
+
+
+class InvalidKey(RecoveryError, ValueError):
+    """A key is text of 1 to 1,024 bytes of UTF-8; hash what is longer."""
+
+
+class InvalidRequest(RecoveryError, ValueError):
+    """A request has no canonical form: NaN, bytes, a date, a number as the key of an object, nested too deeply."""
+
+
+class InvalidResult(RecoveryError, ValueError):
+    """What was produced would not come back as it was given, so it was neither stored nor returned."""
+
+
+class RequestConflict(RecoveryError):
+    """The key belongs to another request. The stored result is not an answer to this one; use another key."""
+
+
+class InProgress(RecoveryError):
+    """Somebody else executes under this key, and had not ended when the wait was over. Ask again later."""
+
+
+class RecursiveExecution(InProgress):
+    """What executes under a key asked for the same key, which it would have waited for until its own end."""
+
+
+class ExecutionLost(RecoveryError):
+    """The execution took longer than its claim on the key, and somebody else has claimed it since.
+
+    The result was not recorded. Common causes: a process that was stopped, an execution past its time limit, a database
+    that was locked for as long as the claim.
+    """
+
+
+class InDoubt(RecoveryError):
+    """A tool was begun and nobody knows whether it had its effect. Find out, then call ``resolve`` or ``forget``."""
+
+
+class ProbeFailed(InDoubt):
+    """The probe that was to find out whether a tool had its effect raised, or gave no answer; it is still in doubt."""
+
+
+class ToolNotStarted(RecoveryError):
+    """The command could not be started, so it had no effect: no such program, not executable, no such folder."""
+
+
+class OutputTooLarge(InvalidResult):
+    """What a tool put out is more than the ledger was told to keep. It had its effect; its call is in doubt."""
+
+
+class OutputLost(RecoveryError):
+    """A stored output is missing, or is not what its hash says: it was changed, or damaged, after it was written."""
+
+
 def unknown_task(task_id: str) -> UnknownTask:
     """Return the error for an id that no task has."""
     return UnknownTask(f"Expected the id of a task but no task has the id {task_id!r}; create the task first.")

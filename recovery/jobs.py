@@ -64,7 +64,8 @@ BEFORE_CLAIM, AFTER_CLAIM_UPDATE, AFTER_CLAIM = CLAIM_CRASH_POINTS
 BEFORE_EXIT_CODE, AFTER_EXIT_CODE_UPDATE, AFTER_EXIT_CODE = EXIT_CRASH_POINTS
 BEFORE_SETTLE, AFTER_END_UPDATE, AFTER_OUTBOX, AFTER_SETTLE = SETTLE_CRASH_POINTS
 
-_JOB_VARIABLE: Final = "RECOVERY_JOB_ID"
+JOB_VARIABLE: Final = "RECOVERY_JOB_ID"
+"""By this variable an executor, and what it starts, is known."""
 _CLAIM_VARIABLE: Final = "RECOVERY_JOB_CLAIM"
 
 
@@ -76,16 +77,16 @@ class JobClaim(msgspec.Struct, frozen=True):
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which an executor is told."""
-        return {_JOB_VARIABLE: str(self.job_id), _CLAIM_VARIABLE: str(self.claim)}
+        return {JOB_VARIABLE: str(self.job_id), _CLAIM_VARIABLE: str(self.claim)}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> JobClaim:
         """Return the claim that this process was started for. Raises InvalidJob where it was started for none."""
         try:
-            return cls(int(environment[_JOB_VARIABLE]), int(environment[_CLAIM_VARIABLE]))
+            return cls(int(environment[JOB_VARIABLE]), int(environment[_CLAIM_VARIABLE]))
         except (KeyError, ValueError) as error:
             message = (
-                f"Expected {_JOB_VARIABLE} and {_CLAIM_VARIABLE} in the environment but they say {error}; start this "
+                f"Expected {JOB_VARIABLE} and {_CLAIM_VARIABLE} in the environment but they say {error}; start this "
                 "program by a Monitor."
             )
             raise InvalidJob(message) from error

@@ -6,8 +6,8 @@ kernel does not have it for dead. The start is the kernel's own count of ticks s
 ``create_time`` of psutil is the same count added to a wall-clock time of boot, so that a clock which is set would make
 every living process look like a later one of its number.
 
-``ProcessTable`` reads all of ``/proc`` once, for a reaper that asks about ten thousand; psutil is asked for one process
-at a time where there is no hurry.
+``ProcessTable`` reads all of ``/proc`` once, for a reaper that asks about ten thousand. All this is about one machine,
+and one container of it, which those who watch and those who are watched share.
 """
 
 from __future__ import annotations
@@ -108,15 +108,18 @@ def read_process(pid: int) -> Process | None:
     return Process(pid, f"{_boot()}:{int(fields[19])}", fields[0].decode(), int(fields[2]))
 
 
-def end_group(pid: int, start: str, *, timeout_s: float = END_TIMEOUT_S) -> int:
+def end_group(
+    pid: int, start: str, *, variable: tuple[str, str] | None = None, timeout_s: float = END_TIMEOUT_S
+) -> int:
     """Kill the process, and what is left of the group that it led, and see them dead; return how many were.
 
-    A number that belongs to somebody else by now is left alone, with its group. Raises ExecutorNotEnded when something
-    is left after ``timeout_s`` seconds, or may not be signalled.
+    A number that belongs to somebody else by now is left alone, with its group. When the leader has gone, nothing says
+    whose the group is but what its members were given to inherit: those are ended that have this environment variable.
+    Raises ExecutorNotEnded when something is left after ``timeout_s`` seconds, or may not be signalled.
     """
     deadline_s = time.monotonic() + timeout_s
     ended: set[int] = set()
-    while members := _members(pid, start):
+    while members := _members(pid, start, variable):
         for member in members:
             _kill(member)
             ended.add(member.pid)
@@ -130,19 +133,26 @@ def end_group(pid: int, start: str, *, timeout_s: float = END_TIMEOUT_S) -> int:
     return len(ended)
 
 
-def _members(pid: int, start: str) -> list[Process]:
+def _members(pid: int, start: str, variable: tuple[str, str] | None) -> list[Process]:
     """Return who is alive of the group that this process led, itself included."""
     leader = read_process(pid)
     if pid <= 1 or (leader is not None and leader.start != start):
         return []  # a number that went round: its group is that of somebody else, too
-    if leader is None and not _is_group(pid):
+    if leader is None and (variable is None or not _is_group(pid)):
         return []
     found = (read_process(number) for number in psutil.pids())
     living = [each for each in found if each is not None and pid in (each.pid, each.group)]
     living = [each for each in living if each.state not in _DEAD_STATES]
-    # While a group has members, the kernel gives its number to no new process, so it is the old one's; a member that
-    # is older than its leader would prove the opposite.
-    return [each for each in living if _ticks(each.start) >= _ticks(start)]
+    return living if leader is not None or variable is None else [each for each in living if _has(each.pid, variable)]
+
+
+def _has(pid: int, variable: tuple[str, str]) -> bool:
+    """Tell whether a process was started with this environment variable."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 - the plain way, as above
+            return "=".join(variable).encode() in file.read().split(b"\0")
+    except OSError:
+        return False
 
 
 def _kill(process: Process) -> None:
@@ -184,10 +194,6 @@ def _is_hidden(pid: int) -> bool:
     except (OSError, OverflowError):
         pass
     return False
-
-
-def _ticks(start: str) -> int:
-    return int(start.rpartition(":")[2])
 
 
 @functools.cache

@@ -6,7 +6,8 @@ Each look (``run_once``) goes through the running jobs in three tiers.
    is left of its group is ended; the job is tried again, or fails. The count is in the store, by the reaper's name, so
    a restart forgets nothing (D20). A monitor that is stopped is given time: it will record the end when it goes on.
 2. *Exited*: the exit code was recorded ``reaper_finalize_grace_s`` ago, and the monitor has died since. A monitor that
-   lives, or is stopped, is left to finalise until the job runs for longer than ``reaper_max_running_s``.
+   lives, or is stopped, is left to finalise until the job runs for longer than ``reaper_max_running_s``. What its
+   finalizers had still to do (a push, a comment) is not done here: whether it matters, the gate of the stage says.
 3. *Too long*: the job runs for longer than ``reaper_max_running_s`` without an exit code. First it is fenced off, then
    its process and the group are killed and seen dead, and then it is tried again (D17). One that cannot be killed stays
    as it is, with an error, for the next look.
@@ -47,7 +48,7 @@ from recovery.errors import (
     RecoveryError,
     StoreClosed,
 )
-from recovery.jobs import Outcome, settle
+from recovery.jobs import JOB_VARIABLE, Outcome, settle
 from recovery.liveness import Liveness, ProcessTable, end_group
 from recovery.reaper_settings import ReaperSettings
 from recovery.service import PeriodicService
@@ -374,7 +375,7 @@ class JobReaper:
         if job.pid is None or job.pid <= 0 or not job.process_start:
             return True
         try:
-            end_group(job.pid, job.process_start)
+            end_group(job.pid, job.process_start, variable=(JOB_VARIABLE, str(job.job_id)))
         except ExecutorNotEnded as error:
             errors.append(f"Job {job.job_id} was left running: {error}")
             return False

@@ -47,6 +47,8 @@ _FAMILIES: Final[dict[Family, Callable[[Session], FamilyResult]]] = {
     Family.POWER: explore_power_losses,
     Family.IO: explore_errors,
 }
+IN_MEMORY_BYTES_MAX: Final = 128 << 20
+"""The states of a program that writes more than this are written to the disk."""
 KEPT_BYTES_MAX: Final = 64 << 20
 """A recording larger than this is not kept with the failing states: the code of a state builds it again."""
 ROOM_BYTES_MIN: Final = 16 << 20
@@ -56,6 +58,7 @@ ROOM_BYTES_MIN: Final = 16 << 20
 class Explorer:
     """Explores one target. ``folder`` is for its work, best on a memory file system, and is the caller's to remove.
 
+    ``disk`` is a folder that is no memory, for the recording, and for the states of a program that writes much.
     ``kept`` is where failing states are kept, ``progress`` the file to go on from; both are optional. ``command`` is
     what a reproduction tells the user to run.
     """
@@ -67,6 +70,7 @@ class Explorer:
         options: Options,
         folder: Path,
         *,
+        disk: Path | None = None,
         kept: Path | None = None,
         progress: Path | None = None,
         command: str = "",
@@ -78,6 +82,7 @@ class Explorer:
         self._source = source
         self._options = options
         self._folder = folder
+        self._disk = disk or folder
         self._kept = kept
         self._progress = progress
         self._command = command
@@ -85,6 +90,7 @@ class Explorer:
         self._families: list[FamilyResult] = []
         self._seen: Observation | None = None
         self._session: Session | None = None
+        self._clean_folder = folder / "clean"
         self._notes: tuple[str, ...] = ()
 
     def explore(self) -> Exploration:
@@ -138,14 +144,25 @@ class Explorer:
 
     def _explore(self) -> tuple[Finding, ...]:
         timeout_s = self._options.run_timeout_s
-        recorded, self._seen = record(self._subject, self._source, self._folder, timeout_s=timeout_s)
+        recorded, self._seen = record(self._subject, self._source, self._folder, timeout_s=timeout_s, disk=self._disk)
         try:
             self._notes = tuple(notes_of_run(self._seen))
             known = Known(self._subject, self._source, recorded.marks, recorded.recording.steps)
-            with Pool(known, self._folder, jobs=self._options.jobs, timeout_s=self._options.check_timeout_s) as pool:
+            with Pool(
+                known, self._place(recorded), jobs=self._options.jobs, timeout_s=self._options.check_timeout_s
+            ) as pool:
                 return self._explore_families(known, recorded, pool)
         finally:
             recorded.close()
+
+    def _place(self, recorded: Recorded) -> Path:
+        """Return where states are written: those of a program that writes much would fill the memory."""
+        if recorded.size <= IN_MEMORY_BYTES_MAX:
+            return self._folder
+        self._folder = self._disk
+        note = f"the program writes {recorded.size >> 20:,} MiB: its states are on the disk, not in memory"
+        self._notes = (*self._notes, note)
+        return self._disk
 
     def _explore_families(self, known: Known, recorded: Recorded, pool: Pool) -> tuple[Finding, ...]:
         assert self._seen is not None  # noqa: S101 - it was recorded
@@ -177,7 +194,7 @@ class Explorer:
 
     def _keep_recording(self) -> None:
         """Keep the recording beside the failing states, unless it is too large to be carried around."""
-        recording = self._folder / "recording"
+        recording = self._disk / "recording"
         size = sum(path.stat().st_size for path in recording.iterdir())
         if self._kept is not None and size <= KEPT_BYTES_MAX:
             shutil.copytree(recording, self._kept / "recording", dirs_exist_ok=True)
@@ -191,9 +208,10 @@ class Explorer:
                 kind = finding.kind if finding.kind == "harness" else "clean-run"
                 found.append(msgspec.structs.replace(finding, kind=kind, checker="explore"))
 
-        pool.check(read_folder(self._folder / "clean", recorded.store), len(recorded.marks), done)
+        clean = self._clean_folder
+        pool.check(read_folder(clean, recorded.store), len(recorded.marks), done)
         pool.drain()
-        shutil.rmtree(self._folder / "clean", ignore_errors=True)
+        shutil.rmtree(clean, ignore_errors=True)
         if any(finding.kind == "harness" for finding in found):
             broken = next(finding for finding in found if finding.kind == "harness")
             text = f"{broken.text}; it was so without any fault"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,7 +14,7 @@ from harness.explore.result import Exploration
 from harness.model import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from harness.explore.session import Options, Progress
     from harness.explore.target import Subject
@@ -47,16 +48,34 @@ def launch(
     except StepsUnavailable as error:
         finding = Finding(signature="harness:no-steps-here", text=str(error), kind="harness", checker="explore")
         return Exploration(target=subject.name, seed=options.seed, findings=(finding,))
-    scratch.sweep(place)
-    folder = scratch.create(place)
-    try:
+    with _folders(place, Path(tempfile.gettempdir())) as (folder, disk):
         explorer = Explorer(
-            subject, source, options, folder, kept=kept, progress=progress, command=command, listen=listen
+            subject,
+            source,
+            options,
+            folder,
+            disk=disk,
+            kept=kept,
+            progress=progress,
+            command=command,
+            listen=listen,
         )
         found = explorer.explore()
-    finally:
-        scratch.remove(folder)
     return found if is_memory(place) else _with_note(found, place)
+
+
+@contextlib.contextmanager
+def _folders(*bases: Path) -> Iterator[list[Path]]:
+    """Make a folder of this process in each base, and remove them at the end; those that others left go, too."""
+    made: list[Path] = []
+    try:
+        for base in bases:
+            scratch.sweep(base)
+            made.append(scratch.create(base))
+        yield made
+    finally:
+        for folder in made:
+            scratch.remove(folder)
 
 
 def step_source() -> StepSource:

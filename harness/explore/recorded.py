@@ -16,6 +16,7 @@ from harness.explore.result import ExplorationError
 from harness.explore.state import Item, live_items, marks_of
 from harness.model import Finding
 from harness.steps.recording import Recorder, Recording
+from harness.steps.step import Action
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,16 +47,27 @@ class Recorded:
         """How many durable steps the run made."""
         return self.recording.count
 
+    @property
+    def size(self) -> int:
+        """How many bytes all that was written has: a bound of what is in any state."""
+        return sum(step.length for step in self.recording.steps if step.action is Action.WRITE)
+
     def close(self) -> None:
         """Close the files."""
         self.recording.close()
         self.store.close()
 
 
-def record(subject: Subject, source: StepSource, folder: Path, *, timeout_s: float) -> tuple[Recorded, Observation]:
-    """Record the target's run in ``folder/clean``. Raises ExplorationError when it decides nothing."""
+def record(
+    subject: Subject, source: StepSource, folder: Path, *, timeout_s: float, disk: Path | None = None
+) -> tuple[Recorded, Observation]:
+    """Record the target's run in ``folder/clean``. Raises ExplorationError when it decides nothing.
+
+    The recording itself, which may be large, goes to ``disk`` where that is given: ``folder`` is likely to be memory.
+    """
+    kept = disk or folder
     directory = _prepared(subject, folder / "clean")
-    recorder = Recorder(folder / "recording", source.name)
+    recorder = Recorder(kept / "recording", source.name)
     marks = folder / "clean.marks"
     try:
         seen = source.observe(
@@ -64,7 +76,7 @@ def record(subject: Subject, source: StepSource, folder: Path, *, timeout_s: flo
     finally:
         recorder.close()
     _check_run(seen)
-    recorded = Recorded(Recording(folder / "recording"), folder)
+    recorded = Recorded(Recording(kept / "recording"), kept)
     _compare_with_reality(recorded, directory)
     return recorded, seen
 

@@ -159,8 +159,11 @@ class Hearing:
         self.states = saved.states
         self.discoveries: list[Discovery] = list(saved.discoveries)
         self.problems: dict[str, Finding] = {each.signature: each for each in saved.problems}
-        self._seen: set[tuple[bytes, str]] = set()
-        self._heard: dict[bytes, tuple[Finding, ...]] = {}
+        # Of millions of states 64 bits of each digest are kept, and under which models it was seen: a hundred bytes a
+        # state. That two different ones of ten million share them has a probability of one in 400,000.
+        self._seen: dict[int, int] = {}
+        self._guilty: dict[int, tuple[Finding, ...]] = {}
+        self._models: list[str] = []
         self._saved_s = time.monotonic()
         self.total = 0
         self.done = 0
@@ -168,22 +171,22 @@ class Hearing:
     def judge(self, state: State, *, model: str = "", heard: Callable[[State, Judgement], None] | None = None) -> None:
         """Have a state judged unless an equal one was."""
         self._consumed += 1
-        digest = state.digest
-        if (digest, model) in self._seen:
+        digest = int.from_bytes(state.digest[:8], "little")
+        seen = self._seen.get(digest, 0)
+        if seen & (bit := self._bit_of(model)):
             return
-        self._seen.add((digest, model))
-        if digest in self._heard:
-            for finding in self._heard[digest]:
+        self._seen[digest] = seen | bit
+        if seen:
+            for finding in self._guilty.get(digest, ()):
                 self.note(finding, state, model=model)
             return
-        self._heard[digest] = ()
         if self._consumed <= self._skip:
             return
 
         def done(judgement: Judgement, _: Path) -> None:
             self.states += 1
             if judgement.findings:
-                self._heard[digest] = judgement.findings
+                self._guilty[digest] = judgement.findings
             for finding in judgement.findings:
                 self.note(finding, state, model=model)
             if heard is not None:
@@ -191,6 +194,11 @@ class Hearing:
 
         self.session.pool.check(state.items, state.marks, done)
         self._pause()
+
+    def _bit_of(self, model: str) -> int:
+        if model not in self._models:
+            self._models.append(model)
+        return 1 << self._models.index(model)
 
     def advance(self) -> None:
         """Count something that was handed out in another way than by ``judge``."""

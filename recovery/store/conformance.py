@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from recovery.errors import QueryRefused, RecoveryError, StoreClosed, UnknownTask
 from recovery.store.conformance_jobs import JobConformance
+from recovery.store.conformance_keys import KeyConformance
 from recovery.store.conformance_state import StateConformance
 from recovery.store.rows import (
     Audit,
@@ -51,7 +52,7 @@ _STRANGE_IDS: Final = (
 )
 
 
-class StoreConformance(JobConformance, StateConformance):
+class StoreConformance(JobConformance, StateConformance, KeyConformance):
     """What a store promises, one promise to a method."""
 
     store: Store

@@ -23,13 +23,17 @@ if TYPE_CHECKING:
         DeliveryStatus,
         ExpiredLease,
         Expiry,
+        KeyStatus,
         Scalar,
         StateEntry,
         StoredCheckpoint,
         StoredDelivery,
         StoredEvidence,
+        StoredKey,
+        StoredResult,
         Task,
         TaskStatus,
+        Usage,
         WorkItem,
         WorkStatus,
     )
@@ -159,6 +163,57 @@ class Transaction(JobTransaction, Protocol):
         """Delete up to ``limit`` handled deliveries that were received before; return how many."""
         ...
 
+    def key(self, key: str) -> StoredKey | None:
+        """Return the key, or None."""
+        ...
+
+    def claim_key(self, claim: StoredKey, *, expected: StoredKey | None) -> bool:
+        """Store a claim, which is ``executing``, in the place of the ``expected`` row, or of none.
+
+        False, and no change, if the key is not as it was expected to be: by token, owner, status and expiry of the
+        claim. Two transactions never claim one key, whatever their isolation.
+        """
+        ...
+
+    def renew_claim(self, key: str, token: int, owner: str, *, expires_at: Microseconds) -> bool:
+        """Move the expiry of a claim that nobody has taken over; False, and no change, when it is not held."""
+        ...
+
+    def end_key(
+        self, key: str, token: int, owner: str, *, status: KeyStatus, result: bytes | None, expires_at: int | None
+    ) -> bool:
+        """End a claim that nobody has taken over, with its result or in doubt; False, and no change, if it is not held.
+
+        That the claim's time is over is no reason to refuse: the result is the only one there is.
+        """
+        ...
+
+    def delete_key(self, key: str, token: int, owner: str) -> bool:
+        """Delete the row of this claim, whatever its status; False, and no change, where there is another claim."""
+        ...
+
+    def delete_expired_keys(self, scope: str, *, now: Microseconds, after: int, limit: int) -> tuple[int, int]:
+        """Delete results of a scope that have expired, among ``limit`` rows behind the number ``after``.
+
+        Return how many, and the number of the last row that was looked at, 0 at the end.
+        """
+        ...
+
+    def evict_keys(self, scope: str, *, bytes_max: int) -> int:
+        """Delete the least recently used results of a scope until the rest has at most so many bytes; return how many.
+
+        A negative bound leaves none, not even of no bytes. Only results of keys that were claimed with a ``used_at``.
+        """
+        ...
+
+    def touch_keys(self, used: Mapping[str, Microseconds]) -> None:
+        """Note when keys were last used, of those that are still there."""
+        ...
+
+    def add_usage(self, scope: str, usage: Usage) -> None:
+        """Add to the counts of a scope."""
+        ...
+
     def delete_checkpoints(self, task_id: str, below: int, limit: int) -> int:
         """Delete, oldest first, up to ``limit`` checkpoints with numbers below ``below``; return how many.
 
@@ -276,6 +331,26 @@ class Store(JobStore, Protocol):
 
     def cycle_entries(self, cycle_id: str, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[CycleEntry]:
         """Return the entries of a committed cycle in their order, those behind the place ``after``."""
+        ...
+
+    def result(self, key: str) -> StoredResult | None:
+        """Return the result of a key that has ended, or None. This is what a hit reads, and it writes nothing."""
+        ...
+
+    def key(self, key: str) -> StoredKey | None:
+        """Return the key, or None."""
+        ...
+
+    def keys(self, scope: str, status: KeyStatus, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[StoredKey]:
+        """Return keys of a scope with this status, in the order of the keys, those behind ``after``."""
+        ...
+
+    def key_counts(self, scope: str) -> dict[KeyStatus, int]:
+        """Return how many keys of the scope have each status; statuses without any are left out."""
+        ...
+
+    def usage(self, scope: str) -> Usage:
+        """Return the counts of a scope."""
         ...
 
     def close(self) -> None:

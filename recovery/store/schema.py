@@ -235,6 +235,42 @@ CREATE TABLE cycle_entries (
 ) STRICT
 """
 
+
+# Keys: claims and results. The claim's expiry is there exactly while somebody executes, the result exactly after it; so
+# no state of a row is one that nobody would ever end. The result comes last: a claim does not walk its overflow pages.
+_IDEMPOTENCY_KEYS: Final = """
+CREATE TABLE idempotency_keys (
+    key_number       INTEGER PRIMARY KEY,
+    key              TEXT    NOT NULL UNIQUE CHECK (key <> ''),
+    scope            TEXT    NOT NULL CHECK (scope <> ''),
+    request_hash     TEXT    NOT NULL CHECK (length(request_hash) = 64),
+    status           TEXT    NOT NULL CHECK (status IN ('executing', 'in_doubt', 'done', 'failed')),
+    token            INTEGER NOT NULL CHECK (token >= 1),
+    owner            TEXT    NOT NULL,
+    claim_expires_at INTEGER CHECK ((claim_expires_at IS NOT NULL) = (status = 'executing')),
+    expires_at       INTEGER CHECK ((expires_at IS NOT NULL) = (status IN ('done', 'failed'))),
+    used_at          INTEGER,
+    created_at       INTEGER NOT NULL,
+    result           BLOB    CHECK ((result IS NOT NULL) = (status IN ('done', 'failed')))
+) STRICT
+"""
+
+# Only what may be evicted is in it: the one of a tool ledger would cost each of its commits a page.
+_IDEMPOTENCY_KEYS_BY_USE: Final = (
+    "CREATE INDEX idempotency_keys_by_use ON idempotency_keys (scope, used_at, length(result)) "
+    "WHERE used_at IS NOT NULL AND status IN ('done', 'failed')"
+)
+
+_KEY_USAGE: Final = """
+CREATE TABLE key_usage (
+    scope         TEXT    NOT NULL PRIMARY KEY,
+    hits          INTEGER NOT NULL,
+    misses        INTEGER NOT NULL,
+    tokens_saved  INTEGER NOT NULL,
+    time_saved_us INTEGER NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     (_TASKS, _TASKS_BY_STATUS, CHECKPOINTS, _TASK_AUDITS, _TASK_AUDITS_BY_TASK),
     (_CHECKPOINT_EVIDENCE,),
@@ -260,5 +296,6 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
         _OUTBOX_BY_KIND,
     ),
     (_STATE_ENTRIES, _CYCLES, _CYCLE_ENTRIES),
+    (_IDEMPOTENCY_KEYS, _IDEMPOTENCY_KEYS_BY_USE, _KEY_USAGE),
 )
 """Step 1, step 2, ...: the schema version of this code is their number."""

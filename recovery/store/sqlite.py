@@ -19,6 +19,7 @@ from recovery.store.migrations import init_factory
 from recovery.store.protocol import NUMBER_MAX, PAGE_ROWS_MAX, Store
 from recovery.store.rows import Audit, Scalar, StoredCheckpoint, Task, TaskStatus
 from recovery.store.sqlite_evidence import EvidenceReads, EvidenceWrites
+from recovery.store.sqlite_idempotency import KeyReads, KeyWrites
 from recovery.store.sqlite_inbox import InboxReads, InboxWrites
 from recovery.store.sqlite_jobs import JobReads, JobWrites
 from recovery.store.sqlite_leases import LeaseReads, LeaseWrites
@@ -66,10 +67,10 @@ _CHECKPOINTS: Final = _CHECKPOINT + "> ? ORDER BY sequence_number LIMIT ?"
 _ROWS: Final = 100
 """How many rows one statement has when there are as many; the rest goes one by one."""
 
-_Parameters = tuple[Scalar, ...]
+_Parameters = tuple[Scalar | bytes, ...]
 
 
-class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, StateWrites):
+class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, StateWrites, KeyWrites):
     """A write transaction: BEGIN IMMEDIATE, so that what it reads cannot go stale.
 
     The connection is its own until the block ends, the commit it may share with other threads (``groups``).
@@ -193,7 +194,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
             raise self._store.translated(error) from error
 
 
-class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads):
+class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads, KeyReads):
     """A Store in one SQLite file. Make it with ``open_store(path)``, or from what ``init_factory`` returned."""
 
     def __init__(self, factory: ConnectionFactory, *, takes_turns: bool = True) -> None:
@@ -202,6 +203,7 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads):
         self._turns = Turns(factory.path, factory.busy_timeout_s) if takes_turns else None
         self._idle: list[sqlite3.Connection] = []
         self._groups = Groups(self)
+        self._readers: list[sqlite3.Connection] = []
         self._inherited: list[object] = []
         self._process = os.getpid()
         self._closed = False
@@ -267,6 +269,8 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads):
         self._leave_inherited()
         while self._idle:
             self._idle.pop().close()
+        while self._readers:
+            self._readers.pop().close()
 
     @property
     def groups(self) -> Groups:
@@ -289,9 +293,7 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads):
         try:
             return self._idle.pop()
         except IndexError:
-            if self._closed:
-                message = f"Expected an open store but the one of {self.path} is closed; open another one."
-                raise StoreClosed(message) from None
+            self._refuse_closed()
         connection = self._factory()
         if self._turns is not None:
             make_impatient(connection)
@@ -330,11 +332,38 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads):
         except sqlite3.Error as error:
             raise self.translated(error) from error
 
+    def _read_mapped(self, statement: str, parameters: _Parameters) -> tuple[Any, ...] | None:
+        """Return the first row, or None, by a connection that only reads; each thread at work has one of its own."""
+        if self._process != os.getpid():
+            self._leave_inherited()
+        try:
+            connection = self._readers.pop()
+        except IndexError:
+            self._refuse_closed()
+            connection = self._factory.reader()
+        try:
+            rows = connection.execute(statement, parameters).fetchall()
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, sqlite3.Error | UnicodeEncodeError):
+                raise self.translated(error) from error
+            raise
+        if self._closed or len(self._readers) >= _IDLE_CONNECTIONS_MAX:
+            connection.close()
+        else:
+            self._readers.append(connection)
+        return rows[0] if rows else None
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            message = f"Expected an open store but the one of {self.path} is closed; open another one."
+            raise StoreClosed(message)
+
     def _leave_inherited(self) -> None:
         """After a fork, set the parent's connections aside: to use or close them here would upset its locks."""
         if self._process != os.getpid():
-            self._inherited += [*self._idle, self._groups]
-            self._idle = []
+            self._inherited += [*self._idle, *self._readers, self._groups]
+            self._idle, self._readers = [], []
             self._groups = Groups(self)
             self._process = os.getpid()
 

@@ -120,9 +120,9 @@ if sys.argv[1] == "stays":
 @pytest.mark.parametrize("leader", ["stays", "goes"])
 def test_a_group_is_ended_whole(leader: str) -> None:
     """The leader, if it lives, and what it started in its group, even when it has long ended itself."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _FAMILY, leader], stdout=subprocess.PIPE, start_new_session=True, text=True
-    )
+    command = [sys.executable, "-c", _FAMILY, leader]
+    environment = {**os.environ, "COLOUR": "red"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, text=True, env=environment)
     start = start_of(process.pid)
     assert start is not None
     assert process.stdout is not None
@@ -130,11 +130,13 @@ def test_a_group_is_ended_whole(leader: str) -> None:
     child_start = start_of(child)
     if leader == "goes":
         process.wait()
-    assert end_group(process.pid, start) == (2 if leader == "stays" else 1)
+        for variable in (None, ("COLOUR", "re"), ("COLOUR", "blue")):  # somebody else's by now, for all one knows
+            assert end_group(process.pid, start, variable=variable) == 0
+    assert end_group(process.pid, start, variable=("COLOUR", "red")) == (2 if leader == "stays" else 1)
     assert look(child, child_start) is Liveness.DEAD
     assert look(process.pid, start) is Liveness.DEAD
     process.communicate()
-    assert end_group(process.pid, start) == 0
+    assert end_group(process.pid, start, variable=("COLOUR", "red")) == 0
 
 
 def test_somebody_elses_group_is_left_alone(sleeper: subprocess.Popen[bytes]) -> None:

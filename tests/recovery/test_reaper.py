@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -301,7 +302,10 @@ _FAMILY = "import os, subprocess; child = subprocess.Popen(['sleep', '600']); pr
 
 def test_what_a_dead_executor_left_running_is_ended_first(world: World) -> None:
     """A child in the group of a dead executor would work beside the next attempt."""
-    leader = subprocess.Popen([sys.executable, "-c", _FAMILY], stdout=subprocess.PIPE, start_new_session=True)
+    environment = {**os.environ, **JobClaim(1, 1).environment()}
+    leader = subprocess.Popen(
+        [sys.executable, "-c", _FAMILY], stdout=subprocess.PIPE, start_new_session=True, env=environment
+    )
     start = start_of(leader.pid)
     assert leader.stdout is not None
     child = int(leader.stdout.readline())
@@ -574,7 +578,27 @@ def test_one_bad_job_stops_no_other(world: World, place: str) -> None:
     assert {world.status(number) for number in ids} == {JobStatus.FAILED, JobStatus.DONE}
 
 
-def test_a_gate_that_raises_or_hangs_stops_no_other(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gate_that_hangs_stops_no_other(world: World) -> None:
+    """It is waited for within its bound and counts as red; whatever needs no gate has been served before."""
+    release = threading.Event()
+    asked: list[JobStatus] = []
+
+    def hang(_: Task) -> bool:
+        asked.append(world.status(other))
+        return release.wait(_TIMEOUT_S)
+
+    world.engine = StageEngine(
+        world.store, pipeline=PIPELINE, gates={"built": hang}, clock=world.clock, gate_timeout_s=0.02
+    )
+    stuck, other = world.dead(exit_code=0), world.dead(exit_code=1)
+    world.clock.advance(300)
+    assert world.reaper().run_once() == Tick(running=2, queued=2)
+    release.set()
+    assert asked == [JobStatus.QUEUED]
+    assert (world.status(stuck), world.stage()) == (JobStatus.QUEUED, "build")
+
+
+def test_a_gate_that_raises_stops_no_other(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """It counts as red: the job is tried again, nothing is advanced, and one warning says why."""
 
     def burst() -> None:

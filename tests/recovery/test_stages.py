@@ -261,15 +261,17 @@ def test_a_task_that_came_round_is_not_moved_by_an_old_decision(store: SqliteSto
 
 def test_of_many_who_advance_at_once_one_does(store: SqliteStore, engine: StageEngine) -> None:
     """D22: webhooks and agents at once: one advance, one job."""
-    create(store, "check")
+    create(store, "build")
     start = threading.Barrier(8)
 
     def advance(number: int) -> bool:
         start.wait()
-        return engine.advance_stage("t", "check", finished_agent=("checker", None)[number % 2]).is_moved
+        return engine.advance_stage("t", "build", finished_agent=("builder", None)[number % 2]).is_moved
 
     with ThreadPoolExecutor(8) as pool:
         assert sorted(pool.map(advance, range(8))) == [False] * 7 + [True]
+    assert [job.agent for job in store.active_jobs("t")] == ["checker"]
+    assert sum(audit.event == "stage_changed" for audit in store.audits("t")) == 1
 
 
 _KILLED = """

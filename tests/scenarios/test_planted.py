@@ -41,6 +41,7 @@ RED_GATE = "scenarios/test_16_red_gate.py"
 GHOSTS = "scenarios/test_13_restart_with_ghosts.py"
 ORPHANS = "scenarios/test_14_orphan_buffers.py"
 SYNC = "scenarios/test_15_sync_queue.py"
+CALIBRATION = "scenarios/test_17_calibration.py"
 VARIANTS = "tests.planted.checkpoints"
 
 
@@ -273,6 +274,24 @@ def test_an_explored_agent_catches_a_cycle_in_two_transactions(session: Session)
 def test_sync_queues_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
     """Pushes that are lost with a copy, or with an answer that proves nothing, doubled, or out of order, are found."""
     check_caught(session, SYNC, f"tests.planted.sync_queue:{variant}", test, signature)
+
+
+@pytest.mark.parametrize(
+    ("variant", "signature"),
+    [
+        ("SynchronousOff", "checkpoints:acknowledged-lost"),
+        ("AckBeforeCommit", "checkpoints:acknowledged-lost"),
+        ("TwoTransactions", "checkpoints:unreadable"),
+    ],
+)
+def test_explorations_catch_planted_defects(session: Session, variant: str, signature: str) -> None:
+    """A core that does not sync, acknowledges too early or commits in halves is found by exploring it."""
+    planted = session(CALIBRATION, f"{VARIANTS}:{variant}", "test_checkpoints_survive")
+    sound = session(CALIBRATION, SOUND, "test_checkpoints_survive")
+    (run,) = planted.runs.values()
+    assert (planted.code, run.verdict) == (1, Verdict.VIOLATED)
+    assert signature in {finding.signature for finding in run.findings}
+    assert (sound.code, sound.runs[run.node_id].verdict) == (0, Verdict.HELD)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,163 @@
+"""``chaos explore`` and ``chaos init`` as a user meets them: exit codes, what is printed, what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.cli import run
+from harness.errors import StepsUnavailable
+from harness.explore.begin import target_text
+from harness.explore.launch import step_source
+from tests.harness import explored
+
+EXPLORED = str(Path(explored.__file__))
+HELD, VIOLATED, INCONCLUSIVE, MISTAKE = range(4)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        step_source()
+    except StepsUnavailable as error:
+        pytest.skip(str(error))
+    monkeypatch.chdir(tmp_path)
+
+
+def _explore(target: str, *arguments: str) -> int:
+    return run(["explore", f"{EXPLORED}:{target}", "--seed", "cli", *arguments])
+
+
+def test_a_sound_target_exits_0_and_tells_its_coverage(capsys: pytest.CaptureFixture[str]) -> None:
+    """The last line is the verdict with the coverage in numbers and the seed."""
+    assert _explore("Careful", "--jobs", "2", "--budget", "60s") == HELD
+
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert last.startswith("HELD: 10 of 10 crash points, ")
+    assert "power-loss states" in last
+    assert "seed cli" in last
+
+
+def test_a_violated_target_exits_1_and_its_state_can_be_seen_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is printed names a command that shows the finding again; the JSON holds what the contract says."""
+    assert _explore("Careless", "--faults", "crash,power", "--model", "ext4", "--json", "out.json") == VIOLATED
+    out = capsys.readouterr().out
+    assert "confirmed by a real kill" in out
+    assert f"chaos explore {EXPLORED}:Careless --seed cli --state 'crash:2'" in out
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert set(written["families"]) == {"crash", "power"}
+    assert {found["model"] for found in written["families"]["power"]["findings"]} == {"ext4"}
+
+    assert _explore("Careless", "--state", "crash:2") == VIOLATED
+    assert "[check:the file cannot be read]" in capsys.readouterr().out
+    assert (tmp_path / "chaos-results/explore/state/directory/state.json").read_bytes() == b""
+
+
+def test_an_undecided_target_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """A program that is not deterministic is told where it parted from itself."""
+    assert _explore("Random") == INCONCLUSIVE
+
+    assert "[harness:not-deterministic]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--budget", "0s"], "the budget is more than 0 s"),
+        (["--budget", "soon"], "a time reads 60s, 5m or 1h"),
+        (["--faults", "crash,flood"], "this is flood"),
+        (["--jobs", "0"], "at least one job"),
+        (["--model", "ntfs"], "ntfs"),
+        (["--state", "flood:1"], "names no state"),
+        (["--state", "crash:999"], "names no state of careful"),
+        (["--state", "io:999:EIO"], "names no I/O error"),
+        (["--scratch", "no/such/folder"], "is no folder"),
+        (["--json", "no/such/folder/out.json"], "cannot be written"),
+        (["--run", "true"], "either a target"),
+    ],
+)
+def test_mistakes_exit_3_with_a_sentence(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be meant is told on standard error, without a traceback."""
+    assert _explore("Careful", "--faults", "crash", *arguments) == MISTAKE
+
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_commands_of_any_language_are_explored(capsys: pytest.CaptureFixture[str]) -> None:
+    """--run and --check are enough; marks are lines of a file that the program writes itself."""
+    program = f"{sys.executable} {EXPLORED}"
+    code = run(["explore", "--run", f"{program} run", "--check", f"{program} check", "--faults", "crash,power"])
+
+    out = capsys.readouterr().out
+    assert code == VIOLATED
+    assert "lost 1" in out
+    assert "crash points" in out
+
+
+def test_a_check_command_that_fails_is_inconclusive(capsys: pytest.CaptureFixture[str]) -> None:
+    """An exit of neither 0 nor 1 decides nothing."""
+    program = f"{sys.executable} {EXPLORED}"
+    code = run(["explore", "--run", f"{program} run", "--check", f"{program} 7", "--faults", "crash"])
+
+    assert code == INCONCLUSIVE
+    assert "the check command ended with 7" in capsys.readouterr().out
+
+
+def test_init_writes_a_target_and_explores_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The example is violated, as most programs are; a file that is there already is left alone."""
+    assert run(["init", "--seed", "s"]) == VIOLATED
+    out = capsys.readouterr().out
+    assert "wrote chaos_target.py" in out
+    assert "of 10 crash points" in out
+    assert run(["init"]) == MISTAKE
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_init_takes_the_users_own_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A program with arguments becomes the run of the target; its files are looked at in a way that fits any."""
+    (tmp_path / "mine.py").write_text("import pathlib; pathlib.Path('data.json').write_text('{\"a\": 1}')")
+
+    assert run(["init", "--file", "own.py", "--seed", "s", "--", sys.executable, "mine.py"]) == VIOLATED
+    assert "data.json is no JSON any more" in capsys.readouterr().out
+    assert str(tmp_path / "mine.py") in (tmp_path / "own.py").read_text()
+    assert run(["init", "--file", "other.py", "--no-run"]) == HELD
+
+
+@pytest.mark.parametrize("command", [(), ("python", "-m", "mine")])
+def test_what_init_writes_is_python(command: tuple[str, ...]) -> None:
+    """The target compiles, and its name is the command's."""
+    text = target_text("chaos_target.py", command)
+
+    compile(text, "chaos_target.py", "exec")
+    assert "def check(self, directory, marks)" in text
+
+
+def test_ctrl_c_ends_it_with_what_it_has_and_it_can_go_on(tmp_path: Path) -> None:
+    """SIGINT in the middle of an exploration: exit 2 (or 1 with findings), no process left, a file to go on from."""
+    code = (
+        "import sys; from harness.cli import main; "
+        f"main(['explore', {EXPLORED + ':Database'!r}, '--seed', 's', '--scratch', {str(tmp_path / 'scratch')!r}])"
+    )
+    (tmp_path / "scratch").mkdir()
+    progress = tmp_path / "chaos-results/explore/database/progress.json"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        while not progress.exists() and process.poll() is None:
+            pass
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+
+    assert process.returncode == INCONCLUSIVE, out
+    assert "[harness:interrupted]" in out
+    assert progress.exists()
+    assert list((tmp_path / "scratch").iterdir()) == []

@@ -1,0 +1,141 @@
+"""Targets: classes, functions and commands behind one face, and what is said of those that are none."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.errors import UsageError
+from harness.explore.target import (
+    FINDINGS_MAX,
+    CheckError,
+    CommandSubject,
+    Subject,
+    Target,
+    as_finding,
+    load_subject,
+    subject_of,
+)
+from harness.model import Finding, Mark, MarkKind
+from tests.harness import explored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EXPLORED = Path(explored.__file__)
+ACK = Mark(kind=MarkKind.ACK, operation="save", key=1)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        subject_of(explored.Careless),
+        subject_of(explored.Careless()),
+        subject_of(explored.run, check=explored.check),
+        subject_of(explored),
+        load_subject("tests.harness.explored:Careless"),
+        load_subject(f"{EXPLORED}:Careless"),
+        load_subject(str(EXPLORED)),
+    ],
+    ids=["class", "object", "functions", "module", "module:name", "file:name", "file"],
+)
+def test_every_form_of_a_target_has_the_same_face(tmp_path: Path, subject: Subject) -> None:
+    """However it is given, the run leaves a file, and the check judges it."""
+    program = subject.program(tmp_path, tmp_path / "marks")
+
+    assert subject.name
+    assert callable(program)
+    assert [finding.signature for finding in subject.examine(tmp_path, [ACK])] == ["check:lost #, and # is there"]
+    assert isinstance(explored.Careless(), Target)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("no_such_module:Target", "cannot be loaded (ModuleNotFoundError"),
+        ("no/such/file.py:Target", "there is no Python file"),
+        ("tests.harness.explored:Missing", "has no Missing; targets in it: "),
+        ("json:loads", "loads has no run()"),
+    ],
+)
+def test_what_is_no_target_is_told(text: str, said: str) -> None:
+    """A name that leads nowhere is a mistake with a sentence that says what is there."""
+    with pytest.raises(UsageError) as caught:
+        load_subject(text)
+
+    assert said in str(caught.value)
+
+
+def test_a_class_that_needs_arguments_is_refused() -> None:
+    """An object is needed then, and the sentence says so."""
+
+    class Needy(explored.Careful):
+        def __init__(self, what: str) -> None:
+            self.what = what
+
+    with pytest.raises(UsageError, match="give an object in place of the class"):
+        subject_of(Needy)
+
+
+def test_a_text_is_a_finding_whose_signature_has_no_numbers() -> None:
+    """Findings that differ in nothing but their numbers are one finding."""
+    first, second = as_finding("row 12 at 0x7f00 is gone\nmore"), as_finding("row 7 at 0x55aa is gone")
+
+    assert first.signature == second.signature == "check:row # at # is gone"
+    assert first.text.endswith("more")
+    assert as_finding(Finding(signature="own", text="x")).signature == "own"
+    with pytest.raises(TypeError, match="returned int"):
+        as_finding(42)
+
+
+def test_a_check_that_never_stops_finding_is_cut(tmp_path: Path) -> None:
+    """A generator without end gives so many findings, and the exploration goes on."""
+
+    class Endless(explored.Careful):
+        def check(self, directory: Path, marks: object) -> Iterator[str]:
+            while directory and not marks:
+                yield "again"
+
+    assert len(subject_of(Endless).examine(tmp_path, [])) == FINDINGS_MAX
+
+
+def test_a_failed_assertion_is_a_finding_with_its_place(tmp_path: Path) -> None:
+    """An assertion without a message is told by where it stands."""
+
+    class Bare(explored.Careful):
+        def check(self, directory: Path, marks: object) -> list[str]:
+            if directory.exists() and not marks:
+                raise AssertionError
+            return []
+
+    (finding,) = subject_of(Bare).examine(tmp_path, [])
+    assert finding.signature.startswith("assertion:an assertion failed at test_explore_target.py")
+
+
+def _commands(check: str) -> CommandSubject:
+    program = [sys.executable, str(EXPLORED)]
+    return CommandSubject([*program, "run"], [*program, check], name="commands")
+
+
+def test_a_check_command_answers_by_its_exit(tmp_path: Path) -> None:
+    """Exit 0 is nothing found, exit 1 one finding a line, and anything else an error of the check."""
+    marks = tmp_path / "marks"
+    marks.write_text("")
+    assert _commands("check").check_with_file(tmp_path, marks) == []
+
+    marks.write_text('{"kind": "ack", "operation": "put", "key": 1}\n')
+    assert [finding.text for finding in _commands("check").check_with_file(tmp_path, marks)] == ["lost 1"]
+    assert [each.text for each in _commands("1").check_with_file(tmp_path, marks)] == [
+        "the check command exited 1 and printed nothing"
+    ]
+    with pytest.raises(CheckError, match="ended with 9"):
+        _commands("9").check_with_file(tmp_path, marks)
+
+
+def test_commands_come_in_pairs() -> None:
+    """A run without a check judges nothing."""
+    with pytest.raises(UsageError, match="needs both"):
+        CommandSubject(["true"], [])
