@@ -38,6 +38,7 @@ from recovery.status_files import (
     WorkspaceState,
     WorkspaceStatus,
     check_workspace,
+    is_status,
 )
 from recovery.store.protocol import PAGE_ROWS_MAX
 
@@ -75,7 +76,7 @@ TRACK_CRASH_POINTS: Final = (
 TRACK_BEFORE_FILE, TRACK_AFTER_FILE, TRACK_BEFORE_COMMIT, TRACK_AFTER_COMMIT = TRACK_CRASH_POINTS
 
 _GONE: Final = "gone"
-"""The start of a process that had ended when its workspace was tracked: equal to no other's, whoever gets its number."""
+"""The start of a process that had ended when its workspace was tracked; whoever gets its number has another."""
 
 _LOCK: Final = "workspaces"
 _log: Final = logging.getLogger("recovery.workspaces")
@@ -223,8 +224,9 @@ class Workspaces:
         return tuple(name for name, status in running.items() if not is_live(status, table))
 
     def _completed(self, status: WorkspaceStatus) -> WorkspaceStatus:
-        if not isinstance(status, WorkspaceStatus) or not isinstance(status.status, str) or not status.status:
-            message = f"Expected the status of a workspace but got {status!r}; say at least its status, as text."
+        if not is_status(status):
+            shown = ascii(status)
+            message = f"Expected the status of a workspace but got {shown[:300]}; say at least its status, as text."
             raise InvalidWorkspace(message)
         now = self._clock.now()
         start = status.pid_start

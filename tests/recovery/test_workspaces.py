@@ -509,7 +509,9 @@ def test_what_was_untracked_comes_back_only_by_its_file(workspaces: Workspaces, 
     assert reopened(workspaces, state).all() == {}
 
 
-@pytest.mark.parametrize("given", [None, {"status": "running"}, status(status=""), status(status=7)])
+@pytest.mark.parametrize(
+    "given", [None, {"status": "running"}, status(status=""), status(status=7), status(pid="7"), status(task="\ud800")]
+)
 def test_a_status_that_is_none_is_refused(workspaces: Workspaces, given: Any) -> None:
     """Nothing is written for it."""
     with pytest.raises(InvalidWorkspace):
