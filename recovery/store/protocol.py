@@ -237,6 +237,10 @@ class Transaction(JobTransaction, Protocol):
         """Delete the entry; False, and no change, where there is none."""
         ...
 
+    def delete_states(self, group: str, *, below: str, limit: int) -> int:
+        """Delete up to ``limit`` entries of a group, from its smallest key on, those below a key; return how many."""
+        ...
+
     def insert_cycle(self, cycle: Cycle) -> bool:
         """Insert the marker of a committed cycle; False, and no change, where its id is there."""
         ...
