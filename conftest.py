@@ -25,6 +25,17 @@ EVIDENCE_QUERIES = {
     "tasks by status": "SELECT status, count(*) AS tasks FROM tasks GROUP BY status",
     "last 50 audit rows": "SELECT * FROM task_audits ORDER BY audit_id DESC LIMIT 50",
     "active work items": "SELECT * FROM work_items WHERE status IN ('pending', 'in_progress') LIMIT 200",
+    "active jobs": "SELECT * FROM jobs WHERE status IN ('queued', 'running') LIMIT 200",
+    "last 50 agent runs": "SELECT * FROM agent_runs ORDER BY run_id DESC LIMIT 50",
+    "dead ticks": "SELECT * FROM job_dead_ticks LIMIT 200",
+    "outbox": "SELECT * FROM outbox ORDER BY outbox_id LIMIT 200",
+    "tasks by stage": "SELECT stage, count(*) AS tasks FROM tasks GROUP BY stage",
+    "state by group": "SELECT group_name, count(*) AS keys FROM state_entries GROUP BY group_name",
+    "state": "SELECT group_name, key, substr(value, 1, 500) AS value_start FROM state_entries LIMIT 500",
+    "last 50 cycles": (
+        "SELECT cycle_id, name, committed_at, (SELECT count(*) FROM cycle_entries AS e WHERE e.cycle_id = c.cycle_id)"
+        " AS entries FROM cycles AS c ORDER BY cycle_id DESC LIMIT 50"
+    ),
     "idempotency statistics": "SELECT status, count(*) AS keys FROM idempotency_keys GROUP BY status",
 }
 
@@ -75,6 +86,13 @@ def parts(request: pytest.FixtureRequest) -> dict[str, str]:
         "leases": "recovery:LeaseManager",
         "sweep": "recovery:RecoverySweep",
         "worker": "recovery:Worker",
+        "jobs": "recovery:JobQueue",
+        "monitor": "recovery:Monitor",
+        "reaper": "recovery:JobReaper",
+        "stages": "recovery:StageEngine",
+        "workspaces": "recovery:Workspaces",
+        "buffers": "recovery:Buffers",
+        "sync_queue": "recovery:SyncQueue",
     }
     planted = str(request.config.getoption("--chaos-plant"))
     bases = {
@@ -82,6 +100,13 @@ def parts(request: pytest.FixtureRequest) -> dict[str, str]:
         "leases": recovery.LeaseManager,
         "sweep": recovery.RecoverySweep,
         "worker": recovery.Worker,
+        "jobs": recovery.JobQueue,
+        "monitor": recovery.Monitor,
+        "reaper": recovery.JobReaper,
+        "stages": recovery.StageEngine,
+        "workspaces": recovery.Workspaces,
+        "buffers": recovery.Buffers,
+        "sync_queue": recovery.SyncQueue,
     }
     for part, base in bases.items():
         if issubclass(class_named(planted), base):

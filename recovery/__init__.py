@@ -38,6 +38,16 @@ it in the transaction of that write. A renewal is flushed like everything else: 
 let a second holder in while the first still trusts it. The sweep commits in batches, so it may die anywhere and be run
 by anyone, at any time, any number of times at once.
 
+**An agent's own state** lies in grouped state (``recovery.state``) and in files, below one folder (``recovery.roots``).
+Where both say something the file counts, and the store is brought in line at the next start (``recovery.startup``):
+ghosts fail and the living go on (``recovery.workspaces``), half-done cycles never get into the history
+(``recovery.buffers``), what is to be told to others waits in two copies (``recovery.sync_queue``). A start-up may be
+killed anywhere and done again, and several agents on one folder take turns at it.
+
+**Jobs** are runs of agents as processes. A ``Monitor`` starts them and says how they ended, a ``JobReaper`` takes over
+from whoever died, and a ``StageEngine`` moves tasks on; of all who try, one ends a job, and one moves a task. A job's
+claim is its fence, and what its end entails is in one transaction with it (``recovery.jobs``).
+
 **Time** is an integer: microseconds since 1970-01-01 UTC, from a clock that is passed in (``recovery.clock``). Nothing
 is ordered by it, so a clock that jumps back cannot reorder checkpoints.
 
@@ -55,9 +65,12 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from recovery.alerts import ALERT_CRASH_POINTS, Alert
     from recovery.artifacts import ARTIFACT_CRASH_POINTS, Artifacts
+    from recovery.buffers import ORPHAN_CRASH_POINTS, Buffers, Fate, Orphans
     from recovery.checkpoints import CRASH_POINTS, Checkpoint, CheckpointManager, CheckpointType, Recovery, Skipped
     from recovery.clock import Clock, ManualClock, SystemClock
+    from recovery.cycles import CYCLE_CRASH_POINTS, Buffer
     from recovery.errors import RecoveryError
     from recovery.evidence import (
         ArtifactExists,
@@ -71,23 +84,54 @@ if TYPE_CHECKING:
         Verdict,
         Verification,
     )
+    from recovery.gates import GateResult
     from recovery.heartbeat import Heartbeat
+    from recovery.http_push import HttpPush
+    from recovery.jobs import JOB_CRASH_POINTS, Job, JobClaim, JobQueue, JobStatus
+    from recovery.lease_files import LeaseFile
     from recovery.leases import LEASE_CRASH_POINTS, Lease, LeaseManager, WorkItem, WorkStatus
+    from recovery.monitor import MONITOR_CRASH_POINTS, Monitor
+    from recovery.reaper import REAPER_CRASH_POINTS, JobReaper, ReaperSettings, Tick
+    from recovery.roots import Roots
+    from recovery.runtime import RuntimeState, load_runtime, persist_runtime
     from recovery.service import PeriodicService
+    from recovery.stages import DEFAULT_PIPELINE, STAGE_CRASH_POINTS, Advance, Advanced, Pipeline, Stage, StageEngine
+    from recovery.startup import STARTUP_CRASH_POINTS, Startup
+    from recovery.state import StateGroup, StateStore
+    from recovery.status_files import WorkspaceState, WorkspaceStatus
     from recovery.store import SqliteStore, Store, init_factory, open_store
     from recovery.supervisor import Run, Supervisor
     from recovery.sweep import SWEEP_CRASH_POINTS, RecoverySweep, SweepStatistics
+    from recovery.sync_queue import SYNC_CRASH_POINTS, SyncEntry, SyncPass, SyncQueue
     from recovery.tasks import Task, TaskManager, TaskStatus
     from recovery.worker import WORKER_CRASH_POINTS, Ending, Iteration, LeaseClaims, Outcome, TaskClaims, Worker
+    from recovery.workspaces import TRACK_CRASH_POINTS, WORKSPACE_CRASH_POINTS, Hydration, Workspaces
 
 __all__ = [
+    "ALERT_CRASH_POINTS",
     "ARTIFACT_CRASH_POINTS",
     "CRASH_POINTS",
+    "CYCLE_CRASH_POINTS",
+    "DEFAULT_PIPELINE",
+    "JOB_CRASH_POINTS",
     "LEASE_CRASH_POINTS",
+    "MONITOR_CRASH_POINTS",
+    "ORPHAN_CRASH_POINTS",
+    "REAPER_CRASH_POINTS",
+    "STAGE_CRASH_POINTS",
+    "STARTUP_CRASH_POINTS",
     "SWEEP_CRASH_POINTS",
+    "SYNC_CRASH_POINTS",
+    "TRACK_CRASH_POINTS",
     "WORKER_CRASH_POINTS",
+    "WORKSPACE_CRASH_POINTS",
+    "Advance",
+    "Advanced",
+    "Alert",
     "ArtifactExists",
     "Artifacts",
+    "Buffer",
+    "Buffers",
     "Checkpoint",
     "CheckpointManager",
     "CheckpointType",
@@ -97,89 +141,166 @@ __all__ = [
     "Ending",
     "Evidence",
     "EvidencePolicy",
+    "Fate",
     "FileSha256",
+    "GateResult",
     "Heartbeat",
+    "HttpPush",
+    "Hydration",
     "Iteration",
+    "Job",
+    "JobClaim",
+    "JobQueue",
+    "JobReaper",
+    "JobStatus",
     "Lease",
     "LeaseClaims",
+    "LeaseFile",
     "LeaseManager",
     "ManualClock",
+    "Monitor",
+    "Orphans",
     "Outcome",
     "OwnEvidence",
     "PeriodicService",
+    "Pipeline",
+    "ReaperSettings",
     "Reason",
     "Recovery",
     "RecoveryError",
     "RecoverySweep",
+    "Roots",
     "Run",
+    "RuntimeState",
     "Skipped",
     "SqliteStore",
+    "Stage",
+    "StageEngine",
+    "Startup",
+    "StateGroup",
+    "StateStore",
     "Store",
     "Supervisor",
     "SweepStatistics",
+    "SyncEntry",
+    "SyncPass",
+    "SyncQueue",
     "SystemClock",
     "Task",
     "TaskClaims",
     "TaskManager",
     "TaskStatus",
+    "Tick",
     "Verdict",
     "Verification",
     "WorkItem",
     "WorkStatus",
     "Worker",
+    "WorkspaceState",
+    "WorkspaceStatus",
+    "Workspaces",
     "init_factory",
+    "load_runtime",
     "open_store",
+    "persist_runtime",
 ]
 
 _HOME: Final = {
+    "ALERT_CRASH_POINTS": "recovery.alerts",
     "ARTIFACT_CRASH_POINTS": "recovery.artifacts",
-    "CRASH_POINTS": "recovery.checkpoints",
-    "LEASE_CRASH_POINTS": "recovery.leases",
-    "SWEEP_CRASH_POINTS": "recovery.sweep",
-    "WORKER_CRASH_POINTS": "recovery.worker",
+    "Advance": "recovery.stages",
+    "Advanced": "recovery.stages",
+    "Alert": "recovery.alerts",
     "ArtifactExists": "recovery.evidence",
     "Artifacts": "recovery.artifacts",
+    "Buffer": "recovery.cycles",
+    "Buffers": "recovery.buffers",
+    "CRASH_POINTS": "recovery.checkpoints",
+    "CYCLE_CRASH_POINTS": "recovery.cycles",
     "Checkpoint": "recovery.checkpoints",
     "CheckpointManager": "recovery.checkpoints",
     "CheckpointType": "recovery.checkpoints",
     "Clock": "recovery.clock",
     "CommandExit": "recovery.evidence",
+    "DEFAULT_PIPELINE": "recovery.stages",
     "DbRow": "recovery.evidence",
     "Ending": "recovery.worker",
     "Evidence": "recovery.evidence",
     "EvidencePolicy": "recovery.evidence",
+    "Fate": "recovery.buffers",
     "FileSha256": "recovery.evidence",
+    "GateResult": "recovery.gates",
     "Heartbeat": "recovery.heartbeat",
+    "HttpPush": "recovery.http_push",
+    "Hydration": "recovery.workspaces",
     "Iteration": "recovery.worker",
+    "JOB_CRASH_POINTS": "recovery.jobs",
+    "Job": "recovery.jobs",
+    "JobClaim": "recovery.jobs",
+    "JobQueue": "recovery.jobs",
+    "JobReaper": "recovery.reaper",
+    "JobStatus": "recovery.jobs",
+    "LEASE_CRASH_POINTS": "recovery.leases",
     "Lease": "recovery.leases",
     "LeaseClaims": "recovery.worker",
+    "LeaseFile": "recovery.lease_files",
     "LeaseManager": "recovery.leases",
+    "MONITOR_CRASH_POINTS": "recovery.monitor",
     "ManualClock": "recovery.clock",
+    "Monitor": "recovery.monitor",
+    "ORPHAN_CRASH_POINTS": "recovery.buffers",
+    "Orphans": "recovery.buffers",
     "Outcome": "recovery.worker",
     "OwnEvidence": "recovery.evidence",
     "PeriodicService": "recovery.service",
+    "Pipeline": "recovery.stages",
+    "REAPER_CRASH_POINTS": "recovery.reaper",
+    "ReaperSettings": "recovery.reaper",
     "Reason": "recovery.evidence",
     "Recovery": "recovery.checkpoints",
     "RecoveryError": "recovery.errors",
     "RecoverySweep": "recovery.sweep",
+    "Roots": "recovery.roots",
     "Run": "recovery.supervisor",
+    "RuntimeState": "recovery.runtime",
+    "STAGE_CRASH_POINTS": "recovery.stages",
+    "STARTUP_CRASH_POINTS": "recovery.startup",
+    "SWEEP_CRASH_POINTS": "recovery.sweep",
+    "SYNC_CRASH_POINTS": "recovery.sync_queue",
     "Skipped": "recovery.checkpoints",
     "SqliteStore": "recovery.store",
+    "Stage": "recovery.stages",
+    "StageEngine": "recovery.stages",
+    "Startup": "recovery.startup",
+    "StateGroup": "recovery.state",
+    "StateStore": "recovery.state",
     "Store": "recovery.store",
     "Supervisor": "recovery.supervisor",
     "SweepStatistics": "recovery.sweep",
+    "SyncEntry": "recovery.sync_queue",
+    "SyncPass": "recovery.sync_queue",
+    "SyncQueue": "recovery.sync_queue",
     "SystemClock": "recovery.clock",
+    "TRACK_CRASH_POINTS": "recovery.workspaces",
     "Task": "recovery.tasks",
     "TaskClaims": "recovery.worker",
     "TaskManager": "recovery.tasks",
     "TaskStatus": "recovery.tasks",
+    "Tick": "recovery.reaper",
     "Verdict": "recovery.evidence",
     "Verification": "recovery.evidence",
+    "WORKER_CRASH_POINTS": "recovery.worker",
+    "WORKSPACE_CRASH_POINTS": "recovery.workspaces",
     "WorkItem": "recovery.leases",
     "WorkStatus": "recovery.leases",
     "Worker": "recovery.worker",
+    "WorkspaceState": "recovery.status_files",
+    "WorkspaceStatus": "recovery.status_files",
+    "Workspaces": "recovery.workspaces",
     "init_factory": "recovery.store",
+    "load_runtime": "recovery.runtime",
     "open_store": "recovery.store",
+    "persist_runtime": "recovery.runtime",
 }
 
 

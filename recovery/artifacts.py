@@ -21,12 +21,15 @@ import secrets
 import stat
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
 from recovery.errors import ArtifactNotWritten, InvalidArtifact, InvalidSetting
 from recovery.evidence import FileSha256, Reason, parts_inside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ARTIFACT_CRASH_POINTS: Final = (
     "recovery.artifact.before_create",
@@ -43,13 +46,16 @@ BEFORE_CREATE, AFTER_CREATE, AFTER_WRITE, AFTER_FILE_SYNC, AFTER_RENAME, AFTER_F
 ARTIFACT_BYTES_MAX: Final = 1024 * 1024 * 1024
 """The largest file that is hashed unless told otherwise: what bounds the time that an examination takes."""
 
+UNFINISHED_PREFIX: Final = ".unfinished-"
+"""How the names of temporary files begin."""
+
 _CHUNK_BYTES: Final = 1024 * 1024
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO that nobody writes to would wait for ever.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE: Final = 0o666
-_TEMPORARY: Final = ".unfinished-"
+_Examine: TypeAlias = "Callable[[int, str, os.stat_result], Look]"
 _REASONS: Final = {
     errno.ENOENT: Reason.MISSING,
     errno.ENOTDIR: Reason.MISSING,
@@ -60,11 +66,15 @@ _REASONS: Final = {
 
 
 class Look(msgspec.Struct, frozen=True):
-    """What is under a path: VERIFIED for a regular file, else what is in the way; and its ``sha256``, if asked for."""
+    """What is under a path: VERIFIED for a regular file, else what is in the way.
+
+    Its ``sha256`` and its ``content`` are there if they were asked for.
+    """
 
     reason: Reason
     detail: str = ""
     sha256: str = ""
+    content: bytes = b""
 
 
 class Artifacts:
@@ -115,19 +125,27 @@ class Artifacts:
 
     def look(self, path: str, *, with_hash: bool = False) -> Look:
         """Tell what is under a path, without following a link, without waiting for a FIFO, and without raising."""
+        return self._look(path, self._hashed if with_hash else None)
+
+    def read(self, path: str, *, bytes_max: int) -> Look:
+        """Look at a path as ``look`` does and return the content, if it is a regular file of up to ``bytes_max`` bytes.
+
+        A larger one is TOO_LARGE, and no byte of it is read.
+        """
+        return self._look(path, _content_up_to(bytes_max))
+
+    def _look(self, path: str, examine: _Examine | None) -> Look:
         parts = parts_inside(path)
         if not parts:
             return Look(Reason.OUTSIDE, f"{path!r} does not stay in the folder of the artifacts")
         try:
             folder = self._opened(parts[:-1])
             try:
-                return self._look_at(folder, parts[-1], path, with_hash=with_hash)
+                return _look_at(folder, parts[-1], path, examine)
             finally:
                 os.close(folder)
         except OSError as error:
-            reason = _REASONS.get(error.errno or 0, Reason.UNREADABLE)
-            detail = "is a link, or behind one" if reason is Reason.OUTSIDE else error.strerror or str(error)
-            return Look(reason, f"{path}: {detail}")
+            return _refused(path, error)
 
     def discard_leftovers(self) -> int:
         """Remove the temporary files of writers that are gone, and return how many there were.
@@ -135,9 +153,23 @@ class Artifacts:
         Files of writers at work are left alone. Raises ArtifactNotWritten.
         """
         try:
-            return sum(_discard(leftover) for leftover in self._folder.rglob(f"{_TEMPORARY}*"))
+            return sum(_discard(leftover) for leftover in self._folder.rglob(f"{UNFINISHED_PREFIX}*"))
         except OSError as error:
             raise _not_written(self._folder, error) from error
+
+    def discard_leftovers_of(self, path: str) -> int:
+        """Do the same for the files that lie right in one folder below, and look no deeper. 0 where there is none."""
+        try:
+            folder = self._opened(parts_inside(path))
+            try:
+                leftovers = [name for name in os.listdir(folder) if name.startswith(UNFINISHED_PREFIX)]
+            finally:
+                os.close(folder)
+            return sum(_discard(self._folder / path / leftover) for leftover in leftovers)
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+        except OSError as error:
+            raise _not_written(self._folder / path, error) from error
 
     def _replace(self, folder: int, name: str, path: str, content: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -170,28 +202,13 @@ class Artifacts:
                 if make and (place := tuple(folders[:depth])) not in self._durable_folders:
                     _make_durable(name, current)
                     self._durable_folders.add(place)
-                inner = _open_folder(name, current)
+                inner = open_folder(name, current)
                 os.close(current)
                 current = inner
         except BaseException:
             os.close(current)
             raise
         return current
-
-    def _look_at(self, folder: int, name: str, path: str, *, with_hash: bool) -> Look:
-        before = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        if stat.S_ISLNK(before.st_mode):
-            return Look(Reason.OUTSIDE, f"{path}: is a link")
-        if not stat.S_ISREG(before.st_mode):  # looked at before it is opened: opening a device can do things
-            return Look(Reason.NOT_A_FILE, f"{path}: is not a regular file")
-        file = os.open(name, _READ, dir_fd=folder)
-        try:
-            opened = os.fstat(file)
-            if not stat.S_ISREG(opened.st_mode):
-                return Look(Reason.CHANGED, f"{path}: was replaced while it was opened")
-            return self._hashed(file, path, opened) if with_hash else Look(Reason.VERIFIED)
-        finally:
-            os.close(file)
 
     def _hashed(self, file: int, path: str, before: os.stat_result) -> Look:
         if self._bytes_max is not None and before.st_size > self._bytes_max:
@@ -206,11 +223,59 @@ class Artifacts:
         return Look(Reason.VERIFIED, sha256=digest.hexdigest())
 
 
+def read_in(folder: int, name: str, *, bytes_max: int) -> Look:
+    """Do as ``Artifacts.read`` does for a file right in a folder that is open, for whoever walks through many."""
+    try:
+        return _look_at(folder, name, name, _content_up_to(bytes_max))
+    except OSError as error:
+        return _refused(name, error)
+
+
+def _refused(path: str, error: OSError) -> Look:
+    reason = _REASONS.get(error.errno or 0, Reason.UNREADABLE)
+    detail = "is a link, or behind one" if reason is Reason.OUTSIDE else error.strerror or str(error)
+    return Look(reason, f"{path}: {detail}")
+
+
+def _content_up_to(bytes_max: int) -> _Examine:
+    def content_of(file: int, path: str, opened: os.stat_result) -> Look:
+        if opened.st_size > bytes_max:
+            return Look(Reason.TOO_LARGE, f"{path}: has {opened.st_size} bytes, more than {bytes_max}")
+        return Look(Reason.VERIFIED, content=_read_all(file, opened.st_size))
+
+    return content_of
+
+
+def _look_at(folder: int, name: str, path: str, examine: _Examine | None) -> Look:
+    before = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if stat.S_ISLNK(before.st_mode):
+        return Look(Reason.OUTSIDE, f"{path}: is a link")
+    if not stat.S_ISREG(before.st_mode):  # looked at before it is opened: opening a device can do things
+        return Look(Reason.NOT_A_FILE, f"{path}: is not a regular file")
+    file = os.open(name, _READ, dir_fd=folder)
+    try:
+        opened = os.fstat(file)
+        if not stat.S_ISREG(opened.st_mode):
+            return Look(Reason.CHANGED, f"{path}: was replaced while it was opened")
+        return Look(Reason.VERIFIED) if examine is None else examine(file, path, opened)
+    finally:
+        os.close(file)
+
+
+def _read_all(file: int, size_bytes: int) -> bytes:
+    """Read no more than was there when it was opened: a file that grows as fast as it is read would have no end."""
+    content = os.read(file, size_bytes)
+    while len(content) < size_bytes and (chunk := os.read(file, size_bytes - len(content))):
+        content += chunk
+    return content
+
+
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_nlink
 
 
-def _open_folder(name: str, parent: int) -> int:
+def open_folder(name: str, parent: int) -> int:
+    """Open a folder that lies right in one that is open. Raises OSError, with ELOOP for a link."""
     try:
         return os.open(name, _FOLDER, dir_fd=parent)
     except NotADirectoryError:  # what Linux says of a link, too, when a folder is asked for
@@ -229,7 +294,7 @@ def _make_durable(name: str, parent: int) -> None:
 def _created(folder: int) -> tuple[str, int]:
     """Make a temporary file and lock it, which tells ``discard_leftovers`` that its writer lives."""
     while True:
-        name = _TEMPORARY + secrets.token_hex(8)
+        name = UNFINISHED_PREFIX + secrets.token_hex(8)
         file = os.open(name, _CREATE, _MODE, dir_fd=folder)
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file).st_nlink:

@@ -185,6 +185,143 @@ class InvalidDelivery(RecoveryError, ValueError):
     """The body of a signed delivery cannot be meant: not JSON, or without what its kind of event needs."""
 
 
+# Jobs and stages.
+
+
+class InvalidJob(RecoveryError, ValueError):
+    """A job, or what is said about its end, cannot be meant: no agent, no attempts, an exit code that is none."""
+
+
+class UnknownJob(RecoveryError, LookupError):
+    """No job has this id."""
+
+
+class JobLost(RecoveryError):
+    """The job is no longer held under this claim: it was reaped, ended, or claimed again. Nothing was changed."""
+
+
+class InvalidPipeline(RecoveryError, ValueError):
+    """A pipeline cannot be meant: a stage that leads nowhere or in a circle, a name twice, a gate that nobody gave."""
+
+
+class UnknownStage(RecoveryError, LookupError):
+    """The pipeline has no stage of this name."""
+
+
+class UnknownAgent(RecoveryError, LookupError):
+    """The pipeline knows no agent of this name."""
+
+
+# Grouped state, workspaces, cycles and the sync queue.
+
+
+class InvalidState(RecoveryError, ValueError):
+    """A group, a key or a value cannot be kept: empty, too long, not UTF-8, or not JSON that comes back unchanged."""
+
+
+class CorruptState(RecoveryError):
+    """What is stored under a key is not JSON: something else than this package has written it."""
+
+
+class InvalidWorkspace(RecoveryError, ValueError):
+    """The name of a workspace would lead out of the folder of workspaces, or its status cannot be one."""
+
+
+class WorkspaceNotWritten(RecoveryError):
+    """The status file of a workspace is not ours to replace: a link, a folder, or of a newer version. It was left."""
+
+
+class InvalidCycle(RecoveryError, ValueError):
+    """The name of a cycle cannot be part of a file's name, or an entry of it has no kind or is not JSON."""
+
+
+class CycleEnded(RecoveryError):
+    """The cycle was committed or discarded before this call. Begin another one, of the same name if you like."""
+
+
+class BufferNotWritten(RecoveryError):
+    """The buffer of a cycle could not be made, written or read back: a full disk, a folder that is not writable."""
+
+
+class InvalidSyncEntry(RecoveryError, ValueError):
+    """What is to be pushed has no agent id, or dispatches that are not JSON objects."""
+
+
+class SyncQueueFull(RecoveryError):
+    """The sync queue has as many entries as it may have; what is at its head has not been taken for long."""
+
+
+class SyncQueueNotWritten(RecoveryError):
+    """Neither copy of the sync queue could be written, so the change would not survive. Nothing was queued."""
+
+
+class PushFailed(RecoveryError):
+    """A push was not acknowledged by its receiver. It may have arrived all the same: repeat it under its key."""
+
+
+class FolderLocked(RecoveryError):
+    """Another process has had the lock of a state folder for longer than the bound. Nothing changed; try again."""
+
+
+class ExecutorNotEnded(RecoveryError):
+    """A process that had to be ended is still there, or may not be signalled. What waits for its end was not done."""
+
+
+# Keys, the cache and the ledger.
+
+
+class InvalidKey(RecoveryError, ValueError):
+    """A key is text of 1 to 1,024 bytes of UTF-8; hash what is longer."""
+
+
+class InvalidRequest(RecoveryError, ValueError):
+    """A request has no canonical form: NaN, bytes, a date, a number as the key of an object, nested too deeply."""
+
+
+class InvalidResult(RecoveryError, ValueError):
+    """What was produced would not come back as it was given, so it was neither stored nor returned."""
+
+
+class RequestConflict(RecoveryError):
+    """The key belongs to another request. The stored result is not an answer to this one; use another key."""
+
+
+class InProgress(RecoveryError):
+    """Somebody else executes under this key, and had not ended when the wait was over. Ask again later."""
+
+
+class RecursiveExecution(InProgress):
+    """What executes under a key asked for the same key, which it would have waited for until its own end."""
+
+
+class ExecutionLost(RecoveryError):
+    """The execution took longer than its claim on the key, and somebody else has claimed it since.
+
+    The result was not recorded. Common causes: a process that was stopped, an execution past its time limit, a database
+    that was locked for as long as the claim.
+    """
+
+
+class InDoubt(RecoveryError):
+    """A tool was begun and nobody knows whether it had its effect. Find out, then call ``resolve`` or ``forget``."""
+
+
+class ProbeFailed(InDoubt):
+    """The probe that was to find out whether a tool had its effect raised, or gave no answer; it is still in doubt."""
+
+
+class ToolNotStarted(RecoveryError):
+    """The command could not be started, so it had no effect: no such program, not executable, no such folder."""
+
+
+class OutputTooLarge(InvalidResult):
+    """What a tool put out is more than the ledger was told to keep. It had its effect; its call is in doubt."""
+
+
+class OutputLost(RecoveryError):
+    """A stored output is missing, or is not what its hash says: it was changed, or damaged, after it was written."""
+
+
 def unknown_task(task_id: str) -> UnknownTask:
     """Return the error for an id that no task has."""
     return UnknownTask(f"Expected the id of a task but no task has the id {task_id!r}; create the task first.")

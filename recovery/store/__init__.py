@@ -2,8 +2,10 @@
 
 ``protocol`` has the Protocol and ``rows`` what travels through it; neither knows SQL. ``sqlite`` implements it on
 ``connections`` (how a connection is made, and proves its settings), ``schema`` (the tables), ``migrations`` (how a
-file gets them), ``turns`` (the order of many writers) and ``translation`` (SQLite's errors as ours). ``conformance``
-is the test suite that any implementation passes, a third party's too.
+file gets them), ``groups`` (threads that share a commit), ``turns`` (the order of many processes) and ``translation``
+(SQLite's errors as ours). ``conformance`` is the test suite that any implementation passes, a third party's too.
+``job_protocol``, ``job_rows``, ``sqlite_jobs`` and ``conformance_jobs`` are the part of each that is about jobs, runs,
+the outbox and stages.
 """
 
 from recovery.store.connections import BUSY_TIMEOUT_S, ConnectionFactory, Pragmas

@@ -20,6 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from recovery.errors import QueryRefused, RecoveryError, StoreClosed, UnknownTask
+from recovery.store.conformance_jobs import JobConformance
+from recovery.store.conformance_keys import KeyConformance
+from recovery.store.conformance_state import StateConformance
 from recovery.store.rows import (
     Audit,
     Expiry,
@@ -49,7 +52,7 @@ _STRANGE_IDS: Final = (
 )
 
 
-class StoreConformance:
+class StoreConformance(JobConformance, StateConformance, KeyConformance):
     """What a store promises, one promise to a method."""
 
     store: Store
@@ -367,6 +370,22 @@ class StoreConformance:
             numbers = [future.result() for future in [pool.submit(work) for _ in range(8)]]
         assert sorted(number for taken in numbers for number in taken) == list(range(1, 81))
         assert all(taken == sorted(taken) for taken in numbers)
+
+    def test_a_block_that_raises_among_threads_undoes_nobody_else(self) -> None:
+        """Each block is all or nothing for itself, however the store puts those of several threads together."""
+        self._insert_task("t")
+
+        def write(number: int) -> None:
+            with self.store.transaction() as transaction:
+                transaction.insert_audit(Audit("t", f"event {number}", None, None, "", 1))
+                if number % 3 == 0:
+                    raise _OurOwnError
+
+        with ThreadPoolExecutor(8) as pool:
+            calls = [pool.submit(write, number) for number in range(120)]
+        wanted = {f"event {number}" for number in range(120) if number % 3}
+        assert sum(call.exception() is None for call in calls) == len(wanted)
+        assert {audit.event for audit in self.store.audits("t")} == wanted
 
     def test_of_many_rivals_one_changes_the_status(self) -> None:
         """Eight threads that expect the same status: one of them wins."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+from recovery.store.job_protocol import JobStore, JobTransaction
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
@@ -16,15 +18,22 @@ if TYPE_CHECKING:
     from recovery.clock import Microseconds
     from recovery.store.rows import (
         Audit,
+        Cycle,
+        CycleEntry,
         DeliveryStatus,
         ExpiredLease,
         Expiry,
+        KeyStatus,
         Scalar,
+        StateEntry,
         StoredCheckpoint,
         StoredDelivery,
         StoredEvidence,
+        StoredKey,
+        StoredResult,
         Task,
         TaskStatus,
+        Usage,
         WorkItem,
         WorkStatus,
     )
@@ -36,7 +45,7 @@ PAGE_ROWS_MAX: Final = 1000
 """How many rows a listing returns unless it is told otherwise."""
 
 
-class Transaction(Protocol):
+class Transaction(JobTransaction, Protocol):
     """The inside of ``with store.transaction()``: what it sees stays as it is until the block ends.
 
     Leaving the block commits, leaving it by an exception rolls back. Every method may raise a ``StoreError``.
@@ -154,6 +163,57 @@ class Transaction(Protocol):
         """Delete up to ``limit`` handled deliveries that were received before; return how many."""
         ...
 
+    def key(self, key: str) -> StoredKey | None:
+        """Return the key, or None."""
+        ...
+
+    def claim_key(self, claim: StoredKey, *, expected: StoredKey | None) -> bool:
+        """Store a claim, which is ``executing``, in the place of the ``expected`` row, or of none.
+
+        False, and no change, if the key is not as it was expected to be: by token, owner, status and expiry of the
+        claim. Two transactions never claim one key, whatever their isolation.
+        """
+        ...
+
+    def renew_claim(self, key: str, token: int, owner: str, *, expires_at: Microseconds) -> bool:
+        """Move the expiry of a claim that nobody has taken over; False, and no change, when it is not held."""
+        ...
+
+    def end_key(
+        self, key: str, token: int, owner: str, *, status: KeyStatus, result: bytes | None, expires_at: int | None
+    ) -> bool:
+        """End a claim that nobody has taken over, with its result or in doubt; False, and no change, if it is not held.
+
+        That the claim's time is over is no reason to refuse: the result is the only one there is.
+        """
+        ...
+
+    def delete_key(self, key: str, token: int, owner: str) -> bool:
+        """Delete the row of this claim, whatever its status; False, and no change, where there is another claim."""
+        ...
+
+    def delete_expired_keys(self, scope: str, *, now: Microseconds, after: int, limit: int) -> tuple[int, int]:
+        """Delete results of a scope that have expired, among ``limit`` rows behind the number ``after``.
+
+        Return how many, and the number of the last row that was looked at, 0 at the end.
+        """
+        ...
+
+    def evict_keys(self, scope: str, *, bytes_max: int) -> int:
+        """Delete the least recently used results of a scope until the rest has at most so many bytes; return how many.
+
+        Only results of keys that were claimed with a ``used_at``.
+        """
+        ...
+
+    def touch_keys(self, used: Mapping[str, Microseconds]) -> None:
+        """Note when keys were last used, of those that are still there."""
+        ...
+
+    def add_usage(self, scope: str, usage: Usage) -> None:
+        """Add to the counts of a scope."""
+        ...
+
     def delete_checkpoints(self, task_id: str, below: int, limit: int) -> int:
         """Delete, oldest first, up to ``limit`` checkpoints with numbers below ``below``; return how many.
 
@@ -161,8 +221,32 @@ class Transaction(Protocol):
         """
         ...
 
+    def state(self, group: str, key: str) -> StateEntry | None:
+        """Return the entry of grouped state, or None."""
+        ...
 
-class Store(Protocol):
+    def put_state(self, entry: StateEntry) -> None:
+        """Insert the entry, or give the one with its group and key this value."""
+        ...
+
+    def put_states(self, entries: Sequence[StateEntry]) -> None:
+        """Insert or change several entries, in their order."""
+        ...
+
+    def delete_state(self, group: str, key: str) -> bool:
+        """Delete the entry; False, and no change, where there is none."""
+        ...
+
+    def insert_cycle(self, cycle: Cycle) -> bool:
+        """Insert the marker of a committed cycle; False, and no change, where its id is there."""
+        ...
+
+    def insert_cycle_entries(self, entries: Sequence[CycleEntry]) -> None:
+        """Insert entries of cycles whose markers this transaction has inserted."""
+        ...
+
+
+class Store(JobStore, Protocol):
     """Durable memory, safe for use by several threads at once.
 
     When the block of a transaction has been left without an exception, its changes survive a crash of this process, of
@@ -172,6 +256,8 @@ class Store(Protocol):
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Begin a change. Waits for other writers, for a bounded time, then raises DatabaseLocked.
 
+        A store may commit the blocks of several threads together, as long as each is all or nothing for itself and
+        none is left before that commit has returned.
         Do not nest: a second transaction in the same thread waits for the first one until that bound.
         """
         ...
@@ -221,6 +307,46 @@ class Store(Protocol):
 
     def oldest_handled_delivery(self) -> Microseconds | None:
         """Return when the oldest of the handled deliveries was received, or None."""
+        ...
+
+    def state(self, group: str, key: str) -> StateEntry | None:
+        """Return the entry of grouped state, or None."""
+        ...
+
+    def state_entries(self, group: str, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[StateEntry]:
+        """Return entries of a group in the order of their keys (by Unicode code point), those behind ``after``."""
+        ...
+
+    def state_count(self, group: str) -> int:
+        """Return how many entries the group has."""
+        ...
+
+    def cycles(self, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[Cycle]:
+        """Return committed cycles in the order of their ids, those behind the id ``after``."""
+        ...
+
+    def cycle_entries(self, cycle_id: str, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[CycleEntry]:
+        """Return the entries of a committed cycle in their order, those behind the place ``after``."""
+        ...
+
+    def result(self, key: str) -> StoredResult | None:
+        """Return the result of a key that has ended, or None. This is what a hit reads, and it writes nothing."""
+        ...
+
+    def key(self, key: str) -> StoredKey | None:
+        """Return the key, or None."""
+        ...
+
+    def keys(self, scope: str, status: KeyStatus, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[StoredKey]:
+        """Return keys of a scope with this status, in the order of the keys, those behind ``after``."""
+        ...
+
+    def key_counts(self, scope: str) -> dict[KeyStatus, int]:
+        """Return how many keys of the scope have each status; statuses without any are left out."""
+        ...
+
+    def usage(self, scope: str) -> Usage:
+        """Return the counts of a scope."""
         ...
 
     def close(self) -> None:

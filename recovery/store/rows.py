@@ -155,3 +155,75 @@ class StoredDelivery(msgspec.Struct, frozen=True):
     status: DeliveryStatus = DeliveryStatus.PENDING
     attempts: int = 0
     error: str = ""
+
+
+class StateEntry(msgspec.Struct, frozen=True):
+    """What is kept under a key of a group. ``value`` is JSON in UTF-8."""
+
+    group: str
+    key: str
+    value: bytes
+
+
+class Cycle(msgspec.Struct, frozen=True):
+    """The marker of a committed cycle: ``cycle_id`` is its alone, ``name`` may have been used before."""
+
+    cycle_id: str
+    name: str
+    committed_at: Microseconds
+
+
+class CycleEntry(msgspec.Struct, frozen=True):
+    """What a committed cycle found: ``place`` counts from 1 within the cycle, ``value`` is JSON in UTF-8."""
+
+    cycle_id: str
+    place: int
+    kind: str
+    value: bytes
+
+
+class KeyStatus(enum.StrEnum):
+    """Where the one execution under a key is. ``in_doubt`` is nobody's: it began, and what came of it is not known."""
+
+    EXECUTING = "executing"
+    IN_DOUBT = "in_doubt"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class StoredKey(msgspec.Struct, frozen=True):
+    """A key and what is known under it. A key that nobody has claimed has no row.
+
+    ``token`` and ``owner`` are those of the newest claim, whose ``claim_expires_at`` is there exactly while it is
+    executing; ``result`` and ``expires_at`` exactly when it has ended, as ``done`` or ``failed``. ``used_at`` is there
+    where the key may be evicted.
+    """
+
+    key: str
+    scope: str
+    request_hash: str
+    status: KeyStatus
+    token: int
+    owner: str
+    claim_expires_at: Microseconds | None
+    expires_at: Microseconds | None
+    used_at: Microseconds | None
+    created_at: Microseconds
+    result: bytes | None
+
+
+class StoredResult(msgspec.Struct, frozen=True):
+    """The columns of an ended key that a hit needs."""
+
+    request_hash: str
+    expires_at: Microseconds
+    result: bytes
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Counts of a scope, or what is to be added to them: results handed out again, executions, and what that saved."""
+
+    hits: int = 0
+    misses: int = 0
+    tokens_saved: int = 0
+    time_saved_us: int = 0

@@ -134,6 +134,143 @@ _WEBHOOK_INBOX_BY_AGE: Final = (
     "CREATE INDEX webhook_inbox_handled ON webhook_inbox (received_at) WHERE status = 'handled'"
 )
 
+# An executor that has no process is dead; one whose process has no start cannot be told from a later one of its number.
+_JOBS: Final = """
+CREATE TABLE jobs (
+    job_id        INTEGER PRIMARY KEY,
+    agent         TEXT    NOT NULL CHECK (agent <> ''),
+    repo          TEXT    NOT NULL,
+    task_id       TEXT    REFERENCES tasks (task_id),
+    status        TEXT    NOT NULL CHECK (status IN ('queued', 'running', 'done', 'failed')),
+    attempts      INTEGER NOT NULL CHECK (attempts BETWEEN 0 AND max_attempts),
+    max_attempts  INTEGER NOT NULL CHECK (max_attempts >= 1),
+    claim         INTEGER NOT NULL CHECK (claim >= 0),
+    run_id        INTEGER REFERENCES agent_runs (run_id),
+    pid           INTEGER,
+    process_start TEXT    CHECK (process_start IS NULL OR pid IS NOT NULL),
+    monitor_pid   INTEGER,
+    monitor_start TEXT    CHECK (monitor_start IS NULL OR monitor_pid IS NOT NULL),
+    started_at    INTEGER CHECK (started_at IS NOT NULL OR status <> 'running'),
+    error         TEXT    NOT NULL,
+    created_at    INTEGER NOT NULL,
+    updated_at    INTEGER NOT NULL
+) STRICT
+"""
+_AGENT_RUNS: Final = """
+CREATE TABLE agent_runs (
+    run_id      INTEGER PRIMARY KEY,
+    job_id      INTEGER NOT NULL REFERENCES jobs (job_id),
+    claim       INTEGER NOT NULL,
+    task_id     TEXT    REFERENCES tasks (task_id),
+    agent       TEXT    NOT NULL CHECK (agent <> ''),
+    started_at  INTEGER NOT NULL,
+    finished_at INTEGER CHECK ((finished_at IS NULL) = (exit_code IS NULL)),
+    exit_code   INTEGER CHECK (exit_code BETWEEN -64 AND 255)
+) STRICT
+"""
+_AGENT_RUNS_BY_JOB: Final = "CREATE INDEX agent_runs_by_job ON agent_runs (job_id, run_id)"
+_JOBS_RUNNING: Final = "CREATE INDEX jobs_running ON jobs (job_id) WHERE status = 'running'"
+_JOBS_QUEUED: Final = "CREATE INDEX jobs_queued ON jobs (job_id) WHERE status = 'queued'"
+_JOBS_QUEUED_BY_AGENT: Final = "CREATE INDEX jobs_queued_by_agent ON jobs (agent, job_id) WHERE status = 'queued'"
+_JOBS_ACTIVE: Final = "CREATE INDEX jobs_active ON jobs (task_id, job_id) WHERE status IN ('queued', 'running')"
+
+# Not a column of jobs: several reapers may count at their own pace, and a count is no news about the job.
+_JOB_DEAD_TICKS: Final = """
+CREATE TABLE job_dead_ticks (
+    job_id INTEGER NOT NULL REFERENCES jobs (job_id),
+    reaper TEXT    NOT NULL,
+    claim  INTEGER NOT NULL,
+    ticks  INTEGER NOT NULL CHECK (ticks >= 1),
+    PRIMARY KEY (job_id, reaper)
+) STRICT, WITHOUT ROWID
+"""
+
+# What is done is deleted, so it holds what is under way and nothing of the past. One claim has one end, so one entry.
+_OUTBOX: Final = """
+CREATE TABLE outbox (
+    outbox_id  INTEGER PRIMARY KEY,
+    kind       TEXT    NOT NULL CHECK (kind IN ('advance', 'alert')),
+    job_id     INTEGER NOT NULL REFERENCES jobs (job_id),
+    claim      INTEGER NOT NULL,
+    agent      TEXT    NOT NULL,
+    repo       TEXT    NOT NULL,
+    task_id    TEXT    REFERENCES tasks (task_id),
+    stage      TEXT    NOT NULL,
+    entered_at INTEGER NOT NULL,
+    text       TEXT    NOT NULL,
+    tries      INTEGER NOT NULL CHECK (tries >= 0),
+    taken_by   TEXT,
+    created_at INTEGER NOT NULL,
+    UNIQUE (job_id, claim, kind)
+) STRICT
+"""
+_OUTBOX_BY_KIND: Final = "CREATE INDEX outbox_by_kind ON outbox (kind, outbox_id)"
+
+# Small rows that are found by their key alone, so they lie under it.
+_STATE_ENTRIES: Final = """
+CREATE TABLE state_entries (
+    group_name TEXT NOT NULL CHECK (group_name <> ''),
+    key        TEXT NOT NULL CHECK (key <> ''),
+    value      TEXT NOT NULL CHECK (value <> ''),
+    PRIMARY KEY (group_name, key)
+) STRICT, WITHOUT ROWID
+"""
+
+# The marker of a cycle is its id, which no other cycle ever has; its name may come again.
+_CYCLES: Final = """
+CREATE TABLE cycles (
+    cycle_id     TEXT    NOT NULL PRIMARY KEY CHECK (cycle_id <> ''),
+    name         TEXT    NOT NULL CHECK (name <> ''),
+    committed_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+
+_CYCLE_ENTRIES: Final = """
+CREATE TABLE cycle_entries (
+    cycle_id TEXT    NOT NULL REFERENCES cycles (cycle_id),
+    place    INTEGER NOT NULL CHECK (place >= 1),
+    kind     TEXT    NOT NULL CHECK (kind <> ''),
+    value    TEXT    NOT NULL CHECK (value <> ''),
+    PRIMARY KEY (cycle_id, place)
+) STRICT
+"""
+
+
+# Keys: claims and results. The claim's expiry is there exactly while somebody executes, the result exactly after it; so
+# no state of a row is one that nobody would ever end. The result comes last: a claim does not walk its overflow pages.
+_IDEMPOTENCY_KEYS: Final = """
+CREATE TABLE idempotency_keys (
+    key_number       INTEGER PRIMARY KEY,
+    key              TEXT    NOT NULL UNIQUE CHECK (key <> ''),
+    scope            TEXT    NOT NULL CHECK (scope <> ''),
+    request_hash     TEXT    NOT NULL CHECK (length(request_hash) = 64),
+    status           TEXT    NOT NULL CHECK (status IN ('executing', 'in_doubt', 'done', 'failed')),
+    token            INTEGER NOT NULL CHECK (token >= 1),
+    owner            TEXT    NOT NULL,
+    claim_expires_at INTEGER CHECK ((claim_expires_at IS NOT NULL) = (status = 'executing')),
+    expires_at       INTEGER CHECK ((expires_at IS NOT NULL) = (status IN ('done', 'failed'))),
+    used_at          INTEGER,
+    created_at       INTEGER NOT NULL,
+    result           BLOB    CHECK ((result IS NOT NULL) = (status IN ('done', 'failed')))
+) STRICT
+"""
+
+# Only what may be evicted is in it: the one of a tool ledger would cost each of its commits a page.
+_IDEMPOTENCY_KEYS_BY_USE: Final = (
+    "CREATE INDEX idempotency_keys_by_use ON idempotency_keys (scope, used_at, length(result)) "
+    "WHERE used_at IS NOT NULL AND status IN ('done', 'failed')"
+)
+
+_KEY_USAGE: Final = """
+CREATE TABLE key_usage (
+    scope         TEXT    NOT NULL PRIMARY KEY,
+    hits          INTEGER NOT NULL,
+    misses        INTEGER NOT NULL,
+    tokens_saved  INTEGER NOT NULL,
+    time_saved_us INTEGER NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     (_TASKS, _TASKS_BY_STATUS, CHECKPOINTS, _TASK_AUDITS, _TASK_AUDITS_BY_TASK),
     (_CHECKPOINT_EVIDENCE,),
@@ -146,5 +283,19 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
         _WORK_ITEMS_GRANTS,
     ),
     (_WEBHOOK_INBOX, _WEBHOOK_INBOX_PENDING, _WEBHOOK_INBOX_BY_AGE),
+    (
+        _JOBS,
+        _AGENT_RUNS,
+        _AGENT_RUNS_BY_JOB,
+        _JOBS_RUNNING,
+        _JOBS_QUEUED,
+        _JOBS_QUEUED_BY_AGENT,
+        _JOBS_ACTIVE,
+        _JOB_DEAD_TICKS,
+        _OUTBOX,
+        _OUTBOX_BY_KIND,
+    ),
+    (_STATE_ENTRIES, _CYCLES, _CYCLE_ENTRIES),
+    (_IDEMPOTENCY_KEYS, _IDEMPOTENCY_KEYS_BY_USE, _KEY_USAGE),
 )
 """Step 1, step 2, ...: the schema version of this code is their number."""

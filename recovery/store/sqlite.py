@@ -19,8 +19,11 @@ from recovery.store.migrations import init_factory
 from recovery.store.protocol import NUMBER_MAX, PAGE_ROWS_MAX, Store
 from recovery.store.rows import Audit, Scalar, StoredCheckpoint, Task, TaskStatus
 from recovery.store.sqlite_evidence import EvidenceReads, EvidenceWrites
+from recovery.store.sqlite_idempotency import KeyReads, KeyWrites
 from recovery.store.sqlite_inbox import InboxReads, InboxWrites
+from recovery.store.sqlite_jobs import JobReads, JobWrites
 from recovery.store.sqlite_leases import LeaseReads, LeaseWrites
+from recovery.store.sqlite_state import StateReads, StateWrites
 from recovery.store.translation import is_busy, is_unknown_parent, translated
 from recovery.store.turns import Turns, make_impatient
 
@@ -64,19 +67,20 @@ _CHECKPOINTS: Final = _CHECKPOINT + "> ? ORDER BY sequence_number LIMIT ?"
 _ROWS: Final = 100
 """How many rows one statement has when there are as many; the rest goes one by one."""
 
-_Parameters = tuple[Scalar, ...]
+_Parameters = tuple[Scalar | bytes, ...]
 
 
-class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites):
+class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, StateWrites, KeyWrites):
     """A write transaction: BEGIN IMMEDIATE, so that what it reads cannot go stale.
 
     The connection is its own until the block ends, the commit it may share with other threads (``groups``).
     """
 
-    __slots__ = ("_group", "_store", "connection")
+    __slots__ = ("_group", "_groups", "_store", "connection")
 
     connection: sqlite3.Connection
     _group: Group
+    _groups: Groups
 
     def __init__(self, store: SqliteStore) -> None:
         """Prepare; the transaction begins when the block is entered."""
@@ -84,7 +88,8 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites):
 
     def __enter__(self) -> Self:
         """Take the write lock, or share that of another thread."""
-        self._group = self._store.groups.join()
+        self._groups = self._store.groups
+        self._group = self._groups.join()
         self.connection = self._group.connection
         return self
 
@@ -95,11 +100,11 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites):
         if error is None:
             self.commit()
         else:
-            self._store.groups.leave(self._group, error)
+            self._groups.leave(self._group, error)
 
     def commit(self) -> None:
         """Make the changes durable, together with those of threads that wait."""
-        self._store.groups.leave(self._group, None)
+        self._groups.leave(self._group, None)
 
     def execute(self, statement: str, parameters: _Parameters) -> sqlite3.Cursor:
         """Execute one statement. Raises what its error means."""
@@ -146,6 +151,13 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites):
         """Insert several checkpoints. Raises UnknownTask."""
         self._insert_all(_INSERT_CHECKPOINTS, [_checkpoint_row(checkpoint) for checkpoint in checkpoints])
 
+    def execute_all(self, statement: str, rows: Sequence[_Parameters]) -> int:
+        """Execute one statement for each row; return how many rows it changed. Raises what its error means."""
+        try:
+            return self.connection.executemany(statement, rows).rowcount
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise self._store.translated(error) from error
+
     def execute_rows(self, statement: str, rows: Sequence[_Parameters]) -> int:
         """Execute a statement that says ``{rows}`` where VALUES has its rows; return how many rows it changed.
 
@@ -182,7 +194,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites):
             raise self._store.translated(error) from error
 
 
-class SqliteStore(EvidenceReads, LeaseReads, InboxReads):
+class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads, KeyReads):
     """A Store in one SQLite file. Make it with ``open_store(path)``, or from what ``init_factory`` returned."""
 
     def __init__(self, factory: ConnectionFactory, *, takes_turns: bool = True) -> None:
@@ -191,6 +203,7 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads):
         self._turns = Turns(factory.path, factory.busy_timeout_s) if takes_turns else None
         self._idle: list[sqlite3.Connection] = []
         self._groups = Groups(self)
+        self._readers: list[sqlite3.Connection] = []
         self._inherited: list[object] = []
         self._process = os.getpid()
         self._closed = False
@@ -256,6 +269,8 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads):
         self._leave_inherited()
         while self._idle:
             self._idle.pop().close()
+        while self._readers:
+            self._readers.pop().close()
 
     @property
     def groups(self) -> Groups:
@@ -278,9 +293,7 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads):
         try:
             return self._idle.pop()
         except IndexError:
-            if self._closed:
-                message = f"Expected an open store but the one of {self.path} is closed; open another one."
-                raise StoreClosed(message) from None
+            self._refuse_closed()
         connection = self._factory()
         if self._turns is not None:
             make_impatient(connection)
@@ -319,11 +332,38 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads):
         except sqlite3.Error as error:
             raise self.translated(error) from error
 
+    def _read_mapped(self, statement: str, parameters: _Parameters) -> tuple[Any, ...] | None:
+        """Return the first row, or None, by a connection that only reads; each thread at work has one of its own."""
+        if self._process != os.getpid():
+            self._leave_inherited()
+        try:
+            connection = self._readers.pop()
+        except IndexError:
+            self._refuse_closed()
+            connection = self._factory.reader()
+        try:
+            rows = connection.execute(statement, parameters).fetchall()
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, sqlite3.Error | UnicodeEncodeError):
+                raise self.translated(error) from error
+            raise
+        if self._closed or len(self._readers) >= _IDLE_CONNECTIONS_MAX:
+            connection.close()
+        else:
+            self._readers.append(connection)
+        return rows[0] if rows else None
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            message = f"Expected an open store but the one of {self.path} is closed; open another one."
+            raise StoreClosed(message)
+
     def _leave_inherited(self) -> None:
         """After a fork, set the parent's connections aside: to use or close them here would upset its locks."""
         if self._process != os.getpid():
-            self._inherited += [*self._idle, self._groups]
-            self._idle = []
+            self._inherited += [*self._idle, *self._readers, self._groups]
+            self._idle, self._readers = [], []
             self._groups = Groups(self)
             self._process = os.getpid()
 

@@ -68,6 +68,22 @@ class Turns:
         if time.monotonic() > self._burst_until_s or not _begins(connection):
             self._begin_in_turn(connection, time.monotonic() + self._timeout_s)
 
+    def take(self) -> int:
+        """Be the head of the queue for as long as one likes; return what ``give`` takes. Raises as ``begin`` does.
+
+        This is a lock for whoever has no database to begin on.
+        """
+        place = self._open()
+        if not _is_free(place):
+            self._queue(place, time.monotonic() + self._timeout_s)
+        _sign(place)
+        return place
+
+    @staticmethod
+    def give(place: int) -> None:
+        """Let the next one come."""
+        _give(place)
+
     def _begin_in_turn(self, connection: sqlite3.Connection, deadline_s: float) -> None:
         place = self._open()
         if not _is_free(place):

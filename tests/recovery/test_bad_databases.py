@@ -18,11 +18,18 @@ import pytest
 
 from recovery import (
     CheckpointManager,
+    JobClaim,
+    JobQueue,
+    JobReaper,
+    JobStatus,
     Lease,
     LeaseManager,
     ManualClock,
+    Pipeline,
     RecoverySweep,
     SqliteStore,
+    Stage,
+    StageEngine,
     SweepStatistics,
     TaskManager,
     TaskStatus,
@@ -42,12 +49,13 @@ from recovery.store import ConnectionFactory, init_factory
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+PIPELINE: Final = Pipeline((Stage(name="build", next="end"), Stage(name="end")))
 TTL_S: Final = 10.0
 _NOBODY: Final = 65534
 
 
 class World:
-    """A database with a task, an item that is held, one whose lease has run out, and one that waits."""
+    """A database with a task, an item that is held, one whose lease has run out, one that waits, and two jobs."""
 
     def __init__(self, store: SqliteStore) -> None:
         self.clock = ManualClock(1_000_000_000)
@@ -55,12 +63,17 @@ class World:
         self.tasks = TaskManager(store, clock=self.clock)
         self.leases = LeaseManager(store, clock=self.clock)
         self.checkpoints = CheckpointManager(store, clock=self.clock)
+        self.jobs = JobQueue(store, clock=self.clock)
+        self.stages = StageEngine(store, pipeline=PIPELINE, gates={}, clock=self.clock)
 
     def fill(self) -> Lease:
         """Fill it, and return the lease that is held."""
-        self.tasks.create("t")
+        self.tasks.create("t", stage="build")
         for _ in range(3):
             self.leases.enqueue("t", "work")
+        for _ in range(2):
+            self.jobs.enqueue("builder", task_id="t")
+        self.jobs.claim()
         self.checkpoints.save("t", "first")
         self.leases.acquire("dead", ttl_s=1.0)
         lease = self.leases.acquire("alive", ttl_s=TTL_S)
@@ -81,6 +94,13 @@ _OPERATIONS: Final[dict[str, Callable[[World, Lease], object]]] = {
     "save": lambda world, lease: world.checkpoints.save("t", "second", lease=lease),
     "prune": lambda world, _: [world.checkpoints.prune("t", keep=1), world.tasks.create("v")],
     "sweep": lambda world, _: RecoverySweep(world.store, clock=world.clock).run_once(),
+    "enqueue_job": lambda world, _: world.jobs.enqueue("builder"),
+    "claim_job": lambda world, _: world.jobs.claim(),
+    "started": lambda world, _: world.jobs.started(JobClaim(1, 1), os.getpid()),
+    "record_exit": lambda world, _: world.jobs.record_exit(JobClaim(1, 1), 0),
+    "reap_running_job": lambda world, _: world.jobs.reap_running_job(1, JobStatus.DONE),
+    "advance_stage": lambda world, _: world.stages.advance_stage("t", "build", finished_agent=None),
+    "look": lambda world, _: JobReaper(world.jobs, world.stages).run_once(),
 }
 
 

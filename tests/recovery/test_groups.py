@@ -30,9 +30,21 @@ if TYPE_CHECKING:
 _TIMEOUT_S: Final = 60.0
 
 
+@pytest.fixture(autouse=True)
+def _groups_stay_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let groups be as long as the tests make them, on however slow a machine."""
+    monkeypatch.setattr(groups, "AGE_S_MAX", _TIMEOUT_S)
+
+
 @pytest.fixture(name="path")
 def _path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
+
+
+@pytest.fixture(autouse=True)
+def _ageless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no group end by its age: a busy machine would decide then what these tests find."""
+    monkeypatch.setattr(groups, "AGE_S_MAX", 3600.0)
 
 
 @pytest.fixture(name="store")
@@ -141,6 +153,51 @@ def test_no_call_returns_before_the_common_commit(store: SqliteStore, path: Path
         second.may_end.set()
         assert [first.ended(), second.ended()] == [None, None]
         assert events(other) == ["first", "second"]
+
+
+class Eager(groups.Groups):
+    """Planted: a member's call returns when its block has ended, and the commit comes when it comes."""
+
+    __slots__ = ()
+
+    def _wait(self, group: groups.Group, bell: object) -> None:
+        """Wait for nobody."""
+
+
+class AllForOne(groups.Groups):
+    """Planted: a block that raises rolls back all that is open, and the others are told that all is well."""
+
+    __slots__ = ()
+
+    def _settle(self, group: groups.Group, error: BaseException | None) -> None:
+        if error is not None:
+            self._end(group, None)
+        else:
+            super()._settle(group, error)
+
+
+def test_an_eager_acknowledgement_would_be_seen(store: SqliteStore, path: Path) -> None:
+    """With the planted defect, a call returns whose change is not there for others."""
+    store._groups = Eager(store)
+    first, second = queued(store, note("first"), note("second"))
+    first.may_end.set()
+    assert first.ended() is None
+    with open_store(path) as other:
+        assert events(other) == []
+    assert all_end([second]) == [None]
+
+
+def test_a_rollback_of_others_would_be_seen(store: SqliteStore) -> None:
+    """With the planted defect, a change that was acknowledged is not there."""
+    store._groups = AllForOne(store)
+
+    def fails(_: SqliteTransaction) -> None:
+        raise OwnError
+
+    first, second = all_end(queued(store, note("first"), fails))
+    assert first is None
+    assert isinstance(second, OwnError)
+    assert events(store) == []
 
 
 class OwnError(Exception):
@@ -258,6 +315,14 @@ def test_a_group_has_an_end(store: SqliteStore, monkeypatch: pytest.MonkeyPatch)
     assert all_end(queued(store, *(note(name) for name in "abcde"))) == [None] * 5
     assert statements["COMMIT"] == 3
     assert events(store) == ["a", "b", "c", "d", "e"]
+
+
+def test_an_old_group_takes_nobody_in(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group whose first block was long commits with it, whoever waits."""
+    monkeypatch.setattr(groups, "AGE_S_MAX", 0.0)
+    statements = traced(store)
+    assert all_end(queued(store, note("a"), note("b"))) == [None] * 2
+    assert statements["COMMIT"] == 2
 
 
 _THREADS: Final = """

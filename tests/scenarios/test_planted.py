@@ -34,6 +34,13 @@ CONCURRENT = "scenarios/test_02_concurrent_checkpoints.py"
 TAKEOVER = "scenarios/test_03_lease_takeover.py"
 END_TO_END = "scenarios/test_07_end_to_end.py"
 SWEEP = "scenarios/test_04_recovery_sweep.py"
+FINALISE = "scenarios/test_08_job_finalisation.py"
+LIVENESS = "scenarios/test_09_executor_liveness.py"
+RIVALS = "scenarios/test_10_rival_reapers.py"
+RED_GATE = "scenarios/test_16_red_gate.py"
+GHOSTS = "scenarios/test_13_restart_with_ghosts.py"
+ORPHANS = "scenarios/test_14_orphan_buffers.py"
+SYNC = "scenarios/test_15_sync_queue.py"
 CALIBRATION = "scenarios/test_17_calibration.py"
 VARIANTS = "tests.planted.checkpoints"
 
@@ -144,6 +151,126 @@ def test_end_to_end_catches_its_planted_defects(session: Session, variant: str, 
 
 
 @pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("reaper:AdvancesAfterwards", "stages:not-advanced", "test_a_reaper_killed_at_a_named_point[after_claim]"),
+        ("jobs:AdvancesAfterwards", "stages:not-advanced", "test_a_monitor_killed_at_a_named_point[job.after_settle]"),
+        (
+            "reaper:AdvancesBeforeClaim",
+            "stages:advanced-twice",
+            "test_a_webhook_comes_while_the_reaper_holds_its_claim_back",
+        ),
+        (
+            "stages:AdvancesBlindly",
+            "stages:advanced-twice",
+            "test_a_webhook_comes_between_the_claim_and_the_advance",
+        ),
+        (
+            "stages:AdvancesFirst",
+            "jobs:next-missing",
+            "test_a_monitor_killed_at_a_named_point[stage.after_next_job]",
+        ),
+        ("jobs:StartsUnseen", "executors:began-unseen", "test_an_executor_that_nobody_knows_of_does_not_begin"),
+    ],
+)
+def test_finalisation_catches_its_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """D16, D19, D22: lost advances, doubled ones, and executors that nobody knows of are found."""
+    check_caught(session, FINALISE, f"tests.planted.{variant}", test, signature)
+
+
+@pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        (
+            "reaper:RequeuesTheLiving",
+            "executors:two-at-once",
+            "test_an_executor_past_the_ceiling_is_ended_before_the_next_one[linger-S]",
+        ),
+        (
+            "jobs:UnfencedEnd",
+            "jobs:taken-from-its-owner",
+            "test_a_monitor_that_wakes_when_its_job_is_another_ones",
+        ),
+        ("reaper:AsksSignalZero", "ghosts:not-reaped", "test_ghosts_are_noticed_by_reapers_that_restart"),
+        ("reaper:ForgetsStreaks", "ghosts:not-reaped", "test_ghosts_are_noticed_by_reapers_that_restart"),
+        (
+            "reaper:ReapsFinalising",
+            "reaper:reaped-the-living",
+            "test_a_monitor_that_stands_still_while_it_finalises[recovery.monitor.after_finalise]",
+        ),
+    ],
+)
+def test_liveness_catches_its_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """D17, D18, D20: two executors, the dead that count as alive, and the living that are reaped are found."""
+    check_caught(session, LIVENESS, f"tests.planted.{variant}", test, signature)
+
+
+def test_rivals_catch_a_claim_that_is_won_by_many(session: Session) -> None:
+    """A reaper that ends what another has ended is found in the rows, and in its own counters."""
+    test = "test_five_reapers_and_two_start_ups"
+    check_caught(session, RIVALS, "tests.planted.reaper:CountsLostClaims", test, "jobs:claim-ended-twice")
+
+
+@pytest.mark.parametrize(
+    ("variant", "signature"),
+    [("SpeaksOnRed", "silence:rows-written"), ("IgnoresTheGate", "silence:advanced")],
+)
+def test_red_gates_catch_their_planted_defects(session: Session, variant: str, signature: str) -> None:
+    """An engine that says something at each look, and one that does not hear the gate, are found."""
+    check_caught(session, RED_GATE, f"tests.planted.stages:{variant}", "test_hundreds_of_looks", signature)
+
+
+@pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("FailsEveryone", "workspaces:live-failed", "test_executors_of_every_kind"),
+        ("TrustsTheNumber", "workspaces:ghost-running", "test_executors_of_every_kind"),
+        ("ForgetsTheDisk", "workspaces:disk-differs", "test_executors_of_every_kind"),
+        ("StoreWins", "workspaces:store-won", "test_executors_of_every_kind"),
+        ("StartsBeside", "expectation:ghosts of the second", "test_two_starts_at_once"),
+        ("CountsFromMemory", "workspaces:miscounted", "test_executors_of_every_kind"),
+        ("WritesInPlace", "workspaces:torn", "test_an_agent_killed_while_it_tracks[artifact.after_write]"),
+        ("ForgetsThatItRan", "expectation:dispatches in the history", "test_a_start_killed_at_every_named_point"),
+    ],
+)
+def test_restarts_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """The living failed, ghosts that run, a disk that is not told, a file that is torn: each is found by its name."""
+    check_caught(session, GHOSTS, f"tests.planted.workspaces:{variant}", test, signature)
+
+
+@pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("DiscardsTheLiving", "orphans:live-touched", "test_a_second_instance_is_at_work"),
+        ("MarksByName", "durability:acknowledged-lost", "test_a_name_comes_again"),
+        ("CommitsOrphans", "durability:half-there", "test_cycles_killed_at_every_point"),
+        ("TwoTransactions", "durability:half-there", "test_cycles_killed_at_every_point"),
+        ("LeavesSidecars", "orphans:sidecar-left", "test_cycles_killed_at_every_point"),
+        ("DiscardsTheUnreadable", "expectation:files set aside", "test_a_buffer_cannot_be_read"),
+    ],
+)
+def test_orphans_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """Buffers of the living removed, cycles half in the history or lost by their name, and what is left, are found."""
+    check_caught(session, ORPHANS, f"tests.planted.buffers:{variant}", test, signature)
+
+
+@pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("DequeuesFirst", "durability:acknowledged-lost", "test_pushes_fail"),
+        ("BelievesAnybody", "durability:acknowledged-lost", "test_pushes_fail"),
+        ("Overtakes", "sync:out-of-order", "test_pushes_fail"),
+        ("NewKeyEachTime", "exactly-once:repeated", "test_killed_between_send_and_dequeue"),
+        ("FileOnly", "durability:acknowledged-lost", "test_the_json_copy_is_lost"),
+        ("StoreOnly", "durability:acknowledged-lost", "test_the_store_is_lost"),
+    ],
+)
+def test_sync_queues_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """Pushes that are lost with a copy, or with an answer that proves nothing, doubled, or out of order, are found."""
+    check_caught(session, SYNC, f"tests.planted.sync_queue:{variant}", test, signature)
+
+
+@pytest.mark.parametrize(
     ("variant", "signature"),
     [
         ("SynchronousOff", "checkpoints:acknowledged-lost"),
@@ -161,7 +288,23 @@ def test_explorations_catch_planted_defects(session: Session, variant: str, sign
     assert (sound.code, sound.runs[run.node_id].verdict) == (0, Verdict.HELD)
 
 
-@pytest.mark.parametrize("scenario", [KILL_9, CONCURRENT, TAKEOVER, SWEEP, END_TO_END])
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        KILL_9,
+        CONCURRENT,
+        TAKEOVER,
+        SWEEP,
+        END_TO_END,
+        FINALISE,
+        LIVENESS,
+        RIVALS,
+        RED_GATE,
+        GHOSTS,
+        ORPHANS,
+        SYNC,
+    ],
+)
 def test_the_sound_core_holds_under_the_same_seed(session: Session, scenario: str) -> None:
     """With the seed that the defects were found with, every run of the sound core holds."""
     sound = session(scenario, SOUND)

@@ -1,0 +1,156 @@
+"""Commands: a program run to its end or its time limit, with all it put out, and nothing of its group left behind.
+
+The program gets a session and a process group of its own, and files, not pipes, for its output: it can put out any
+amount without waiting for us, and a daemon that it leaves behind, which has our files open, keeps nobody waiting.
+
+When the program has ended, or its time is over, the whole group is ended by SIGKILL. That happens while the program is
+a zombie and so still holds the number of its group, which therefore cannot be anybody else's. A daemon that has made a
+session of its own has left the group: it goes on, and what it puts out later is not part of the output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import tempfile
+from typing import IO, TYPE_CHECKING, Final
+
+import msgspec
+
+from recovery.clock import SystemClock
+from recovery.errors import InvalidRequest, OutputTooLarge, ToolNotStarted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OUTPUT_BYTES_MAX: Final = 512 * 1024 * 1024
+"""The largest output, of each stream, that is kept unless told otherwise."""
+
+TIMEOUT_S_MAX: Final = 7 * 24 * 3600.0
+"""The longest time limit: a week."""
+
+
+class CommandOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a command. ``exit_code`` is None where a ``signal`` ended it; both are as the kernel gave them."""
+
+    exit_code: int | None
+    signal: int | None = None
+    has_timed_out: bool = False
+    stdout: bytes = b""
+    stderr: bytes = b""
+    duration_us: int = 0
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it did not end by itself with exit code 0."""
+        return self.exit_code != 0
+
+
+class Command(msgspec.Struct, frozen=True):
+    """What is to be run. ``environment`` is added to that of this process, and is a part of what the command is.
+
+    ``timeout_s`` bounds how long it runs, in seconds; None is no bound.
+    """
+
+    argv: tuple[str, ...]
+    directory: str | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+    stdin: bytes = b""
+    timeout_s: float | None = None
+
+
+def run(command: Command, *, bytes_max: int = OUTPUT_BYTES_MAX, pass_fds: Sequence[int] = ()) -> CommandOutput:
+    """Run a command to its end. ``bytes_max`` bounds each of the two streams.
+
+    Raises InvalidRequest for a command that cannot be meant, ToolNotStarted when it could not be started, and
+    OutputTooLarge when it has run and put out more.
+    """
+    check_command(command)
+    clock = SystemClock()
+    began = clock.monotonic()
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        stdin.write(command.stdin)
+        stdin.seek(0)
+        process = _started(command, (stdin, stdout, stderr), pass_fds)
+        has_timed_out = not _ended(process, command.timeout_s)
+        code = process.returncode
+        return CommandOutput(
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            has_timed_out=has_timed_out,
+            stdout=_content(stdout, "standard output", bytes_max),
+            stderr=_content(stderr, "standard error", bytes_max),
+            duration_us=clock.monotonic() - began,
+        )
+
+
+def check_command(command: Command) -> None:
+    """Raise InvalidRequest for a command that cannot be meant."""
+    texts = [*command.argv, *(text for pair in command.environment for text in pair), command.directory or "."]
+    is_text = all(isinstance(text, str) and "\0" not in text for text in texts)
+    if not command.argv or not is_text or not command.argv[0]:
+        message = (
+            f"Expected a program and its arguments, as text without zeros, but got {command.argv!r:.200}; give it."
+        )
+        raise InvalidRequest(message)
+    if command.timeout_s is not None and not 0 < command.timeout_s <= TIMEOUT_S_MAX:
+        message = (
+            f"Expected timeout_s above 0 and at most {TIMEOUT_S_MAX:g} but got {command.timeout_s!r}; "
+            "give seconds, or None for no bound."
+        )
+        raise InvalidRequest(message)
+
+
+def _started(
+    command: Command, files: tuple[IO[bytes], IO[bytes], IO[bytes]], pass_fds: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    stdin, stdout, stderr = files
+    try:
+        return subprocess.Popen(
+            command.argv,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=command.directory,
+            env={**os.environ, **dict(command.environment)},
+            start_new_session=True,
+            pass_fds=pass_fds,
+        )
+    except (OSError, UnicodeEncodeError) as error:
+        message = f"Expected to start {command.argv[0]!r} but {error}; it did not run."
+        raise ToolNotStarted(message) from error
+
+
+def _ended(process: subprocess.Popen[bytes], timeout_s: float | None) -> bool:
+    """Wait for the program's end, end its group, and reap it; return whether the end came in time."""
+    try:
+        return _wait(process.pid, timeout_s)
+    finally:  # an interrupt of the wait ends the tool too: nobody would ever ask for it again
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait(pid: int, timeout_s: float | None) -> bool:
+    """Wait until the process is a zombie, and leave it one. The descriptor of a process is ready when it has ended."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(None if timeout_s is None else max(1, round(timeout_s * 1000))))
+    finally:
+        os.close(descriptor)
+
+
+def _content(file: IO[bytes], name: str, bytes_max: int) -> bytes:
+    size_bytes = os.fstat(file.fileno()).st_size
+    if size_bytes > bytes_max:
+        message = (
+            f"Expected at most {bytes_max} bytes of {name} but the command put out {size_bytes}; it has run, so find "
+            "out what it did, let it put out less, or raise output_bytes_max."
+        )
+        raise OutputTooLarge(message)
+    return os.pread(file.fileno(), size_bytes, 0) if size_bytes else b""

@@ -1,0 +1,159 @@
+"""Commands: every ending is kept as it was, and nothing of the group is left behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from recovery.commands import Command, run
+from recovery.errors import InvalidRequest, OutputTooLarge, ToolNotStarted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def shell(text: str, **options: Any) -> Command:
+    """Return a shell command."""
+    return Command(("sh", "-c", text), **options)
+
+
+def test_bytes_come_back_as_they_were() -> None:
+    """Not UTF-8, with zeros, without a newline at the end, on both streams, apart."""
+    output = run(shell(r"printf 'a\000\377'; printf 'b\200' >&2"))
+    assert (output.exit_code, output.signal, output.stdout, output.stderr) == (0, None, b"a\0\xff", b"b\x80")
+    assert not output.has_failed
+    assert output.duration_us > 0
+
+
+@pytest.mark.parametrize("code", [0, 1, 127, 137, 255])
+def test_exit_codes_are_those_of_the_command(code: int) -> None:
+    """137 is an exit code and not a signal."""
+    output = run(shell(f"exit {code}"))
+    assert (output.exit_code, output.signal, output.has_failed) == (code, None, code != 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_signals_are_those_that_ended_the_command(number: signal.Signals) -> None:
+    """There is no exit code then."""
+    output = run(shell(f"printf out; kill -{int(number)} $$"))
+    assert (output.exit_code, output.signal, output.stdout) == (None, int(number), b"out")
+    assert output.has_failed
+
+
+def test_input_directory_and_environment_reach_the_command(tmp_path: Path) -> None:
+    """The environment is that of this process with what was added."""
+    command = shell('cat; pwd; printf "%s" "$ADDED"', directory=str(tmp_path), environment=(("ADDED", "ж"),))
+    output = run(Command(command.argv, command.directory, command.environment, b"\0in\n"))
+    assert output.stdout == b"\0in\n" + f"{tmp_path}\nж".encode()
+
+
+def test_a_timeout_ends_the_whole_group(tmp_path: Path) -> None:
+    """The child of the command too, though it ignores what it can; what was put out before is kept."""
+    pids = tmp_path / "pids"
+    child = f'{sys.executable} -c "import signal, os; signal.signal(15, signal.SIG_IGN); '
+    child += f"print(os.getpid(), file=open('{pids}', 'w'), flush=True); print('ready', flush=True); signal.pause()\""
+    output = run(shell(f"{child} & wait", timeout_s=1.5))
+    assert output.has_timed_out
+    assert (output.exit_code, output.signal, output.stdout) == (None, signal.SIGKILL, b"ready\n")
+    _gone(int(pids.read_text()))
+
+
+def _gone(pid: int) -> None:
+    """Expect that the process ends within a while; whoever inherited it reaps it, or does not."""
+    pause = threading.Event()
+    for _ in range(3000):
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return
+        except psutil.NoSuchProcess:
+            return
+        pause.wait(0.01)
+    pytest.fail(f"Expected process {pid} to end within 30 s.")
+
+
+def test_what_a_command_leaves_in_its_group_is_ended_with_it() -> None:
+    """A background job does not keep the caller waiting, though it has the output open."""
+    output = run(shell("sleep 300 & echo $!"))
+    assert output.exit_code == 0
+    _gone(int(output.stdout))
+
+
+def test_a_daemon_keeps_nobody_waiting() -> None:
+    """It has left the group and goes on; the output is what was there at the end of the command."""
+    output = run(shell("echo before; setsid sh -c 'echo $$; exec sleep 300' & wait_for=$!; sleep 0.3; echo after"))
+    assert output.exit_code == 0
+    first, pid, last = output.stdout.split()
+    assert (first, last) == (b"before", b"after")
+    daemon = psutil.Process(int(pid))
+    daemon.kill()
+
+
+def test_an_output_of_any_size_comes_back() -> None:
+    """A pipe would have stopped the command at 64 KiB."""
+    output = run(shell("head -c 20000000 /dev/zero; head -c 100000 /dev/zero >&2"))
+    assert (len(output.stdout), len(output.stderr)) == (20_000_000, 100_000)
+
+
+def test_too_large_an_output_is_an_error_that_says_the_command_ran() -> None:
+    """Each stream has its own bound."""
+    with pytest.raises(
+        OutputTooLarge, match="at most 9 bytes of standard error but the command put out 10; it has run"
+    ):
+        run(shell("printf 0123456789 >&2"), bytes_max=9)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Command(("/no/such/program",)),
+        Command(("/etc/passwd",)),
+        Command(("sh",), "/no/such/folder"),
+        Command(("sh", "\ud800")),
+    ],
+    ids=["missing", "not executable", "no folder", "not text"],
+)
+def test_a_command_that_cannot_be_started_had_no_effect(command: Command) -> None:
+    """The error says so."""
+    with pytest.raises(ToolNotStarted, match="it did not run"):
+        run(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Command(()),
+        Command(("",)),
+        Command(("a\0b",)),
+        Command(("sh",), timeout_s=0),
+        Command(("sh",), timeout_s=-1),
+        Command(("sh",), timeout_s=float("nan")),
+        Command(("sh",), timeout_s=1e9),
+        Command((7,)),  # type: ignore[arg-type]
+    ],
+    ids=lambda command: f"{command.argv} {command.timeout_s}",
+)
+def test_a_command_that_cannot_be_meant_is_refused(command: Command) -> None:
+    """Before anything is started."""
+    with pytest.raises(InvalidRequest):
+        run(command)
+
+
+def test_an_interrupt_ends_the_command(tmp_path: Path) -> None:
+    """Nobody would ever ask for it again."""
+    program = f"""
+import signal
+from recovery.commands import Command, run
+try:
+    run(Command(("sh", "-c", "echo $$ > {tmp_path}/pid; sleep 0.5; kill -INT $PPID; exec sleep 300")))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "interrupted\n"
+    _gone(int((tmp_path / "pid").read_text()))
