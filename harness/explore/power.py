@@ -70,12 +70,14 @@ class PowerLoss:
         self._data: dict[int, list[_Unit]] = {}
         self._in_memory: set[int] = set()
         self._built: dict[tuple[int, tuple[int, ...]], Content] = {}
+        self._free_now: list[_Unit] | None = None
 
     # What the program does
 
     def follow(self, effect: Effect | None) -> None:
         """Take in what a step changed, once the disk has it."""
         self._built.clear()
+        self._free_now = None
         if isinstance(effect, Syncing):
             self._sync(effect.node)
         elif isinstance(effect, Naming):
@@ -141,8 +143,10 @@ class PowerLoss:
     @property
     def _free(self) -> list[_Unit]:
         """The changes of contents that have a choice of their own: neither certain nor part of the journal."""
-        units = (unit for units in self._data.values() for unit in units)
-        return [unit for unit in units if not unit.is_certain and not self._is_journalled(unit.change)]
+        if self._free_now is None:
+            units = (unit for units in self._data.values() for unit in units)
+            self._free_now = [unit for unit in units if not unit.is_certain and not self._is_journalled(unit.change)]
+        return self._free_now
 
     @property
     def pending(self) -> Pending:

@@ -35,6 +35,8 @@ RECOVERIES: Final = 64
 IO_RUNS: Final = 2000
 """How many I/O errors are tried for real; of more, a sample is drawn."""
 _SAVE_EVERY_S: Final = 2.0
+_TELL_EVERY_S: Final = 0.05
+"""Whoever shows the progress hears of it so often: to draw a bar costs more than to judge a state."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,6 +167,7 @@ class Hearing:
         self._guilty: dict[int, tuple[Finding, ...]] = {}
         self._models: list[str] = []
         self._saved_s = time.monotonic()
+        self._told_s = 0.0
         self.total = 0
         self.done = 0
 
@@ -236,7 +239,9 @@ class Hearing:
         if now_s - self._saved_s > _SAVE_EVERY_S:
             self.settle()
             self._saved_s = now_s
-        self.session.listen(self.progress())
+        if now_s - self._told_s > _TELL_EVERY_S:
+            self._told_s = now_s
+            self.session.listen(self.progress())
 
     def progress(self) -> Progress:
         """Return how far it is."""
