@@ -170,10 +170,17 @@ class PowerLoss:
             return contents.get(node) or self._contents.get(node) or self._disk.empty
 
         items = items_of(self._disk, names, content_of, modes, keep=lambda path: not path.endswith(_MEMORY_FILE))
-        code = f"power:{self._model}:{moment.number}m{moment.marks}:{pending.encode(choice)}"
+        prefix = f"power:{self._model}:{moment.number}m{moment.marks}:"
         lost = [*self._metadata, *(unit.change for unit in self._free)]
         text = _Loss(moment, tuple(lost), pending, choice).words
-        return State(code, moment.number, moment.marks, items, lost=pending.lost(choice), text=text)
+        return State(
+            lambda: prefix + pending.encode(choice),
+            moment.number,
+            moment.marks,
+            items,
+            lost=pending.lost(choice),
+            text=text,
+        )
 
     def _content(self, node: int, landed: dict[int, int]) -> Content:
         units = self._data[node]
