@@ -231,13 +231,17 @@ class _Loss(NamedTuple):
 
 
 def power_states(
-    recording: Recording, store: PageStore, model: Model, *, seed: str, samples: int = SAMPLES
+    recording: Recording, store: PageStore, model: Model, *, seed: str, samples: int = SAMPLES, every: int = 1
 ) -> Iterator[tuple[State, bool]]:
     """Return the states that a power failure may leave, moment by moment; the same seed gives the same states.
 
-    With each comes whether its moment has all of its states built. Equal states come more than once.
+    With each comes whether its moment has all of its states built. Equal states come more than once. Of a long run only
+    one in ``every`` moments is looked at, beginning with one that is drawn.
     """
-    for moment, loss in walk_moments(recording, store, model):
+    first = int(stream(seed, "power", str(model), "first").random() * every)
+    for place, (moment, loss) in enumerate(walk_moments(recording, store, model)):
+        if (place - first) % every:
+            continue
         pending = loss.pending
         purpose = ("power", str(model), moment.number, moment.marks)
         for choice in pending.choices(lambda: stream(seed, *purpose), samples=samples):  # noqa: B023 - used at once

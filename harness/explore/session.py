@@ -34,6 +34,7 @@ RECOVERIES: Final = 64
 """How many crash states have their recovery recorded and interrupted; of more, a sample is drawn."""
 IO_RUNS: Final = 2000
 """How many I/O errors are tried for real; of more, a sample is drawn."""
+POWER_STATES: Final = 100_000
 _SAVE_EVERY_S: Final = 2.0
 _TELL_EVERY_S: Final = 0.05
 """Whoever shows the progress hears of it so often: to draw a bar costs more than to judge a state."""
@@ -42,7 +43,8 @@ _TELL_EVERY_S: Final = 0.05
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How to explore. Times in seconds; ``budget_s`` None is no limit.
 
-    ``samples`` is how many states are built of a moment of a power loss that allows more than 64.
+    ``samples`` is how many states are built of a moment of a power loss that allows more than 64; of a run so long that
+    this would give more than ``power_states`` of a model, only as many moments are looked at, spread evenly.
     """
 
     seed: str
@@ -51,6 +53,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     jobs: int = 1
     budget_s: float | None = None
     samples: int = SAMPLES
+    power_states: int = POWER_STATES
     confirmations: int = CONFIRMATIONS
     recoveries: int = RECOVERIES
     io_runs: int = IO_RUNS

@@ -63,6 +63,11 @@ class State:
         """The name by which the state can be built again; put together when it is asked for."""
         return self._code if isinstance(self._code, str) else self._code()
 
+    @property
+    def moment(self) -> str:
+        """Between which steps and marks this state came about."""
+        return f"{self.step}m{self.marks}"
+
     @cached_property
     def digest(self) -> bytes:
         """Equal for states that no check could tell from each other: same marks, same paths, same contents."""
