@@ -9,6 +9,8 @@ One way, no back and forth (words as in ``design.md``):
     model, history, seed, plan, deliveries, checkers, statistics,
     campaign                                                      pure: values in, values out
     agents, faults                                                real processes, and what is done to them
+    steps, explore                                                every durable step of a program, and what faults there
+                                                                  leave: the ``explore`` fixture, ``chaos explore``
     run                                                           one run: the ``chaos`` fixture
     journal, records, evidence                                    what is written down
     settings, scratch, plugin, hookspecs, cli, doctor             the rims: pytest, the command line, the machine

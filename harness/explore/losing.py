@@ -30,30 +30,42 @@ REDUCTIONS_MAX: Final = 100
 def explore_power_losses(session: Session) -> FamilyResult:
     """Judge what a power failure may leave, under each model that was asked for."""
     hearing = Hearing(session, Family.POWER)
-    is_complete, is_sampled, points = True, False, 0
+    every = max(1, -(-_moments(session) * session.options.samples // session.options.power_states))
+    is_complete, is_sampled, points = True, every > 1, 0
     for model in session.options.models:
-        moment = (0, 0)
-        for state, is_exhaustive in _states(session, model):
+        moment = ""
+        for state, is_exhaustive in _states(session, model, every):
             if session.is_over:
                 is_complete = False
                 break
             hearing.judge(state, model=str(model))
             is_sampled |= not is_exhaustive
-            points += moment != (state.step, state.marks)
-            moment = (state.step, state.marks)
+            points += moment != state.moment
+            moment = state.moment
         hearing.settle()
     if is_complete:
         reduced = [_reduced(session, found) for found in grouped(hearing.discoveries)[:REDUCED_MAX]]
         hearing.discoveries = [*reduced, *grouped(hearing.discoveries)[REDUCED_MAX:]]
     result = FamilyResult(
-        family=Family.POWER, points=points, points_total=points, is_sampled=is_sampled, is_complete=is_complete
+        family=Family.POWER,
+        points=points,
+        points_total=_moments(session) * len(session.options.models) if every > 1 else points,
+        is_sampled=is_sampled,
+        is_complete=is_complete,
     )
     return hearing.finish(result)
 
 
-def _states(session: Session, model: Model) -> Iterator[tuple[State, bool]]:
+def _moments(session: Session) -> int:
+    """Return at how many moments the power may fail: before each step and each mark, and at the end."""
+    return len(session.recorded.recording.steps) + 1
+
+
+def _states(session: Session, model: Model, every: int) -> Iterator[tuple[State, bool]]:
     recorded, options = session.recorded, session.options
-    return power_states(recorded.recording, recorded.store, model, seed=options.seed, samples=options.samples)
+    return power_states(
+        recorded.recording, recorded.store, model, seed=options.seed, samples=options.samples, every=every
+    )
 
 
 def find_loss(session: Session, code: str) -> State | None:

@@ -70,12 +70,14 @@ class PowerLoss:
         self._data: dict[int, list[_Unit]] = {}
         self._in_memory: set[int] = set()
         self._built: dict[tuple[int, tuple[int, ...]], Content] = {}
+        self._free_now: list[_Unit] | None = None
 
     # What the program does
 
     def follow(self, effect: Effect | None) -> None:
         """Take in what a step changed, once the disk has it."""
         self._built.clear()
+        self._free_now = None
         if isinstance(effect, Syncing):
             self._sync(effect.node)
         elif isinstance(effect, Naming):
@@ -141,8 +143,10 @@ class PowerLoss:
     @property
     def _free(self) -> list[_Unit]:
         """The changes of contents that have a choice of their own: neither certain nor part of the journal."""
-        units = (unit for units in self._data.values() for unit in units)
-        return [unit for unit in units if not unit.is_certain and not self._is_journalled(unit.change)]
+        if self._free_now is None:
+            units = (unit for units in self._data.values() for unit in units)
+            self._free_now = [unit for unit in units if not unit.is_certain and not self._is_journalled(unit.change)]
+        return self._free_now
 
     @property
     def pending(self) -> Pending:
@@ -166,10 +170,17 @@ class PowerLoss:
             return contents.get(node) or self._contents.get(node) or self._disk.empty
 
         items = items_of(self._disk, names, content_of, modes, keep=lambda path: not path.endswith(_MEMORY_FILE))
-        code = f"power:{self._model}:{moment.number}m{moment.marks}:{pending.encode(choice)}"
+        prefix = f"power:{self._model}:{moment.number}m{moment.marks}:"
         lost = [*self._metadata, *(unit.change for unit in self._free)]
         text = _Loss(moment, tuple(lost), pending, choice).words
-        return State(code, moment.number, moment.marks, items, lost=pending.lost(choice), text=text)
+        return State(
+            lambda: prefix + pending.encode(choice),
+            moment.number,
+            moment.marks,
+            items,
+            lost=pending.lost(choice),
+            text=text,
+        )
 
     def _content(self, node: int, landed: dict[int, int]) -> Content:
         units = self._data[node]
@@ -220,13 +231,17 @@ class _Loss(NamedTuple):
 
 
 def power_states(
-    recording: Recording, store: PageStore, model: Model, *, seed: str, samples: int = SAMPLES
+    recording: Recording, store: PageStore, model: Model, *, seed: str, samples: int = SAMPLES, every: int = 1
 ) -> Iterator[tuple[State, bool]]:
     """Return the states that a power failure may leave, moment by moment; the same seed gives the same states.
 
-    With each comes whether its moment has all of its states built. Equal states come more than once.
+    With each comes whether its moment has all of its states built. Equal states come more than once. Of a long run only
+    one in ``every`` moments is looked at, beginning with one that is drawn.
     """
-    for moment, loss in walk_moments(recording, store, model):
+    first = int(stream(seed, "power", str(model), "first").random() * every)
+    for place, (moment, loss) in enumerate(walk_moments(recording, store, model)):
+        if (place - first) % every:
+            continue
         pending = loss.pending
         purpose = ("power", str(model), moment.number, moment.marks)
         for choice in pending.choices(lambda: stream(seed, *purpose), samples=samples):  # noqa: B023 - used at once

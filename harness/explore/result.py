@@ -111,6 +111,8 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
         if self.family is Family.RECOVERY:
             return f"{self.points:,} recoveries interrupted in {self.states:,} states"
         if self.family is Family.POWER:
+            if self.points < self.points_total and self.is_complete:
+                sampled = f" (sampled, at {self.points:,} of {self.points_total:,} moments)"
             return f"{self.states:,} power-loss states{sampled if self.states else ''}"
         return f"{self.points:,} of {self.points_total:,} I/O errors"
 

@@ -34,13 +34,17 @@ RECOVERIES: Final = 64
 """How many crash states have their recovery recorded and interrupted; of more, a sample is drawn."""
 IO_RUNS: Final = 2000
 """How many I/O errors are tried for real; of more, a sample is drawn."""
+POWER_STATES: Final = 100_000
 _SAVE_EVERY_S: Final = 2.0
+_TELL_EVERY_S: Final = 0.05
+"""Whoever shows the progress hears of it so often: to draw a bar costs more than to judge a state."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How to explore. Times in seconds; ``budget_s`` None is no limit.
 
-    ``samples`` is how many states are built of a moment of a power loss that allows more than 64.
+    ``samples`` is how many states are built of a moment of a power loss that allows more than 64; of a run so long that
+    this would give more than ``power_states`` of a model, only as many moments are looked at, spread evenly.
     """
 
     seed: str
@@ -49,6 +53,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     jobs: int = 1
     budget_s: float | None = None
     samples: int = SAMPLES
+    power_states: int = POWER_STATES
     confirmations: int = CONFIRMATIONS
     recoveries: int = RECOVERIES
     io_runs: int = IO_RUNS
@@ -165,6 +170,7 @@ class Hearing:
         self._guilty: dict[int, tuple[Finding, ...]] = {}
         self._models: list[str] = []
         self._saved_s = time.monotonic()
+        self._told_s = 0.0
         self.total = 0
         self.done = 0
 
@@ -236,7 +242,9 @@ class Hearing:
         if now_s - self._saved_s > _SAVE_EVERY_S:
             self.settle()
             self._saved_s = now_s
-        self.session.listen(self.progress())
+        if now_s - self._told_s > _TELL_EVERY_S:
+            self._told_s = now_s
+            self.session.listen(self.progress())
 
     def progress(self) -> Progress:
         """Return how far it is."""

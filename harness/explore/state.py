@@ -41,7 +41,7 @@ class State:
 
     def __init__(
         self,
-        code: str,
+        code: Callable[[], str] | str,
         step: int,
         marks: int,
         items: Mapping[str, Item],
@@ -50,13 +50,23 @@ class State:
         text: Callable[[], str] | str = "",
         kill: bool = False,
     ) -> None:
-        self.code = code
+        self._code = code
         self.step = step
         self.marks = marks
         self.items = items
         self.lost = lost
         self.text = text
         self.kill = kill
+
+    @cached_property
+    def code(self) -> str:
+        """The name by which the state can be built again; put together when it is asked for."""
+        return self._code if isinstance(self._code, str) else self._code()
+
+    @property
+    def moment(self) -> str:
+        """Between which steps and marks this state came about."""
+        return f"{self.step}m{self.marks}"
 
     @cached_property
     def digest(self) -> bytes:

@@ -7,14 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from harness.agents import tree
 from harness.cli import run
 from harness.errors import StepsUnavailable
 from harness.explore.begin import target_text
-from harness.explore.launch import step_source
+from harness.explore.launch import launch, step_source
+from harness.explore.result import Family
+from harness.explore.session import Options
+from harness.explore.target import subject_of
 from tests.harness import explored
 
 EXPLORED = str(Path(explored.__file__))
@@ -161,3 +166,40 @@ def test_ctrl_c_ends_it_with_what_it_has_and_it_can_go_on(tmp_path: Path) -> Non
     assert "[harness:interrupted]" in out
     assert progress.exists()
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_killed_exploration_leaves_no_process_and_its_folder_to_the_next(tmp_path: Path) -> None:
+    """SIGKILL takes the workers along; what it had written is swept by whoever explores next."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    code = f"from harness.cli import main; main(['explore', {EXPLORED + ':Database'!r}, '--scratch', {str(scratch)!r}])"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment) as process:
+        deadline_s = time.monotonic() + 30
+        while not list(scratch.glob("*/session-*/worker-0/state-0")) and time.monotonic() < deadline_s:
+            time.sleep(0.001)  # sleeps because the exploration is another process, and says nothing meanwhile
+        family = tree.descendants(process.pid)
+        process.kill()
+    assert family
+
+    while any(tree.is_running(each.pid, each.start_ticks) for each in family) and time.monotonic() < deadline_s:
+        time.sleep(0.001)  # sleeps because the kernel ends the workers when it gets to it
+    assert not any(tree.is_running(each.pid, each.start_ticks) for each in family)
+    assert list(scratch.glob("*/session-*"))
+    launch(subject_of(explored.Careful), Options(seed="s", families=(Family.CRASH,)), base=scratch)
+    assert list(scratch.iterdir()) == []
+
+
+def test_where_steps_cannot_be_seen_it_is_inconclusive(tmp_path: Path) -> None:
+    """A program that is watched already can have no second supervisor: as in a container without seccomp, exit 2."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    arguments = ["explore", f"{EXPLORED}:Careful", "--scratch", str(scratch)]
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); from harness.cli import main; "
+    program = [sys.executable, "-c", f"{code} main({arguments!r})"]
+    seen = step_source().observe(program, tmp_path, marks=tmp_path.with_name("marks"), timeout_s=60)
+
+    assert seen.exit_code == INCONCLUSIVE, seen.output
+    assert "steps cannot be counted by seccomp here" in seen.output
+    assert "Traceback" not in seen.output
+    assert list(scratch.iterdir()) == []

@@ -55,6 +55,7 @@ def test_a_sound_program_holds_under_everything(tmp_path: Path) -> None:
     assert [each.family for each in explored.families] == list(Family)
     assert explored.coverage.startswith(f"{explored.steps} of {explored.steps} crash points, ")
     assert all(each.is_complete and each.points == each.points_total > 0 for each in explored.families)
+    assert "sampled, at" not in explored.coverage
     assert _family(explored, CRASH).confirmed == 8
     assert explored.marks == 4
     assert not (tmp_path / "progress.json").exists()
@@ -115,6 +116,16 @@ def test_a_program_that_hangs_on_an_error_is_found(tmp_path: Path) -> None:
     explored = _explore(targets.HangsOnErrors, IO, tmp_path=tmp_path, run_timeout_s=0.3, io_runs=4)
 
     assert "liveness:hangs-on-error" in _signatures(explored)
+
+
+def test_a_long_run_is_sampled_over_its_whole_length(tmp_path: Path) -> None:
+    """Where all moments would give too many states some are taken, to the end of the run, and the report says so."""
+    explored = _explore(targets.Database, POWER, tmp_path=tmp_path, power_states=240)
+
+    power = _family(explored, POWER)
+    assert power.points < power.points_total
+    assert "sampled, at" in power.coverage
+    assert power.verdict is Verdict.HELD
 
 
 @pytest.mark.parametrize("family", list(Family))
@@ -286,7 +297,7 @@ def test_an_interruption_keeps_what_was_found(tmp_path: Path) -> None:
     before = {process.pid for process in tree.descendants(os.getpid())}
 
     def interrupt(progress: object) -> None:
-        if getattr(progress, "states", 0) >= 10:
+        if getattr(progress, "family", "") == "power":
             raise KeyboardInterrupt
 
     explored = launch(
@@ -296,7 +307,8 @@ def test_an_interruption_keeps_what_was_found(tmp_path: Path) -> None:
         listen=interrupt,
     )
     assert "harness:interrupted" in _signatures(explored)
-    assert explored.verdict is not Verdict.HELD
+    assert [(each.family, each.is_complete) for each in explored.families] == [(CRASH, True), (POWER, False)]
+    assert "check:the file cannot be read" in _signatures(explored)
     assert {process.pid for process in tree.descendants(os.getpid()) if process.alive} <= before
 
 
