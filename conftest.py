@@ -75,6 +75,8 @@ def parts(request: pytest.FixtureRequest) -> dict[str, str]:
         "leases": "recovery:LeaseManager",
         "sweep": "recovery:RecoverySweep",
         "worker": "recovery:Worker",
+        "cache": "recovery:LLMOutputCache",
+        "ledger": "recovery:ToolLedger",
     }
     planted = str(request.config.getoption("--chaos-plant"))
     bases = {
@@ -82,6 +84,8 @@ def parts(request: pytest.FixtureRequest) -> dict[str, str]:
         "leases": recovery.LeaseManager,
         "sweep": recovery.RecoverySweep,
         "worker": recovery.Worker,
+        "cache": recovery.LLMOutputCache,
+        "ledger": recovery.ToolLedger,
     }
     for part, base in bases.items():
         if issubclass(class_named(planted), base):
