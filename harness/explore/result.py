@@ -109,7 +109,7 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
         if self.family is Family.CRASH:
             return f"{self.points:,} of {self.points_total:,} crash points"
         if self.family is Family.RECOVERY:
-            return f"{self.points:,} recoveries interrupted in {self.states:,} states"
+            return f"{self.points:,} of {self.points_total:,} recoveries, interrupted in {self.states:,} states"
         if self.family is Family.POWER:
             if self.points < self.points_total and self.is_complete:
                 sampled = f" (sampled, at {self.points:,} of {self.points_total:,} moments)"

@@ -55,6 +55,7 @@ def test_a_sound_program_holds_under_everything(tmp_path: Path) -> None:
     assert [each.family for each in explored.families] == list(Family)
     assert explored.coverage.startswith(f"{explored.steps} of {explored.steps} crash points, ")
     assert all(each.is_complete and each.points == each.points_total > 0 for each in explored.families)
+    assert _family(explored, RECOVERY).coverage.startswith("7 of 7 recoveries")
     assert "sampled, at" not in explored.coverage
     assert _family(explored, CRASH).confirmed == 8
     assert explored.marks == 4
