@@ -48,6 +48,17 @@ killed anywhere and done again, and several agents on one folder take turns at i
 from whoever died, and a ``StageEngine`` moves tasks on; of all who try, one ends a job, and one moves a task. A job's
 claim is its fence, and what its end entails is in one transaction with it (``recovery.jobs``).
 
+**Keys, the cache and the ledger.** ``execute``, ``get_or_generate`` and ``run`` acknowledge like everything else: a
+result that was returned is flushed, and is what everybody gets until it expires. Before it executes, a caller commits
+its claim on the key; of many, one executes. An executor that dies is followed by exactly one other, at once where the
+kernel can tell (``recovery.presence``), else when its claim runs out. For a key of the idempotency store and the cache
+that means executing again. A tool may have had its effect by then, so its call is *in doubt*, and its caller says what
+follows (``recovery.doubt``). A large output is flushed, and its folder, before the row that refers to it is committed.
+
+**Counts are the exception.** Hits, misses, executions, replays, and when an output was last used, wait in memory: a
+process that is killed takes up to 500 of them with it, for each cache and ledger (``recovery.usage``). Closing one, and
+asking it for its statistics, adds what waits. No result depends on a count.
+
 **Time** is an integer: microseconds since 1970-01-01 UTC, from a clock that is passed in (``recovery.clock``). Nothing
 is ordered by it, so a clock that jumps back cannot reorder checkpoints.
 
@@ -69,8 +80,11 @@ if TYPE_CHECKING:
     from recovery.artifacts import ARTIFACT_CRASH_POINTS, Artifacts
     from recovery.buffers import ORPHAN_CRASH_POINTS, Buffers, Fate, Orphans
     from recovery.checkpoints import CRASH_POINTS, Checkpoint, CheckpointManager, CheckpointType, Recovery, Skipped
+    from recovery.claims import CLAIM_CRASH_POINTS
     from recovery.clock import Clock, ManualClock, SystemClock
+    from recovery.commands import CommandOutput
     from recovery.cycles import CYCLE_CRASH_POINTS, Buffer
+    from recovery.doubt import RAISE, RUN_AGAIN, Happened, Probe
     from recovery.errors import RecoveryError
     from recovery.evidence import (
         ArtifactExists,
@@ -87,9 +101,12 @@ if TYPE_CHECKING:
     from recovery.gates import GateResult
     from recovery.heartbeat import Heartbeat
     from recovery.http_push import HttpPush
+    from recovery.idempotency import Execution, IdempotencyStore
     from recovery.jobs import JOB_CRASH_POINTS, Job, JobClaim, JobQueue, JobStatus
+    from recovery.langchain_cache import LangChainCache
     from recovery.lease_files import LeaseFile
     from recovery.leases import LEASE_CRASH_POINTS, Lease, LeaseManager, WorkItem, WorkStatus
+    from recovery.llm_cache import CachedOutput, CacheStatistics, Generation, LLMOutputCache
     from recovery.monitor import MONITOR_CRASH_POINTS, Monitor
     from recovery.reaper import REAPER_CRASH_POINTS, JobReaper, ReaperSettings, Tick
     from recovery.roots import Roots
@@ -104,12 +121,14 @@ if TYPE_CHECKING:
     from recovery.sweep import SWEEP_CRASH_POINTS, RecoverySweep, SweepStatistics
     from recovery.sync_queue import SYNC_CRASH_POINTS, SyncEntry, SyncPass, SyncQueue
     from recovery.tasks import Task, TaskManager, TaskStatus
+    from recovery.tool_ledger import TOOL_CRASH_POINTS, ToolLedger, ToolRun, ToolStatistics
     from recovery.worker import WORKER_CRASH_POINTS, Ending, Iteration, LeaseClaims, Outcome, TaskClaims, Worker
     from recovery.workspaces import TRACK_CRASH_POINTS, WORKSPACE_CRASH_POINTS, Hydration, Workspaces
 
 __all__ = [
     "ALERT_CRASH_POINTS",
     "ARTIFACT_CRASH_POINTS",
+    "CLAIM_CRASH_POINTS",
     "CRASH_POINTS",
     "CYCLE_CRASH_POINTS",
     "DEFAULT_PIPELINE",
@@ -117,11 +136,14 @@ __all__ = [
     "LEASE_CRASH_POINTS",
     "MONITOR_CRASH_POINTS",
     "ORPHAN_CRASH_POINTS",
+    "RAISE",
     "REAPER_CRASH_POINTS",
+    "RUN_AGAIN",
     "STAGE_CRASH_POINTS",
     "STARTUP_CRASH_POINTS",
     "SWEEP_CRASH_POINTS",
     "SYNC_CRASH_POINTS",
+    "TOOL_CRASH_POINTS",
     "TRACK_CRASH_POINTS",
     "WORKER_CRASH_POINTS",
     "WORKSPACE_CRASH_POINTS",
@@ -132,27 +154,36 @@ __all__ = [
     "Artifacts",
     "Buffer",
     "Buffers",
+    "CacheStatistics",
+    "CachedOutput",
     "Checkpoint",
     "CheckpointManager",
     "CheckpointType",
     "Clock",
     "CommandExit",
+    "CommandOutput",
     "DbRow",
     "Ending",
     "Evidence",
     "EvidencePolicy",
+    "Execution",
     "Fate",
     "FileSha256",
     "GateResult",
+    "Generation",
+    "Happened",
     "Heartbeat",
     "HttpPush",
     "Hydration",
+    "IdempotencyStore",
     "Iteration",
     "Job",
     "JobClaim",
     "JobQueue",
     "JobReaper",
     "JobStatus",
+    "LLMOutputCache",
+    "LangChainCache",
     "Lease",
     "LeaseClaims",
     "LeaseFile",
@@ -164,6 +195,7 @@ __all__ = [
     "OwnEvidence",
     "PeriodicService",
     "Pipeline",
+    "Probe",
     "ReaperSettings",
     "Reason",
     "Recovery",
@@ -191,6 +223,9 @@ __all__ = [
     "TaskManager",
     "TaskStatus",
     "Tick",
+    "ToolLedger",
+    "ToolRun",
+    "ToolStatistics",
     "Verdict",
     "Verification",
     "WorkItem",
@@ -215,24 +250,32 @@ _HOME: Final = {
     "Artifacts": "recovery.artifacts",
     "Buffer": "recovery.cycles",
     "Buffers": "recovery.buffers",
+    "CLAIM_CRASH_POINTS": "recovery.claims",
     "CRASH_POINTS": "recovery.checkpoints",
     "CYCLE_CRASH_POINTS": "recovery.cycles",
+    "CacheStatistics": "recovery.llm_cache",
+    "CachedOutput": "recovery.llm_cache",
     "Checkpoint": "recovery.checkpoints",
     "CheckpointManager": "recovery.checkpoints",
     "CheckpointType": "recovery.checkpoints",
     "Clock": "recovery.clock",
     "CommandExit": "recovery.evidence",
+    "CommandOutput": "recovery.commands",
     "DEFAULT_PIPELINE": "recovery.stages",
     "DbRow": "recovery.evidence",
     "Ending": "recovery.worker",
     "Evidence": "recovery.evidence",
     "EvidencePolicy": "recovery.evidence",
+    "Execution": "recovery.idempotency",
     "Fate": "recovery.buffers",
     "FileSha256": "recovery.evidence",
     "GateResult": "recovery.gates",
+    "Generation": "recovery.llm_cache",
+    "Happened": "recovery.doubt",
     "Heartbeat": "recovery.heartbeat",
     "HttpPush": "recovery.http_push",
     "Hydration": "recovery.workspaces",
+    "IdempotencyStore": "recovery.idempotency",
     "Iteration": "recovery.worker",
     "JOB_CRASH_POINTS": "recovery.jobs",
     "Job": "recovery.jobs",
@@ -241,6 +284,8 @@ _HOME: Final = {
     "JobReaper": "recovery.reaper",
     "JobStatus": "recovery.jobs",
     "LEASE_CRASH_POINTS": "recovery.leases",
+    "LLMOutputCache": "recovery.llm_cache",
+    "LangChainCache": "recovery.langchain_cache",
     "Lease": "recovery.leases",
     "LeaseClaims": "recovery.worker",
     "LeaseFile": "recovery.lease_files",
@@ -254,7 +299,10 @@ _HOME: Final = {
     "OwnEvidence": "recovery.evidence",
     "PeriodicService": "recovery.service",
     "Pipeline": "recovery.stages",
+    "Probe": "recovery.doubt",
+    "RAISE": "recovery.doubt",
     "REAPER_CRASH_POINTS": "recovery.reaper",
+    "RUN_AGAIN": "recovery.doubt",
     "ReaperSettings": "recovery.reaper",
     "Reason": "recovery.evidence",
     "Recovery": "recovery.checkpoints",
@@ -281,12 +329,16 @@ _HOME: Final = {
     "SyncPass": "recovery.sync_queue",
     "SyncQueue": "recovery.sync_queue",
     "SystemClock": "recovery.clock",
+    "TOOL_CRASH_POINTS": "recovery.tool_ledger",
     "TRACK_CRASH_POINTS": "recovery.workspaces",
     "Task": "recovery.tasks",
     "TaskClaims": "recovery.worker",
     "TaskManager": "recovery.tasks",
     "TaskStatus": "recovery.tasks",
     "Tick": "recovery.reaper",
+    "ToolLedger": "recovery.tool_ledger",
+    "ToolRun": "recovery.tool_ledger",
+    "ToolStatistics": "recovery.tool_ledger",
     "Verdict": "recovery.evidence",
     "Verification": "recovery.evidence",
     "WORKER_CRASH_POINTS": "recovery.worker",

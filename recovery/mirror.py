@@ -87,7 +87,7 @@ def dispatch_entry(name: str, status: WorkspaceStatus) -> StateEntry | None:
     """Return the row of the dispatch history, None for a workspace that does not run."""
     if status.status != WorkspaceState.RUNNING:
         return None
-    key = f"{max(0, status.started_at):020d} {name}"
+    key = f"{dispatch_key(status.started_at)} {name}"
     dispatch = Dispatch(name, status.agent, status.repo, status.branch, status.org, status.task, status.started_at)
     return StateEntry(StateGroup.DISPATCH_HISTORY, key, _encode(dispatch))
 
@@ -111,6 +111,11 @@ def _decoded(entry: StateEntry, kind: type[_Row]) -> _Row:
             f"({error}); delete the key, the next start writes it again."
         )
         raise CorruptState(message) from error
+
+
+def dispatch_key(moment: Microseconds) -> str:
+    """Return how the keys of the dispatches of a moment begin; they sort by time."""
+    return f"{max(0, moment):020d}"
 
 
 def status_of(entry: StateEntry | None) -> WorkspaceStatus | None:

@@ -233,6 +233,14 @@ def content_of(status: WorkspaceStatus, before: Reading) -> bytes:
     return msgspec.json.format(_encode({**fields, "version": STATUS_VERSION, **own})) + b"\n"
 
 
+def is_status(status: object) -> bool:
+    """Tell whether this is a status that would be read as it was written: fields of their types, and a status."""
+    try:
+        return isinstance(status, WorkspaceStatus) and bool(status.status) and _status(_encode(status)) == status
+    except (TypeError, ValueError, msgspec.MsgspecError):
+        return False
+
+
 def check_workspace(name: object) -> None:
     """Raise InvalidWorkspace unless this names a folder below that of the workspaces, in one way only."""
     parts = parts_inside(name)

@@ -6,7 +6,8 @@ store behind and never the file, and ``hydrate`` brings the store in line.
 
 **Ghosts.** A workspace that says ``running`` and whose executor is dead becomes ``failed``, in the registry and on
 disk. Dead means that no process with this number *and* this start is there, or only a zombie of it
-(``recovery.liveness``). One whose executor lives stays running (D23): restarting the agent does not end its work.
+(``recovery.liveness``); a file without a start, which ``track`` never writes, is believed by the number alone. One
+whose executor lives stays running (D23): restarting the agent does not end its work.
 
 **Left alone.** A status file that is a link, a folder, too large, unreadable, no status, or of another version is
 reported and not touched; what the store knows stands in for it, in the registry alone. A half-written one is replaced,
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from recovery import mirror
-from recovery.clock import Clock, SystemClock
+from recovery.clock import Clock, Microseconds, SystemClock
 from recovery.errors import InvalidWorkspace, RecoveryError
 from recovery.liveness import Liveness, ProcessTable, start_of
 from recovery.state import StateGroup, StateStore
@@ -37,7 +38,9 @@ from recovery.status_files import (
     WorkspaceState,
     WorkspaceStatus,
     check_workspace,
+    is_status,
 )
+from recovery.store.protocol import PAGE_ROWS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -71,6 +74,9 @@ TRACK_CRASH_POINTS: Final = (
 """The audit events of ``track``, in order."""
 
 TRACK_BEFORE_FILE, TRACK_AFTER_FILE, TRACK_BEFORE_COMMIT, TRACK_AFTER_COMMIT = TRACK_CRASH_POINTS
+
+_GONE: Final = "gone"
+"""The start of a process that had ended when its workspace was tracked; whoever gets its number has another."""
 
 _LOCK: Final = "workspaces"
 _log: Final = logging.getLogger("recovery.workspaces")
@@ -144,6 +150,21 @@ class Workspaces:
         for entry in self._state.entries(StateGroup.DISPATCH_HISTORY, after=after):
             yield entry.key, mirror.dispatch_of(entry)
 
+    def forget_dispatches(self, *, before: Microseconds) -> int:
+        """Delete the history of what was started before a moment, and return how many rows that were.
+
+        It grows by a row for each dispatch and is never shortened by itself. In batches, so that nobody waits long.
+        """
+        forgotten = 0
+        while (store := self._state.store) is not None:
+            with store.transaction() as transaction:
+                below = mirror.dispatch_key(before)
+                deleted = transaction.delete_states(StateGroup.DISPATCH_HISTORY, below=below, limit=PAGE_ROWS_MAX)
+            forgotten += deleted
+            if deleted < PAGE_ROWS_MAX:
+                break
+        return forgotten
+
     def track(self, name: str, status: WorkspaceStatus) -> WorkspaceStatus:
         """Write down how far a workspace is: in its file, then in the store, then here; return what was written.
 
@@ -203,13 +224,14 @@ class Workspaces:
         return tuple(name for name, status in running.items() if not is_live(status, table))
 
     def _completed(self, status: WorkspaceStatus) -> WorkspaceStatus:
-        if not isinstance(status, WorkspaceStatus) or not isinstance(status.status, str) or not status.status:
-            message = f"Expected the status of a workspace but got {status!r}; say at least its status, as text."
+        if not is_status(status):
+            shown = ascii(status)
+            message = f"Expected the status of a workspace but got {shown[:300]}; say at least its status, as text."
             raise InvalidWorkspace(message)
         now = self._clock.now()
         start = status.pid_start
         if start is None and status.pid is not None and status.status == WorkspaceState.RUNNING:
-            start = start_of(status.pid)
+            start = start_of(status.pid) or _GONE
         return msgspec.structs.replace(status, updated_at=now, started_at=status.started_at or now, pid_start=start)
 
     def _failed(self, status: WorkspaceStatus) -> WorkspaceStatus:

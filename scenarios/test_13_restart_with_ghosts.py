@@ -27,9 +27,11 @@ from recovery.status_files import WorkspaceState
 from scenarios.checks import check_no_exceptions
 from scenarios.state_agents import HALF
 from scenarios.state_checks import Expected, check_workspaces, read_group
+from scenarios.targets.agent_state import SOUND, AgentState
 
 if TYPE_CHECKING:
     from harness import Agent, Run
+    from harness.explore.fixture import Explore
 
 pytestmark = pytest.mark.chaos(
     id="13-restart-with-ghosts",
@@ -297,3 +299,19 @@ def test_an_agent_killed_while_it_tracks(chaos: Run, parts: dict[str, str], poin
     judge(chaos, folder, "after the start")
     rows = sorted(row["workspace"] for row in read_group(folder.root, "dispatch_history").values())
     chaos.expect("one dispatch of each in the history", observed=rows, holds=rows == sorted(there))
+
+
+def explored(parts: dict[str, str]) -> AgentState:
+    """Return an agent that does all that it does once, with the planted defect in its place, if there is one."""
+    return AgentState(**{name: parts[name] for name, sound in SOUND.items() if parts[name] != sound})
+
+
+def test_a_crash_at_every_step_of_an_agent(explore: Explore, parts: dict[str, str]) -> None:
+    """Tracking, queueing and a cycle end at each durable step; after the start everything acknowledged is there."""
+    explore(explored(parts), faults=("crash",))
+
+
+@pytest.mark.chaos_deep
+def test_power_loss_io_errors_and_crashes_of_the_start(explore: Explore, parts: dict[str, str]) -> None:
+    """Power is lost with whatever was not flushed, calls fail, and the start that follows a crash dies at each step."""
+    explore(explored(parts), faults=("recovery", "power", "io"), jobs=2, samples=4, recoveries=6, io_runs=60)

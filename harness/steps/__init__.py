@@ -2,7 +2,11 @@
 
     step        pure: a durable step, an entry of a folder, a blind spot
     recording   the steps of one observed run with everything that was written, on disk and read back
-    source      what a source of steps can be asked; two kinds of it exist, seccomp and audit events
+    source      what a source of steps can be asked
+    seccomp     the first source: system calls, trapped (filter, syscalls, kernel, memory, folder, decoding)
+    audit       the second source: a Python program's audit events
+    launching   how a watched program is started, and family: how it is ended with all its descendants
+    choosing    which source is there on this machine
 
 A *durable step* is a system call that changes what a crash would leave behind in the watched folder. Steps are numbered
 from 1 in the one order in which the source saw them; marks lie between them, in the same order, and have no number of

@@ -11,25 +11,19 @@ import os
 import select
 import signal
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    import socket
+    from harness.steps.launching import Child
 
 _END_TIMEOUT_S: Final = 10.0
-
-
-class Child(Protocol):
-    """A forked process and the channel on which it will speak."""
-
-    pid: int
-    channel: socket.socket
 
 
 class Family:
     """The processes of one run."""
 
     def __init__(self, child: Child) -> None:
+        """Take charge of what was launched."""
         self.pid = child.pid
         self.channel = child.channel
         self.pidfd = os.pidfd_open(child.pid)

@@ -14,20 +14,17 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 import socket
-import sys
 import time
-import traceback
 from typing import TYPE_CHECKING, Final
 
-from harness.agents.marks import AGENT_VARIABLE, MARKS_VARIABLE
 from harness.errors import StepsUnavailable, UsageError
 from harness.steps import memory
 from harness.steps.decoding import NOTHING, Decoded, Decoder
 from harness.steps.family import Family
 from harness.steps.folder import WatchedFolder
-from harness.steps.kernel import Filter, Listener, adopt_orphans, borrow_descriptor, die_with_parent
+from harness.steps.kernel import Filter, Listener, adopt_orphans, borrow_descriptor
+from harness.steps.launching import EXIT_OF_A_MISTAKE, launch
 from harness.steps.source import Answer, Directive, KillAfterMark, KillBefore, Observation, Watch
 from harness.steps.step import Action, BlindSpot, Step
 
@@ -44,7 +41,6 @@ OUTPUT_BYTES_MAX: Final = 64 * 1024 * 1024
 _OUTPUT_SHOWN_BYTES: Final = 16 * 1024
 _STRAYS_MAX: Final = 100
 _READY: Final = b"+"
-_EXIT_OF_A_MISTAKE: Final = 126
 _NEEDS_ROOM: Final = frozenset(
     {
         Action.CREATE,
@@ -95,7 +91,7 @@ class SeccompSource:
         else:
             for _ in folder.scan(None):
                 pass
-        family = Family(_start_child(self._filter, program, directory, marks, output))
+        family = Family(launch(program, directory, marks, output, lambda channel: _put_on(self._filter, channel)))
         try:
             listener = Listener(_take_listener(family))
         except BaseException:
@@ -326,81 +322,15 @@ class _Supervision:
             return file.read().decode(errors="replace")
 
 
-class _Child:
-    """A child that was forked and has not yet said whether it wears the filter."""
-
-    def __init__(self, pid: int, channel: socket.socket) -> None:
-        self.pid = pid
-        self.channel = channel
-
-
-def _start_child(filter_: Filter, program: Program, directory: Path, marks: Path, output: Path) -> _Child:
-    """Fork the program; it waits for nobody, and sends its listener as its first act."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid:
-        theirs.close()
-        return _Child(pid, ours)
-    code = _EXIT_OF_A_MISTAKE
-    try:
-        ours.close()
-        _prepare(directory, marks, output)
-        _put_on(filter_, theirs)
-        code = _call(program)
-    except BaseException as error:  # noqa: BLE001 - this is the end of the process, whatever it was
-        code = _code_of(error)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _prepare(directory: Path, marks: Path, output: Path) -> None:
-    os.setsid()
-    die_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_DFL)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    printed = os.open(output, os.O_WRONLY | os.O_APPEND)
-    for source, target in ((nothing, 0), (printed, 1), (printed, 2)):
-        os.dup2(source, target)
-    # whoever has taken the place of these (pytest does) is not there any more
-    sys.stdout, sys.stderr = (open(target, "w", closefd=False) for target in (1, 2))  # noqa: SIM115 - until the end
-    os.environ[MARKS_VARIABLE] = str(marks)
-    os.environ.setdefault(AGENT_VARIABLE, "target")
-    os.chdir(directory)
-
-
 def _put_on(filter_: Filter, channel: socket.socket) -> None:
+    """Put on the filter, as the child's first act, and send its listener."""
     try:
         listener = filter_.put_on()
     except OSError as error:
         channel.sendall(b"-" + str(error.errno).encode())
-        os._exit(_EXIT_OF_A_MISTAKE)
+        os._exit(EXIT_OF_A_MISTAKE)
     socket.send_fds(channel, [_READY], [listener])
     os.close(listener)
-    channel.close()
-
-
-def _call(program: Program) -> int:
-    if not callable(program):
-        argv = [os.fspath(part) for part in program]
-        os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
-        os.execvp(argv[0], argv)
-    program()
-    return 0
-
-
-def _code_of(error: BaseException) -> int:
-    if isinstance(error, SystemExit):
-        if isinstance(error.code, int) or error.code is None:
-            return error.code or 0
-        sys.stderr.write(f"{error.code}\n")  # as Python itself does
-        return 1
-    traceback.print_exception(error)
-    return 127 if isinstance(error, FileNotFoundError) else 1
 
 
 def _take_listener(family: Family) -> int:

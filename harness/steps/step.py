@@ -67,6 +67,8 @@ class Action(enum.StrEnum):
     """sync_file_range of ``node``: starts or awaits writing, and promises nothing (its manual page says so)."""
     SYNC_ALL = "sync_all"
     """sync or syncfs: everything in the watched folder."""
+    POINT = "point"
+    """Nothing changes: the program passes a point that it has named itself; ``path`` is the name. Audit events only."""
     MARK = "mark"
     """Not a step: an agent wrote a mark; the bytes are its ``content``. Its number is that of the step before it."""
 

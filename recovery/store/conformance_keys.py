@@ -145,6 +145,9 @@ class KeyConformance:
             assert transaction.evict_keys("s", bytes_max=40) == 0
             assert transaction.evict_keys("s", bytes_max=25) == 2
         assert [number for number in range(4) if self.store.key(f"k{number}") is not None] == [0, 3]
+        with self.store.transaction() as transaction:
+            assert transaction.evict_keys("s", bytes_max=-1) == 2
+            assert transaction.evict_keys("s", bytes_max=-1) == 0
         assert self.store.key("kept") is not None
         assert self.store.key("executing") is not None
 

@@ -57,6 +57,18 @@ class StateConformance:
         page = self.store.state_entries("g", after="009", limit=10)
         assert [entry.key for entry in page] == [f"{number:03d}" for number in range(10, 20)]
 
+    def test_entries_below_a_key_are_deleted_from_the_smallest_on(self) -> None:
+        """As many as are asked for, of one group alone."""
+        self._put(*(StateEntry("g", f"{number:03d}", b"0") for number in range(10)), StateEntry("h", "000", b"0"))
+        with self.store.transaction() as transaction:
+            assert transaction.delete_states("g", below="007", limit=4) == 4
+        assert [entry.key for entry in self.store.state_entries("g")] == [f"{number:03d}" for number in range(4, 10)]
+        with self.store.transaction() as transaction:
+            assert transaction.delete_states("g", below="007", limit=100) == 3
+            assert transaction.delete_states("nobody's", below="9", limit=100) == 0
+        assert self.store.state_count("g") == 3
+        assert self.store.state_count("h") == 1
+
     def test_state_that_was_rolled_back_is_not_there(self) -> None:
         """Neither a put nor a delete outlives a block that raises; what was committed is there for the next store."""
         self._put(StateEntry("g", "kept", b"1"))

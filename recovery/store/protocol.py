@@ -202,7 +202,7 @@ class Transaction(JobTransaction, Protocol):
     def evict_keys(self, scope: str, *, bytes_max: int) -> int:
         """Delete the least recently used results of a scope until the rest has at most so many bytes; return how many.
 
-        Only results of keys that were claimed with a ``used_at``.
+        A negative bound leaves none, not even of no bytes. Only results of keys that were claimed with a ``used_at``.
         """
         ...
 
@@ -235,6 +235,10 @@ class Transaction(JobTransaction, Protocol):
 
     def delete_state(self, group: str, key: str) -> bool:
         """Delete the entry; False, and no change, where there is none."""
+        ...
+
+    def delete_states(self, group: str, *, below: str, limit: int) -> int:
+        """Delete up to ``limit`` entries of a group, from its smallest key on, those below a key; return how many."""
         ...
 
     def insert_cycle(self, cycle: Cycle) -> bool:

@@ -112,12 +112,12 @@ class KeyWrites:
         """Delete the least recently used results until the rest has at most so many bytes; return how many."""
         excess: int = self.execute(_BYTES, (scope,)).fetchone()[0] - bytes_max
         evicted = 0
-        while excess > 0:
-            for number, size_bytes in self.execute(_OLDEST, (scope, _EVICTED_AT_ONCE)).fetchall():
-                self.execute(_EVICT, (number,))
-                evicted, excess = evicted + 1, excess - size_bytes
+        while excess > 0 and (oldest := self.execute(_OLDEST, (scope, _EVICTED_AT_ONCE)).fetchall()):
+            for number, size_bytes in oldest:
                 if excess <= 0:
                     break
+                self.execute(_EVICT, (number,))
+                evicted, excess = evicted + 1, excess - size_bytes
         return evicted
 
     def touch_keys(self, used: Mapping[str, Microseconds]) -> None:

@@ -39,6 +39,7 @@ from recovery.errors import (
     WorkspaceNotWritten,
 )
 from recovery.liveness import start_of
+from recovery.state import checked_entry
 from recovery.status_files import STATUS_BYTES_MAX, StatusFiles
 
 if TYPE_CHECKING:
@@ -470,12 +471,30 @@ def test_a_dispatch_whose_row_was_lost_in_a_crash_is_made_up_for(workspaces: Wor
     assert [dispatch.workspace for _, dispatch in workspaces.dispatches()] == [NAME]
 
 
+def test_old_dispatches_can_be_forgotten(workspaces: Workspaces, state: StateStore) -> None:
+    """Those before a moment go, more than a batch of them, and the others stay."""
+    assert state.store is not None
+    with state.store.transaction() as transaction:
+        rows = [checked_entry("dispatch_history", f"{number:020d} w", {"of": number}) for number in range(2500)]
+        transaction.put_states(rows)
+    assert workspaces.forget_dispatches(before=2300) == 2300
+    assert workspaces.forget_dispatches(before=2300) == 0
+    assert state.count(StateGroup.DISPATCH_HISTORY) == 200
+
+
 def test_what_was_tracked_is_there_after_a_restart(workspaces: Workspaces, state: StateStore) -> None:
     """Everything that was given, the start of the executor that was looked up, and the moment."""
     written = workspaces.track(NAME, status(pid=os.getpid(), task="t", org="o", branch="b"))
     assert written.pid_start == start_of(os.getpid())
     assert written.started_at == written.updated_at > 0
     assert reopened(workspaces, state).all() == {NAME: written}
+
+
+def test_an_executor_that_had_ended_when_it_was_tracked_has_a_start_of_its_own(workspaces: Workspaces) -> None:
+    """Whoever gets its number later is not taken for it."""
+    written = workspaces.track(NAME, status(pid=DEAD_PID))
+    assert written.pid_start is not None
+    assert written.pid_start != start_of(os.getpid())
 
 
 def test_what_was_untracked_comes_back_only_by_its_file(workspaces: Workspaces, state: StateStore) -> None:
@@ -490,7 +509,9 @@ def test_what_was_untracked_comes_back_only_by_its_file(workspaces: Workspaces, 
     assert reopened(workspaces, state).all() == {}
 
 
-@pytest.mark.parametrize("given", [None, {"status": "running"}, status(status=""), status(status=7)])
+@pytest.mark.parametrize(
+    "given", [None, {"status": "running"}, status(status=""), status(status=7), status(pid="7"), status(task="\ud800")]
+)
 def test_a_status_that_is_none_is_refused(workspaces: Workspaces, given: Any) -> None:
     """Nothing is written for it."""
     with pytest.raises(InvalidWorkspace):

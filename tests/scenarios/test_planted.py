@@ -254,6 +254,12 @@ def test_orphans_catch_their_planted_defects(session: Session, variant: str, sig
     check_caught(session, ORPHANS, f"tests.planted.buffers:{variant}", test, signature)
 
 
+def test_an_explored_agent_catches_a_cycle_in_two_transactions(session: Session) -> None:
+    """A crash at every step finds the moment between the two, at which there is no named point."""
+    variant = "tests.planted.buffers:TwoTransactions"
+    check_caught(session, GHOSTS, variant, "test_a_crash_at_every_step_of_an_agent", "cycles:half-there")
+
+
 @pytest.mark.parametrize(
     ("variant", "signature", "test"),
     [

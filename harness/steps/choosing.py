@@ -1,0 +1,34 @@
+"""Which source of steps is there on this machine: seccomp if it works, audit events for what they can do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from harness.errors import StepsUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from harness.steps.source import StepSource
+
+SOURCES: Final = ("seccomp", "audit")
+
+
+def source_for(name: str | None = None) -> StepSource:
+    """Return the source of this name, or the best there is: seccomp, and audit events where its calls are not known.
+
+    That a container or a kernel refuses the filter is found out by the first program that is watched. Raises
+    UsageError for an unknown name, StepsUnavailable for one that does not work on this machine.
+    """
+    from harness.steps.audit import AuditSource  # each of them looks at the machine when it is imported
+    from harness.steps.seccomp import SeccompSource
+
+    if name == "audit":
+        return AuditSource()
+    if name not in {None, "seccomp"}:
+        msg = f"there is no source of steps called {name!r}; there are {', '.join(SOURCES)}"
+        raise UsageError(msg)
+    try:
+        return SeccompSource()
+    except StepsUnavailable:
+        if name is not None:
+            raise
+        return AuditSource()
