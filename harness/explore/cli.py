@@ -90,6 +90,10 @@ class _Listed(_ListedBase):
 @click.option("--state", help="Build this state alone, keep it, and judge it; a report names it.")
 @click.option("--results", type=_FOLDER, default=RESULTS, show_default=True, help="Where failing states are kept.")
 @click.option("--scratch", type=_FOLDER, help="Where states are written.  [default: memory, /dev/shm]")
+@click.option(
+    "--source", type=click.Choice(["seccomp", "audit"]),
+    help="How steps are seen: system calls, or a Python program's audit events.  [default: what works here]",
+)  # fmt: skip
 @click.option("--run-timeout", type=_Duration(), default="60s", show_default=True, help="Time for one run.")
 @click.option("--check-timeout", type=_Duration(), default="10s", show_default=True, help="Time for one check.")
 @click.option("--fresh", is_flag=True, help="Begin again, whatever an interrupted exploration has done.")
@@ -108,6 +112,7 @@ def explore(
     state: str | None,
     results: Path,
     scratch: Path | None,
+    source: str | None,
     run_timeout: float,
     check_timeout: float,
     fresh: bool,
@@ -136,7 +141,7 @@ def explore(
     )
     if state is not None:
         raise click.exceptions.Exit(_show_state(subject, options, state, results, scratch))
-    explored = run_and_show(subject, options, command, results=results, scratch=scratch, fresh=fresh)
+    explored = run_and_show(subject, options, command, results=results, scratch=scratch, source=source, fresh=fresh)
     if json_file is not None:
         _write_json(explored, json_file)
     raise click.exceptions.Exit(exit_code(explored))
@@ -164,7 +169,14 @@ def _subject(
 
 
 def run_and_show(
-    subject: Subject, options: Options, command: str, *, results: Path, scratch: Path | None = None, fresh: bool = False
+    subject: Subject,
+    options: Options,
+    command: str,
+    *,
+    results: Path,
+    scratch: Path | None = None,
+    source: str | None = None,
+    fresh: bool = False,
 ) -> Exploration:
     """Explore, with a bar where there is a terminal, and print what came of it."""
     from harness.explore.launch import launch
@@ -181,6 +193,7 @@ def run_and_show(
             subject,
             options,
             base=scratch,
+            source_name=source,
             kept=folder / f"states-{options.seed}",
             progress=progress,
             command=command,

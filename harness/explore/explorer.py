@@ -19,6 +19,7 @@ import msgspec
 from harness.errors import ChaosError, UsageError
 from harness.explore.checking import Known, Pool
 from harness.explore.crashes import find_crash
+from harness.explore.events import NOTE, EventExploration
 from harness.explore.failing import explore_errors, trouble_of
 from harness.explore.killing import explore_crashes
 from harness.explore.losing import explore_power_losses, find_loss
@@ -143,6 +144,8 @@ class Explorer:
         ]
 
     def _explore(self) -> tuple[Finding, ...]:
+        if self._source.name == "audit":
+            return self._explore_events()
         timeout_s = self._options.run_timeout_s
         recorded, self._seen = record(self._subject, self._source, self._folder, timeout_s=timeout_s, disk=self._disk)
         try:
@@ -154,6 +157,14 @@ class Explorer:
                 return self._explore_families(known, recorded, pool)
         finally:
             recorded.close()
+
+    def _explore_events(self) -> tuple[Finding, ...]:
+        """Explore a target of which only audit events are seen."""
+        exploration = EventExploration(self._subject, self._source, self._options, self._folder)
+        self._seen = exploration.seen
+        self._notes = (NOTE, *notes_of_run(self._seen))
+        self._families, findings = exploration.explore()
+        return findings
 
     def _place(self, recorded: Recorded) -> Path:
         """Return where states are written: those of a program that writes much would fill the memory."""

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from harness import scratch
 from harness.errors import StepsUnavailable, UsageError
 from harness.explore.explorer import ROOM_BYTES_MIN, Explorer
@@ -29,6 +31,7 @@ def launch(
     options: Options,
     *,
     base: Path | None = None,
+    source_name: str | None = None,
     kept: Path | None = None,
     progress: Path | None = None,
     command: str = "",
@@ -36,6 +39,7 @@ def launch(
 ) -> Exploration:
     """Explore a target in a folder of its own under ``base``, by default in memory, and remove the folder.
 
+    ``source_name`` is seccomp or audit, or None for the best of this machine.
     Raises UsageError for options and folders that cannot be used. That no steps can be seen here is a finding, which
     leaves the exploration INCONCLUSIVE.
     """
@@ -44,7 +48,7 @@ def launch(
         msg = f"states are written to {place}, which is no folder: give another with --scratch"
         raise UsageError(msg)
     try:
-        source = step_source()
+        source = step_source(source_name)
     except StepsUnavailable as error:
         finding = Finding(signature="harness:no-steps-here", text=str(error), kind="harness", checker="explore")
         return Exploration(target=subject.name, seed=options.seed, findings=(finding,))
@@ -61,6 +65,8 @@ def launch(
             listen=listen,
         )
         found = explorer.explore()
+    if source.name == "audit" and source_name is None:
+        found = _fallen_back(found)
     return found if is_memory(place) else _with_note(found, place)
 
 
@@ -78,11 +84,11 @@ def _folders(*bases: Path) -> Iterator[list[Path]]:
             scratch.remove(folder)
 
 
-def step_source() -> StepSource:
-    """Return the source of steps of this machine. Raises StepsUnavailable when there is none."""
-    from harness.steps.choosing import source_for
+def step_source(name: str | None = None) -> StepSource:
+    """Return the source of steps of this name, or the best of this machine. Raises StepsUnavailable, UsageError."""
+    from harness.steps.choosing import source_for  # it looks at the machine when it is imported
 
-    return source_for("seccomp")  # the other one sees no contents, of which states are built
+    return source_for(name)
 
 
 def default_base() -> Path:
@@ -115,8 +121,13 @@ def _device(point: Path) -> int:
         return -1
 
 
-def _with_note(found: Exploration, place: Path) -> Exploration:
-    import msgspec
+def _fallen_back(found: Exploration) -> Exploration:
+    """Return the result with what keeps it from being taken for more than it is: nobody asked for named events only."""
+    text = "no system calls can be seen here, so only named audit events were explored; --source audit accepts that"
+    finding = Finding(signature="harness:named-events-only", text=text, kind="harness", checker="explore")
+    return msgspec.structs.replace(found, findings=(*found.findings, finding))
 
+
+def _with_note(found: Exploration, place: Path) -> Exploration:
     note = f"states were written to {place}, which is no memory file system: it takes longer, and finds the same"
     return msgspec.structs.replace(found, notes=(*found.notes, note))

@@ -66,7 +66,7 @@ def record(
     The recording itself, which may be large, goes to ``disk`` where that is given: ``folder`` is likely to be memory.
     """
     kept = disk or folder
-    directory = _prepared(subject, folder / "clean")
+    directory = prepared(subject, folder / "clean")
     recorder = Recorder(kept / "recording", source.name)
     marks = folder / "clean.marks"
     try:
@@ -75,7 +75,7 @@ def record(
         )
     finally:
         recorder.close()
-    _check_run(seen)
+    check_run(seen)
     recorded = Recorded(Recording(kept / "recording"), kept)
     _compare_with_reality(recorded, directory)
     return recorded, seen
@@ -83,7 +83,7 @@ def record(
 
 def record_again(subject: Subject, source: StepSource, recorded: Recorded, folder: Path, *, timeout_s: float) -> None:
     """Run the target once more and compare. Raises ExplorationError that says where it took another way."""
-    directory = _prepared(subject, folder / "again")
+    directory = prepared(subject, folder / "again")
     marks = folder / "again.marks"
     steps = recorded.recording.steps
     seen = source.observe(
@@ -194,7 +194,8 @@ def notes_of_run(seen: Observation) -> list[str]:
     ]
 
 
-def _prepared(subject: Subject, directory: Path) -> Path:
+def prepared(subject: Subject, directory: Path) -> Path:
+    """Make the directory with what the target wants to be there before. Raises ExplorationError."""
     directory.mkdir(mode=0o755)
     try:
         subject.setup(directory)
@@ -204,7 +205,8 @@ def _prepared(subject: Subject, directory: Path) -> Path:
     return directory
 
 
-def _check_run(seen: Observation) -> None:
+def check_run(seen: Observation) -> None:
+    """Raise ExplorationError for a run that decides nothing: it did not end, was not seen, made no step."""
     if seen.is_timed_out:
         text = f"{seen.failure}: let run() come to an end, or give more time with --run-timeout; {_tail(seen.output)}"
         raise ExplorationError(text, signature="harness:does-not-end")

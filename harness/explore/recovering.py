@@ -17,6 +17,7 @@ from harness.explore.recorded import recorded_run
 from harness.explore.result import CONFIRMED_BY_A_KILL, Discovery, Family, FamilyResult, grouped
 from harness.explore.session import Hearing
 from harness.explore.state import State, durable_digest
+from harness.history import History
 from harness.seed import stream
 from harness.steps.recording import Recorder, Recording
 from harness.steps.source import KillBefore
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from harness.explore.checking import Judgement
     from harness.explore.session import Session
-    from harness.steps.source import Observation
+    from harness.steps.source import Observation, Program
 
 _PREFIX: Final = "recovery:"
 _SEPARATOR: Final = "/"
@@ -43,6 +44,7 @@ class _Recoveries:
         self._hearing = Hearing(session, Family.RECOVERY)
         self._folder = session.folder / "recovery"
         self._points = 0
+        self._distinct = 0
         self._confirmed = 0
 
     def explore(self) -> FamilyResult:
@@ -67,9 +69,9 @@ class _Recoveries:
         result = FamilyResult(
             family=Family.RECOVERY,
             points=self._points,
-            points_total=len(bases),
+            points_total=self._distinct,
             confirmed=self._confirmed,
-            is_sampled=len(bases) == self._session.options.recoveries,
+            is_sampled=len(bases) < self._distinct,
             is_complete=is_complete,
         )
         return self._hearing.finish(result)
@@ -79,7 +81,8 @@ class _Recoveries:
         recorded = self._session.recorded
         codes: dict[bytes, str] = {}
         for state in crash_states(recorded.recording, recorded.store):
-            codes.setdefault(durable_digest(state.items), state.code)
+            codes[durable_digest(state.items)] = state.code  # of equal folders that with the most promises
+        self._distinct = len(codes)
         distinct = list(codes.values())
         randomness = stream(self._session.options.seed, "explore", "recovery")
         order = sorted(range(len(distinct)), key=lambda _: randomness.random())
@@ -114,10 +117,16 @@ class _Recoveries:
             return None
         return Recording(self._folder / "recording") if seen.count else None
 
+    def _program(self, base: State, directory: Path, marks: Path) -> Program:
+        """Put the state there, with the marks that were seen before it, and return the recovery."""
+        seen = self._session.recorded.marks[: base.marks]
+        StateFolder(directory).put(base.items)
+        marks.write_bytes(History(seen).to_lines())
+        return self._session.subject.recovery(directory, marks, seen)
+
     def _observe(self, base: State, recorder: Recorder) -> Observation:
         directory, marks = self._folder / "state", self._folder / "marks"
-        StateFolder(directory).put(base.items)
-        program = self._session.subject.recovery(directory, marks, self._session.recorded.marks[: base.marks])
+        program = self._program(base, directory, marks)
         timeout_s = self._session.options.run_timeout_s
         return self._session.source.observe(program, directory, marks=marks, recorder=recorder, timeout_s=timeout_s)
 
@@ -132,10 +141,9 @@ class _Recoveries:
 
     def _kill_at(self, base: State, number: int, found: Discovery) -> None:
         directory, marks = self._folder / "state", self._folder / "marks"
-        StateFolder(directory).put(base.items)
         seen, unlike = recorded_run(
             self._session.source,
-            self._session.subject.recovery(directory, marks, self._session.recorded.marks[: base.marks]),
+            self._program(base, directory, marks),
             directory,
             marks=marks,
             directive=KillBefore(number=number),

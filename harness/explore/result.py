@@ -81,7 +81,8 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
     """What one family came to. ``points`` of ``points_total`` is its coverage, ``states`` what was built and judged.
 
     ``confirmed`` counts the real kills (or runs) that agreed with what was built. ``is_sampled`` says that some moments
-    allow more states than were built; ``is_complete`` that nothing was left out for want of time.
+    allow more states than were built; ``is_complete`` that nothing was left out for want of time; ``is_named`` that the
+    points are audit events, which are fewer than the durable steps.
     """
 
     family: Family
@@ -91,6 +92,7 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
     confirmed: int = 0
     is_sampled: bool = False
     is_complete: bool = True
+    is_named: bool = False
     discoveries: tuple[Discovery, ...] = ()
     problems: tuple[Finding, ...] = ()
 
@@ -107,9 +109,10 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
         """Say what was covered, as reports do: ``122 of 122 crash points``."""
         sampled = " (sampled)" if self.is_sampled else " (all there are)"
         if self.family is Family.CRASH:
-            return f"{self.points:,} of {self.points_total:,} crash points"
+            points = "named events" if self.is_named else "crash points"
+            return f"{self.points:,} of {self.points_total:,} {points}"
         if self.family is Family.RECOVERY:
-            return f"{self.points:,} recoveries interrupted in {self.states:,} states"
+            return f"{self.points:,} of {self.points_total:,} recoveries, interrupted in {self.states:,} states"
         if self.family is Family.POWER:
             if self.points < self.points_total and self.is_complete:
                 sampled = f" (sampled, at {self.points:,} of {self.points_total:,} moments)"

@@ -7,8 +7,8 @@ can do without. Rates per core are of a process and its one worker bound to one 
 one pass over the recording, of which there are as many as it takes; power-loss states within a round.
 
 The memory is that of this process with its children (proportional set sizes, from /proc), for a made recording of
-100,000 steps that write a gigabyte: all its crash states and a sample of its power-loss states are built, and some of
-them, spread over the run, written to the disk (where an exploration of so large a program puts them) and judged.
+100,000 steps that write a gigabyte: all its crash states and, as by default, 100,000 of its power-loss states are
+built, and some of them, spread over the run, written to the disk (where so large a program has them) and judged.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ def _memory() -> bool:
         recorded = Recorded(Recording(Path(name) / "recording"), Path(name))
         known = Known(subject_of(Log()), step_source(), (), ())
         peak_bytes, count, began_s = 0, 0, time.perf_counter()
-        power = power_states(recorded.recording, recorded.store, Model.EXT4, seed="memory", samples=4)
+        power = power_states(recorded.recording, recorded.store, Model.EXT4, seed="memory", every=25)
         kinds = {
             "crash": crash_states(recorded.recording, recorded.store),
             "power loss": (state for state, _ in power),

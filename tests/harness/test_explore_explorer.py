@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ def test_a_sound_program_holds_under_everything(tmp_path: Path) -> None:
     assert [each.family for each in explored.families] == list(Family)
     assert explored.coverage.startswith(f"{explored.steps} of {explored.steps} crash points, ")
     assert all(each.is_complete and each.points == each.points_total > 0 for each in explored.families)
+    assert _family(explored, RECOVERY).coverage.startswith("7 of 7 recoveries")
     assert "sampled, at" not in explored.coverage
     assert _family(explored, CRASH).confirmed == 8
     assert explored.marks == 4
@@ -347,3 +349,47 @@ def test_a_disk_that_fills_up_is_told(tmp_path: Path) -> None:
     explored = FullAfter(subject_of(targets.Careful), step_source(), Options(seed="s"), tmp_path).explore()
     assert explored.verdict is Verdict.INCONCLUSIVE
     assert "there is no room for states" in explored.findings[0].text
+
+
+# Without seccomp
+
+
+class Announcing(targets.Careless):
+    """Says what it is about to do, as a program may: an audit event of its own before each save."""
+
+    name = "announcing"
+
+    def save(self, directory: Path, number: int) -> None:
+        """Truncate, announce, write: the event is where the file is empty."""
+        with (directory / "state.json").open("w") as file:
+            sys.audit("recovery.saving", number)
+            file.write(f'{{"number": {number}}}')
+
+
+def test_named_events_give_real_kills_where_nothing_can_be_recorded(tmp_path: Path) -> None:
+    """The audit source finds by a kill what is between two of its events, and says what is out of its reach."""
+    options = Options(seed="s", families=(CRASH, POWER, IO))
+    explored = launch(subject_of(Announcing), options, source_name="audit", base=tmp_path)
+
+    crash, power, _ = explored.families
+    assert crash.verdict is Verdict.VIOLATED
+    assert crash.coverage.endswith("named events")
+    assert {found.label for found in crash.discoveries} == {CONFIRMED_BY_A_KILL}
+    assert [finding.signature for finding in power.problems] == ["harness:needs-seccomp:power"]
+
+
+def test_named_events_alone_are_no_pass_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without system calls to see a sound program is INCONCLUSIVE; who asks for events gets HELD."""
+    options = Options(seed="s", families=(CRASH, IO))
+    asked = launch(subject_of(targets.Careful), options, source_name="audit")
+    monkeypatch.setattr("harness.steps.seccomp.SeccompSource", _unknown_machine)
+    fallen_back = launch(subject_of(targets.Careful), options)
+
+    assert asked.verdict is Verdict.HELD, asked.all_findings
+    assert fallen_back.verdict is Verdict.INCONCLUSIVE
+    assert "harness:named-events-only" in _signatures(fallen_back)
+
+
+def _unknown_machine() -> None:
+    message = "the system calls of this machine are not known"
+    raise StepsUnavailable(message)
