@@ -34,6 +34,8 @@ CONCURRENT = "scenarios/test_02_concurrent_checkpoints.py"
 TAKEOVER = "scenarios/test_03_lease_takeover.py"
 END_TO_END = "scenarios/test_07_end_to_end.py"
 SWEEP = "scenarios/test_04_recovery_sweep.py"
+CACHE = "scenarios/test_05_llm_cache.py"
+TOOLS = "scenarios/test_06_tool_replay.py"
 VARIANTS = "tests.planted.checkpoints"
 
 
@@ -142,7 +144,38 @@ def test_end_to_end_catches_its_planted_defects(session: Session, variant: str, 
     check_caught(session, END_TO_END, f"tests.planted.workers:{variant}", test, signature)
 
 
-@pytest.mark.parametrize("scenario", [KILL_9, CONCURRENT, TAKEOVER, SWEEP, END_TO_END])
+@pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("ChecksThenInserts", "exactly-once:repeated", "test_a_stampede_generates_once"),
+        ("NeverRefreshes", "exactly-once:repeated", "test_all_outputs_expire_under_load"),
+        ("KeepsTheDead", "agent:raised:InProgress", "test_callers_are_killed_while_they_generate"),
+        ("ForgetsParameters", "cache:wrong-output", "test_a_thousand_misses_then_a_thousand_hits"),
+        ("LosesCounts", "expectation:hit_rate", "test_a_thousand_misses_then_a_thousand_hits"),
+    ],
+)
+def test_the_cache_catches_its_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """Outputs that are generated twice, never refreshed, stuck with the dead, of another request, or not counted."""
+    check_caught(session, CACHE, f"tests.planted.cache:{variant}", test, signature)
+
+
+@pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("IntentAfterEffect", "exactly-once:repeated", "test_agents_die_around_the_effect[raise]"),
+        ("IgnoresProbe", "exactly-once:repeated", "test_agents_die_around_the_effect[probe]"),
+        ("ForgetsDoubt", "exactly-once:repeated", "test_agents_die_around_the_effect[raise]"),
+        ("LargeChangesType", "tool:type-changed", "test_tools_run_once_and_are_replayed"),
+        ("CachesFailures", "tool:failure-replayed", "test_a_failure_is_run_again"),
+        ("CutsOutput", "tool:output-differs", "test_tools_run_once_and_are_replayed"),
+    ],
+)
+def test_tools_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """Effects that happen twice, and answers that are not what the tool gave, are found."""
+    check_caught(session, TOOLS, f"tests.planted.ledger:{variant}", test, signature)
+
+
+@pytest.mark.parametrize("scenario", [KILL_9, CONCURRENT, TAKEOVER, SWEEP, CACHE, TOOLS, END_TO_END])
 def test_the_sound_core_holds_under_the_same_seed(session: Session, scenario: str) -> None:
     """With the seed that the defects were found with, every run of the sound core holds."""
     sound = session(scenario, SOUND)
