@@ -19,7 +19,7 @@ import msgspec
 
 from recovery import CommandOutput, ToolLedger, ToolRun
 from recovery.doubt import Probe
-from recovery.outcomes import INLINE_BYTES_MAX
+from recovery.tool_outcomes import INLINE_BYTES_MAX
 from recovery.tool_ledger import AFTER_EFFECT, BEFORE_EFFECT
 
 if TYPE_CHECKING:
