@@ -19,8 +19,8 @@ import msgspec
 
 from recovery import CommandOutput, ToolLedger, ToolRun
 from recovery.doubt import Probe
-from recovery.tool_outcomes import INLINE_BYTES_MAX
 from recovery.tool_ledger import AFTER_EFFECT, BEFORE_EFFECT
+from recovery.tool_outcomes import INLINE_BYTES_MAX
 
 if TYPE_CHECKING:
     from recovery.claims import Mine
