@@ -97,6 +97,7 @@ class Disk:
         self._recording = recording
         self._store = store
         self.empty = Content(store)
+        self.keep = store.keep
         self.nodes: dict[int, Node] = {ROOT_NODE: Node(FOLDER)}
         self.names: Names = {ROOT_NODE: {}}
         self.contents: dict[int, Content] = {}
@@ -121,7 +122,7 @@ class Disk:
             before = self.contents.get(effect.node)
             if before is None:
                 raise _misfit(effect.step, f"node {effect.node} is no file")
-            self.contents[effect.node] = self.written(before, effect, keep=self._store.keep)
+            self.contents[effect.node] = self.written(before, effect, keep=self.keep)
         elif isinstance(effect, Moding):
             self.modes[effect.node] = effect.mode
 
@@ -225,7 +226,7 @@ class Disk:
         for start in range(0, entry.length, _CHUNK_BYTES):
             length = min(_CHUNK_BYTES, entry.length - start)
             part = msgspec.structs.replace(entry, content=entry.content + start, length=length)
-            content = content.write(start, self._recording.content(part), keep=self._store.keep)
+            content = content.write(start, self._recording.content(part), keep=self.keep)
         return content.resize(entry.length)
 
     def _split(self, item: Step | Entry, path: str) -> tuple[int, str]:

@@ -11,6 +11,9 @@ go independently of each other; an fsync of a file says nothing about its name. 
 commits the metadata of that file or folder, and so everything before it in the journal. It is weaker than ext4 as it is
 mounted by default: that a file which replaces another by rename is written out first (``auto_da_alloc``) is a courtesy.
 
+Of a program that never syncs the newest 512 changes are uncertain, and older ones are taken to be written: a kernel
+writes back after some seconds by itself, and what it may do with them was tried while they were new.
+
 SQLite's ``-shm`` files are memory that happens to have a name; no state here has one.
 """
 
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from harness.explore.crashes import moments
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
     from harness.steps.recording import Recording
 
 SECTOR_BYTES: Final = 512
+PENDING_MAX: Final = 512
+"""So many changes of contents, and of metadata, are uncertain at a time."""
 _MEMORY_FILE: Final = "-shm"
 _SHOWN: Final = 12
 
@@ -68,6 +74,7 @@ class PowerLoss:
         self._contents: dict[int, Content] = dict(disk.contents)
         self._metadata: list[_Metadata] = []
         self._data: dict[int, list[_Unit]] = {}
+        self._waiting: deque[Writing] = deque()
         self._in_memory: set[int] = set()
         self._built: dict[tuple[int, tuple[int, ...]], Content] = {}
         self._free_now: list[_Unit] | None = None
@@ -86,8 +93,23 @@ class PowerLoss:
             self._metadata.append(effect)
         elif isinstance(effect, Writing) and effect.node not in self._in_memory:
             self._data.setdefault(effect.node, []).append(_Unit(effect))
+            self._waiting.append(effect)
             if self._is_journalled(effect):
                 self._metadata.append(effect)
+        self._write_back()
+
+    def _write_back(self) -> None:
+        """Take the oldest changes to be written where there are too many to choose from."""
+        while len(self._waiting) > PENDING_MAX:
+            change = self._waiting.popleft()
+            units = self._data.get(change.node, [])
+            if units and units[0].change is change:  # else it was synced meanwhile
+                before = self._contents.get(change.node) or self._disk.empty
+                self._contents[change.node] = self._disk.written(before, change, keep=self._disk.keep)
+                del units[0]
+                self._metadata = [each for each in self._metadata if each is not change]
+        if len(self._metadata) > PENDING_MAX:
+            self._commit([True, *[False] * (len(self._metadata) - 1)])
 
     def _is_journalled(self, change: Writing) -> bool:
         return not change.is_write and self._model is Model.EXT4

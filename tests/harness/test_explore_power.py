@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from harness.errors import UsageError
 from harness.explore.content import PageStore
 from harness.explore.losses import EXHAUSTIVE_MAX, SAMPLES, Choice, Pending
-from harness.explore.power import SECTOR_BYTES, Model, power_states, walk_moments
+from harness.explore.power import PENDING_MAX, SECTOR_BYTES, Model, power_states, walk_moments
 from harness.seed import stream
 from harness.steps.step import Action
 from tests.harness.recordings import Script
@@ -206,6 +206,34 @@ def test_a_write_of_megabytes_is_sampled_too(tmp_path: Path) -> None:
     recording = Script(tmp_path).create("a").write("a", b"x" * (1 << 20)).done()
 
     assert 3 < len({state.digest for state, _ in power_states(recording, PageStore(), Model.EXT4, seed="s")}) < 100
+
+
+@BOTH
+def test_of_a_program_that_never_syncs_the_newest_writes_are_uncertain(tmp_path: Path, model: Model) -> None:
+    """The oldest of too many pending writes is taken to be written back: states cost the same however long it runs."""
+    script = Script(tmp_path).before("a", b"")
+    for number in range(PENDING_MAX + 2):
+        script.write("a", b"x", offset=number)
+    *_, (moment, loss) = walk_moments(script.done(), PageStore(), model)
+
+    pending = loss.pending
+    assert len(pending.sectors) == PENDING_MAX
+    lost = loss.build(pending, Choice(0, (0,) * PENDING_MAX), moment)
+    assert _files(lost) == (("a", b"xx"),)
+    assert _files(loss.build(pending, pending.everything, moment)) == (("a", b"x" * (PENDING_MAX + 2)),)
+
+
+@BOTH
+def test_many_new_names_are_bounded_too(tmp_path: Path, model: Model) -> None:
+    """Of more than 512 names that were not synced the oldest are taken to be there."""
+    script = Script(tmp_path)
+    for number in range(PENDING_MAX + 3):
+        script.create(f"{number}")
+    *_, (moment, loss) = walk_moments(script.done(), PageStore(), model)
+
+    pending = loss.pending
+    assert pending.changes == PENDING_MAX
+    assert set(loss.build(pending, Choice(0, ()), moment).items) == {"0", "1", "2"}
 
 
 @BOTH
