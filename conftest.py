@@ -93,6 +93,8 @@ def parts(request: pytest.FixtureRequest) -> dict[str, str]:
         "workspaces": "recovery:Workspaces",
         "buffers": "recovery:Buffers",
         "sync_queue": "recovery:SyncQueue",
+        "cache": "recovery:LLMOutputCache",
+        "ledger": "recovery:ToolLedger",
     }
     planted = str(request.config.getoption("--chaos-plant"))
     bases = {
@@ -107,6 +109,8 @@ def parts(request: pytest.FixtureRequest) -> dict[str, str]:
         "workspaces": recovery.Workspaces,
         "buffers": recovery.Buffers,
         "sync_queue": recovery.SyncQueue,
+        "cache": recovery.LLMOutputCache,
+        "ledger": recovery.ToolLedger,
     }
     for part, base in bases.items():
         if issubclass(class_named(planted), base):

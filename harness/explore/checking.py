@@ -167,7 +167,7 @@ class Pool:
     """
 
     def __init__(self, known: Known, folder: Path, *, jobs: int = 1, timeout_s: float = CHECK_TIMEOUT_S) -> None:
-        adopt_orphans()
+        self._adopted_before = adopt_orphans()
         self._known = known
         self._folder = folder
         self._timeout_s = timeout_s
@@ -219,6 +219,7 @@ class Pool:
             worker.end()
         self._workers = []
         _reap(self._before)
+        adopt_orphans(adopts=self._adopted_before)
 
     def _free(self) -> Worker:
         """Return the worker with the least to do, once it has a folder free."""

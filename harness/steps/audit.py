@@ -88,9 +88,10 @@ class AuditSource:
         output, log = marks.with_name(marks.name + ".output"), marks.with_name(marks.name + ".steps")
         for file in (output, log):
             file.write_bytes(b"")
-        adopt_orphans()
+        adopted_before = adopt_orphans()
         watcher = _Watcher(directory, marks, log, directive, expected, self._points)
-        family = Family(launch(program, directory, marks, output, lambda _: watcher.begin()))
+        child = launch(program, directory, marks, output, lambda _: watcher.begin())
+        family = Family(child, adopts_afterwards=adopted_before)
         family.channel.close()
         try:
             is_timed_out = not select.select([family.pidfd], [], [], timeout_s)[0]

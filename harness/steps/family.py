@@ -13,6 +13,8 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final
 
+from harness.steps.kernel import adopt_orphans
+
 if TYPE_CHECKING:
     from harness.steps.launching import Child
 
@@ -22,8 +24,9 @@ _END_TIMEOUT_S: Final = 10.0
 class Family:
     """The processes of one run."""
 
-    def __init__(self, child: Child) -> None:
-        """Take charge of what was launched."""
+    def __init__(self, child: Child, *, adopts_afterwards: bool) -> None:
+        """Take charge of what was launched; say what this process is to be to orphans when the family has ended."""
+        self._adopts_afterwards = adopts_afterwards
         self.pid = child.pid
         self.channel = child.channel
         self.pidfd = os.pidfd_open(child.pid)
@@ -54,6 +57,7 @@ class Family:
             for pid in mine:
                 self._reap(pid)
         os.close(self.pidfd)
+        adopt_orphans(adopts=self._adopts_afterwards)
         return leftovers
 
     def kill_first(self, *, had_ended: bool) -> None:

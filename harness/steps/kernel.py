@@ -28,6 +28,7 @@ _NEW_LISTENER: Final = 1 << 3
 _WAIT_KILLABLE: Final = 1 << 5
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_GET_CHILD_SUBREAPER: Final = 37
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
 _RECEIVE: Final = 0xC0502100
@@ -134,9 +135,15 @@ class Listener:
         os.close(self.descriptor)
 
 
-def adopt_orphans() -> None:
-    """Make this process the parent of all descendants whose own parent ends, so that none of them gets away."""
-    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def adopt_orphans(*, adopts: bool = True) -> bool:
+    """Make this process the parent of all descendants whose own parent ends, so that none of them gets away.
+
+    Return whether it was before, so that what is done for a while can be undone.
+    """
+    before = ctypes.c_int()
+    _libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, int(adopts), 0, 0, 0)
+    return bool(before.value)
 
 
 def die_with_parent() -> None:

@@ -81,7 +81,7 @@ class SeccompSource:
         if not directory.is_dir() or not timeout_s > 0:
             msg = f"a folder is watched, for more than 0 s, and this is {directory} for {timeout_s} s"
             raise UsageError(msg)
-        adopt_orphans()
+        adopted_before = adopt_orphans()
         marks.touch()
         output = marks.with_name(marks.name + ".output")
         output.write_bytes(b"")
@@ -91,7 +91,8 @@ class SeccompSource:
         else:
             for _ in folder.scan(None):
                 pass
-        family = Family(launch(program, directory, marks, output, lambda channel: _put_on(self._filter, channel)))
+        child = launch(program, directory, marks, output, lambda channel: _put_on(self._filter, channel))
+        family = Family(child, adopts_afterwards=adopted_before)
         try:
             listener = Listener(_take_listener(family))
         except BaseException:

@@ -60,12 +60,23 @@ def _refuse_untouched(factory: ConnectionFactory, version: int) -> None:
         message = f"Expected to look at {file} but {error.strerror}; it must be in a folder that may be entered."
         raise DatabaseUnavailable(message) from error
     try:
-        with closing(
-            sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=factory.busy_timeout_s)
-        ) as connection:
-            _version_of(connection, version, factory.path)
+        try:
+            _look(file, "ro", factory, version)
+        except sqlite3.OperationalError as error:
+            if result_code(error) != sqlite3.SQLITE_READONLY_ROLLBACK:
+                raise
+            # Who made the file was killed while he wrote to it, before it had a write-ahead log (exploring the first
+            # opening found it). To take back what he had half done is what opening a database is, whoever's it is.
+            _look(file, "rw", factory, version)
     except sqlite3.Error as error:
         raise translated(error, factory.path, factory.busy_timeout_s) from error
+
+
+def _look(file: Path, mode: str, factory: ConnectionFactory, version: int) -> None:
+    with closing(
+        sqlite3.connect(f"{file.as_uri()}?mode={mode}", uri=True, timeout=factory.busy_timeout_s)
+    ) as connection:
+        _version_of(connection, version, factory.path)
 
 
 def _refuse_stump(file: Path) -> None:

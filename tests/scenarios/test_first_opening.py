@@ -1,10 +1,8 @@
-"""What exploring the very first opening of the recovery core's database has found, until it is mended."""
+"""The very first opening of the recovery core's database, killed at every step; exploring it found a store bricked."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-import pytest
 
 from harness.explore.launch import launch
 from harness.explore.result import Family
@@ -17,11 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="killed while it turns a new file into a WAL database, the store leaves a hot journal, and opening it again "
-    "read-only raises DatabaseReadOnly (SQLITE_READONLY_ROLLBACK) for ever",
-)
 def test_a_database_whose_making_was_killed_can_be_opened(tmp_path: Path) -> None:
     """At every step of the first opening a real kill leaves something that the next opening can go on from."""
     explored = launch(

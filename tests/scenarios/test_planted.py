@@ -42,6 +42,8 @@ GHOSTS = "scenarios/test_13_restart_with_ghosts.py"
 ORPHANS = "scenarios/test_14_orphan_buffers.py"
 SYNC = "scenarios/test_15_sync_queue.py"
 CALIBRATION = "scenarios/test_17_calibration.py"
+CACHE = "scenarios/test_05_llm_cache.py"
+TOOLS = "scenarios/test_06_tool_replay.py"
 VARIANTS = "tests.planted.checkpoints"
 
 
@@ -295,6 +297,37 @@ def test_explorations_catch_planted_defects(session: Session, variant: str, sign
 
 
 @pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("ChecksThenInserts", "exactly-once:repeated", "test_a_stampede_generates_once"),
+        ("NeverRefreshes", "exactly-once:repeated", "test_all_outputs_expire_under_load"),
+        ("KeepsTheDead", "agent:raised:InProgress", "test_callers_are_killed_while_they_generate"),
+        ("ForgetsParameters", "cache:wrong-output", "test_a_thousand_misses_then_a_thousand_hits"),
+        ("LosesCounts", "expectation:hit_rate", "test_a_thousand_misses_then_a_thousand_hits"),
+    ],
+)
+def test_the_cache_catches_its_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """Outputs that are generated twice, never refreshed, stuck with the dead, of another request, or not counted."""
+    check_caught(session, CACHE, f"tests.planted.cache:{variant}", test, signature)
+
+
+@pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("IntentAfterEffect", "exactly-once:repeated", "test_agents_die_around_the_effect[raise]"),
+        ("IgnoresProbe", "exactly-once:repeated", "test_agents_die_around_the_effect[probe]"),
+        ("ForgetsDoubt", "exactly-once:repeated", "test_agents_die_around_the_effect[raise]"),
+        ("LargeChangesType", "tool:type-changed", "test_tools_run_once_and_are_replayed"),
+        ("CachesFailures", "tool:failure-replayed", "test_a_failure_is_run_again"),
+        ("CutsOutput", "tool:output-differs", "test_tools_run_once_and_are_replayed"),
+    ],
+)
+def test_tools_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """Effects that happen twice, and answers that are not what the tool gave, are found."""
+    check_caught(session, TOOLS, f"tests.planted.ledger:{variant}", test, signature)
+
+
+@pytest.mark.parametrize(
     "scenario",
     [
         KILL_9,
@@ -302,6 +335,8 @@ def test_explorations_catch_planted_defects(session: Session, variant: str, sign
         TAKEOVER,
         SWEEP,
         END_TO_END,
+        CACHE,
+        TOOLS,
         FINALISE,
         LIVENESS,
         RIVALS,

@@ -1,0 +1,90 @@
+"""The programs of the scenario about tools: agents that run real shell commands whose effects the world keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recovery import RAISE, RUN_AGAIN, CommandOutput, Happened, Probe, ToolLedger
+from recovery.errors import InDoubt
+from scenarios.agents import made
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness import Marks
+    from recovery.doubt import DoubtPolicy
+
+LARGE_EVERY = 50
+LARGE_BYTES = 150_000
+SMALL_BYTES = 64
+
+
+@contextlib.contextmanager
+def opened(ledger: str, database: str) -> Iterator[ToolLedger]:
+    """Open the ledger of this name, sound or planted."""
+    part: ToolLedger = made(ledger, db_path=database)
+    with part:
+        yield part
+
+
+def run_tools(marks: Marks, database: str, ledger: str, numbers: list[int], world: str, policy: str) -> None:
+    """Run each command, and say what came of it, or that it is in doubt."""
+    with opened(ledger, database) as part:
+        for number in numbers:
+            marks.intent("tool", number)
+            try:
+                run = part.run_command(
+                    command_of(world, number), key=f"tool-{number}", in_doubt=policy_of(policy, world, number)
+                )
+            except InDoubt as error:
+                marks.note("in-doubt", number, value=str(error))
+            else:
+                marks.ack("tool", number, value=described(run.output) | {"replay": run.is_replay})
+    marks.note("done")
+
+
+def run_failing(marks: Marks, database: str, ledger: str, world: str, times: int) -> None:
+    """Run a command that fails, again and again."""
+    argv = ["sh", "-c", f"echo failing >> {world}/effects; echo no >&2; exit 3"]
+    with opened(ledger, database) as part:
+        for number in range(times):
+            marks.intent("failing", number)
+            run = part.run_command(argv, key="failing", in_doubt=RAISE)
+            marks.ack("failing", number, value=described(run.output) | {"replay": run.is_replay})
+
+
+def command_of(world: str, number: int) -> list[str]:
+    """Return a command: random output, kept in the world too, and one line in the file of effects when it is done."""
+    size_bytes = LARGE_BYTES if number % LARGE_EVERY == 1 else SMALL_BYTES
+    output = f"{world}/output-{number}"
+    return ["sh", "-c", f"head -c {size_bytes} /dev/urandom > {output}; cat {output}; echo {number} >> {world}/effects"]
+
+
+def policy_of(policy: str, world: str, number: int) -> DoubtPolicy:
+    """Return what is to happen in doubt."""
+    if policy == "probe":
+        return Probe(lambda: seen_in(world, number))
+    return RUN_AGAIN if policy == "run-again" else RAISE
+
+
+def seen_in(world: str, number: int) -> Happened | None:
+    """Look into the world: a command that is in the file of effects has happened, and its output is there."""
+    effects = Path(world, "effects")
+    if not effects.exists() or str(number) not in effects.read_text().split():
+        return None
+    return Happened(CommandOutput(exit_code=0, stdout=Path(world, f"output-{number}").read_bytes()))
+
+
+def described(output: Any) -> dict[str, Any]:
+    """Return what a mark can hold of an output: its types, its endings, and the hash of its bytes."""
+    content = output.stdout
+    digest = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else repr(content)[:80]
+    return {
+        "type": f"{type(output).__name__} of {type(content).__name__}",
+        "sha256": digest,
+        "exit_code": output.exit_code,
+        "signal": output.signal,
+    }
