@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
 PAGE_BYTES: Final = 4096
@@ -68,6 +68,9 @@ class PageStore:
 
 Page: TypeAlias = bytes | int
 _Leaf: TypeAlias = "Mapping[int, tuple[int, Page]]"
+
+
+_NOTHING: Final[Mapping[int, tuple[int, Page] | None]] = {}
 
 
 def _in_memory(page: bytes) -> Page:
@@ -144,6 +147,31 @@ class Content:
                 changed[number] = old[: first - start] + bytes(last - first) + old[last - start :]
         return self._with(changed, self.size, _in_memory)
 
+    def blended(
+        self, later: Content, dirty: Collection[int], pieces: Iterable[tuple[int, bytes]], size: int
+    ) -> Content:
+        """Return ``later`` with its ``dirty`` pages as they are here, and ``pieces`` written to those in their order.
+
+        It is what writing the pieces one by one to this content gives, where ``later`` is right about all other pages;
+        only the dirty ones are computed. A piece is an offset and bytes; what of it lies on other pages is left out.
+        """
+        patched: dict[int, bytearray] = {}
+        for offset, data in pieces:
+            end = offset + len(data)
+            for number in range(offset // PAGE_BYTES, (end - 1) // PAGE_BYTES + 1):
+                if number in dirty:
+                    page = patched.setdefault(number, bytearray(0)) or bytearray(self.page(number))
+                    start = number * PAGE_BYTES
+                    first, last = max(offset, start), min(end, start + PAGE_BYTES)
+                    page[first - start : last - start] = data[first - offset : last - offset]
+                    patched[number] = page
+        kept = {number: self._entry(number) for number in dirty if number not in patched}
+        blended = Content(self._store, size, later._leaves, later._sum)
+        return blended._with({number: bytes(page) for number, page in patched.items()}, size, _in_memory, kept)
+
+    def _entry(self, number: int) -> tuple[int, Page] | None:
+        return self._leaves.get(number // _LEAF_PAGES, {}).get(number)
+
     def page(self, number: int) -> bytes:
         """Return the page of this number, always whole: what lies behind the end of the file is zeros."""
         held = self._leaves.get(number // _LEAF_PAGES, {}).get(number)
@@ -173,21 +201,29 @@ class Content:
     def _numbers(self) -> list[int]:
         return sorted(number for leaf in self._leaves.values() for number in leaf)
 
-    def _with(self, changed: Mapping[int, bytes], size: int, keep: Callable[[bytes], Page]) -> Content:
+    def _with(
+        self,
+        changed: Mapping[int, bytes],
+        size: int,
+        keep: Callable[[bytes], Page],
+        kept: Mapping[int, tuple[int, Page] | None] = _NOTHING,
+    ) -> Content:
+        """Return the content with these pages changed; of those in ``kept`` the token is known."""
         leaves = dict(self._leaves)
         fresh: dict[int, dict[int, tuple[int, Page]]] = {}
         total = self._sum
-        for number, page in changed.items():
+        for number in (*changed, *kept):
             index = number // _LEAF_PAGES
             leaf = fresh.get(index)
             if leaf is None:
                 leaf = fresh[index] = dict(leaves.get(index, {}))
             held = leaf.pop(number, None)
             total -= 0 if held is None else held[0]
-            if page != _ZEROS:
-                token = _token(number, page)
-                total += token
-                leaf[number] = (token, keep(page))
+            page = changed.get(number, _ZEROS)
+            entry = (_token(number, page), keep(page)) if page != _ZEROS else kept.get(number)
+            if entry is not None:
+                total += entry[0]
+                leaf[number] = entry
         leaves.update(fresh)
         for index in [index for index in fresh if not fresh[index]]:
             del leaves[index]

@@ -24,6 +24,7 @@ import itertools
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
+from harness.explore.content import PAGE_BYTES
 from harness.explore.crashes import moments
 from harness.explore.disk import Disk, Moding, Naming, Syncing, Writing, renamed
 from harness.explore.losses import SAMPLES, Choice, Pending
@@ -214,6 +215,26 @@ class PowerLoss:
         return self._built[key]
 
     def _partly(self, node: int, masks: Sequence[int]) -> Content:
+        """Return the content of which these parts have landed."""
+        units, before = self._data[node], self._contents.get(node) or self._disk.empty
+        if not all(unit.change.is_write for unit in units):
+            return self._one_by_one(node, masks)
+        dirty: set[int] = set()
+        for unit, mask in zip(units, masks, strict=True):
+            if mask != _full(unit.change):
+                dirty.update(_pages(unit.change))
+        pieces: list[tuple[int, bytes]] = []
+        size = before.size
+        for unit, mask in zip(units, masks, strict=True):
+            if mask:
+                runs = list(_runs(mask, unit.change))
+                size = max(size, runs[-1][1])
+                if not dirty.isdisjoint(_pages(unit.change)):
+                    data, offset = self._disk.data(unit.change), unit.change.offset
+                    pieces += [(start, data[start - offset : end - offset]) for start, end in runs]
+        return before.blended(self._disk.contents[node], dirty, pieces, size)
+
+    def _one_by_one(self, node: int, masks: Sequence[int]) -> Content:
         content = self._contents.get(node) or self._disk.empty
         for unit, mask in zip(self._data[node], masks, strict=True):
             if mask == _full(unit.change):
@@ -300,6 +321,11 @@ def _sectors(change: Writing) -> int:
     if not change.is_write or not change.length:
         return 1
     return (change.offset + change.length - 1) // SECTOR_BYTES - change.offset // SECTOR_BYTES + 1
+
+
+def _pages(change: Writing) -> range:
+    """Return the numbers of the pages that a write touches."""
+    return range(change.offset // PAGE_BYTES, (change.offset + max(change.length, 1) - 1) // PAGE_BYTES + 1)
 
 
 def _full(change: Writing) -> int:

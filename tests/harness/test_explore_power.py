@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
@@ -17,8 +19,6 @@ from harness.steps.step import Action
 from tests.harness.recordings import Script
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from harness.explore.state import State
     from harness.steps.recording import Recording
 
@@ -259,6 +259,32 @@ def test_a_loss_says_in_words_what_is_missing(tmp_path: Path) -> None:
     assert any("1: write a 1024 bytes at 0 has 1 of 2 sectors" in text for text in texts)
     assert any("2: create b is lost" in text for text in texts)
     assert any("nothing is lost" in text for text in texts)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 9000), st.integers(1, 6000)), min_size=1, max_size=6),
+    st.integers(0, 7000),
+    st.data(),
+)
+def test_what_landed_is_what_writing_it_gives(writes: list[tuple[int, int]], size: int, data: st.DataObject) -> None:
+    """Whatever sectors of whatever writes have landed, the file holds what writing just them in order gives."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Script(Path(folder)).before("a", b"." * size)
+        for number, (offset, length) in enumerate(writes):
+            script.write("a", bytes([65 + number]) * length, offset=offset)
+        *_, (moment, loss) = walk_moments(script.done(), PageStore(), Model.STRICT)
+    pending = loss.pending
+    masks = tuple(data.draw(st.integers(0, (1 << sectors) - 1)) for sectors in pending.sectors)
+    expected = bytearray(b"." * size)
+    for number, ((offset, length), mask) in enumerate(zip(writes, masks, strict=True)):
+        for place in range(offset, offset + length):
+            if mask >> (place // SECTOR_BYTES - offset // SECTOR_BYTES) & 1:
+                expected.extend(bytes(max(0, place + 1 - len(expected))))
+                expected[place] = 65 + number
+
+    ((_, content),) = _files(loss.build(pending, Choice(0, masks), moment))
+    assert content == expected
 
 
 _PENDING = st.builds(
