@@ -29,7 +29,8 @@ pytestmark = pytest.mark.chaos(
 )
 
 TASK = "takeover"
-TTL_S = 0.25
+TTL_S = 0.1
+LONG_S = 60.0
 HOLD = "scenarios.lease_agents:hold"
 SWEEP = "scenarios.lease_agents:sweep"
 
@@ -113,7 +114,7 @@ def test_a_killed_holder_is_followed_by_another(takeover: Takeover) -> None:
     first.wait_exit()
     takeover.wait_for_expiry(first)
     takeover.sweep()
-    takeover.holder("second").wait_exit()
+    takeover.holder("second", ttl_s=LONG_S).wait_exit()
     takeover.judge(owner="second", zombie=None)
 
 
@@ -124,7 +125,7 @@ def test_a_zombie_wakes_after_the_second_has_completed(takeover: Takeover) -> No
     first.wait_state("T")
     takeover.wait_for_expiry(first)
     takeover.sweep()
-    takeover.holder("second").wait_exit()
+    takeover.holder("second", ttl_s=LONG_S).wait_exit()
     first.resume()
     first.wait_exit()
     takeover.judge(owner="second", zombie="first")
@@ -137,7 +138,7 @@ def test_a_zombie_wakes_while_the_second_works(takeover: Takeover) -> None:
     first.wait_state("T")
     takeover.wait_for_expiry(first)
     takeover.sweep()
-    second = takeover.holder("second", ttl_s=60)
+    second = takeover.holder("second", ttl_s=LONG_S)
     second.wait_state("T")
     first.resume()
     first.wait_exit()
@@ -155,5 +156,5 @@ def test_a_zombie_wakes_before_anybody_took_over(takeover: Takeover) -> None:
     first.resume()
     first.wait_exit()
     takeover.sweep()
-    takeover.holder("second").wait_exit()
+    takeover.holder("second", ttl_s=LONG_S).wait_exit()
     takeover.judge(owner="second", zombie="first")
