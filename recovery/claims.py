@@ -186,13 +186,15 @@ class Claims:
 
     def _begin(self, transaction: Transaction, name: str, request_hash: str, owner: str) -> Mine | Done | Busy:
         began, now = self._clock.monotonic(), self._clock.now()  # after the wait for other writers
-        row = transaction.key(name)
-        found = None if row is None else self._judge(row, request_hash, now)
-        if found is not None:
-            return found
-        claim = self._claim(name, request_hash, owner, row, now)
-        if not transaction.claim_key(claim, expected=row):
-            return Busy("?", now)
+        claim, row = self._claim(name, request_hash, owner, None, now), None
+        if not transaction.claim_key(claim, expected=None):  # mostly there is no row, so that is tried first
+            row = transaction.key(name)
+            found = None if row is None else self._judge(row, request_hash, now)
+            if found is not None:
+                return found
+            claim = self._claim(name, request_hash, owner, row, now)
+            if not transaction.claim_key(claim, expected=row):
+                return Busy("?", now)
         mine = Mine(name, claim.token, owner, row is not None and row.status not in _ENDED)
         self._activate(mine, began)  # before the COMMIT, or another thread would take the claim for a forgotten one
         return mine

@@ -37,11 +37,12 @@ RUN_AGAIN: Final = RunAgain()
 RAISE: Final = Raise()
 
 DoubtPolicy: TypeAlias = RunAgain | Raise | Probe
+_POLICIES: Final = (RunAgain, Raise, Probe)
 
 
 def check_policy(policy: object) -> None:
     """Raise InvalidSetting unless this is a policy: that there is one must not be forgotten."""
-    if not isinstance(policy, RunAgain | Raise | Probe):
+    if not isinstance(policy, _POLICIES):
         message = f"Expected in_doubt to be RUN_AGAIN, RAISE or a Probe but got {policy!r:.200}; say what happens then."
         raise InvalidSetting(message)
 

@@ -140,6 +140,7 @@ class ToolLedger:
             message = "Expected a folder for large outputs but got none, and the store has no file; give outputs=."
             raise InvalidSetting(message)
         self._ttl_s, self._wait_s, self._scope = ttl_s, wait_s, scope
+        self._prefix = f"{scope}/"
         self._output_bytes_max = output_bytes_max
         policy = ClaimPolicy(scope=scope, claim_s=claim_s, execution_s_max=execution_s_max, keeps_doubt=True)
         self._claims = Claims(self._store, policy, self._clock)
@@ -195,13 +196,12 @@ class ToolLedger:
         RequestConflict; InProgress, RecursiveExecution; InvalidResult, ArtifactNotWritten, ExecutionLost, LeaseLost or
         LeaseExpired at the end, or any StoreError: the tool has run, and its call is in doubt.
         """
-
-        def call(_: Presence | None) -> object:
-            return tool()
-
-        made = self._call(request_hash([name, arguments]), call, key, in_doubt, lease, wait_s)
-        found = self._replayed(made)
-        return self._run(made) if found is None else found
+        check_policy(in_doubt)
+        hashed = request_hash([name, arguments])
+        found = self._replayed(hashed if key is None else key, hashed)
+        if found is not None:
+            return found
+        return self._run(self._call(hashed, lambda _: tool(), key, in_doubt, lease, wait_s))
 
     def run_command(
         self,
@@ -231,9 +231,11 @@ class ToolLedger:
             handed = () if presence is None else (presence.descriptor,)
             return commands.run(command, bytes_max=self._output_bytes_max, pass_fds=handed)
 
-        made = self._call(hashed, call, key, in_doubt, lease, wait_s, keeps_failures=keeps_failures)
-        if (found := self._replayed(made)) is not None:
+        check_policy(in_doubt)
+        found = self._replayed(hashed if key is None else key, hashed)
+        if found is not None:
             return found
+        made = self._call(hashed, call, key, in_doubt, lease, wait_s, keeps_failures=keeps_failures)
         command = Command(tuple(texts), directory, tuple(added.items()), stdin, timeout_s)
         commands.check_command(command)
         return self._run(made, None if self._path is None else Presence(self._path))
@@ -289,7 +291,6 @@ class ToolLedger:
         *,
         keeps_failures: bool = False,
     ) -> _Call:
-        check_policy(in_doubt)
         if key is not None:
             check_key(key)
         waits_s = self._wait_s if wait_s is None else wait_s
@@ -309,13 +310,13 @@ class ToolLedger:
             if presence is not None:
                 presence.leave()
 
-    def _replayed(self, call: _Call) -> ToolRun | None:
+    def _replayed(self, key: str, hashed: str) -> ToolRun | None:
         """Return the recorded outcome, by one read and without a write, or None."""
-        stored = self._store.result(f"{self._scope}/{call.key}")
+        stored = self._store.result(f"{self._prefix}{key}")
         if stored is None or stored.expires_at <= self._clock.now():
             return None
-        if stored.request_hash != call.hashed:
-            self._claims.look(call.key, call.hashed)
+        if stored.request_hash != hashed:
+            self._claims.look(key, hashed)
             return None
         return self._replay(stored.result)
 

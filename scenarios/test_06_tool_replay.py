@@ -36,7 +36,7 @@ pytestmark = pytest.mark.chaos(
 RUN = "scenarios.tool_agents:run_tools"
 FAIL = "scenarios.tool_agents:run_failing"
 PROCESSES = 2
-FEW = 60
+FEW = 40
 MANY = 500
 CALLS = 6
 POINTS = (BEFORE_EFFECT, AFTER_EFFECT, AFTER_END)
@@ -114,7 +114,7 @@ def run_then_replay(tools: Tools, count: int) -> None:
 
 
 def test_tools_run_once_and_are_replayed(tools: Tools) -> None:
-    """The quick form: sixty shell commands."""
+    """The quick form: forty shell commands."""
     run_then_replay(tools, FEW)
 
 
