@@ -133,8 +133,8 @@ def test_a_group_is_ended_whole(leader: str) -> None:
         for variable in (None, ("COLOUR", "re"), ("COLOUR", "blue")):  # somebody else's by now, for all one knows
             assert end_group(process.pid, start, variable=variable) == 0
     assert end_group(process.pid, start, variable=("COLOUR", "red")) == (2 if leader == "stays" else 1)
-    assert look(child, child_start) is Liveness.DEAD
-    assert look(process.pid, start) is Liveness.DEAD
+    wait_until(lambda: look(child, child_start) is Liveness.DEAD)  # killed, and dead as soon as the kernel comes to it
+    wait_until(lambda: look(process.pid, start) is Liveness.DEAD)
     process.communicate()
     assert end_group(process.pid, start, variable=("COLOUR", "red")) == 0
 
