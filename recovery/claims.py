@@ -271,10 +271,13 @@ class Claims:
         self._end(mine, KeyStatus.IN_DOUBT, None, None, None)
 
     def abandon(self, mine: Mine) -> None:
-        """End the claim as if it had never been: the next caller executes. Raises any StoreError."""
+        """End the claim as if it had never been: the next caller executes. Raises any StoreError.
+
+        A result that was recorded all the same, before whatever went wrong, stays: others may have it already.
+        """
         self.let_go(mine)
         with self._store.transaction() as transaction:
-            transaction.delete_key(mine.key, mine.token, mine.owner)
+            transaction.delete_key(mine.key, mine.token, mine.owner, status=KeyStatus.EXECUTING)
 
     @contextlib.contextmanager
     def executing(self, mine: Mine) -> Iterator[None]:

@@ -191,7 +191,7 @@ class IdempotencyStore:
             row = transaction.key(self._prefix + key)
             if row is None or row.result is None:
                 return False
-            return transaction.delete_key(row.key, row.token, row.owner)
+            return transaction.delete_key(row.key, row.token, row.owner, status=row.status)
 
     def discard_expired(self) -> int:
         """Delete results that have expired, in batches, and return how many. Raises any StoreError."""

@@ -74,11 +74,16 @@ class KeyConformance:
             with self.store.transaction() as transaction:
                 assert not transaction.renew_claim("k", token, owner, expires_at=300)
                 assert not transaction.end_key("k", token, owner, status=KeyStatus.DONE, result=b"x", expires_at=9)
-                assert not transaction.delete_key("k", token, owner)
+                assert not transaction.delete_key("k", token, owner, status=KeyStatus.EXECUTING)
+        with self.store.transaction() as transaction:
+            assert not transaction.delete_key("k", 5, "me", status=KeyStatus.DONE)
         assert self.store.key("k") == _CLAIM
         with self.store.transaction() as transaction:
             assert transaction.renew_claim("k", 5, "me", expires_at=300)
         assert self.store.key("k") == msgspec.structs.replace(_CLAIM, claim_expires_at=300)
+        with self.store.transaction() as transaction:
+            assert transaction.delete_key("k", 5, "me", status=KeyStatus.EXECUTING)
+        assert self.store.key("k") is None
 
     def test_results_come_back_byte_for_byte(self) -> None:
         """Any bytes, of any length, and none; what failed is told from what was done."""

@@ -188,8 +188,8 @@ class Transaction(JobTransaction, Protocol):
         """
         ...
 
-    def delete_key(self, key: str, token: int, owner: str) -> bool:
-        """Delete the row of this claim, whatever its status; False, and no change, where there is another claim."""
+    def delete_key(self, key: str, token: int, owner: str, *, status: KeyStatus) -> bool:
+        """Delete the row of this claim if it has this status; False, and no change, if it has not, or is another."""
         ...
 
     def delete_expired_keys(self, scope: str, *, now: Microseconds, after: int, limit: int) -> tuple[int, int]:

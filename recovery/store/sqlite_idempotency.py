@@ -41,7 +41,7 @@ _TAKE: Final = (
 _HELD: Final = "WHERE key = ? AND token = ? AND owner = ? AND status = 'executing'"
 _RENEW: Final = f"UPDATE idempotency_keys SET claim_expires_at = ? {_HELD}"
 _END: Final = f"UPDATE idempotency_keys SET status = ?, result = ?, expires_at = ?, claim_expires_at = NULL {_HELD}"
-_DELETE: Final = "DELETE FROM idempotency_keys WHERE key = ? AND token = ? AND owner = ?"
+_DELETE: Final = "DELETE FROM idempotency_keys WHERE key = ? AND token = ? AND owner = ? AND status = ?"
 _PAGE: Final = "SELECT max(key_number) FROM (SELECT key_number FROM idempotency_keys WHERE key_number > ? LIMIT ?)"
 _DELETE_EXPIRED: Final = (
     "DELETE FROM idempotency_keys WHERE key_number > ? AND key_number <= ? AND scope = ? AND expires_at <= ?"
@@ -97,9 +97,9 @@ class KeyWrites:
         """End a claim that nobody has taken over; False, and no change, when it is not held."""
         return self.execute(_END, (status.value, result, expires_at, key, token, owner)).rowcount == 1
 
-    def delete_key(self, key: str, token: int, owner: str) -> bool:
-        """Delete the row of this claim; False, and no change, where there is another claim."""
-        return self.execute(_DELETE, (key, token, owner)).rowcount == 1
+    def delete_key(self, key: str, token: int, owner: str, *, status: KeyStatus) -> bool:
+        """Delete the row of this claim if it has this status; False, and no change, if it has not, or is another."""
+        return self.execute(_DELETE, (key, token, owner, status.value)).rowcount == 1
 
     def delete_expired_keys(self, scope: str, *, now: Microseconds, after: int, limit: int) -> tuple[int, int]:
         """Delete expired results among the next rows; return how many, and the last row looked at, 0 at the end."""

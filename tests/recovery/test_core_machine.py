@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
@@ -21,7 +20,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
@@ -35,7 +33,10 @@ from recovery.errors import AlreadyFinished, InvalidDuration, LeaseExpired, Leas
 from recovery.leases import ACQUIRE_CRASH_POINTS, END_CRASH_POINTS, RENEW_CRASH_POINTS
 from recovery.store import init_factory
 from recovery.sweep import AFTER_BATCH, SWEEP_CRASH_POINTS
+from tests.planted import idempotency, ledger
 from tests.planted.leases import CountsWhatItFinds, EndsByName, NeverExpires, RenewsExpired, SweepsById, Unfenced
+from tests.recovery.crashes import CrashError, Crashes, rarely
+from tests.recovery.key_machine import WORKERS, KeyMachine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,39 +47,9 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 TASKS = ("t", "u")
-WORKERS = ("a", "b")
 ITEMS_MAX = 12
 _MEMORY = Path("/dev/shm")  # crashes of a process lose no page cache, so nothing is to be learnt from a disk
 AFTER_COMMIT = {ACQUIRE_CRASH_POINTS[-1], RENEW_CRASH_POINTS[-1], END_CRASH_POINTS[-1], AFTER_BATCH, *CRASH_POINTS[-2:]}
-
-
-def rarely(points: tuple[str, ...]) -> st.SearchStrategy[str | None]:
-    """Draw a point to crash at, mostly none."""
-    return st.sampled_from([*[None] * 2 * len(points), *points])
-
-
-class CrashError(BaseException):
-    """The process dies here."""
-
-
-class Crashes:
-    """An audit hook that raises once at the armed point. Hooks stay for ever, so there is one for all machines."""
-
-    armed: str | None = None
-    installed = False
-
-    @classmethod
-    def install(cls) -> None:
-        """Install the hook, unless it is."""
-        if not cls.installed:
-            cls.installed = True
-            sys.addaudithook(cls._hook)
-
-    @classmethod
-    def _hook(cls, event: str, _: object) -> None:
-        if event == cls.armed:
-            cls.armed = None
-            raise CrashError
 
 
 class Switching(SqliteStore):
@@ -89,6 +60,7 @@ class Switching(SqliteStore):
 
     def transaction(self) -> SqliteTransaction:
         """Begin, after the intruder if it is his turn."""
+        Crashes.refuse_the_dead()
         self.begun += 1
         if self.begun == 2 and self.intruder is not None:
             intruder, self.intruder = self.intruder, None
@@ -125,9 +97,10 @@ class Item:
         return (self.number, self.status.value, self.retries, self.token, self.holder, self.expires_at)
 
 
-class CoreMachine(RuleBasedStateMachine):
-    """Two workers and a sweep on one store."""
+class CoreMachine(KeyMachine):
+    """Two workers and a sweep on one store, and what they do with keys (``key_machine``)."""
 
+    store: Switching
     leases_kind: ClassVar[type[LeaseManager]] = LeaseManager
     checkpoints_kind: ClassVar[type[CheckpointManager]] = CheckpointManager
     sweep_kind: ClassVar[type[RecoverySweep]] = RecoverySweep
@@ -145,10 +118,12 @@ class CoreMachine(RuleBasedStateMachine):
         self.believed: dict[str, list[Lease]] = {worker: [] for worker in WORKERS}
         self.newest_token = 0
         self.swept = 0
+        self.prepare_keys()
 
     def teardown(self) -> None:
         """Close the store and remove its file."""
         Crashes.armed = None
+        self.close_keys()
         self.store.close()
         self.folder.cleanup()
 
@@ -176,6 +151,7 @@ class CoreMachine(RuleBasedStateMachine):
     def a_worker_is_killed(self, worker: str) -> None:
         """Let a worker forget what it held."""
         self.believed[worker] = []
+        self.restart_keys(worker)
 
     # What workers do.
 
@@ -357,8 +333,10 @@ class CoreMachine(RuleBasedStateMachine):
         try:
             return call()
         except CrashError:
+            Crashes.is_dead = False
             if worker is not None:
                 self.believed[worker] = []
+                self.restart_keys(worker)
             return None
         finally:
             Crashes.armed = None
@@ -402,7 +380,7 @@ _BOUNDED = settings(
 
 def test_any_order_of_operations_and_crashes_is_that_of_the_model() -> None:
     """Several thousand operations, each followed by a comparison of every row."""
-    run_state_machine_as_test(CoreMachine, settings=settings(_BOUNDED, max_examples=400))
+    run_state_machine_as_test(CoreMachine, settings=settings(_BOUNDED, max_examples=300))
 
 
 @pytest.mark.parametrize(
@@ -414,12 +392,19 @@ def test_any_order_of_operations_and_crashes_is_that_of_the_model() -> None:
         ("checkpoints_kind", Unfenced),
         ("sweep_kind", SweepsById),
         ("sweep_kind", CountsWhatItFinds),
+        ("keys_kind", idempotency.ChecksThenInserts),
+        ("keys_kind", idempotency.NeverRefreshes),
+        ("keys_kind", idempotency.KeepsTheDead),
+        ("keys_kind", idempotency.CachesFailures),
+        ("ledger_kind", ledger.IntentAfterEffect),
+        ("ledger_kind", ledger.IgnoresProbe),
+        ("ledger_kind", ledger.ForgetsDoubt),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_each_planted_defect_makes_it_fail(part: str, variant: type) -> None:
     """With one part replaced by a variant, the same machine finds a difference."""
     machine = type(f"MachineWith{variant.__name__}", (CoreMachine,), {part: variant})
-    generate_only = settings(_BOUNDED, max_examples=200, phases=[Phase.generate], report_multiple_bugs=False)
+    generate_only = settings(_BOUNDED, max_examples=600, phases=[Phase.generate], report_multiple_bugs=False)
     with pytest.raises((AssertionError, pytest.fail.Exception, RecoveryError)):
         run_state_machine_as_test(machine, settings=generate_only)

@@ -326,7 +326,7 @@ def test_a_late_result_without_another_is_lost(store: SqliteStore) -> None:
             with store.transaction() as transaction:
                 row = transaction.key("idempotency/k")
                 assert row is not None
-                transaction.delete_key(row.key, row.token, row.owner)
+                transaction.delete_key(row.key, row.token, row.owner, status=row.status)
             return 1
 
         with pytest.raises(ExecutionLost):

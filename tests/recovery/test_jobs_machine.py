@@ -53,7 +53,8 @@ from recovery.store import init_factory
 from tests.planted import jobs as planted_jobs
 from tests.planted import reaper as planted_reapers
 from tests.planted import stages as planted_stages
-from tests.recovery.test_core_machine import CrashError, Crashes, Switching, rarely
+from tests.recovery.crashes import CrashError, Crashes, rarely
+from tests.recovery.test_core_machine import Switching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
