@@ -617,6 +617,7 @@ class JobsMachine(RuleBasedStateMachine):
         try:
             return do()
         except CrashError:
+            Crashes.is_dead = False
             return None
         finally:
             Crashes.armed = None
