@@ -233,7 +233,7 @@ class _bar:  # noqa: N801 - used like a function, as a context
             self._tasks[now.family] = self._progress.add_task(now.family, total=None, count="")
         count = f"{now.states:,} states, {now.findings} findings"
         task = self._tasks[now.family]
-        self._progress.update(task, total=now.total or None, completed=now.done, count=count)  # type: ignore[arg-type] # what add_task gave
+        self._progress.update(task, total=now.total or None, completed=now.done, count=count)  # type: ignore[arg-type] # of add_task
 
 
 def _show(explored: Exploration) -> None:
