@@ -400,7 +400,7 @@ def _examine(subject: Subject, directory: Path, marks_file: Path, marks: Sequenc
             marks_file.write_bytes(History(tuple(marks)).to_lines())
             return tuple(subject.check_with_file(directory, marks_file))
         return tuple(subject.examine(directory, marks))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a check is the user's code; whatever it raises decides nothing
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code, and decides nothing
         where = traceback.format_exception(error)[-_SHOWN_LINES:]
         text = f"the check raised {type(error).__name__}: {error} ({' '.join(''.join(where).split())[:500]})"
         return (Finding(signature=f"harness:check-raised:{type(error).__name__}", text=text, kind="harness"),)

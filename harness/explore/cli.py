@@ -19,6 +19,8 @@ from harness.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rich.progress import TaskID
+
     from harness.explore.result import Discovery, Exploration
     from harness.explore.session import Options, Progress
     from harness.explore.target import Subject
@@ -222,7 +224,7 @@ class _bar:  # noqa: N801 - used like a function, as a context
             disable=not console.is_terminal,
         )
         self._progress.start()
-        self._tasks: dict[str, object] = {}
+        self._tasks: dict[str, TaskID] = {}
         return self._listen
 
     def __exit__(self, *_: object) -> None:
@@ -233,7 +235,7 @@ class _bar:  # noqa: N801 - used like a function, as a context
             self._tasks[now.family] = self._progress.add_task(now.family, total=None, count="")
         count = f"{now.states:,} states, {now.findings} findings"
         task = self._tasks[now.family]
-        self._progress.update(task, total=now.total or None, completed=now.done, count=count)  # type: ignore[arg-type] # what add_task gave
+        self._progress.update(task, total=now.total or None, completed=now.done, count=count)
 
 
 def _show(explored: Exploration) -> None:

@@ -169,7 +169,10 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
     if isinstance(target, Subject):
         return target
     if check is not None:
-        return Subject(_Functions(target, check), name or getattr(target, "__qualname__", ""))  # type: ignore[arg-type] # checked there
+        if not callable(target):
+            msg = f"with check= the target is the function that runs, and this is {type(target).__name__}"
+            raise UsageError(msg)
+        return Subject(_Functions(target, check), name or getattr(target, "__qualname__", ""))
     called = name or getattr(target, "__qualname__", None) or getattr(target, "__name__", None) or type(target).__name__
     if inspect.isclass(target):
         try:
