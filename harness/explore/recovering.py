@@ -186,5 +186,6 @@ def find_recovery(session: Session, code: str) -> State | None:
     recording = recoveries.record_from(base)
     if recording is None:
         return None
-    store = PageStore(session.folder)
-    return next((_within(base, state) for state in crash_states(recording, store) if state.code == inner), None)
+    store = PageStore(session.folder)  # the state has its pages there: it is let go with the folder
+    with recording:
+        return next((_within(base, state) for state in crash_states(recording, store) if state.code == inner), None)

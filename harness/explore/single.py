@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,8 +51,10 @@ def judge_state(
     source = step_source()
     folder = scratch.create(base or default_base())
     shutil.rmtree(destination, ignore_errors=True)
-    try:
+    with contextlib.ExitStack() as closing:
+        closing.callback(scratch.remove, folder)
         recorded, _ = record(subject, source, folder, timeout_s=options.run_timeout_s)
+        closing.callback(recorded.close)
         known = Known(subject, source, recorded.marks, recorded.recording.steps)
         with Pool(known, folder, timeout_s=options.check_timeout_s) as pool:
             session = Session(known, recorded, pool, options, folder, saved=Saved(fingerprint=""))
@@ -60,8 +63,6 @@ def judge_state(
                 raise UsageError(msg)
             findings = _judge_error(session, code) if code.startswith("io:") else _judge(session, destination)
             return Judged(_words(session, code), findings)
-    finally:
-        scratch.remove(folder)
 
 
 def _words(session: Session, code: str) -> str:

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 _NUMBERS = itertools.count()
 
 
+class HandMade(Recording):
+    """A recording that lets its file go with itself: tests have many, and say nothing of their end."""
+
+    def __del__(self) -> None:
+        """Close the file."""
+        if hasattr(self, "_contents"):
+            self.close()
+
+
 class Script:
     """Takes down steps as they are said; ``done`` gives the recording."""
 
@@ -100,4 +109,4 @@ class Script:
     def done(self) -> Recording:
         """Return the recording."""
         self._recorder.close()
-        return Recording(self._recorder.folder)
+        return HandMade(self._recorder.folder)
