@@ -841,7 +841,9 @@ def test_a_call_with_wrong_arguments_is_no_blind_spot(lab: Lab) -> None:
     """A closed descriptor, a pointer to nowhere: the call fails by itself, and nothing was hidden."""
 
     def work() -> None:
-        for call in (lambda: os.fsync(77), lambda: os.write(77, b"x"), lambda: os.ftruncate(77, 1)):
+        closed = os.dup(0)
+        os.close(closed)
+        for call in (lambda: os.fsync(closed), lambda: os.write(closed, b"x"), lambda: os.ftruncate(closed, 1)):
             with pytest.raises(OSError, match="Bad file descriptor"):
                 call()
         assert LIBC.unlink(ctypes.c_void_p(8)) == -1
