@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import http.client
-import math
 import socket
 import threading
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
@@ -193,17 +192,13 @@ class HttpTracker:
     def _check_status(self, status: int, headers: http.client.HTTPMessage) -> None:
         if status == http.client.OK:
             return
-        if status in {_TOO_MANY, _UNAVAILABLE}:
-            pause_s = self._retry_after_s(headers.get("Retry-After"))
-            if pause_s is None and status == _TOO_MANY:
-                pause_s = RETRY_AFTER_S_DEFAULT
-            if pause_s is not None:
-                self._not_before = self._clock.now() + microseconds(pause_s)
-                message = f"Expected issues of the tracker {self._place} but it answered {status}; ask again in {pause_s:g} s."
-                raise TrackerUnavailable(message, retry_after_s=pause_s)
-        if status >= http.client.INTERNAL_SERVER_ERROR:
-            message = f"Expected issues of the tracker {self._place} but it answered {status}; ask again later."
-            raise TrackerUnavailable(message)
+        pause_s = self._pause_s(status, headers.get("Retry-After"))
+        if pause_s is not None:
+            self._not_before = self._clock.now() + microseconds(pause_s)
+        if pause_s is not None or status >= http.client.INTERNAL_SERVER_ERROR:
+            when = "later" if pause_s is None else f"in {pause_s:g} s"
+            message = f"Expected issues of the tracker {self._place} but it answered {status}; ask again {when}."
+            raise TrackerUnavailable(message, retry_after_s=pause_s)
         remedy = "its address and project"
         if status in {http.client.UNAUTHORIZED, http.client.FORBIDDEN}:
             remedy = "the token and what it may read"
@@ -211,20 +206,17 @@ class HttpTracker:
             remedy = f"its address, which may be {headers.get('Location', '')!r:.200}: redirects are not followed"
         self._reject(f"issues but got status {status}", remedy)
 
-    def _retry_after_s(self, text: str | None) -> float | None:
-        """Return the pause that a Retry-After header asks for (RFC 9110, 10.2.3), within its bound; None for none."""
-        if text is None:
+    def _pause_s(self, status: int, text: str | None) -> float | None:
+        """Return how long the tracker wants to be left alone (Retry-After: RFC 9110, 10.2.3), within a bound."""
+        if status not in {_TOO_MANY, _UNAVAILABLE}:
             return None
-        pause_s: float = 0.0
-        if text.strip().isdecimal():
-            pause_s = float(text)
-        else:
-            try:
-                moment = email.utils.parsedate_to_datetime(text)
-            except (TypeError, ValueError, OverflowError):
-                return None
-            pause_s = moment.timestamp() - self._clock.now() / 1_000_000
-        return min(max(pause_s, 0.0), RETRY_AFTER_S_MAX) if math.isfinite(pause_s) else RETRY_AFTER_S_MAX
+        try:
+            if text is not None and text.strip().isdecimal():
+                return min(float(text), RETRY_AFTER_S_MAX)
+            moment_s = email.utils.parsedate_to_datetime(text or "").timestamp()
+        except (TypeError, ValueError, OverflowError):
+            return RETRY_AFTER_S_DEFAULT if status == _TOO_MANY else None
+        return min(max(moment_s - self._clock.now() / 1_000_000, 0.0), RETRY_AFTER_S_MAX)
 
     def _check_pause(self) -> None:
         """Refuse to ask before the moment that the tracker has named.
