@@ -146,8 +146,8 @@ class HttpTracker:
                 connection.connect()
                 deadline.check()  # it had nothing to shut down while there was no connection
                 connection.request("GET", path, headers=self._headers)
-                answer = connection.getresponse()
-                body = self._body(answer)
+                with connection.getresponse() as answer:
+                    body = self._body(answer)
             deadline.check()
         except (OSError, http.client.HTTPException) as error:
             self._fail(error, is_late=deadline.is_over)
