@@ -306,7 +306,7 @@ class StageEngine:
         sys.audit(BEFORE_ADVANCE, entry.task_id)
         with self._store.transaction() as transaction:
             task = transaction.task(entry.task_id or "")
-            if not transaction.delete_outbox(entry.outbox_id) or task is None:
+            if not transaction.delete_outbox(entry) or task is None:
                 return False
             try:
                 here = self._pipeline.stage(entry.stage)
