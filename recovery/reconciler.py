@@ -190,7 +190,7 @@ class Reconciler:
         found = Counter[Handled]()
         troubles = 0
         for project in self._projects:
-            is_done = self._isolated(f"project {project}", lambda: self._replay(project, found))  # noqa: B023
+            is_done = self._isolated(f"project {project}", lambda: self._replay(project, found))  # noqa: B023 - at once
             troubles += is_done is None
         return Round(
             issues=found.total(),

@@ -132,6 +132,7 @@ class JobConformance:
             (second, JobStatus.RUNNING),
             (third, JobStatus.QUEUED),
         ]
+        assert self.store.active_job_counts() == {JobStatus.QUEUED: 2, JobStatus.RUNNING: 1}
 
     def test_the_outbox_keeps_what_is_to_be_done_until_it_is(self) -> None:
         """Entries of a kind in order and by page; taken by compare-and-set; deleted once."""

@@ -104,6 +104,10 @@ class JobStore(Protocol):
         """Return the queued and running jobs of a task, oldest first."""
         ...
 
+    def active_job_counts(self) -> dict[JobStatus, int]:
+        """Return how many jobs are queued, and how many running; what has ended is not counted."""
+        ...
+
     def runs(self, job_id: int) -> list[AgentRun]:
         """Return the runs of a job, oldest first."""
         ...

@@ -63,6 +63,9 @@ RUNNING: Final = (
     "WHERE j.status = 'running' AND j.job_id > ? ORDER BY j.job_id LIMIT ?"
 )
 ACTIVE: Final = f"SELECT {_COLUMNS} FROM jobs WHERE task_id = ? AND status IN ('queued', 'running') ORDER BY job_id"
+COUNTS: Final = {
+    status: f"SELECT count(*) FROM jobs WHERE status = '{status}'" for status in (JobStatus.QUEUED, JobStatus.RUNNING)
+}
 RUNS: Final = (
     "SELECT run_id, job_id, claim, task_id, agent, started_at, finished_at, exit_code FROM agent_runs "
     "WHERE job_id = ? ORDER BY run_id"
@@ -195,6 +198,10 @@ class JobReads:
     def active_jobs(self, task_id: str) -> list[Job]:
         """Return the queued and running jobs of a task, oldest first."""
         return [_job(row) for row in self._read(ACTIVE, (task_id,))]
+
+    def active_job_counts(self) -> dict[JobStatus, int]:
+        """Return how many jobs are queued, and how many running."""
+        return {status: self._read(statement, ())[0][0] for status, statement in COUNTS.items()}
 
     def runs(self, job_id: int) -> list[AgentRun]:
         """Return the runs of a job, oldest first."""
