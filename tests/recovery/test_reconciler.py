@@ -345,7 +345,7 @@ def test_webhook_and_reconciler_at_once_move_a_task_once(world: World, tmp_path:
                 store, pipeline=PIPELINE, gates=dict.fromkeys(world.answers, meet), clock=ManualClock(now)
             )
             if number % 2:
-                return engine.advance_stage("a-1", "development", finished_agent=None).is_moved
+                return engine.advance_stage("a-1", "development", finished_agent=None, repo="shop").is_moved
             return Reconciler(Handlers(engine), clock=ManualClock(now)).run_once().unblocked == 1
 
     with ThreadPoolExecutor(6) as pool:
