@@ -80,10 +80,9 @@ class World:
         """Have the deliveries of a source (``tracker``, ``github``, ``gitea``) sent to this address from now on."""
         self.rows("INSERT OR REPLACE INTO hooks VALUES (?, ?)", source, url)
 
-    def hooks(self, *sources: str) -> list[tuple[str, str]]:
-        """Return which of these sources are sent, and where."""
-        found = self.rows("SELECT source, url FROM hooks ORDER BY source")
-        return [(source, url) for source, url in found if source in sources]
+    def hook_of(self, source: str) -> str | None:
+        """Return where the deliveries of a source are sent, None for nowhere."""
+        return next((str(url) for (url,) in self.rows("SELECT url FROM hooks WHERE source = ?", source)), None)
 
     def set_issue(self, project: str, key: str, state: str, repo: str) -> bool:
         """Put an issue into a state; return whether that changed it."""
