@@ -289,6 +289,10 @@ class StageEngine:
         job_id = self._write_next_job(transaction, task.task_id, here, move.repo, now)
         return Advance(task.task_id, Advanced.MOVED, here.next or "", job_id)
 
+    def write_first_job(self, transaction: Transaction, task_id: str, *, repo: str = "") -> int | None:
+        """Write the job of the pipeline's first stage, if it starts any, in the transaction that creates the task."""
+        return self._write_job(transaction, task_id, self._pipeline.stages[0], repo, self._clock.now())
+
     def refusal(self, task: Task, stage: Stage, finished_agent: str | None) -> Advance | None:
         """Return why a machine may not move this task from this stage, its gate aside, or None. Raises UnknownAgent."""
         is_leaver = finished_agent is None or stage.name in self._pipeline.leaves(finished_agent)
@@ -377,15 +381,19 @@ class StageEngine:
     def _write_next_job(
         self, transaction: Transaction, task_id: str, here: Stage, repo: str, now: Microseconds
     ) -> int | None:
-        agent = self._pipeline.stage(here.next or here.name).starts
-        job_id = None
-        if agent is not None:
-            job = transaction.insert_job(
-                agent=agent, repo=repo, task_id=task_id, max_attempts=self._max_attempts, now=now
-            )
-            job_id = job.job_id
+        job_id = self._write_job(transaction, task_id, self._pipeline.stage(here.next or here.name), repo, now)
         sys.audit(AFTER_NEXT_JOB, task_id)
         return job_id
+
+    def _write_job(
+        self, transaction: Transaction, task_id: str, stage: Stage, repo: str, now: Microseconds
+    ) -> int | None:
+        if stage.starts is None:
+            return None
+        job = transaction.insert_job(
+            agent=stage.starts, repo=repo, task_id=task_id, max_attempts=self._max_attempts, now=now
+        )
+        return job.job_id
 
     def _gate(self, stage: Stage, task: Task) -> GateResult:
         return self._gates.evaluate(stage.gate, task) if stage.gate else GateResult(is_green=True)

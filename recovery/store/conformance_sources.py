@@ -37,6 +37,13 @@ class SourceConformance:
         message = "Expected UnknownTask but nothing was raised."
         raise AssertionError(message)
 
+    def test_a_task_is_found_by_its_tracker_key(self) -> None:
+        """One that has ended, too; an unknown key finds nothing."""
+        with self.store.transaction() as transaction:
+            transaction.insert_task(Task("t", "A-1", TaskStatus.FAILED, "s", 1, 1, 1))
+        assert self.store.task_with_tracker_key("A-1") == Task("t", "A-1", TaskStatus.FAILED, "s", 1, 1, 1)
+        assert self.store.task_with_tracker_key("A-2") is None
+
     def test_a_source_is_said_once_and_found_by_its_names(self) -> None:
         """Any text; the first one stays; other repositories and branches are not found."""
         for number, name in enumerate(_STRANGE):

@@ -27,6 +27,10 @@ class SourceTransaction(Protocol):
 class SourceStore(Protocol):
     """What a store can tell about the sources of tasks, and about tasks that wait."""
 
+    def task_with_tracker_key(self, tracker_key: str) -> Task | None:
+        """Return the one task with this tracker key, ended or not, or None."""
+        ...
+
     def source(self, task_id: str) -> TaskSource | None:
         """Return where a task comes from, or None."""
         ...

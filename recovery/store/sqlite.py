@@ -236,6 +236,11 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads, K
         rows = self._read(_TASK_BY_ID, (task_id,))
         return _task(rows[0]) if rows else None
 
+    def task_with_tracker_key(self, tracker_key: str) -> Task | None:
+        """Return the one task with this tracker key, or None."""
+        rows = self._read(_TASK_BY_TRACKER_KEY, (tracker_key,))
+        return _task(rows[0]) if rows else None
+
     def tasks(self, *, status: TaskStatus | None = None, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[Task]:
         """Return tasks in the order of their ids, those behind the id ``after``."""
         if status is None:
