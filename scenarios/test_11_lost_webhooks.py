@@ -277,22 +277,26 @@ def test_the_reconciler_is_killed_at_a_named_point(
     killed_and_followed(chaos, fresh_db, parts, number, point)
 
 
+def lead_several(site: Site, keys: list[str]) -> None:
+    """Lead several issues from start to end, side by side, and expect that the reconciler is late with none."""
+    for state, stage in (("In Progress", "analysis"), ("Approved", "development")):
+        for key in keys:
+            site.move(key, state)
+        site.settle()
+        passed_s = max(site.wait_for_stage(stage, key=key) for key in keys)
+        site.chaos.expect(f"seconds until {stage}", observed=passed_s, holds=passed_s <= INTERVAL_S)
+    for state in ("pending", "success"):
+        for key in keys:
+            site.judge_commit(key, state)
+    passed_s = sum(site.wait_for_stage("done", key=key) for key in keys)
+    site.chaos.expect("seconds until done", observed=passed_s, holds=passed_s in {0.0, GRACE_S, GRACE_S + INTERVAL_S})
+
+
 @pytest.mark.chaos_deep
 def test_deliveries_of_several_issues_are_lost_by_chance(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
     """Four issues in one repository, and half of all that is delivered about them gets lost."""
     chaos.plan(*draw("courier", chaos.random("lost"), deliveries=20, share=0.5, fates=("lose", "refuse", "cut")))
     site = Site(chaos, fresh_db, parts)
     site.start()
-    keys = [f"CORE-{number}" for number in range(1, 5)]
-    for state, stage in (("In Progress", "analysis"), ("Approved", "development")):
-        for key in keys:
-            site.move(key, state)
-        site.settle()
-        passed_s = max(site.wait_for_stage(stage, key=key) for key in keys)
-        chaos.expect(f"seconds until {stage}", observed=passed_s, holds=passed_s <= INTERVAL_S)
-    for state in ("pending", "success"):
-        for key in keys:
-            site.judge_commit(key, state)
-    passed_s = sum(site.wait_for_stage("done", key=key) for key in keys)
-    chaos.expect("seconds until done", observed=passed_s, holds=passed_s in {0.0, GRACE_S, GRACE_S + INTERVAL_S})
+    lead_several(site, [f"CORE-{number}" for number in range(1, 5)])
     site.judge(CORE_1="done", CORE_2="done", CORE_3="done", CORE_4="done")

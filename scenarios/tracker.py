@@ -122,7 +122,7 @@ def forms(source: str, event: str, body: str, moment: datetime) -> tuple[str, di
     }
 
 
-def post(url: str, body: str, headers: dict[str, str]) -> str:
+def send(url: str, headers: dict[str, str], body: str) -> str:
     """Send a delivery, once; return the status, or what went wrong."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=DELIVERY_TIMEOUT_S)
@@ -142,7 +142,8 @@ def deliver(world: World, source: str, event: str, content: object) -> None:
     body = json.dumps(content)
     moment = datetime.fromtimestamp(world.clock.now() // 1_000_000, tz=UTC)
     delivery_id, headers = forms(source, event, body, moment)
-    world.note_sent(source, event, delivery_id, body, post(url, body, headers))
+    request = (url, headers, body)
+    world.note_sent(source, event, delivery_id, send(*request), request)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 EXECUTOR: Final = str(Path(__file__).with_name("pipeline_executor.py"))
 PROJECT: Final = "core"
 LOOK_S: Final = 0.002
+GATE_IS_GREEN: Final = "scenarios.gate.is_green"
+"""The audit event of a gate that has answered green: what is decided now has not been done yet."""
+
 SCHEMES: Final[dict[str, SignatureScheme]] = {
     "tracker": StandardWebhooks(SECRET),
     "github": github(KEY),
@@ -77,7 +80,10 @@ def open_core(folder: str, parts: dict[str, str], tracker: int) -> Core:
 
     def ci_green(task: Task) -> bool:
         source = store.source(task.task_id)
-        return source is not None and Client(tracker).status(source.repo, source.branch) == "success"
+        is_green = source is not None and Client(tracker).status(source.repo, source.branch) == "success"
+        if is_green:
+            sys.audit(GATE_IS_GREEN, task.task_id)
+        return is_green
 
     def work_is_there(task: Task) -> bool:
         return (world.folder / f"{task.task_id}-{task.stage}").exists()

@@ -12,7 +12,7 @@ from recovery import DEFAULT_PIPELINE
 from scenarios.job_checks import rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 STAGES: Final = tuple(stage.name for stage in DEFAULT_PIPELINE.stages)
@@ -88,11 +88,19 @@ def check_executions(folder: Path) -> Iterator[Finding]:
         yield Finding(signature="executors:done-twice", text=text, checker="check_executions")
 
 
-def check_inbox(database: Path, accepted: Mapping[str, str]) -> Iterator[Finding]:
-    """Find deliveries (id, and its source) that were acknowledged and are not in the inbox, and those set aside."""
-    found = dict(rows(database, "SELECT delivery_id, status FROM webhook_inbox"))
-    if lost := sorted(set(accepted) - set(found)):
+def check_inbox(database: Path, sent: Sequence[tuple[str, str, str, str]]) -> Iterator[Finding]:
+    """Find deliveries (source, event, id, answer) that were acknowledged and are not in the inbox, or are there twice.
+
+    One that comes again under another id has the same body, and no two of a scenario have.
+    """
+    found = rows(database, "SELECT source, delivery_id, body, status FROM webhook_inbox")
+    acknowledged = {delivery for _, _, delivery, answer in sent if answer in {"200", "202"}}
+    if lost := sorted(acknowledged - {delivery for _, delivery, _, _ in found}):
         text = f"{len(lost)} acknowledged deliveries are not in the inbox: {lost[:5]}"
         yield Finding(signature="durability:acknowledged-lost", text=text, checker="check_inbox")
-    if failed := sorted(delivery for delivery, status in found.items() if status == "failed"):
+    bodies = Counter((source, body) for source, _, body, _ in found)
+    if repeated := [source for (source, _), times in bodies.items() if times > 1]:
+        text = f"{len(repeated)} deliveries are in the inbox more often than once: of {repeated[:10]}"
+        yield Finding(signature="inbox:accepted-twice", text=text, checker="check_inbox")
+    if failed := sorted(delivery for _, delivery, _, status in found if status == "failed"):
         yield Finding(signature="inbox:set-aside", text=f"deliveries that were not handled: {failed[:5]}")
