@@ -18,6 +18,7 @@ import hashlib
 import hmac
 import http.client
 import json
+import sys
 import threading
 import uuid
 from datetime import UTC, datetime
@@ -53,6 +54,13 @@ def make_server(world: World, port: int = 0) -> ThreadingHTTPServer:
     server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"world": world}))
     server.daemon_threads = True
     return server
+
+
+def main(folder: str) -> None:
+    """Serve for a person, or a test: ``python -m scenarios.tracker FOLDER``; the first line is the port."""
+    with make_server(World(folder)) as server:
+        print(server.server_address[1], flush=True)  # noqa: T201 - it is what was asked for
+        server.serve_forever()
 
 
 class Client:
@@ -114,7 +122,7 @@ def forms(source: str, event: str, body: str, moment: datetime) -> tuple[str, di
     }
 
 
-def post(url: str, body: str, headers: dict[str, str]) -> str:
+def send(url: str, headers: dict[str, str], body: str) -> str:
     """Send a delivery, once; return the status, or what went wrong."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=DELIVERY_TIMEOUT_S)
@@ -128,12 +136,14 @@ def post(url: str, body: str, headers: dict[str, str]) -> str:
 
 
 def deliver(world: World, source: str, event: str, content: object) -> None:
-    """Deliver to wherever this source is to be sent, if anywhere, and forget it."""
+    """Deliver to where this source is to be sent, if anywhere, once, and forget it."""
+    if (url := world.hook_of(source)) is None:
+        return
     body = json.dumps(content)
-    for name, url in world.hooks(*({"tracker"} if source == "tracker" else {"github", "gitea"})):
-        moment = datetime.fromtimestamp(world.clock.now() // 1_000_000, tz=UTC)
-        delivery_id, headers = forms(name, event, body, moment)
-        world.note_sent(name, event, delivery_id, body, post(url, body, headers))
+    moment = datetime.fromtimestamp(world.clock.now() // 1_000_000, tz=UTC)
+    delivery_id, headers = forms(source, event, body, moment)
+    request = (url, headers, body)
+    world.note_sent(source, event, delivery_id, send(*request), request)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -174,10 +184,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self.answer(200, issue)
             case ["repos", *repo, "commits", sha, "status"]:
                 branch = self.world.set_commit("/".join(repo), sha, content["state"])
-                branches = [{"name": branch}] if branch else []
-                status = {"sha": sha, "state": content["state"], "branches": branches}
-                deliver(self.world, "forge", "status", status | {"repository": {"full_name": "/".join(repo)}})
-                self.answer(200, status)
+                status = {"sha": sha, "state": content["state"], "repository": {"full_name": "/".join(repo)}}
+                branches = {"branches": [{"name": branch}] if branch else []}
+                deliver(self.world, "github", "status", status | branches)
+                deliver(self.world, "gitea", "status", status)  # which does not say where the commit is
+                self.answer(200, status | branches)
             case _:
                 self.answer(404, {"error": f"there is no {self.path}"})
 
@@ -187,7 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
         repo = unquote(self.path).strip("/").removeprefix("repos/").removesuffix("/pushes")
         self.world.set_commit(repo, content["sha"], "pending", content["branch"])
         push = {"ref": f"refs/heads/{content['branch']}", "after": content["sha"], "repository": {"full_name": repo}}
-        deliver(self.world, "forge", "push", push)
+        for source in ("github", "gitea"):
+            deliver(self.world, source, "push", push)
         self.answer(201, push)
 
     def page(self, project: str, asked: dict[str, str]) -> dict[str, Any]:
@@ -266,3 +278,7 @@ MOODS: Final[dict[str, Callable[[_Handler, str, dict[str, str], str], None]]] = 
     "endless": _endless,
     "unfiltered": _unfiltered,
 }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

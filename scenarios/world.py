@@ -7,14 +7,12 @@ a file, so that hours pass for all of them at once while nobody waits.
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from recovery import SystemClock
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS issues (
@@ -26,7 +24,8 @@ _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS hooks (source TEXT PRIMARY KEY, url TEXT);
     CREATE TABLE IF NOT EXISTS moods (kind TEXT PRIMARY KEY, answers_left INTEGER, value TEXT);
     CREATE TABLE IF NOT EXISTS sent (
-        number INTEGER PRIMARY KEY, source TEXT, event TEXT, delivery_id TEXT, body TEXT, outcome TEXT
+        number INTEGER PRIMARY KEY, source TEXT, event TEXT, delivery_id TEXT, outcome TEXT, url TEXT, headers TEXT,
+        body TEXT
     );
 """
 
@@ -80,10 +79,9 @@ class World:
         """Have the deliveries of a source (``tracker``, ``github``, ``gitea``) sent to this address from now on."""
         self.rows("INSERT OR REPLACE INTO hooks VALUES (?, ?)", source, url)
 
-    def hooks(self, *sources: str) -> list[tuple[str, str]]:
-        """Return which of these sources are sent, and where."""
-        found = self.rows("SELECT source, url FROM hooks ORDER BY source")
-        return [(source, url) for source, url in found if source in sources]
+    def hook_of(self, source: str) -> str | None:
+        """Return where the deliveries of a source are sent, None for nowhere."""
+        return next((str(url) for (url,) in self.rows("SELECT url FROM hooks WHERE source = ?", source)), None)
 
     def set_issue(self, project: str, key: str, state: str, repo: str) -> bool:
         """Put an issue into a state; return whether that changed it."""
@@ -118,16 +116,29 @@ class World:
         statement = "SELECT sha, state FROM commits WHERE repo = ? AND (sha = ? OR branch = ?) ORDER BY number DESC"
         return next(iter(self.rows(statement, repo, ref, ref)), None)
 
-    def note_sent(self, source: str, event: str, delivery_id: str, body: str, outcome: str) -> None:
-        """Keep what was sent, and what was answered."""
+    def note_sent(
+        self, source: str, event: str, delivery_id: str, outcome: str, request: tuple[str, dict[str, str], str]
+    ) -> None:
+        """Keep what was answered to a delivery, and address, headers and body of what was sent."""
+        url, headers, body = request
         self.rows(
-            "INSERT INTO sent (source, event, delivery_id, body, outcome) VALUES (?, ?, ?, ?, ?)",
-            *(source, event, delivery_id, body, outcome),
+            "INSERT INTO sent (source, event, delivery_id, outcome, url, headers, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            *(source, event, delivery_id, outcome, url, json.dumps(headers), body),
         )
 
-    def sent(self) -> Iterator[tuple[str, str, str, str]]:
-        """Yield the deliveries in the order in which they were sent: source, event, id, outcome."""
-        yield from self.rows("SELECT source, event, delivery_id, outcome FROM sent ORDER BY number")
+    def sent(self) -> list[tuple[str, str, str, str]]:
+        """Return the deliveries in the order in which they were sent: source, event, id, answer."""
+        return [
+            (source, event, delivery_id, outcome)
+            for source, event, delivery_id, outcome in self.rows(
+                "SELECT source, event, delivery_id, outcome FROM sent ORDER BY number"
+            )
+        ]
+
+    def requests(self) -> list[tuple[str, dict[str, str], str]]:
+        """Return address, headers and body of the deliveries in that order."""
+        found = self.rows("SELECT url, headers, body FROM sent ORDER BY number")
+        return [(url, json.loads(headers), body) for url, headers, body in found]
 
     def set_mood(self, kind: str, *, answers: int | None = None, value: str = "") -> None:
         """Let the next ``answers`` lists of issues be what ``scenarios.tracker.MOODS`` says; None: from now on."""

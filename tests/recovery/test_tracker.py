@@ -328,4 +328,4 @@ def test_the_client_of_scenarios_changes_the_world(world: World, url: str) -> No
     assert keys_of(HttpTracker(url, token=TOKEN)) == ["CORE-1"]
     assert client.status("core/app", "feature/CORE-1") == client.status("core/app", "a" * 40) == "success"
     assert client.status("core/app", "b" * 40) == "unknown"
-    assert list(world.sent()) == []
+    assert world.sent() == []
