@@ -155,14 +155,15 @@ class _Supervision:
         listener = self._listener.descriptor
         poll.register(listener, select.POLLIN)
         poll.register(self._family.pidfd, select.POLLIN)
+        a_call = (listener, select.POLLIN)
         calls = 0
         while not self._is_over:
             left_s = deadline_s - time.monotonic()
-            ready = poll.poll(max(0.0, left_s) * 1000) if left_s > 0 else []
+            ready = poll.poll(left_s * 1000) if left_s > 0 else []
             if not ready:
                 self._is_timed_out = True
                 return
-            if (listener, select.POLLIN) not in ready:
+            if a_call not in ready:
                 return  # the program has ended, or nobody wears the filter any more
             self._take()
             calls += 1
@@ -246,17 +247,19 @@ class _Supervision:
                 self._kill()
                 return
             if self._is_answering and self._answers(number, step):
+                self._decoder.take_back()
                 self._answer(call, step)
                 self._count = number
                 return
             self._count = number
             self.steps.append(step)
         if not self._listener.let_pass(call):  # its caller was killed while it was looked at: it has not happened
+            self._decoder.take_back()
             self._count = before
             del self.steps[len(self.steps) - len(decoded.steps) :]
 
     def _diverges(self, number: int, step: Step) -> bool:
-        if number <= len(self._expected) and self._expected[number - 1].trace == step.trace:
+        if number <= len(self._expected) and step.does_as(self._expected[number - 1]):
             return False
         self._diverged_at = number
         return True
