@@ -47,6 +47,7 @@ _WRITE_BYTES_MAX: Final = 0x7FFFF000
 _CHUNK_BYTES: Final = 16 * 1024 * 1024
 _MOVED_IN_BYTES_MAX: Final = 1 << 30
 _NUMBER_OF_CREATE: Final = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
+_OUR_MACHINE: Final = AUDIT_ARCH.get(MACHINE, 0)
 _FOREVER: Final = 1 << 63
 _LOW_HALF: Final = 0xFFFFFFFF
 """The half of a word that holds a descriptor; one that is negative is then none that can be open."""
@@ -63,6 +64,8 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     blind_spot: BlindSpot | None = None
     mark: bytes | None = None
     stray: str = ""
+    is_step: bool = False
+    """Whether it is one step and nothing else, as nearly all are."""
 
 
 NOTHING: Final = Decoded()
@@ -115,9 +118,10 @@ class Decoder:
         """Return what becomes of a call; its first step gets this number."""
         if call.thread in self._waiting:
             self._settle(call.thread)
-        if call.machine != AUDIT_ARCH[MACHINE] or call.number > NUMBER_MAX:
+        if call.machine != _OUR_MACHINE or call.number > NUMBER_MAX:
             return _denied("unknown-call", f"call {call.number} of machine {call.machine:#x} is not known here")
-        self._number, self._call = number, call
+        self._number = number
+        self._call = call
         self.folder.begin()
         try:
             return self._calls[call.number](call)
@@ -254,7 +258,7 @@ class Decoder:
             process=process,
             thread=ordinal,
         )
-        return Decoded(steps=(step,))
+        return Decoded(steps=(step,), is_step=True)
 
     def write(self, call: Notification) -> Decoded:
         """Write, by any of the calls that take memory of the caller's."""

@@ -87,7 +87,8 @@ class WatchedFolder:
 
     def begin(self) -> None:
         """Begin to look at a call: those before it were made."""
-        self._noted.clear()
+        if self._noted:
+            self._noted.clear()
 
     def undo_with(self, undo: Callable[[], object]) -> None:
         """Have ``take_back`` do this, too."""
