@@ -22,15 +22,18 @@ FORMAT: Final = 1
 CONFIRMED_BY_A_KILL: Final = "confirmed by a real kill"
 CONFIRMED_BY_A_RUN: Final = "confirmed by a real run"
 MODELLED: Final = "modelled"
+INTERRUPTED: Final = "harness:interrupted"
+"""The signature of an exploration that Ctrl-C has ended."""
 
 
 class ExplorationError(ChaosError):
     """An exploration cannot decide anything: the program is not deterministic, or a replay is not what really happens.
 
-    ``signature`` is that of the finding it becomes, which leaves the exploration INCONCLUSIVE.
+    ``signature`` is that of the finding it becomes, which leaves the exploration INCONCLUSIVE; it is optional only for
+    pickle, which sets it afterwards.
     """
 
-    def __init__(self, text: str, *, signature: str) -> None:
+    def __init__(self, text: str, *, signature: str = "") -> None:
         super().__init__(text)
         self.signature = signature
 

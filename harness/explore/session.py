@@ -109,6 +109,8 @@ class Session:
         self._saved_in = saved_in
         self._deadline_s = time.monotonic() + (options.budget_s if options.budget_s is not None else float("inf"))
         self._share_s = float("inf")
+        self.hearing: Hearing | None = None
+        """That of the family under way."""
 
     @property
     def subject(self) -> Subject:
@@ -154,6 +156,7 @@ class Hearing:
 
     def __init__(self, session: Session, family: Family) -> None:
         self.session = session
+        session.hearing = self
         self.family = family
         saved = session.saved
         if saved.family != str(family):

@@ -15,7 +15,7 @@ from harness.explore.session import Options
 from harness.explore.target import subject_of
 from harness.model import Verdict
 from harness.steps.launching import launch as start
-from tests.harness.explored import Careful
+from tests.harness.explored import Careful, KillsTheExplorer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -122,3 +122,14 @@ def test_a_check_that_raises_is_told_with_the_state_that_made_it(tmp_path: Path)
     (problem,) = explored.families[0].problems
     assert explored.verdict is Verdict.INCONCLUSIVE
     assert "--state 'crash:1" in problem.text
+
+
+def test_a_target_that_kills_the_explorer_is_inconclusive(tmp_path: Path) -> None:
+    """Who asked is another process: it learns of the end, and nothing is left."""
+    base = tmp_path / "scratch"
+    base.mkdir()
+    explored = launch(subject_of(KillsTheExplorer), Options(seed="s"), base=base)
+
+    assert _signatures(explored) == {"harness:explorer-killed"}
+    assert explored.verdict is Verdict.INCONCLUSIVE
+    assert list(base.iterdir()) == []
