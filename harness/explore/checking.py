@@ -30,7 +30,9 @@ from harness.explore.target import TEXT_CHARACTERS_MAX, CommandSubject, print_to
 from harness.history import History
 from harness.model import Finding, Mark
 from harness.steps.kernel import adopt_orphans, die_with_parent
+from harness.steps.launching import leave
 from harness.steps.source import Directive
+from harness.steps.step import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -328,9 +330,7 @@ def _work(known: Known, base: Path, channel: socket.socket, other: socket.socket
     except BaseException:  # noqa: BLE001 - this is the end of the process; its log says why
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        leave(code)
 
 
 def _redirect(path: Path) -> int:
@@ -407,4 +407,5 @@ def _examine(subject: Subject, directory: Path, marks_file: Path, marks: Sequenc
     except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code, and decides nothing
         where = traceback.format_exception(error)[-_SHOWN_LINES:]
         text = f"the check raised {type(error).__name__}: {error} ({' '.join(''.join(where).split())[:500]})"
-        return (Finding(signature=f"harness:check-raised:{type(error).__name__}", text=text, kind="harness"),)
+        signature = f"harness:check-raised:{type(error).__name__}"
+        return (Finding(signature=signature, text=readable(text), kind="harness"),)

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import traceback
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from harness.agents.marks import AGENT_VARIABLE, MARKS_VARIABLE
 from harness.steps.kernel import die_with_parent
@@ -53,10 +53,21 @@ def launch(
         theirs.close()
         code = _call(program)
     except BaseException as error:  # noqa: BLE001 - this is the end of the process, whatever it was
+        code = 1  # also where there is no room to say why
         code = _code_of(error)
     finally:
+        leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End a forked process with what it has printed written out, if there is room; never return into its parent's code.
+
+    On a full disk even the last flush fails, and what fails here would go on as a second parent.
+    """
+    try:
         sys.stdout.flush()
         sys.stderr.flush()
+    finally:
         os._exit(code)
 
 
