@@ -99,6 +99,16 @@ def lost_in_turn(chaos: Run, database: Path, parts: dict[str, str], number: int,
     chaos.expect("people are told of what was unblocked", observed=site.told(), holds=site.told() == told)
 
 
+def test_no_delivery_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """Without a fault everything happens at once, and the reconciler finds nothing to do."""
+    site = Site(chaos, fresh_db, parts)
+    site.start()
+    with chaos.clean_run():
+        expect_times(site, run_pipeline(site), (0.0, 0.0, 0.0))
+        site.judge(CORE_1="done")
+        chaos.expect("people are told of nothing", observed=site.told(), holds=not site.told())
+
+
 @pytest.mark.parametrize(
     "number",
     [
@@ -117,6 +127,22 @@ def test_one_delivery_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str],
 def test_a_push_is_lost_and_the_status_names_no_branch(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
     """The commit is known to nobody; it is taken for that of the one task that waits for it, at once."""
     lost_in_turn(chaos, fresh_db, parts, PUSH, forge="gitea")
+
+
+def test_a_rejection_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """The task of a rejected issue is cancelled by what the tracker says; an approval that follows is too late."""
+    lose(chaos, VERDICT)
+    site = Site(chaos, fresh_db, parts)
+    site.start()
+    site.move(KEY, "In Progress")
+    site.wait_for_stage("analysis")
+    site.move(KEY, "Rejected")
+    site.pass_time()
+    site.move(KEY, "Approved")
+    site.pass_time(GRACE_S + INTERVAL_S)
+    status = rows(fresh_db, "SELECT status FROM tasks")
+    chaos.expect("the task is cancelled", observed=status, holds=status == [("cancelled",)])
+    site.judge(CORE_1="analysis")
 
 
 def test_all_deliveries_are_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
