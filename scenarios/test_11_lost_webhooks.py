@@ -156,6 +156,30 @@ def test_all_deliveries_are_lost(chaos: Run, fresh_db: Path, parts: dict[str, st
     chaos.expect("people are told of what was unblocked", observed=site.told(), holds=site.told() == told)
 
 
+def test_all_deliveries_are_lost_on_their_way_to_a_server(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """The command that users have, at the machine's own time: killed in the middle, started again, told to end."""
+    lose(chaos, 1, count=None)
+    site = Site(chaos, fresh_db, parts)
+    chaos.spawn("scenarios.webhook_agents:work", kwargs=site.common, name="worker")
+    served = site.serve(grace_s=0.2, interval_s=0.05)
+    site.move(KEY, "In Progress")
+    site.wait_in_real_time("analysis")
+    site.move(KEY, "Approved")
+    site.wait_in_real_time("development")
+    served.kill()
+    site.judge_commit(KEY, "pending")
+    site.judge_commit(KEY, "success")
+    served = site.serve(grace_s=0.2, interval_s=0.05)
+    site.wait_in_real_time("done")
+    shown = site.status()["reconciler"]
+    holds = shown["unblocked_total"] >= 1 and shown["last_unblocked"] == KEY
+    chaos.expect("the status says what was unblocked", observed=shown, holds=holds)
+    served.terminate()
+    code = served.wait_exit().code
+    chaos.expect("it ends when it is told to", observed=code, holds=code == 0)
+    site.judge(CORE_1="done")
+
+
 def run_to_development(site: Site) -> None:
     """Bring an issue to where only continuous integration is waited for."""
     site.move(KEY, "In Progress")

@@ -14,11 +14,11 @@ from harness import at_delivery, at_point, deliver, kill, pause
 from harness.deliveries import draw
 from recovery.inbox import INBOX_CRASH_POINTS
 from scenarios.job_checks import rows
-from scenarios.site import GRACE_S, INTERVAL_S, KEY, REPO, WAIT_S, Site
+from scenarios.site import GRACE_S, INTERVAL_S, KEY, WAIT_S, Site
 from scenarios.test_11_lost_webhooks import expect_times, lead_several, run_pipeline, run_to_development
 from scenarios.tracker import deliver as tell
 from scenarios.tracker import forms, send
-from scenarios.webhook_agents import GATE_IS_GREEN, PROJECT, sha_of
+from scenarios.webhook_agents import GATE_IS_GREEN, PROJECT, REPO, sha_of
 from scenarios.webhook_checks import check_answers, check_inbox, check_stays, check_times, stage_of, written
 
 if TYPE_CHECKING:
