@@ -95,7 +95,12 @@ class Decoder:
     """
 
     def __init__(
-        self, folder: WatchedFolder, *, marks: str, output: str, keep: Callable[[bytes], int] | None = None
+        self,
+        folder: WatchedFolder,
+        *,
+        marks: os.stat_result,
+        output: os.stat_result,
+        keep: Callable[[bytes], int] | None = None,
     ) -> None:
         self.folder = folder
         self.memory = Memory()
@@ -782,8 +787,7 @@ def _denied(what: str, text: str) -> Decoded:
     return Decoded(error=errno.ENOSYS, blind_spot=BlindSpot(what=what, text=text, is_denied=True))
 
 
-def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)
+def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 

@@ -11,25 +11,25 @@ program, and calls of what is left fail with ENOSYS.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
-import socket
 import time
 from typing import TYPE_CHECKING, Final
 
-from harness.errors import StepsUnavailable, UsageError
+from harness.errors import AgentError, UsageError
 from harness.steps import memory
 from harness.steps.decoding import NOTHING, Decoded, Decoder
-from harness.steps.family import Family
+from harness.steps.family import Family, children
 from harness.steps.folder import WatchedFolder
-from harness.steps.kernel import Filter, Listener, adopt_orphans, borrow_descriptor
-from harness.steps.launching import EXIT_OF_A_MISTAKE, launch
+from harness.steps.kernel import Filter, borrow_descriptor
 from harness.steps.source import Answer, Directive, KillAfterMark, KillBefore, Observation, Watch
+from harness.steps.standby import Standby
 from harness.steps.step import Action, BlindSpot, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from harness.steps.kernel import Notification
@@ -40,7 +40,6 @@ TIMEOUT_S: Final = 60.0
 OUTPUT_BYTES_MAX: Final = 64 * 1024 * 1024
 _OUTPUT_SHOWN_BYTES: Final = 16 * 1024
 _STRAYS_MAX: Final = 100
-_READY: Final = b"+"
 _NEEDS_ROOM: Final = frozenset(
     {
         Action.CREATE,
@@ -78,60 +77,93 @@ class SeccompSource:
         timeout_s: float = TIMEOUT_S,
     ) -> Observation:
         """Run the program with ``directory`` watched. See ``StepSource.observe``."""
+        with contextlib.closing(self.stand_by(lambda *_: program)) as standing:
+            return standing.observe(
+                directory, marks=marks, directive=directive, expected=expected, recorder=recorder, timeout_s=timeout_s
+            )
+
+    def stand_by(self, make: Callable[[Path, Path], Program]) -> SeccompStanding:
+        """Have the program stand by. See ``StepSource.stand_by``."""
+        return SeccompStanding(make, self._filter)
+
+
+class SeccompStanding:
+    """A program that stands by with the filter on. It is forked from this process when it is run for the first time."""
+
+    def __init__(self, make: Callable[[Path, Path], Program], filter_: Filter) -> None:
+        self._make = make
+        self._filter = filter_
+        self._standby: Standby | None = None
+
+    def observe(
+        self,
+        directory: Path,
+        *,
+        marks: Path,
+        directive: Directive = Watch(),  # noqa: B008 - a frozen value
+        expected: Sequence[Step] = (),
+        recorder: Recorder | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Observation:
+        """Run it once more. See ``StepSource.observe``."""
         if not directory.is_dir() or not timeout_s > 0:
             msg = f"a folder is watched, for more than 0 s, and this is {directory} for {timeout_s} s"
             raise UsageError(msg)
-        adopted_before = adopt_orphans()
         marks.touch()
-        output = marks.with_name(marks.name + ".output")
-        output.write_bytes(b"")
         folder = WatchedFolder(directory)
-        if recorder is not None:
-            recorder.before.extend(folder.scan(recorder.keep))
-        else:
-            for _ in folder.scan(None):
-                pass
-        child = launch(program, directory, marks, output, lambda channel: _put_on(self._filter, channel))
-        family = Family(child, adopts_afterwards=adopted_before)
-        try:
-            listener = Listener(_take_listener(family))
-        except BaseException:
-            family.end()
-            raise
         keep = recorder.keep if recorder is not None else None
-        decoder = Decoder(folder, marks=str(marks), output=str(output), keep=keep)
-        supervision = _Supervision(family, listener, decoder, directive, expected, output)
+        before = list(folder.scan(keep))
+        standby, family = self._start(directory, marks)
+        decoder = Decoder(folder, marks=os.stat(marks), output=os.fstat(standby.output), keep=keep)
+        supervision = _Supervision(family, standby, decoder, directive, expected)
         try:
             supervision.run(time.monotonic() + timeout_s)
         finally:
-            listener.close()
             supervision.leftovers = family.end()
             decoder.finish()
         observation = supervision.observation(timeout_s)
+        if family.is_orphaned:
+            self.close()
         if recorder is not None:
+            recorder.before.extend(before)
             recorder.steps.extend(supervision.steps)
             recorder.blind_spots.extend(supervision.blind_spots)
         return observation
+
+    def _start(self, directory: Path, marks: Path) -> tuple[Standby, Family]:
+        """Start the program; what stands by is replaced once, if something has killed it since the last run."""
+        try:
+            return self._started(directory, marks)
+        except AgentError:
+            self.close()
+            return self._started(directory, marks)
+
+    def _started(self, directory: Path, marks: Path) -> tuple[Standby, Family]:
+        if self._standby is None:
+            self._standby = Standby(self._make, self._filter)
+        others = children()
+        return self._standby, Family(self._standby.start(directory, marks), others)
+
+    def close(self) -> None:
+        """End what stands by. Closing twice is fine."""
+        if self._standby is not None:
+            self._standby.close()
+            self._standby = None
 
 
 class _Supervision:
     """One program's run: takes its calls one by one, numbers its steps, and carries out the directive."""
 
     def __init__(
-        self,
-        family: Family,
-        listener: Listener,
-        decoder: Decoder,
-        directive: Directive,
-        expected: Sequence[Step],
-        output: Path,
+        self, family: Family, standby: Standby, decoder: Decoder, directive: Directive, expected: Sequence[Step]
     ) -> None:
         self._family = family
-        self._listener = listener
+        self._listener = standby.listener
+        self._early = standby.early
         self._decoder = decoder
         self._directive = directive
         self._expected = [step for step in expected if not step.is_mark]
-        self._output = output
+        self._output = standby.output
         self._kill_at = directive.number if isinstance(directive, KillBefore) else 0
         self._kill_at_mark = directive.count if isinstance(directive, KillAfterMark) else 0
         self._is_answering = isinstance(directive, Answer)
@@ -158,6 +190,8 @@ class _Supervision:
         poll.register(self._family.pidfd, select.POLLIN)
         a_call = (listener, select.POLLIN)
         calls = 0
+        while self._early and not self._is_over:
+            self._take(self._early.pop(0))
         while not self._is_over:
             left_s = deadline_s - time.monotonic()
             ready = poll.poll(left_s * 1000) if left_s > 0 else []
@@ -166,7 +200,8 @@ class _Supervision:
                 return
             if a_call not in ready:
                 return  # the program has ended, or nobody wears the filter any more
-            self._take()
+            if (call := self._listener.receive()) is not None:
+                self._take(call)
             calls += 1
             if calls % 256 == 0:
                 self._look_at_output()
@@ -191,10 +226,7 @@ class _Supervision:
             failure=self._failure,
         )
 
-    def _take(self) -> None:
-        call = self._listener.receive()
-        if call is None:
-            return
+    def _take(self, call: Notification) -> None:
         decoded = self._decoder.decode(call, self._count + 1)
         if decoded is NOTHING:
             self._listener.let_pass(call)
@@ -331,40 +363,11 @@ class _Supervision:
         self._is_over = True
 
     def _look_at_output(self) -> None:
-        if self._output.stat().st_size > OUTPUT_BYTES_MAX:
+        if os.fstat(self._output).st_size > OUTPUT_BYTES_MAX:
             self._failure = f"it printed more than {OUTPUT_BYTES_MAX >> 20} MiB, and was ended"
             self._kill(fired=False)
 
     def _tail(self) -> str:
-        with self._output.open("rb") as file:
-            file.seek(max(0, self._output.stat().st_size - _OUTPUT_SHOWN_BYTES))
-            return file.read().decode(errors="replace")
-
-
-def _put_on(filter_: Filter, channel: socket.socket) -> None:
-    """Put on the filter, as the child's first act, and send its listener."""
-    try:
-        listener = filter_.put_on()
-    except OSError as error:
-        channel.sendall(b"-" + str(error.errno).encode())
-        os._exit(EXIT_OF_A_MISTAKE)
-    socket.send_fds(channel, [_READY], [listener])
-    os.close(listener)
-
-
-def _take_listener(family: Family) -> int:
-    """Take the listener that the child sends, or say why it has none."""
-    try:
-        content, descriptors, _, _ = socket.recv_fds(family.channel, 16, 1)
-    finally:
-        family.channel.close()
-    if content == _READY and descriptors:
-        os.set_inheritable(descriptors[0], False)  # noqa: FBT003 - its name says it
-        return descriptors[0]
-    number = int(content[1:] or b"0")
-    if number == errno.EBUSY:
-        why = "a supervisor watches this process already (a container's, or another run of this), and there can be one"
-    else:
-        why = f"this kernel or container allows no seccomp notifications ({os.strerror(number)})"
-    msg = f"steps cannot be counted by seccomp here: {why}; named audit events still work"
-    raise StepsUnavailable(msg)
+        size = os.fstat(self._output).st_size
+        shown = os.pread(self._output, _OUTPUT_SHOWN_BYTES, max(0, size - _OUTPUT_SHOWN_BYTES))
+        return shown.decode(errors="replace")

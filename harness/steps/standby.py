@@ -1,0 +1,186 @@
+"""A process that stands by with the program loaded and the filter on, and forks it whenever it is to be run again.
+
+A run used to be forked from the process that watches. That costs most of a short run: the watcher copies each page
+that it writes to while the program lives, and each new program puts on a filter and prepares itself from the beginning.
+Here one process does all that once; its children inherit the filter, and with it the one listener of them all. What the
+watcher imports or changes later is not seen by them, so every run begins from the same memory.
+
+The process that stands by is the program's parent: it reaps it when it is told to, so that its number is not given
+away. Orphans of the program come to the watching process, which adopts them; when that ends, both are killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Final
+
+from harness.errors import AgentError, StepsUnavailable
+from harness.steps.kernel import Listener, adopt_orphans, die_with_parent
+from harness.steps.launching import EXIT_OF_A_MISTAKE, Child, become, enter, prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from harness.steps.kernel import Filter, Notification
+    from harness.steps.source import Program
+
+_READY: Final = b"+"
+_REAP: Final = b"reap"
+_MESSAGE_BYTES_MAX: Final = 16 * 1024
+
+
+class Standby:
+    """Stands by to run what ``make`` returns for a folder and a mark file. Close it, and nothing of it is left.
+
+    ``output`` is a file in memory for what the program prints, emptied before each run. Raises StepsUnavailable where
+    no filter can be put on.
+    """
+
+    def __init__(self, make: Callable[[Path, Path], Program], filter_: Filter) -> None:
+        self._adopted_before = adopt_orphans()
+        self.output = os.memfd_create("output")
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._channel.close()
+            _stand_by(make, filter_, theirs, self.output)
+        theirs.close()
+        self.early: list[Notification] = []
+        """Calls of a program that were heard of before its number was."""
+        try:
+            self.listener = Listener(_taken(self._channel))
+        except BaseException:
+            self._end()
+            raise
+
+    def start(self, directory: Path, marks: Path) -> Child:
+        """Run the program. Raises AgentError where the process that stands by was ended by somebody."""
+        os.ftruncate(self.output, 0)
+        self.early.clear()
+        self._say(os.fsencode(directory) + b"\0" + os.fsencode(marks))
+        return Child(int(self._hear()), self._reap)
+
+    def close(self) -> None:
+        """End it. Closing twice is fine."""
+        if self.pid:
+            self.listener.close()
+            self._end()
+
+    def _reap(self) -> int:
+        """Reap the program, which has ended, and return its status, as ``waitpid`` gives it."""
+        self._say(_REAP)
+        return int(self._hear())
+
+    def _say(self, content: bytes) -> None:
+        try:
+            self._channel.send(content)
+        except OSError as error:
+            raise _lost() from error
+
+    def _hear(self) -> bytes:
+        """Wait for an answer, and meanwhile let calls pass of who is to give it: a hook that runs at a fork, say."""
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        poll.register(self.listener.descriptor, select.POLLIN)
+        while True:
+            ready = dict(poll.poll())
+            if self._channel.fileno() in ready:
+                content = self._channel.recv(64)
+                if not content:
+                    raise _lost()
+                return content
+            if (call := self.listener.receive()) is None:
+                continue
+            if call.thread == self.pid:
+                self.listener.let_pass(call)
+            else:
+                self.early.append(call)
+
+    def _end(self) -> None:
+        self._channel.close()
+        os.close(self.output)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+        self.pid = 0
+        adopt_orphans(adopts=self._adopted_before)
+
+
+def _lost() -> AgentError:
+    return AgentError("the process that starts the program was killed: let the program end only what it has started")
+
+
+def _taken(channel: socket.socket) -> int:
+    """Take the listener that the other process sends, or say why it has none."""
+    content, descriptors, _, _ = socket.recv_fds(channel, 16, 1)
+    if content == _READY and descriptors:
+        os.set_inheritable(descriptors[0], False)  # noqa: FBT003 - its name says it
+        return descriptors[0]
+    if not content:
+        msg = "the process that starts the program ended before it was ready: is there room for another process?"
+        raise AgentError(msg)
+    number = int(content[1:])
+    if number == errno.EBUSY:
+        why = "a supervisor watches this process already (a container's, or another run of this), and there can be one"
+    else:
+        why = f"this kernel or container allows no seccomp notifications ({os.strerror(number)})"
+    msg = f"steps cannot be counted by seccomp here: {why}; named audit events still work"
+    raise StepsUnavailable(msg)
+
+
+# In the process that stands by
+
+
+def _stand_by(make: Callable[[Path, Path], Program], filter_: Filter, channel: socket.socket, output: int) -> None:
+    """Fork the program whenever it is asked for; never returns. After the filter is on, no call here is trapped."""
+    code = EXIT_OF_A_MISTAKE
+    try:
+        os.setsid()  # or the interrupt of a terminal would end it, and who watches could not end its run in order
+        die_with_parent()
+        prepare(output)
+        gc.freeze()  # or a collection in a child would write to, and so copy, the pages of all that is here
+        _put_on(filter_, channel)
+        while request := channel.recv(_MESSAGE_BYTES_MAX):
+            child = os.fork()
+            if child == 0:
+                channel.close()
+                directory, _, marks = request.partition(b"\0")
+                _run(make, os.fsdecode(directory), os.fsdecode(marks))
+            channel.send(b"%d" % child)
+            channel.recv(len(_REAP))
+            channel.send(b"%d" % os.waitpid(child, 0)[1])
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _put_on(filter_: Filter, channel: socket.socket) -> None:
+    try:
+        listener = filter_.put_on()
+    except OSError as error:
+        channel.sendall(b"-" + str(error.errno).encode())
+        os._exit(EXIT_OF_A_MISTAKE)
+    socket.send_fds(channel, [_READY], [listener])
+    os.close(listener)
+
+
+def _run(make: Callable[[Path, Path], Program], directory: str, marks: str) -> None:
+    enter(directory, marks)
+    become(lambda: make(_path(directory), _path(marks)))
+
+
+def _path(text: str) -> Path:
+    from pathlib import Path
+
+    return Path(text)
