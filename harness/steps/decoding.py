@@ -26,7 +26,7 @@ from harness.steps.step import NO_CONTENT, NO_NODE, Action, BlindSpot, Step
 from harness.steps.syscalls import AUDIT_ARCH, NUMBER_MAX, NUMBERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from harness.steps.kernel import Notification
 
@@ -88,36 +88,35 @@ class _Waiting(NamedTuple):
     absolute: str
 
 
-class Decoder:
-    """Knows the watched folder, and makes steps of calls. ``keep`` takes contents, and is None where none are wanted.
+class Run(NamedTuple):
+    """What is known of a run that begins: its first process, that one's umask (to ask for it costs more than a call).
 
-    ``marks`` and ``output`` are files outside of the folder whose writes are no strays.
+    ``marks`` and ``output`` are files outside of the watched folder, writes to which are no strays.
     """
 
-    def __init__(
-        self,
-        folder: WatchedFolder,
-        *,
-        marks: os.stat_result,
-        output: os.stat_result,
-        keep: Callable[[bytes], int] | None = None,
-    ) -> None:
+    leader: int
+    umask: int
+    marks: os.stat_result
+    output: os.stat_result
+
+
+class Decoder:
+    """Knows the watched folder, and makes steps of calls. ``keep`` takes contents; it is None where none are wanted."""
+
+    def __init__(self, folder: WatchedFolder, run: Run, keep: Callable[[bytes], int] | None = None) -> None:
         self.folder = folder
         self.memory = Memory()
         self._keep = keep
-        self._marks = _identity(marks)
-        self._own = {self._marks, _identity(output)}
+        self._marks = _identity(run.marks)
+        self._own = {self._marks, _identity(run.output)}
         self._waiting: dict[int, list[_Waiting]] = {}
         self._unnamed: list[int] = []
         self._looks_at_flags = False
         self._has_mappings = False
-        self._umasks: dict[int, int] = {}
+        self._umask_at_first: int | None = run.umask
         self._number = 0
         self._call: Notification | None = None
-        self._processes: dict[int, tuple[int, int]] = {}
-        calls = _calls(self)
-        self._calls = {number: calls[name] for name, number in NUMBERS[MACHINE].items()}
-        self._names = {number: name for name, number in NUMBERS[MACHINE].items()}
+        self._processes: dict[int, tuple[int, int]] = {run.leader: (1, 1)}
 
     def decode(self, call: Notification, number: int) -> Decoded:
         """Return what becomes of a call; its first step gets this number."""
@@ -129,7 +128,7 @@ class Decoder:
         self._call = call
         self.folder.begin()
         try:
-            return self._calls[call.number](call)
+            return _CALLS[call.number](self, call)
         except Failing:
             return NOTHING
         except Unreadable as error:
@@ -143,14 +142,14 @@ class Decoder:
 
     def extent(self, call: Notification) -> Extent | None:
         """Return where a write goes, None for a call that is no write."""
-        name = self._names.get(call.number, "")
+        name = _NAMES.get(call.number, "")
         if name not in _WRITES:
             return None
         return self._extent(call)
 
     def is_positioned(self, call: Notification) -> bool:
         """Tell whether a write says itself where it goes, and moves no position."""
-        name = self._names.get(call.number, "")
+        name = _NAMES.get(call.number, "")
         return name in {"pwrite64", "pwritev"} or (name == "pwritev2" and _signed_word(call.arguments[3]) >= 0)
 
     def kept(self, content: bytes) -> int:
@@ -218,7 +217,7 @@ class Decoder:
         return Step(
             number=number,
             action=action,
-            call=self._names[call.number],
+            call=_NAMES[call.number],
             path=path,
             target=target,
             node=node,
@@ -302,7 +301,7 @@ class Decoder:
 
     def _extent(self, call: Notification, *, status: os.stat_result | None = None, with_place: bool = True) -> Extent:
         """Return what a write call writes, and where."""
-        name, thread, given = self._names[call.number], call.thread, call.arguments
+        name, thread, given = _NAMES[call.number], call.thread, call.arguments
         pieces: tuple[tuple[int, int], ...]
         if name in _PLAIN:
             length = min(given[2], _WRITE_BYTES_MAX)
@@ -480,15 +479,12 @@ class Decoder:
         return self._made(call, Action.CREATE, place, mode=mode) if flags & os.O_CREAT else NOTHING
 
     def umask(self, _call: Notification) -> Decoded:
-        """Change what new files may not be: what is known of it is out of date."""
-        self._umasks.clear()
+        """Change what new files may not be: from now on every process may have another one."""
+        self._umask_at_first = None
         return NOTHING
 
     def _umask(self, thread: int) -> int:
-        known = self._umasks.get(thread)
-        if known is None:
-            known = self._umasks[thread] = memory.umask_of(thread)
-        return known
+        return memory.umask_of(thread) if self._umask_at_first is None else self._umask_at_first
 
     def _made(self, call: Notification, action: Action, place: Place, *, mode: int = 0, target: str = "") -> Decoded:
         """Return the step of something that comes to be at a path, unless it cannot."""
@@ -778,9 +774,10 @@ _PLAIN: Final = frozenset({"write", "pwrite64"})
 _SAME: Final = {"writev": "write", "pwritev": "write", "pwritev2": "write", "fchmodat2": "fchmodat"}
 
 
-def _calls(decoder: Decoder) -> dict[str, Callable[[Notification], Decoded]]:
-    names: Iterable[str] = {name for numbers in NUMBERS.values() for name in numbers}
-    return {name: getattr(decoder, _SAME.get(name, name)) for name in names}
+_NAMES: Final = {number: name for name, number in NUMBERS.get(MACHINE, {}).items()}
+_CALLS: Final[dict[int, Callable[[Decoder, Notification], Decoded]]] = {
+    number: getattr(Decoder, _SAME.get(name, name)) for number, name in _NAMES.items()
+}
 
 
 def _denied(what: str, text: str) -> Decoded:

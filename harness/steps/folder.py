@@ -62,14 +62,14 @@ class WatchedFolder:
     def node(self, status: os.stat_result) -> int:
         """Return the node of an object, 0 if it is none of this folder's."""
         node = self._nodes.get((status.st_dev, status.st_ino), 0)
-        if node in self._nameless and status.st_nlink:  # its inode number was given to another file since
+        if node and node in self._nameless and status.st_nlink:  # its inode number was given to another file since
             del self._nodes[status.st_dev, status.st_ino]
             return 0
         return node
 
     def lose_name(self, node: int, status: os.stat_result) -> None:
         """Note that a name of a node goes; after its last one, only who has it open can reach it."""
-        if status.st_nlink <= 1 and node not in self._nameless:
+        if node and status.st_nlink <= 1 and node not in self._nameless:
             self._nameless.add(node)
             self.undo_with(lambda: self._nameless.discard(node))
 

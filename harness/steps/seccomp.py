@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from harness.errors import AgentError, UsageError
 from harness.steps import memory
-from harness.steps.decoding import NOTHING, Decoded, Decoder
+from harness.steps.decoding import NOTHING, Decoded, Decoder, Run
 from harness.steps.family import Family, children
 from harness.steps.folder import WatchedFolder
 from harness.steps.kernel import Filter, borrow_descriptor
@@ -114,7 +114,8 @@ class SeccompStanding:
         keep = recorder.keep if recorder is not None else None
         before = list(folder.scan(keep))
         standby, family = self._start(directory, marks)
-        decoder = Decoder(folder, marks=os.stat(marks), output=os.fstat(standby.output), keep=keep)
+        run = Run(family.pid, standby.umask, os.stat(marks), os.fstat(standby.output))
+        decoder = Decoder(folder, run, keep)
         supervision = _Supervision(family, standby, decoder, directive, expected)
         try:
             supervision.run(time.monotonic() + timeout_s)
@@ -162,7 +163,7 @@ class _Supervision:
         self._early = standby.early
         self._decoder = decoder
         self._directive = directive
-        self._expected = [step for step in expected if not step.is_mark]
+        self._expected = [step for step in expected if step.action is not Action.MARK]
         self._output = standby.output
         self._kill_at = directive.number if isinstance(directive, KillBefore) else 0
         self._kill_at_mark = directive.count if isinstance(directive, KillAfterMark) else 0

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from harness.errors import AgentError, StepsUnavailable
 from harness.steps.kernel import Listener, adopt_orphans, die_with_parent
 from harness.steps.launching import EXIT_OF_A_MISTAKE, Child, become, enter, prepare
+from harness.steps.memory import umask_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +48,7 @@ class Standby:
     def __init__(self, make: Callable[[Path, Path], Program], filter_: Filter) -> None:
         self._adopted_before = adopt_orphans()
         self.output = os.memfd_create("output")
+        self.umask = umask_of(os.getpid())
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sys.stdout.flush()
         sys.stderr.flush()
