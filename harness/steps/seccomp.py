@@ -25,7 +25,7 @@ from harness.steps.family import Family, children
 from harness.steps.folder import WatchedFolder
 from harness.steps.kernel import Filter, borrow_descriptor
 from harness.steps.source import Answer, Directive, KillAfterMark, KillBefore, Observation, Watch
-from harness.steps.standby import Standby
+from harness.steps.standby import LOST, Standby
 from harness.steps.step import Action, BlindSpot, Step
 
 if TYPE_CHECKING:
@@ -211,6 +211,8 @@ class _Supervision:
         """Return what came of it."""
         if not self._failure and self.leftovers and not self._fired and self._diverged_at is None:
             self._failure = f"it left processes running, which were ended: {', '.join(self.leftovers[:5])}"
+        if self._family.is_orphaned:
+            self._failure = LOST
         if self._is_timed_out:
             self._failure = f"it did not end within {timeout_s:g} s, and was ended"
         return Observation(

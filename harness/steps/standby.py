@@ -97,16 +97,21 @@ class Standby:
         while True:
             ready = dict(poll.poll())
             if self._channel.fileno() in ready:
-                content = self._channel.recv(64)
-                if not content:
-                    raise _lost()
-                return content
+                return self._answer()
             if (call := self.listener.receive()) is None:
                 continue
             if call.thread == self.pid:
                 self.listener.let_pass(call)
             else:
                 self.early.append(call)
+
+    def _answer(self) -> bytes:
+        try:
+            if content := self._channel.recv(64):
+                return content
+        except ConnectionResetError:  # it was killed before it had read what it was told
+            pass
+        raise _lost()
 
     def _end(self) -> None:
         self._channel.close()
@@ -119,8 +124,11 @@ class Standby:
         adopt_orphans(adopts=self._adopted_before)
 
 
+LOST: Final = "the process that starts the program was killed: let the program end only what it has started"
+
+
 def _lost() -> AgentError:
-    return AgentError("the process that starts the program was killed: let the program end only what it has started")
+    return AgentError(LOST)
 
 
 def _taken(channel: socket.socket) -> int:
