@@ -54,7 +54,7 @@ _LOW_HALF: Final = 0xFFFFFFFF
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
-    """What becomes of a call. With ``error`` it is denied; ``mark`` are a mark's bytes.
+    """What becomes of a call. With ``error`` it is denied; ``mark`` is no step and has no number of its own.
 
     ``stray`` is a path outside of the folder that it changes.
     """
@@ -62,7 +62,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     steps: tuple[Step, ...] = ()
     error: int = 0
     blind_spot: BlindSpot | None = None
-    mark: bytes | None = None
+    mark: Step | None = None
     stray: str = ""
     is_step: bool = False
     """Whether it is one step and nothing else, as nearly all are."""
@@ -151,10 +151,6 @@ class Decoder:
         """Tell whether a write says itself where it goes, and moves no position."""
         name = _NAMES.get(call.number, "")
         return name in {"pwrite64", "pwritev"} or (name == "pwritev2" and _signed_word(call.arguments[3]) >= 0)
-
-    def kept(self, content: bytes) -> int:
-        """Keep contents and return their place, if contents are kept."""
-        return NO_CONTENT if self._keep is None else self._keep(content)
 
     def finish(self) -> None:
         """Bind what was made last; all callers are gone."""
@@ -269,8 +265,7 @@ class Decoder:
         thread, descriptor = call.thread, call.arguments[0] & _LOW_HALF
         status = self.memory.status(thread, descriptor)
         if status.st_ino == self._marks[1] and status.st_dev == self._marks[0]:
-            extent = self._extent(call, with_place=False)
-            return Decoded(mark=self._bytes(thread, extent)) if extent.length else NOTHING
+            return self._marked(call)
         node = self.folder.node(status) or self._node(thread, status)
         if not node:
             return self._stray(thread, descriptor, status)
@@ -279,6 +274,16 @@ class Decoder:
             return NOTHING
         content = NO_CONTENT if self._keep is None else self._kept(thread, extent, self._keep)
         return Decoded(steps=self._written(node, extent.offset, extent.length, content, extent.flags))
+
+    def _marked(self, call: Notification) -> Decoded:
+        """Return the mark that is written, as the call says it; its number is that of the step before it."""
+        extent = self._extent(call, with_place=False)
+        if not extent.length:
+            return NOTHING
+        content = NO_CONTENT if self._keep is None else self._keep(self._bytes(call.thread, extent))
+        number = self._number - 1
+        mark = Step(number=number, action=Action.MARK, call="write", length=extent.length, content=content)
+        return Decoded(mark=mark)
 
     def _kept(self, thread: int, extent: Extent, keep: Callable[[bytes], int]) -> int:
         """Keep what is written, some megabytes at a time, and return where it begins."""
@@ -396,9 +401,8 @@ class Decoder:
 
     def truncate(self, call: Notification) -> Decoded:
         """Set the size of a file by its path."""
-        place = self._target(call, AT_FDCWD, call.arguments[0])
-        status = lstat(place.absolute) if place.is_inside else None
-        return self._resized(call.thread, status, _signed_word(call.arguments[1]))
+        place, status = self._look(call, AT_FDCWD, call.arguments[0])
+        return self._resized(call.thread, status if place.is_inside else None, _signed_word(call.arguments[1]))
 
     def ftruncate(self, call: Notification) -> Decoded:
         """Set the size of an open file."""
@@ -457,8 +461,7 @@ class Decoder:
         return self._opened(call, folder, path, flags, mode)
 
     def _opened(self, call: Notification, folder: int, path: int, flags: int, mode: int) -> Decoded:
-        place = self._target(call, folder, path)
-        status = lstat(place.absolute)
+        place, status = self._look(call, folder, path)
         if not place.is_inside:
             makes = status is None and bool(flags & os.O_CREAT)
             empties = status is not None and stat.S_ISREG(status.st_mode) and bool(flags & os.O_TRUNC)
@@ -476,7 +479,7 @@ class Decoder:
             if not flags & os.O_TRUNC or (flags & os.O_EXCL and flags & os.O_CREAT):
                 return NOTHING
             return self._resized(call.thread, status, 0)
-        return self._made(call, Action.CREATE, place, mode=mode) if flags & os.O_CREAT else NOTHING
+        return self._coming(call, Action.CREATE, place, mode=mode) if flags & os.O_CREAT else NOTHING
 
     def umask(self, _call: Notification) -> Decoded:
         """Change what new files may not be: from now on every process may have another one."""
@@ -490,7 +493,11 @@ class Decoder:
         """Return the step of something that comes to be at a path, unless it cannot."""
         if not place.is_inside:
             return Decoded(stray=place.absolute)
-        if lstat(place.absolute) is not None or lstat(os.path.dirname(place.absolute)) is None:
+        return NOTHING if lstat(place.absolute) else self._coming(call, action, place, mode=mode, target=target)
+
+    def _coming(self, call: Notification, action: Action, place: Place, *, mode: int, target: str = "") -> Decoded:
+        """Return the step of something that comes to be where nothing is, if there is a folder for it."""
+        if lstat(os.path.dirname(place.absolute)) is None:
             return NOTHING
         node = self.folder.reserve(place.path)
         self._await(call.thread, node, place.absolute)
@@ -662,21 +669,22 @@ class Decoder:
 
     def chmod(self, call: Notification) -> Decoded:
         """Change permissions by path."""
-        return self._chmod(self._target(call, AT_FDCWD, call.arguments[0]), call.arguments[1])
+        return self._chmod(*self._look(call, AT_FDCWD, call.arguments[0]), call.arguments[1])
 
     def fchmodat(self, call: Notification) -> Decoded:
         """Change permissions relative to a folder."""
         folder, path, mode, *_ = call.arguments
-        return self._chmod(self._target(call, folder, path), mode)
+        return self._chmod(*self._look(call, folder, path), mode)
 
     def fchmod(self, call: Notification) -> Decoded:
         """Change permissions of an open file."""
         status = self.memory.status(call.thread, _descriptor(call.arguments[0]))
         return self._changed_mode(self._node(call.thread, status), status, call.arguments[1])
 
-    def _chmod(self, place: Place, mode: int) -> Decoded:
-        status = lstat(place.absolute) if place.is_inside else None
-        return NOTHING if status is None else self._changed_mode(self.folder.node(status), status, mode)
+    def _chmod(self, place: Place, status: os.stat_result | None, mode: int) -> Decoded:
+        if status is None or not place.is_inside:
+            return NOTHING
+        return self._changed_mode(self.folder.node(status), status, mode)
 
     def _changed_mode(self, node: int, status: os.stat_result, mode: int) -> Decoded:
         if not node or stat.S_IMODE(status.st_mode) == mode & 0o7777:
@@ -700,7 +708,9 @@ class Decoder:
 
     def _synced(self, call: Notification, action: Action) -> Decoded:
         node = self._node(call.thread, self.memory.status(call.thread, _descriptor(call.arguments[0])))
-        return Decoded(steps=(self._step(action, path=self.folder.path(node), node=node),)) if node else NOTHING
+        if not node:
+            return NOTHING
+        return Decoded(steps=(self._step(action, path=self.folder.path(node), node=node),), is_step=True)
 
     def sync(self, _call: Notification) -> Decoded:
         """Flush everything."""
@@ -764,9 +774,9 @@ class Decoder:
         """Return where a path leads, its last name as it is."""
         return self.folder.place(self._absolute(call.thread, folder, self.memory.text(call.thread, path)))
 
-    def _target(self, call: Notification, folder: int, path: int) -> Place:
-        """Return where a path leads, symbolic links at its end too."""
-        return self.folder.target(self._absolute(call.thread, folder, self.memory.text(call.thread, path)))
+    def _look(self, call: Notification, folder: int, path: int) -> tuple[Place, os.stat_result | None]:
+        """Return where a path leads, symbolic links at its end too, and what is there."""
+        return self.folder.look(self._absolute(call.thread, folder, self.memory.text(call.thread, path)))
 
 
 _WRITES: Final = frozenset({"write", "pwrite64", "writev", "pwritev", "pwritev2"})

@@ -131,12 +131,15 @@ class WatchedFolder:
             resolved = os.path.join(os.path.realpath(parent), name)
         return self._placed(resolved)
 
-    def target(self, absolute: str) -> Place:
-        """Resolve all of an absolute path, symbolic links at its end too."""
+    def look(self, absolute: str) -> tuple[Place, os.stat_result | None]:
+        """Resolve all of an absolute path, symbolic links at its end too, and return what is there."""
         parent, _, name = absolute.rpartition("/")
-        if parent == self.root and name not in {"", ".", ".."} and not os.path.islink(absolute):
-            return Place(absolute, name, is_inside=True)
-        return self._placed(os.path.realpath(absolute))
+        if parent == self.root and name not in {"", ".", ".."}:
+            status = lstat(absolute)
+            if status is None or not stat.S_ISLNK(status.st_mode):
+                return Place(absolute, name, is_inside=True), status
+        place = self._placed(os.path.realpath(absolute))
+        return place, lstat(place.absolute)
 
     def _placed(self, resolved: str) -> Place:
         if resolved == self.root:

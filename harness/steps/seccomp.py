@@ -168,7 +168,6 @@ class _Supervision:
         self._kill_at = directive.number if isinstance(directive, KillBefore) else 0
         self._kill_at_mark = directive.count if isinstance(directive, KillAfterMark) else 0
         self._is_answering = isinstance(directive, Answer)
-        self._is_watching = isinstance(directive, Watch) and not self._expected
         self._answers_left: float = 0
         self._answered_node = 0
         self._mark_count = 0
@@ -233,10 +232,9 @@ class _Supervision:
         decoded = self._decoder.decode(call, self._count + 1)
         if decoded is NOTHING:
             self._listener.let_pass(call)
-        elif self._is_watching and decoded.is_step:
-            step = decoded.steps[0]
+        elif decoded.is_step and self._is_as_expected(step := decoded.steps[0]):
             self.steps.append(step)
-            self._count = step.number
+            self._count += 1
             if not self._listener.let_pass(call):
                 self._drop(step.number, 1)
         else:
@@ -265,15 +263,12 @@ class _Supervision:
         if decoded.stray and len(self._strays) < _STRAYS_MAX:
             self._strays[decoded.stray] = None
 
-    def _pass_mark(self, call: Notification, content: bytes) -> None:
+    def _pass_mark(self, call: Notification, mark: Step) -> None:
         """Let a mark be written, and put it between the steps."""
         self._mark_count += 1
-        place = self._decoder.kept(content)
-        self.steps.append(
-            Step(number=self._count, action=Action.MARK, call="write", length=len(content), content=place)
-        )
+        self.steps.append(mark)
         if self._mark_count == self._kill_at_mark:
-            self._write_for(call, len(content))
+            self._write_for(call, mark.length)
             self._kill()
         elif not self._listener.let_pass(call):
             self._mark_count -= 1
@@ -307,6 +302,13 @@ class _Supervision:
         self._decoder.take_back()
         self._count = number - 1
         del self.steps[len(self.steps) - count :]
+
+    def _is_as_expected(self, step: Step) -> bool:
+        """Tell whether a step is one to let pass: nothing is asked of it but to be the one that is expected, if any."""
+        number, expected = step.number, self._expected
+        if self._is_answering or number == self._kill_at:
+            return False
+        return not expected or (number <= len(expected) and step.does_as(expected[number - 1]))
 
     def _diverges(self, number: int, step: Step) -> bool:
         if number <= len(self._expected) and step.does_as(self._expected[number - 1]):
