@@ -45,6 +45,7 @@ def launch(program: Program, directory: Path, marks: Path, output: Path, watch: 
 
 
 def _watched(program: Program, directory: Path, marks: Path, output: Path, watch: Callable[[], None]) -> Program:
+    die_with_parent()
     prepare(os.open(output, os.O_RDWR | os.O_APPEND))
     enter(os.fspath(directory), os.fspath(marks))
     watch()
@@ -69,7 +70,6 @@ def prepare(output: int) -> None:
 def enter(directory: str, marks: str) -> None:
     """Be in a session and in the folder of this one run."""
     os.setsid()
-    die_with_parent()
     os.environ[MARKS_VARIABLE] = marks
     os.chdir(directory)
 

@@ -77,7 +77,7 @@ class SeccompSource:
         timeout_s: float = TIMEOUT_S,
     ) -> Observation:
         """Run the program with ``directory`` watched. See ``StepSource.observe``."""
-        with contextlib.closing(self.stand_by(lambda *_: program)) as standing:
+        with contextlib.closing(SeccompStanding(lambda *_: program, self._filter, once=True)) as standing:
             return standing.observe(
                 directory, marks=marks, directive=directive, expected=expected, recorder=recorder, timeout_s=timeout_s
             )
@@ -90,9 +90,10 @@ class SeccompSource:
 class SeccompStanding:
     """A program that stands by with the filter on. It is forked from this process when it is run for the first time."""
 
-    def __init__(self, make: Callable[[Path, Path], Program], filter_: Filter) -> None:
+    def __init__(self, make: Callable[[Path, Path], Program], filter_: Filter, *, once: bool = False) -> None:
         self._make = make
         self._filter = filter_
+        self._once = once
         self._standby: Standby | None = None
 
     def observe(
@@ -141,7 +142,7 @@ class SeccompStanding:
 
     def _started(self, directory: Path, marks: Path) -> tuple[Standby, Family]:
         if self._standby is None:
-            self._standby = Standby(self._make, self._filter)
+            self._standby = Standby(self._make, self._filter, once=self._once)
         others = children()
         return self._standby, Family(self._standby.start(directory, marks), others)
 

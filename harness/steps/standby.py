@@ -1,12 +1,13 @@
-"""A process that stands by with the program loaded and the filter on, and forks it whenever it is to be run again.
+"""A process that stands by with the program loaded and the filter on, and has the next run of it ready.
 
 A run used to be forked from the process that watches. That costs most of a short run: the watcher copies each page
 that it writes to while the program lives, and each new program puts on a filter and prepares itself from the beginning.
-Here one process does all that once; its children inherit the filter, and with it the one listener of them all. What the
-watcher imports or changes later is not seen by them, so every run begins from the same memory.
+Here one process, the nurse, does all that once; its children inherit the filter, and with it the one listener of them
+all. It has always one child that waits for its folder, so that the next run begins while the last one is judged. What
+the watcher imports or changes later is not seen by them, so every run begins from the same memory.
 
-The process that stands by is the program's parent: it reaps it when it is told to, so that its number is not given
-away. Orphans of the program come to the watching process, which adopts them; when that ends, both are killed.
+The nurse is the program's parent: it reaps it when it is told to, so that its number is not given away. Orphans of the
+program come to the watching process, which adopts them; when that ends, all of them are killed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import select
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from harness.errors import AgentError, StepsUnavailable
 from harness.steps.kernel import Listener, adopt_orphans, die_with_parent
@@ -28,7 +30,6 @@ from harness.steps.memory import umask_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from harness.steps.kernel import Filter, Notification
     from harness.steps.source import Program
@@ -41,11 +42,11 @@ _MESSAGE_BYTES_MAX: Final = 16 * 1024
 class Standby:
     """Stands by to run what ``make`` returns for a folder and a mark file. Close it, and nothing of it is left.
 
-    ``output`` is a file in memory for what the program prints, emptied before each run. Raises StepsUnavailable where
-    no filter can be put on.
+    ``output`` is a file in memory for what the program prints, emptied before each run. With ``once`` there is one run.
+    Raises StepsUnavailable where no filter can be put on.
     """
 
-    def __init__(self, make: Callable[[Path, Path], Program], filter_: Filter) -> None:
+    def __init__(self, make: Callable[[Path, Path], Program], filter_: Filter, *, once: bool = False) -> None:
         self._adopted_before = adopt_orphans()
         self.output = os.memfd_create("output")
         self.umask = umask_of(os.getpid())
@@ -55,7 +56,7 @@ class Standby:
         self.pid = os.fork()
         if self.pid == 0:
             self._channel.close()
-            _stand_by(make, filter_, theirs, self.output)
+            _stand_by(make, filter_, theirs, self.output, once=once)
         theirs.close()
         self.early: list[Notification] = []
         """Calls of a program that were heard of before its number was."""
@@ -120,6 +121,11 @@ class Standby:
             os.kill(self.pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while True:  # the child that waits is of its group, and has come to us
+                os.waitpid(-self.pid, 0)
         self.pid = 0
         adopt_orphans(adopts=self._adopted_before)
 
@@ -152,8 +158,10 @@ def _taken(channel: socket.socket) -> int:
 # In the process that stands by
 
 
-def _stand_by(make: Callable[[Path, Path], Program], filter_: Filter, channel: socket.socket, output: int) -> None:
-    """Fork the program whenever it is asked for; never returns. After the filter is on, no call here is trapped."""
+def _stand_by(
+    make: Callable[[Path, Path], Program], filter_: Filter, channel: socket.socket, output: int, *, once: bool
+) -> NoReturn:
+    """Have a child ready whenever one is asked for. After the filter is on, no call here is trapped."""
     code = EXIT_OF_A_MISTAKE
     try:
         os.setsid()  # or the interrupt of a terminal would end it, and who watches could not end its run in order
@@ -161,18 +169,26 @@ def _stand_by(make: Callable[[Path, Path], Program], filter_: Filter, channel: s
         prepare(output)
         gc.freeze()  # or a collection in a child would write to, and so copy, the pages of all that is here
         _put_on(filter_, channel)
-        while request := channel.recv(_MESSAGE_BYTES_MAX):
+        is_wanted = True
+        while is_wanted:
             child = os.fork()
             if child == 0:
-                channel.close()
-                directory, _, marks = request.partition(b"\0")
-                _run(make, os.fsdecode(directory), os.fsdecode(marks))
+                _wait_and_run(make, channel)
             channel.send(b"%d" % child)
-            channel.recv(len(_REAP))
-            channel.send(b"%d" % os.waitpid(child, 0)[1])
+            is_wanted = _reaped(child, channel) and not once
         code = 0
     finally:
         os._exit(code)
+
+
+def _reaped(child: int, channel: socket.socket) -> bool:
+    """Wait for the child's end and for leave to reap it; return whether somebody is there who gave it."""
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    while said := channel.recv(_MESSAGE_BYTES_MAX):
+        if said == _REAP:  # else it was meant for the child, which somebody has killed before it began
+            channel.send(b"%d" % os.waitpid(child, 0)[1])
+            return True
+    return False
 
 
 def _put_on(filter_: Filter, channel: socket.socket) -> None:
@@ -185,12 +201,13 @@ def _put_on(filter_: Filter, channel: socket.socket) -> None:
     os.close(listener)
 
 
-def _run(make: Callable[[Path, Path], Program], directory: str, marks: str) -> None:
-    enter(directory, marks)
-    become(lambda: make(_path(directory), _path(marks)))
-
-
-def _path(text: str) -> Path:
-    from pathlib import Path
-
-    return Path(text)
+def _wait_and_run(make: Callable[[Path, Path], Program], channel: socket.socket) -> NoReturn:
+    """Wait for a folder and a mark file, and be the program."""
+    die_with_parent()
+    request = channel.recv(_MESSAGE_BYTES_MAX)
+    if not request:
+        os._exit(0)
+    channel.close()
+    directory, _, marks = request.partition(b"\0")
+    enter(os.fsdecode(directory), os.fsdecode(marks))
+    become(lambda: make(Path(os.fsdecode(directory)), Path(os.fsdecode(marks))))
