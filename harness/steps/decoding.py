@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from harness.steps import memory
+from harness.steps.descriptors import ALL, Descriptors
 from harness.steps.filter import CLONE_COMMANDS, PROT_WRITE, TMPFILE_BIT
 from harness.steps.folder import Place, WatchedFolder, lstat
 from harness.steps.kernel import MACHINE
@@ -42,6 +44,7 @@ _ALLOCATES: Final = {0, _KEEP_SIZE}
 _RWF_DSYNC: Final = 0x02
 _RWF_SYNC: Final = 0x04
 _RWF_APPEND: Final = 0x10
+_RWF_NOAPPEND: Final = 0x20
 _SYNC_BITS: Final = os.O_SYNC & ~os.O_DSYNC
 _WRITE_BYTES_MAX: Final = 0x7FFFF000
 _CHUNK_BYTES: Final = 16 * 1024 * 1024
@@ -49,6 +52,10 @@ _MOVED_IN_BYTES_MAX: Final = 1 << 30
 _NUMBER_OF_CREATE: Final = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
 _OUR_MACHINE: Final = AUDIT_ARCH.get(MACHINE, 0)
 _FOREVER: Final = 1 << 63
+_MARKS: Final = -1
+"""Stands for the mark file where a node is meant otherwise."""
+_SOCKET_PATH_AT: Final = 2
+_SOCKET_ADDRESS_BYTES_MAX: Final = 110
 _LOW_HALF: Final = 0xFFFFFFFF
 """The half of a word that holds a descriptor; one that is negative is then none that can be open."""
 
@@ -91,11 +98,13 @@ class _Waiting(NamedTuple):
 class Run(NamedTuple):
     """What is known of a run that begins: its first process, that one's umask (to ask for it costs more than a call).
 
-    ``marks`` and ``output`` are files outside of the watched folder, writes to which are no strays.
+    ``marks`` and ``output`` are files outside of the watched folder, writes to which are no strays. ``sees_closes`` is
+    whether all calls are trapped by which a descriptor comes to lead to another file.
     """
 
     leader: int
     umask: int
+    sees_closes: bool
     marks: os.stat_result
     output: os.stat_result
 
@@ -114,6 +123,7 @@ class Decoder:
         self._looks_at_flags = False
         self._has_mappings = False
         self._umask_at_first: int | None = run.umask
+        self.descriptors = Descriptors(run.leader, is_on=run.sees_closes)
         self._number = 0
         self._call: Notification | None = None
         self._processes: dict[int, tuple[int, int]] = {run.leader: (1, 1)}
@@ -122,6 +132,7 @@ class Decoder:
         """Return what becomes of a call; its first step gets this number."""
         if call.thread in self._waiting:
             self._settle(call.thread)
+        self.descriptors.has_changed(call.thread)
         if call.machine != _OUR_MACHINE or call.number > NUMBER_MAX:
             return _denied("unknown-call", f"call {call.number} of machine {call.machine:#x} is not known here")
         self._number = number
@@ -180,6 +191,14 @@ class Decoder:
                     self.folder.bind(waiting.node, status)
                     return waiting.node
         return self._unnamed_node(status)
+
+    def _learnt(self, thread: int, descriptor: int, status: os.stat_result) -> int:
+        """Return where a descriptor leads, and keep it in mind where every close will be heard of."""
+        is_marks = status.st_ino == self._marks[1] and status.st_dev == self._marks[0]
+        node = _MARKS if is_marks else self.folder.node(status) or self._node(thread, status)
+        if node:
+            self.descriptors.learn(thread, descriptor, node)
+        return node
 
     def _unnamed_node(self, status: os.stat_result) -> int:
         if not self._unnamed or status.st_nlink:
@@ -241,9 +260,11 @@ class Decoder:
     def pwrite64(self, call: Notification) -> Decoded:
         """Write at a place: by far the most frequent step, in databases, and so with a short way of its own."""
         thread, given = call.thread, call.arguments
-        node = self.folder.node(self.memory.status(thread, given[0] & _LOW_HALF))
-        length, offset = given[2], given[3]
-        if not node or self._looks_at_flags or not 0 < length <= _CHUNK_BYTES or offset >= _FOREVER:
+        descriptor, length, offset = given[0] & _LOW_HALF, given[2], given[3]
+        node = self.descriptors.leads_to(thread, descriptor)
+        if not node:
+            node = self._learnt(thread, descriptor, self.memory.status(thread, descriptor))
+        if node <= 0 or self._looks_at_flags or not 0 < length <= _CHUNK_BYTES or offset >= _FOREVER:
             return self.write(call)
         process, ordinal = self._processes.get(thread) or self._ordinals(thread)
         step = Step(
@@ -263,13 +284,15 @@ class Decoder:
     def write(self, call: Notification) -> Decoded:
         """Write, by any of the calls that take memory of the caller's."""
         thread, descriptor = call.thread, call.arguments[0] & _LOW_HALF
-        status = self.memory.status(thread, descriptor)
-        if status.st_ino == self._marks[1] and status.st_dev == self._marks[0]:
+        node = self.descriptors.leads_to(thread, descriptor)
+        if not node:
+            status = self.memory.status(thread, descriptor)
+            node = self._learnt(thread, descriptor, status)
+        if node == _MARKS:
             return self._marked(call)
-        node = self.folder.node(status) or self._node(thread, status)
         if not node:
             return self._stray(thread, descriptor, status)
-        extent = self._extent(call, status=status)
+        extent = self._extent(call)
         if not extent.length:
             return NOTHING
         content = NO_CONTENT if self._keep is None else self._kept(thread, extent, self._keep)
@@ -304,7 +327,7 @@ class Decoder:
         kind = Action.SYNC if flags & _SYNC_BITS else Action.SYNC_DATA
         return (step, self._step(kind, path=path, node=node))
 
-    def _extent(self, call: Notification, *, status: os.stat_result | None = None, with_place: bool = True) -> Extent:
+    def _extent(self, call: Notification, *, with_place: bool = True) -> Extent:
         """Return what a write call writes, and where."""
         name, thread, given = _NAMES[call.number], call.thread, call.arguments
         pieces: tuple[tuple[int, int], ...]
@@ -325,10 +348,10 @@ class Decoder:
         flags = per_call
         if offset < 0 or self._looks_at_flags or per_call:
             opened = memory.open_file(thread, descriptor)
-            flags |= opened.flags
+            flags |= opened.flags & ~_not_wanted(name, given)
             offset = opened.position if offset < 0 else offset
         if flags & os.O_APPEND:
-            offset = (status or self.memory.status(thread, descriptor)).st_size
+            offset = self.memory.status(thread, descriptor).st_size
         return Extent(pieces, length, offset, flags)
 
     def _bytes(self, thread: int, extent: Extent) -> bytes:
@@ -460,6 +483,11 @@ class Decoder:
         flags, mode = (self.memory.number(call.thread, how + 8 * index) for index in range(2))
         return self._opened(call, folder, path, flags, mode)
 
+    def open_by_handle_at(self, _call: Notification) -> Decoded:
+        """Refuse to make, empty or specially open a file that has no path here, as who is not root is refused."""
+        text = "open_by_handle_at with flags that change a file was refused: what has no path cannot be told"
+        return Decoded(error=errno.EPERM, blind_spot=BlindSpot(what="open-by-handle", text=text, is_denied=True))
+
     def _opened(self, call: Notification, folder: int, path: int, flags: int, mode: int) -> Decoded:
         place, status = self._look(call, folder, path)
         if not place.is_inside:
@@ -528,6 +556,19 @@ class Decoder:
         action = Action.CREATE if is_file else Action.MAKE_NODE
         bits = mode & ~self._umask(call.thread) & 0o7777
         return self._made(call, action, self._place(call, folder, path), mode=bits)
+
+    def bind(self, call: Notification) -> Decoded:
+        """Give a socket a name, which for one of the kind AF_UNIX may be a path."""
+        _, address, length, *_ = call.arguments
+        if not _SOCKET_PATH_AT < length <= _SOCKET_ADDRESS_BYTES_MAX:
+            return NOTHING
+        given = self.memory.read(call.thread, address, length)
+        path = given[_SOCKET_PATH_AT:].partition(b"\0")[0]
+        if int.from_bytes(given[:_SOCKET_PATH_AT], "little") != socket.AF_UNIX or not path:
+            return NOTHING
+        place = self.folder.place(self._absolute(call.thread, AT_FDCWD, os.fsdecode(path)))
+        mode = 0o777 & ~self._umask(call.thread)
+        return self._made(call, Action.MAKE_NODE, place, mode=mode) if place.is_inside else NOTHING
 
     def symlink(self, call: Notification) -> Decoded:
         """Make a symbolic link."""
@@ -707,8 +748,11 @@ class Decoder:
         return self._synced(call, Action.SYNC_RANGE)
 
     def _synced(self, call: Notification, action: Action) -> Decoded:
-        node = self._node(call.thread, self.memory.status(call.thread, _descriptor(call.arguments[0])))
+        thread, descriptor = call.thread, call.arguments[0] & _LOW_HALF
+        node = self.descriptors.leads_to(thread, descriptor)
         if not node:
+            node = self._learnt(thread, descriptor, self.memory.status(thread, descriptor))
+        if node <= 0:
             return NOTHING
         return Decoded(steps=(self._step(action, path=self.folder.path(node), node=node),), is_step=True)
 
@@ -727,6 +771,33 @@ class Decoder:
         node = self.folder.node_of(found) if found is not None else 0
         step = self._step(Action.SYNC_DATA, path=self.folder.path(node), node=node)
         return Decoded(steps=(step,)) if node else NOTHING
+
+    # Descriptors
+
+    def close(self, call: Notification) -> Decoded:
+        """Close a file."""
+        self.descriptors.change(call.thread, call.arguments[0] & _LOW_HALF)
+        return NOTHING
+
+    def dup2(self, call: Notification) -> Decoded:
+        """Have a descriptor lead where another one does."""
+        self.descriptors.change(call.thread, call.arguments[1] & _LOW_HALF)
+        return NOTHING
+
+    dup3 = dup2
+
+    def close_range(self, call: Notification) -> Decoded:
+        """Close many, or have the next exec close them."""
+        self.descriptors.change(call.thread, ALL)
+        return NOTHING
+
+    def execve(self, call: Notification) -> Decoded:
+        """Become another program: its memory is another, and some of its files are closed."""
+        self.memory.close()
+        self.descriptors.change(call.thread, ALL)
+        return NOTHING
+
+    execveat = execve
 
     # What cannot be seen
 
@@ -813,6 +884,11 @@ def _flags_of_call(flags: int) -> int:
     found = os.O_APPEND if flags & _RWF_APPEND else 0
     found |= os.O_DSYNC if flags & _RWF_DSYNC else 0
     return found | (os.O_SYNC if flags & _RWF_SYNC else 0)
+
+
+def _not_wanted(name: str, given: list[int]) -> int:
+    """Return the flags that a file was opened with and that do not hold for this one write."""
+    return os.O_APPEND if name == "pwritev2" and given[5] & _RWF_NOAPPEND else 0
 
 
 def _makes_way(path: str, there: os.stat_result, moved: os.stat_result) -> bool:

@@ -40,6 +40,8 @@ TIMEOUT_S: Final = 60.0
 OUTPUT_BYTES_MAX: Final = 64 * 1024 * 1024
 _OUTPUT_SHOWN_BYTES: Final = 16 * 1024
 _STRAYS_MAX: Final = 100
+_STEPS_A_CLOSE: Final = 2
+"""To hear of a close costs as much as to ask twice where a write goes."""
 _NEEDS_ROOM: Final = frozenset(
     {
         Action.CREATE,
@@ -115,7 +117,7 @@ class SeccompStanding:
         keep = recorder.keep if recorder is not None else None
         before = list(folder.scan(keep))
         standby, family = self._start(directory, marks)
-        run = Run(family.pid, standby.umask, os.stat(marks), os.fstat(standby.output))
+        run = Run(family.pid, standby.umask, self._filter.closes, os.stat(marks), os.fstat(standby.output))
         decoder = Decoder(folder, run, keep)
         supervision = _Supervision(family, standby, decoder, directive, expected)
         try:
@@ -124,6 +126,7 @@ class SeccompStanding:
             supervision.leftovers = family.end()
             decoder.finish()
         observation = supervision.observation(timeout_s)
+        self._suit(decoder.descriptors.closes, len(supervision.steps))
         if family.is_orphaned:
             self.close()
         if recorder is not None:
@@ -131,6 +134,12 @@ class SeccompStanding:
             recorder.steps.extend(supervision.steps)
             recorder.blind_spots.extend(supervision.blind_spots)
         return observation
+
+    def _suit(self, closes: int, steps: int) -> None:
+        """Have the next runs wear the other filter if this one hears of more closes than it saves questions."""
+        if self._filter.closes and not self._once and closes * _STEPS_A_CLOSE > steps:
+            self._filter = Filter(closes=False)
+            self.close()
 
     def _start(self, directory: Path, marks: Path) -> tuple[Standby, Family]:
         """Start the program; what stands by is replaced once, if something has killed it since the last run."""
