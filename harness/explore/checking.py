@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from harness.explore.state import Item
     from harness.explore.target import Subject
-    from harness.steps.source import StepSource
+    from harness.steps.source import Standing, StepSource
     from harness.steps.step import Step
 
 CHECK_TIMEOUT_S: Final = 10.0
@@ -321,9 +321,10 @@ def _work(known: Known, base: Path, channel: socket.socket, other: socket.socket
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         output = _redirect(base / "output")
+        standing = known.source.stand_by(known.subject.program)
         while content := channel.recv(MESSAGE_BYTES_MAX):
             request = msgspec.msgpack.decode(content, type=Check | RealRun)
-            judgement = _judge(known, base, request)
+            judgement = _judge(known, standing, base, request)
             channel.send(msgspec.msgpack.encode(judgement))
             _tidy(base, output)
         code = 0
@@ -358,21 +359,20 @@ def _memory_bytes_max() -> int:
     return _START_BYTES + MEMORY_BYTES_MAX
 
 
-def _judge(known: Known, base: Path, request: Check | RealRun) -> Judgement:
+def _judge(known: Known, standing: Standing, base: Path, request: Check | RealRun) -> Judgement:
     directory = base / f"state-{request.folder}"
     marks_file = base / f"marks-{request.folder}"
     if isinstance(request, Check):
         return Judgement(findings=_examine(known.subject, directory, marks_file, known.marks[: request.marks]))
-    return _run_and_judge(known, base, request)
+    return _run_and_judge(known, standing, base, request)
 
 
-def _run_and_judge(known: Known, base: Path, request: RealRun) -> Judgement:
+def _run_and_judge(known: Known, standing: Standing, base: Path, request: RealRun) -> Judgement:
     directory, marks_file = base / f"state-{request.folder}", base / f"marks-{request.folder}"
     marks_file.unlink(missing_ok=True)
-    program = known.subject.program(directory, marks_file)
     seen, unlike = recorded_run(
-        known.source,
-        program,
+        standing,
+        known.source.name,
         directory,
         marks=marks_file,
         directive=request.directive,
