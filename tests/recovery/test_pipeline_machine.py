@@ -220,7 +220,7 @@ class PipelineMachine(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(KEYS), first=st.sampled_from(["the inbox", "the reconciler"]))
     def both_hear_of_it(self, key: str, first: str) -> None:
-        """An issue is new, or its commit is green, and the webhook arrives late: one has decided when the other acts."""
+        """An issue is new, or a commit is green, and the webhook arrives: one has decided when the other acts."""
         facts = self.facts[key]
         if not facts.state:
             self.people_move_an_issue(key, "In Progress")
