@@ -318,17 +318,23 @@ def test_the_reconciler_moves_what_a_webhook_moves(chaos: Run, fresh_db: Path, p
 
 
 def test_a_webhook_moves_what_the_reconciler_moves(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The receiver has heard from the gate that it is green, and stands still; the reconciler moves the task."""
-    site = under_fates(chaos, fresh_db, parts, pause("receiver", at_point(GATE_IS_GREEN)))
+    """Who handles the status has heard from the gate that it is green, and stands still; the reconciler moves the task.
+
+    That is a process which only handles: one that also receives could be stopped with the store's write lock in hand.
+    """
+    site = under_fates(chaos, fresh_db, parts, pause("handler", at_point(GATE_IS_GREEN)))
     run_to_development(site)
     site.judge_commit(KEY, "pending")
-    site.act(lambda: site.client.set_status(REPO, sha_of(f"feature/{KEY}"), "success"))
-    receiver = chaos.agent("receiver")
-    receiver.wait_state("T")
+    site.settle()
+    chaos.agent("receiver").kill()
+    site.receive(handles=False)
+    site.judge_commit(KEY, "success")
+    handler = chaos.spawn("scenarios.webhook_agents:handle", kwargs=site.common, name="handler")
+    handler.wait_state("T")
     site.pass_time(GRACE_S, settles=False)
     chaos.wait_until(lambda: stage_of(fresh_db, KEY) == "done", what="the reconciler and the worker to do the rest")
-    receiver.resume()
-    site.settle()
+    handler.resume()
+    handler.wait_exit()
     site.pass_time()
     judge(site, CORE_1="done")
 

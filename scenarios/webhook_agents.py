@@ -124,7 +124,7 @@ def receive(
     if handles:
         threading.Thread(target=_handle, args=(marks, inbox, has_come), daemon=True).start()
     receiver = class_named(parts["receiver"])(
-        inbox, SCHEMES, clock=core.world.clock, on_accepted=has_come.set, read_timeout_s=0.5
+        inbox, SCHEMES, clock=core.world.clock, on_accepted=has_come.set, read_timeout_s=1.0
     )
     with socket.create_server(("127.0.0.1", port)) as listener:
         marks.note("receiving", value=listener.getsockname()[1])
@@ -139,6 +139,13 @@ def _handle(marks: Marks, inbox: Inbox, has_come: threading.Event) -> None:
         found = inbox.run_once()
         if found.handled or found.failed:
             marks.note("handled", value={"handled": found.handled, "failed": found.failed})
+
+
+def handle(marks: Marks, folder: str, parts: dict[str, str], tracker: int) -> None:
+    """Handle what a receiver has accepted, once."""
+    core = open_core(folder, parts, tracker)
+    inbox: Inbox = made(parts["inbox"], core.store, core.handlers.decide_delivery, clock=core.world.clock)
+    marks.ack("handled", value=inbox.run_once().handled)
 
 
 def work(marks: Marks, folder: str, parts: dict[str, str], tracker: int) -> None:
