@@ -42,6 +42,7 @@ _OUTPUT_SHOWN_BYTES: Final = 16 * 1024
 _STRAYS_MAX: Final = 100
 _STEPS_A_CLOSE: Final = 2
 """To hear of a close costs as much as to ask twice where a write goes."""
+_CALLS_TO_JUDGE_BY: Final = 200
 _NEEDS_ROOM: Final = frozenset(
     {
         Action.CREATE,
@@ -96,6 +97,7 @@ class SeccompStanding:
         self._make = make
         self._filter = filter_
         self._once = once
+        self._closes = self._steps = 0
         self._standby: Standby | None = None
 
     def observe(
@@ -137,7 +139,10 @@ class SeccompStanding:
 
     def _suit(self, closes: int, steps: int) -> None:
         """Have the next runs wear the other filter if this one hears of more closes than it saves questions."""
-        if self._filter.closes and not self._once and closes * _STEPS_A_CLOSE > steps:
+        self._closes += closes
+        self._steps += steps
+        is_enough = self._closes + self._steps > _CALLS_TO_JUDGE_BY
+        if is_enough and self._filter.closes and self._closes * _STEPS_A_CLOSE > self._steps:
             self._filter = Filter(closes=False)
             self.close()
 
