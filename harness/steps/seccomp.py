@@ -98,6 +98,8 @@ class SeccompStanding:
         self._filter = filter_
         self._once = once
         self._closes = self._steps = 0
+        self._expected: Sequence[Step] = ()
+        self._durable: list[Step] = []
         self._standby: Standby | None = None
 
     def observe(
@@ -121,7 +123,7 @@ class SeccompStanding:
         standby, family = self._start(directory, marks)
         run = Run(family.pid, standby.umask, self._filter.closes, os.stat(marks), os.fstat(standby.output))
         decoder = Decoder(folder, run, keep)
-        supervision = _Supervision(family, standby, decoder, directive, expected)
+        supervision = _Supervision(family, standby, decoder, directive, self._durable_of(expected))
         try:
             supervision.run(time.monotonic() + timeout_s)
         finally:
@@ -136,6 +138,13 @@ class SeccompStanding:
             recorder.steps.extend(supervision.steps)
             recorder.blind_spots.extend(supervision.blind_spots)
         return observation
+
+    def _durable_of(self, expected: Sequence[Step]) -> list[Step]:
+        """Return what is expected without the marks; most often it is the same as the last time."""
+        if expected is not self._expected or not isinstance(expected, tuple):
+            self._expected = expected
+            self._durable = [step for step in expected if step.action is not Action.MARK]
+        return self._durable
 
     def _suit(self, closes: int, steps: int) -> None:
         """Have the next runs wear the other filter if this one hears of more closes than it saves questions."""
@@ -178,7 +187,7 @@ class _Supervision:
         self._early = standby.early
         self._decoder = decoder
         self._directive = directive
-        self._expected = [step for step in expected if step.action is not Action.MARK]
+        self._expected = expected
         self._output = standby.output
         self._kill_at = directive.number if isinstance(directive, KillBefore) else 0
         self._kill_at_mark = directive.count if isinstance(directive, KillAfterMark) else 0

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from harness.errors import AgentError, StepsUnavailable
-from harness.steps.kernel import Listener, adopt_orphans, die_with_parent
+from harness.steps.kernel import Listener, adopt_orphans, die_with_parent, trim_memory
 from harness.steps.launching import EXIT_OF_A_MISTAKE, Child, become, enter, prepare
 from harness.steps.memory import umask_of
 
@@ -167,6 +167,7 @@ def _stand_by(
         os.setsid()  # or the interrupt of a terminal would end it, and who watches could not end its run in order
         die_with_parent()
         prepare(output)
+        trim_memory()  # each page less is one less to be forked and let go, with every run
         gc.freeze()  # or a collection in a child would write to, and so copy, the pages of all that is here
         _put_on(filter_, channel)
         is_wanted = True

@@ -17,7 +17,6 @@ import fcntl
 import multiprocessing
 import os
 import select
-import shutil
 import signal
 import socket
 import sqlite3
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from harness.agents.marks import Marks
+from harness.explore.materialise import StateFolder
 from harness.history import History
 from harness.steps.kernel import Filter
 from harness.steps.recording import Recorder
@@ -80,9 +80,8 @@ def check(directory: Path, marks_path: Path) -> None:
 
 
 def fresh(base: Path, name: str) -> tuple[Path, Path]:
-    """Return an empty folder and an empty mark file."""
-    shutil.rmtree(base / name, ignore_errors=True)
-    (base / name).mkdir()
+    """Return an empty folder, emptied as an exploration does it, and an empty mark file."""
+    StateFolder(base / name).put({})
     marks = base / f"{name}.marks"
     marks.write_bytes(b"")
     return base / name, marks
