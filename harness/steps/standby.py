@@ -58,6 +58,7 @@ class Standby:
             self._channel.close()
             _stand_by(make, filter_, theirs, self.output, once=once)
         theirs.close()
+        self._pidfd = os.pidfd_open(self.pid)
         self.early: list[Notification] = []
         """Calls of a program that were heard of before its number was."""
         try:
@@ -68,6 +69,8 @@ class Standby:
 
     def start(self, directory: Path, marks: Path) -> Child:
         """Run the program. Raises AgentError where the process that stands by was ended by somebody."""
+        if select.select([self._pidfd], [], [], 0)[0]:
+            raise _lost()
         os.ftruncate(self.output, 0)
         self.early.clear()
         self._say(os.fsencode(directory) + b"\0" + os.fsencode(marks))
@@ -117,6 +120,7 @@ class Standby:
     def _end(self) -> None:
         self._channel.close()
         os.close(self.output)
+        os.close(self._pidfd)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
