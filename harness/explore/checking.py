@@ -30,7 +30,9 @@ from harness.explore.target import TEXT_CHARACTERS_MAX, CommandSubject, print_to
 from harness.history import History
 from harness.model import Finding, Mark
 from harness.steps.kernel import adopt_orphans, die_with_parent
+from harness.steps.launching import leave
 from harness.steps.source import Directive
+from harness.steps.step import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -222,16 +224,17 @@ class Pool:
         adopt_orphans(adopts=self._adopted_before)
 
     def _free(self) -> Worker:
-        """Return the worker with the least to do, once it has a folder free."""
+        """Return the worker with the least to do, of several the one that rests longest, once it has a folder free."""
         while True:
             worker = min(self._workers, key=lambda worker: len(worker.waiting))
             if len(worker.waiting) < _FOLDERS:
                 self._take(wait_s=0.0)
-                worker = min(self._workers, key=lambda worker: len(worker.waiting))
-                self._workers.remove(worker)  # of several that are idle each has its turn
-                self._workers.append(worker)
-                return worker
+                break
             self._take()
+        worker = min(self._workers, key=lambda worker: len(worker.waiting))
+        self._workers.remove(worker)
+        self._workers.append(worker)
+        return worker
 
     def _take(self, wait_s: float | None = None) -> None:
         """Take in what has been judged, and replace who has had its time; wait for one of these unless ``wait_s``."""
@@ -328,9 +331,7 @@ def _work(known: Known, base: Path, channel: socket.socket, other: socket.socket
     except BaseException:  # noqa: BLE001 - this is the end of the process; its log says why
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        leave(code)
 
 
 def _redirect(path: Path) -> int:
@@ -406,4 +407,5 @@ def _examine(subject: Subject, directory: Path, marks_file: Path, marks: Sequenc
     except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code, and decides nothing
         where = traceback.format_exception(error)[-_SHOWN_LINES:]
         text = f"the check raised {type(error).__name__}: {error} ({' '.join(''.join(where).split())[:500]})"
-        return (Finding(signature=f"harness:check-raised:{type(error).__name__}", text=text, kind="harness"),)
+        signature = f"harness:check-raised:{type(error).__name__}"
+        return (Finding(signature=signature, text=readable(text), kind="harness"),)

@@ -27,7 +27,7 @@ from harness.explore.materialise import StateFolder, read_folder
 from harness.explore.recorded import findings_of_run, notes_of_run, record, record_again
 from harness.explore.recovering import explore_recoveries, find_recovery
 from harness.explore.reproduction import reproduction
-from harness.explore.result import Exploration, ExplorationError, Family, FamilyResult
+from harness.explore.result import INTERRUPTED, Exploration, ExplorationError, Family, FamilyResult
 from harness.explore.session import Options, Progress, Saved, Session
 from harness.model import Finding
 
@@ -106,7 +106,7 @@ class Explorer:
         except ExplorationError as error:
             findings = (_harness(error.signature, str(error)),)
         except KeyboardInterrupt:
-            findings = (_harness("harness:interrupted", "it was interrupted; run it again to go on from there"),)
+            findings = (_harness(INTERRUPTED, "it was interrupted; run it again to go on from there"),)
             self._families += self._interrupted()
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
@@ -131,12 +131,15 @@ class Explorer:
     def _interrupted(self) -> list[FamilyResult]:
         """Return what is known of the family that was under way."""
         saved = self._session.saved if self._session is not None else None
-        if saved is None or not saved.family:
+        hearing = self._session.hearing if self._session is not None else None
+        if saved is None or hearing is None or not saved.family:
             return []
         return [
             FamilyResult(
                 family=Family(saved.family),
                 states=saved.states,
+                points=hearing.done,
+                points_total=hearing.total,
                 is_complete=False,
                 discoveries=tuple(saved.discoveries),
                 problems=tuple(saved.problems),

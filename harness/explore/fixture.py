@@ -12,7 +12,7 @@ from harness.errors import UsageError
 from harness.explore.launch import launch
 from harness.explore.losses import SAMPLES
 from harness.explore.power import Model
-from harness.explore.result import Exploration, Family
+from harness.explore.result import INTERRUPTED, Exploration, Family
 from harness.explore.session import CONFIRMATIONS, IO_RUNS, RECOVERIES, RUN_TIMEOUT_S, Options
 from harness.explore.target import load_subject, subject_of
 from harness.model import Receipt, Verdict
@@ -78,6 +78,8 @@ class Explore:
         kept = self._run.attachments / f"exploration-{self._count}"
         explored = launch(subject, options, kept=kept, command=command)
         self._take_over(explored, judge=judge)
+        if any(finding.signature == INTERRUPTED for finding in explored.findings):
+            raise KeyboardInterrupt  # it is the session's, and not only this test's
         return explored
 
     def _take_over(self, explored: Exploration, *, judge: bool) -> None:

@@ -12,7 +12,8 @@ import msgspec
 from harness import scratch
 from harness.errors import StepsUnavailable, UsageError
 from harness.explore.explorer import ROOM_BYTES_MIN, Explorer
-from harness.explore.result import Exploration
+from harness.explore.guarding import guarded
+from harness.explore.result import Exploration, ExplorationError
 from harness.model import Finding
 
 if TYPE_CHECKING:
@@ -52,26 +53,33 @@ def launch(
     except StepsUnavailable as error:
         finding = Finding(signature="harness:no-steps-here", text=str(error), kind="harness", checker="explore")
         return Exploration(target=subject.name, seed=options.seed, findings=(finding,))
-    with _folders(place, Path(tempfile.gettempdir())) as (folder, disk):
-        explorer = Explorer(
-            subject,
-            source,
-            options,
-            folder,
-            disk=disk,
-            kept=kept,
-            progress=progress,
-            command=command,
-            listen=listen,
-        )
-        found = explorer.explore()
+    with work_folders(place, Path(tempfile.gettempdir())) as folders:
+
+        def explore(tell: Callable[[Progress], None]) -> Exploration:
+            return Explorer(
+                subject,
+                source,
+                options,
+                folders[0],
+                disk=folders[1],
+                kept=kept,
+                progress=progress,
+                command=command,
+                listen=tell,
+            ).explore()
+
+        try:
+            found = guarded(explore, folders=folders, listen=listen)
+        except ExplorationError as error:
+            finding = Finding(signature=error.signature, text=str(error), kind="harness", checker="explore")
+            return Exploration(target=subject.name, seed=options.seed, findings=(finding,))
     if source.name == "audit" and source_name is None:
         found = _fallen_back(found)
     return found if is_memory(place) else _with_note(found, place)
 
 
 @contextlib.contextmanager
-def _folders(*bases: Path) -> Iterator[list[Path]]:
+def work_folders(*bases: Path) -> Iterator[list[Path]]:
     """Make a folder of this process in each base, and remove them at the end; those that others left go, too."""
     made: list[Path] = []
     try:

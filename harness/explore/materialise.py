@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from harness.explore.content import PAGE_BYTES, Content, PageStore
 from harness.explore.disk import FILE, FOLDER, OTHER, SYMLINK
 from harness.explore.state import Item
+from harness.steps.step import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -181,7 +182,7 @@ def differences(built: Mapping[str, Item], real: Mapping[str, Item]) -> list[str
                 found.append(f"{path} has {theirs.content.size} bytes, not {ours.content.size}")
             elif ours.content != theirs.content:
                 found.append(f"{path} differs in page {ours.content.changed_pages(theirs.content)[0]}")
-    return found
+    return [readable(text) for text in found]
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

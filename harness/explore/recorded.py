@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from harness.steps.step import Step
 
 _SHOWN: Final = 5
+_ROOM_BYTES_MIN: Final = 1 << 20
+"""With less room than this, a recording that is not what happened means a full disk: writes came up short."""
 _HARMLESS_BLIND_SPOTS: Final = ("-shm",)
 """A file of SQLite's that is written through memory, and that it never believes after a crash."""
 
@@ -224,6 +226,9 @@ def _compare_with_reality(recorded: Recorded, directory: Path) -> None:
         text = f"the program deleted the directory it was given ({directory.name}): let it keep the directory itself"
         raise ExplorationError(text, signature="harness:directory-deleted")
     if found := _unlike(recorded.recording, recorded.store, directory):
+        if (free := shutil.disk_usage(directory).free) < _ROOM_BYTES_MIN:
+            text = f"there is no room in {directory.parent} ({free >> 10} KiB are free): give another with --scratch"
+            raise ExplorationError(text, signature="harness:no-room")
         text = f"the recording does not give what the program left: {'; '.join(found[:_SHOWN])}"
         raise ExplorationError(text, signature="harness:replay-differs")
 

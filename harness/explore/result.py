@@ -22,15 +22,18 @@ FORMAT: Final = 1
 CONFIRMED_BY_A_KILL: Final = "confirmed by a real kill"
 CONFIRMED_BY_A_RUN: Final = "confirmed by a real run"
 MODELLED: Final = "modelled"
+INTERRUPTED: Final = "harness:interrupted"
+"""The signature of an exploration that Ctrl-C has ended."""
 
 
 class ExplorationError(ChaosError):
     """An exploration cannot decide anything: the program is not deterministic, or a replay is not what really happens.
 
-    ``signature`` is that of the finding it becomes, which leaves the exploration INCONCLUSIVE.
+    ``signature`` is that of the finding it becomes, which leaves the exploration INCONCLUSIVE; it is optional only for
+    pickle, which sets it afterwards.
     """
 
-    def __init__(self, text: str, *, signature: str) -> None:
+    def __init__(self, text: str, *, signature: str = "") -> None:
         super().__init__(text)
         self.signature = signature
 
@@ -108,6 +111,8 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
     def coverage(self) -> str:
         """Say what was covered, as reports do: ``122 of 122 crash points``."""
         sampled = " (sampled)" if self.is_sampled else " (all there are)"
+        if not self.is_complete:
+            sampled = " so far"
         if self.family is Family.CRASH:
             points = "named events" if self.is_named else "crash points"
             return f"{self.points:,} of {self.points_total:,} {points}"
@@ -158,7 +163,7 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _incomplete(family: FamilyResult) -> Finding:
-    text = f"the time was over after {family.coverage}: give a larger budget, or run it again to go on from there"
+    text = f"it was ended after {family.coverage}: give a larger budget, or run it again to go on from there"
     return Finding(signature=f"harness:incomplete:{family.family}", text=text, kind="harness", checker="explore")
 
 
@@ -167,6 +172,11 @@ def earlier(one: Discovery, other: Discovery) -> Discovery:
     ours = (one.label == MODELLED, one.step, one.lost, one.marks)
     first = one if ours <= (other.label == MODELLED, other.step, other.lost, other.marks) else other
     return msgspec.structs.replace(first, states=one.states + other.states)
+
+
+def one_of_each(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return the first finding of each signature: a state that lost five orders is still one state."""
+    return tuple({finding.signature: finding for finding in reversed(tuple(findings))}.values())[::-1]
 
 
 def grouped(discoveries: Iterable[Discovery]) -> tuple[Discovery, ...]:

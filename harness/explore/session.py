@@ -15,7 +15,7 @@ from harness.errors import UsageError
 from harness.explore.checking import CHECK_TIMEOUT_S, Judgement, Known, Pool
 from harness.explore.losses import SAMPLES
 from harness.explore.power import Model
-from harness.explore.result import MODELLED, Discovery, Family, FamilyResult, grouped
+from harness.explore.result import MODELLED, Discovery, Family, FamilyResult, grouped, one_of_each
 from harness.model import Finding, Json
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ class Session:
         self._saved_in = saved_in
         self._deadline_s = time.monotonic() + (options.budget_s if options.budget_s is not None else float("inf"))
         self._share_s = float("inf")
+        self.hearing: Hearing | None = None
+        """That of the family under way."""
 
     @property
     def subject(self) -> Subject:
@@ -154,6 +156,7 @@ class Hearing:
 
     def __init__(self, session: Session, family: Family) -> None:
         self.session = session
+        session.hearing = self
         self.family = family
         saved = session.saved
         if saved.family != str(family):
@@ -191,9 +194,10 @@ class Hearing:
 
         def done(judgement: Judgement, _: Path) -> None:
             self.states += 1
-            if judgement.findings:
-                self._guilty[digest] = judgement.findings
-            for finding in judgement.findings:
+            found = one_of_each(judgement.findings)
+            if found:
+                self._guilty[digest] = found
+            for finding in found:
                 self.note(finding, state, model=model)
             if heard is not None:
                 heard(state, judgement)
@@ -214,7 +218,8 @@ class Hearing:
     def note(self, finding: Finding, state: State, *, model: str = "", label: str = MODELLED) -> None:
         """Keep a finding: one about the harness as a problem, every other one as a discovery."""
         if finding.kind == "harness":
-            self.problems.setdefault(finding.signature, finding)
+            text = f"{finding.text}; it was so when {state} (--state '{state.code}')"
+            self.problems.setdefault(finding.signature, msgspec.structs.replace(finding, text=text))
             return
         found = Discovery(
             signature=finding.signature,

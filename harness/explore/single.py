@@ -6,12 +6,12 @@ import contextlib
 import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness import scratch
 from harness.errors import UsageError
 from harness.explore.checking import Known, Pool
 from harness.explore.explorer import check_options, find_state, keep_state
 from harness.explore.failing import trouble_of
-from harness.explore.launch import default_base, step_source
+from harness.explore.guarding import guarded
+from harness.explore.launch import default_base, step_source, work_folders
 from harness.explore.materialise import read_folder
 from harness.explore.recorded import record
 from harness.explore.session import Saved, Session
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harness.explore.session import Options
     from harness.explore.target import Subject
     from harness.model import Finding
+    from harness.steps.source import StepSource
 
 
 class Judged(NamedTuple):
@@ -49,10 +50,16 @@ def judge_state(
     """
     check_options(options)
     source = step_source()
-    folder = scratch.create(base or default_base())
     shutil.rmtree(destination, ignore_errors=True)
+    with work_folders(base or default_base()) as folders:
+        return guarded(lambda _: _judge_here(subject, source, options, code, destination, folders[0]), folders=folders)
+
+
+def _judge_here(
+    subject: Subject, source: StepSource, options: Options, code: str, destination: Path, folder: Path
+) -> Judged:
+    """Do what ``judge_state`` promises, in this process and this folder."""
     with contextlib.ExitStack() as closing:
-        closing.callback(scratch.remove, folder)
         recorded, _ = record(subject, source, folder, timeout_s=options.run_timeout_s)
         closing.callback(recorded.close)
         known = Known(subject, source, recorded.marks, recorded.recording.steps)

@@ -22,10 +22,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
+import msgspec
+
 from harness.agents import child
 from harness.agents.marks import MARKS_VARIABLE, Marks
 from harness.errors import UsageError
 from harness.model import Finding
+from harness.steps.step import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -102,7 +105,7 @@ class Subject:
             found = self._target.check(directory, marks)
             return [as_finding(each) for each in _listed(found)]
         except AssertionError as error:
-            text = str(error).strip() or _asserted(error)
+            text = readable(str(error)).strip() or _asserted(error)
             return [Finding(signature=_signature("assertion", text), text=text[:TEXT_CHARACTERS_MAX])]
 
 
@@ -214,11 +217,12 @@ def load_subject(text: str) -> Subject:
 def as_finding(found: object) -> Finding:
     """Return a finding as it is, and a text as one whose signature leaves the numbers out. Raises TypeError."""
     if isinstance(found, Finding):
-        return found
+        return msgspec.structs.replace(found, signature=readable(found.signature), text=readable(found.text))
     if not isinstance(found, str):
         msg = f"a check returns findings or texts, and this one returned {type(found).__name__} ({found!r:.100})"
         raise TypeError(msg)
-    return Finding(signature=_signature("check", found), text=found[:TEXT_CHARACTERS_MAX])
+    text = readable(found)
+    return Finding(signature=_signature("check", text), text=text[:TEXT_CHARACTERS_MAX])
 
 
 def _signature(prefix: str, text: str) -> str:

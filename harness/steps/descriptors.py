@@ -17,7 +17,7 @@ ALL: Final = -1
 
 
 class Descriptors:
-    """What the descriptors of one thread lead to, as numbers that are not 0. Off where closes are not heard of."""
+    """What the descriptors of one thread lead to, by a number that is not 0. ``is_on``: all closes are heard of."""
 
     def __init__(self, thread: int, *, is_on: bool) -> None:
         self._thread = thread

@@ -86,10 +86,21 @@ def become(make: Callable[[], Program]) -> NoReturn:
         program()
         code = 0
     except BaseException as error:  # noqa: BLE001 - this is the end of the process, whatever it was
+        code = 1  # also where there is no room to say why
         code = _code_of(error)
     finally:
+        leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End a forked process with what it has printed written out, if there is room; never return into its parent's code.
+
+    On a full disk even the last flush fails, and what fails here would go on as a second parent.
+    """
+    try:
         sys.stdout.flush()
         sys.stderr.flush()
+    finally:
         os._exit(code)
 
 

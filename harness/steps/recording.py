@@ -7,7 +7,7 @@ read from the file where they are wanted: a recording of a gigabyte does not tak
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import msgspec
 
@@ -58,7 +58,13 @@ class Recorder:
     def close(self) -> None:
         """Write down the rest and close the files; the recording can be opened then."""
         os.close(self._contents)
-        saved = _Saved(FORMAT, self._source, tuple(self.before), tuple(self.steps), tuple(self.blind_spots))
+        saved = _Saved(
+            FORMAT,
+            self._source,
+            tuple(map(_written, self.before)),
+            tuple(map(_written, self.steps)),
+            tuple(self.blind_spots),
+        )
         (self.folder / _STEPS).write_bytes(msgspec.msgpack.encode(saved))
 
 
@@ -82,8 +88,8 @@ class Recording:
             raise UsageError(msg)
         self.folder = folder
         self.source = saved.source
-        self.before: Sequence[Entry] = saved.before
-        self.steps: Sequence[Step] = saved.steps
+        self.before: Sequence[Entry] = tuple(map(_read, saved.before))
+        self.steps: Sequence[Step] = tuple(map(_read, saved.steps))
         self.blind_spots: Sequence[BlindSpot] = saved.blind_spots
         self.count = max((step.number for step in saved.steps), default=0)
 
@@ -108,3 +114,33 @@ class Recording:
         if self._contents >= 0:
             os.close(self._contents)
             self._contents = -1
+
+
+_Named = TypeVar("_Named", Entry, Step)
+_BYTES: Final = "\0"
+"""No path holds it; what follows is a path that is no UTF-8, a letter for each of its bytes."""
+
+
+def _written(item: _Named) -> _Named:
+    """Return an item whose paths can be written as text, whatever bytes they have."""
+    if (item.path + item.target).isascii():
+        return item
+    return msgspec.structs.replace(item, path=_letters(item.path), target=_letters(item.target))
+
+
+def _letters(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return _BYTES + os.fsencode(path).decode("latin-1")
+    return path
+
+
+def _read(item: _Named) -> _Named:
+    if not (item.path.startswith(_BYTES) or item.target.startswith(_BYTES)):
+        return item
+    return msgspec.structs.replace(item, path=_path(item.path), target=_path(item.target))
+
+
+def _path(letters: str) -> str:
+    return os.fsdecode(letters[1:].encode("latin-1")) if letters.startswith(_BYTES) else letters

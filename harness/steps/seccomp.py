@@ -18,6 +18,8 @@ import select
 import time
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from harness.errors import AgentError, UsageError
 from harness.steps import memory
 from harness.steps.decoding import NOTHING, Decoded, Decoder, Run
@@ -26,7 +28,7 @@ from harness.steps.folder import WatchedFolder
 from harness.steps.kernel import Filter, borrow_descriptor
 from harness.steps.source import Answer, Directive, KillAfterMark, KillBefore, Observation, Watch
 from harness.steps.standby import LOST, Standby
-from harness.steps.step import Action, BlindSpot, Step
+from harness.steps.step import Action, BlindSpot, Step, readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -279,13 +281,13 @@ class _Supervision:
 
     def _note(self, decoded: Decoded) -> None:
         if decoded.blind_spot is not None:
-            spot = decoded.blind_spot
+            spot = msgspec.structs.replace(decoded.blind_spot, text=readable(decoded.blind_spot.text))
             if all((each.what, each.text) != (spot.what, spot.text) for each in self.blind_spots):
                 self.blind_spots.append(
                     BlindSpot(what=spot.what, text=spot.text, is_denied=spot.is_denied, number=self._count)
                 )
         if decoded.stray and len(self._strays) < _STRAYS_MAX:
-            self._strays[decoded.stray] = None
+            self._strays[readable(decoded.stray)] = None
 
     def _pass_mark(self, call: Notification, mark: Step) -> None:
         """Let a mark be written, and put it between the steps."""

@@ -73,6 +73,16 @@ class Action(enum.StrEnum):
     """Not a step: an agent wrote a mark; the bytes are its ``content``. Its number is that of the step before it."""
 
 
+def readable(text: str) -> str:
+    """Return a text that can be written anywhere: what is no UTF-8 in a name is shown by the numbers of its bytes."""
+    if text.isascii():
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # no name has such letters, but a check may say anything
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
 SYNCS: Final = frozenset({Action.SYNC, Action.SYNC_DATA, Action.SYNC_RANGE, Action.SYNC_ALL})
 
 
@@ -121,7 +131,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
         where = f"{self.path} -> {self.target}" if self.target else self.path
         extent = f" {self.length} bytes at {self.offset}" if self.action is Action.WRITE else ""
         size = f" to {self.length} bytes" if self.action is Action.TRUNCATE else ""
-        return f"{self.number}: {self.action.value} {where or '.'}{extent}{size}"
+        return f"{self.number}: {self.action.value} {readable(where) or '.'}{extent}{size}"
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

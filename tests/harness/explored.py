@@ -208,6 +208,26 @@ class LeavesDaemon(Careful):
             time.sleep(0.001)  # sleeps because the daemon has to be there before its parent goes
 
 
+class LeavesDaemonAndWaits(LeavesDaemon):
+    """Leaves a daemon that is another program, as most are, and never ends."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Leave a daemon behind, and wait for ever."""
+        daemon = [sys.executable, "-c", "import signal; signal.pause()"]
+        with subprocess.Popen(daemon, start_new_session=True) as process:
+            (directory / "daemon.pid").write_text(str(process.pid))
+            signal.pause()
+
+
+class KillsTheExplorer(Careful):
+    """Kills the process that watches it."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Strike back."""
+        super().run(directory, marks)
+        os.kill(os.getppid(), signal.SIGKILL)
+
+
 class WritesOutside(Careful):
     """Keeps a file beside its directory."""
 

@@ -168,26 +168,49 @@ def test_ctrl_c_ends_it_with_what_it_has_and_it_can_go_on(tmp_path: Path) -> Non
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_a_killed_exploration_leaves_no_process_and_its_folder_to_the_next(tmp_path: Path) -> None:
-    """SIGKILL takes the workers along; what it had written is swept by whoever explores next."""
-    scratch = tmp_path / "scratch"
+def _begin_and_kill(scratch: Path, number: signal.Signals, *, guardian_too: bool = False) -> list[tree.Process]:
+    """Explore what leaves a daemon at once, kill the command once the daemon is there, and return all its processes."""
     scratch.mkdir()
-    code = f"from harness.cli import main; main(['explore', {EXPLORED + ':Database'!r}, '--scratch', {str(scratch)!r}])"
+    arguments = ["explore", f"{EXPLORED}:LeavesDaemonAndWaits", "--scratch", str(scratch)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    code = f"from harness.cli import main; main({arguments!r})"
     with subprocess.Popen([sys.executable, "-c", code], env=environment) as process:
         deadline_s = time.monotonic() + 30
-        while not list(scratch.glob("*/session-*/worker-0/state-0")) and time.monotonic() < deadline_s:
+        while not list(scratch.glob("*/session-*/clean/daemon.pid")) and time.monotonic() < deadline_s:
             time.sleep(0.001)  # sleeps because the exploration is another process, and says nothing meanwhile
         family = tree.descendants(process.pid)
-        process.kill()
-    assert family
+        if guardian_too:
+            tree.end(next(each for each in family if each.parent_pid == process.pid))
+        process.send_signal(number)
+    return family
 
-    while any(tree.is_running(each.pid, each.start_ticks) for each in family) and time.monotonic() < deadline_s:
-        time.sleep(0.001)  # sleeps because the kernel ends the workers when it gets to it
-    assert not any(tree.is_running(each.pid, each.start_ticks) for each in family)
-    assert list(scratch.glob("*/session-*"))
-    launch(subject_of(explored.Careful), Options(seed="s", families=(Family.CRASH,)), base=scratch)
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_a_killed_exploration_leaves_no_process_and_no_file(tmp_path: Path, number: signal.Signals) -> None:
+    """Whatever kills the command, its guardian ends the workers, the target and its daemons, and removes the folder."""
+    scratch = tmp_path / "scratch"
+    family = _begin_and_kill(scratch, number)
+    assert len(family) >= 4, family  # the guardian, the explorer, the target and its daemon
+
+    deadline_s = time.monotonic() + 30
+    while _alive(family) and time.monotonic() < deadline_s:
+        time.sleep(0.001)  # sleeps because the guardian is nobody's child any more
+    assert _alive(family) == []
     assert list(scratch.iterdir()) == []
+
+
+def test_what_a_killed_guardian_leaves_is_swept_by_the_next(tmp_path: Path) -> None:
+    """When even the guardian is killed with the command, the next exploration ends and removes what is left."""
+    scratch = tmp_path / "scratch"
+    family = _begin_and_kill(scratch, signal.SIGKILL, guardian_too=True)
+    launch(subject_of(explored.Careful), Options(seed="s", families=(Family.CRASH,)), base=scratch)
+
+    assert _alive(family) == []
+    assert list(scratch.iterdir()) == []
+
+
+def _alive(family: list[tree.Process]) -> list[tree.Process]:
+    return [each for each in family if tree.is_running(each.pid, each.start_ticks)]
 
 
 def test_where_steps_cannot_be_seen_it_is_inconclusive(tmp_path: Path) -> None:
