@@ -6,6 +6,7 @@ run each, and recoveries and power losses are told to be out of reach.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from harness.explore.checking import Known, Pool
@@ -93,8 +94,11 @@ class _Runs:
         self._points = 0
 
     def explore(self) -> FamilyResult:
-        for step, directive in self._planned:
-            self._run(step, directive)
+        budget_s = self._options.budget_s
+        ends_s = time.monotonic() + budget_s / len(self._options.families) if budget_s is not None else float("inf")
+        planned = iter(self._planned)
+        while time.monotonic() < ends_s and (each := next(planned, None)) is not None:
+            self._run(*each)
         self._pool.drain()
         return FamilyResult(
             family=self._family,
@@ -102,6 +106,7 @@ class _Runs:
             points=self._points,
             points_total=len(self._planned),
             confirmed=self._points,
+            is_complete=next(planned, None) is None,
             is_named=True,
             discoveries=grouped(self._discoveries),
             problems=tuple(self._problems.values()),

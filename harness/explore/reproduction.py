@@ -22,7 +22,8 @@ def reproduction(session: Session, found: Discovery, *, command: str = "", folde
     if found.step <= len(steps):
         lines.append(f"  and was about to make {steps[found.step - 1]}")
     lines += [f"  it had said {_said(mark)}" for mark in marks[-_MARKS:]]
-    lines.append(f"  seen in {found.states} states{f' under the model {found.model}' if found.model else ''}")
+    count = "1 state" if found.states <= 1 else f"{found.states:,} states"
+    lines.append(f"  seen in {count}{f' under the model {found.model}' if found.model else ''}")
     if folder:
         lines.append(f"  the state: {folder}")
     lines.append(f"  again: {command} --seed {session.options.seed} --state '{found.code}'")

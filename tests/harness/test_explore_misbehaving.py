@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from harness.errors import StepsUnavailable
 from harness.explore.launch import launch, step_source
-from harness.explore.result import Family
+from harness.explore.result import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, Family
 from harness.explore.session import Options
 from harness.explore.target import subject_of
 from harness.model import Verdict
@@ -81,6 +82,57 @@ def test_a_process_with_no_room_for_its_last_words_still_ends(tmp_path: Path) ->
     child.channel.close()
 
     assert os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]) == 1
+
+
+class HangsOnNothing(Careful):
+    """Its check waits for a file that a crash before the first rename leaves out."""
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterable[Finding | str]:
+        """Wait for the file, for ever."""
+        if not (directory / "state.json").exists():
+            signal.pause()
+        return super().check(directory, marks)
+
+
+def test_a_check_that_hangs_after_a_real_kill_is_confirmed(tmp_path: Path) -> None:
+    """What the run came to is known when its check begins: the kill fired, and nothing diverged."""
+    explored = _explore(HangsOnNothing, CRASH, tmp_path=tmp_path, check_timeout_s=0.3, confirmations=1)
+
+    (crash,) = explored.families
+    assert "harness:diverged" not in _signatures(explored)
+    assert [(found.signature, found.label) for found in crash.discoveries] == [
+        ("liveness:check-hangs", CONFIRMED_BY_A_KILL)
+    ]
+
+
+def test_a_family_that_only_hangs_is_ended(tmp_path: Path) -> None:
+    """Each state that hangs costs a timeout: after ten the rest is left, which is told, and is no pass."""
+    explored = _explore(HangsOnNothing, POWER, IO, tmp_path=tmp_path, check_timeout_s=0.1)
+
+    power, errors = explored.families
+    for family in (power, errors):
+        assert not family.is_complete
+        assert family.verdict is Verdict.VIOLATED
+        assert family.states < 20
+    assert {found.label for found in errors.discoveries} == {CONFIRMED_BY_A_RUN}
+    assert {"harness:too-many-hangs", "liveness:check-hangs"} == _signatures(explored)
+
+
+def test_a_recovery_that_hangs_is_a_liveness_finding(tmp_path: Path) -> None:
+    """It is the program that hangs after a crash, and nothing that could not be seen."""
+    explored = _explore(HangsOnNothing, RECOVERY, tmp_path=tmp_path, run_timeout_s=0.5)
+
+    assert _signatures(explored) == {"liveness:recovery-hangs"}
+    assert explored.verdict is Verdict.VIOLATED
+
+
+def test_a_budget_ends_real_runs_at_named_events(tmp_path: Path) -> None:
+    """Where only audit events are seen the time that is given holds as well."""
+    options = Options(seed="s", families=(CRASH,), budget_s=1e-9)
+    explored = launch(subject_of(Careful), options, source_name="audit", base=tmp_path)
+
+    assert not explored.families[0].is_complete
+    assert "harness:incomplete:crash" in _signatures(explored)
 
 
 class LosesFive(Careful):
