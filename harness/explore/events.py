@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from harness.errors import StepsUnavailable
 from harness.explore.checking import Known, Pool
 from harness.explore.recorded import check_run, findings_of_run, prepared
 from harness.explore.result import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, Discovery, Family, FamilyResult, grouped
+from harness.explore.target import CommandSubject
 from harness.model import Finding
 from harness.steps.source import Answer, KillBefore, Watch
 
@@ -31,6 +33,9 @@ class EventExploration:
     """Explores a target of which only audit events are seen. ``seen`` is its clean run."""
 
     def __init__(self, subject: Subject, source: StepSource, options: Options, folder: Path) -> None:
+        if isinstance(subject, CommandSubject):
+            msg = "audit events are Python's own, and of a command only the system calls are seen: that takes seccomp"
+            raise StepsUnavailable(msg)
         self._options = options
         self._steps: tuple[Step, ...] = ()
         directory, marks = prepared(subject, folder / "clean"), folder / "clean.marks"

@@ -131,7 +131,9 @@ def _device(point: Path) -> int:
 
 def _fallen_back(found: Exploration) -> Exploration:
     """Return the result with what keeps it from being taken for more than it is: nobody asked for named events only."""
-    text = "no system calls can be seen here, so only named audit events were explored; --source audit accepts that"
+    from harness.steps.choosing import why_not_seccomp
+
+    text = f"only named audit events were explored, which --source audit accepts, since {why_not_seccomp()}"
     finding = Finding(signature="harness:named-events-only", text=text, kind="harness", checker="explore")
     return msgspec.structs.replace(found, findings=(*found.findings, finding))
 

@@ -68,6 +68,11 @@ class SeccompSource:
     def __init__(self) -> None:
         self._filter = Filter()
 
+    def try_out(self) -> None:
+        """Raise StepsUnavailable where the kernel, a container or another supervisor refuses the filter."""
+        if number := self._filter.refusal():
+            raise _unavailable(number)
+
     def observe(
         self,
         program: Program,
@@ -345,10 +350,12 @@ def _take_listener(family: Family) -> int:
     if content == _READY and descriptors:
         os.set_inheritable(descriptors[0], False)  # noqa: FBT003 - its name says it
         return descriptors[0]
-    number = int(content[1:] or b"0")
+    raise _unavailable(int(content[1:] or b"0"))
+
+
+def _unavailable(number: int) -> StepsUnavailable:
     if number == errno.EBUSY:
         why = "a supervisor watches this process already (a container's, or another run of this), and there can be one"
     else:
         why = f"this kernel or container allows no seccomp notifications ({os.strerror(number)})"
-    msg = f"steps cannot be counted by seccomp here: {why}; named audit events still work"
-    raise StepsUnavailable(msg)
+    return StepsUnavailable(f"steps cannot be counted by seccomp here: {why}; named audit events still work")

@@ -223,6 +223,24 @@ def test_where_steps_cannot_be_seen_it_is_inconclusive(tmp_path: Path) -> None:
     seen = step_source().observe(program, tmp_path, marks=tmp_path.with_name("marks"), timeout_s=60)
 
     assert seen.exit_code == INCONCLUSIVE, seen.output
+    assert "[harness:named-events-only]" in seen.output
     assert "steps cannot be counted by seccomp here" in seen.output
     assert "Traceback" not in seen.output
     assert list(scratch.iterdir()) == []
+
+
+def test_the_doctor_believes_no_list_where_the_filter_is_refused(tmp_path: Path) -> None:
+    """The kernel lists what it can do, and a container refuses it all the same: the doctor tries."""
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); from harness import doctor; "
+    program = [sys.executable, "-c", f"{code} (tmp := open('kept', 'w')).write(doctor._seccomp().status)"]
+    seen = step_source().observe(program, tmp_path, marks=tmp_path.with_name("marks"), timeout_s=60)
+
+    assert seen.exit_code == 0, seen.output
+    assert (tmp_path / "kept").read_text() == "missing"
+
+
+def test_a_command_needs_seccomp(capsys: pytest.CaptureFixture[str]) -> None:
+    """Audit events are Python's own: of a command none are seen, which is told, and not that it did nothing."""
+    assert run(["explore", "--run", "true", "--check", "true", "--source", "audit"]) == INCONCLUSIVE
+
+    assert "that takes seccomp" in capsys.readouterr().out
