@@ -24,7 +24,7 @@ from harness.explore.failing import explore_errors, trouble_of
 from harness.explore.killing import explore_crashes
 from harness.explore.losing import explore_power_losses, find_loss
 from harness.explore.materialise import StateFolder, read_folder
-from harness.explore.recorded import findings_of_run, notes_of_run, record, record_again
+from harness.explore.recorded import DENIED, findings_of_run, notes_of_run, record, record_again
 from harness.explore.recovering import explore_recoveries, find_recovery
 from harness.explore.reproduction import reproduction
 from harness.explore.result import INTERRUPTED, Exploration, ExplorationError, Family, FamilyResult
@@ -181,7 +181,7 @@ class Explorer:
     def _explore_families(self, known: Known, recorded: Recorded, pool: Pool) -> tuple[Finding, ...]:
         assert self._seen is not None  # noqa: S101 - it was recorded
         findings = [*findings_of_run(self._seen), *self._clean(recorded, pool)]
-        if any(finding.kind == "clean-run" for finding in findings):
+        if any(finding.kind == "clean-run" or finding.signature == DENIED for finding in findings):
             return tuple(findings)
         record_again(self._subject, self._source, recorded, self._folder, timeout_s=self._options.run_timeout_s)
         saved = self._saved(recorded)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from harness.steps.source import Directive, Observation, Program, StepSource
     from harness.steps.step import Step
 
+DENIED: Final = "harness:denied"
+"""The signature of a run that failed after it was denied what could not have been seen."""
 _SHOWN: Final = 5
 _ROOM_BYTES_MIN: Final = 1 << 20
 """With less room than this, a recording that is not what happened means a full disk: writes came up short."""
@@ -79,7 +81,7 @@ def record(
         recorder.close()
     check_run(seen)
     recorded = Recorded(Recording(kept / "recording"), kept)
-    _compare_with_reality(recorded, directory)
+    _compare_with_reality(recorded, directory, seen)
     return recorded, seen
 
 
@@ -168,6 +170,9 @@ def findings_of_run(seen: Observation) -> list[Finding]:
     if seen.exit_code != 0:
         end = f"signal {seen.signal}" if seen.signal is not None else f"exit code {seen.exit_code}"
         text = f"the run without any fault ended with {end}; it printed: {_tail(seen.output)}"
+        if denied := [spot.text for spot in seen.blind_spots if spot.is_denied]:
+            text = f"{denied[0]}, and {text}; a program that cannot do without it cannot be explored"
+            return [Finding(signature=DENIED, text=text, kind="harness", checker="explore")]
         found.append(Finding(signature="clean-run:failed", text=text, kind="clean-run", checker="explore"))
     if seen.strays:
         text = (
@@ -223,7 +228,7 @@ def check_run(seen: Observation) -> None:
         raise ExplorationError(text, signature="harness:no-steps")
 
 
-def _compare_with_reality(recorded: Recorded, directory: Path) -> None:
+def _compare_with_reality(recorded: Recorded, directory: Path, seen: Observation) -> None:
     """See that the recording, played to its end, gives what is really there. Raises ExplorationError."""
     if not directory.is_dir():
         text = f"the program deleted the directory it was given ({directory.name}): let it keep the directory itself"
@@ -232,7 +237,14 @@ def _compare_with_reality(recorded: Recorded, directory: Path) -> None:
         if (free := shutil.disk_usage(directory).free) < _ROOM_BYTES_MIN:
             text = f"there is no room in {directory.parent} ({free >> 10} KiB are free): give another with --scratch"
             raise ExplorationError(text, signature="harness:no-room")
-        text = f"the recording does not give what the program left: {'; '.join(found[:_SHOWN])}"
+        differences = "; ".join(found[:_SHOWN])
+        if unseen := [spot for spot in seen.blind_spots if not spot.is_denied]:
+            text = (
+                f"what the program does by {unseen[0].what} ({unseen[0].text}) cannot be seen, and has left what was not "
+                f"seen: {differences}"
+            )
+            raise ExplorationError(text, signature=f"harness:blind-spot:{unseen[0].what}")
+        text = f"the recording does not give what the program left: {differences}"
         raise ExplorationError(text, signature="harness:replay-differs")
 
 

@@ -5,7 +5,7 @@ on the folder as it is now. What a call makes has no inode yet: its node is rese
 of next, by when the call is over. One process with one thread is so seen exactly; between processes and threads the
 order is that of their calls' beginnings.
 
-This module is long because it has an entry for each of forty calls; they are small.
+This module is long because it has an entry for each of fifty calls; they are small.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from harness.steps import memory
@@ -44,6 +45,9 @@ _SYNC_BITS: Final = os.O_SYNC & ~os.O_DSYNC
 _WRITE_BYTES_MAX: Final = 0x7FFFF000
 _CHUNK_BYTES: Final = 16 * 1024 * 1024
 _MOVED_IN_BYTES_MAX: Final = 1 << 30
+_UNIX: Final = 1
+_ADDRESS_BYTES_MAX: Final = 110
+"""The size of ``sockaddr_un``."""
 _NUMBER_OF_CREATE: Final = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
 _FOREVER: Final = 1 << 63
 
@@ -60,6 +64,9 @@ class Decoded(NamedTuple):
     mark: bytes | None = None
     stray: str = ""
 
+
+_STANDARD: Final = {"/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2"}
+_OWN_PATHS: Final = ("/proc/self/", "/proc/thread-self/", "/dev/fd/", *_STANDARD)
 
 NOTHING: Final = Decoded()
 """The call is nobody's business: it reads, or writes to a pipe, or fails."""
@@ -482,6 +489,39 @@ class Decoder:
         bits = mode & ~self._umask(call.thread) & 0o7777
         return self._made(call, action, self._place(call, folder, path), mode=bits)
 
+    def bind(self, call: Notification) -> Decoded:
+        """Give a socket an address: a name in a folder, where it is one of the machine's own."""
+        thread, (_, address, length, *_) = call.thread, call.arguments
+        content = self.memory.read(thread, address, min(length, _ADDRESS_BYTES_MAX))
+        family, name = content[:2], content[2:].partition(b"\0")[0]
+        if int.from_bytes(family, sys.byteorder) != _UNIX or not name:  # of the network, or without a name
+            return NOTHING
+        place = self.folder.place(self._absolute(thread, AT_FDCWD, os.fsdecode(name)))
+        return self._made(call, Action.MAKE_NODE, place, mode=0o777 & ~self._umask(thread))
+
+    def setxattr(self, call: Notification) -> Decoded:
+        """Set an extended attribute by path."""
+        return self._attributed(lstat(self._target(call, AT_FDCWD, call.arguments[0]).absolute))
+
+    def lsetxattr(self, call: Notification) -> Decoded:
+        """Set one of a symbolic link itself."""
+        return self._attributed(lstat(self._place(call, AT_FDCWD, call.arguments[0]).absolute))
+
+    def fsetxattr(self, call: Notification) -> Decoded:
+        """Set one of an open file."""
+        return self._attributed(memory.status_of(call.thread, _descriptor(call.arguments[0])))
+
+    def setxattrat(self, call: Notification) -> Decoded:
+        """Set one relative to a folder."""
+        return self._attributed(lstat(self._target(call, *call.arguments[:2]).absolute))
+
+    def _attributed(self, status: os.stat_result | None) -> Decoded:
+        """Refuse, as a file system does that keeps no attributes: states are built without them."""
+        if status is None or not self.folder.node(status):
+            return NOTHING
+        text = "an extended attribute was refused, as by a file system that has none"
+        return Decoded(error=errno.EOPNOTSUPP, blind_spot=BlindSpot(what="attributes", text=text, is_denied=True))
+
     def symlink(self, call: Notification) -> Decoded:
         """Make a symbolic link."""
         return self._linked_to(call, call.arguments[0], AT_FDCWD, call.arguments[1])
@@ -716,6 +756,8 @@ class Decoder:
     # Paths
 
     def _absolute(self, thread: int, folder: int, path: str) -> str:
+        if path.startswith(_OWN_PATHS):  # these are the caller's, and not of the process that looks at it
+            return _path_of_the_caller(path, thread)
         if path.startswith("/"):
             return path
         return os.path.join(memory.path_of(thread, _descriptor(folder)), path)
@@ -763,6 +805,16 @@ def _flags_of_call(flags: int) -> int:
     found = os.O_APPEND if flags & _RWF_APPEND else 0
     found |= os.O_DSYNC if flags & _RWF_DSYNC else 0
     return found | (os.O_SYNC if flags & _RWF_SYNC else 0)
+
+
+def _path_of_the_caller(path: str, thread: int) -> str:
+    """Return a path that means another thing to each process, as this thread means it."""
+    if path in _STANDARD:
+        return f"/proc/{thread}/{_STANDARD[path]}"
+    rest = path.removeprefix("/proc/self/").removeprefix("/proc/thread-self/")
+    return (
+        f"/proc/{thread}/fd/{path.removeprefix('/dev/fd/')}" if path.startswith("/dev/") else f"/proc/{thread}/{rest}"
+    )
 
 
 def _makes_way(path: str, there: os.stat_result, moved: os.stat_result) -> bool:

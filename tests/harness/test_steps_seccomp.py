@@ -378,13 +378,15 @@ def test_what_comes_and_goes_is_followed(lab: Lab) -> None:
 
 
 def test_changes_outside_are_strays(lab: Lab) -> None:
-    """Files that are made, written and removed elsewhere are reported; the marks and what is printed are not."""
+    """What is made or removed elsewhere is reported; marks, what is printed, and what is gone again are not."""
+    (lab.folder / "elsewhere").write_bytes(b"x")
 
     def stray() -> None:
         print("hello")
         Marks(lab.marks, "agent").note("something")
-        (lab.folder / "elsewhere").write_bytes(b"x")
         (lab.folder / "elsewhere").unlink()
+        (lab.folder / "temporary").write_bytes(b"x")
+        (lab.folder / "temporary").unlink()
         os.mkdir(lab.folder / "made")
 
     observation = lab.watch(stray)
