@@ -240,8 +240,8 @@ def _compare_with_reality(recorded: Recorded, directory: Path, seen: Observation
         differences = "; ".join(found[:_SHOWN])
         if unseen := [spot for spot in seen.blind_spots if not spot.is_denied]:
             text = (
-                f"what the program does by {unseen[0].what} ({unseen[0].text}) cannot be seen, and has left what was not "
-                f"seen: {differences}"
+                f"what the program does by {unseen[0].what} ({unseen[0].text}) cannot be seen, and has left what "
+                f"was not: {differences}"
             )
             raise ExplorationError(text, signature=f"harness:blind-spot:{unseen[0].what}")
         text = f"the recording does not give what the program left: {differences}"
