@@ -78,8 +78,7 @@ def fresh_db(chaos: Run, manager: str) -> Path:
 @pytest.fixture
 def parts(request: pytest.FixtureRequest) -> dict[str, str]:
     """Name the parts of the core that agents use: the sound ones, or a planted defect in the place of one."""
-    import recovery  # the core is imported where it is used
-    from scenarios.agents import class_named
+    from scenarios.agents import class_named  # the core is imported where it is used
 
     parts = {
         "checkpoints": SOUND_MANAGER,
@@ -95,23 +94,13 @@ def parts(request: pytest.FixtureRequest) -> dict[str, str]:
         "sync_queue": "recovery:SyncQueue",
         "cache": "recovery:LLMOutputCache",
         "ledger": "recovery:ToolLedger",
+        "receiver": "recovery.webhooks:Receiver",
+        "inbox": "recovery.inbox:Inbox",
+        "handlers": "recovery.handlers:Handlers",
+        "reconciler": "recovery.reconciler:Reconciler",
     }
     planted = str(request.config.getoption("--chaos-plant"))
-    bases = {
-        "checkpoints": recovery.CheckpointManager,
-        "leases": recovery.LeaseManager,
-        "sweep": recovery.RecoverySweep,
-        "worker": recovery.Worker,
-        "jobs": recovery.JobQueue,
-        "monitor": recovery.Monitor,
-        "reaper": recovery.JobReaper,
-        "stages": recovery.StageEngine,
-        "workspaces": recovery.Workspaces,
-        "buffers": recovery.Buffers,
-        "sync_queue": recovery.SyncQueue,
-        "cache": recovery.LLMOutputCache,
-        "ledger": recovery.ToolLedger,
-    }
+    bases = {part: class_named(name) for part, name in parts.items()}
     for part, base in bases.items():
         if issubclass(class_named(planted), base):
             parts[part] = planted

@@ -103,11 +103,11 @@ class Alerts:
 
     def _take(self, entry: OutboxEntry, expected: str | None, taken_by: str | None) -> bool:
         with self._store.transaction() as transaction:
-            return transaction.take_outbox(entry.outbox_id, expected=expected, taken_by=taken_by)
+            return transaction.take_outbox(entry, expected=expected, taken_by=taken_by)
 
     def _delete(self, entry: OutboxEntry) -> None:
         with self._store.transaction() as transaction:
-            transaction.delete_outbox(entry.outbox_id)
+            transaction.delete_outbox(entry)
 
 
 def _alert(entry: OutboxEntry) -> Alert:

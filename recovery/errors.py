@@ -185,6 +185,32 @@ class InvalidDelivery(RecoveryError, ValueError):
     """The body of a signed delivery cannot be meant: not JSON, or without what its kind of event needs."""
 
 
+# The tracker.
+
+
+class TrackerError(RecoveryError):
+    """The tracker could not be asked to the end. Issues that were handed out before stand."""
+
+
+class TrackerUnavailable(TrackerError):
+    """The tracker is not reached, too slow, overloaded, or wants to be left alone for a while. Ask again later.
+
+    ``retry_after_s`` is how long it wants to be left alone, in seconds from the raise; None where it has not said so.
+    """
+
+    def __init__(self, text: str, *, retry_after_s: float | None = None) -> None:
+        """Take the sentence, and the pause that the tracker asked for."""
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+
+
+class InvalidTrackerAnswer(TrackerError):
+    """The tracker answered, and not with what was asked for: HTML, another shape, a circle of pages, a refusal.
+
+    Asking again does not help; common causes are a wrong address or token, and a proxy that answers in its place.
+    """
+
+
 # Jobs and stages.
 
 

@@ -1,8 +1,10 @@
 """The inbox: deliveries that were acknowledged to their senders, kept until they are handled, each handled once.
 
-A sender that was told 2xx forgets the delivery, so it is on disk before it is told. The handler's changes and the note
-that it has run are one transaction: a process that dies in between leaves the delivery waiting, and a second process
-at the same inbox finds it handled. What a handler does outside of the database is its own business (an outbox, an
+A sender that was told 2xx forgets the delivery, so it is on disk before it is told. A handler works in two halves.
+First it decides, for as long as it takes, and changes nothing: it asks a gate, reads a task. What it returns is applied
+in one transaction with the note that the delivery was handled: a process that dies in between leaves the delivery
+waiting, and a second process at the same inbox finds it handled. What has changed since the decision is for the second
+half to see (compare and set). What a handler does outside of the database is its own business (an outbox, an
 idempotency key).
 
 A delivery whose handler raises is tried again, ``ATTEMPTS_MAX`` times in all, and then put aside with the reason; it
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -22,7 +24,7 @@ from recovery.errors import DatabaseFull, DatabaseLocked, DatabaseReadOnly, Data
 from recovery.store.rows import DeliveryStatus, StoredDelivery
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from recovery.store import Store, Transaction
 
@@ -55,18 +57,34 @@ class InboxStatistics(msgspec.Struct, frozen=True):
     postponed: int = 0
 
 
+class Handler(Protocol):
+    """What is done about deliveries."""
+
+    def __call__(self, delivery: StoredDelivery, /) -> Change | None:
+        """Decide, without changing anything; return the change, or None where there is none to make."""
+        ...
+
+
+class Change(Protocol):
+    """What a handler has decided to do."""
+
+    def __call__(self, transaction: Transaction, /) -> object:
+        """Do it, through the transaction and through nothing else, if it still holds."""
+        ...
+
+
 class Inbox:
     """Accepts deliveries, and hands each to ``handler`` once. May be shared by threads."""
 
     def __init__(
         self,
         store: Store,
-        handler: Callable[[Transaction, StoredDelivery], None] | None = None,
+        handler: Handler | None = None,
         *,
         clock: Clock | None = None,
         attempts_max: int = ATTEMPTS_MAX,
     ) -> None:
-        """``handler`` writes through the transaction that it is given, and through nothing else."""
+        """Without a handler, deliveries are accepted and count as handled when their turn comes."""
         self._store = store
         self._handler = handler
         self._clock: Clock = SystemClock() if clock is None else clock
@@ -108,11 +126,12 @@ class Inbox:
         number = delivery.delivery_number
         sys.audit(BEFORE_HANDLE, number)
         try:
+            change = None if self._handler is None else self._handler(delivery)
             with self._store.transaction() as transaction:
                 if not transaction.end_delivery(number, status=DeliveryStatus.HANDLED, error=""):
                     return None
-                if self._handler is not None:
-                    self._handler(transaction, delivery)
+                if change is not None:
+                    change(transaction)
                 sys.audit(AFTER_HANDLE, number)
         except _FATAL:
             raise

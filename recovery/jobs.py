@@ -175,6 +175,10 @@ class JobQueue:
             raise _unknown(job_id)
         return job
 
+    def counts(self) -> dict[str, int]:
+        """Return how many jobs are ``queued``, and how many ``running``. Raises StoreErrors."""
+        return {status.value: count for status, count in self._store.active_job_counts().items()}
+
     def runs(self, job_id: int) -> list[AgentRun]:
         """Return the runs of a job, oldest first. Raises UnknownJob, or any StoreError."""
         runs = self._store.runs(job_id)

@@ -43,9 +43,15 @@ class Health(msgspec.Struct, frozen=True):
 class _Loop:
     """One start of a service: a thread, and what tells it to end. A later start has another, so none is revived."""
 
-    def __init__(self, service: PeriodicService, name: str) -> None:
+    def __init__(self, run: Callable[[_Loop], None], name: str) -> None:
         self.stop = threading.Event()
-        self.thread = threading.Thread(target=service.run_until, args=(self.stop,), name=name, daemon=True)
+        self.woken = threading.Event()
+        self.thread = threading.Thread(target=run, args=(self,), name=name, daemon=True)
+
+    def end(self) -> None:
+        """Tell it to end after the run that is under way."""
+        self.stop.set()
+        self.woken.set()
 
     def is_running(self) -> bool:
         return self.thread.is_alive()
@@ -107,8 +113,14 @@ class PeriodicService:
             if self._loop is not None and self._loop.is_running() and not self._loop.stop.is_set():
                 return
             self._health = msgspec.structs.replace(self._health, reason="")
-            self._loop = _Loop(self, self._name)
+            self._loop = _Loop(self._go_on, self._name)
             self._loop.thread.start()
+
+    def wake(self) -> None:
+        """Let the next run begin at once instead of after the interval; without a loop there is nothing to wake."""
+        with self._lock:
+            if self._loop is not None:
+                self._loop.woken.set()
 
     def stop(self, *, timeout_s: float = 10.0) -> bool:
         """Stop the loop after the run that is under way; return whether it ended within ``timeout_s`` seconds.
@@ -119,7 +131,7 @@ class PeriodicService:
             loop = self._loop
         if loop is None:
             return True
-        loop.stop.set()
+        loop.end()
         if loop.thread is threading.current_thread():
             return False
         loop.thread.join(timeout_s)
@@ -140,11 +152,14 @@ class PeriodicService:
         finally:
             self._began = None
 
-    def run_until(self, stop: threading.Event) -> None:
-        """Do one run after another until the event is set: the loop itself, for callers that have their own thread."""
-        while not stop.is_set():
+    def _go_on(self, loop: _Loop) -> None:
+        """Do one run after another until the loop is told to end."""
+        while True:
+            loop.woken.clear()  # before the look at stop, so that no end is missed; the run sees what it was woken for
+            if loop.stop.is_set():
+                return
             self.tick()
-            stop.wait(self._interval_s)
+            loop.woken.wait(self._interval_s)
 
     def _stuck(self) -> str:
         began = self._began

@@ -176,6 +176,15 @@ class Advance(msgspec.Struct, frozen=True):
         return self.result is Advanced.MOVED
 
 
+class Move(msgspec.Struct, frozen=True):
+    """A decision to move a task: its gate was green. It holds as long as the task is where it was when it was read."""
+
+    task: Task
+    stage: Stage
+    repo: str
+    why: str
+
+
 class StageEngine:
     """Moves tasks through a pipeline. ``gates`` has a gate for each name that the pipeline gives.
 
@@ -234,20 +243,31 @@ class StageEngine:
         None. A red gate, and every other reason not to move, changes nothing at all. Raises UnknownTask, UnknownStage,
         UnknownAgent, or any StoreError.
         """
-        here = self._pipeline.stage(stage)
-        task = self._task(task_id)
-        refusal = self.refusal(task, here, finished_agent)
-        if refusal is None and not (answer := self._gate(here, task)).is_green:
-            refusal = Advance(task_id, Advanced.GATE_RED, task.stage, reason=answer.reason)
-        if refusal is not None:
-            return refusal
-        return self._advance(task, here, repo, f"{finished_agent} has ended" if finished_agent else "the gate is green")
+        return self._advance(self.decide(task_id, stage, finished_agent=finished_agent, repo=repo))
 
     def approve(self, task_id: str, stage: str, *, by: str, repo: str = "") -> Advance:
         """Leave a stage with a human gate, since this human says so. Raises as ``advance_stage``, and InvalidSetting.
 
         A gate that such a stage has besides must be green, too.
         """
+        return self._advance(self.decide_approval(task_id, stage, by=by, repo=repo))
+
+    def decide(self, task_id: str, stage: str, *, finished_agent: str | None, repo: str = "") -> Move | Advance:
+        """Do the first half of ``advance_stage``, which writes nothing: return the move for ``apply``, or why not.
+
+        For those who have more to write in the transaction of the move, which a gate that takes its time must not keep
+        open.
+        """
+        here = self._pipeline.stage(stage)
+        task = self._task(task_id)
+        refusal = self.refusal(task, here, finished_agent)
+        if refusal is None and not (answer := self._gate(here, task)).is_green:
+            refusal = Advance(task_id, Advanced.GATE_RED, task.stage, reason=answer.reason)
+        why = f"{finished_agent} has ended" if finished_agent else "the gate is green"
+        return Move(task, here, repo, why) if refusal is None else refusal
+
+    def decide_approval(self, task_id: str, stage: str, *, by: str, repo: str = "") -> Move | Advance:
+        """Do the first half of ``approve``, which writes nothing. Raises as ``approve``."""
         here = self._pipeline.stage(stage)
         if not here.is_human_gated or not by:
             message = f"Expected a stage with a human gate and who approves but got {stage!r} and {by!r}."
@@ -258,7 +278,20 @@ class StageEngine:
             return Advance(task_id, result, task.stage)
         if not (answer := self._gate(here, task)).is_green:
             return Advance(task_id, Advanced.GATE_RED, stage, reason=answer.reason)
-        return self._advance(task, here, repo, f"approved by {by}")
+        return Move(task, here, repo, f"approved by {by}")
+
+    def apply(self, transaction: Transaction, move: Move) -> Advance:
+        """Do the second half: move the task if it is still where it was, and write the next job. Raises StoreErrors."""
+        task, here, now = move.task, move.stage, self._clock.now()
+        if not self._move(transaction, task, here, task.stage_entered_at, move.why, now):
+            found = transaction.task(task.task_id)
+            return Advance(task.task_id, Advanced.STALE, found.stage if found else task.stage)
+        job_id = self._write_next_job(transaction, task.task_id, here, move.repo, now)
+        return Advance(task.task_id, Advanced.MOVED, here.next or "", job_id)
+
+    def write_first_job(self, transaction: Transaction, task_id: str, *, repo: str = "") -> int | None:
+        """Write the job of the pipeline's first stage, if it starts any, in the transaction that creates the task."""
+        return self._write_job(transaction, task_id, self._pipeline.stages[0], repo, self._clock.now())
 
     def refusal(self, task: Task, stage: Stage, finished_agent: str | None) -> Advance | None:
         """Return why a machine may not move this task from this stage, its gate aside, or None. Raises UnknownAgent."""
@@ -306,7 +339,7 @@ class StageEngine:
         sys.audit(BEFORE_ADVANCE, entry.task_id)
         with self._store.transaction() as transaction:
             task = transaction.task(entry.task_id or "")
-            if not transaction.delete_outbox(entry.outbox_id) or task is None:
+            if not transaction.delete_outbox(entry) or task is None:
                 return False
             try:
                 here = self._pipeline.stage(entry.stage)
@@ -322,17 +355,16 @@ class StageEngine:
         sys.audit(AFTER_ADVANCE, entry.task_id)
         return True
 
-    def _advance(self, task: Task, here: Stage, repo: str, why: str) -> Advance:
-        """Move the task by compare-and-set and write the next job, in one transaction."""
-        now = self._clock.now()
-        sys.audit(BEFORE_ADVANCE, task.task_id)
+    def _advance(self, decided: Move | Advance) -> Advance:
+        """Apply a move in a transaction of its own."""
+        if isinstance(decided, Advance):
+            return decided
+        sys.audit(BEFORE_ADVANCE, decided.task.task_id)
         with self._store.transaction() as transaction:
-            if not self._move(transaction, task, here, task.stage_entered_at, why, now):
-                found = transaction.task(task.task_id)
-                return Advance(task.task_id, Advanced.STALE, found.stage if found else task.stage)
-            job_id = self._write_next_job(transaction, task.task_id, here, repo, now)
-        sys.audit(AFTER_ADVANCE, task.task_id)
-        return Advance(task.task_id, Advanced.MOVED, here.next or "", job_id)
+            advance = self.apply(transaction, decided)
+        if advance.is_moved:
+            sys.audit(AFTER_ADVANCE, decided.task.task_id)
+        return advance
 
     def _move(
         self, transaction: Transaction, task: Task, here: Stage, entered_at: Microseconds, why: str, now: Microseconds
@@ -349,15 +381,19 @@ class StageEngine:
     def _write_next_job(
         self, transaction: Transaction, task_id: str, here: Stage, repo: str, now: Microseconds
     ) -> int | None:
-        agent = self._pipeline.stage(here.next or here.name).starts
-        job_id = None
-        if agent is not None:
-            job = transaction.insert_job(
-                agent=agent, repo=repo, task_id=task_id, max_attempts=self._max_attempts, now=now
-            )
-            job_id = job.job_id
+        job_id = self._write_job(transaction, task_id, self._pipeline.stage(here.next or here.name), repo, now)
         sys.audit(AFTER_NEXT_JOB, task_id)
         return job_id
+
+    def _write_job(
+        self, transaction: Transaction, task_id: str, stage: Stage, repo: str, now: Microseconds
+    ) -> int | None:
+        if stage.starts is None:
+            return None
+        job = transaction.insert_job(
+            agent=stage.starts, repo=repo, task_id=task_id, max_attempts=self._max_attempts, now=now
+        )
+        return job.job_id
 
     def _gate(self, stage: Stage, task: Task) -> GateResult:
         return self._gates.evaluate(stage.gate, task) if stage.gate else GateResult(is_green=True)

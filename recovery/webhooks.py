@@ -117,7 +117,11 @@ class Receiver:
         if path == "/status":
             if method not in {"GET", "HEAD"}:
                 raise _Refusal(405, f"Expected GET /status but got {method}; ask with GET.")
-            return 200, await asyncio.to_thread(self._describe)
+            try:
+                return 200, await asyncio.to_thread(self._describe)
+            except RecoveryError as error:
+                _log.warning("the status could not be read: %s", error)
+                raise _Refusal(503, "The status could not be read; ask again.") from error
         source = path.removeprefix(_PREFIX)
         if not path.startswith(_PREFIX) or source not in self._schemes:
             raise _Refusal(404, f"Expected /status or a source under {_PREFIX} but there is no {path!r:.100}.")

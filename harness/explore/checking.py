@@ -228,13 +228,17 @@ class Pool:
         adopt_orphans(adopts=self._adopted_before)
 
     def _free(self) -> Worker:
-        """Return the worker with the least to do, once it has a folder free."""
+        """Return the worker with the least to do, of several the one that rests longest, once it has a folder free."""
         while True:
             worker = min(self._workers, key=lambda worker: len(worker.waiting))
             if len(worker.waiting) < _FOLDERS:
                 self._take(wait_s=0.0)
-                return min(self._workers, key=lambda worker: len(worker.waiting))
+                break
             self._take()
+        worker = min(self._workers, key=lambda worker: len(worker.waiting))
+        self._workers.remove(worker)
+        self._workers.append(worker)
+        return worker
 
     def _take(self, wait_s: float | None = None) -> None:
         """Take in what has been judged, and replace who has had its time; wait for one of these unless ``wait_s``."""

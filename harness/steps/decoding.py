@@ -14,7 +14,10 @@ import errno
 import os
 import stat
 import sys
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
 
 from harness.steps import memory
 from harness.steps.filter import CLONE_COMMANDS, PROT_WRITE, TMPFILE_BIT
@@ -49,10 +52,13 @@ _UNIX: Final = 1
 _ADDRESS_BYTES_MAX: Final = 110
 """The size of ``sockaddr_un``."""
 _NUMBER_OF_CREATE: Final = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
+_OUR_MACHINE: Final = AUDIT_ARCH.get(MACHINE, 0)
 _FOREVER: Final = 1 << 63
+_LOW_HALF: Final = 0xFFFFFFFF
+"""The half of a word that holds a descriptor; one that is negative is then none that can be open."""
 
 
-class Decoded(NamedTuple):
+class Decoded(msgspec.Struct, frozen=True, gc=False):
     """What becomes of a call. With ``error`` it is denied; ``mark`` are a mark's bytes.
 
     ``stray`` is a path outside of the folder that it changes.
@@ -63,10 +69,16 @@ class Decoded(NamedTuple):
     blind_spot: BlindSpot | None = None
     mark: bytes | None = None
     stray: str = ""
+    is_step: bool = False
+    """Whether it is one step and nothing else, as nearly all are."""
 
 
 _STANDARD: Final = {"/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2"}
 _OWN_PATHS: Final = ("/proc/self/", "/proc/thread-self/", "/dev/fd/", *_STANDARD)
+
+_TURN_TIMEOUT_S: Final = 0.05
+_MAKES: Final = frozenset({Action.CREATE, Action.MAKE_FOLDER, Action.MAKE_NODE, Action.SYMLINK, Action.LINK})
+_TAKES_AWAY: Final = frozenset({Action.UNLINK, Action.REMOVE_FOLDER, Action.RENAME})
 
 NOTHING: Final = Decoded()
 """The call is nobody's business: it reads, or writes to a pipe, or fails."""
@@ -108,6 +120,8 @@ class Decoder:
         self._has_mappings = False
         self._umasks: dict[int, int] = {}
         self._number = 0
+        self._turn = 0
+        self._last = NOTHING
         self._call: Notification | None = None
         self._processes: dict[int, tuple[int, int]] = {}
         calls = _calls(self)
@@ -116,17 +130,29 @@ class Decoder:
 
     def decode(self, call: Notification, number: int) -> Decoded:
         """Return what becomes of a call; its first step gets this number."""
+        if call.thread != self._turn:
+            self._take_turns(call.thread)
         if call.thread in self._waiting:
             self._settle(call.thread)
-        if call.machine != AUDIT_ARCH[MACHINE] or call.number > NUMBER_MAX:
+        if call.machine != _OUR_MACHINE or call.number > NUMBER_MAX:
             return _denied("unknown-call", f"call {call.number} of machine {call.machine:#x} is not known here")
-        self._number, self._call = number, call
+        self._number = number
+        self._call = call
+        self.folder.begin()
         try:
-            return self._calls[call.number](call)
+            self._last = decoded = self._calls[call.number](call)
         except Failing:
-            return NOTHING
+            self._last = decoded = NOTHING
         except Unreadable as error:
-            return Decoded(blind_spot=BlindSpot(what="unreadable-process", text=str(error)))
+            self._last = decoded = Decoded(blind_spot=BlindSpot(what="unreadable-process", text=str(error)))
+        return decoded
+
+    def take_back(self) -> None:
+        """Forget what the call that was decoded last would have done: it is not made."""
+        assert self._call is not None  # noqa: S101 - something was decoded
+        self._last = NOTHING
+        self.folder.take_back()
+        self._waiting.pop(self._call.thread, None)
 
     def extent(self, call: Notification) -> Extent | None:
         """Return where a write goes, None for a call that is no write."""
@@ -149,6 +175,48 @@ class Decoder:
         for thread in list(self._waiting):
             self._settle(thread)
         self.memory.close()
+
+    # One after the other
+
+    def _take_turns(self, thread: int) -> None:
+        """Wait until the last call, another thread's, has been done: where this one appends depends on it.
+
+        That it was let pass does not say that it is over, and the kernel tells nobody. So its effect is waited for,
+        for a bounded time, since it may fail as well.
+        """
+        self._turn = thread
+        if self._last.steps:
+            ends_s = time.monotonic() + _TURN_TIMEOUT_S
+            while not self._is_done(self._last.steps[0]) and time.monotonic() < ends_s:
+                os.sched_yield()
+        for other in list(self._waiting):  # what it has made is bound before anybody else moves or removes it
+            self._settle(other)
+
+    def _is_done(self, step: Step) -> bool:
+        """Tell whether the last call, which makes this step, has had the effect that others depend on."""
+        assert self._call is not None  # noqa: S101 - it has made a step
+        if step.action is Action.WRITE:
+            return self._is_written(self._call, step)
+        there = lstat(os.path.join(self.folder.root, step.path)) if step.path else None
+        if step.action is Action.TRUNCATE:
+            return there is None or there.st_size == step.length
+        if step.action in _MAKES:
+            return there is not None
+        if step.action not in _TAKES_AWAY or there is None:
+            return True
+        return self.folder.node_of((there.st_dev, there.st_ino)) != step.node
+
+    def _is_written(self, call: Notification, step: Step) -> bool:
+        if self._names[call.number] not in _WRITES or self.is_positioned(call):
+            return True
+        try:
+            opened = memory.open_file(call.thread, _descriptor(call.arguments[0]))
+            if opened.flags & os.O_APPEND:
+                status = os.stat(f"/proc/{call.thread}/fd/{_descriptor(call.arguments[0])}")
+                return status.st_size >= step.offset + step.length
+        except (OSError, Failing, Unreadable):  # it has closed the file since, or ended
+            return True
+        return opened.position != step.offset
 
     # What was made by calls that are over
 
@@ -230,10 +298,32 @@ class Decoder:
 
     # Writes
 
+    def pwrite64(self, call: Notification) -> Decoded:
+        """Write at a place: by far the most frequent step, in databases, and so with a short way of its own."""
+        thread, given = call.thread, call.arguments
+        node = self.folder.node(self.memory.status(thread, given[0] & _LOW_HALF))
+        length, offset = given[2], given[3]
+        if not node or self._looks_at_flags or not 0 < length <= _CHUNK_BYTES or offset >= _FOREVER:
+            return self.write(call)
+        process, ordinal = self._processes.get(thread) or self._ordinals(thread)
+        step = Step(
+            number=self._number,
+            action=Action.WRITE,
+            call="pwrite64",
+            path=self.folder.path(node),
+            node=node,
+            offset=offset,
+            length=length,
+            content=NO_CONTENT if self._keep is None else self._keep(self.memory.read(thread, given[1], length)),
+            process=process,
+            thread=ordinal,
+        )
+        return Decoded(steps=(step,), is_step=True)
+
     def write(self, call: Notification) -> Decoded:
         """Write, by any of the calls that take memory of the caller's."""
-        thread, descriptor = call.thread, _descriptor(call.arguments[0])
-        status = memory.status_of(thread, descriptor)
+        thread, descriptor = call.thread, call.arguments[0] & _LOW_HALF
+        status = self.memory.status(thread, descriptor)
         if status.st_ino == self._marks[1] and status.st_dev == self._marks[0]:
             extent = self._extent(call, with_place=False)
             return Decoded(mark=self._bytes(thread, extent)) if extent.length else NOTHING
@@ -272,8 +362,6 @@ class Decoder:
         if name in _PLAIN:
             length = min(given[2], _WRITE_BYTES_MAX)
             pieces = ((given[1], length),)
-            if name == "pwrite64" and not self._looks_at_flags:  # by far the most frequent, in databases
-                return Extent(pieces, length, given[3], 0)
         else:
             pieces = tuple(self.memory.vectors(thread, given[1], min(given[2], 1024)))
             length = min(sum(length for _, length in pieces), _WRITE_BYTES_MAX)
@@ -281,6 +369,9 @@ class Decoder:
             return Extent(pieces, length, 0, 0)
         descriptor = _descriptor(given[0])
         offset = -1 if name in {"write", "writev"} else _signed_word(given[3])
+        if offset < 0 and name in {"pwrite64", "pwritev"}:
+            msg = f"{name} at {offset}"
+            raise Failing(msg)
         per_call = _flags_of_call(given[5]) if name == "pwritev2" else 0
         flags = per_call
         if offset < 0 or self._looks_at_flags or per_call:
@@ -288,7 +379,7 @@ class Decoder:
             flags |= opened.flags
             offset = opened.position if offset < 0 else offset
         if flags & os.O_APPEND:
-            offset = (status or memory.status_of(thread, descriptor)).st_size
+            offset = (status or self.memory.status(thread, descriptor)).st_size
         return Extent(pieces, length, offset, flags)
 
     def _bytes(self, thread: int, extent: Extent) -> bytes:
@@ -320,11 +411,11 @@ class Decoder:
     def _copied(
         self, thread: int, source: int, source_place: int, target: int, target_place: int, count: int
     ) -> Decoded:
-        status = memory.status_of(thread, target)
+        status = self.memory.status(thread, target)
         node = self._node(thread, status)
         if not node:
             return self._stray(thread, target, status)
-        origin = memory.status_of(thread, source)
+        origin = self.memory.status(thread, source)
         if not stat.S_ISREG(origin.st_mode):
             text = "a copy from a pipe or socket into a file, whose bytes are not known beforehand, was refused"
             return Decoded(error=errno.EINVAL, blind_spot=BlindSpot(what="splice", text=text, is_denied=True))
@@ -351,7 +442,7 @@ class Decoder:
 
     def ioctl(self, call: Notification) -> Decoded:
         """Share blocks with another file: refused, as by a file system that cannot."""
-        status = memory.status_of(call.thread, _descriptor(call.arguments[0]))
+        status = self.memory.status(call.thread, _descriptor(call.arguments[0]))
         if call.arguments[1] & 0xFFFFFFFF not in CLONE_COMMANDS or not self._node(call.thread, status):
             return NOTHING
         text = "a reflink (FICLONE) was refused, as by a file system that has none; programs then copy"
@@ -368,7 +459,7 @@ class Decoder:
     def ftruncate(self, call: Notification) -> Decoded:
         """Set the size of an open file."""
         descriptor = _descriptor(call.arguments[0])
-        status = memory.status_of(call.thread, descriptor)
+        status = self.memory.status(call.thread, descriptor)
         if not self._node(call.thread, status):
             return self._stray(call.thread, descriptor, status)
         return self._resized(call.thread, status, _signed_word(call.arguments[1]))
@@ -383,7 +474,7 @@ class Decoder:
     def fallocate(self, call: Notification) -> Decoded:
         """Reserve, zero or punch a range of an open file; shifting ranges is refused."""
         descriptor, mode, offset, length, *_ = call.arguments
-        status = memory.status_of(call.thread, _descriptor(descriptor))
+        status = self.memory.status(call.thread, _descriptor(descriptor))
         node = self._node(call.thread, status)
         if not node or not length:
             return NOTHING
@@ -435,6 +526,7 @@ class Decoder:
         if flags & TMPFILE_BIT:
             node = self.folder.reserve("")
             self._unnamed.append(node)
+            self.folder.undo_with(lambda: self._unnamed.remove(node))
             return Decoded(steps=(self._step(Action.CREATE_UNNAMED, node=node, mode=mode),))
         if status is not None:
             if not flags & os.O_TRUNC or (flags & os.O_EXCL and flags & os.O_CREAT):
@@ -509,7 +601,7 @@ class Decoder:
 
     def fsetxattr(self, call: Notification) -> Decoded:
         """Set one of an open file."""
-        return self._attributed(memory.status_of(call.thread, _descriptor(call.arguments[0])))
+        return self._attributed(self.memory.status(call.thread, _descriptor(call.arguments[0])))
 
     def setxattrat(self, call: Notification) -> Decoded:
         """Set one relative to a folder."""
@@ -561,10 +653,10 @@ class Decoder:
     def _linked_object(self, call: Notification, folder: int, path: int, flags: int) -> os.stat_result | None:
         name = self.memory.text(call.thread, path)
         if flags & _AT_EMPTY_PATH and not name:
-            return memory.status_of(call.thread, _descriptor(folder))
+            return self.memory.status(call.thread, _descriptor(folder))
         absolute = self._absolute(call.thread, folder, name)
         if flags & _AT_SYMLINK_FOLLOW and name.startswith("/proc/self/fd/"):  # how a file without a name gets one
-            return memory.status_of(call.thread, int(name.removeprefix("/proc/self/fd/")))
+            return self.memory.status(call.thread, int(name.removeprefix("/proc/self/fd/")))
         try:
             return os.stat(absolute, follow_symlinks=bool(flags & _AT_SYMLINK_FOLLOW))
         except OSError:
@@ -654,7 +746,7 @@ class Decoder:
         if self._keep is not None:
             with open(source.absolute, "rb") as file:
                 content = self._keep(file.read())
-        node = self.folder.add(moved, target.path)
+        node = self.folder.take_in(moved, target.path)
         mode = stat.S_IMODE(moved.st_mode)
         length = moved.st_size
         step = self._step(Action.RENAME, target=target.path, node=node, length=length, content=content, mode=mode)
@@ -671,7 +763,7 @@ class Decoder:
 
     def fchmod(self, call: Notification) -> Decoded:
         """Change permissions of an open file."""
-        status = memory.status_of(call.thread, _descriptor(call.arguments[0]))
+        status = self.memory.status(call.thread, _descriptor(call.arguments[0]))
         return self._changed_mode(self._node(call.thread, status), status, call.arguments[1])
 
     def _chmod(self, place: Place, mode: int) -> Decoded:
@@ -699,7 +791,7 @@ class Decoder:
         return self._synced(call, Action.SYNC_RANGE)
 
     def _synced(self, call: Notification, action: Action) -> Decoded:
-        node = self._node(call.thread, memory.status_of(call.thread, _descriptor(call.arguments[0])))
+        node = self._node(call.thread, self.memory.status(call.thread, _descriptor(call.arguments[0])))
         return Decoded(steps=(self._step(action, path=self.folder.path(node), node=node),)) if node else NOTHING
 
     def sync(self, _call: Notification) -> Decoded:
@@ -708,7 +800,7 @@ class Decoder:
 
     def syncfs(self, call: Notification) -> Decoded:
         """Flush a file system, if it is the folder's."""
-        status = memory.status_of(call.thread, _descriptor(call.arguments[0]))
+        status = self.memory.status(call.thread, _descriptor(call.arguments[0]))
         return Decoded(steps=(self._step(Action.SYNC_ALL),)) if status.st_dev == self.folder.device else NOTHING
 
     def msync(self, call: Notification) -> Decoded:
@@ -725,7 +817,7 @@ class Decoder:
         descriptor = _descriptor(call.arguments[4])
         if descriptor < 0:
             return NOTHING
-        node = self._node(call.thread, memory.status_of(call.thread, descriptor))
+        node = self._node(call.thread, self.memory.status(call.thread, descriptor))
         if not node:
             return NOTHING
         self._has_mappings = True
@@ -773,12 +865,12 @@ class Decoder:
 
 _WRITES: Final = frozenset({"write", "pwrite64", "writev", "pwritev", "pwritev2"})
 _PLAIN: Final = frozenset({"write", "pwrite64"})
-_SAME: Final = {"fchmodat2": "fchmodat"}
+_SAME: Final = {"writev": "write", "pwritev": "write", "pwritev2": "write", "fchmodat2": "fchmodat"}
 
 
 def _calls(decoder: Decoder) -> dict[str, Callable[[Notification], Decoded]]:
     names: Iterable[str] = {name for numbers in NUMBERS.values() for name in numbers}
-    return {name: decoder.write if name in _WRITES else getattr(decoder, _SAME.get(name, name)) for name in names}
+    return {name: getattr(decoder, _SAME.get(name, name)) for name in names}
 
 
 def _denied(what: str, text: str) -> Decoded:

@@ -36,6 +36,7 @@ class WatchedFolder:
         self._nodes: dict[_Identity, int] = {}
         self._paths: dict[int, str] = {}
         self._nameless: set[int] = set()
+        self._noted: list[Callable[[], object]] = []
         self._next = ROOT_NODE
         root = os.stat(self.root)
         self.device = root.st_dev
@@ -68,12 +69,35 @@ class WatchedFolder:
 
     def lose_name(self, node: int, status: os.stat_result) -> None:
         """Note that a name of a node goes; after its last one, only who has it open can reach it."""
-        if status.st_nlink <= 1:
+        if status.st_nlink <= 1 and node not in self._nameless:
             self._nameless.add(node)
+            self.undo_with(lambda: self._nameless.discard(node))
 
     def gain_name(self, node: int) -> None:
         """Note that a node gets a name."""
-        self._nameless.discard(node)
+        if node in self._nameless:
+            self._nameless.discard(node)
+            self.undo_with(lambda: self._nameless.add(node))
+
+    def take_in(self, status: os.stat_result, path: str) -> int:
+        """Give an object that comes from outside its node."""
+        node = self.add(status, path)
+        self.undo_with(lambda: self._nodes.pop((status.st_dev, status.st_ino), 0))
+        return node
+
+    def begin(self) -> None:
+        """Begin to look at a call: those before it were made."""
+        if self._noted:
+            self._noted.clear()
+
+    def undo_with(self, undo: Callable[[], object]) -> None:
+        """Have ``take_back`` do this, too."""
+        self._noted.append(undo)
+
+    def take_back(self) -> None:
+        """Forget what was noted since ``begin``: the call is not made, its caller was killed or was answered."""
+        while self._noted:
+            self._noted.pop()()
 
     def node_of(self, identity: _Identity) -> int:
         """Return the node with this device and inode, 0 if none has."""
@@ -85,11 +109,15 @@ class WatchedFolder:
 
     def move(self, node: int, path: str) -> None:
         """Note that a node is at another path now, and what is under it too."""
-        old = self._paths.get(node, "") + "/"
+        before = self._paths.get(node, "")
+        self._move(node, before, path)
+        self.undo_with(lambda: self._move(node, path, before))
+
+    def _move(self, node: int, before: str, path: str) -> None:
         self._paths[node] = path
         for other, under in self._paths.items():
-            if under.startswith(old) and other != node:
-                self._paths[other] = path + under[len(old) - 1 :]
+            if other != node and under.startswith(before + "/"):
+                self._paths[other] = path + under[len(before) :]
 
     def place(self, absolute: str) -> Place:
         """Resolve all but the last name of an absolute path."""

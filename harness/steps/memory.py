@@ -30,10 +30,27 @@ class OpenFile(NamedTuple):
 
 
 class Memory:
-    """Reads the memory of processes; keeps their ``mem`` files open, since opening costs more than reading."""
+    """Reads the memory of processes, and what their descriptors are.
+
+    Keeps their ``mem`` files and their folders of descriptors open: to open them costs more than to read.
+    """
 
     def __init__(self) -> None:
         self._files: dict[int, int] = {}
+        self._folders: dict[int, int] = {}
+
+    def status(self, thread: int, descriptor: int) -> os.stat_result:
+        """Return what an open descriptor is. Raises Failing or Unreadable."""
+        folder = self._folders.get(thread)
+        if folder is not None:
+            try:
+                return os.stat(str(descriptor), dir_fd=folder)
+            except OSError:  # it is not open, or the folder was of an earlier thread with this number
+                os.close(self._folders.pop(thread))
+        try:
+            return os.stat(str(descriptor), dir_fd=self._folder(thread))
+        except OSError as error:
+            raise _refusal(error, f"descriptor {descriptor} of thread {thread}") from error
 
     def read(self, thread: int, address: int, count: int) -> bytes:
         """Return ``count`` bytes. Raises Failing where there are not as many, Unreadable where none may be read."""
@@ -73,9 +90,17 @@ class Memory:
 
     def close(self) -> None:
         """Close what was kept open."""
-        for file in self._files.values():
-            os.close(file)
-        self._files.clear()
+        for files in (self._files, self._folders):
+            for file in files.values():
+                os.close(file)
+            files.clear()
+
+    def _folder(self, thread: int) -> int:
+        if len(self._folders) >= _OPEN_MAX:
+            self.close()
+        folder = os.open(f"/proc/{thread}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._folders[thread] = folder
+        return folder
 
     def _open_and_read(self, thread: int, address: int, count: int) -> bytes:
         if len(self._files) >= _OPEN_MAX:
@@ -105,14 +130,6 @@ def _refusal(error: OSError, what: str) -> Unreadable | Failing:
     """Return what an error of /proc means."""
     text = f"{what} cannot be looked at: {error.strerror}"
     return Unreadable(text) if error.errno in {errno.EACCES, errno.EPERM} else Failing(text)
-
-
-def status_of(thread: int, descriptor: int) -> os.stat_result:
-    """Return what an open descriptor of another process is. Raises Failing or Unreadable."""
-    try:
-        return os.stat(f"/proc/{thread}/fd/{descriptor}")
-    except OSError as error:
-        raise _refusal(error, f"descriptor {descriptor} of thread {thread}") from error
 
 
 def path_of(thread: int, descriptor: int) -> str:

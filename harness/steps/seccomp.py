@@ -142,6 +142,7 @@ class _Supervision:
         self._kill_at = directive.number if isinstance(directive, KillBefore) else 0
         self._kill_at_mark = directive.count if isinstance(directive, KillAfterMark) else 0
         self._is_answering = isinstance(directive, Answer)
+        self._is_watching = isinstance(directive, Watch) and not self._expected
         self._answers_left: float = 0
         self._answered_node = 0
         self._mark_count = 0
@@ -163,14 +164,15 @@ class _Supervision:
         listener = self._listener.descriptor
         poll.register(listener, select.POLLIN)
         poll.register(self._family.pidfd, select.POLLIN)
+        a_call = (listener, select.POLLIN)
         calls = 0
         while not self._is_over:
             left_s = deadline_s - time.monotonic()
-            ready = poll.poll(max(0.0, left_s) * 1000) if left_s > 0 else []
+            ready = poll.poll(left_s * 1000) if left_s > 0 else []
             if not ready:
                 self._is_timed_out = True
                 return
-            if (listener, select.POLLIN) not in ready:
+            if a_call not in ready:
                 return  # the program has ended, or nobody wears the filter any more
             self._take()
             calls += 1
@@ -208,7 +210,17 @@ class _Supervision:
         decoded = self._decoder.decode(call, self._count + 1)
         if decoded is NOTHING:
             self._listener.let_pass(call)
-            return
+        elif self._is_watching and decoded.is_step:
+            step = decoded.steps[0]
+            self.steps.append(step)
+            self._count = step.number
+            if not self._listener.let_pass(call):
+                self._drop(step.number, 1)
+        else:
+            self._carry_out(call, decoded)
+
+    def _carry_out(self, call: Notification, decoded: Decoded) -> None:
+        """Do with a call what its meaning and the directive ask for."""
         if decoded.blind_spot is not None or decoded.stray:
             self._note(decoded)
         if decoded.error:
@@ -258,17 +270,23 @@ class _Supervision:
                 self._kill()
                 return
             if self._is_answering and self._answers(number, step):
+                self._decoder.take_back()
                 self._answer(call, step)
                 self._count = number
                 return
             self._count = number
             self.steps.append(step)
         if not self._listener.let_pass(call):  # its caller was killed while it was looked at: it has not happened
-            self._count = before
-            del self.steps[len(self.steps) - len(decoded.steps) :]
+            self._drop(before + 1, len(decoded.steps))
+
+    def _drop(self, number: int, count: int) -> None:
+        """Take back the steps of a call that has not happened, from this number on."""
+        self._decoder.take_back()
+        self._count = number - 1
+        del self.steps[len(self.steps) - count :]
 
     def _diverges(self, number: int, step: Step) -> bool:
-        if number <= len(self._expected) and self._expected[number - 1].trace == step.trace:
+        if number <= len(self._expected) and step.does_as(self._expected[number - 1]):
             return False
         self._diverged_at = number
         return True

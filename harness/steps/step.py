@@ -86,7 +86,7 @@ def readable(text: str) -> str:
 SYNCS: Final = frozenset({Action.SYNC, Action.SYNC_DATA, Action.SYNC_RANGE, Action.SYNC_ALL})
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One step, or one mark. ``offset`` and ``length`` are in bytes, ``mode`` is permission bits.
 
     ``call`` is the name of the system call (or audit event). ``process`` and ``thread`` count those of the run from 1
@@ -115,6 +115,16 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def trace(self) -> tuple[Action, str, str, int, int]:
         """What two runs of a deterministic program have in common at this step."""
         return (self.action, self.path, self.target, self.offset, self.length)
+
+    def does_as(self, other: Step) -> bool:
+        """Whether the traces of two steps are equal; asked of every step of a run that is to be as another one was."""
+        return (
+            self.action is other.action
+            and self.path == other.path
+            and self.target == other.target
+            and self.offset == other.offset
+            and self.length == other.length
+        )
 
     def __str__(self) -> str:
         """Say the step as a report does: ``12: write a.db-wal 4096 bytes at 32``."""

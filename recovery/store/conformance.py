@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from recovery.errors import QueryRefused, RecoveryError, StoreClosed, UnknownTask
 from recovery.store.conformance_jobs import JobConformance
 from recovery.store.conformance_keys import KeyConformance
+from recovery.store.conformance_sources import SourceConformance
 from recovery.store.conformance_state import StateConformance
 from recovery.store.rows import (
     Audit,
@@ -52,7 +53,7 @@ _STRANGE_IDS: Final = (
 )
 
 
-class StoreConformance(JobConformance, StateConformance, KeyConformance):
+class StoreConformance(JobConformance, StateConformance, KeyConformance, SourceConformance):
     """What a store promises, one promise to a method."""
 
     store: Store

@@ -6,6 +6,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from recovery.errors import UnknownTask
 from recovery.store.job_rows import AgentRun, DeadTicks, Job, JobStatus, OutboxEntry, OutboxKind, RunningJob
 from recovery.store.rows import Task, TaskStatus
@@ -130,17 +132,20 @@ class JobConformance:
             (second, JobStatus.RUNNING),
             (third, JobStatus.QUEUED),
         ]
+        assert self.store.active_job_counts() == {JobStatus.QUEUED: 2, JobStatus.RUNNING: 1}
 
     def test_the_outbox_keeps_what_is_to_be_done_until_it_is(self) -> None:
         """Entries of a kind in order and by page; taken by compare-and-set; deleted once."""
         number = self._insert_job(task_id="t").job_id
         with self.store.transaction() as transaction:
-            alert, later, advance = (
+            alert, later, _ = (
                 transaction.insert_outbox(self._entry(number, claim, kind))
                 for claim, kind in ((1, OutboxKind.ALERT), (2, OutboxKind.ALERT), (1, OutboxKind.ADVANCE))
             )
-            assert transaction.take_outbox(alert, expected=None, taken_by="me")
-            assert not transaction.take_outbox(alert, expected=None, taken_by="you")
+        first = self.store.outbox(OutboxKind.ALERT, limit=_PAGE)[0]
+        with self.store.transaction() as transaction:
+            assert transaction.take_outbox(first, expected=None, taken_by="me")
+            assert not transaction.take_outbox(first, expected=None, taken_by="you")
         alerts = self.store.outbox(OutboxKind.ALERT, limit=_PAGE)
         assert [(entry.outbox_id, entry.claim, entry.tries, entry.taken_by) for entry in alerts] == [
             (alert, 1, 1, "me"),
@@ -158,11 +163,24 @@ class JobConformance:
         )
         assert self.store.outbox(OutboxKind.ALERT, after=alert, limit=1) == alerts[1:]
         with self.store.transaction() as transaction:
-            assert transaction.take_outbox(alert, expected="me", taken_by=None)
-            assert transaction.delete_outbox(alert)
-            assert not transaction.delete_outbox(alert)
-            assert transaction.delete_outbox(advance)
+            assert transaction.take_outbox(first, expected="me", taken_by=None)
+            assert transaction.delete_outbox(first)
+            assert not transaction.delete_outbox(first)
+            assert transaction.delete_outbox(entry)
         assert [entry.outbox_id for entry in self.store.outbox(OutboxKind.ALERT, limit=_PAGE)] == [later]
+
+    def test_an_entry_that_was_read_is_never_taken_for_a_later_one(self) -> None:
+        """Its number may be given again: who is late with an old entry takes and removes nothing of the new one's."""
+        number = self._insert_job(task_id="t").job_id
+        old = self._outboxed(self._entry(number, 1, OutboxKind.ALERT))
+        with self.store.transaction() as transaction:
+            assert transaction.delete_outbox(old)
+        new = self._outboxed(self._entry(number, 2, OutboxKind.ALERT))
+        with self.store.transaction() as transaction:
+            late = msgspec.structs.replace(old, outbox_id=new.outbox_id)
+            assert not transaction.take_outbox(late, expected=None, taken_by="late")
+            assert not transaction.delete_outbox(late)
+        assert self.store.outbox(OutboxKind.ALERT, limit=_PAGE) == [new]
 
     def test_a_stage_changes_only_from_the_one_that_was_entered(self) -> None:
         """Compare-and-set on the stage and the moment it was entered; other tasks stay."""
@@ -200,6 +218,11 @@ class JobConformance:
             if task_id is not None and transaction.task(task_id) is None:
                 transaction.insert_task(Task(task_id, None, TaskStatus.CREATED, "a", 1, 1, 1))
             return transaction.insert_job(agent=agent, repo="repo", task_id=task_id, max_attempts=2, now=10)
+
+    def _outboxed(self, entry: OutboxEntry) -> OutboxEntry:
+        with self.store.transaction() as transaction:
+            number = transaction.insert_outbox(entry)
+        return msgspec.structs.replace(entry, outbox_id=number)
 
     def _insert_stage(self, task_id: str) -> None:
         with self.store.transaction() as transaction:

@@ -65,11 +65,14 @@ class JobTransaction(Protocol):
         """Add an entry, whose id is made here, and return the id."""
         ...
 
-    def delete_outbox(self, outbox_id: int) -> bool:
-        """Remove an entry; False where there is none, so that of several who deliver it one goes on."""
+    def delete_outbox(self, entry: OutboxEntry) -> bool:
+        """Remove an entry as it was read; False where it is gone, so that of several who deliver it one goes on.
+
+        Its number may be another entry's by then: an entry is known by its number, job and claim together.
+        """
         ...
 
-    def take_outbox(self, outbox_id: int, *, expected: str | None, taken_by: str | None) -> bool:
+    def take_outbox(self, entry: OutboxEntry, *, expected: str | None, taken_by: str | None) -> bool:
         """Say who is sending an entry, if it is held by ``expected``, and count the try; False, and no change, if not.
 
         To give it back, taken_by None, is no try.
@@ -99,6 +102,10 @@ class JobStore(Protocol):
 
     def active_jobs(self, task_id: str) -> list[Job]:
         """Return the queued and running jobs of a task, oldest first."""
+        ...
+
+    def active_job_counts(self) -> dict[JobStatus, int]:
+        """Return how many jobs are queued, and how many running; what has ended is not counted."""
         ...
 
     def runs(self, job_id: int) -> list[AgentRun]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from recovery.store.job_protocol import JobStore, JobTransaction
+from recovery.store.source_protocol import SourceStore, SourceTransaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +46,7 @@ PAGE_ROWS_MAX: Final = 1000
 """How many rows a listing returns unless it is told otherwise."""
 
 
-class Transaction(JobTransaction, Protocol):
+class Transaction(JobTransaction, SourceTransaction, Protocol):
     """The inside of ``with store.transaction()``: what it sees stays as it is until the block ends.
 
     Leaving the block commits, leaving it by an exception rolls back. Every method may raise a ``StoreError``.
@@ -250,7 +251,7 @@ class Transaction(JobTransaction, Protocol):
         ...
 
 
-class Store(JobStore, Protocol):
+class Store(JobStore, SourceStore, Protocol):
     """Durable memory, safe for use by several threads at once.
 
     When the block of a transaction has been left without an exception, its changes survive a crash of this process, of

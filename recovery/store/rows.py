@@ -39,6 +39,22 @@ class Task(msgspec.Struct, frozen=True):
     updated_at: Microseconds
 
 
+class TaskSource(msgspec.Struct, frozen=True):
+    """Where a task comes from: its repository, its branch, and the newest commit there, empty while none is known."""
+
+    task_id: str
+    repo: str
+    branch: str
+    sha: str = ""
+
+
+class WaitingTask(msgspec.Struct, frozen=True):
+    """A task in whose stage nobody is at work. ``repo`` is empty for one that comes from nowhere."""
+
+    task: Task
+    repo: str
+
+
 class StoredCheckpoint(msgspec.Struct, frozen=True):
     """A checkpoint as it is stored. ``snapshot`` is JSON in UTF-8, ``content_hash`` its SHA-256 in hexadecimal."""
 

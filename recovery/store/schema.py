@@ -271,6 +271,28 @@ CREATE TABLE key_usage (
 ) STRICT, WITHOUT ROWID
 """
 
+# Where tasks come from. Rows of tasks are read at every step and these are not, so they are apart. A branch is found
+# by its name, a commit by its repository: there are few open branches in one.
+_TASK_SOURCES: Final = """
+CREATE TABLE task_sources (
+    task_id TEXT NOT NULL PRIMARY KEY REFERENCES tasks (task_id),
+    repo    TEXT NOT NULL,
+    branch  TEXT NOT NULL,
+    sha     TEXT NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+_TASK_SOURCES_BY_BRANCH: Final = "CREATE INDEX task_sources_by_branch ON task_sources (repo, branch)"
+_TASK_SOURCES_BY_COMMIT: Final = "CREATE INDEX task_sources_by_commit ON task_sources (repo, sha) WHERE sha <> ''"
+
+# By the age of the stage, and not of the row (D21): what is due is at the front.
+_TASKS_WAITING: Final = (
+    "CREATE INDEX tasks_waiting ON tasks (stage, stage_entered_at, task_id) WHERE status IN ('created', 'running')"
+)
+
+_WEBHOOK_INBOX_FAILED: Final = (
+    "CREATE INDEX webhook_inbox_failed ON webhook_inbox (delivery_number) WHERE status = 'failed'"
+)
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     (_TASKS, _TASKS_BY_STATUS, CHECKPOINTS, _TASK_AUDITS, _TASK_AUDITS_BY_TASK),
     (_CHECKPOINT_EVIDENCE,),
@@ -297,5 +319,6 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     ),
     (_STATE_ENTRIES, _CYCLES, _CYCLE_ENTRIES),
     (_IDEMPOTENCY_KEYS, _IDEMPOTENCY_KEYS_BY_USE, _KEY_USAGE),
+    (_TASK_SOURCES, _TASK_SOURCES_BY_BRANCH, _TASK_SOURCES_BY_COMMIT, _TASKS_WAITING, _WEBHOOK_INBOX_FAILED),
 )
 """Step 1, step 2, ...: the schema version of this code is their number."""

@@ -23,6 +23,7 @@ from recovery.store.sqlite_idempotency import KeyReads, KeyWrites
 from recovery.store.sqlite_inbox import InboxReads, InboxWrites
 from recovery.store.sqlite_jobs import JobReads, JobWrites
 from recovery.store.sqlite_leases import LeaseReads, LeaseWrites
+from recovery.store.sqlite_sources import SourceReads, SourceWrites
 from recovery.store.sqlite_state import StateReads, StateWrites
 from recovery.store.translation import is_busy, is_unknown_parent, translated
 from recovery.store.turns import Turns, make_impatient
@@ -70,7 +71,7 @@ _ROWS: Final = 100
 _Parameters = tuple[Scalar | bytes, ...]
 
 
-class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, StateWrites, KeyWrites):
+class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, StateWrites, KeyWrites, SourceWrites):
     """A write transaction: BEGIN IMMEDIATE, so that what it reads cannot go stale.
 
     The connection is its own until the block ends, the commit it may share with other threads (``groups``).
@@ -194,7 +195,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
             raise self._store.translated(error) from error
 
 
-class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads, KeyReads):
+class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads, KeyReads, SourceReads):
     """A Store in one SQLite file. Make it with ``open_store(path)``, or from what ``init_factory`` returned."""
 
     def __init__(self, factory: ConnectionFactory, *, takes_turns: bool = True) -> None:
@@ -233,6 +234,11 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads, K
     def task(self, task_id: str) -> Task | None:
         """Return the task, or None."""
         rows = self._read(_TASK_BY_ID, (task_id,))
+        return _task(rows[0]) if rows else None
+
+    def task_with_tracker_key(self, tracker_key: str) -> Task | None:
+        """Return the one task with this tracker key, or None."""
+        rows = self._read(_TASK_BY_TRACKER_KEY, (tracker_key,))
         return _task(rows[0]) if rows else None
 
     def tasks(self, *, status: TaskStatus | None = None, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[Task]:

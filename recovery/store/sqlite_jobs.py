@@ -63,14 +63,19 @@ RUNNING: Final = (
     "WHERE j.status = 'running' AND j.job_id > ? ORDER BY j.job_id LIMIT ?"
 )
 ACTIVE: Final = f"SELECT {_COLUMNS} FROM jobs WHERE task_id = ? AND status IN ('queued', 'running') ORDER BY job_id"
+COUNTS: Final = {
+    status: f"SELECT count(*) FROM jobs WHERE status = '{status}'" for status in (JobStatus.QUEUED, JobStatus.RUNNING)
+}
 RUNS: Final = (
     "SELECT run_id, job_id, claim, task_id, agent, started_at, finished_at, exit_code FROM agent_runs "
     "WHERE job_id = ? ORDER BY run_id"
 )
 _OUTBOX = "kind, job_id, claim, agent, repo, task_id, stage, entered_at, text, tries, taken_by, created_at"
 _INSERT_OUTBOX: Final = f"INSERT INTO outbox ({_OUTBOX}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL, ?)"
-_DELETE_OUTBOX: Final = "DELETE FROM outbox WHERE outbox_id = ?"
-_TAKE_OUTBOX: Final = "UPDATE outbox SET taken_by = ?, tries = tries + ? WHERE outbox_id = ? AND taken_by IS ?"
+# SQLite gives the number of a row that is gone to a later one: by its number alone, who is late would take another's.
+_ENTRY = "WHERE outbox_id = ? AND job_id = ? AND claim = ?"
+_DELETE_OUTBOX: Final = f"DELETE FROM outbox {_ENTRY}"
+_TAKE_OUTBOX: Final = f"UPDATE outbox SET taken_by = ?, tries = tries + ? {_ENTRY} AND taken_by IS ?"
 OUTBOX: Final = f"SELECT outbox_id, {_OUTBOX} FROM outbox WHERE kind = ? AND outbox_id > ? ORDER BY outbox_id LIMIT ?"
 _CHANGE_STAGE: Final = (
     "UPDATE tasks SET stage = ?, stage_entered_at = ?, updated_at = ? "
@@ -158,14 +163,15 @@ class JobWrites:
         assert number is not None  # noqa: S101 - a row was inserted
         return number
 
-    def delete_outbox(self, outbox_id: int) -> bool:
-        """Remove an entry; False where there is none."""
-        return self.execute(_DELETE_OUTBOX, (outbox_id,)).rowcount == 1
+    def delete_outbox(self, entry: OutboxEntry) -> bool:
+        """Remove an entry as it was read; False where it is gone."""
+        return self.execute(_DELETE_OUTBOX, (entry.outbox_id, entry.job_id, entry.claim)).rowcount == 1
 
-    def take_outbox(self, outbox_id: int, *, expected: str | None, taken_by: str | None) -> bool:
+    def take_outbox(self, entry: OutboxEntry, *, expected: str | None, taken_by: str | None) -> bool:
         """Say who is sending an entry, if it is held by ``expected``."""
         tries = int(taken_by is not None)
-        return self.execute(_TAKE_OUTBOX, (taken_by, tries, outbox_id, expected)).rowcount == 1
+        row = (taken_by, tries, entry.outbox_id, entry.job_id, entry.claim, expected)
+        return self.execute(_TAKE_OUTBOX, row).rowcount == 1
 
     def change_stage(
         self, task_id: str, *, expected: str, entered_at: Microseconds, stage: str, now: Microseconds
@@ -192,6 +198,10 @@ class JobReads:
     def active_jobs(self, task_id: str) -> list[Job]:
         """Return the queued and running jobs of a task, oldest first."""
         return [_job(row) for row in self._read(ACTIVE, (task_id,))]
+
+    def active_job_counts(self) -> dict[JobStatus, int]:
+        """Return how many jobs are queued, and how many running."""
+        return {status: self._read(statement, ())[0][0] for status, statement in COUNTS.items()}
 
     def runs(self, job_id: int) -> list[AgentRun]:
         """Return the runs of a job, oldest first."""

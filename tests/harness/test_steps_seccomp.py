@@ -7,6 +7,7 @@ This module is long because there are some forty calls, and each has its ways.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -574,16 +575,58 @@ def test_writers_at_once_have_one_order(lab: Lab) -> None:
         children = []
         for name in b"abcd":
             if (pid := os.fork()) == 0:
-                for _ in range(25):
-                    os.write(descriptor, bytes([name]))
+                for count in range(25):
+                    os.write(descriptor, bytes([name]) * (count + 1))
                 os._exit(0)
             children.append(pid)
         for pid in children:
             os.waitpid(pid, 0)
 
-    observation = lab.watch(work)
+    observation, _ = lab.record(work)
     assert len([step for step in observation.steps if step.action is Action.WRITE]) == 100
-    assert (lab.directory / "log").stat().st_size == 100
+    assert (lab.directory / "log").stat().st_size == 4 * sum(range(1, 26))
+
+
+def test_names_that_are_changed_at_once_have_one_order(lab: Lab) -> None:
+    """Three processes replace and remove one file: each is looked at once the one before it is done."""
+
+    def replace(name: str) -> None:
+        for count in range(20):
+            Path(name).write_bytes(name.encode() * (count + 1))
+            os.rename(name, "current")
+            if count % 3 == 0:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink("current")
+
+    def work() -> None:
+        children = []
+        for name in ("a", "b", "c"):
+            if (pid := os.fork()) == 0:
+                replace(name)
+                os._exit(0)
+            children.append(pid)
+        for pid in children:
+            os.waitpid(pid, 0)
+
+    observation, _ = lab.record(work)
+    assert observation.exit_code == 0
+    assert observation.count > 3 * 20 * 3
+
+
+def test_a_place_that_processes_share_is_followed(lab: Lab) -> None:
+    """Parent and child write through one open file, whose position moves for both."""
+
+    def work() -> None:
+        descriptor = os.open("log", os.O_WRONLY | os.O_CREAT, MODE)
+        pid = os.fork()
+        for count in range(1, 41):
+            os.write(descriptor, (b"c" if pid == 0 else b"p") * count)
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+    lab.record(work)
+    assert (lab.directory / "log").stat().st_size == 2 * sum(range(1, 41))
 
 
 def test_a_command_is_watched_like_a_function(lab: Lab) -> None:
@@ -866,3 +909,65 @@ def test_a_large_write_is_kept_whole(lab: Lab) -> None:
     observation, recording = lab.record(work)
     assert observation.steps[-1].length == 40_000_000
     assert len(recording.content(recording.steps[-1])) == 40_000_000
+
+
+def _refused(call: Callable[[], object]) -> None:
+    with contextlib.suppress(OSError):
+        call()
+
+
+def test_a_file_whose_removal_was_answered_is_still_watched(lab: Lab) -> None:
+    """What is refused is not done: the file is where it was, and what is written to it is a step."""
+
+    def program() -> None:
+        descriptor = os.open("a", os.O_WRONLY | os.O_CREAT, MODE)
+        _refused(lambda: os.unlink("a"))
+        os.pwrite(descriptor, b"later", 0)
+
+    seen = lab.watch(program, directive=Answer(number=2, error="EIO"))
+    assert said(seen.steps) == ["create a", "write a 5 bytes at 0"]
+    assert seen.strays == ()
+
+
+def test_a_file_whose_rename_was_answered_keeps_its_path(lab: Lab) -> None:
+    """A step after a rename that was refused speaks of the old name, of what is in a folder too."""
+
+    def program() -> None:
+        os.mkdir("folder")
+        descriptor = os.open("folder/a", os.O_WRONLY | os.O_CREAT, MODE)
+        _refused(lambda: os.rename("folder", "other"))
+        os.pwrite(descriptor, b"later", 0)
+        _refused(lambda: os.rename("folder/a", "b"))
+        os.pwrite(descriptor, b"later", 5)
+
+    seen = lab.watch(program, directive=Answer(number=3, error="EIO"))
+    assert said(seen.steps)[2:] == ["write folder/a 5 bytes at 0", "rename folder/a -> b", "write b 5 bytes at 5"]
+
+
+def test_a_file_that_was_not_let_in_is_none_of_the_folders(lab: Lab) -> None:
+    """A move from outside that is refused leaves the file outside, and writes to it are strays."""
+    outside = lab.folder / "outside"
+
+    def program() -> None:
+        descriptor = os.open(outside, os.O_WRONLY | os.O_CREAT, MODE)
+        _refused(lambda: os.rename(outside, "inside"))
+        os.write(descriptor, b"x")
+        os.mkdir("end")
+
+    seen = lab.watch(program, directive=Answer(number=1, error="EIO"))
+    assert said(seen.steps) == ["make_folder end"]
+    assert str(outside) in seen.strays
+
+
+def test_a_link_that_was_answered_gives_no_name(lab: Lab) -> None:
+    """A file without a name stays without one, and is known by its next name."""
+
+    def program() -> None:
+        descriptor = os.open(".", os.O_WRONLY | os.O_TMPFILE, MODE)
+        os.write(descriptor, b"hidden")
+        for name in (b"a", b"b"):
+            LIBC.linkat(-100, f"/proc/self/fd/{descriptor}".encode(), -100, name, 0x400)
+        os.pwrite(descriptor, b"later", 0)
+
+    seen = lab.watch(program, directive=Answer(number=3, error="EIO"))
+    assert said(seen.steps)[2:] == ["link b", "write b 5 bytes at 0"]

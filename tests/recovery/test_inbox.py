@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from recovery.inbox import Change
     from recovery.store import Transaction
 
 
@@ -36,9 +37,9 @@ def delivery(number: int, source: str = "tracker") -> StoredDelivery:
     return StoredDelivery(0, source, f"id:{number}", f"msg_{number}", "", f'{{"n": {number}}}', 1_000_000 * number)
 
 
-def write_audit(transaction: Transaction, handled: StoredDelivery) -> None:
+def write_audit(handled: StoredDelivery) -> Change:
     """Handle a delivery: leave a trace in the database."""
-    transaction.insert_audit(Audit("t", "handled", None, None, handled.delivery_id, 1))
+    return lambda transaction: transaction.insert_audit(Audit("t", "handled", None, None, handled.delivery_id, 1))
 
 
 def traces(store: SqliteStore) -> list[str]:
@@ -80,15 +81,21 @@ def test_many_processes_worth_of_rounds_handle_each_once(store: SqliteStore) -> 
     assert sorted(traces(store)) == sorted(f"msg_{number}" for number in range(100))
 
 
-def test_a_handler_that_raises_changes_nothing_and_is_tried_again(store: SqliteStore) -> None:
+@pytest.mark.parametrize("is_late", [False, True], ids=["deciding", "changing"])
+def test_a_handler_that_raises_changes_nothing_and_is_tried_again(store: SqliteStore, *, is_late: bool) -> None:
     """What it had written is undone; the others are handled; after the last attempt it is put aside with the reason."""
 
-    def handle(transaction: Transaction, handled: StoredDelivery) -> None:
-        write_audit(transaction, handled)
-        if handled.delivery_id == "msg_2":
-            message = "not yet"
-            raise LookupError(message)
+    def handle(handled: StoredDelivery) -> Change:
+        def change(transaction: Transaction) -> None:
+            write_audit(handled)(transaction)
+            if handled.delivery_id == "msg_2" and is_late:
+                raise LookupError(message)
 
+        if handled.delivery_id == "msg_2" and not is_late:
+            raise LookupError(message)
+        return change
+
+    message = "not yet"
     inbox = Inbox(store, handle, clock=ManualClock(now=0))
     inbox.accept([delivery(number) for number in (1, 2, 3)])
     assert inbox.run_once() == InboxStatistics(handled=2, postponed=1)
@@ -142,7 +149,7 @@ def _die_at(point: str, path: str) -> None:
 def test_an_inbox_that_cannot_be_written_says_so(store: SqliteStore) -> None:
     """What meets every delivery is raised, not counted as a delivery's own fault."""
 
-    def refuse(transaction: Transaction, handled: StoredDelivery) -> None:
+    def refuse(_: StoredDelivery) -> Change:
         message = "the disk is gone"
         raise DatabaseReadOnly(message)
 

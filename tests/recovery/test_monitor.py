@@ -18,6 +18,7 @@ from recovery.alerts import Alert, Alerts
 from recovery.errors import InvalidSetting
 from recovery.liveness import Liveness, look, start_of
 from recovery.monitor import MONITOR_CRASH_POINTS, Ending
+from recovery.store.job_rows import OutboxKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -336,8 +337,9 @@ def test_an_alert_whose_sender_died_is_sent_again_under_its_key(world: World) ->
     Monitor(world.queue, world.engine, lambda _: ["false"]).run_once()
     with subprocess.Popen(["sleep", "600"]) as process:
         start = start_of(process.pid)
+        (entry,) = world.queue.store.outbox(OutboxKind.ALERT, limit=10)
         with world.queue.store.transaction() as transaction:
-            assert transaction.take_outbox(1, expected=None, taken_by=f"{process.pid}/{start}")
+            assert transaction.take_outbox(entry, expected=None, taken_by=f"{process.pid}/{start}")
         alerts = Alerts(world.queue.store, world.told.append)
         assert alerts.deliver() == 0
         process.kill()

@@ -91,6 +91,20 @@ def test_starting_twice_is_one_loop(work: Work, service: PeriodicService) -> Non
     assert service._loop is not loop
 
 
+def test_a_wake_is_a_run_before_the_interval_is_over(work: Work) -> None:
+    """Each wake is followed by a run, one that comes in the middle of a run too; without a loop it is nothing."""
+    service = PeriodicService(work, interval_s=3600, name="service of this test")
+    service.wake()
+    service.start()
+    work.wait(1)
+    for _ in range(20):
+        service.wake()
+        work.wait(1)
+    assert service.stop(timeout_s=BOUND_S)
+    service.wake()
+    assert work.ran.acquire(blocking=False) is False
+
+
 def test_a_run_that_hangs_does_not_hang_stop() -> None:
     """Stop answers False within its bound when the run does not end."""
     release = threading.Event()

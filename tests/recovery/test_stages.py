@@ -31,6 +31,7 @@ from recovery import (
 from recovery.errors import InvalidPipeline, InvalidSetting, UnknownAgent, UnknownStage, UnknownTask
 from recovery.gates import HUNG_MAX
 from recovery.stages import AFTER_ADVANCE
+from recovery.store.job_rows import OutboxEntry, OutboxKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -257,6 +258,30 @@ def test_a_task_that_came_round_is_not_moved_by_an_old_decision(store: SqliteSto
     assert rival.advance_stage("t", "build", finished_agent=None).result is Advanced.STALE
     assert store.active_jobs("t") == []
     assert engine.advance_stage("t", "build", finished_agent=None).is_moved
+
+
+def test_who_delivers_late_removes_no_other_advance(store: SqliteStore, engine: StageEngine) -> None:
+    """Two read one entry, one delivers it, and its number goes to the next entry: that one is still delivered.
+
+    Found by scenario 10: a task whose job was done stayed where it was, in one of some hundred runs.
+    """
+    entries = []
+    for number, task_id in enumerate(("t", "u"), start=1):
+        task = create(store, "build", task_id)
+        with store.transaction() as transaction:
+            job = transaction.insert_job(agent="builder", repo="", task_id=task_id, max_attempts=1, now=number)
+            transaction.insert_outbox(
+                OutboxEntry(
+                    0, OutboxKind.ADVANCE, job.job_id, 1, "builder", "", task_id, "build", task.stage_entered_at, "",
+                    0, None, number,
+                )
+            )  # fmt: skip
+        entries += store.outbox(OutboxKind.ADVANCE, limit=2)
+        assert engine.deliver_one(entries[0]) is (number == 1)
+
+    assert entries[0].outbox_id == entries[1].outbox_id
+    assert engine.deliver() == 1
+    assert [TaskManager(store).get(task_id).stage for task_id in ("t", "u")] == ["check", "check"]
 
 
 def test_of_many_who_advance_at_once_one_does(store: SqliteStore, engine: StageEngine) -> None:

@@ -1,0 +1,89 @@
+"""Serving an application over HTTP: uvicorn, on a socket of our own, with a patience that ends.
+
+uvicorn bounds how long a connection may rest between two requests, but neither how long the head of a request may take
+nor how large it may be; a sender of one byte a second would keep a connection for ever, and one of endless headers the
+memory (what slowloris was named for). ``recovery.impatience`` adds the two bounds; the body's are the receiver's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+from recovery.errors import InvalidSetting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SHUTDOWN_TIMEOUT_S: Final = 5
+"""How long requests that are under way may take when the server is told to end."""
+
+_CONNECTIONS_MAX: Final = 1000
+_BACKLOG: Final = 512
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 is one that is free. Raises InvalidSetting."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise _no_place(host, port, error) from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise _no_place(host, port, error) from error
+    return listener
+
+
+def serve(application: Callable[..., Any], listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT, then let requests end, and the application with them, and return.
+
+    Raises InvalidSetting where uvicorn is not installed or the application does not start.
+    """
+    try:
+        import uvicorn
+
+        from recovery.impatience import Impatient
+    except ImportError as error:
+        message = "Expected uvicorn, which serves HTTP, but it is not installed; pip install 'pytest-chaos[server]'."
+        raise InvalidSetting(message) from error
+    config = uvicorn.Config(
+        application,
+        log_config=None,
+        access_log=False,
+        http=Impatient,
+        lifespan="on",
+        limit_concurrency=_CONNECTIONS_MAX,
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    with contextlib.suppress(KeyboardInterrupt), _signals_end_quietly():
+        server.run(sockets=[listener])
+    if not server.started:
+        message = "Expected the application to start but it did not; the log says why."
+        raise InvalidSetting(message)
+
+
+@contextlib.contextmanager
+def _signals_end_quietly() -> Any:
+    """Ignore what uvicorn raises again when it has ended: it was told to end by that signal, and has."""
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _no_place(host: str, port: int, error: Exception) -> InvalidSetting:
+    message = f"Expected to listen on {host} port {port} but {error}; name an address of this machine and a free port."
+    return InvalidSetting(message)
