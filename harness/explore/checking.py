@@ -219,6 +219,13 @@ class Pool:
         while any(worker.waiting for worker in self._workers):
             self._take()
 
+    def renew(self) -> None:
+        """Replace the workers, which have nothing to do, by fresh ones, which remember no state."""
+        self.drain()
+        for place, worker in enumerate(self._workers):
+            worker.end()
+            self._workers[place] = Worker(self._known, worker.base, worker.folders)
+
     def close(self) -> None:
         """End the workers, and whatever their checks have left running. Closing twice is fine."""
         for worker in self._workers:

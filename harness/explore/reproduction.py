@@ -14,7 +14,7 @@ _MARKS: Final = 2
 
 
 def reproduction(session: Session, found: Discovery, *, command: str = "", folder: str = "") -> str:
-    """Return the text; ``command`` is the beginning of the command line that explores this target."""
+    """Return the text; ``command`` is the beginning of the command line that explores this target, if there is one."""
     steps = session.recorded.recording.durable()
     marks = session.recorded.marks[: found.marks]
     lines = [f"{session.subject.name}: {found.text}", f"  {found.label}: {found.state}"]
@@ -26,7 +26,8 @@ def reproduction(session: Session, found: Discovery, *, command: str = "", folde
     lines.append(f"  seen in {count}{f' under the model {found.model}' if found.model else ''}")
     if folder:
         lines.append(f"  the state: {folder}")
-    lines.append(f"  again: {command} --seed {session.options.seed} --state '{found.code}'")
+    again = f"{command} --seed {session.options.seed} --state '{found.code}'"
+    lines.append(f"  again: {again if command else 'chaos replay, with the evidence pack that this is in'}")
     return "\n".join(lines) + "\n"
 
 

@@ -185,3 +185,55 @@ def test_a_target_that_kills_the_explorer_is_inconclusive(tmp_path: Path) -> Non
     assert _signatures(explored) == {"harness:explorer-killed"}
     assert explored.verdict is Verdict.INCONCLUSIVE
     assert list(base.iterdir()) == []
+
+
+class WrongTwice(Careful):
+    """Leaves a state of which two things are wrong, in a file whose many writes make for a long code."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Write every other page, backwards, and sync nothing."""
+        marks.ack("begin")
+        with (directory / "pages").open("wb", buffering=0) as file:
+            for place in range(30, 0, -1):
+                os.pwrite(file.fileno(), b"x" * 5000, place * 8192)
+        marks.ack("end")
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterable[Finding | str]:
+        """Find two faults as soon as one page of the middle is missing."""
+        path = directory / "pages"
+        if len(marks) == 2 and (not path.exists() or path.read_bytes()[8192 * 9 : 8192 * 9 + 5000] != b"x" * 5000):
+            yield "a page is missing"
+            yield "and something else is wrong"
+
+
+def test_each_finding_has_its_text_and_each_state_its_folder(tmp_path: Path) -> None:
+    """Two findings of one state are both told in its text, and states with long codes do not share a folder."""
+    explored = _explore(WrongTwice, POWER, tmp_path=tmp_path)
+
+    found = explored.discoveries
+    assert len({each.signature for each in found}) == 2
+    assert len({each.folder for each in found}) == len({each.code for each in found})
+    for each in found:
+        assert each.text in Path(f"{each.folder}.txt").read_text()
+        assert len(Path(each.folder).name) < 100
+
+
+class Remembers(Careful):
+    """Its check finds fault with whatever it sees after the third state: a cache that nobody empties."""
+
+    def __init__(self) -> None:
+        """Begin with nothing seen."""
+        self._seen = 0
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterable[Finding | str]:
+        """Count the states."""
+        self._seen += 1
+        return [*super().check(directory, marks), *(["too many states"] * (self._seen > 3))]
+
+
+def test_a_finding_that_a_fresh_process_does_not_see_is_flaky(tmp_path: Path) -> None:
+    """Each kept state is judged again before it is reported, by a process that has judged nothing else."""
+    explored = _explore(Remembers, POWER, tmp_path=tmp_path)
+
+    assert "harness:check-not-deterministic" in _signatures(explored)
+    assert "harness:check-not-deterministic" not in _signatures(_explore(WrongTwice, POWER, tmp_path=tmp_path))
