@@ -30,6 +30,7 @@ from harness.explore.recovering import explore_recoveries, find_recovery
 from harness.explore.reproduction import reproduction
 from harness.explore.result import INTERRUPTED, Exploration, ExplorationError, Family, FamilyResult
 from harness.explore.session import Options, Progress, Saved, Session
+from harness.explore.unwatched import compare_unwatched
 from harness.model import Finding
 
 if TYPE_CHECKING:
@@ -188,6 +189,7 @@ class Explorer:
         if any(finding.kind == "clean-run" or finding.signature == DENIED for finding in findings):
             return tuple(findings)
         record_again(self._subject, self._source, recorded, self._folder, timeout_s=self._options.run_timeout_s)
+        compare_unwatched(self._subject, recorded, self._folder, timeout_s=self._options.run_timeout_s)
         saved = self._saved(recorded)
         self._session = session = Session(
             known,

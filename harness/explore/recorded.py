@@ -7,6 +7,7 @@ told where it parted from itself; the states of a run that never happens again w
 from __future__ import annotations
 
 import shutil
+import stat
 from typing import TYPE_CHECKING, Final
 
 from harness.explore.content import PageStore
@@ -45,6 +46,8 @@ class Recorded:
         self.marks: tuple[Mark, ...] = marks_of(recording)
         disk = Disk(recording, self.store)
         self.before: Mapping[str, Item] = live_items(disk)
+        self.left: Mapping[str, int] = {}
+        """What the run has really left: a kind for each path."""
 
     @property
     def steps(self) -> int:
@@ -82,6 +85,7 @@ def record(
     check_run(seen)
     recorded = Recorded(Recording(kept / "recording"), kept)
     _compare_with_reality(recorded, directory, seen)
+    recorded.left = kinds_in(directory)
     return recorded, seen
 
 
@@ -246,6 +250,13 @@ def _compare_with_reality(recorded: Recorded, directory: Path, seen: Observation
             raise ExplorationError(text, signature=f"harness:blind-spot:{unseen[0].what}")
         text = f"the recording does not give what the program left: {differences}"
         raise ExplorationError(text, signature="harness:replay-differs")
+
+
+def kinds_in(directory: Path) -> dict[str, int]:
+    """Return what is in a folder: the kind (of ``st_mode``) of each path in it."""
+    if not directory.is_dir():
+        return {}
+    return {str(path.relative_to(directory)): stat.S_IFMT(path.lstat().st_mode) for path in directory.rglob("*")}
 
 
 def _tail(output: str) -> str:

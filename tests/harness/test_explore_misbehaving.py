@@ -237,3 +237,40 @@ def test_a_finding_that_a_fresh_process_does_not_see_is_flaky(tmp_path: Path) ->
 
     assert "harness:check-not-deterministic" in _signatures(explored)
     assert "harness:check-not-deterministic" not in _signatures(_explore(WrongTwice, POWER, tmp_path=tmp_path))
+
+
+class LooksForATracer(Careful):
+    """Does its work only when nobody watches it."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Look into its own status first."""
+        (directory / "started").touch()
+        status = Path("/proc/self/status").read_text()
+        if "Seccomp:\t2" not in status:
+            super().run(directory, marks)
+
+
+class FailsUnwatched(Careful):
+    """Needs to be watched."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Do all, and then fail."""
+        super().run(directory, marks)
+        if "Seccomp:\t2" not in Path("/proc/self/status").read_text():
+            os._exit(3)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [(LooksForATracer, "state.json is made; it wrote 4 marks, not 0"), (FailsUnwatched, "it ended with 3")],
+)
+def test_a_target_that_changes_under_a_tracer_is_told(tmp_path: Path, target: type, said: str) -> None:
+    """It is run unwatched as well: what is explored has to be what runs in production."""
+    if "Seccomp:\t2" in Path("/proc/self/status").read_text():
+        pytest.skip("this process is under a filter itself, and so is every program it runs")
+    explored = _explore(target, CRASH, tmp_path=tmp_path)
+
+    (finding,) = explored.findings
+    assert finding.signature == "harness:changes-when-watched"
+    assert said in finding.text
+    assert explored.verdict is Verdict.INCONCLUSIVE
