@@ -275,7 +275,8 @@ def _lines(explored: Exploration) -> Iterator[str]:
         yield f"and {more} more findings, which the JSON has"
     told = {found.signature for found in explored.discoveries}
     for finding in explored.all_findings:
-        if finding.signature not in told:
+        if finding.signature not in told:  # what every family says is told once
+            told.add(finding.signature)
             yield harmless(f"[{finding.signature}] {finding.text}")
     for note in explored.notes:
         yield harmless(f"note: {note}")

@@ -116,8 +116,7 @@ class Explorer:
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
-            text = f"there is no room for states in {self._folder} ({error}): give another folder with --scratch"
-            findings = (_harness("harness:no-room", text),)
+            findings = (_harness("harness:no-room", self._no_room(error)),)
         except ChaosError as error:
             findings = (_harness(f"harness:{type(error).__name__}", str(error)),)
         seen = self._seen
@@ -132,6 +131,12 @@ class Explorer:
             notes=self._notes,
             duration_s=time.monotonic() - started_s,
         )
+
+    def _no_room(self, error: OSError) -> str:
+        """Say which folder is full, and what changes that: states go to one, and the recording to another."""
+        if shutil.disk_usage(self._disk).free < shutil.disk_usage(self._folder).free:
+            return f"there is no room for the recording in {self._disk} ({error}): set TMPDIR to another folder"
+        return f"there is no room for states in {self._folder} ({error}): give another folder with --scratch"
 
     def _interrupted(self) -> list[FamilyResult]:
         """Return what is known of the family that was under way."""

@@ -109,6 +109,13 @@ def test_commands_of_any_language_are_explored(capsys: pytest.CaptureFixture[str
     assert "crash points" in out
 
 
+def test_what_every_family_says_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A check that raises leaves all families undecided for one reason, which is one line."""
+    assert _explore("CheckRaises", "--faults", "crash,power,io") == INCONCLUSIVE
+
+    assert capsys.readouterr().out.count("[harness:check-raised:KeyError]") == 1
+
+
 def test_a_check_command_that_fails_is_inconclusive(capsys: pytest.CaptureFixture[str]) -> None:
     """An exit of neither 0 nor 1 decides nothing."""
     program = f"{sys.executable} {EXPLORED}"
