@@ -38,7 +38,8 @@ class EventExploration:
             raise StepsUnavailable(msg)
         self._options = options
         self._steps: tuple[Step, ...] = ()
-        directory, marks = prepared(subject, folder / "clean"), folder / "clean.marks"
+        directory = prepared(subject, folder / "clean", timeout_s=options.run_timeout_s)
+        marks = folder / "clean.marks"
         self.seen: Observation = source.observe(
             subject.program(directory, marks), directory, marks=marks, timeout_s=options.run_timeout_s
         )

@@ -6,8 +6,11 @@ told where it parted from itself; the states of a run that never happens again w
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import signal
 import stat
+import threading
 from typing import TYPE_CHECKING, Final
 
 from harness.explore.content import PageStore
@@ -20,7 +23,7 @@ from harness.steps.recording import Recorder, Recording
 from harness.steps.step import Action
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from harness.explore.target import Subject
@@ -73,7 +76,7 @@ def record(
     The recording itself, which may be large, goes to ``disk`` where that is given: ``folder`` is likely to be memory.
     """
     kept = disk or folder
-    directory = prepared(subject, folder / "clean")
+    directory = prepared(subject, folder / "clean", timeout_s=timeout_s)
     recorder = Recorder(kept / "recording", source.name)
     marks = folder / "clean.marks"
     try:
@@ -91,7 +94,7 @@ def record(
 
 def record_again(subject: Subject, source: StepSource, recorded: Recorded, folder: Path, *, timeout_s: float) -> None:
     """Run the target once more and compare. Raises ExplorationError that says where it took another way."""
-    directory = prepared(subject, folder / "again")
+    directory = prepared(subject, folder / "again", timeout_s=timeout_s)
     marks = folder / "again.marks"
     steps = recorded.recording.steps
     seen = source.observe(
@@ -205,15 +208,38 @@ def notes_of_run(seen: Observation) -> list[str]:
     ]
 
 
-def prepared(subject: Subject, directory: Path) -> Path:
+def prepared(subject: Subject, directory: Path, *, timeout_s: float) -> Path:
     """Make the directory with what the target wants to be there before. Raises ExplorationError."""
     directory.mkdir(mode=0o755)
     try:
-        subject.setup(directory)
+        with _limited(timeout_s):
+            subject.setup(directory)
+    except TimeoutError as error:
+        text = f"setup() did not end within {timeout_s:g} s; nothing was run"
+        raise ExplorationError(text, signature="harness:setup-hangs") from error
     except Exception as error:
         text = f"setup() raised {type(error).__name__}: {error}; nothing was run"
         raise ExplorationError(text, signature="harness:setup-raised") from error
     return directory
+
+
+@contextlib.contextmanager
+def _limited(timeout_s: float) -> Iterator[None]:
+    """Raise TimeoutError within, after so long. A setup keeps what it makes in this process, so no other can run it."""
+    if threading.current_thread() is not threading.main_thread() or any(signal.getitimer(signal.ITIMER_REAL)):
+        yield  # only there signals are heard; and a timer that is set is somebody else's
+        return
+
+    def end(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def check_run(seen: Observation) -> None:

@@ -31,7 +31,7 @@ _SHOWN: Final = 5
 
 def compare_unwatched(subject: Subject, recorded: Recorded, folder: Path, *, timeout_s: float) -> None:
     """Run the target unwatched, after a recorded run that ended with 0. Raises ExplorationError where they differ."""
-    directory, marks = prepared(subject, folder / "unwatched"), folder / "unwatched.marks"
+    directory, marks = prepared(subject, folder / "unwatched", timeout_s=timeout_s), folder / "unwatched.marks"
     exit_code = _run(subject.program(directory, marks), directory, marks, timeout_s)
     found = _differences(recorded.left, kinds_in(directory))
     count = len(History.from_lines(marks.read_bytes()).marks)

@@ -274,3 +274,21 @@ def test_a_target_that_changes_under_a_tracer_is_told(tmp_path: Path, target: ty
     assert finding.signature == "harness:changes-when-watched"
     assert said in finding.text
     assert explored.verdict is Verdict.INCONCLUSIVE
+
+
+class SetupHangs(Careful):
+    """Waits for ever before its run begins."""
+
+    def setup(self, directory: Path) -> None:
+        """Wait."""
+        (directory / "begun").touch()
+        while True:
+            signal.pause()
+
+
+def test_a_setup_that_hangs_is_bounded(tmp_path: Path) -> None:
+    """It gets the time of a run, and then is told by its name."""
+    explored = _explore(SetupHangs, CRASH, tmp_path=tmp_path, run_timeout_s=0.3)
+
+    assert _signatures(explored) == {"harness:setup-hangs"}
+    assert explored.verdict is Verdict.INCONCLUSIVE
