@@ -182,7 +182,7 @@ def _collect(paths: Sequence[str]) -> list[dict[str, Json]]:
     """Let pytest collect, in a process of its own, and return what the plugin wrote down. Raises UsageError."""
     with tempfile.TemporaryDirectory(prefix="chaos-list-") as folder:
         file = Path(folder) / "scenarios.json"
-        command = [*_pytest(), "--collect-only", "-q", "--chaos-list-json", str(file), "-m", "chaos", "--", *paths]
+        command = [*_pytest(), "--collect-only", "-q", f"--chaos-list-json={file}", "-m", "chaos", "--", *paths]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         nothing_collected = 5
         if done.returncode not in {0, nothing_collected} or not file.exists():

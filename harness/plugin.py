@@ -10,6 +10,7 @@ This module is long because it is the one place where pytest's hooks are met; ea
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
@@ -78,6 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     for package in ("harness", "reports"):  # once more, now that the root folder is known
         _pytest_chaos.check(package, config.rootpath)
+    _refuse_a_lost_root(config)
     config.addinivalue_line(
         "markers", "chaos(id, title, why, steps, min_pass_rate): a scenario: what must survive what."
     )
@@ -88,6 +90,29 @@ def pytest_configure(config: pytest.Config) -> None:
         _ = session.settings
     if config.getoption("chaos_list_json"):
         config.option.collectonly = True
+
+
+def _refuse_a_lost_root(config: pytest.Config) -> None:
+    """Raise UsageError where pytest has taken an option's value for tests, and so its configuration from elsewhere.
+
+    It looks for the root folder and its ini file before it knows the options of plugins. So the path in ``--option
+    PATH``, if it exists, counts as an argument then, and settings and markers of the project are silently not there.
+    """
+    from harness.options import FLAGS, OPTIONS
+
+    flags = {option.flag for option in OPTIONS} | {flag.flag for flag in FLAGS if "metavar" in flag.arguments}
+    here = config.invocation_params.dir
+    words = [str(word) for word in config.invocation_params.args]
+    if config.inipath is not None and here.is_relative_to(config.inipath.parent):
+        return
+    for flag, value in itertools.pairwise(words):
+        path = here / value
+        if flag in flags and path.exists() and not path.is_relative_to(here):
+            message = (
+                f"Expected {flag}={value} but got two words; pytest has taken the second for tests, and looked for its "
+                "configuration there. Write it with '='."
+            )
+            raise pytest.UsageError(message)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -407,7 +432,7 @@ class ChaosSession:
             raise Inconclusive(str(error), pytrace=False) from None
         except OSError as error:
             folder = self.settings.scratch
-            msg = f"the scratch folder {folder} cannot be written ({error.strerror}): give another, --chaos-scratch DIR"
+            msg = f"the scratch folder {folder} cannot be written ({error.strerror}): give another, --chaos-scratch=DIR"
             raise Inconclusive(msg, pytrace=False) from None
 
     def _run_header(self, item: pytest.Item, iteration: int) -> Any:

@@ -59,7 +59,7 @@ class SessionFolder:
         except OSError as error:
             msg = (
                 f"the results folder {self.results} cannot be written ({error.strerror or error}): "
-                "give another with --chaos-results DIR"
+                "give another with --chaos-results=DIR"
             )
             raise ResultsError(msg) from error
 

@@ -33,7 +33,7 @@ def create(base: Path) -> Path:
     try:
         _make(folder)
     except OSError as error:
-        msg = f"no scratch folder can be made in {base} ({error.strerror}): give another with --chaos-scratch DIR"
+        msg = f"no scratch folder can be made in {base} ({error.strerror}): give another with --chaos-scratch=DIR"
         raise UsageError(msg) from error
     return folder
 
@@ -43,7 +43,7 @@ def _make(folder: Path) -> None:
         try:
             folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.parent.stat().st_uid != os.getuid():
-                msg = f"{folder.parent} belongs to somebody else: give another scratch folder with --chaos-scratch DIR"
+                msg = f"{folder.parent} belongs to somebody else: give another scratch folder with --chaos-scratch=DIR"
                 raise UsageError(msg)
             folder.mkdir(mode=0o700)
         except (FileExistsError, FileNotFoundError):  # the last session of all removed the home between our steps

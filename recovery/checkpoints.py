@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import enum
 import sys
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from recovery.clock import Clock, Microseconds, SystemClock
+from recovery.clock import Clock, Microseconds
 from recovery.errors import CorruptCheckpoint, InvalidCheckpointType, InvalidSetting, InvalidTask, unknown_task
 from recovery.evidence import Evidence, EvidencePolicy, Verification, encoded_verdicts
 from recovery.leases import Lease, require
+from recovery.manager import Manager
 from recovery.snapshots import SNAPSHOT_BYTES_MAX, decoded, encoded
-from recovery.store import Store, Transaction, store_for
 from recovery.store.protocol import NUMBER_MAX, PAGE_ROWS_MAX
 from recovery.store.rows import StoredCheckpoint, StoredEvidence
 from recovery.verification import OwnVerifier, Verifier
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from recovery.artifacts import Artifacts
+    from recovery.store import Store, Transaction
 
 CRASH_POINTS: Final = (
     "recovery.checkpoint.before_begin",
@@ -145,7 +146,7 @@ class Draft(msgspec.Struct, frozen=True):
         return StoredEvidence(self.task_id, number, found.required, found.is_verified, self.verdicts)
 
 
-class CheckpointManager:
+class CheckpointManager(Manager):
     """Saves and reads checkpoints. Give it a store, or the path of a database file, which it opens and will close.
 
     ``snapshot_bytes_max`` bounds the JSON of one snapshot; None is no bound but SQLite's own (one gigabyte). Evidence
@@ -167,28 +168,9 @@ class CheckpointManager:
         if snapshot_bytes_max is not None and snapshot_bytes_max < 1:
             message = f"Expected snapshot_bytes_max of 1 or more but got {snapshot_bytes_max!r}; None is no bound."
             raise InvalidSetting(message)
-        self._store, self._owns_store = store_for(store, db_path)
-        self._clock: Clock = SystemClock() if clock is None else clock
+        super().__init__(store, db_path=db_path, clock=clock)
         self._snapshot_bytes_max = snapshot_bytes_max
         self._verifier = Verifier(self._store, artifacts, verifiers)
-
-    @property
-    def store(self) -> Store:
-        """The store that this manager writes to."""
-        return self._store
-
-    def __enter__(self) -> Self:
-        """Return the manager, which closes at the end of the block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the manager."""
-        self.close()
-
-    def close(self) -> None:
-        """Close the store if this manager opened it. Closing twice is fine."""
-        if self._owns_store:
-            self._store.close()
 
     def save(
         self,

@@ -11,21 +11,22 @@ A result is JSON, and the first caller gets it as all later ones do: decoded fro
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from recovery.claims import CLAIM_S, EXECUTION_S_MAX, ClaimPolicy, Claims, Done, Mine, check_duration
-from recovery.clock import Clock, SystemClock
 from recovery.errors import ExecutionLost, StoreError
+from recovery.manager import Manager
 from recovery.requests import check_key, decoded_result, encoded_result, request_hash
-from recovery.store import Store, store_for
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
     from recovery.claims import Guard
+    from recovery.clock import Clock
+    from recovery.store import Store
 
 TTL_S: Final = 24 * 3600.0
 """How long a result is kept, in seconds, unless told otherwise: a day."""
@@ -45,7 +46,7 @@ class Execution(msgspec.Struct, frozen=True):
     is_replay: bool
 
 
-class IdempotencyStore:
+class IdempotencyStore(Manager):
     """Results by key. Give it a store, or the path of a database file, which it opens and closes.
 
     Durations are seconds: results are kept for ``ttl_s``; a caller waits for another at most ``wait_s``; a claim lasts
@@ -71,8 +72,7 @@ class IdempotencyStore:
         """Use ``store``, or the store at ``db_path``; exactly one of them."""
         check_duration("ttl_s", ttl_s)
         check_duration("wait_s", wait_s, least_s=0)
-        self._store, self._owns_store = store_for(store, db_path)
-        self._clock: Clock = SystemClock() if clock is None else clock
+        super().__init__(store, db_path=db_path, clock=clock)
         self._ttl_s, self._wait_s = ttl_s, wait_s
         self._result_bytes_max = result_bytes_max
         self._prefix = f"{scope}/"
@@ -80,29 +80,10 @@ class IdempotencyStore:
         policy = ClaimPolicy(scope=scope, claim_s=claim_s, execution_s_max=execution_s_max, is_evictable=is_evictable)
         self._claims = Claims(self._store, policy, self._clock)
 
-    @property
-    def store(self) -> Store:
-        """The store that this writes to."""
-        return self._store
-
-    @property
-    def clock(self) -> Clock:
-        """What expiry is measured by."""
-        return self._clock
-
-    def __enter__(self) -> Self:
-        """Return the store of results, which closes at the end of the block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close it."""
-        self.close()
-
     def close(self) -> None:
         """End the renewals, and close the store if this opened it. Closing twice is fine."""
         self._claims.close()
-        if self._owns_store:
-            self._store.close()
+        super().close()
 
     def execute(
         self,

@@ -15,19 +15,21 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from recovery.clock import Clock, Microseconds, SystemClock
+from recovery.clock import Microseconds
 from recovery.errors import InvalidJob, JobLost, UnknownJob
 from recovery.liveness import start_of
-from recovery.store import Store, Transaction, store_for
+from recovery.manager import Manager
 from recovery.store.job_rows import AgentRun, Job, JobStatus, OutboxEntry, OutboxKind
 from recovery.store.rows import Audit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from recovery.store import Transaction
 
 __all__ = ["JOB_CRASH_POINTS", "AgentRun", "Job", "JobClaim", "JobQueue", "JobStatus", "Outcome"]
 
@@ -110,45 +112,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     alert: str = ""
 
 
-class JobQueue:
+class JobQueue(Manager):
     """The jobs of a store. Give it the store, or the path of a database file, which it opens and will close.
 
     Raises InvalidSetting, and any StoreError when it opens the file. May be shared by threads.
     """
-
-    def __init__(
-        self,
-        store: Store | None = None,
-        *,
-        db_path: str | os.PathLike[str] | None = None,
-        clock: Clock | None = None,
-    ) -> None:
-        """Use ``store``, or the store at ``db_path``; exactly one of them."""
-        self._store, self._owns_store = store_for(store, db_path)
-        self._clock: Clock = SystemClock() if clock is None else clock
-
-    @property
-    def store(self) -> Store:
-        """The store that this queue writes to."""
-        return self._store
-
-    @property
-    def clock(self) -> Clock:
-        """What ages are measured by."""
-        return self._clock
-
-    def __enter__(self) -> Self:
-        """Return the queue, which closes at the end of the block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the queue."""
-        self.close()
-
-    def close(self) -> None:
-        """Close the store if this queue opened it. Closing twice is fine."""
-        if self._owns_store:
-            self._store.close()
 
     def enqueue(
         self, agent: str, repo: str = "", *, task_id: str | None = None, max_attempts: int = MAX_ATTEMPTS

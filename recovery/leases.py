@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from recovery.clock import Clock, Microseconds, SystemClock, microseconds
+from recovery.clock import Clock, Microseconds, microseconds
 from recovery.errors import (
     AlreadyFinished,
     InvalidDuration,
@@ -29,11 +29,11 @@ from recovery.errors import (
     LeaseLost,
     UnknownWorkItem,
 )
-from recovery.store import Store, Transaction, store_for
+from recovery.manager import Manager
 from recovery.store.rows import WorkItem, WorkStatus
 
 if TYPE_CHECKING:
-    import os
+    from recovery.store import Transaction
 
 __all__ = ["LEASE_CRASH_POINTS", "Lease", "LeaseManager", "WorkItem", "WorkStatus", "require"]
 
@@ -84,46 +84,12 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     max_retries: int
 
 
-class LeaseManager:
+class LeaseManager(Manager):
     """Hands out, prolongs and ends leases. Give it a store, or the path of a database file, which it opens and closes.
 
     ``clock`` is what expiry is measured by. Raises InvalidSetting, and any StoreError when it opens the file. May be
     shared by threads.
     """
-
-    def __init__(
-        self,
-        store: Store | None = None,
-        *,
-        db_path: str | os.PathLike[str] | None = None,
-        clock: Clock | None = None,
-    ) -> None:
-        """Use ``store``, or the store at ``db_path``; exactly one of them."""
-        self._store, self._owns_store = store_for(store, db_path)
-        self._clock: Clock = SystemClock() if clock is None else clock
-
-    @property
-    def store(self) -> Store:
-        """The store that this manager writes to."""
-        return self._store
-
-    @property
-    def clock(self) -> Clock:
-        """What expiry is measured by."""
-        return self._clock
-
-    def __enter__(self) -> Self:
-        """Return the manager, which closes at the end of the block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the manager."""
-        self.close()
-
-    def close(self) -> None:
-        """Close the store if this manager opened it. Closing twice is fine."""
-        if self._owns_store:
-            self._store.close()
 
     def enqueue(
         self,

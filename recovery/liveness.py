@@ -33,6 +33,8 @@ END_TIMEOUT_S: Final = 5.0
 _DEAD_STATES: Final = frozenset("ZXx")
 _STOPPED_STATES: Final = frozenset("Tt")
 _LOOK_S: Final = 0.002
+_EXEC_S: Final = 0.25
+"""How long a process may take to become another program: what has no environment after that never had one."""
 
 
 class Liveness(enum.StrEnum):
@@ -117,10 +119,13 @@ def end_group(
     whose the group is but what its members were given to inherit: those are ended that have this environment variable.
     Raises ExecutorNotEnded when something is left after ``timeout_s`` seconds, or may not be signalled.
     """
-    deadline_s = time.monotonic() + timeout_s
+    began_s = time.monotonic()
+    deadline_s = began_s + timeout_s
     ended: set[int] = set()
-    while members := _members(pid, start, variable):
+    while members := _members(pid, start, variable, is_sure=time.monotonic() - began_s > _EXEC_S):
         for member in members:
+            if not member.is_ours:
+                continue
             _kill(member)
             ended.add(member.pid)
         if time.monotonic() > deadline_s:
@@ -133,8 +138,20 @@ def end_group(
     return len(ended)
 
 
-def _members(pid: int, start: str, variable: tuple[str, str] | None) -> list[Process]:
-    """Return who is alive of the group that this process led, itself included."""
+class _Member(NamedTuple):
+    """A living member of a group; whose it is may not be known yet."""
+
+    pid: int
+    start: str
+    is_ours: bool
+
+
+def _members(pid: int, start: str, variable: tuple[str, str] | None, *, is_sure: bool) -> list[_Member]:
+    """Return who is alive of the group that this process led, itself included.
+
+    A process that is about to become another program (``execve``) has no environment for a moment, and nobody can tell
+    whose it is; with ``is_sure``, what has none by now never had one, and is somebody else's.
+    """
     leader = read_process(pid)
     if pid <= 1 or (leader is not None and leader.start != start):
         return []  # a number that went round: its group is that of somebody else, too
@@ -143,19 +160,27 @@ def _members(pid: int, start: str, variable: tuple[str, str] | None) -> list[Pro
     found = (read_process(number) for number in psutil.pids())
     living = [each for each in found if each is not None and pid in (each.pid, each.group)]
     living = [each for each in living if each.state not in _DEAD_STATES]
-    return living if leader is not None or variable is None else [each for each in living if _has(each.pid, variable)]
+    if leader is not None or variable is None:
+        return [_Member(each.pid, each.start, is_ours=True) for each in living]
+    has = {each: _has(each.pid, variable) for each in living}
+    return [
+        _Member(each.pid, each.start, bool(ours))
+        for each, ours in has.items()
+        if ours or (ours is None and not is_sure)
+    ]
 
 
-def _has(pid: int, variable: tuple[str, str]) -> bool:
-    """Tell whether a process was started with this environment variable."""
+def _has(pid: int, variable: tuple[str, str]) -> bool | None:
+    """Tell whether a process was started with this environment variable; None where it has no environment at all."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 - the plain way, as above
-            return "=".join(variable).encode() in file.read().split(b"\0")
+            found = file.read()
     except OSError:
         return False
+    return "=".join(variable).encode() in found.split(b"\0") if found else None
 
 
-def _kill(process: Process) -> None:
+def _kill(process: _Member) -> None:
     """Kill exactly this process: the descriptor holds it while its start is compared."""
     try:
         descriptor = os.pidfd_open(process.pid)

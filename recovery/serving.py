@@ -8,6 +8,7 @@ memory (what slowloris was named for). ``recovery.impatience`` adds the two boun
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import signal
 import socket
 from typing import TYPE_CHECKING, Any, Final
@@ -24,8 +25,19 @@ _CONNECTIONS_MAX: Final = 1000
 _BACKLOG: Final = 512
 
 
+def require_server() -> None:
+    """Raise InvalidSetting where what serves HTTP is not installed."""
+    missing = [name for name in ("uvicorn", "httptools") if importlib.util.find_spec(name) is None]
+    if missing:
+        message = (
+            f"Expected {' and '.join(missing)} to be installed, to serve HTTP; pip install 'pytest-chaos[server]'."
+        )
+        raise InvalidSetting(message)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; port 0 is one that is free. Raises InvalidSetting."""
+    require_server()
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -46,15 +58,13 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(application: Callable[..., Any], listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT, then let requests end, and the application with them, and return.
 
-    Raises InvalidSetting where uvicorn is not installed or the application does not start.
+    Raises InvalidSetting where what serves HTTP is not installed, or the application does not start.
     """
-    try:
-        import uvicorn
+    require_server()
+    import uvicorn  # only servers need it
 
-        from recovery.impatience import Impatient
-    except ImportError as error:
-        message = "Expected uvicorn, which serves HTTP, but it is not installed; pip install 'pytest-chaos[server]'."
-        raise InvalidSetting(message) from error
+    from recovery.impatience import Impatient
+
     config = uvicorn.Config(
         application,
         log_config=None,

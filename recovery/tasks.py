@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
-from recovery.clock import Clock, SystemClock
 from recovery.errors import InvalidTask, InvalidTransition, StatusConflict, TaskConflict, unknown_task
-from recovery.store import Store, Transaction, store_for
+from recovery.manager import Manager
 from recovery.store.protocol import PAGE_ROWS_MAX
 from recovery.store.rows import Audit, Task, TaskStatus
 
 if TYPE_CHECKING:
-    import os
+    from recovery.store import Transaction
 
 __all__ = ["TRANSITIONS", "Audit", "Task", "TaskManager", "TaskStatus"]
 
@@ -26,40 +25,11 @@ TRANSITIONS: Final = {
 """From which status a task may go to which. A task that is tried again stays running."""
 
 
-class TaskManager:
+class TaskManager(Manager):
     """Creates and follows tasks. Give it a store, or the path of a database file, which it opens and will close.
 
     Raises InvalidSetting, and any StoreError when it opens the file. May be shared by threads.
     """
-
-    def __init__(
-        self,
-        store: Store | None = None,
-        *,
-        db_path: str | os.PathLike[str] | None = None,
-        clock: Clock | None = None,
-    ) -> None:
-        """Use ``store``, or the store at ``db_path``; exactly one of them."""
-        self._store, self._owns_store = store_for(store, db_path)
-        self._clock: Clock = SystemClock() if clock is None else clock
-
-    @property
-    def store(self) -> Store:
-        """The store that this manager writes to."""
-        return self._store
-
-    def __enter__(self) -> Self:
-        """Return the manager, which closes at the end of the block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the manager."""
-        self.close()
-
-    def close(self) -> None:
-        """Close the store if this manager opened it. Closing twice is fine."""
-        if self._owns_store:
-            self._store.close()
 
     def create(self, task_id: str | None = None, *, tracker_key: str | None = None, stage: str = "") -> Task:
         """Create a task and return it; where it exists already, change nothing and return it as it is.

@@ -24,7 +24,7 @@ import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -43,10 +43,11 @@ from recovery.errors import (
     ToolNotStarted,
 )
 from recovery.leases import Lease, LeaseManager, require
+from recovery.manager import Manager
 from recovery.outputs import SUFFIX, Outputs
 from recovery.presence import Presence
 from recovery.requests import check_key, request_hash
-from recovery.store import SqliteStore, Store, store_for
+from recovery.store import SqliteStore, Store
 from recovery.store.rows import KeyStatus, StoredKey
 from recovery.tool_outcomes import Outcomes, references
 from recovery.usage import UsageCounter
@@ -105,7 +106,7 @@ class _Call(msgspec.Struct, frozen=True):
     wait_s: float
 
 
-class ToolLedger:
+class ToolLedger(Manager):
     """Tool calls by key. Give it a store, or the path of a database file, which it opens and closes.
 
     Outcomes are kept for ``ttl_s`` seconds; a caller waits for another at most ``wait_s``; ``claim_s`` and
@@ -132,8 +133,7 @@ class ToolLedger:
         """Use ``store``, or the store at ``db_path``; exactly one of them."""
         check_duration("ttl_s", ttl_s)
         check_duration("wait_s", wait_s, least_s=0)
-        self._store, self._owns_store = store_for(store, db_path)
-        self._clock: Clock = SystemClock() if clock is None else clock
+        super().__init__(store, db_path=db_path, clock=clock)
         self._path = self._store.path if isinstance(self._store, SqliteStore) else None
         folder = outputs if outputs is not None or self._path is None else self._path + SUFFIX
         if folder is None:
@@ -150,22 +150,9 @@ class ToolLedger:
         self._usage = UsageCounter(self._store, scope, self._clock)
 
     @property
-    def store(self) -> Store:
-        """The store that this ledger writes to."""
-        return self._store
-
-    @property
     def outputs(self) -> Outputs:
         """Where large outputs are."""
         return self._outputs
-
-    def __enter__(self) -> Self:
-        """Return the ledger, which closes at the end of the block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the ledger."""
-        self.close()
 
     def close(self) -> None:
         """Store the counts, end the renewals, and close the store if this opened it. Raises any StoreError."""
@@ -173,8 +160,7 @@ class ToolLedger:
             self._usage.flush()
         finally:
             self._claims.close()
-            if self._owns_store:
-                self._store.close()
+            super().close()
 
     def run(
         self,

@@ -6,12 +6,17 @@ passes when a test says so, and everybody has then seen it pass.
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 import threading
+import urllib.request
 from typing import TYPE_CHECKING, Any, Final
 
 from scenarios.checks import check_no_exceptions
-from scenarios.tracker import Client
-from scenarios.webhook_agents import PROJECT, sha_of
+from scenarios.tracker import KEY as FORGE_SECRET
+from scenarios.tracker import SECRET, TOKEN, Client
+from scenarios.webhook_agents import FOLDER, PROJECT, REPO, TRACKER, sha_of
 from scenarios.webhook_checks import check_executions, check_moves, check_tasks, is_quiet, stage_of
 from scenarios.world import World
 
@@ -23,7 +28,6 @@ if TYPE_CHECKING:
     from harness.faults.webhooks import Courier
 
 KEY: Final = "CORE-1"
-REPO: Final = "core/app"
 GRACE_S: Final = 600.0
 INTERVAL_S: Final = 60.0
 WAIT_S: Final = 30.0
@@ -57,12 +61,34 @@ class Site:
         """Start a receiver, on the port of the first one, and the courier before it."""
         kwargs = {**self.common, "port": self.port, "handles": handles}
         receiver = self.chaos.spawn("scenarios.webhook_agents:receive", kwargs=kwargs, name=name)
-        self.port = int(receiver.wait_for("receiving", kind="note")[0].value)
+        self._put_courier_before(int(receiver.wait_for("receiving", kind="note")[0].value))
+        return receiver
+
+    def serve(self, *, grace_s: float, interval_s: float) -> Agent:
+        """Start all parts of the core but the worker as one process, by the command that users have."""
+        command = [sys.executable, "-m", "recovery", "serve", "--db", str(self.database), "--port", str(self.port)]
+        command += ["--gates", "scenarios.served_gates:GATES", "--tracker-url", self.client.url, "--project", PROJECT]
+        environment = {
+            FOLDER: str(self.folder),
+            TRACKER: str(self.tracker),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "CORE_TRACKER_SECRET": SECRET,
+            "CORE_GITHUB_SECRET": FORGE_SECRET,
+            "CORE_TRACKER_TOKEN": TOKEN,
+            "CORE_RECONCILE_GRACE_DEFAULT_S": str(grace_s),
+            "CORE_RECONCILE_INTERVAL_S": str(interval_s),
+        }
+        served = self.chaos.spawn(command, env=environment, name="served")
+        port = served.wait_for_output(r"listening on http://127\.0\.0\.1:(\d+)", timeout_s=WAIT_S)[1]
+        self._put_courier_before(int(port))
+        return served
+
+    def _put_courier_before(self, port: int) -> None:
+        self.port = port
         if self.courier is None:
-            self.courier = self.chaos.courier(f"http://127.0.0.1:{self.port}")
+            self.courier = self.chaos.courier(f"http://127.0.0.1:{port}")
             for source in ("tracker", self.forge):
                 self.world.hook(source, f"{self.courier.url}/hooks/{source}")
-        return receiver
 
     def reconcile(self, name: str = "reconciler", *, gate: str = "", **settings: Any) -> Agent:
         """Start a reconciler with the grace and the interval of this module, and what is given."""
@@ -114,6 +140,16 @@ class Site:
             self.pass_time()
             passed_s += INTERVAL_S
         return passed_s
+
+    def wait_in_real_time(self, stage: str, *, key: str = KEY) -> None:
+        """Wait until the issue's task is in this stage and nothing is left to do."""
+        self.chaos.wait_until(lambda: stage_of(self.database, key) == stage, timeout_s=WAIT_S, what=f"stage {stage}")
+        self.settle()
+
+    def status(self) -> Any:
+        """Return what the receiver shows of itself."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/status", timeout=WAIT_S) as answer:
+            return json.loads(answer.read())
 
     # The end.
 

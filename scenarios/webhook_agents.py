@@ -20,6 +20,7 @@ import msgspec
 import uvicorn
 
 from recovery import DEFAULT_PIPELINE, JobQueue, Monitor, StageEngine, open_store
+from recovery.handlers import branch_of
 from recovery.reconciler import ReconcilerSettings
 from recovery.signatures import SignatureScheme, StandardWebhooks, gitea, github
 from recovery.tracker import HttpTracker
@@ -31,6 +32,7 @@ from scenarios.world import World
 if TYPE_CHECKING:
     from harness import Marks
     from recovery import SqliteStore
+    from recovery.gates import Gate
     from recovery.handlers import Handlers
     from recovery.inbox import Inbox
     from recovery.reconciler import Reconciler, Unblocked
@@ -39,6 +41,11 @@ if TYPE_CHECKING:
 
 EXECUTOR: Final = str(Path(__file__).with_name("pipeline_executor.py"))
 PROJECT: Final = "core"
+REPO: Final = "core/app"
+FOLDER: Final = "SITE_FOLDER"
+TRACKER: Final = "SITE_TRACKER"
+"""The variables of the environment in which a process that takes no arguments from here is told where to look."""
+
 LOOK_S: Final = 0.002
 GATE_IS_GREEN: Final = "scenarios.gate.is_green"
 """The audit event of a gate that has answered green: what is decided now has not been done yet."""
@@ -73,23 +80,28 @@ class Core:
         return found.repo, found.branch
 
 
-def open_core(folder: str, parts: dict[str, str], tracker: int) -> Core:
-    """Open the folder's database with the parts of the core that the run uses."""
-    world = World(folder)
-    store = open_store(str(world.folder / "recovery.db"))
+def make_gates(folder: Path, tracker: int) -> dict[str, Gate]:
+    """Return the gates of the pipeline: continuous integration over HTTP, the others by what an executor has left."""
 
     def ci_green(task: Task) -> bool:
-        source = store.source(task.task_id)
-        is_green = source is not None and Client(tracker).status(source.repo, source.branch) == "success"
+        is_green = Client(tracker).status(REPO, branch_of(str(task.tracker_key))) == "success"
         if is_green:
             sys.audit(GATE_IS_GREEN, task.task_id)
         return is_green
 
     def work_is_there(task: Task) -> bool:
-        return (world.folder / f"{task.task_id}-{task.stage}").exists()
+        return (folder / f"{task.task_id}-{task.stage}").exists()
 
     names = {stage.gate for stage in DEFAULT_PIPELINE.stages if stage.gate}
-    gates = {name: ci_green if name == "ci_green" else work_is_there for name in names}
+    return {name: ci_green if name == "ci_green" else work_is_there for name in names}
+
+
+def open_core(folder: str, parts: dict[str, str], tracker: int) -> Core:
+    """Open the folder's database with the parts of the core that the run uses."""
+    world = World(folder)
+    store = open_store(str(world.folder / "recovery.db"))
+
+    gates = make_gates(world.folder, tracker)
     engine: StageEngine = made(parts["stages"], store, pipeline=DEFAULT_PIPELINE, gates=gates, clock=world.clock)
     queue: JobQueue = made(parts["jobs"], store, clock=world.clock)
     handlers: Handlers = made(parts["handlers"], engine, clock=world.clock)
@@ -112,7 +124,7 @@ def receive(
     if handles:
         threading.Thread(target=_handle, args=(marks, inbox, has_come), daemon=True).start()
     receiver = class_named(parts["receiver"])(
-        inbox, SCHEMES, clock=core.world.clock, on_accepted=has_come.set, read_timeout_s=0.5
+        inbox, SCHEMES, clock=core.world.clock, on_accepted=has_come.set, read_timeout_s=1.0
     )
     with socket.create_server(("127.0.0.1", port)) as listener:
         marks.note("receiving", value=listener.getsockname()[1])
@@ -127,6 +139,13 @@ def _handle(marks: Marks, inbox: Inbox, has_come: threading.Event) -> None:
         found = inbox.run_once()
         if found.handled or found.failed:
             marks.note("handled", value={"handled": found.handled, "failed": found.failed})
+
+
+def handle(marks: Marks, folder: str, parts: dict[str, str], tracker: int) -> None:
+    """Handle what a receiver has accepted, once."""
+    core = open_core(folder, parts, tracker)
+    inbox: Inbox = made(parts["inbox"], core.store, core.handlers.decide_delivery, clock=core.world.clock)
+    marks.ack("handled", value=inbox.run_once().handled)
 
 
 def work(marks: Marks, folder: str, parts: dict[str, str], tracker: int) -> None:

@@ -47,7 +47,7 @@ def is_quiet(database: Path) -> bool:
 
 def check_tasks(database: Path, stages: Mapping[str, str]) -> Iterator[Finding]:
     """Find issues (with the stage that they are to be in) that have no task, or several, or are somewhere else."""
-    found = Counter(key for (key,) in rows(database, "SELECT tracker_key FROM tasks"))
+    found = Counter(key.strip() for (key,) in rows(database, "SELECT tracker_key FROM tasks"))
     for key, stage in stages.items():
         if found[key] != 1:
             text = f"{key} has {found[key]} tasks"
@@ -88,14 +88,17 @@ def check_executions(folder: Path) -> Iterator[Finding]:
         yield Finding(signature="executors:done-twice", text=text, checker="check_executions")
 
 
-def check_inbox(database: Path, sent: Sequence[tuple[str, str, str, str]]) -> Iterator[Finding]:
+def check_inbox(
+    database: Path, sent: Sequence[tuple[str, str, str, str]], *, courier_lost: int = 0
+) -> Iterator[Finding]:
     """Find deliveries (source, event, id, answer) that were acknowledged and are not in the inbox, or are there twice.
 
-    One that comes again under another id has the same body, and no two of a scenario have.
+    So many as ``courier_lost`` were acknowledged by the courier and never carried: none of them is there. One that
+    comes again under another id has the same body, and no two of a scenario have.
     """
     found = rows(database, "SELECT source, delivery_id, body, status FROM webhook_inbox")
     acknowledged = {delivery for _, _, delivery, answer in sent if answer in {"200", "202"}}
-    if lost := sorted(acknowledged - {delivery for _, delivery, _, _ in found}):
+    if len(lost := sorted(acknowledged - {delivery for _, delivery, _, _ in found})) != courier_lost:
         text = f"{len(lost)} acknowledged deliveries are not in the inbox: {lost[:5]}"
         yield Finding(signature="durability:acknowledged-lost", text=text, checker="check_inbox")
     bodies = Counter((source, body) for source, _, body, _ in found)
@@ -104,3 +107,30 @@ def check_inbox(database: Path, sent: Sequence[tuple[str, str, str, str]]) -> It
         yield Finding(signature="inbox:accepted-twice", text=text, checker="check_inbox")
     if failed := sorted(delivery for _, delivery, _, status in found if status == "failed"):
         yield Finding(signature="inbox:set-aside", text=f"deliveries that were not handled: {failed[:5]}")
+
+
+def check_times(seen: Sequence[float], bounds: Sequence[tuple[float, float]]) -> Iterator[Finding]:
+    """Find what took less or more of the world's seconds than it may: a webhook has its grace, and a task its end."""
+    for number, (passed_s, (low_s, high_s)) in enumerate(zip(seen, bounds, strict=True), 1):
+        if not low_s <= passed_s <= high_s:
+            is_late = passed_s > high_s
+            text = f"part {number} took {passed_s:g} s, and may take {low_s:g} to {high_s:g}"
+            signature = "time:too-late" if is_late else "time:too-early"
+            yield Finding(
+                signature=signature, text=text, kind="liveness" if is_late else "safety", checker="check_times"
+            )
+
+
+def check_stays(database: Path, key: str, stage: str, signature: str) -> Iterator[Finding]:
+    """Find, under this signature, that a task is not in the stage in which it was to stay."""
+    if (seen := stage_of(database, key)) != stage:
+        yield Finding(signature=signature, text=f"{key} is in {seen}, not in {stage}", checker="check_stays")
+
+
+def check_answers(answers: Mapping[str, tuple[str, str]]) -> Iterator[Finding]:
+    """Find requests (by what is wrong with them: the answer, and the documented one) that were answered otherwise."""
+    for name, (seen, wanted) in answers.items():
+        if seen != wanted:
+            is_accepted = seen in {"200", "202"}
+            signature = "receiver:forgery-accepted" if is_accepted else "receiver:undocumented-answer"
+            yield Finding(signature=signature, text=f"{name}: {seen}, not {wanted}", checker="check_answers")

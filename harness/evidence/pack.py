@@ -58,7 +58,7 @@ def write(
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         msg = (
             f"the evidence pack {destination} could not be written ({reason}): free space there or give another folder "
-            "with --chaos-results DIR"
+            "with --chaos-results=DIR"
         )
         raise EvidenceError(msg) from error
     finally:

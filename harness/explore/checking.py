@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from harness.explore.state import Item
     from harness.explore.target import Subject
-    from harness.steps.source import StepSource
+    from harness.steps.source import Standing, StepSource
     from harness.steps.step import Step
 
 CHECK_TIMEOUT_S: Final = 10.0
@@ -337,9 +337,10 @@ def _work(known: Known, base: Path, channel: socket.socket, other: socket.socket
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         output = _redirect(base / "output")
+        standing = known.source.stand_by(known.subject.program)
         while content := channel.recv(MESSAGE_BYTES_MAX):
             request = msgspec.msgpack.decode(content, type=Check | RealRun)
-            for judgement in _judge(known, base, request):
+            for judgement in _judge(known, standing, base, request):
                 channel.send(msgspec.msgpack.encode(judgement))
             _tidy(base, output)
         code = 0
@@ -374,26 +375,26 @@ def _memory_bytes_max() -> int:
     return _START_BYTES + MEMORY_BYTES_MAX
 
 
-def _judge(known: Known, base: Path, request: Check | RealRun) -> Iterator[Judgement]:
+def _judge(known: Known, standing: Standing, base: Path, request: Check | RealRun) -> Iterator[Judgement]:
     """Return what came of it; of a run first what came of that, and then all."""
     directory = base / f"state-{request.folder}"
     marks_file = base / f"marks-{request.folder}"
     if isinstance(request, Check):
         yield Judgement(findings=_examine(known.subject, directory, marks_file, known.marks[: request.marks]))
         return
-    ran = _run(known, base, request)
+    ran = _run(known, standing, base, request)
     yield ran
     marks = History.from_lines(marks_file.read_bytes()).marks
     found = _examine(known.subject, directory, marks_file, marks)
     yield msgspec.structs.replace(ran, findings=found, is_checked=True)
 
 
-def _run(known: Known, base: Path, request: RealRun) -> Judgement:
+def _run(known: Known, standing: Standing, base: Path, request: RealRun) -> Judgement:
     directory, marks_file = base / f"state-{request.folder}", base / f"marks-{request.folder}"
     marks_file.unlink(missing_ok=True)
     seen, unlike = recorded_run(
-        known.source,
-        known.subject.program(directory, marks_file),
+        standing,
+        known.source.name,
         directory,
         marks=marks_file,
         directive=request.directive,

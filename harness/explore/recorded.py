@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from harness.explore.target import Subject
     from harness.model import Mark
-    from harness.steps.source import Directive, Observation, Program, StepSource
+    from harness.steps.source import Directive, Observation, Standing, StepSource
     from harness.steps.step import Step
 
 DENIED: Final = "harness:denied"
@@ -120,8 +120,8 @@ def record_again(subject: Subject, source: StepSource, recorded: Recorded, folde
 
 
 def recorded_run(
-    source: StepSource,
-    program: Program,
+    standing: Standing,
+    source_name: str,
     directory: Path,
     *,
     marks: Path,
@@ -130,20 +130,17 @@ def recorded_run(
     expected: Sequence[Step] = (),
     folder: Path | None = None,
 ) -> tuple[Observation, tuple[str, ...]]:
-    """Run a program under a directive, and return with it where the directory is not what its recording gives.
+    """Run what stands by under a directive, and return with it where the directory is not what its recording gives.
 
     A run is compared with its own recording, not with an earlier one's: SQLite, for one, salts its journals, and two
     runs of the same steps do not write the same bytes. Without a ``folder`` nothing is recorded or compared.
     """
     if folder is None:
-        return source.observe(
-            program, directory, marks=marks, directive=directive, expected=expected, timeout_s=timeout_s
-        ), ()
+        return standing.observe(directory, marks=marks, directive=directive, expected=expected, timeout_s=timeout_s), ()
     shutil.rmtree(folder, ignore_errors=True)
-    recorder = Recorder(folder, source.name)
+    recorder = Recorder(folder, source_name)
     try:
-        seen = source.observe(
-            program,
+        seen = standing.observe(
             directory,
             marks=marks,
             directive=directive,

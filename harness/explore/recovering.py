@@ -6,6 +6,7 @@ that need none make no durable step, and cost one run each.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from typing import TYPE_CHECKING, Final
 
@@ -147,15 +148,17 @@ class _Recoveries:
 
     def _kill_at(self, base: State, number: int, found: Discovery) -> None:
         directory, marks = self._folder / "state", self._folder / "marks"
-        seen, unlike = recorded_run(
-            self._session.source,
-            self._program(base, directory, marks),
-            directory,
-            marks=marks,
-            directive=KillBefore(number=number),
-            timeout_s=self._session.options.run_timeout_s,
-            folder=self._folder / "recording",
-        )
+        source, program = self._session.source, self._program(base, directory, marks)
+        with contextlib.closing(source.stand_by(lambda *_: program)) as standing:
+            seen, unlike = recorded_run(
+                standing,
+                source.name,
+                directory,
+                marks=marks,
+                directive=KillBefore(number=number),
+                timeout_s=self._session.options.run_timeout_s,
+                folder=self._folder / "recording",
+            )
         if unlike:
             text = f"a real kill at step {number} of the recovery from {base.code}: {'; '.join(unlike)}"
             self._hearing.fail("harness:replay-differs", text)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from harness.explore.recorded import kinds_in, prepared
 from harness.explore.result import ExplorationError
 from harness.history import History
-from harness.steps.family import Family
+from harness.steps.family import Family, children
 from harness.steps.kernel import adopt_orphans
 from harness.steps.launching import launch
 from harness.steps.step import readable
@@ -64,10 +64,11 @@ def _run(program: Program, directory: Path, marks: Path, timeout_s: float) -> in
     output = marks.with_name(marks.name + ".output")
     for file in (marks, output):
         file.write_bytes(b"")
-    family = Family(launch(program, directory, marks, output, lambda _: None), adopts_afterwards=adopted_before)
-    family.channel.close()
+    others = children()
+    family = Family(launch(program, directory, marks, output, lambda: None), others)
     try:
         has_ended = bool(select.select([family.pidfd], [], [], timeout_s)[0])
     finally:
         family.end()
+        adopt_orphans(adopts=adopted_before)
     return (family.exit_code if family.exit_code is not None else -1) if has_ended else None

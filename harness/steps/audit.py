@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from harness.errors import StepsUnavailable, UsageError
-from harness.steps.family import Family
+from harness.steps.family import Family, children
 from harness.steps.kernel import adopt_orphans
 from harness.steps.launching import launch
 from harness.steps.source import Answer, Directive, KillAfterMark, KillBefore, Observation, Watch
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.steps.recording import Recorder
-    from harness.steps.source import Program
+    from harness.steps.source import Program, Standing
 
 TIMEOUT_S: Final = 60.0
 _OUTPUT_SHOWN_BYTES: Final = 16 * 1024
@@ -63,6 +63,10 @@ class AuditSource:
     def __init__(self, points: Sequence[str] = ("recovery.",)) -> None:
         self._points = tuple(points)
 
+    def stand_by(self, make: Callable[[Path, Path], Program]) -> Standing:
+        """Return what forks the program anew for every run. See ``StepSource.stand_by``."""
+        return _Anew(self, make)
+
     def observe(
         self,
         program: Program,
@@ -90,14 +94,46 @@ class AuditSource:
             file.write_bytes(b"")
         adopted_before = adopt_orphans()
         watcher = _Watcher(directory, marks, log, directive, expected, self._points)
-        child = launch(program, directory, marks, output, lambda _: watcher.begin())
-        family = Family(child, adopts_afterwards=adopted_before)
-        family.channel.close()
+        others = children()
+        family = Family(launch(program, directory, marks, output, watcher.begin), others)
         try:
             is_timed_out = not select.select([family.pidfd], [], [], timeout_s)[0]
         finally:
             leftovers = family.end()
+            adopt_orphans(adopts=adopted_before)
         return _observation(family, log, output, directive, timeout_s if is_timed_out else 0.0, leftovers)
+
+
+class _Anew:
+    """Runs a program again and again, and prepares nothing."""
+
+    def __init__(self, source: AuditSource, make: Callable[[Path, Path], Program]) -> None:
+        self._source = source
+        self._make = make
+
+    def observe(
+        self,
+        directory: Path,
+        *,
+        marks: Path,
+        directive: Directive = Watch(),  # noqa: B008 - a frozen value
+        expected: Sequence[Step] = (),
+        recorder: Recorder | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Observation:
+        """Run it once more. See ``StepSource.observe``."""
+        return self._source.observe(
+            self._make(directory, marks),
+            directory,
+            marks=marks,
+            directive=directive,
+            expected=expected,
+            recorder=recorder,
+            timeout_s=timeout_s,
+        )
+
+    def close(self) -> None:
+        """Nothing stands by."""
 
 
 class _Line(msgspec.Struct, frozen=True, array_like=True):

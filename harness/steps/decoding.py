@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
-import sys
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from harness.steps import memory
+from harness.steps.descriptors import ALL, Descriptors
 from harness.steps.filter import CLONE_COMMANDS, PROT_WRITE, TMPFILE_BIT
 from harness.steps.folder import Place, WatchedFolder, lstat
 from harness.steps.kernel import MACHINE
@@ -28,7 +29,7 @@ from harness.steps.step import NO_CONTENT, NO_NODE, Action, BlindSpot, Step
 from harness.steps.syscalls import AUDIT_ARCH, NUMBER_MAX, NUMBERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from harness.steps.kernel import Notification
 
@@ -44,22 +45,24 @@ _ALLOCATES: Final = {0, _KEEP_SIZE}
 _RWF_DSYNC: Final = 0x02
 _RWF_SYNC: Final = 0x04
 _RWF_APPEND: Final = 0x10
+_RWF_NOAPPEND: Final = 0x20
 _SYNC_BITS: Final = os.O_SYNC & ~os.O_DSYNC
 _WRITE_BYTES_MAX: Final = 0x7FFFF000
 _CHUNK_BYTES: Final = 16 * 1024 * 1024
 _MOVED_IN_BYTES_MAX: Final = 1 << 30
-_UNIX: Final = 1
-_ADDRESS_BYTES_MAX: Final = 110
-"""The size of ``sockaddr_un``."""
 _NUMBER_OF_CREATE: Final = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
 _OUR_MACHINE: Final = AUDIT_ARCH.get(MACHINE, 0)
 _FOREVER: Final = 1 << 63
+_MARKS: Final = -1
+"""Stands for the mark file where a node is meant otherwise."""
+_SOCKET_PATH_AT: Final = 2
+_SOCKET_ADDRESS_BYTES_MAX: Final = 110
 _LOW_HALF: Final = 0xFFFFFFFF
 """The half of a word that holds a descriptor; one that is negative is then none that can be open."""
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
-    """What becomes of a call. With ``error`` it is denied; ``mark`` are a mark's bytes.
+    """What becomes of a call. With ``error`` it is denied; ``mark`` is no step and has no number of its own.
 
     ``stray`` is a path outside of the folder that it changes.
     """
@@ -67,7 +70,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     steps: tuple[Step, ...] = ()
     error: int = 0
     blind_spot: BlindSpot | None = None
-    mark: bytes | None = None
+    mark: Step | None = None
     stray: str = ""
     is_step: bool = False
     """Whether it is one step and nothing else, as nearly all are."""
@@ -100,33 +103,40 @@ class _Waiting(NamedTuple):
     absolute: str
 
 
-class Decoder:
-    """Knows the watched folder, and makes steps of calls. ``keep`` takes contents, and is None where none are wanted.
+class Run(NamedTuple):
+    """What is known of a run that begins: its first process, that one's umask (to ask for it costs more than a call).
 
-    ``marks`` and ``output`` are files outside of the folder whose writes are no strays.
+    ``marks`` and ``output`` are files outside of the watched folder, writes to which are no strays. ``sees_closes`` is
+    whether all calls are trapped by which a descriptor comes to lead to another file.
     """
 
-    def __init__(
-        self, folder: WatchedFolder, *, marks: str, output: str, keep: Callable[[bytes], int] | None = None
-    ) -> None:
+    leader: int
+    umask: int
+    sees_closes: bool
+    marks: os.stat_result
+    output: os.stat_result
+
+
+class Decoder:
+    """Knows the watched folder, and makes steps of calls. ``keep`` takes contents; it is None where none are wanted."""
+
+    def __init__(self, folder: WatchedFolder, run: Run, keep: Callable[[bytes], int] | None = None) -> None:
         self.folder = folder
         self.memory = Memory()
         self._keep = keep
-        self._marks = _identity(marks)
-        self._own = {self._marks, _identity(output)}
+        self._marks = _identity(run.marks)
+        self._own = {self._marks, _identity(run.output)}
         self._waiting: dict[int, list[_Waiting]] = {}
         self._unnamed: list[int] = []
         self._looks_at_flags = False
         self._has_mappings = False
-        self._umasks: dict[int, int] = {}
+        self._umask_at_first: int | None = run.umask
+        self.descriptors = Descriptors(run.leader, is_on=run.sees_closes)
         self._number = 0
         self._turn = 0
         self._last = NOTHING
         self._call: Notification | None = None
-        self._processes: dict[int, tuple[int, int]] = {}
-        calls = _calls(self)
-        self._calls = {number: calls[name] for name, number in NUMBERS[MACHINE].items()}
-        self._names = {number: name for name, number in NUMBERS[MACHINE].items()}
+        self._processes: dict[int, tuple[int, int]] = {run.leader: (1, 1)}
 
     def decode(self, call: Notification, number: int) -> Decoded:
         """Return what becomes of a call; its first step gets this number."""
@@ -134,13 +144,14 @@ class Decoder:
             self._take_turns(call.thread)
         if call.thread in self._waiting:
             self._settle(call.thread)
+        self.descriptors.has_changed(call.thread)
         if call.machine != _OUR_MACHINE or call.number > NUMBER_MAX:
             return _denied("unknown-call", f"call {call.number} of machine {call.machine:#x} is not known here")
         self._number = number
         self._call = call
         self.folder.begin()
         try:
-            self._last = decoded = self._calls[call.number](call)
+            self._last = decoded = _CALLS[call.number](self, call)
         except Failing:
             self._last = decoded = NOTHING
         except Unreadable as error:
@@ -156,19 +167,15 @@ class Decoder:
 
     def extent(self, call: Notification) -> Extent | None:
         """Return where a write goes, None for a call that is no write."""
-        name = self._names.get(call.number, "")
+        name = _NAMES.get(call.number, "")
         if name not in _WRITES:
             return None
         return self._extent(call)
 
     def is_positioned(self, call: Notification) -> bool:
         """Tell whether a write says itself where it goes, and moves no position."""
-        name = self._names.get(call.number, "")
+        name = _NAMES.get(call.number, "")
         return name in {"pwrite64", "pwritev"} or (name == "pwritev2" and _signed_word(call.arguments[3]) >= 0)
-
-    def kept(self, content: bytes) -> int:
-        """Keep contents and return their place, if contents are kept."""
-        return NO_CONTENT if self._keep is None else self._keep(content)
 
     def finish(self) -> None:
         """Bind what was made last; all callers are gone."""
@@ -207,7 +214,7 @@ class Decoder:
         return self.folder.node_of((there.st_dev, there.st_ino)) != step.node
 
     def _is_written(self, call: Notification, step: Step) -> bool:
-        if self._names[call.number] not in _WRITES or self.is_positioned(call):
+        if _NAMES[call.number] not in _WRITES or self.is_positioned(call):
             return True
         try:
             opened = memory.open_file(call.thread, _descriptor(call.arguments[0]))
@@ -241,6 +248,14 @@ class Decoder:
                     return waiting.node
         return self._unnamed_node(status)
 
+    def _learnt(self, thread: int, descriptor: int, status: os.stat_result) -> int:
+        """Return where a descriptor leads, and keep it in mind where every close will be heard of."""
+        is_marks = status.st_ino == self._marks[1] and status.st_dev == self._marks[0]
+        node = _MARKS if is_marks else self.folder.node(status) or self._node(thread, status)
+        if node:
+            self.descriptors.learn(thread, descriptor, node)
+        return node
+
     def _unnamed_node(self, status: os.stat_result) -> int:
         if not self._unnamed or status.st_nlink:
             return 0
@@ -273,7 +288,7 @@ class Decoder:
         return Step(
             number=number,
             action=action,
-            call=self._names[call.number],
+            call=_NAMES[call.number],
             path=path,
             target=target,
             node=node,
@@ -301,9 +316,11 @@ class Decoder:
     def pwrite64(self, call: Notification) -> Decoded:
         """Write at a place: by far the most frequent step, in databases, and so with a short way of its own."""
         thread, given = call.thread, call.arguments
-        node = self.folder.node(self.memory.status(thread, given[0] & _LOW_HALF))
-        length, offset = given[2], given[3]
-        if not node or self._looks_at_flags or not 0 < length <= _CHUNK_BYTES or offset >= _FOREVER:
+        descriptor, length, offset = given[0] & _LOW_HALF, given[2], given[3]
+        node = self.descriptors.leads_to(thread, descriptor)
+        if not node:
+            node = self._learnt(thread, descriptor, self.memory.status(thread, descriptor))
+        if node <= 0 or self._looks_at_flags or not 0 < length <= _CHUNK_BYTES or offset >= _FOREVER:
             return self.write(call)
         process, ordinal = self._processes.get(thread) or self._ordinals(thread)
         step = Step(
@@ -323,18 +340,29 @@ class Decoder:
     def write(self, call: Notification) -> Decoded:
         """Write, by any of the calls that take memory of the caller's."""
         thread, descriptor = call.thread, call.arguments[0] & _LOW_HALF
-        status = self.memory.status(thread, descriptor)
-        if status.st_ino == self._marks[1] and status.st_dev == self._marks[0]:
-            extent = self._extent(call, with_place=False)
-            return Decoded(mark=self._bytes(thread, extent)) if extent.length else NOTHING
-        node = self.folder.node(status) or self._node(thread, status)
+        node = self.descriptors.leads_to(thread, descriptor)
+        if not node:
+            status = self.memory.status(thread, descriptor)
+            node = self._learnt(thread, descriptor, status)
+        if node == _MARKS:
+            return self._marked(call)
         if not node:
             return self._stray(thread, descriptor, status)
-        extent = self._extent(call, status=status)
+        extent = self._extent(call)
         if not extent.length:
             return NOTHING
         content = NO_CONTENT if self._keep is None else self._kept(thread, extent, self._keep)
         return Decoded(steps=self._written(node, extent.offset, extent.length, content, extent.flags))
+
+    def _marked(self, call: Notification) -> Decoded:
+        """Return the mark that is written, as the call says it; its number is that of the step before it."""
+        extent = self._extent(call, with_place=False)
+        if not extent.length:
+            return NOTHING
+        content = NO_CONTENT if self._keep is None else self._keep(self._bytes(call.thread, extent))
+        number = self._number - 1
+        mark = Step(number=number, action=Action.MARK, call="write", length=extent.length, content=content)
+        return Decoded(mark=mark)
 
     def _kept(self, thread: int, extent: Extent, keep: Callable[[bytes], int]) -> int:
         """Keep what is written, some megabytes at a time, and return where it begins."""
@@ -355,9 +383,9 @@ class Decoder:
         kind = Action.SYNC if flags & _SYNC_BITS else Action.SYNC_DATA
         return (step, self._step(kind, path=path, node=node))
 
-    def _extent(self, call: Notification, *, status: os.stat_result | None = None, with_place: bool = True) -> Extent:
+    def _extent(self, call: Notification, *, with_place: bool = True) -> Extent:
         """Return what a write call writes, and where."""
-        name, thread, given = self._names[call.number], call.thread, call.arguments
+        name, thread, given = _NAMES[call.number], call.thread, call.arguments
         pieces: tuple[tuple[int, int], ...]
         if name in _PLAIN:
             length = min(given[2], _WRITE_BYTES_MAX)
@@ -376,10 +404,10 @@ class Decoder:
         flags = per_call
         if offset < 0 or self._looks_at_flags or per_call:
             opened = memory.open_file(thread, descriptor)
-            flags |= opened.flags
+            flags |= opened.flags & ~_not_wanted(name, given)
             offset = opened.position if offset < 0 else offset
         if flags & os.O_APPEND:
-            offset = (status or self.memory.status(thread, descriptor)).st_size
+            offset = self.memory.status(thread, descriptor).st_size
         return Extent(pieces, length, offset, flags)
 
     def _bytes(self, thread: int, extent: Extent) -> bytes:
@@ -452,9 +480,8 @@ class Decoder:
 
     def truncate(self, call: Notification) -> Decoded:
         """Set the size of a file by its path."""
-        place = self._target(call, AT_FDCWD, call.arguments[0])
-        status = lstat(place.absolute) if place.is_inside else None
-        return self._resized(call.thread, status, _signed_word(call.arguments[1]))
+        place, status = self._look(call, AT_FDCWD, call.arguments[0])
+        return self._resized(call.thread, status if place.is_inside else None, _signed_word(call.arguments[1]))
 
     def ftruncate(self, call: Notification) -> Decoded:
         """Set the size of an open file."""
@@ -512,9 +539,13 @@ class Decoder:
         flags, mode = (self.memory.number(call.thread, how + 8 * index) for index in range(2))
         return self._opened(call, folder, path, flags, mode)
 
+    def open_by_handle_at(self, _call: Notification) -> Decoded:
+        """Refuse to make, empty or specially open a file that has no path here, as who is not root is refused."""
+        text = "open_by_handle_at with flags that change a file was refused: what has no path cannot be told"
+        return Decoded(error=errno.EPERM, blind_spot=BlindSpot(what="open-by-handle", text=text, is_denied=True))
+
     def _opened(self, call: Notification, folder: int, path: int, flags: int, mode: int) -> Decoded:
-        place = self._target(call, folder, path)
-        status = lstat(place.absolute)
+        place, status = self._look(call, folder, path)
         if not place.is_inside:
             makes = status is None and bool(flags & os.O_CREAT)
             empties = status is not None and stat.S_ISREG(status.st_mode) and bool(flags & os.O_TRUNC)
@@ -532,24 +563,25 @@ class Decoder:
             if not flags & os.O_TRUNC or (flags & os.O_EXCL and flags & os.O_CREAT):
                 return NOTHING
             return self._resized(call.thread, status, 0)
-        return self._made(call, Action.CREATE, place, mode=mode) if flags & os.O_CREAT else NOTHING
+        return self._coming(call, Action.CREATE, place, mode=mode) if flags & os.O_CREAT else NOTHING
 
     def umask(self, _call: Notification) -> Decoded:
-        """Change what new files may not be: what is known of it is out of date."""
-        self._umasks.clear()
+        """Change what new files may not be: from now on every process may have another one."""
+        self._umask_at_first = None
         return NOTHING
 
     def _umask(self, thread: int) -> int:
-        known = self._umasks.get(thread)
-        if known is None:
-            known = self._umasks[thread] = memory.umask_of(thread)
-        return known
+        return memory.umask_of(thread) if self._umask_at_first is None else self._umask_at_first
 
     def _made(self, call: Notification, action: Action, place: Place, *, mode: int = 0, target: str = "") -> Decoded:
         """Return the step of something that comes to be at a path, unless it cannot."""
         if not place.is_inside:
             return Decoded(stray=place.absolute)
-        if lstat(place.absolute) is not None or lstat(os.path.dirname(place.absolute)) is None:
+        return NOTHING if lstat(place.absolute) else self._coming(call, action, place, mode=mode, target=target)
+
+    def _coming(self, call: Notification, action: Action, place: Place, *, mode: int, target: str = "") -> Decoded:
+        """Return the step of something that comes to be where nothing is, if there is a folder for it."""
+        if lstat(os.path.dirname(place.absolute)) is None:
             return NOTHING
         node = self.folder.reserve(place.path)
         self._await(call.thread, node, place.absolute)
@@ -582,18 +614,21 @@ class Decoder:
         return self._made(call, action, self._place(call, folder, path), mode=bits)
 
     def bind(self, call: Notification) -> Decoded:
-        """Give a socket an address: a name in a folder, where it is one of the machine's own."""
-        thread, (_, address, length, *_) = call.thread, call.arguments
-        content = self.memory.read(thread, address, min(length, _ADDRESS_BYTES_MAX))
-        family, name = content[:2], content[2:].partition(b"\0")[0]
-        if int.from_bytes(family, sys.byteorder) != _UNIX or not name:  # of the network, or without a name
+        """Give a socket a name, which for one of the kind AF_UNIX may be a path."""
+        _, address, length, *_ = call.arguments
+        if not _SOCKET_PATH_AT < length <= _SOCKET_ADDRESS_BYTES_MAX:
             return NOTHING
-        place = self.folder.place(self._absolute(thread, AT_FDCWD, os.fsdecode(name)))
-        return self._made(call, Action.MAKE_NODE, place, mode=0o777 & ~self._umask(thread))
+        given = self.memory.read(call.thread, address, length)
+        path = given[_SOCKET_PATH_AT:].partition(b"\0")[0]
+        if int.from_bytes(given[:_SOCKET_PATH_AT], "little") != socket.AF_UNIX or not path:
+            return NOTHING
+        place = self.folder.place(self._absolute(call.thread, AT_FDCWD, os.fsdecode(path)))
+        mode = 0o777 & ~self._umask(call.thread)
+        return self._made(call, Action.MAKE_NODE, place, mode=mode) if place.is_inside else NOTHING
 
     def setxattr(self, call: Notification) -> Decoded:
         """Set an extended attribute by path."""
-        return self._attributed(lstat(self._target(call, AT_FDCWD, call.arguments[0]).absolute))
+        return self._attributed(self._look(call, AT_FDCWD, call.arguments[0])[1])
 
     def lsetxattr(self, call: Notification) -> Decoded:
         """Set one of a symbolic link itself."""
@@ -605,7 +640,7 @@ class Decoder:
 
     def setxattrat(self, call: Notification) -> Decoded:
         """Set one relative to a folder."""
-        return self._attributed(lstat(self._target(call, *call.arguments[:2]).absolute))
+        return self._attributed(self._look(call, *call.arguments[:2])[1])
 
     def _attributed(self, status: os.stat_result | None) -> Decoded:
         """Refuse, as a file system does that keeps no attributes: states are built without them."""
@@ -754,21 +789,22 @@ class Decoder:
 
     def chmod(self, call: Notification) -> Decoded:
         """Change permissions by path."""
-        return self._chmod(self._target(call, AT_FDCWD, call.arguments[0]), call.arguments[1])
+        return self._chmod(*self._look(call, AT_FDCWD, call.arguments[0]), call.arguments[1])
 
     def fchmodat(self, call: Notification) -> Decoded:
         """Change permissions relative to a folder."""
         folder, path, mode, *_ = call.arguments
-        return self._chmod(self._target(call, folder, path), mode)
+        return self._chmod(*self._look(call, folder, path), mode)
 
     def fchmod(self, call: Notification) -> Decoded:
         """Change permissions of an open file."""
         status = self.memory.status(call.thread, _descriptor(call.arguments[0]))
         return self._changed_mode(self._node(call.thread, status), status, call.arguments[1])
 
-    def _chmod(self, place: Place, mode: int) -> Decoded:
-        status = lstat(place.absolute) if place.is_inside else None
-        return NOTHING if status is None else self._changed_mode(self.folder.node(status), status, mode)
+    def _chmod(self, place: Place, status: os.stat_result | None, mode: int) -> Decoded:
+        if status is None or not place.is_inside:
+            return NOTHING
+        return self._changed_mode(self.folder.node(status), status, mode)
 
     def _changed_mode(self, node: int, status: os.stat_result, mode: int) -> Decoded:
         if not node or stat.S_IMODE(status.st_mode) == mode & 0o7777:
@@ -791,8 +827,13 @@ class Decoder:
         return self._synced(call, Action.SYNC_RANGE)
 
     def _synced(self, call: Notification, action: Action) -> Decoded:
-        node = self._node(call.thread, self.memory.status(call.thread, _descriptor(call.arguments[0])))
-        return Decoded(steps=(self._step(action, path=self.folder.path(node), node=node),)) if node else NOTHING
+        thread, descriptor = call.thread, call.arguments[0] & _LOW_HALF
+        node = self.descriptors.leads_to(thread, descriptor)
+        if not node:
+            node = self._learnt(thread, descriptor, self.memory.status(thread, descriptor))
+        if node <= 0:
+            return NOTHING
+        return Decoded(steps=(self._step(action, path=self.folder.path(node), node=node),), is_step=True)
 
     def sync(self, _call: Notification) -> Decoded:
         """Flush everything."""
@@ -809,6 +850,33 @@ class Decoder:
         node = self.folder.node_of(found) if found is not None else 0
         step = self._step(Action.SYNC_DATA, path=self.folder.path(node), node=node)
         return Decoded(steps=(step,)) if node else NOTHING
+
+    # Descriptors
+
+    def close(self, call: Notification) -> Decoded:
+        """Close a file."""
+        self.descriptors.change(call.thread, call.arguments[0] & _LOW_HALF)
+        return NOTHING
+
+    def dup2(self, call: Notification) -> Decoded:
+        """Have a descriptor lead where another one does."""
+        self.descriptors.change(call.thread, call.arguments[1] & _LOW_HALF)
+        return NOTHING
+
+    dup3 = dup2
+
+    def close_range(self, call: Notification) -> Decoded:
+        """Close many, or have the next exec close them."""
+        self.descriptors.change(call.thread, ALL)
+        return NOTHING
+
+    def execve(self, call: Notification) -> Decoded:
+        """Become another program: its memory is another, and some of its files are closed."""
+        self.memory.close()
+        self.descriptors.change(call.thread, ALL)
+        return NOTHING
+
+    execveat = execve
 
     # What cannot be seen
 
@@ -858,9 +926,9 @@ class Decoder:
         """Return where a path leads, its last name as it is."""
         return self.folder.place(self._absolute(call.thread, folder, self.memory.text(call.thread, path)))
 
-    def _target(self, call: Notification, folder: int, path: int) -> Place:
-        """Return where a path leads, symbolic links at its end too."""
-        return self.folder.target(self._absolute(call.thread, folder, self.memory.text(call.thread, path)))
+    def _look(self, call: Notification, folder: int, path: int) -> tuple[Place, os.stat_result | None]:
+        """Return where a path leads, symbolic links at its end too, and what is there."""
+        return self.folder.look(self._absolute(call.thread, folder, self.memory.text(call.thread, path)))
 
 
 _WRITES: Final = frozenset({"write", "pwrite64", "writev", "pwritev", "pwritev2"})
@@ -868,17 +936,17 @@ _PLAIN: Final = frozenset({"write", "pwrite64"})
 _SAME: Final = {"writev": "write", "pwritev": "write", "pwritev2": "write", "fchmodat2": "fchmodat"}
 
 
-def _calls(decoder: Decoder) -> dict[str, Callable[[Notification], Decoded]]:
-    names: Iterable[str] = {name for numbers in NUMBERS.values() for name in numbers}
-    return {name: getattr(decoder, _SAME.get(name, name)) for name in names}
+_NAMES: Final = {number: name for name, number in NUMBERS.get(MACHINE, {}).items()}
+_CALLS: Final[dict[int, Callable[[Decoder, Notification], Decoded]]] = {
+    number: getattr(Decoder, _SAME.get(name, name)) for number, name in _NAMES.items()
+}
 
 
 def _denied(what: str, text: str) -> Decoded:
     return Decoded(error=errno.ENOSYS, blind_spot=BlindSpot(what=what, text=text, is_denied=True))
 
 
-def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)
+def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
@@ -907,6 +975,11 @@ def _path_of_the_caller(path: str, thread: int) -> str:
     return (
         f"/proc/{thread}/fd/{path.removeprefix('/dev/fd/')}" if path.startswith("/dev/") else f"/proc/{thread}/{rest}"
     )
+
+
+def _not_wanted(name: str, given: list[int]) -> int:
+    """Return the flags that a file was opened with and that do not hold for this one write."""
+    return os.O_APPEND if name == "pwritev2" and given[5] & _RWF_NOAPPEND else 0
 
 
 def _makes_way(path: str, there: os.stat_result, moved: os.stat_result) -> bool:

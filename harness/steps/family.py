@@ -13,26 +13,28 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final
 
-from harness.steps.kernel import adopt_orphans
+from harness.errors import AgentError
 
 if TYPE_CHECKING:
     from harness.steps.launching import Child
 
 _END_TIMEOUT_S: Final = 10.0
+_LINKS_OF_ONE_THREAD: Final = 3
+"""What ``/proc/self/task`` has of a process with one thread: to list it costs more than what is looked for."""
 
 
 class Family:
     """The processes of one run."""
 
-    def __init__(self, child: Child, *, adopts_afterwards: bool) -> None:
-        """Take charge of what was launched; say what this process is to be to orphans when the family has ended."""
-        self._adopts_afterwards = adopts_afterwards
+    def __init__(self, child: Child, others: list[int]) -> None:
+        """Take charge of what was launched; ``others`` are the children that this process had before."""
         self.pid = child.pid
-        self.channel = child.channel
+        self._reap_child = child.reap
+        self.is_orphaned = False
         self.pidfd = os.pidfd_open(child.pid)
         self.exit_code: int | None = None
         self.signal: int | None = None
-        self._others = set(_children()) - {child.pid}
+        self._others = set(others)
         self._is_reaped = False
 
     def kill(self) -> None:
@@ -57,7 +59,6 @@ class Family:
             for pid in mine:
                 self._reap(pid)
         os.close(self.pidfd)
-        adopt_orphans(adopts=self._adopts_afterwards)
         return leftovers
 
     def kill_first(self, *, had_ended: bool) -> None:
@@ -67,27 +68,33 @@ class Family:
         self._reap(self.pid)
 
     def _mine(self) -> list[int]:
-        return [pid for pid in _children() if pid not in self._others]
+        return [pid for pid in children() if pid not in self._others]
 
     def _reap(self, pid: int) -> None:
-        if pid == self.pid and self._is_reaped:
-            return
-        try:
-            _, status = os.waitpid(pid, 0)
-        except ChildProcessError:
-            return
-        if pid == self.pid:
+        if pid != self.pid:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        elif not self._is_reaped:
             self._is_reaped = True
+            status = self._status()
             if os.WIFSIGNALED(status):
                 self.signal = os.WTERMSIG(status)
             else:
                 self.exit_code = os.WEXITSTATUS(status)
 
+    def _status(self) -> int:
+        try:
+            return self._reap_child()
+        except AgentError:  # who had started it was killed, and so it has come to us
+            self.is_orphaned = True
+            return os.waitpid(self.pid, 0)[1]
 
-def _children() -> list[int]:
+
+def children() -> list[int]:
     """Return the children of this process, of all its threads."""
     found: list[int] = []
-    for thread in os.listdir("/proc/self/task"):
+    only = os.stat("/proc/self/task").st_nlink == _LINKS_OF_ONE_THREAD
+    for thread in (os.getpid(),) if only else os.listdir("/proc/self/task"):
         with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children", "rb") as file:
             found += map(int, file.read().split())
     return found

@@ -11,7 +11,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, Final
 
-from harness.steps.syscalls import AUDIT_ARCH, NUMBER_MAX, NUMBERS
+from harness.steps.syscalls import AUDIT_ARCH, CLOSES, NUMBER_MAX, NUMBERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,9 +41,12 @@ CLONE_COMMANDS: Final = (0x40049409, 0x4020940D)
 _Instruction = tuple[int, int, int, int]
 
 
-def program(machine: str) -> bytes:
-    """Return the filter for a machine, as the kernel takes it: eight bytes an instruction."""
-    numbers = dict(NUMBERS[machine])
+def program(machine: str, *, closes: bool = True) -> bytes:
+    """Return the filter for a machine, as the kernel takes it: eight bytes an instruction.
+
+    With ``closes`` it traps what closes files, too: who hears of that need not ask with each write where it goes.
+    """
+    numbers = {name: number for name, number in NUMBERS[machine].items() if closes or name not in CLOSES}
     instructions: list[_Instruction] = [
         (_LOAD, 0, 0, _MACHINE_AT),
         (_JUMP_EQUAL, 1, 0, AUDIT_ARCH[machine]),
@@ -52,7 +55,7 @@ def program(machine: str) -> bytes:
         (_JUMP_GREATER, 0, 1, NUMBER_MAX),
         (_RETURN, 0, 0, NOTIFY),
     ]
-    for name, argument in (("open", 1), ("openat", 2)):
+    for name, argument in (("open", 1), ("openat", 2), ("open_by_handle_at", 2)):
         if name in numbers:
             instructions += _if_number(numbers.pop(name), _if_set(argument, OPEN_FLAGS))
     instructions += _if_number(numbers.pop("mmap"), _if_set(3, MAP_SHARED))

@@ -62,14 +62,14 @@ class WatchedFolder:
     def node(self, status: os.stat_result) -> int:
         """Return the node of an object, 0 if it is none of this folder's."""
         node = self._nodes.get((status.st_dev, status.st_ino), 0)
-        if node in self._nameless and status.st_nlink:  # its inode number was given to another file since
+        if node and node in self._nameless and status.st_nlink:  # its inode number was given to another file since
             del self._nodes[status.st_dev, status.st_ino]
             return 0
         return node
 
     def lose_name(self, node: int, status: os.stat_result) -> None:
         """Note that a name of a node goes; after its last one, only who has it open can reach it."""
-        if status.st_nlink <= 1 and node not in self._nameless:
+        if node and status.st_nlink <= 1 and node not in self._nameless:
             self._nameless.add(node)
             self.undo_with(lambda: self._nameless.discard(node))
 
@@ -131,12 +131,15 @@ class WatchedFolder:
             resolved = os.path.join(os.path.realpath(parent), name)
         return self._placed(resolved)
 
-    def target(self, absolute: str) -> Place:
-        """Resolve all of an absolute path, symbolic links at its end too."""
+    def look(self, absolute: str) -> tuple[Place, os.stat_result | None]:
+        """Resolve all of an absolute path, symbolic links at its end too, and return what is there."""
         parent, _, name = absolute.rpartition("/")
-        if parent == self.root and name not in {"", ".", ".."} and not os.path.islink(absolute):
-            return Place(absolute, name, is_inside=True)
-        return self._placed(os.path.realpath(absolute))
+        if parent == self.root and name not in {"", ".", ".."}:
+            status = lstat(absolute)
+            if status is None or not stat.S_ISLNK(status.st_mode):
+                return Place(absolute, name, is_inside=True), status
+        place = self._placed(os.path.realpath(absolute))
+        return place, lstat(place.absolute)
 
     def _placed(self, resolved: str) -> Place:
         if resolved == self.root:

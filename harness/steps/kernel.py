@@ -66,14 +66,15 @@ class _Program(ctypes.Structure):
 class Filter:
     """The filter, ready to be put on: made before a fork, so that the child has nothing to allocate.
 
-    Raises StepsUnavailable on a machine whose calls are not known.
+    ``closes`` is whether it traps what closes files. Raises StepsUnavailable on a machine whose calls are not known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, closes: bool = True) -> None:
+        self.closes = closes
         if MACHINE not in AUDIT_ARCH:
             msg = f"steps are counted on {' and '.join(AUDIT_ARCH)}, and this machine is {MACHINE}; use named points"
             raise StepsUnavailable(msg)
-        code = program(MACHINE)
+        code = program(MACHINE, closes=closes)
         self._code = ctypes.create_string_buffer(code, len(code))
         self._program = _Program(len(code) // 8, ctypes.addressof(self._code))
 

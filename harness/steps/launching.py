@@ -6,9 +6,9 @@ first instruction.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
-import socket
 import sys
 import traceback
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
@@ -28,30 +28,63 @@ _EXIT_NOT_FOUND: Final = 127
 
 
 class Child(NamedTuple):
-    """A child that was forked, and the channel on which ``watch`` may say something."""
+    """A program that was started. ``reap`` waits for its end and returns its status, as ``waitpid`` gives it."""
 
     pid: int
-    channel: socket.socket
+    reap: Callable[[], int]
 
 
-def launch(
-    program: Program, directory: Path, marks: Path, output: Path, watch: Callable[[socket.socket], None]
-) -> Child:
+def launch(program: Program, directory: Path, marks: Path, output: Path, watch: Callable[[], None]) -> Child:
     """Fork the program. The child never returns; it ends with the program's exit code, as Python itself would."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
-    if pid:
-        theirs.close()
-        return Child(pid, ours)
+    if pid == 0:
+        become(lambda: _watched(program, directory, marks, output, watch))
+    return Child(pid, lambda: os.waitpid(pid, 0)[1])
+
+
+def _watched(program: Program, directory: Path, marks: Path, output: Path, watch: Callable[[], None]) -> Program:
+    die_with_parent()
+    prepare(os.open(output, os.O_RDWR | os.O_APPEND))
+    enter(os.fspath(directory), os.fspath(marks))
+    watch()
+    return program
+
+
+def prepare(output: int) -> None:
+    """Make a process that was forked from a Python of ours one that can be a program, or fork some."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    fcntl.fcntl(output, fcntl.F_SETFL, os.O_APPEND)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    for source in {nothing, output} - {0, 1, 2}:
+        os.close(source)
+    # whoever has taken the place of these (pytest does) is not there any more
+    sys.stdout, sys.stderr = (open(target, "w", closefd=False) for target in (1, 2))  # noqa: SIM115 - until the end
+    os.environ.setdefault(AGENT_VARIABLE, "target")
+
+
+def enter(directory: str, marks: str) -> None:
+    """Be in a session and in the folder of this one run."""
+    os.setsid()
+    os.environ[MARKS_VARIABLE] = marks
+    os.chdir(directory)
+
+
+def become(make: Callable[[], Program]) -> NoReturn:
+    """Be the program from now on, and end as it does."""
     code = EXIT_OF_A_MISTAKE
     try:
-        ours.close()
-        _prepare(directory, marks, output)
-        watch(theirs)
-        theirs.close()
-        code = _call(program)
+        program = make()
+        if not callable(program):
+            argv = [os.fspath(part) for part in program]
+            os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
+            os.execvp(argv[0], argv)
+        program()
+        code = 0
     except BaseException as error:  # noqa: BLE001 - this is the end of the process, whatever it was
         code = 1  # also where there is no room to say why
         code = _code_of(error)
@@ -69,31 +102,6 @@ def leave(code: int) -> NoReturn:
         sys.stderr.flush()
     finally:
         os._exit(code)
-
-
-def _prepare(directory: Path, marks: Path, output: Path) -> None:
-    os.setsid()
-    die_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_DFL)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    printed = os.open(output, os.O_WRONLY | os.O_APPEND)
-    for source, target in ((nothing, 0), (printed, 1), (printed, 2)):
-        os.dup2(source, target)
-    # whoever has taken the place of these (pytest does) is not there any more
-    sys.stdout, sys.stderr = (open(target, "w", closefd=False) for target in (1, 2))  # noqa: SIM115 - until the end
-    os.environ[MARKS_VARIABLE] = str(marks)
-    os.environ.setdefault(AGENT_VARIABLE, "target")
-    os.chdir(directory)
-
-
-def _call(program: Program) -> int:
-    if not callable(program):
-        argv = [os.fspath(part) for part in program]
-        os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
-        os.execvp(argv[0], argv)
-    program()
-    return 0
 
 
 def _code_of(error: BaseException) -> int:

@@ -11,27 +11,27 @@ program, and calls of what is left fail with ENOSYS.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
-import socket
 import time
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from harness.errors import StepsUnavailable, UsageError
+from harness.errors import AgentError, UsageError
 from harness.steps import memory
-from harness.steps.decoding import NOTHING, Decoded, Decoder
-from harness.steps.family import Family
+from harness.steps.decoding import NOTHING, Decoded, Decoder, Run
+from harness.steps.family import Family, children
 from harness.steps.folder import WatchedFolder
-from harness.steps.kernel import Filter, Listener, adopt_orphans, borrow_descriptor
-from harness.steps.launching import EXIT_OF_A_MISTAKE, launch
+from harness.steps.kernel import Filter, borrow_descriptor
 from harness.steps.source import Answer, Directive, KillAfterMark, KillBefore, Observation, Watch
+from harness.steps.standby import LOST, Standby, unavailable
 from harness.steps.step import Action, BlindSpot, Step, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from harness.steps.kernel import Notification
@@ -42,7 +42,8 @@ TIMEOUT_S: Final = 60.0
 OUTPUT_BYTES_MAX: Final = 64 * 1024 * 1024
 _OUTPUT_SHOWN_BYTES: Final = 16 * 1024
 _STRAYS_MAX: Final = 100
-_READY: Final = b"+"
+_STEPS_A_CLOSE: Final = 2
+"""To hear of a close costs as much as to ask twice where a write goes."""
 _NEEDS_ROOM: Final = frozenset(
     {
         Action.CREATE,
@@ -71,7 +72,7 @@ class SeccompSource:
     def try_out(self) -> None:
         """Raise StepsUnavailable where the kernel, a container or another supervisor refuses the filter."""
         if number := self._filter.refusal():
-            raise _unavailable(number)
+            raise unavailable(number)
 
     def observe(
         self,
@@ -85,64 +86,105 @@ class SeccompSource:
         timeout_s: float = TIMEOUT_S,
     ) -> Observation:
         """Run the program with ``directory`` watched. See ``StepSource.observe``."""
+        with contextlib.closing(SeccompStanding(lambda *_: program, self._filter, once=True)) as standing:
+            return standing.observe(
+                directory, marks=marks, directive=directive, expected=expected, recorder=recorder, timeout_s=timeout_s
+            )
+
+    def stand_by(self, make: Callable[[Path, Path], Program]) -> SeccompStanding:
+        """Have the program stand by. See ``StepSource.stand_by``."""
+        return SeccompStanding(make, self._filter)
+
+
+class SeccompStanding:
+    """A program that stands by with the filter on. It is forked from this process when it is run for the first time."""
+
+    def __init__(self, make: Callable[[Path, Path], Program], filter_: Filter, *, once: bool = False) -> None:
+        self._make = make
+        self._filter = filter_
+        self._once = once
+        self._standby: Standby | None = None
+
+    def observe(
+        self,
+        directory: Path,
+        *,
+        marks: Path,
+        directive: Directive = Watch(),  # noqa: B008 - a frozen value
+        expected: Sequence[Step] = (),
+        recorder: Recorder | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Observation:
+        """Run it once more. See ``StepSource.observe``."""
         if not directory.is_dir() or not timeout_s > 0:
             msg = f"a folder is watched, for more than 0 s, and this is {directory} for {timeout_s} s"
             raise UsageError(msg)
-        adopted_before = adopt_orphans()
         marks.touch()
-        output = marks.with_name(marks.name + ".output")
-        output.write_bytes(b"")
         folder = WatchedFolder(directory)
-        if recorder is not None:
-            recorder.before.extend(folder.scan(recorder.keep))
-        else:
-            for _ in folder.scan(None):
-                pass
-        child = launch(program, directory, marks, output, lambda channel: _put_on(self._filter, channel))
-        family = Family(child, adopts_afterwards=adopted_before)
-        try:
-            listener = Listener(_take_listener(family))
-        except BaseException:
-            family.end()
-            raise
         keep = recorder.keep if recorder is not None else None
-        decoder = Decoder(folder, marks=str(marks), output=str(output), keep=keep)
-        supervision = _Supervision(family, listener, decoder, directive, expected, output)
+        before = list(folder.scan(keep))
+        standby, family = self._start(directory, marks)
+        run = Run(family.pid, standby.umask, self._filter.closes, os.stat(marks), os.fstat(standby.output))
+        decoder = Decoder(folder, run, keep)
+        supervision = _Supervision(family, standby, decoder, directive, expected)
         try:
             supervision.run(time.monotonic() + timeout_s)
         finally:
-            listener.close()
             supervision.leftovers = family.end()
             decoder.finish()
         observation = supervision.observation(timeout_s)
+        self._suit(decoder.descriptors.closes, len(supervision.steps))
+        if family.is_orphaned:
+            self.close()
         if recorder is not None:
+            recorder.before.extend(before)
             recorder.steps.extend(supervision.steps)
             recorder.blind_spots.extend(supervision.blind_spots)
         return observation
+
+    def _suit(self, closes: int, steps: int) -> None:
+        """Have the next runs wear the other filter if this one hears of more closes than it saves questions."""
+        if self._filter.closes and not self._once and closes * _STEPS_A_CLOSE > steps:
+            self._filter = Filter(closes=False)
+            self.close()
+
+    def _start(self, directory: Path, marks: Path) -> tuple[Standby, Family]:
+        """Start the program; what stands by is replaced once, if something has killed it since the last run."""
+        try:
+            return self._started(directory, marks)
+        except AgentError:
+            self.close()
+            return self._started(directory, marks)
+
+    def _started(self, directory: Path, marks: Path) -> tuple[Standby, Family]:
+        if self._standby is None:
+            self._standby = Standby(self._make, self._filter, once=self._once)
+        others = children()
+        return self._standby, Family(self._standby.start(directory, marks), others)
+
+    def close(self) -> None:
+        """End what stands by. Closing twice is fine."""
+        if self._standby is not None:
+            self._standby.close()
+            self._standby = None
 
 
 class _Supervision:
     """One program's run: takes its calls one by one, numbers its steps, and carries out the directive."""
 
     def __init__(
-        self,
-        family: Family,
-        listener: Listener,
-        decoder: Decoder,
-        directive: Directive,
-        expected: Sequence[Step],
-        output: Path,
+        self, family: Family, standby: Standby, decoder: Decoder, directive: Directive, expected: Sequence[Step]
     ) -> None:
         self._family = family
-        self._listener = listener
+        self._listener = standby.listener
+        self._early = standby.early
         self._decoder = decoder
         self._directive = directive
-        self._expected = [step for step in expected if not step.is_mark]
-        self._output = output
+        self._expected = [step for step in expected if step.action is not Action.MARK]
+        self._output = standby.output
         self._kill_at = directive.number if isinstance(directive, KillBefore) else 0
         self._kill_at_mark = directive.count if isinstance(directive, KillAfterMark) else 0
         self._is_answering = isinstance(directive, Answer)
-        self._is_watching = isinstance(directive, Watch) and not self._expected
         self._answers_left: float = 0
         self._answered_node = 0
         self._mark_count = 0
@@ -166,6 +208,8 @@ class _Supervision:
         poll.register(self._family.pidfd, select.POLLIN)
         a_call = (listener, select.POLLIN)
         calls = 0
+        while self._early and not self._is_over:
+            self._take(self._early.pop(0))
         while not self._is_over:
             left_s = deadline_s - time.monotonic()
             ready = poll.poll(left_s * 1000) if left_s > 0 else []
@@ -174,7 +218,8 @@ class _Supervision:
                 return
             if a_call not in ready:
                 return  # the program has ended, or nobody wears the filter any more
-            self._take()
+            if (call := self._listener.receive()) is not None:
+                self._take(call)
             calls += 1
             if calls % 256 == 0:
                 self._look_at_output()
@@ -183,6 +228,8 @@ class _Supervision:
         """Return what came of it."""
         if not self._failure and self.leftovers and not self._fired and self._diverged_at is None:
             self._failure = f"it left processes running, which were ended: {', '.join(self.leftovers[:5])}"
+        if self._family.is_orphaned:
+            self._failure = LOST
         if self._is_timed_out:
             self._failure = f"it did not end within {timeout_s:g} s, and was ended"
         return Observation(
@@ -203,17 +250,13 @@ class _Supervision:
         """Return the paths outside that are not as before; what was made and removed again did no harm."""
         return tuple(readable(path) for path, was in self._strays.items() if was or os.path.lexists(path))
 
-    def _take(self) -> None:
-        call = self._listener.receive()
-        if call is None:
-            return
+    def _take(self, call: Notification) -> None:
         decoded = self._decoder.decode(call, self._count + 1)
         if decoded is NOTHING:
             self._listener.let_pass(call)
-        elif self._is_watching and decoded.is_step:
-            step = decoded.steps[0]
+        elif decoded.is_step and self._is_as_expected(step := decoded.steps[0]):
             self.steps.append(step)
-            self._count = step.number
+            self._count += 1
             if not self._listener.let_pass(call):
                 self._drop(step.number, 1)
         else:
@@ -242,15 +285,12 @@ class _Supervision:
         if decoded.stray and len(self._strays) < _STRAYS_MAX and decoded.stray not in self._strays:
             self._strays[decoded.stray] = os.path.lexists(decoded.stray)
 
-    def _pass_mark(self, call: Notification, content: bytes) -> None:
+    def _pass_mark(self, call: Notification, mark: Step) -> None:
         """Let a mark be written, and put it between the steps."""
         self._mark_count += 1
-        place = self._decoder.kept(content)
-        self.steps.append(
-            Step(number=self._count, action=Action.MARK, call="write", length=len(content), content=place)
-        )
+        self.steps.append(mark)
         if self._mark_count == self._kill_at_mark:
-            self._write_for(call, len(content))
+            self._write_for(call, mark.length)
             self._kill()
         elif not self._listener.let_pass(call):
             self._mark_count -= 1
@@ -284,6 +324,13 @@ class _Supervision:
         self._decoder.take_back()
         self._count = number - 1
         del self.steps[len(self.steps) - count :]
+
+    def _is_as_expected(self, step: Step) -> bool:
+        """Tell whether a step is one to let pass: nothing is asked of it but to be the one that is expected, if any."""
+        number, expected = step.number, self._expected
+        if self._is_answering or number == self._kill_at:
+            return False
+        return not expected or (number <= len(expected) and step.does_as(expected[number - 1]))
 
     def _diverges(self, number: int, step: Step) -> bool:
         if number <= len(self._expected) and step.does_as(self._expected[number - 1]):
@@ -343,42 +390,11 @@ class _Supervision:
         self._is_over = True
 
     def _look_at_output(self) -> None:
-        if self._output.stat().st_size > OUTPUT_BYTES_MAX:
+        if os.fstat(self._output).st_size > OUTPUT_BYTES_MAX:
             self._failure = f"it printed more than {OUTPUT_BYTES_MAX >> 20} MiB, and was ended"
             self._kill(fired=False)
 
     def _tail(self) -> str:
-        with self._output.open("rb") as file:
-            file.seek(max(0, self._output.stat().st_size - _OUTPUT_SHOWN_BYTES))
-            return file.read().decode(errors="replace")
-
-
-def _put_on(filter_: Filter, channel: socket.socket) -> None:
-    """Put on the filter, as the child's first act, and send its listener."""
-    try:
-        listener = filter_.put_on()
-    except OSError as error:
-        channel.sendall(b"-" + str(error.errno).encode())
-        os._exit(EXIT_OF_A_MISTAKE)
-    socket.send_fds(channel, [_READY], [listener])
-    os.close(listener)
-
-
-def _take_listener(family: Family) -> int:
-    """Take the listener that the child sends, or say why it has none."""
-    try:
-        content, descriptors, _, _ = socket.recv_fds(family.channel, 16, 1)
-    finally:
-        family.channel.close()
-    if content == _READY and descriptors:
-        os.set_inheritable(descriptors[0], False)  # noqa: FBT003 - its name says it
-        return descriptors[0]
-    raise _unavailable(int(content[1:] or b"0"))
-
-
-def _unavailable(number: int) -> StepsUnavailable:
-    if number == errno.EBUSY:
-        why = "a supervisor watches this process already (a container's, or another run of this), and there can be one"
-    else:
-        why = f"this kernel or container allows no seccomp notifications ({os.strerror(number)})"
-    return StepsUnavailable(f"steps cannot be counted by seccomp here: {why}; named audit events still work")
+        size = os.fstat(self._output).st_size
+        shown = os.pread(self._output, _OUTPUT_SHOWN_BYTES, max(0, size - _OUTPUT_SHOWN_BYTES))
+        return shown.decode(errors="replace")

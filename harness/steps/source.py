@@ -79,10 +79,38 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     failure: str = ""
 
 
+class Standing(Protocol):
+    """A program that stands by to be run again and again, and every time from the same beginning."""
+
+    def observe(
+        self,
+        directory: Path,
+        *,
+        marks: Path,
+        directive: Directive = ...,
+        expected: Sequence[Step] = (),
+        recorder: Recorder | None = None,
+        timeout_s: float = ...,
+    ) -> Observation:
+        """Run it once more. See ``StepSource.observe``."""
+        ...
+
+    def close(self) -> None:
+        """End what stands by. Closing twice is fine."""
+        ...
+
+
 class StepSource(Protocol):
     """A way to see a program's durable steps."""
 
     name: str
+
+    def stand_by(self, make: Callable[[Path, Path], Program]) -> Standing:
+        """Return what runs the program that ``make`` returns for a folder and a mark file, and costs less a run.
+
+        What this process imports or changes after the first run is not seen by the program.
+        """
+        ...
 
     def observe(
         self,

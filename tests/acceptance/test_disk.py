@@ -92,7 +92,7 @@ def test_a_disk_without_any_room_is_told(pytester: pytest.Pytester, small_disk: 
     result = pytester.runpytest_subprocess(*QUIET, f"--chaos-results={small_disk / 'results'}")
     assert result.ret == 1
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["chaos: the results folder * cannot be written (No space left*--chaos-results DIR"])
+    result.stdout.fnmatch_lines(["chaos: the results folder * cannot be written (No space left*--chaos-results=DIR"])
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["a full disk", "a file"])
@@ -105,6 +105,6 @@ def test_a_scratch_folder_that_cannot_be_used_is_one_sentence(
     fill(filler)
     result = pytester.runpytest_subprocess(*QUIET, f"--chaos-scratch={small_disk if full else filler}")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["*scratch folder * (*)*--chaos-scratch DIR"])
+    result.stdout.fnmatch_lines(["*scratch folder * (*)*--chaos-scratch=DIR"])
     assert "Error" not in result.stdout.str().partition("chaos matrix")[0]
     result.stdout.fnmatch_lines(["*1 inconclusive in*"])

@@ -34,6 +34,31 @@ def test_the_seed_is_shown_before_and_after(scenario: pytest.Pytester) -> None:
     assert "mine7" in Path(scenario.path, "chaos-results/latest/records.jsonl").read_text()
 
 
+@pytest.mark.parametrize("option", ["--chaos-results", "--chaos-scratch", "--chaos-replay"])
+def test_a_path_after_a_space_does_not_cost_the_configuration(
+    scenario: pytest.Pytester, tmp_path: Path, option: str
+) -> None:
+    """Pytest takes an existing path for tests and reads the configuration there: this is said, and nothing runs.
+
+    Found by a run of our own suite, which had lost its settings and went on without a word.
+    """
+    scenario.makeini("[pytest]\nchaos_seed = fromini")
+    result = scenario.runpytest_subprocess(*QUIET, option, str(tmp_path.parent))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: Expected {option}={tmp_path.parent} but got two words;*"])
+    assert not Path(scenario.path, "chaos-results").exists()
+
+
+@pytest.mark.parametrize("separator", [" ", "="])
+def test_a_path_inside_may_come_after_a_space(scenario: pytest.Pytester, separator: str) -> None:
+    """A folder of the project that is there already: the configuration is found from it, too."""
+    scenario.makeini("[pytest]\nchaos_seed = fromini")
+    Path(scenario.path, "results").mkdir()
+    result = scenario.runpytest_subprocess(*QUIET, *f"--chaos-results{separator}results".split())
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["chaos: seed fromini;*"])
+
+
 def test_quiet_is_one_line_a_scenario(scenario: pytest.Pytester) -> None:
     """With -q neither header nor table is printed."""
     result = scenario.runpytest_subprocess(*QUIET, "-q")
@@ -185,7 +210,7 @@ def test_results_that_cannot_be_written_are_one_sentence(scenario: pytest.Pytest
     Path(scenario.path, "chaos-results").write_text("in the way")
     result = scenario.runpytest_subprocess(*QUIET)
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["chaos: the results folder * cannot be written *--chaos-results DIR*"])
+    result.stdout.fnmatch_lines(["chaos: the results folder * cannot be written *--chaos-results=DIR*"])
     assert "Traceback" not in result.stdout.str()
     assert Path(scenario.path, "chaos-results").read_text() == "in the way"
 

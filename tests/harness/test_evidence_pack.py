@@ -484,7 +484,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(journal: Journal, small_
     (small_disk / "filler").touch()
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         (small_disk / "filler").write_bytes(b"x" * 2**21)
-    with pytest.raises(EvidenceError, match=r"could not be written .* --chaos-results DIR"):
+    with pytest.raises(EvidenceError, match=r"could not be written .* --chaos-results=DIR"):
         write(journal.folder, small_disk / "evidence/pack")
     assert [path for path in small_disk.rglob("*") if path.is_file()] == [small_disk / "filler"]
     assert journal.history().marks

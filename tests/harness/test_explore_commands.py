@@ -101,5 +101,5 @@ def test_init_runs_a_module_of_the_current_folder(tmp_path: Path, capsys: pytest
     """``python -m`` looks in the folder where it was typed, wherever the target will run it."""
     (tmp_path / "mine.py").write_text("open('data.json', 'w').write('{}')")
 
-    assert run(["init", "--seed", "s", "--", "python", "-m", "mine"]) == VIOLATED
+    assert run(["init", "--file", "of_a_module.py", "--seed", "s", "--", "python", "-m", "mine"]) == VIOLATED
     assert "data.json is no JSON any more" in capsys.readouterr().out

@@ -75,11 +75,10 @@ def test_a_process_with_no_room_for_its_last_words_still_ends(tmp_path: Path) ->
     """A full disk fails even the last flush; the child must end there, and not run on as a second parent."""
     here = os.getpid()
     try:
-        child = start(lambda: print("x" * 100_000), tmp_path, tmp_path / "marks", Path("/dev/full"), lambda _: None)
+        child = start(lambda: print("x" * 100_000), tmp_path, tmp_path / "marks", Path("/dev/full"), lambda: None)
     finally:
         if os.getpid() != here:
             os._exit(77)
-    child.channel.close()
 
     assert os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]) == 1
 

@@ -96,7 +96,7 @@ def test_many_sessions_come_and_go_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("base", ["/proc/nowhere", "/dev/null/x"])
 def test_a_base_that_cannot_be_written_is_named(base: str) -> None:
     """The error says which option gives another."""
-    with pytest.raises(UsageError, match=f"no scratch folder can be made in {base} .*--chaos-scratch DIR"):
+    with pytest.raises(UsageError, match=f"no scratch folder can be made in {base} .*--chaos-scratch=DIR"):
         scratch.create(Path(base))
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.steps import filter as filters
-from harness.steps.syscalls import AUDIT_ARCH, NUMBER_MAX, NUMBERS
+from harness.steps.syscalls import AUDIT_ARCH, CLOSES, NUMBER_MAX, NUMBERS
 
 HEADERS = {
     "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
@@ -21,7 +21,7 @@ HEADERS = {
 MACHINES = tuple(NUMBERS)
 ALWAYS = {
     machine: set(numbers.values()) - {numbers[name] for name in SPECIAL if name in numbers}
-    for SPECIAL in [("open", "openat", "mmap", "mprotect", "ioctl", "fcntl")]
+    for SPECIAL in [("open", "openat", "open_by_handle_at", "mmap", "mprotect", "ioctl", "fcntl")]
     for machine, numbers in NUMBERS.items()
 }
 
@@ -70,7 +70,7 @@ def test_the_filter_traps_what_may_change_files_and_nothing_else(machine: str, n
     named = {value: name for name, value in numbers.items()}.get(number, "")
     verdict = run(filters.program(machine), AUDIT_ARCH[machine], number, (argument,) * 6)
     expected = number in ALWAYS[machine] or number > NUMBER_MAX
-    if named in {"open", "openat"}:
+    if named in {"open", "openat", "open_by_handle_at"}:
         expected = bool(argument & filters.OPEN_FLAGS)
     elif named == "mmap":
         expected = bool(argument & filters.MAP_SHARED)
@@ -81,6 +81,15 @@ def test_the_filter_traps_what_may_change_files_and_nothing_else(machine: str, n
     elif named == "fcntl":
         expected = argument == filters.SET_FLAGS_COMMAND
     assert verdict == (filters.NOTIFY if expected else filters.ALLOW)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_closes_may_be_left_out(machine: str) -> None:
+    """Then they pass, and everything else is trapped as before."""
+    without, whole = filters.program(machine, closes=False), filters.program(machine)
+    for name, number in NUMBERS[machine].items():
+        both = [run(program, AUDIT_ARCH[machine], number, (2**32 - 1,) * 6) for program in (without, whole)]
+        assert both[0] == (filters.ALLOW if name in CLOSES else both[1])
 
 
 @pytest.mark.parametrize("machine", MACHINES)

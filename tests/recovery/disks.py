@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def small_disk(folder: Path) -> Iterator[Path]:
     """Mount one at ``folder`` while the block lasts; skips the test where that is not allowed."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=512k", "state-test", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "state-test", str(folder)]
     if shutil.which("mount") is None or os.geteuid() or subprocess.run(command, check=False).returncode:
         pytest.skip("mounting a small file system needs root")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -139,6 +140,41 @@ def test_a_group_is_ended_whole(leader: str) -> None:
     assert end_group(process.pid, start, variable=("COLOUR", "red")) == 0
 
 
+_BECOMES = """
+import os, subprocess, sys
+child = subprocess.Popen(["env", "-i", "/bin/sh", "-c", sys.argv[1]], stdin=0)
+print(child.pid, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "ended"), [("read go; exec env COLOUR=red sleep 600", 1), ("read go; sleep 600", 0)]
+)
+def test_a_process_without_an_environment_is_looked_at_again(program: str, ended: int) -> None:
+    """It may be about to become another program; what has none for good is somebody else's, and lives."""
+    command = [sys.executable, "-c", _BECOMES, program]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, text=True
+    )
+    start = start_of(process.pid)
+    assert start is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    child_start = start_of(child)
+    process.wait()
+    process.stdin.write("\n")
+    process.stdin.flush()
+    try:
+        assert end_group(process.pid, start, variable=("COLOUR", "red")) == ended
+        assert (look(child, child_start) is Liveness.ALIVE) == (not ended)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stdin.close()
+        process.stdout.close()
+
+
 def test_somebody_elses_group_is_left_alone(sleeper: subprocess.Popen[bytes]) -> None:
     """A number that went round is not killed."""
     start = start_of(sleeper.pid)
@@ -152,6 +188,7 @@ def test_somebody_elses_group_is_left_alone(sleeper: subprocess.Popen[bytes]) ->
 def test_a_process_that_may_not_be_signalled_is_an_error(sleeper: subprocess.Popen[bytes]) -> None:
     """Another user's process is not ended, and that is said in a typed error."""
     source = f"""
+import contextlib
 import os
 from recovery.errors import ExecutorNotEnded
 from recovery.liveness import end_group, start_of

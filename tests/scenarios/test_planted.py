@@ -37,6 +37,8 @@ SWEEP = "scenarios/test_04_recovery_sweep.py"
 FINALISE = "scenarios/test_08_job_finalisation.py"
 LIVENESS = "scenarios/test_09_executor_liveness.py"
 RIVALS = "scenarios/test_10_rival_reapers.py"
+LOST = "scenarios/test_11_lost_webhooks.py"
+UNRULY = "scenarios/test_12_unruly_deliveries.py"
 RED_GATE = "scenarios/test_16_red_gate.py"
 GHOSTS = "scenarios/test_13_restart_with_ghosts.py"
 ORPHANS = "scenarios/test_14_orphan_buffers.py"
@@ -279,6 +281,44 @@ def test_sync_queues_catch_their_planted_defects(session: Session, variant: str,
 
 
 @pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("AgesTheRow", "stages:stuck", "test_a_busy_task_is_unblocked_all_the_same"),
+        ("ReadsOnePage", "stages:stuck", "test_the_lost_verdict_is_on_the_second_page"),
+        ("StopsAtTheFirst", "stages:stuck", "test_the_lost_verdict_is_on_the_second_page"),
+        ("OpensTheHumanGate", "gate:opened-by-no-human", "test_no_delivery_is_lost"),
+        ("SpeaksOnRed", "silence:notified", "test_red_is_silence"),
+        ("TrustsMemory", "stages:stuck", "test_red_is_silence"),
+        ("DisturbsWork", "gate:left-while-at-work", "test_a_task_at_work_is_left_alone"),
+        ("HasNoGrace", "time:too-early", "test_one_delivery_is_lost[status]"),
+        ("ForgetsGatesBehindTheTracker", "stages:stuck", "test_the_tracker_is_out_of_order"),
+    ],
+)
+def test_reconcilers_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """Tasks that stay stuck, gates that open for nobody, work that is disturbed, and words about nothing, are found."""
+    check_caught(session, LOST, f"tests.planted.reconciler:{variant}", test, signature)
+
+
+@pytest.mark.parametrize(
+    ("variant", "signature", "test"),
+    [
+        ("webhooks:AcknowledgesFirst", "durability:acknowledged-lost", "test_the_receiver_dies_when_it_has_answered"),
+        ("webhooks:HandlesInHalves", "time:too-late", "test_the_receiver_is_killed[start-after_handle]"),
+        ("webhooks:KnowsNobody", "inbox:accepted-twice", "test_every_delivery_comes_three_times[one-after-the-other]"),
+        ("webhooks:TrustsAnybody", "receiver:forgery-accepted", "test_forged_deliveries"),
+        ("webhooks:KnowsNoTime", "receiver:forgery-accepted", "test_forged_deliveries"),
+        ("webhooks:ChecksThenInserts", "tasks:created-twice", "test_the_reconciler_starts_what_a_webhook_starts"),
+        ("webhooks:BelievesTheStatus", "gate:left-while-red", "test_an_old_green_comes_late"),
+        ("stages:AdvancesBlindly", "stages:advanced-twice", "test_the_reconciler_moves_what_a_webhook_moves"),
+        ("stages:AdvancesBlindly", "stages:advanced-twice", "test_a_webhook_moves_what_the_reconciler_moves"),
+    ],
+)
+def test_receivers_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """Deliveries that are lost, believed or done twice, and moves that somebody else has made, are found."""
+    check_caught(session, UNRULY, f"tests.planted.{variant}", test, signature)
+
+
+@pytest.mark.parametrize(
     ("variant", "signature"),
     [
         ("SynchronousOff", "checkpoints:acknowledged-lost"),
@@ -340,6 +380,8 @@ def test_tools_catch_their_planted_defects(session: Session, variant: str, signa
         FINALISE,
         LIVENESS,
         RIVALS,
+        LOST,
+        UNRULY,
         RED_GATE,
         GHOSTS,
         ORPHANS,
