@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 GROUP: Final = "chaos.commands"
 TRACEBACK: Final = "CHAOS_TRACEBACK"
 _LINES_SHOWN: Final = 20
+_TEXTS_SHOWN: Final = 20
+_TEXT_CHARACTERS_SHOWN: Final = 4000
 _MARKS_SHOWN: Final = 10
 
 
@@ -269,6 +271,8 @@ def _show(pack: Pack) -> None:
     _print_rows("agents", pack.agents, ("name", "pid", "command", "exit_status", "duration_s"))
     _print_rows("databases", pack.databases, ("name", "path", "journal_mode", "integrity_check", "error"))
     _print_rows("left out or not readable", pack.problems, ("kind", "part", "text"))
+    for path in sorted((pack.path / "attachments").rglob("*.txt"))[:_TEXTS_SHOWN]:  # how to see what was explored
+        click.echo(_harmless(path.read_text(errors="replace")[:_TEXT_CHARACTERS_SHOWN]))
     click.echo(_harmless(pack.failure))
 
 

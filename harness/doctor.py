@@ -1,7 +1,8 @@
 """What works on this machine, and what there is instead where it does not.
 
-Every check is a question without a trace: no filter is installed, no process started, nothing written. Only what the
-kernel and the installed packages say of themselves is believed; a machine that nobody thought of is told ``unknown``.
+Every check is a question without a trace: nothing is written, and no process is left. What the kernel and the installed
+packages say of themselves is believed, but for the filter, which a child tries on: a container may refuse what its
+kernel lists. A machine that nobody thought of is told ``unknown``.
 """
 
 from __future__ import annotations
@@ -137,14 +138,18 @@ def _kernel() -> Check:
 
 
 def _seccomp() -> Check:
+    from harness.steps.choosing import why_not_seccomp  # it looks at the machine when it is imported
+
     available, found = _user_notification(platform.machine(), _ACTIONS)
+    if available and (refused := why_not_seccomp()):
+        available, found = False, refused
     status: Status = "unknown" if available is None else "works" if available else "missing"
     otherwise = "named crash points (audit events) and kills at marks and moments; no step engine, no power loss"
     return Check("seccomp notification", status, found, "stopping a program at each of its durable steps", otherwise)
 
 
 def _user_notification(machine: str, actions: Path) -> tuple[bool | None, str]:
-    """Ask the kernel whether a filter may hand system calls to a supervisor; no filter is installed for it."""
+    """Ask the kernel whether a filter may hand system calls to a supervisor."""
     if actions.exists():
         available = "user_notif" in actions.read_text().split()
         return available, "the kernel lists user_notif" if available else "the kernel does not list user_notif"

@@ -14,6 +14,18 @@ from scenarios.targets.checkpoints import Checkpoints
 from scenarios.targets.compiled import Compiled, NoCompiler, build
 from scenarios.targets.databases import DAMAGED, LOST, Database
 from scenarios.targets.files import UNREADABLE, InPlace, Renamed, RenamedSyncedBoth, RenamedSyncedFile
+from scenarios.targets.habits import (
+    TORN,
+    FolderNotSynced,
+    Habit,
+    HeaderWithoutBarrier,
+    IndexFirst,
+    LockLeftBehind,
+    LogWithoutLength,
+    RecordInParts,
+    TruncatedFirst,
+    UnlinkedFirst,
+)
 
 if TYPE_CHECKING:
     from harness import Run
@@ -25,7 +37,7 @@ pytestmark = pytest.mark.chaos(
     title="What is known of programs comes out when they are explored",
     why="A tool that finds nothing may have looked at nothing: it has to find what is known to be there, and no more.",
     steps=[
-        "Programs whose outcome is known are recorded: SQLite in six configurations, JSON files, programs in C.",
+        "Programs whose outcome is known are recorded: SQLite in six configurations, JSON files, bad habits, C.",
         "Every crash point, power-loss state and I/O error is built or made, and judged by the program's own check.",
         "The findings of each are those that are known, by name; the sound ones have none.",
         "What is built from the recording is what real kills leave, at every step.",
@@ -61,6 +73,25 @@ ROWS = {
     "json-synced-both": Row(RenamedSyncedBoth()),
 }
 
+BAD = frozenset({TORN})
+HABITS: dict[str, Row] = {
+    "log-without-length": Row(LogWithoutLength(), crash=BAD, power=BAD),
+    "folder-not-synced": Row(FolderNotSynced(), power=frozenset({LOST})),
+    "index-first": Row(IndexFirst(), crash=BAD, power=BAD),
+    "truncated-first": Row(TruncatedFirst(), crash=BAD, power=BAD),
+    "record-in-parts": Row(RecordInParts(), crash=BAD, power=BAD),
+    "unlinked-first": Row(UnlinkedFirst(), crash=BAD, power=BAD),
+    "header-without-barrier": Row(HeaderWithoutBarrier(), power=BAD),
+    "lock-left-behind": Row(LockLeftBehind(), crash=BAD, power=BAD),
+}
+"""Habits that lost data in programs that many use, and what finds each; to rename what was not synced is above."""
+
+
+def mended_of(row: Row) -> Habit:
+    """Return the same program without its habit."""
+    assert isinstance(row.target, Habit)
+    return type(row.target)(is_mended=True)
+
 
 def judge(chaos: Run, explored: Exploration, row: Row) -> None:
     """Expect just the findings that are known, and everything that was explored to have come to an answer."""
@@ -89,6 +120,23 @@ def test_known_outcomes(chaos: Run, explore: Explore, name: str) -> None:
     row = ROWS[name]
 
     judge(chaos, explore(row.target, faults=("crash", "power"), judge=False), row)
+
+
+@pytest.mark.parametrize("name", HABITS)
+def test_known_habits(chaos: Run, explore: Explore, name: str) -> None:
+    """Each bad habit is found by its family of faults, and with the habit mended there is nothing to find."""
+    row = HABITS[name]
+
+    judge(chaos, explore(row.target, faults=("crash", "power"), judge=False), row)
+    mended = Row(mended_of(row))
+    judge(chaos, explore(mended.target, faults=("crash", "power"), judge=False), mended)
+
+
+@pytest.mark.chaos_deep
+@pytest.mark.parametrize("name", HABITS)
+def test_mended_habits_hold_under_everything(explore: Explore, name: str) -> None:
+    """Nor is there a false alarm in their recovery, or of an I/O error."""
+    explore(mended_of(HABITS[name]))
 
 
 @pytest.mark.chaos_deep

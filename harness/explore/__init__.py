@@ -8,6 +8,8 @@
     materialise  writes states into a folder, and reads folders back
     target       what is explored: a class, two functions or two commands
     checking     lets a target's own check judge a state, in a worker that may hang or die
+    unwatched    a run without the filter: the program is to do the same
+    guarding     the exploration in a process of its own, below a guardian that cleans up after all of it
     explorer     one exploration, from the clean run to the findings
 
 A finding is *confirmed* when a real process was really killed (or really got the error) and what it left shows it;

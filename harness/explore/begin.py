@@ -28,7 +28,7 @@ check() looks at what a crash has left, and returns a text for everything that i
 """
 
 import json
-import sqlite3
+{first}import sqlite3
 {imports}from pathlib import Path
 
 
@@ -39,11 +39,12 @@ class Target:
 
 _COMMAND_RUN: Final = """    def run(self, directory, marks):
         marks.intent("run")
-        subprocess.run({command!r}, cwd=directory, check=True)
+        subprocess.run({command!r}, cwd=directory, {environment}check=True)
         marks.ack("run")
 
 """
 
+_MODULE_ENVIRONMENT: Final = 'env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)}, '
 _EXAMPLE_RUN: Final = """    def run(self, directory, marks):
         # Put your program here. This one keeps a counter in a JSON file, the way that most programs do.
         for number in range(1, 6):
@@ -117,17 +118,20 @@ def init(*, file: Path, no_run: bool, seed: str | None, command: tuple[str, ...]
 def target_text(file_name: str, command: Sequence[str]) -> str:
     """Return the source of a first target."""
     name = Path(command[0]).name if command else "counter in a JSON file"
+    is_module = "-m" in command  # which Python looks for in the current folder, and that will be another one
     imports = "import subprocess\n" if command else ""
-    head = _HEAD.format(file=file_name, imports=imports, name=name)
+    head = _HEAD.format(file=file_name, first="import os\n" if is_module else "", imports=imports, name=name)
     if not command:
         return head + _EXAMPLE_RUN + _CHECK_HEAD + _EXAMPLE_CHECK
-    return head + _COMMAND_RUN.format(command=_resolved(command)) + _CHECK_HEAD + _COMMAND_CHECK
+    environment = _MODULE_ENVIRONMENT if is_module else ""
+    run = _COMMAND_RUN.format(command=_resolved(command), environment=environment)
+    return head + run + _CHECK_HEAD + _COMMAND_CHECK
 
 
 def _resolved(command: Sequence[str]) -> list[str]:
     """Return the command with paths that work from any folder: it will run in the explored one."""
     program = sys.executable if command[0] in {"python", "python3"} else command[0]
-    return [str(Path(part).resolve()) if Path(part).is_file() else part for part in (program, *command[1:])]
+    return [str(Path(part).absolute()) if Path(part).is_file() else part for part in (program, *command[1:])]
 
 
 def _explore(file: Path, seed: str | None) -> int:

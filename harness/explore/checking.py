@@ -35,7 +35,7 @@ from harness.steps.source import Directive
 from harness.steps.step import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from harness.explore.state import Item
@@ -88,6 +88,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     count: int = 0
     strays: tuple[str, ...] = ()
     output: str = ""
+    is_checked: bool = True
+    """Whether this is the whole answer; without it the run is over, and the check is about to begin."""
 
 
 class Known(NamedTuple):
@@ -160,6 +162,8 @@ class _Task:
         self.done = done
         self.folder = folder
         self.timeout_s = timeout_s
+        self.known = Judgement()
+        """What came of the run, once it is over: a check that hangs takes nothing of that back."""
 
 
 class Pool:
@@ -215,6 +219,13 @@ class Pool:
         while any(worker.waiting for worker in self._workers):
             self._take()
 
+    def renew(self) -> None:
+        """Replace the workers, which have nothing to do, by fresh ones, which remember no state."""
+        self.drain()
+        for place, worker in enumerate(self._workers):
+            worker.end()
+            self._workers[place] = Worker(self._known, worker.base, worker.folders)
+
     def close(self) -> None:
         """End the workers, and whatever their checks have left running. Closing twice is fine."""
         for worker in self._workers:
@@ -248,7 +259,7 @@ class Pool:
         now_s = time.monotonic()
         for worker in busy.values():
             if worker in self._workers and worker.waiting and now_s > worker.deadline_s:
-                self._replace(worker, _hung(worker.waiting[0].timeout_s))
+                self._replace(worker, _hung(self._timeout_s))
 
     def _receive(self, worker: Worker) -> None:
         try:
@@ -258,10 +269,14 @@ class Pool:
         if not content:
             self._replace(worker, None)
             return
+        judgement = msgspec.msgpack.decode(content, type=Judgement)
+        if not judgement.is_checked:
+            worker.waiting[0].known = judgement
+            worker.deadline_s = time.monotonic() + self._timeout_s
+            return
         task = worker.waiting.popleft()
         if worker.waiting:
             worker.deadline_s = time.monotonic() + worker.waiting[0].timeout_s
-        judgement = msgspec.msgpack.decode(content, type=Judgement)
         task.done(judgement, worker.folders[task.folder].path)
 
     def _replace(self, worker: Worker, finding: Finding | None) -> None:
@@ -274,7 +289,8 @@ class Pool:
             fresh.send(rest)
         if judged is not None:
             path = fresh.folders[judged.folder].path
-            judged.done(Judgement(findings=(finding or _died(worker),)), path)
+            found = (finding or _died(worker),)
+            judged.done(msgspec.structs.replace(judged.known, findings=found, is_checked=True), path)
 
 
 def _roomy(*channels: socket.socket) -> None:
@@ -324,8 +340,8 @@ def _work(known: Known, base: Path, channel: socket.socket, other: socket.socket
         standing = known.source.stand_by(known.subject.program)
         while content := channel.recv(MESSAGE_BYTES_MAX):
             request = msgspec.msgpack.decode(content, type=Check | RealRun)
-            judgement = _judge(known, standing, base, request)
-            channel.send(msgspec.msgpack.encode(judgement))
+            for judgement in _judge(known, standing, base, request):
+                channel.send(msgspec.msgpack.encode(judgement))
             _tidy(base, output)
         code = 0
     except BaseException:  # noqa: BLE001 - this is the end of the process; its log says why
@@ -359,15 +375,21 @@ def _memory_bytes_max() -> int:
     return _START_BYTES + MEMORY_BYTES_MAX
 
 
-def _judge(known: Known, standing: Standing, base: Path, request: Check | RealRun) -> Judgement:
+def _judge(known: Known, standing: Standing, base: Path, request: Check | RealRun) -> Iterator[Judgement]:
+    """Return what came of it; of a run first what came of that, and then all."""
     directory = base / f"state-{request.folder}"
     marks_file = base / f"marks-{request.folder}"
     if isinstance(request, Check):
-        return Judgement(findings=_examine(known.subject, directory, marks_file, known.marks[: request.marks]))
-    return _run_and_judge(known, standing, base, request)
+        yield Judgement(findings=_examine(known.subject, directory, marks_file, known.marks[: request.marks]))
+        return
+    ran = _run(known, standing, base, request)
+    yield ran
+    marks = History.from_lines(marks_file.read_bytes()).marks
+    found = _examine(known.subject, directory, marks_file, marks)
+    yield msgspec.structs.replace(ran, findings=found, is_checked=True)
 
 
-def _run_and_judge(known: Known, standing: Standing, base: Path, request: RealRun) -> Judgement:
+def _run(known: Known, standing: Standing, base: Path, request: RealRun) -> Judgement:
     directory, marks_file = base / f"state-{request.folder}", base / f"marks-{request.folder}"
     marks_file.unlink(missing_ok=True)
     seen, unlike = recorded_run(
@@ -380,11 +402,9 @@ def _run_and_judge(known: Known, standing: Standing, base: Path, request: RealRu
         timeout_s=request.timeout_s,
         folder=base / f"recording-{request.folder}" if request.compare else None,
     )
-    marks = History.from_lines(marks_file.read_bytes()).marks
     return Judgement(
-        findings=_examine(known.subject, directory, marks_file, marks),
         differences=unlike,
-        marks=len(marks),
+        marks=len(History.from_lines(marks_file.read_bytes()).marks),
         fired=seen.fired,
         diverged_at=seen.diverged_at,
         exit_code=seen.exit_code,
@@ -394,6 +414,7 @@ def _run_and_judge(known: Known, standing: Standing, base: Path, request: RealRu
         count=seen.count,
         strays=seen.strays,
         output=seen.output[-TEXT_CHARACTERS_MAX:],
+        is_checked=False,
     )
 
 

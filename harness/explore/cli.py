@@ -75,7 +75,7 @@ class _Listed(_ListedBase):
 
 @click.command()
 @click.argument("target", required=False)
-@click.option("--run", "run_command", help="A command to explore, in any language; it works in the current folder.")
+@click.option("--run", "run_command", help="A command to explore, in any language; it is run in a folder of its own.")
 @click.option("--check", "check_command", help="The command that judges the folder: findings on lines, exit 0 or 1.")
 @click.option(
     "--faults", type=_Listed(_FAMILIES), default=",".join(_FAMILIES), show_default=True, help="What to explore."
@@ -158,14 +158,14 @@ def _subject(
     target: str | None, run_command: str | None, check_command: str | None, check_timeout_s: float
 ) -> tuple[Subject, str]:
     """Return what is to be explored, and the beginning of the command that explores it again."""
-    from harness.explore.target import CommandSubject, load_subject
+    from harness.explore.target import CommandSubject, load_subject, words_of
 
     if (target is None) == (run_command is None):
         msg = "give either a target, module:Target or file.py:Target, or the two commands --run and --check"
         raise UsageError(msg)
     if target is not None:
         return load_subject(target), f"chaos explore {shlex.quote(target)}"
-    run, check = shlex.split(run_command or ""), shlex.split(check_command or "")
+    run, check = words_of(run_command or "", "--run"), words_of(check_command or "", "--check")
     again = f"chaos explore --run {shlex.quote(run_command or '')} --check {shlex.quote(check_command or '')}"
     return CommandSubject(run, check, timeout_s=check_timeout_s), again
 
@@ -184,9 +184,13 @@ def run_and_show(
     from harness.explore.launch import launch
 
     folder = results / "explore" / (re.sub(r"[^\w.-]+", "-", subject.name) or "target")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (ignore := results / ".gitignore").exists():
-        ignore.write_text("*\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (ignore := results / ".gitignore").exists():
+            ignore.write_text("*\n")
+    except OSError as error:
+        msg = f"failing states cannot be kept in {folder} ({error.strerror}): give another folder with --results"
+        raise UsageError(msg) from error
     progress = folder / "progress.json"
     if fresh:
         progress.unlink(missing_ok=True)
@@ -271,7 +275,8 @@ def _lines(explored: Exploration) -> Iterator[str]:
         yield f"and {more} more findings, which the JSON has"
     told = {found.signature for found in explored.discoveries}
     for finding in explored.all_findings:
-        if finding.signature not in told:
+        if finding.signature not in told:  # what every family says is told once
+            told.add(finding.signature)
             yield harmless(f"[{finding.signature}] {finding.text}")
     for note in explored.notes:
         yield harmless(f"note: {note}")

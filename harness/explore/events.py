@@ -6,11 +6,14 @@ run each, and recoveries and power losses are told to be out of reach.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+from harness.errors import StepsUnavailable
 from harness.explore.checking import Known, Pool
 from harness.explore.recorded import check_run, findings_of_run, prepared
 from harness.explore.result import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, Discovery, Family, FamilyResult, grouped
+from harness.explore.target import CommandSubject
 from harness.model import Finding
 from harness.steps.source import Answer, KillBefore, Watch
 
@@ -30,9 +33,13 @@ class EventExploration:
     """Explores a target of which only audit events are seen. ``seen`` is its clean run."""
 
     def __init__(self, subject: Subject, source: StepSource, options: Options, folder: Path) -> None:
+        if isinstance(subject, CommandSubject):
+            msg = "audit events are Python's own, and of a command only the system calls are seen: that takes seccomp"
+            raise StepsUnavailable(msg)
         self._options = options
         self._steps: tuple[Step, ...] = ()
-        directory, marks = prepared(subject, folder / "clean"), folder / "clean.marks"
+        directory = prepared(subject, folder / "clean", timeout_s=options.run_timeout_s)
+        marks = folder / "clean.marks"
         self.seen: Observation = source.observe(
             subject.program(directory, marks), directory, marks=marks, timeout_s=options.run_timeout_s
         )
@@ -93,8 +100,11 @@ class _Runs:
         self._points = 0
 
     def explore(self) -> FamilyResult:
-        for step, directive in self._planned:
-            self._run(step, directive)
+        budget_s = self._options.budget_s
+        ends_s = time.monotonic() + budget_s / len(self._options.families) if budget_s is not None else float("inf")
+        planned = iter(self._planned)
+        while time.monotonic() < ends_s and (each := next(planned, None)) is not None:
+            self._run(*each)
         self._pool.drain()
         return FamilyResult(
             family=self._family,
@@ -102,6 +112,7 @@ class _Runs:
             points=self._points,
             points_total=len(self._planned),
             confirmed=self._points,
+            is_complete=next(planned, None) is None,
             is_named=True,
             discoveries=grouped(self._discoveries),
             problems=tuple(self._problems.values()),

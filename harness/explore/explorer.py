@@ -12,6 +12,7 @@ import re
 import shutil
 import time
 from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -24,16 +25,16 @@ from harness.explore.failing import explore_errors, trouble_of
 from harness.explore.killing import explore_crashes
 from harness.explore.losing import explore_power_losses, find_loss
 from harness.explore.materialise import StateFolder, read_folder
-from harness.explore.recorded import findings_of_run, notes_of_run, record, record_again
+from harness.explore.recorded import DENIED, findings_of_run, notes_of_run, record, record_again
 from harness.explore.recovering import explore_recoveries, find_recovery
 from harness.explore.reproduction import reproduction
 from harness.explore.result import INTERRUPTED, Exploration, ExplorationError, Family, FamilyResult
 from harness.explore.session import Options, Progress, Saved, Session
+from harness.explore.unwatched import compare_unwatched
 from harness.model import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from harness.explore.checking import Judgement
     from harness.explore.recorded import Recorded
@@ -52,6 +53,7 @@ IN_MEMORY_BYTES_MAX: Final = 128 << 20
 """The states of a program that writes more than this are written to the disk."""
 KEPT_BYTES_MAX: Final = 64 << 20
 """A recording larger than this is not kept with the failing states: the code of a state builds it again."""
+_NAME_CHARACTERS_MAX: Final = 80
 ROOM_BYTES_MIN: Final = 16 << 20
 """Less room than this where states are written is too little to begin with."""
 
@@ -60,8 +62,8 @@ class Explorer:
     """Explores one target. ``folder`` is for its work, best on a memory file system, and is the caller's to remove.
 
     ``disk`` is a folder that is no memory, for the recording, and for the states of a program that writes much.
-    ``kept`` is where failing states are kept, ``progress`` the file to go on from; both are optional. ``command`` is
-    what a reproduction tells the user to run.
+    ``kept`` is where failing states are kept, ``progress`` the file to go on from; both are optional. ``kept_as`` is
+    what texts call the first, if it will be moved; ``command`` is what a reproduction tells the user to run.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Explorer:
         *,
         disk: Path | None = None,
         kept: Path | None = None,
+        kept_as: str = "",
         progress: Path | None = None,
         command: str = "",
         listen: Callable[[Progress], None] = lambda _: None,
@@ -85,6 +88,8 @@ class Explorer:
         self._folder = folder
         self._disk = disk or folder
         self._kept = kept
+        self._kept_as = kept_as
+        self._texts: dict[str, list[str]] = {}
         self._progress = progress
         self._command = command
         self._listen = listen
@@ -111,8 +116,7 @@ class Explorer:
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
-            text = f"there is no room for states in {self._folder} ({error}): give another folder with --scratch"
-            findings = (_harness("harness:no-room", text),)
+            findings = (_harness("harness:no-room", self._no_room(error)),)
         except ChaosError as error:
             findings = (_harness(f"harness:{type(error).__name__}", str(error)),)
         seen = self._seen
@@ -127,6 +131,12 @@ class Explorer:
             notes=self._notes,
             duration_s=time.monotonic() - started_s,
         )
+
+    def _no_room(self, error: OSError) -> str:
+        """Say which folder is full, and what changes that: states go to one, and the recording to another."""
+        if shutil.disk_usage(self._disk).free < shutil.disk_usage(self._folder).free:
+            return f"there is no room for the recording in {self._disk} ({error}): set TMPDIR to another folder"
+        return f"there is no room for states in {self._folder} ({error}): give another folder with --scratch"
 
     def _interrupted(self) -> list[FamilyResult]:
         """Return what is known of the family that was under way."""
@@ -181,9 +191,10 @@ class Explorer:
     def _explore_families(self, known: Known, recorded: Recorded, pool: Pool) -> tuple[Finding, ...]:
         assert self._seen is not None  # noqa: S101 - it was recorded
         findings = [*findings_of_run(self._seen), *self._clean(recorded, pool)]
-        if any(finding.kind == "clean-run" for finding in findings):
+        if any(finding.kind == "clean-run" or finding.signature == DENIED for finding in findings):
             return tuple(findings)
         record_again(self._subject, self._source, recorded, self._folder, timeout_s=self._options.run_timeout_s)
+        compare_unwatched(self._subject, recorded, self._folder, timeout_s=self._options.run_timeout_s)
         saved = self._saved(recorded)
         self._session = session = Session(
             known,
@@ -247,20 +258,53 @@ class Explorer:
         return Saved(fingerprint=fingerprint)
 
     def _told(self, session: Session, result: FamilyResult) -> FamilyResult:
-        """Return the result with each discovery's reproduction, and with its state kept where there is a place."""
+        """Return the result with each discovery's reproduction, and with its state kept where there is a place.
+
+        What was kept is judged once more, by workers that have judged nothing else: what is not found again is flaky.
+        """
+        if result.discoveries:
+            session.pool.renew()
         told = [self._tell(session, found) for found in result.discoveries]
-        return msgspec.structs.replace(result, discoveries=tuple(told))
+        problems = result.problems
+        if flaky := [found for found in told if not self._is_found_again(session, found)]:
+            text = (
+                f"{flaky[0].text!r} was said of {flaky[0].code}, and not of the same state when a fresh process looked "
+                "at it: the check, or the recovery it makes, depends on more than the directory and the marks"
+            )
+            problems = (*problems, _harness("harness:check-not-deterministic", text))
+        return msgspec.structs.replace(result, discoveries=tuple(told), problems=problems)
+
+    def _is_found_again(self, session: Session, found: Discovery) -> bool:
+        if not found.folder or found.kind == "liveness" or found.code.startswith("io:"):
+            return True  # nothing was kept, or it takes a timeout, or it was a real run's, which is confirmed as it is
+        heard: list[str] = []
+
+        def done(judgement: Judgement, _: Path) -> None:
+            heard.extend(finding.signature for finding in judgement.findings)
+
+        items = read_folder(Path(found.folder) / "directory", session.recorded.store)
+        session.pool.check(items, found.marks, done)
+        session.pool.drain()
+        return found.signature in heard
 
     def _tell(self, session: Session, found: Discovery) -> Discovery:
-        folder = ""
-        if self._kept is not None:
-            destination = self._kept / re.sub(r"[^\w.+-]+", "-", found.code)[:80].rstrip("-.")
-            if keep_state(session, found.code, destination):
-                folder = str(destination)
-        text = reproduction(session, found, command=self._command, folder=folder)
-        if folder:
-            (self._kept / f"{destination.name}.txt").write_text(text)  # type: ignore[operator] # it is there
+        name, folder, shown = _name_of(found.code), "", ""
+        if self._kept is not None and keep_state(session, found.code, self._kept / name):
+            folder = str(self._kept / name)
+            shown = f"{self._kept_as or self._kept}/{name}"
+        text = reproduction(session, found, command=self._command, folder=shown)
+        if self._kept is not None and folder:
+            self._texts.setdefault(name, []).append(text)
+            (self._kept / f"{name}.txt").write_text("\n".join(self._texts[name]))
         return msgspec.structs.replace(found, reproduction=text, folder=folder)
+
+
+def _name_of(code: str) -> str:
+    """Return a name for the folder of a state: its code, and a digest where that is too long to be one."""
+    name = re.sub(r"[^\w.+-]+", "-", code).rstrip("-.")
+    if len(name) <= _NAME_CHARACTERS_MAX:
+        return name
+    return f"{name[:_NAME_CHARACTERS_MAX]}-{blake2b(code.encode(), digest_size=4).hexdigest()}"
 
 
 def check_options(options: Options) -> None:

@@ -6,6 +6,9 @@ recording, the failing states and how to see them again go into the evidence pac
 
 from __future__ import annotations
 
+import inspect
+import os
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
@@ -74,9 +77,9 @@ class Explore:
             run_timeout_s=run_timeout_s,
             check_timeout_s=check_timeout_s,
         )
-        command = f"chaos explore {target}" if isinstance(target, str) else "chaos explore MODULE:TARGET"
         kept = self._run.attachments / f"exploration-{self._count}"
-        explored = launch(subject, options, kept=kept, command=command)
+        kept_as = f"attachments/{kept.name}"
+        explored = launch(subject, options, kept=kept, kept_as=kept_as, command=_command_for(target))
         self._take_over(explored, judge=judge)
         if any(finding.signature == INTERRUPTED for finding in explored.findings):
             raise KeyboardInterrupt  # it is the session's, and not only this test's
@@ -99,6 +102,19 @@ _TITLES = {
     Family.POWER: "survives a power loss",
     Family.IO: "survives I/O errors",
 }
+
+
+def _command_for(target: object) -> str:
+    """Return the beginning of the command that explores this target outside of the test; nothing if there is none."""
+    if isinstance(target, str):
+        return f"chaos explore {shlex.quote(target)}"
+    if not inspect.isclass(target) or "<locals>" in target.__qualname__:
+        return ""
+    try:
+        file = os.path.relpath(inspect.getfile(target))
+    except (TypeError, OSError, ValueError):  # it is of no file
+        return ""
+    return f"chaos explore {shlex.quote(f'{file}:{target.__qualname__}')}"
 
 
 def _families(faults: Iterable[str]) -> tuple[Family, ...]:

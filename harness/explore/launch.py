@@ -34,6 +34,7 @@ def launch(
     base: Path | None = None,
     source_name: str | None = None,
     kept: Path | None = None,
+    kept_as: str = "",
     progress: Path | None = None,
     command: str = "",
     listen: Callable[[Progress], None] = lambda _: None,
@@ -63,6 +64,7 @@ def launch(
                 folders[0],
                 disk=folders[1],
                 kept=kept,
+                kept_as=kept_as,
                 progress=progress,
                 command=command,
                 listen=tell,
@@ -131,7 +133,9 @@ def _device(point: Path) -> int:
 
 def _fallen_back(found: Exploration) -> Exploration:
     """Return the result with what keeps it from being taken for more than it is: nobody asked for named events only."""
-    text = "no system calls can be seen here, so only named audit events were explored; --source audit accepts that"
+    from harness.steps.choosing import why_not_seccomp
+
+    text = f"only named audit events were explored, which --source audit accepts, since {why_not_seccomp()}"
     finding = Finding(signature="harness:named-events-only", text=text, kind="harness", checker="explore")
     return msgspec.structs.replace(found, findings=(*found.findings, finding))
 

@@ -6,7 +6,11 @@ told where it parted from itself; the states of a run that never happens again w
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import signal
+import stat
+import threading
 from typing import TYPE_CHECKING, Final
 
 from harness.explore.content import PageStore
@@ -19,7 +23,7 @@ from harness.steps.recording import Recorder, Recording
 from harness.steps.step import Action
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from harness.explore.target import Subject
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from harness.steps.source import Directive, Observation, Standing, StepSource
     from harness.steps.step import Step
 
+DENIED: Final = "harness:denied"
+"""The signature of a run that failed after it was denied what could not have been seen."""
 _SHOWN: Final = 5
 _ROOM_BYTES_MIN: Final = 1 << 20
 """With less room than this, a recording that is not what happened means a full disk: writes came up short."""
@@ -43,6 +49,8 @@ class Recorded:
         self.marks: tuple[Mark, ...] = marks_of(recording)
         disk = Disk(recording, self.store)
         self.before: Mapping[str, Item] = live_items(disk)
+        self.left: Mapping[str, int] = {}
+        """What the run has really left: a kind for each path."""
 
     @property
     def steps(self) -> int:
@@ -68,7 +76,7 @@ def record(
     The recording itself, which may be large, goes to ``disk`` where that is given: ``folder`` is likely to be memory.
     """
     kept = disk or folder
-    directory = prepared(subject, folder / "clean")
+    directory = prepared(subject, folder / "clean", timeout_s=timeout_s)
     recorder = Recorder(kept / "recording", source.name)
     marks = folder / "clean.marks"
     try:
@@ -79,13 +87,14 @@ def record(
         recorder.close()
     check_run(seen)
     recorded = Recorded(Recording(kept / "recording"), kept)
-    _compare_with_reality(recorded, directory)
+    _compare_with_reality(recorded, directory, seen)
+    recorded.left = kinds_in(directory)
     return recorded, seen
 
 
 def record_again(subject: Subject, source: StepSource, recorded: Recorded, folder: Path, *, timeout_s: float) -> None:
     """Run the target once more and compare. Raises ExplorationError that says where it took another way."""
-    directory = prepared(subject, folder / "again")
+    directory = prepared(subject, folder / "again", timeout_s=timeout_s)
     marks = folder / "again.marks"
     steps = recorded.recording.steps
     seen = source.observe(
@@ -165,6 +174,9 @@ def findings_of_run(seen: Observation) -> list[Finding]:
     if seen.exit_code != 0:
         end = f"signal {seen.signal}" if seen.signal is not None else f"exit code {seen.exit_code}"
         text = f"the run without any fault ended with {end}; it printed: {_tail(seen.output)}"
+        if denied := [spot.text for spot in seen.blind_spots if spot.is_denied]:
+            text = f"{denied[0]}, and {text}; a program that cannot do without it cannot be explored"
+            return [Finding(signature=DENIED, text=text, kind="harness", checker="explore")]
         found.append(Finding(signature="clean-run:failed", text=text, kind="clean-run", checker="explore"))
     if seen.strays:
         text = (
@@ -193,15 +205,38 @@ def notes_of_run(seen: Observation) -> list[str]:
     ]
 
 
-def prepared(subject: Subject, directory: Path) -> Path:
+def prepared(subject: Subject, directory: Path, *, timeout_s: float) -> Path:
     """Make the directory with what the target wants to be there before. Raises ExplorationError."""
     directory.mkdir(mode=0o755)
     try:
-        subject.setup(directory)
+        with _limited(timeout_s):
+            subject.setup(directory)
+    except TimeoutError as error:
+        text = f"setup() did not end within {timeout_s:g} s; nothing was run"
+        raise ExplorationError(text, signature="harness:setup-hangs") from error
     except Exception as error:
         text = f"setup() raised {type(error).__name__}: {error}; nothing was run"
         raise ExplorationError(text, signature="harness:setup-raised") from error
     return directory
+
+
+@contextlib.contextmanager
+def _limited(timeout_s: float) -> Iterator[None]:
+    """Raise TimeoutError within, after so long. A setup keeps what it makes in this process, so no other can run it."""
+    if threading.current_thread() is not threading.main_thread() or any(signal.getitimer(signal.ITIMER_REAL)):
+        yield  # only there signals are heard; and a timer that is set is somebody else's
+        return
+
+    def end(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def check_run(seen: Observation) -> None:
@@ -220,7 +255,7 @@ def check_run(seen: Observation) -> None:
         raise ExplorationError(text, signature="harness:no-steps")
 
 
-def _compare_with_reality(recorded: Recorded, directory: Path) -> None:
+def _compare_with_reality(recorded: Recorded, directory: Path, seen: Observation) -> None:
     """See that the recording, played to its end, gives what is really there. Raises ExplorationError."""
     if not directory.is_dir():
         text = f"the program deleted the directory it was given ({directory.name}): let it keep the directory itself"
@@ -229,8 +264,22 @@ def _compare_with_reality(recorded: Recorded, directory: Path) -> None:
         if (free := shutil.disk_usage(directory).free) < _ROOM_BYTES_MIN:
             text = f"there is no room in {directory.parent} ({free >> 10} KiB are free): give another with --scratch"
             raise ExplorationError(text, signature="harness:no-room")
-        text = f"the recording does not give what the program left: {'; '.join(found[:_SHOWN])}"
+        differences = "; ".join(found[:_SHOWN])
+        if unseen := [spot for spot in seen.blind_spots if not spot.is_denied]:
+            text = (
+                f"what the program does by {unseen[0].what} ({unseen[0].text}) cannot be seen, and has left what "
+                f"was not: {differences}"
+            )
+            raise ExplorationError(text, signature=f"harness:blind-spot:{unseen[0].what}")
+        text = f"the recording does not give what the program left: {differences}"
         raise ExplorationError(text, signature="harness:replay-differs")
+
+
+def kinds_in(directory: Path) -> dict[str, int]:
+    """Return what is in a folder: the kind (of ``st_mode``) of each path in it."""
+    if not directory.is_dir():
+        return {}
+    return {str(path.relative_to(directory)): stat.S_IFMT(path.lstat().st_mode) for path in directory.rglob("*")}
 
 
 def _tail(output: str) -> str:

@@ -19,6 +19,7 @@ from harness.explore.result import CONFIRMED_BY_A_KILL, Discovery, Family, Famil
 from harness.explore.session import Hearing
 from harness.explore.state import State, durable_digest
 from harness.history import History
+from harness.model import Finding
 from harness.seed import stream
 from harness.steps.recording import Recorder, Recording
 from harness.steps.source import KillBefore
@@ -113,7 +114,12 @@ class _Recoveries:
             seen = self._observe(base, recorder)
         finally:
             recorder.close()
-        if seen.failure or seen.is_timed_out:
+        if seen.is_timed_out:
+            text = f"the recovery did not end within {self._session.options.run_timeout_s:g} s"
+            finding = Finding(signature="liveness:recovery-hangs", text=text, kind="liveness", checker="explore")
+            self._hearing.note(finding, base)
+            return None
+        if seen.failure:
             self._hearing.fail("harness:recovery-not-seen", f"the recovery from {base.code}: {seen.failure}")
             return None
         return Recording(self._folder / "recording") if seen.count else None

@@ -14,7 +14,7 @@ _MARKS: Final = 2
 
 
 def reproduction(session: Session, found: Discovery, *, command: str = "", folder: str = "") -> str:
-    """Return the text; ``command`` is the beginning of the command line that explores this target."""
+    """Return the text; ``command`` is the beginning of the command line that explores this target, if there is one."""
     steps = session.recorded.recording.durable()
     marks = session.recorded.marks[: found.marks]
     lines = [f"{session.subject.name}: {found.text}", f"  {found.label}: {found.state}"]
@@ -22,10 +22,12 @@ def reproduction(session: Session, found: Discovery, *, command: str = "", folde
     if found.step <= len(steps):
         lines.append(f"  and was about to make {steps[found.step - 1]}")
     lines += [f"  it had said {_said(mark)}" for mark in marks[-_MARKS:]]
-    lines.append(f"  seen in {found.states} states{f' under the model {found.model}' if found.model else ''}")
+    count = "1 state" if found.states <= 1 else f"{found.states:,} states"
+    lines.append(f"  seen in {count}{f' under the model {found.model}' if found.model else ''}")
     if folder:
         lines.append(f"  the state: {folder}")
-    lines.append(f"  again: {command} --seed {session.options.seed} --state '{found.code}'")
+    again = f"{command} --seed {session.options.seed} --state '{found.code}'"
+    lines.append(f"  again: {again if command else 'chaos replay, with the evidence pack that this is in'}")
     return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,8 @@ FORMAT: Final = 1
 CONFIRMED_BY_A_KILL: Final = "confirmed by a real kill"
 CONFIRMED_BY_A_RUN: Final = "confirmed by a real run"
 MODELLED: Final = "modelled"
+HANGS: Final = "harness:too-many-hangs"
+"""The signature of a family that was ended because it waited for timeouts only."""
 INTERRUPTED: Final = "harness:interrupted"
 """The signature of an exploration that Ctrl-C has ended."""
 
@@ -108,6 +110,11 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
         return Verdict.worst([*found, Verdict.HELD])
 
     @property
+    def is_hanging(self) -> bool:
+        """Whether it was ended because too much of it hung."""
+        return any(problem.signature == HANGS for problem in self.problems)
+
+    @property
     def coverage(self) -> str:
         """Say what was covered, as reports do: ``122 of 122 crash points``."""
         sampled = " (sampled)" if self.is_sampled else " (all there are)"
@@ -158,7 +165,7 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
     def all_findings(self) -> tuple[Finding, ...]:
         """Everything that keeps this from having held, as a run's findings."""
         own = [finding for family in self.families for finding in family.problems]
-        late = [_incomplete(family) for family in self.families if not family.is_complete]
+        late = [_incomplete(family) for family in self.families if not family.is_complete and not family.is_hanging]
         return (*self.findings, *(found.as_finding() for found in self.discoveries), *own, *late)
 
 

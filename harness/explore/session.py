@@ -15,7 +15,16 @@ from harness.errors import UsageError
 from harness.explore.checking import CHECK_TIMEOUT_S, Judgement, Known, Pool
 from harness.explore.losses import SAMPLES
 from harness.explore.power import Model
-from harness.explore.result import MODELLED, Discovery, Family, FamilyResult, grouped, one_of_each
+from harness.explore.result import (
+    CONFIRMED_BY_A_KILL,
+    HANGS,
+    MODELLED,
+    Discovery,
+    Family,
+    FamilyResult,
+    grouped,
+    one_of_each,
+)
 from harness.model import Finding, Json
 
 if TYPE_CHECKING:
@@ -35,6 +44,9 @@ RECOVERIES: Final = 64
 IO_RUNS: Final = 2000
 """How many I/O errors are tried for real; of more, a sample is drawn."""
 POWER_STATES: Final = 100_000
+HANGS_MAX: Final = 10
+"""After so many states that hang a family is ended: each costs a whole timeout, and thousands would cost days."""
+_WAITED_FOR: Final = frozenset({"liveness:check-hangs", "liveness:recovery-hangs", "liveness:hangs-on-error"})
 _SAVE_EVERY_S: Final = 2.0
 _TELL_EVERY_S: Final = 0.05
 """Whoever shows the progress hears of it so often: to draw a bar costs more than to judge a state."""
@@ -129,8 +141,8 @@ class Session:
 
     @property
     def is_over(self) -> bool:
-        """Whether this family has had its time."""
-        return time.monotonic() >= self._share_s
+        """Whether this family has had its time, or has cost too many timeouts."""
+        return time.monotonic() >= self._share_s or (self.hearing is not None and self.hearing.hangs >= HANGS_MAX)
 
     def save(self) -> None:
         """Write down how far it is; whole or not at all."""
@@ -174,6 +186,7 @@ class Hearing:
         self._models: list[str] = []
         self._saved_s = time.monotonic()
         self._told_s = 0.0
+        self.hangs = 0
         self.total = 0
         self.done = 0
 
@@ -221,6 +234,8 @@ class Hearing:
             text = f"{finding.text}; it was so when {state} (--state '{state.code}')"
             self.problems.setdefault(finding.signature, msgspec.structs.replace(finding, text=text))
             return
+        if finding.signature in _WAITED_FOR:
+            self._count_hang()
         found = Discovery(
             signature=finding.signature,
             kind=finding.kind,
@@ -232,10 +247,20 @@ class Hearing:
             model=model,
             marks=state.marks,
             lost=state.lost,
+            states=int(label != CONFIRMED_BY_A_KILL),  # a real kill leaves a state that was counted when it was built
         )
         self.discoveries.append(found)
         if len(self.discoveries) > 1000:
             self.discoveries = list(grouped(self.discoveries))
+
+    def _count_hang(self) -> None:
+        self.hangs += 1
+        if self.hangs == HANGS_MAX:
+            text = (
+                f"in {HANGS_MAX} states something hung, and what was left of this family was not explored: see why "
+                "first, or give a shorter --check-timeout or --run-timeout"
+            )
+            self.fail(HANGS, text)
 
     def fail(self, signature: str, text: str) -> None:
         """Keep a problem of the harness's own."""

@@ -17,6 +17,8 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -133,12 +135,16 @@ class CommandSubject(Subject):
         return _environment_for(self._commands[1], directory, marks)
 
     def check_with_file(self, directory: Path, marks: Path) -> list[Finding]:
-        """Run the check command. Raises CheckError, and subprocess.TimeoutExpired."""
+        """Run the check command. Raises CheckError."""
         argv = [_filled(part, directory, marks) for part in self._commands[1]]
         environment = os.environ | {DIRECTORY_VARIABLE: str(directory), MARKS_VARIABLE: str(marks)}
-        done = subprocess.run(
-            argv, cwd=directory, env=environment, capture_output=True, timeout=self._timeout_s, check=False
-        )
+        try:
+            done = subprocess.run(
+                argv, cwd=directory, env=environment, capture_output=True, timeout=self._timeout_s, check=False
+            )
+        except subprocess.TimeoutExpired:
+            text = f"the check command did not end within {self._timeout_s:g} s (--check-timeout sets it)"
+            return [Finding(signature="liveness:check-hangs", text=text, kind="liveness")]
         lines = [line for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
         if done.returncode not in {0, 1}:
             said = done.stderr.decode(errors="replace").strip().splitlines()
@@ -147,6 +153,26 @@ class CommandSubject(Subject):
         if done.returncode == 1 and not lines:
             return [as_finding("the check command exited 1 and printed nothing")]
         return [as_finding(line) for line in lines] if done.returncode else []
+
+
+def words_of(command: str, option: str) -> list[str]:
+    """Return the words of a command, with what is named from the current folder as it is named from any other.
+
+    It will run in the explored folder, so files that are there now get their whole path. Raises UsageError for a
+    command that is empty, cannot be split, or names no program.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        msg = f"{option} {command!r} cannot be split into words ({error}): quote it as for a shell"
+        raise UsageError(msg) from error
+    if not words:
+        msg = f"{option} wants a command, such as {option} './worker --data .', and this is empty"
+        raise UsageError(msg)
+    if shutil.which(words[0]) is None:
+        msg = f"{option}: there is no program {words[0]!r} that can be executed; seen from {Path.cwd()}"
+        raise UsageError(msg)
+    return [str(Path(word).absolute()) if Path(word).is_file() else word for word in words]
 
 
 class _Functions:
@@ -211,6 +237,9 @@ def load_subject(text: str) -> Subject:
             msg = f"{module_name} has no {name}; targets in it: {known}"
             raise UsageError(msg)
         found = getattr(found, part)
+    if inspect.isfunction(found) and hasattr(module, "check"):
+        msg = f"{name} is a function: give {module_name} alone, whose run() and check() are a target together"
+        raise UsageError(msg)
     return subject_of(found, name=name)
 
 

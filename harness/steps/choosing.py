@@ -13,10 +13,9 @@ SOURCES: Final = ("seccomp", "audit")
 
 
 def source_for(name: str | None = None) -> StepSource:
-    """Return the source of this name, or the best there is: seccomp, and audit events where its calls are not known.
+    """Return the source of this name, or the best there is: seccomp, and audit events where it does not work.
 
-    That a container or a kernel refuses the filter is found out by the first program that is watched. Raises
-    UsageError for an unknown name, StepsUnavailable for one that does not work on this machine.
+    Raises UsageError for an unknown name, StepsUnavailable for one that does not work on this machine.
     """
     from harness.steps.audit import AuditSource  # each of them looks at the machine when it is imported
     from harness.steps.seccomp import SeccompSource
@@ -27,8 +26,19 @@ def source_for(name: str | None = None) -> StepSource:
         msg = f"there is no source of steps called {name!r}; there are {', '.join(SOURCES)}"
         raise UsageError(msg)
     try:
-        return SeccompSource()
+        source = SeccompSource()
+        source.try_out()
     except StepsUnavailable:
         if name is not None:
             raise
         return AuditSource()
+    return source
+
+
+def why_not_seccomp() -> str:
+    """Return why no system calls can be seen on this machine, and nothing where they can."""
+    try:
+        source_for("seccomp")
+    except StepsUnavailable as error:
+        return str(error)
+    return ""

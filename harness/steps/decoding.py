@@ -15,6 +15,7 @@ import os
 import re
 import socket
 import stat
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -77,6 +78,13 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     """Whether it is one step and nothing else, as nearly all are."""
 
 
+_STANDARD: Final = {"/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2"}
+_OWN_PATHS: Final = ("/proc/self/", "/proc/thread-self/", "/dev/fd/", *_STANDARD)
+
+_TURN_TIMEOUT_S: Final = 0.05
+_MAKES: Final = frozenset({Action.CREATE, Action.MAKE_FOLDER, Action.MAKE_NODE, Action.SYMLINK, Action.LINK})
+_TAKES_AWAY: Final = frozenset({Action.UNLINK, Action.REMOVE_FOLDER, Action.RENAME})
+
 NOTHING: Final = Decoded()
 """The call is nobody's business: it reads, or writes to a pipe, or fails."""
 
@@ -127,11 +135,15 @@ class Decoder:
         self._umask_at_first: int | None = run.umask
         self.descriptors = Descriptors(run.leader, is_on=run.sees_closes)
         self._number = 0
+        self._turn = 0
+        self._last = NOTHING
         self._call: Notification | None = None
         self._processes: dict[int, tuple[int, int]] = {run.leader: (1, 1)}
 
     def decode(self, call: Notification, number: int) -> Decoded:
         """Return what becomes of a call; its first step gets this number."""
+        if call.thread != self._turn:
+            self._take_turns(call.thread)
         if call.thread in self._waiting:
             self._settle(call.thread)
         self.descriptors.has_changed(call.thread)
@@ -141,15 +153,17 @@ class Decoder:
         self._call = call
         self.folder.begin()
         try:
-            return _CALLS[call.number](self, call)
+            self._last = decoded = _CALLS[call.number](self, call)
         except Failing:
-            return NOTHING
+            self._last = decoded = NOTHING
         except Unreadable as error:
-            return Decoded(blind_spot=BlindSpot(what="unreadable-process", text=str(error)))
+            self._last = decoded = Decoded(blind_spot=BlindSpot(what="unreadable-process", text=str(error)))
+        return decoded
 
     def take_back(self) -> None:
         """Forget what the call that was decoded last would have done: it is not made."""
         assert self._call is not None  # noqa: S101 - something was decoded
+        self._last = NOTHING
         self.folder.take_back()
         self._waiting.pop(self._call.thread, None)
 
@@ -170,6 +184,48 @@ class Decoder:
         for thread in list(self._waiting):
             self._settle(thread)
         self.memory.close()
+
+    # One after the other
+
+    def _take_turns(self, thread: int) -> None:
+        """Wait until the last call, another thread's, has been done: where this one appends depends on it.
+
+        That it was let pass does not say that it is over, and the kernel tells nobody. So its effect is waited for,
+        for a bounded time, since it may fail as well.
+        """
+        self._turn = thread
+        if self._last.steps:
+            ends_s = time.monotonic() + _TURN_TIMEOUT_S
+            while not self._is_done(self._last.steps[0]) and time.monotonic() < ends_s:
+                os.sched_yield()
+        for other in list(self._waiting):  # what it has made is bound before anybody else moves or removes it
+            self._settle(other)
+
+    def _is_done(self, step: Step) -> bool:
+        """Tell whether the last call, which makes this step, has had the effect that others depend on."""
+        assert self._call is not None  # noqa: S101 - it has made a step
+        if step.action is Action.WRITE:
+            return self._is_written(self._call, step)
+        there = lstat(os.path.join(self.folder.root, step.path)) if step.path else None
+        if step.action is Action.TRUNCATE:
+            return there is None or there.st_size == step.length
+        if step.action in _MAKES:
+            return there is not None
+        if step.action not in _TAKES_AWAY or there is None:
+            return True
+        return self.folder.node_of((there.st_dev, there.st_ino)) != step.node
+
+    def _is_written(self, call: Notification, step: Step) -> bool:
+        if _NAMES[call.number] not in _WRITES or self.is_positioned(call):
+            return True
+        try:
+            opened = memory.open_file(call.thread, _descriptor(call.arguments[0]))
+            if opened.flags & os.O_APPEND:
+                status = os.stat(f"/proc/{call.thread}/fd/{_descriptor(call.arguments[0])}")
+                return status.st_size >= step.offset + step.length
+        except (OSError, Failing, Unreadable):  # it has closed the file since, or ended
+            return True
+        return opened.position != step.offset
 
     # What was made by calls that are over
 
@@ -572,6 +628,29 @@ class Decoder:
         mode = 0o777 & ~self._umask(call.thread)
         return self._made(call, Action.MAKE_NODE, place, mode=mode) if place.is_inside else NOTHING
 
+    def setxattr(self, call: Notification) -> Decoded:
+        """Set an extended attribute by path."""
+        return self._attributed(self._look(call, AT_FDCWD, call.arguments[0])[1])
+
+    def lsetxattr(self, call: Notification) -> Decoded:
+        """Set one of a symbolic link itself."""
+        return self._attributed(lstat(self._place(call, AT_FDCWD, call.arguments[0]).absolute))
+
+    def fsetxattr(self, call: Notification) -> Decoded:
+        """Set one of an open file."""
+        return self._attributed(self.memory.status(call.thread, _descriptor(call.arguments[0])))
+
+    def setxattrat(self, call: Notification) -> Decoded:
+        """Set one relative to a folder."""
+        return self._attributed(self._look(call, *call.arguments[:2])[1])
+
+    def _attributed(self, status: os.stat_result | None) -> Decoded:
+        """Refuse, as a file system does that keeps no attributes: states are built without them."""
+        if status is None or not self.folder.node(status):
+            return NOTHING
+        text = "an extended attribute was refused, as by a file system that has none"
+        return Decoded(error=errno.EOPNOTSUPP, blind_spot=BlindSpot(what="attributes", text=text, is_denied=True))
+
     def symlink(self, call: Notification) -> Decoded:
         """Make a symbolic link."""
         return self._linked_to(call, call.arguments[0], AT_FDCWD, call.arguments[1])
@@ -840,6 +919,8 @@ class Decoder:
     # Paths
 
     def _absolute(self, thread: int, folder: int, path: str) -> str:
+        if path.startswith(_OWN_PATHS):  # these are the caller's, and not of the process that looks at it
+            return _path_of_the_caller(path, thread)
         if path.startswith("/"):
             return path
         return os.path.join(memory.path_of(thread, _descriptor(folder)), path)
@@ -887,6 +968,16 @@ def _flags_of_call(flags: int) -> int:
     found = os.O_APPEND if flags & _RWF_APPEND else 0
     found |= os.O_DSYNC if flags & _RWF_DSYNC else 0
     return found | (os.O_SYNC if flags & _RWF_SYNC else 0)
+
+
+def _path_of_the_caller(path: str, thread: int) -> str:
+    """Return a path that means another thing to each process, as this thread means it."""
+    if path in _STANDARD:
+        return f"/proc/{thread}/{_STANDARD[path]}"
+    rest = path.removeprefix("/proc/self/").removeprefix("/proc/thread-self/")
+    return (
+        f"/proc/{thread}/fd/{path.removeprefix('/dev/fd/')}" if path.startswith("/dev/") else f"/proc/{thread}/{rest}"
+    )
 
 
 def _not_wanted(name: str, given: list[int]) -> int:

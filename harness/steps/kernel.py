@@ -12,6 +12,7 @@ import fcntl
 import os
 import platform
 import struct
+import warnings
 from typing import Final
 
 import msgspec
@@ -88,6 +89,22 @@ class Filter:
             if ctypes.get_errno() != errno.EINVAL:  # which an older kernel says of a flag that it does not know
                 break
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def refusal(self) -> int:
+        """Return the error with which this machine refuses the filter, 0 where it does not: a child tries it on."""
+        with warnings.catch_warnings():  # Python 3.12 warns of threads, and this child waits on none of them
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            number = errno.EPERM
+            try:
+                self.put_on()
+                number = 0
+            except OSError as error:
+                number = error.errno or number
+            finally:
+                os._exit(number)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 class Listener:

@@ -27,7 +27,7 @@ from harness.steps.family import Family, children
 from harness.steps.folder import WatchedFolder
 from harness.steps.kernel import Filter, borrow_descriptor
 from harness.steps.source import Answer, Directive, KillAfterMark, KillBefore, Observation, Watch
-from harness.steps.standby import LOST, Standby
+from harness.steps.standby import LOST, Standby, unavailable
 from harness.steps.step import Action, BlindSpot, Step, readable
 
 if TYPE_CHECKING:
@@ -69,6 +69,11 @@ class SeccompSource:
 
     def __init__(self) -> None:
         self._filter = Filter()
+
+    def try_out(self) -> None:
+        """Raise StepsUnavailable where the kernel, a container or another supervisor refuses the filter."""
+        if number := self._filter.refusal():
+            raise unavailable(number)
 
     def observe(
         self,
@@ -202,7 +207,8 @@ class _Supervision:
         self.steps: list[Step] = []
         self.blind_spots: list[BlindSpot] = []
         self.leftovers: list[str] = []
-        self._strays: dict[str, None] = {}
+        self._strays: dict[str, bool] = {}
+        """Paths outside that were changed, and whether they were there before."""
         self._fired = False
         self._diverged_at: int | None = None
         self._is_timed_out = False
@@ -249,10 +255,14 @@ class _Supervision:
             fired=self._fired,
             diverged_at=self._diverged_at,
             blind_spots=tuple(self.blind_spots),
-            strays=tuple(self._strays),
+            strays=self._harmed(),
             output=self._tail(),
             failure=self._failure,
         )
+
+    def _harmed(self) -> tuple[str, ...]:
+        """Return the paths outside that are not as before; what was made and removed again did no harm."""
+        return tuple(readable(path) for path, was in self._strays.items() if was or os.path.lexists(path))
 
     def _take(self, call: Notification) -> None:
         decoded = self._decoder.decode(call, self._count + 1)
@@ -286,8 +296,8 @@ class _Supervision:
                 self.blind_spots.append(
                     BlindSpot(what=spot.what, text=spot.text, is_denied=spot.is_denied, number=self._count)
                 )
-        if decoded.stray and len(self._strays) < _STRAYS_MAX:
-            self._strays[readable(decoded.stray)] = None
+        if decoded.stray and len(self._strays) < _STRAYS_MAX and decoded.stray not in self._strays:
+            self._strays[decoded.stray] = os.path.lexists(decoded.stray)
 
     def _pass_mark(self, call: Notification, mark: Step) -> None:
         """Let a mark be written, and put it between the steps."""

@@ -150,13 +150,16 @@ def _taken(channel: socket.socket) -> int:
     if not content:
         msg = "the process that starts the program ended before it was ready: is there room for another process?"
         raise AgentError(msg)
-    number = int(content[1:])
+    raise unavailable(int(content[1:]))
+
+
+def unavailable(number: int) -> StepsUnavailable:
+    """Return the error that says why a filter was refused."""
     if number == errno.EBUSY:
         why = "a supervisor watches this process already (a container's, or another run of this), and there can be one"
     else:
         why = f"this kernel or container allows no seccomp notifications ({os.strerror(number)})"
-    msg = f"steps cannot be counted by seccomp here: {why}; named audit events still work"
-    raise StepsUnavailable(msg)
+    return StepsUnavailable(f"steps cannot be counted by seccomp here: {why}; named audit events still work")
 
 
 # In the process that stands by

@@ -49,6 +49,9 @@ NUMBERS: Final[Mapping[str, Mapping[str, int]]] = {
         "umask": 95,
         "mknod": 133,
         "sync": 162,
+        "setxattr": 188,
+        "lsetxattr": 189,
+        "fsetxattr": 190,
         "io_setup": 206,
         "openat": 257,
         "mkdirat": 258,
@@ -73,9 +76,13 @@ NUMBERS: Final[Mapping[str, Mapping[str, int]]] = {
         "close_range": 436,
         "openat2": 437,
         "fchmodat2": 452,
+        "setxattrat": 463,
     },
     "aarch64": {
         "io_setup": 0,
+        "setxattr": 5,
+        "lsetxattr": 6,
+        "fsetxattr": 7,
         "dup3": 24,
         "fcntl": 25,
         "ioctl": 29,
@@ -118,6 +125,7 @@ NUMBERS: Final[Mapping[str, Mapping[str, int]]] = {
         "close_range": 436,
         "openat2": 437,
         "fchmodat2": 452,
+        "setxattrat": 463,
     },
 }
 

@@ -2,6 +2,7 @@
 
 databases    SQLite in six configurations
 files        a JSON file, saved in four ways
+habits       what has lost data in programs that many use, each beside what mends it
 compiled     a program in C, linked dynamically or statically
 checkpoints  ``recovery.CheckpointManager``
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,30 @@ def test_known(chaos, explore):
     explored = explore(InPlace, faults=("crash",), judge=False)
     found = [each.signature for each in explored.discoveries]
     chaos.expect("what a crash leaves", observed=found, holds=found == ["check:unreadable"])
+"""
+
+INTERRUPTED = """
+import os, pathlib, signal
+import pytest
+
+WHO = os.getpid()
+
+class Interrupts:
+    def run(self, directory, marks):
+        (directory / "file").write_text("1")
+
+    def check(self, directory, marks):
+        if not (directory / "file").exists():
+            os.kill(WHO, signal.SIGINT)
+        return []
+
+@pytest.mark.chaos(id="70-first", title="It is interrupted")
+def test_first(explore):
+    explore(Interrupts)
+
+@pytest.mark.chaos(id="71-second", title="It is not run")
+def test_second():
+    pathlib.Path("second").touch()
 """
 
 
@@ -143,6 +168,30 @@ def test_the_pack_has_recording_state_and_reproduction(session: Path) -> None:
     assert "confirmed by a real kill: killed before step 2" in (attached / "crash-2.txt").read_text()
     assert "attachments/exploration-1/crash-2.txt" in {entry["path"] for entry in manifest["files"]}
     assert _chaos(session, "evidence", "verify", str(pack)).returncode == 0
+
+
+def test_the_reproduction_in_the_pack_works_as_it_stands(session: Path) -> None:
+    """It names a place in the pack, and a command that shows this one state again; ``evidence show`` prints both."""
+    run = _record(session, "61-in-place")
+    pack = session / "chaos-results" / "latest" / run.evidence
+    text = (pack / "attachments" / "exploration-1" / "crash-2.txt").read_text()
+    named = next(line.partition(": ")[2] for line in text.splitlines() if line.startswith("  the state: "))
+    again = next(line.partition(": ")[2] for line in text.splitlines() if line.startswith("  again: "))
+
+    assert (pack / named / "directory" / "state.json").exists()
+    assert again in _chaos(session, "evidence", "show", str(pack)).stdout
+    done = _chaos(session, *shlex.split(again)[1:])
+    assert (done.returncode, "[check:unreadable]" in done.stdout) == (1, True), done.stdout + done.stderr
+
+
+def test_ctrl_c_ends_the_session_and_not_only_the_test(session: Path, tmp_path: Path) -> None:
+    """An exploration that is interrupted is recorded with what it has, and no other test begins."""
+    (tmp_path / "test_two.py").write_text(INTERRUPTED)
+    done = _run(tmp_path, "-m", "chaos", "--chaos-confirm=0")
+
+    assert done.returncode == pytest.ExitCode.INTERRUPTED, done.stdout + done.stderr
+    assert "KeyboardInterrupt" in done.stdout
+    assert not (tmp_path / "second").exists()
 
 
 def test_a_replay_explores_again(session: Path) -> None:

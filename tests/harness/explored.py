@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.agents import tree
 from harness.model import Finding
 
 if TYPE_CHECKING:
@@ -225,7 +226,8 @@ class KillsTheExplorer(Careful):
     def run(self, directory: Path, marks: Marks) -> None:
         """Strike back."""
         super().run(directory, marks)
-        os.kill(os.getppid(), signal.SIGKILL)
+        parent = tree.read(os.getppid())  # which has forked it for the explorer
+        os.kill(parent.parent_pid if parent is not None else 0, signal.SIGKILL)
 
 
 class WritesOutside(Careful):

@@ -109,6 +109,13 @@ def test_commands_of_any_language_are_explored(capsys: pytest.CaptureFixture[str
     assert "crash points" in out
 
 
+def test_what_every_family_says_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A check that raises leaves all families undecided for one reason, which is one line."""
+    assert _explore("CheckRaises", "--faults", "crash,power,io") == INCONCLUSIVE
+
+    assert capsys.readouterr().out.count("[harness:check-raised:KeyError]") == 1
+
+
 def test_a_check_command_that_fails_is_inconclusive(capsys: pytest.CaptureFixture[str]) -> None:
     """An exit of neither 0 nor 1 decides nothing."""
     program = f"{sys.executable} {EXPLORED}"
@@ -223,6 +230,24 @@ def test_where_steps_cannot_be_seen_it_is_inconclusive(tmp_path: Path) -> None:
     seen = step_source().observe(program, tmp_path, marks=tmp_path.with_name("marks"), timeout_s=60)
 
     assert seen.exit_code == INCONCLUSIVE, seen.output
+    assert "[harness:named-events-only]" in seen.output
     assert "steps cannot be counted by seccomp here" in seen.output
     assert "Traceback" not in seen.output
     assert list(scratch.iterdir()) == []
+
+
+def test_the_doctor_believes_no_list_where_the_filter_is_refused(tmp_path: Path) -> None:
+    """The kernel lists what it can do, and a container refuses it all the same: the doctor tries."""
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); from harness import doctor; "
+    program = [sys.executable, "-c", f"{code} (tmp := open('kept', 'w')).write(doctor._seccomp().status)"]
+    seen = step_source().observe(program, tmp_path, marks=tmp_path.with_name("marks"), timeout_s=60)
+
+    assert seen.exit_code == 0, seen.output
+    assert (tmp_path / "kept").read_text() == "missing"
+
+
+def test_a_command_needs_seccomp(capsys: pytest.CaptureFixture[str]) -> None:
+    """Audit events are Python's own: of a command none are seen, which is told, and not that it did nothing."""
+    assert run(["explore", "--run", "true", "--check", "true", "--source", "audit"]) == INCONCLUSIVE
+
+    assert "that takes seccomp" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -349,6 +350,20 @@ def test_a_disk_that_fills_up_is_told(tmp_path: Path) -> None:
     explored = FullAfter(subject_of(targets.Careful), step_source(), Options(seed="s"), tmp_path).explore()
     assert explored.verdict is Verdict.INCONCLUSIVE
     assert "there is no room for states" in explored.findings[0].text
+
+
+def test_a_disk_that_is_full_for_the_recording_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recording lies elsewhere than the states: the fuller of the two is named, with what moves it."""
+
+    class FullAfter(Explorer):
+        def _explore(self) -> Any:
+            raise OSError(28, "No space left on device")
+
+    (full := tmp_path / "full").mkdir()
+    free = {tmp_path: 1 << 40, full: 0}
+    explorer = FullAfter(subject_of(targets.Careful), step_source(), Options(seed="s"), tmp_path, disk=full)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free[folder]))
+    assert "for the recording" in explorer.explore().findings[0].text
 
 
 # Without seccomp

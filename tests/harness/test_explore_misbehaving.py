@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from harness.errors import StepsUnavailable
 from harness.explore.launch import launch, step_source
-from harness.explore.result import Family
+from harness.explore.result import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, Family
 from harness.explore.session import Options
 from harness.explore.target import subject_of
 from harness.model import Verdict
@@ -82,6 +83,57 @@ def test_a_process_with_no_room_for_its_last_words_still_ends(tmp_path: Path) ->
     assert os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]) == 1
 
 
+class HangsOnNothing(Careful):
+    """Its check waits for marks that a crash before the end leaves out."""
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterable[Finding | str]:
+        """Wait for the last mark, for ever."""
+        if len(marks) < 2 * self.numbers:
+            signal.pause()
+        return super().check(directory, marks)
+
+
+def test_a_check_that_hangs_after_a_real_kill_is_confirmed(tmp_path: Path) -> None:
+    """What the run came to is known when its check begins: the kill fired, and nothing diverged."""
+    explored = _explore(HangsOnNothing, CRASH, tmp_path=tmp_path, check_timeout_s=0.3, confirmations=1)
+
+    (crash,) = explored.families
+    assert "harness:diverged" not in _signatures(explored)
+    assert [(found.signature, found.label) for found in crash.discoveries] == [
+        ("liveness:check-hangs", CONFIRMED_BY_A_KILL)
+    ]
+
+
+def test_a_family_that_only_hangs_is_ended(tmp_path: Path) -> None:
+    """Each state that hangs costs a timeout: after ten the rest is left, which is told, and is no pass."""
+    explored = _explore(HangsOnNothing, POWER, IO, tmp_path=tmp_path, check_timeout_s=0.1)
+
+    power, errors = explored.families
+    for family in (power, errors):
+        assert not family.is_complete
+        assert family.verdict is Verdict.VIOLATED
+        assert family.states < 25
+    assert {found.label for found in errors.discoveries} == {CONFIRMED_BY_A_RUN}
+    assert {"harness:too-many-hangs", "liveness:check-hangs"} == _signatures(explored)
+
+
+def test_a_recovery_that_hangs_is_a_liveness_finding(tmp_path: Path) -> None:
+    """It is the program that hangs after a crash, and nothing that could not be seen."""
+    explored = _explore(HangsOnNothing, RECOVERY, tmp_path=tmp_path, run_timeout_s=0.5)
+
+    assert _signatures(explored) == {"liveness:recovery-hangs"}
+    assert explored.verdict is Verdict.VIOLATED
+
+
+def test_a_budget_ends_real_runs_at_named_events(tmp_path: Path) -> None:
+    """Where only audit events are seen the time that is given holds as well."""
+    options = Options(seed="s", families=(CRASH,), budget_s=1e-9)
+    explored = launch(subject_of(Careful), options, source_name="audit", base=tmp_path)
+
+    assert not explored.families[0].is_complete
+    assert "harness:incomplete:crash" in _signatures(explored)
+
+
 class LosesFive(Careful):
     """Acknowledges five numbers and keeps none of them on the disk."""
 
@@ -132,3 +184,110 @@ def test_a_target_that_kills_the_explorer_is_inconclusive(tmp_path: Path) -> Non
     assert _signatures(explored) == {"harness:explorer-killed"}
     assert explored.verdict is Verdict.INCONCLUSIVE
     assert list(base.iterdir()) == []
+
+
+class WrongTwice(Careful):
+    """Leaves a state of which two things are wrong, in a file whose many writes make for a long code."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Write every other page, backwards, and sync nothing."""
+        marks.ack("begin")
+        with (directory / "pages").open("wb", buffering=0) as file:
+            for place in range(30, 0, -1):
+                os.pwrite(file.fileno(), b"x" * 5000, place * 8192)
+        marks.ack("end")
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterable[Finding | str]:
+        """Find two faults as soon as one page of the middle is missing."""
+        path = directory / "pages"
+        if len(marks) == 2 and (not path.exists() or path.read_bytes()[8192 * 9 : 8192 * 9 + 5000] != b"x" * 5000):
+            yield "a page is missing"
+            yield "and something else is wrong"
+
+
+def test_each_finding_has_its_text_and_each_state_its_folder(tmp_path: Path) -> None:
+    """Two findings of one state are both told in its text, and states with long codes do not share a folder."""
+    explored = _explore(WrongTwice, POWER, tmp_path=tmp_path)
+
+    found = explored.discoveries
+    assert len({each.signature for each in found}) == 2
+    assert len({each.folder for each in found}) == len({each.code for each in found})
+    for each in found:
+        assert each.text in Path(f"{each.folder}.txt").read_text()
+        assert len(Path(each.folder).name) < 100
+
+
+class Remembers(Careful):
+    """Its check finds fault with whatever it sees after the third state: a cache that nobody empties."""
+
+    def __init__(self) -> None:
+        """Begin with nothing seen."""
+        self._seen = 0
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterable[Finding | str]:
+        """Count the states."""
+        self._seen += 1
+        return [*super().check(directory, marks), *(["too many states"] * (self._seen > 3))]
+
+
+def test_a_finding_that_a_fresh_process_does_not_see_is_flaky(tmp_path: Path) -> None:
+    """Each kept state is judged again before it is reported, by a process that has judged nothing else."""
+    explored = _explore(Remembers, POWER, tmp_path=tmp_path)
+
+    assert "harness:check-not-deterministic" in _signatures(explored)
+    assert "harness:check-not-deterministic" not in _signatures(_explore(WrongTwice, POWER, tmp_path=tmp_path))
+
+
+class LooksForATracer(Careful):
+    """Does its work only when nobody watches it."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Look into its own status first."""
+        (directory / "started").touch()
+        status = Path("/proc/self/status").read_text()
+        if "Seccomp:\t2" not in status:
+            super().run(directory, marks)
+
+
+class FailsUnwatched(Careful):
+    """Needs to be watched."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Do all, and then fail."""
+        super().run(directory, marks)
+        if "Seccomp:\t2" not in Path("/proc/self/status").read_text():
+            os._exit(3)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [(LooksForATracer, "state.json is made; it wrote 4 marks, not 0"), (FailsUnwatched, "it ended with 3")],
+)
+def test_a_target_that_changes_under_a_tracer_is_told(tmp_path: Path, target: type, said: str) -> None:
+    """It is run unwatched as well: what is explored has to be what runs in production."""
+    if "Seccomp:\t2" in Path("/proc/self/status").read_text():
+        pytest.skip("this process is under a filter itself, and so is every program it runs")
+    explored = _explore(target, CRASH, tmp_path=tmp_path)
+
+    (finding,) = explored.findings
+    assert finding.signature == "harness:changes-when-watched"
+    assert said in finding.text
+    assert explored.verdict is Verdict.INCONCLUSIVE
+
+
+class SetupHangs(Careful):
+    """Waits for ever before its run begins."""
+
+    def setup(self, directory: Path) -> None:
+        """Wait."""
+        (directory / "begun").touch()
+        while True:
+            signal.pause()
+
+
+def test_a_setup_that_hangs_is_bounded(tmp_path: Path) -> None:
+    """It gets the time of a run, and then is told by its name."""
+    explored = _explore(SetupHangs, CRASH, tmp_path=tmp_path, run_timeout_s=0.3)
+
+    assert _signatures(explored) == {"harness:setup-hangs"}
+    assert explored.verdict is Verdict.INCONCLUSIVE

@@ -379,13 +379,15 @@ def test_what_comes_and_goes_is_followed(lab: Lab) -> None:
 
 
 def test_changes_outside_are_strays(lab: Lab) -> None:
-    """Files that are made, written and removed elsewhere are reported; the marks and what is printed are not."""
+    """What is made or removed elsewhere is reported; marks, what is printed, and what is gone again are not."""
+    (lab.folder / "elsewhere").write_bytes(b"x")
 
     def stray() -> None:
         print("hello")
         Marks(lab.marks, "agent").note("something")
-        (lab.folder / "elsewhere").write_bytes(b"x")
         (lab.folder / "elsewhere").unlink()
+        (lab.folder / "temporary").write_bytes(b"x")
+        (lab.folder / "temporary").unlink()
         os.mkdir(lab.folder / "made")
 
     observation = lab.watch(stray)
@@ -573,16 +575,58 @@ def test_writers_at_once_have_one_order(lab: Lab) -> None:
         children = []
         for name in b"abcd":
             if (pid := os.fork()) == 0:
-                for _ in range(25):
-                    os.write(descriptor, bytes([name]))
+                for count in range(25):
+                    os.write(descriptor, bytes([name]) * (count + 1))
                 os._exit(0)
             children.append(pid)
         for pid in children:
             os.waitpid(pid, 0)
 
-    observation = lab.watch(work)
+    observation, _ = lab.record(work)
     assert len([step for step in observation.steps if step.action is Action.WRITE]) == 100
-    assert (lab.directory / "log").stat().st_size == 100
+    assert (lab.directory / "log").stat().st_size == 4 * sum(range(1, 26))
+
+
+def test_names_that_are_changed_at_once_have_one_order(lab: Lab) -> None:
+    """Three processes replace and remove one file: each is looked at once the one before it is done."""
+
+    def replace(name: str) -> None:
+        for count in range(20):
+            Path(name).write_bytes(name.encode() * (count + 1))
+            os.rename(name, "current")
+            if count % 3 == 0:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink("current")
+
+    def work() -> None:
+        children = []
+        for name in ("a", "b", "c"):
+            if (pid := os.fork()) == 0:
+                replace(name)
+                os._exit(0)
+            children.append(pid)
+        for pid in children:
+            os.waitpid(pid, 0)
+
+    observation, _ = lab.record(work)
+    assert observation.exit_code == 0
+    assert observation.count > 3 * 20 * 3
+
+
+def test_a_place_that_processes_share_is_followed(lab: Lab) -> None:
+    """Parent and child write through one open file, whose position moves for both."""
+
+    def work() -> None:
+        descriptor = os.open("log", os.O_WRONLY | os.O_CREAT, MODE)
+        pid = os.fork()
+        for count in range(1, 41):
+            os.write(descriptor, (b"c" if pid == 0 else b"p") * count)
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+    lab.record(work)
+    assert (lab.directory / "log").stat().st_size == 2 * sum(range(1, 41))
 
 
 def test_a_command_is_watched_like_a_function(lab: Lab) -> None:

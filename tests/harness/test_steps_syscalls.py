@@ -35,7 +35,7 @@ def test_the_numbers_are_those_of_the_kernels_headers(machine: str) -> None:
     known = {name: int(number) for name, number in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", text)}
     ours = {name: number for name, number in NUMBERS[machine].items() if name in known}
     assert ours == {name: known[name] for name in ours}
-    assert len(NUMBERS[machine]) - len(ours) <= 1
+    assert len(NUMBERS[machine]) - len(ours) <= 2
     assert max(number for number in known.values() if number < 1000) <= NUMBER_MAX
 
 

@@ -1,0 +1,105 @@
+"""Commands as targets: what is named from the current folder works in the explored one, and mistakes are told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.cli import run
+from harness.errors import StepsUnavailable
+from harness.explore.launch import step_source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HELD, VIOLATED, INCONCLUSIVE, MISTAKE = range(4)
+
+WORKER = """#!/bin/sh
+for number in 1 2 3; do
+  echo "$number" >> "$1/numbers"
+  echo "{\\"kind\\": \\"ack\\", \\"operation\\": \\"put\\", \\"key\\": $number}" >> "$CHAOS_MARKS"
+done
+"""
+CHECK = """#!/bin/sh
+acknowledged=$(grep -c ack "$CHAOS_MARKS")
+found=$(cat numbers 2> /dev/null | wc -l)
+[ "$found" -ge "$acknowledged" ] && exit 0
+echo "$acknowledged were acknowledged, and $found are there"
+exit 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        step_source()
+    except StepsUnavailable as error:
+        pytest.skip(str(error))
+    for name, text in (("worker", WORKER), ("check", CHECK)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+
+
+def _explore(program: str, check: str, *arguments: str) -> int:
+    return run(["explore", "--run", program, "--check", check, "--seed", "s", *arguments])
+
+
+def test_programs_of_the_current_folder_are_found(capsys: pytest.CaptureFixture[str]) -> None:
+    """A script that is named as in a shell is found, though it works in another folder; so is one that sh is given."""
+    assert _explore("./worker .", "sh check", "--faults", "crash,power") == VIOLATED
+
+    out = capsys.readouterr().out
+    assert "4 of 4 crash points" in out
+    assert "worker: 1 were acknowledged, and 0 are there" in out
+    state = out.partition("--state '")[2].partition("'")[0]
+    assert _explore("./worker .", "sh check", "--state", state) == VIOLATED
+
+
+@pytest.mark.parametrize(
+    ("program", "check", "said"),
+    [
+        ("./no-such-worker", "./check", "--run: there is no program './no-such-worker'"),
+        ("./worker .", "no-such-check", "--check: there is no program 'no-such-check'"),
+        ("./worker '", "./check", "cannot be split into words"),
+        ("./worker", "", "--check wants a command"),
+    ],
+)
+def test_commands_that_cannot_run_are_mistakes(
+    program: str, check: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A program that is not there is told before anything runs, and not as a target that made no step."""
+    assert _explore(program, check) == MISTAKE
+
+    assert said in capsys.readouterr().err
+
+
+def test_a_check_command_that_hangs_is_a_liveness_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that never ends is bounded like any check."""
+    assert _explore("./worker .", "sleep 60", "--faults", "crash", "--check-timeout", "0.2") == VIOLATED
+
+    assert "[liveness:check-hangs]" in capsys.readouterr().out
+
+
+def test_a_function_is_no_target_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two functions are the target of their module; naming one of them is told as what it is."""
+    (tmp_path / "two.py").write_text("def run(directory, marks): ...\ndef check(directory, marks): ...\n")
+
+    assert run(["explore", "two.py:run"]) == MISTAKE
+    assert "run is a function: give two.py alone" in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_written_are_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder for results that cannot be made is told with its option."""
+    assert _explore("./worker .", "./check", "--results", "/proc/nowhere") == MISTAKE
+
+    assert "--results" in capsys.readouterr().err
+
+
+def test_init_runs_a_module_of_the_current_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``python -m`` looks in the folder where it was typed, wherever the target will run it."""
+    (tmp_path / "mine.py").write_text("open('data.json', 'w').write('{}')")
+
+    assert run(["init", "--file", "of_a_module.py", "--seed", "s", "--", "python", "-m", "mine"]) == VIOLATED
+    assert "data.json is no JSON any more" in capsys.readouterr().out
