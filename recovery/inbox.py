@@ -37,12 +37,13 @@ INBOX_CRASH_POINTS: Final = (
     "recovery.inbox.after_insert",
     "recovery.inbox.after_accept",
     "recovery.inbox.before_handle",
+    "recovery.inbox.after_decide",
     "recovery.inbox.after_handle",
     "recovery.inbox.after_commit",
 )
-"""The audit events of accepting deliveries, and of handling one, three each, in order."""
+"""The audit events of accepting deliveries (three), and of handling one (four), in order."""
 
-BEFORE_ACCEPT, AFTER_INSERT, AFTER_ACCEPT, BEFORE_HANDLE, AFTER_HANDLE, AFTER_COMMIT = INBOX_CRASH_POINTS
+BEFORE_ACCEPT, AFTER_INSERT, AFTER_ACCEPT, BEFORE_HANDLE, AFTER_DECIDE, AFTER_HANDLE, AFTER_COMMIT = INBOX_CRASH_POINTS
 _BATCH: Final = 100
 _ERROR_CHARACTERS_MAX: Final = 500
 _FATAL: Final = (DatabaseFull, DatabaseLocked, DatabaseReadOnly, DatabaseUnavailable, StoreClosed)
@@ -127,6 +128,7 @@ class Inbox:
         sys.audit(BEFORE_HANDLE, number)
         try:
             change = None if self._handler is None else self._handler(delivery)
+            sys.audit(AFTER_DECIDE, number)
             with self._store.transaction() as transaction:
                 if not transaction.end_delivery(number, status=DeliveryStatus.HANDLED, error=""):
                     return None

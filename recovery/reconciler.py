@@ -34,6 +34,7 @@ from recovery.errors import (
     DatabaseUnavailable,
     InvalidSetting,
     StoreClosed,
+    UnknownTask,
 )
 from recovery.events import TrackerState
 from recovery.handlers import Answer, Handled
@@ -174,6 +175,7 @@ class Reconciler:
         if not self._settings.reconcile_enabled:
             return Round()
         moment = self._clock.now() if now is None else now
+        self._engine.deliver()  # what a job's end has decided was lost by nobody, and is not to wait for it
         looked = unblocked = troubles = 0
         for stage in self._stages:
             for waiting in self._overdue(stage, moment):
@@ -254,6 +256,11 @@ class Reconciler:
         answer = self._handlers.handle(event)
         if answer.handled is Handled.MOVED and answer.task is not None:
             self._note_unblocked(answer.task)
+        elif answer.handled is Handled.UNRESOLVED:
+            message = (
+                f"Expected {issue.key}, which is {issue.state}, to have a task but it was never started; start it."
+            )
+            raise UnknownTask(message)
         elif answer.handled in {Handled.CREATED, Handled.CANCELLED}:
             with self._lock:
                 self._totals[answer.handled] += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from recovery.errors import UnknownTask
-from recovery.store.job_rows import JobStatus
+from recovery.store.job_rows import JobStatus, OutboxEntry, OutboxKind
 from recovery.store.rows import Task, TaskSource, TaskStatus, WaitingTask
 
 if TYPE_CHECKING:
@@ -109,6 +109,18 @@ class SourceConformance:
             transaction.end_claim(job.job_id, job.claim, status=JobStatus.FAILED, error="", now=1)
         waiting = self.store.waiting_tasks("s", entered_until=99, limit=_PAGE)
         assert [(each.task.task_id, each.repo) for each in waiting] == [("t", "r"), ("lone", "")]
+
+    def test_a_task_whose_advance_is_decided_does_not_wait(self) -> None:
+        """Its job has ended and the outbox has the advance; an alert about it is no advance."""
+        for task_id, kind in (("t", OutboxKind.ADVANCE), ("u", OutboxKind.ALERT)):
+            self._open(task_id)
+            with self.store.transaction() as transaction:
+                job = transaction.insert_job(agent="a", repo="r", task_id=task_id, max_attempts=1, now=1)
+                assert transaction.claim_job(None, monitor_pid=1, monitor_start=None, now=1) is not None
+                assert transaction.end_claim(job.job_id, 1, status=JobStatus.DONE, error="", now=1)
+                entry = OutboxEntry(0, kind, job.job_id, 1, "a", "r", task_id, "s", 1, "", 0, None, 1)
+                transaction.insert_outbox(entry)
+        assert self._ids(each.task for each in self.store.waiting_tasks("s", entered_until=99, limit=_PAGE)) == ["u"]
 
     def _open(self, task_id: str, *, repo: str = "r", branch: str = "b", stage: str = "s", entered_at: int = 1) -> None:
         with self.store.transaction() as transaction:

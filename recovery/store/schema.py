@@ -293,6 +293,8 @@ _WEBHOOK_INBOX_FAILED: Final = (
     "CREATE INDEX webhook_inbox_failed ON webhook_inbox (delivery_number) WHERE status = 'failed'"
 )
 
+_OUTBOX_ADVANCES: Final = "CREATE INDEX outbox_advances ON outbox (task_id) WHERE kind = 'advance'"
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     (_TASKS, _TASKS_BY_STATUS, CHECKPOINTS, _TASK_AUDITS, _TASK_AUDITS_BY_TASK),
     (_CHECKPOINT_EVIDENCE,),
@@ -319,6 +321,13 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     ),
     (_STATE_ENTRIES, _CYCLES, _CYCLE_ENTRIES),
     (_IDEMPOTENCY_KEYS, _IDEMPOTENCY_KEYS_BY_USE, _KEY_USAGE),
-    (_TASK_SOURCES, _TASK_SOURCES_BY_BRANCH, _TASK_SOURCES_BY_COMMIT, _TASKS_WAITING, _WEBHOOK_INBOX_FAILED),
+    (
+        _TASK_SOURCES,
+        _TASK_SOURCES_BY_BRANCH,
+        _TASK_SOURCES_BY_COMMIT,
+        _TASKS_WAITING,
+        _WEBHOOK_INBOX_FAILED,
+        _OUTBOX_ADVANCES,
+    ),
 )
 """Step 1, step 2, ...: the schema version of this code is their number."""

@@ -50,8 +50,9 @@ class SourceStore(Protocol):
     def waiting_tasks(
         self, stage: str, *, entered_until: Microseconds, after: tuple[Microseconds, str] = (0, ""), limit: int
     ) -> list[WaitingTask]:
-        """Return tasks that entered the stage by then, have not ended, and have no job that is queued or running.
+        """Return tasks that entered the stage by then, have not ended, and that nobody is about to move.
 
+        Those with a job that is queued or running, or with an advance in the outbox, are somebody's.
         In the order in which they entered it, those behind ``after``: the moment and the id of the last one seen.
         """
         ...

@@ -36,6 +36,7 @@ WAITING: Final = (
     "LEFT JOIN task_sources AS s USING (task_id) "
     f"WHERE t.{_OPEN} AND t.stage = ? AND t.stage_entered_at <= ? AND (t.stage_entered_at, t.task_id) > (?, ?) "
     "AND NOT EXISTS (SELECT 1 FROM jobs AS j WHERE j.task_id = t.task_id AND j.status IN ('queued', 'running')) "
+    "AND NOT EXISTS (SELECT 1 FROM outbox AS o WHERE o.task_id = t.task_id AND o.kind = 'advance') "
     "ORDER BY t.stage_entered_at, t.task_id LIMIT ?"
 )
 
@@ -93,7 +94,7 @@ class SourceReads:
         after: tuple[Microseconds, str] = (0, ""),
         limit: int = PAGE_ROWS_MAX,
     ) -> list[WaitingTask]:
-        """Return tasks in a stage that have no job under way, those first that entered it first."""
+        """Return tasks in a stage with no job under way and no advance decided, those first that entered it first."""
         rows = self._read(WAITING, (stage, entered_until, *after, limit))
         return [WaitingTask(_task(row[:-1]), row[-1]) for row in rows]
 

@@ -1,4 +1,7 @@
-"""The reconciler: what a lost webhook would have done is done later, by the same functions; red gates are silence."""
+"""The reconciler: what a lost webhook would have done is done later, by the same functions; red gates are silence.
+
+It is long because gates and tracker share one world: a store, gates that a test turns, a board and a clock.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from recovery import ManualClock, Pipeline, Stage, StageEngine, TaskManager, TaskStatus, open_store
+from recovery import JobQueue, ManualClock, Pipeline, Stage, StageEngine, TaskManager, TaskStatus, open_store, outcomes
 from recovery.errors import DatabaseReadOnly, InvalidSetting, TrackerUnavailable
+from recovery.events import StartRequested
 from recovery.handlers import Handlers, branch_of
 from recovery.reconciler import Reconciler, Round, Unblocked
 from recovery.reconciler_settings import ReconcilerSettings
@@ -290,6 +294,31 @@ def test_issues_are_handled_as_their_webhooks_would_have_been(world: World) -> N
     assert reconciler.run_once() == Round(issues=2)
     shown = reconciler.describe()
     assert (shown["created_total"], shown["cancelled_total"], shown["unblocked_total"]) == (2, 1, 1)
+
+
+def test_a_verdict_on_what_was_never_started_is_one_warning(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing follows from it, so somebody has to be told, once; when it is started, the verdict counts."""
+    world.board.put("A-1", "Approved")
+    reconciler = world.reconciler()
+    for _ in range(3):
+        assert reconciler.run_once() == Round(issues=1, troubles=1)
+    assert sum("A-1, which is Approved, to have a task" in message for message in caplog.messages) == 1
+    world.handlers.handle(StartRequested("A-1", "shop"))
+    assert reconciler.run_once() == Round(issues=1, unblocked=1)
+
+
+def test_an_advance_that_is_decided_is_no_lost_webhook(world: World) -> None:
+    """A job was settled after the grace and its advance is in the outbox: it is delivered, and nobody is told."""
+    world.create("A-1", "review")
+    queue = JobQueue(world.store, clock=world.clock)
+    queue.enqueue("reviewer", "shop", task_id="a-1")
+    job = queue.claim()
+    assert job is not None
+    world.clock.advance(3600)
+    queue.settle(outcomes.of_exit(job, 0, world.engine))
+    assert world.store.waiting_tasks("review", entered_until=world.clock.now()) == []
+    assert world.reconciler().run_once() == Round()
+    assert (world.stage("A-1"), world.told) == ("talk", [])
 
 
 def test_a_project_that_is_down_holds_up_no_other(world: World, caplog: pytest.LogCaptureFixture) -> None:
