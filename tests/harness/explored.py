@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.agents import tree
 from harness.model import Finding
 
 if TYPE_CHECKING:
@@ -219,13 +220,25 @@ class LeavesDaemonAndWaits(LeavesDaemon):
             signal.pause()
 
 
+class KillsItsParent(Careful):
+    """Kills the process that has started it."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Strike back, and see what comes of it."""
+        super().run(directory, marks)
+        os.kill(os.getppid(), signal.SIGKILL)
+        signal.pause()
+
+
 class KillsTheExplorer(Careful):
-    """Kills the process that watches it."""
+    """Kills the process that watches it, whose child its parent is."""
 
     def run(self, directory: Path, marks: Marks) -> None:
         """Strike back."""
         super().run(directory, marks)
-        os.kill(os.getppid(), signal.SIGKILL)
+        parent = tree.read(os.getppid())
+        if parent is not None:
+            os.kill(parent.parent_pid, signal.SIGKILL)
 
 
 class WritesOutside(Careful):
