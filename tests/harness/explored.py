@@ -220,14 +220,25 @@ class LeavesDaemonAndWaits(LeavesDaemon):
             signal.pause()
 
 
+class KillsItsParent(Careful):
+    """Kills the process that has started it."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Strike back, and see what comes of it."""
+        super().run(directory, marks)
+        os.kill(os.getppid(), signal.SIGKILL)
+        signal.pause()
+
+
 class KillsTheExplorer(Careful):
-    """Kills the process that watches it."""
+    """Kills the process that watches it, whose child its parent is."""
 
     def run(self, directory: Path, marks: Marks) -> None:
         """Strike back."""
         super().run(directory, marks)
-        parent = tree.read(os.getppid())  # which has forked it for the explorer
-        os.kill(parent.parent_pid if parent is not None else 0, signal.SIGKILL)
+        parent = tree.read(os.getppid())
+        if parent is not None:
+            os.kill(parent.parent_pid, signal.SIGKILL)
 
 
 class WritesOutside(Careful):

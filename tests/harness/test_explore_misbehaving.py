@@ -16,7 +16,7 @@ from harness.explore.session import Options
 from harness.explore.target import subject_of
 from harness.model import Verdict
 from harness.steps.launching import launch as start
-from tests.harness.explored import Careful, KillsTheExplorer
+from tests.harness.explored import Careful, KillsItsParent, KillsTheExplorer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -173,6 +173,14 @@ def test_a_check_that_raises_is_told_with_the_state_that_made_it(tmp_path: Path)
     (problem,) = explored.families[0].problems
     assert explored.verdict is Verdict.INCONCLUSIVE
     assert "--state 'crash:1" in problem.text
+
+
+def test_a_target_that_kills_its_parent_is_inconclusive(tmp_path: Path) -> None:
+    """Its run was not seen to the end, which says nothing of what it keeps."""
+    explored = _explore(KillsItsParent, tmp_path=tmp_path)
+
+    assert _signatures(explored) == {"harness:run-not-seen"}
+    assert explored.verdict is Verdict.INCONCLUSIVE
 
 
 def test_a_target_that_kills_the_explorer_is_inconclusive(tmp_path: Path) -> None:
