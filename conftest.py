@@ -29,6 +29,11 @@ EVIDENCE_QUERIES = {
     "last 50 agent runs": "SELECT * FROM agent_runs ORDER BY run_id DESC LIMIT 50",
     "dead ticks": "SELECT * FROM job_dead_ticks LIMIT 200",
     "outbox": "SELECT * FROM outbox ORDER BY outbox_id LIMIT 200",
+    "last 50 deliveries": (
+        "SELECT delivery_number, source, delivery_id, event, status, attempts, error, substr(body, 1, 200) AS start"
+        " FROM webhook_inbox ORDER BY delivery_number DESC LIMIT 50"
+    ),
+    "task sources": "SELECT * FROM task_sources LIMIT 200",
     "tasks by stage": "SELECT stage, count(*) AS tasks FROM tasks GROUP BY stage",
     "state by group": "SELECT group_name, count(*) AS keys FROM state_entries GROUP BY group_name",
     "state": "SELECT group_name, key, substr(value, 1, 500) AS value_start FROM state_entries LIMIT 500",

@@ -40,11 +40,13 @@ class WorldClock(SystemClock):
 
     def now(self) -> int:
         """Return the moment that it is in the world."""
-        return super().now() + self._shift()
+        shift = self._shift()  # first: whoever sees a shift tells a time that is not before it was made
+        return shift + super().now()
 
     def monotonic(self) -> int:
         """Return a reading that has moved as far."""
-        return super().monotonic() + self._shift()
+        shift = self._shift()
+        return shift + super().monotonic()
 
     def advance(self, duration_s: float) -> None:
         """Let time pass for everybody who has this folder."""

@@ -3,9 +3,11 @@
     step        pure: a durable step, an entry of a folder, a blind spot
     recording   the steps of one observed run with everything that was written, on disk and read back
     source      what a source of steps can be asked
-    seccomp     the first source: system calls, trapped (filter, syscalls, kernel, memory, folder, decoding)
+    seccomp     the first source: system calls, trapped (filter, syscalls, kernel, memory, folder,
+                descriptors, decoding)
     audit       the second source: a Python program's audit events
     launching   how a watched program is started, and family: how it is ended with all its descendants
+    standby     a process that has the next run of a program ready (the first source's)
     choosing    which source is there on this machine
 
 A *durable step* is a system call that changes what a crash would leave behind in the watched folder. Steps are numbered

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import stat
 import time
@@ -55,6 +56,7 @@ _OUR_MACHINE: Final = AUDIT_ARCH.get(MACHINE, 0)
 _FOREVER: Final = 1 << 63
 _MARKS: Final = -1
 """Stands for the mark file where a node is meant otherwise."""
+_OWN_DESCRIPTOR: Final = re.compile(r"/proc/(?:self|thread-self)/fd/(\d{1,9})", re.ASCII)
 _SOCKET_PATH_AT: Final = 2
 _SOCKET_ADDRESS_BYTES_MAX: Final = 110
 _LOW_HALF: Final = 0xFFFFFFFF
@@ -690,8 +692,9 @@ class Decoder:
         if flags & _AT_EMPTY_PATH and not name:
             return self.memory.status(call.thread, _descriptor(folder))
         absolute = self._absolute(call.thread, folder, name)
-        if flags & _AT_SYMLINK_FOLLOW and name.startswith("/proc/self/fd/"):  # how a file without a name gets one
-            return self.memory.status(call.thread, int(name.removeprefix("/proc/self/fd/")))
+        own = _OWN_DESCRIPTOR.fullmatch(name)
+        if flags & _AT_SYMLINK_FOLLOW and own is not None:  # how a file without a name gets one
+            return self.memory.status(call.thread, int(own[1]))
         try:
             return os.stat(absolute, follow_symlinks=bool(flags & _AT_SYMLINK_FOLLOW))
         except OSError:

@@ -178,6 +178,12 @@ def die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
 
 
+def trim_memory() -> None:
+    """Give back to the kernel what was freed, where the C library can (that of GNU)."""
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
+
+
 def borrow_descriptor(process: int, descriptor: int) -> int:
     """Return a descriptor of ours for an open file of another process, position and flags shared. Raises OSError."""
     pidfd: int = _libc.syscall(ctypes.c_long(_PIDFD_OPEN), process, 0)

@@ -44,6 +44,7 @@ _OUTPUT_SHOWN_BYTES: Final = 16 * 1024
 _STRAYS_MAX: Final = 100
 _STEPS_A_CLOSE: Final = 2
 """To hear of a close costs as much as to ask twice where a write goes."""
+_CALLS_TO_JUDGE_BY: Final = 200
 _NEEDS_ROOM: Final = frozenset(
     {
         Action.CREATE,
@@ -103,6 +104,9 @@ class SeccompStanding:
         self._make = make
         self._filter = filter_
         self._once = once
+        self._closes = self._steps = 0
+        self._expected: Sequence[Step] = ()
+        self._durable: list[Step] = []
         self._standby: Standby | None = None
 
     def observe(
@@ -126,7 +130,7 @@ class SeccompStanding:
         standby, family = self._start(directory, marks)
         run = Run(family.pid, standby.umask, self._filter.closes, os.stat(marks), os.fstat(standby.output))
         decoder = Decoder(folder, run, keep)
-        supervision = _Supervision(family, standby, decoder, directive, expected)
+        supervision = _Supervision(family, standby, decoder, directive, self._durable_of(expected))
         try:
             supervision.run(time.monotonic() + timeout_s)
         finally:
@@ -142,9 +146,19 @@ class SeccompStanding:
             recorder.blind_spots.extend(supervision.blind_spots)
         return observation
 
+    def _durable_of(self, expected: Sequence[Step]) -> list[Step]:
+        """Return what is expected without the marks; most often it is the same as the last time."""
+        if expected is not self._expected or not isinstance(expected, tuple):
+            self._expected = expected
+            self._durable = [step for step in expected if step.action is not Action.MARK]
+        return self._durable
+
     def _suit(self, closes: int, steps: int) -> None:
         """Have the next runs wear the other filter if this one hears of more closes than it saves questions."""
-        if self._filter.closes and not self._once and closes * _STEPS_A_CLOSE > steps:
+        self._closes += closes
+        self._steps += steps
+        is_enough = self._closes + self._steps > _CALLS_TO_JUDGE_BY
+        if is_enough and self._filter.closes and self._closes * _STEPS_A_CLOSE > self._steps:
             self._filter = Filter(closes=False)
             self.close()
 
@@ -180,7 +194,7 @@ class _Supervision:
         self._early = standby.early
         self._decoder = decoder
         self._directive = directive
-        self._expected = [step for step in expected if step.action is not Action.MARK]
+        self._expected = expected
         self._output = standby.output
         self._kill_at = directive.number if isinstance(directive, KillBefore) else 0
         self._kill_at_mark = directive.count if isinstance(directive, KillAfterMark) else 0

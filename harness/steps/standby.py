@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from harness.errors import AgentError, StepsUnavailable
-from harness.steps.kernel import Listener, adopt_orphans, die_with_parent
+from harness.steps.kernel import Listener, adopt_orphans, die_with_parent, trim_memory
 from harness.steps.launching import EXIT_OF_A_MISTAKE, Child, become, enter, prepare
 from harness.steps.memory import umask_of
 
@@ -58,6 +58,7 @@ class Standby:
             self._channel.close()
             _stand_by(make, filter_, theirs, self.output, once=once)
         theirs.close()
+        self._pidfd = os.pidfd_open(self.pid)
         self.early: list[Notification] = []
         """Calls of a program that were heard of before its number was."""
         try:
@@ -68,6 +69,8 @@ class Standby:
 
     def start(self, directory: Path, marks: Path) -> Child:
         """Run the program. Raises AgentError where the process that stands by was ended by somebody."""
+        if select.select([self._pidfd], [], [], 0)[0]:
+            raise _lost()
         os.ftruncate(self.output, 0)
         self.early.clear()
         self._say(os.fsencode(directory) + b"\0" + os.fsencode(marks))
@@ -117,6 +120,7 @@ class Standby:
     def _end(self) -> None:
         self._channel.close()
         os.close(self.output)
+        os.close(self._pidfd)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
@@ -170,6 +174,7 @@ def _stand_by(
         os.setsid()  # or the interrupt of a terminal would end it, and who watches could not end its run in order
         die_with_parent()
         prepare(output)
+        trim_memory()  # each page less is one less to be forked and let go, with every run
         gc.freeze()  # or a collection in a child would write to, and so copy, the pages of all that is here
         _put_on(filter_, channel)
         is_wanted = True

@@ -122,6 +122,7 @@ def test_what_stands_by_is_replaced_when_it_was_killed_between_runs(tmp_path: Pa
         standby = made.standing._standby
         assert standby is not None
         os.kill(standby.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, standby.pid, os.WEXITED | os.WNOWAIT)
         assert made.run().exit_code == 0
 
 

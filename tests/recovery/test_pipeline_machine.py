@@ -218,6 +218,22 @@ class PipelineMachine(RuleBasedStateMachine):
                 "tracker", "", {"type": "issue.state_changed", "data": {"key": key, "state": state, "repo": REPO}}
             )
 
+    @rule(key=st.sampled_from(KEYS), first=st.sampled_from(["the inbox", "the reconciler"]))
+    def both_hear_of_it(self, key: str, first: str) -> None:
+        """An issue is new, or a commit is green, and the webhook arrives: one has decided when the other acts."""
+        facts = self.facts[key]
+        if not facts.state:
+            self.people_move_an_issue(key, "In Progress")
+        elif facts.commits:
+            self.ci_judges(key, "success", names=True)
+            self.clock.advance(GRACE_S)
+        else:
+            return
+        self.a_delivery_arrives(len(self.wire) - 1, stays=False, crash=None)
+        both = (self.inbox.run_once, self.reconciler.run_once)
+        does, meets = both if first == "the inbox" else reversed(both)
+        self.call(does, None, meets)
+
     @rule(key=st.sampled_from(KEYS))
     def people_push(self, key: str) -> None:
         """Push a commit of which nobody knows yet whether it is good."""
