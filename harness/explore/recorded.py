@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from harness.explore.target import Subject
     from harness.model import Mark
     from harness.steps.source import Directive, Observation, Standing, StepSource
-    from harness.steps.step import Step
+    from harness.steps.step import BlindSpot, Step
 
 DENIED: Final = "harness:denied"
 """The signature of a run that failed after it was denied what could not have been seen."""
@@ -185,7 +185,7 @@ def findings_of_run(seen: Observation) -> list[Finding]:
         )
         found.append(Finding(signature="harness:writes-outside", text=text, kind="harness", checker="explore"))
     for spot in seen.blind_spots:
-        if not spot.is_denied and not spot.text.endswith(_HARMLESS_BLIND_SPOTS):
+        if not spot.is_denied and not _is_harmless(spot):
             text = (
                 f"what the program does by {spot.what} ({spot.text}) cannot be seen, so states without it are missing"
             )
@@ -193,6 +193,10 @@ def findings_of_run(seen: Observation) -> list[Finding]:
                 Finding(signature=f"harness:blind-spot:{spot.what}", text=text, kind="harness", checker="explore")
             )
     return found
+
+
+def _is_harmless(spot: BlindSpot) -> bool:
+    return spot.text.endswith(_HARMLESS_BLIND_SPOTS)
 
 
 def notes_of_run(seen: Observation) -> list[str]:
@@ -265,7 +269,7 @@ def _compare_with_reality(recorded: Recorded, directory: Path, seen: Observation
             text = f"there is no room in {directory.parent} ({free >> 10} KiB are free): give another with --scratch"
             raise ExplorationError(text, signature="harness:no-room")
         differences = "; ".join(found[:_SHOWN])
-        if unseen := [spot for spot in seen.blind_spots if not spot.is_denied]:
+        if unseen := [spot for spot in seen.blind_spots if not spot.is_denied and not _is_harmless(spot)]:
             text = (
                 f"what the program does by {unseen[0].what} ({unseen[0].text}) cannot be seen, and has left what "
                 f"was not: {differences}"

@@ -187,7 +187,7 @@ def _begin_and_kill(scratch: Path, number: signal.Signals, *, guardian_too: bool
             time.sleep(0.001)  # sleeps because the exploration is another process, and says nothing meanwhile
         family = tree.descendants(process.pid)
         if guardian_too:
-            tree.end(next(each for each in family if each.parent_pid == process.pid))
+            tree.end(family[0])  # the only child of the command
         process.send_signal(number)
     return family
 
@@ -199,10 +199,7 @@ def test_a_killed_exploration_leaves_no_process_and_no_file(tmp_path: Path, numb
     family = _begin_and_kill(scratch, number)
     assert len(family) >= 4, family  # the guardian, the explorer, the target and its daemon
 
-    deadline_s = time.monotonic() + 30
-    while _alive(family) and time.monotonic() < deadline_s:
-        time.sleep(0.001)  # sleeps because the guardian is nobody's child any more
-    assert _alive(family) == []
+    _wait_for_the_end_of(family)
     assert list(scratch.iterdir()) == []
 
 
@@ -210,10 +207,18 @@ def test_what_a_killed_guardian_leaves_is_swept_by_the_next(tmp_path: Path) -> N
     """When even the guardian is killed with the command, the next exploration ends and removes what is left."""
     scratch = tmp_path / "scratch"
     family = _begin_and_kill(scratch, signal.SIGKILL, guardian_too=True)
+    _wait_for_the_end_of(family[:2])  # of the guardian and the explorer, which dies with it
     launch(subject_of(explored.Careful), Options(seed="s", families=(Family.CRASH,)), base=scratch)
 
-    assert _alive(family) == []
+    _wait_for_the_end_of(family)
     assert list(scratch.iterdir()) == []
+
+
+def _wait_for_the_end_of(family: list[tree.Process]) -> None:
+    deadline_s = time.monotonic() + 30
+    while _alive(family) and time.monotonic() < deadline_s:
+        time.sleep(0.001)  # sleeps because these are nobody's children any more
+    assert _alive(family) == []
 
 
 def _alive(family: list[tree.Process]) -> list[tree.Process]:
