@@ -9,7 +9,7 @@ import pytest
 
 from harness.campaign import summarise
 from reports.render import write
-from tests.reports.samples import campaign
+from tests.reports.samples import campaign, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,6 +91,21 @@ def test_the_page_loads_nothing_and_fits(
     assert {url for url in requests if not url.startswith("data:")} == {address}
     assert complaints == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1920, 1200, 1190, 700, 320])
+def test_nothing_of_the_table_is_cut_off(browser: Browser, tmp_path: Path, width: int) -> None:
+    """With long names and values in it, down to the last column, where the evidence is."""
+    word = "unreasonably" * 6
+    records = campaign()
+    long = [run(kind="duplicate-delivery"), run(kind="recover:after-checkpoint", observed=word)]
+    address = write(summarise(records._replace(runs=(*records.runs, *long))), tmp_path, ["html"])["html"].as_uri()
+    page, _, _ = opened(browser, address, width, "light")
+    table, frame = page.evaluate("(t => [t.scrollWidth, t.parentElement.clientWidth])(document.querySelector('table'))")
+    assert table <= frame
+    for cell in page.locator("table tbody tr:first-child > *").all():
+        assert cell.evaluate("each => each.scrollWidth - each.clientWidth") <= 0
     page.close()
 
 
