@@ -48,6 +48,12 @@ killed anywhere and done again, and several agents on one folder take turns at i
 from whoever died, and a ``StageEngine`` moves tasks on; of all who try, one ends a job, and one moves a task. A job's
 claim is its fence, and what its end entails is in one transaction with it (``recovery.jobs``).
 
+**Webhooks.** A sender that was told 202 may forget: its delivery is flushed. What its handler changes is in one
+transaction with the note that it was handled (``recovery.inbox``). A delivery that never came is made up for by the
+``Reconciler``, which looks at what is: at the gates of tasks that have waited for longer than their stage's grace, and
+at the tracker's issues. Both go through the same handlers, and of all who move a task at once, one does. An
+``Application`` has all of these parts with one life, and ``python -m recovery serve`` runs it.
+
 **Keys, the cache and the ledger.** ``execute``, ``get_or_generate`` and ``run`` acknowledge like everything else: a
 result that was returned is flushed, and is what everybody gets until it expires. Before it executes, a caller commits
 its claim on the key; of many, one executes. An executor that dies is followed by exactly one other, at once where the
@@ -77,6 +83,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from recovery.alerts import ALERT_CRASH_POINTS, Alert
+    from recovery.application import Application
     from recovery.artifacts import ARTIFACT_CRASH_POINTS, Artifacts
     from recovery.buffers import ORPHAN_CRASH_POINTS, Buffers, Fate, Orphans
     from recovery.checkpoints import CRASH_POINTS, Checkpoint, CheckpointManager, CheckpointType, Recovery, Skipped
@@ -99,9 +106,11 @@ if TYPE_CHECKING:
         Verification,
     )
     from recovery.gates import GateResult
+    from recovery.handlers import HANDLER_CRASH_POINTS, Handlers
     from recovery.heartbeat import Heartbeat
     from recovery.http_push import HttpPush
     from recovery.idempotency import Execution, IdempotencyStore
+    from recovery.inbox import INBOX_CRASH_POINTS, Inbox
     from recovery.jobs import JOB_CRASH_POINTS, Job, JobClaim, JobQueue, JobStatus
     from recovery.langchain_cache import LangChainCache
     from recovery.lease_files import LeaseFile
@@ -109,6 +118,7 @@ if TYPE_CHECKING:
     from recovery.llm_cache import CachedOutput, CacheStatistics, Generation, LLMOutputCache
     from recovery.monitor import MONITOR_CRASH_POINTS, Monitor
     from recovery.reaper import REAPER_CRASH_POINTS, JobReaper, ReaperSettings, Tick
+    from recovery.reconciler import Reconciler, ReconcilerSettings
     from recovery.roots import Roots
     from recovery.runtime import RuntimeState, load_runtime, persist_runtime
     from recovery.service import PeriodicService
@@ -122,6 +132,8 @@ if TYPE_CHECKING:
     from recovery.sync_queue import SYNC_CRASH_POINTS, SyncEntry, SyncPass, SyncQueue
     from recovery.tasks import Task, TaskManager, TaskStatus
     from recovery.tool_ledger import TOOL_CRASH_POINTS, ToolLedger, ToolRun, ToolStatistics
+    from recovery.tracker import HttpTracker, Issue, Tracker
+    from recovery.webhooks import Receiver
     from recovery.worker import WORKER_CRASH_POINTS, Ending, Iteration, LeaseClaims, Outcome, TaskClaims, Worker
     from recovery.workspaces import TRACK_CRASH_POINTS, WORKSPACE_CRASH_POINTS, Hydration, Workspaces
 
@@ -132,6 +144,8 @@ __all__ = [
     "CRASH_POINTS",
     "CYCLE_CRASH_POINTS",
     "DEFAULT_PIPELINE",
+    "HANDLER_CRASH_POINTS",
+    "INBOX_CRASH_POINTS",
     "JOB_CRASH_POINTS",
     "LEASE_CRASH_POINTS",
     "MONITOR_CRASH_POINTS",
@@ -150,6 +164,7 @@ __all__ = [
     "Advance",
     "Advanced",
     "Alert",
+    "Application",
     "ArtifactExists",
     "Artifacts",
     "Buffer",
@@ -171,11 +186,15 @@ __all__ = [
     "FileSha256",
     "GateResult",
     "Generation",
+    "Handlers",
     "Happened",
     "Heartbeat",
     "HttpPush",
+    "HttpTracker",
     "Hydration",
     "IdempotencyStore",
+    "Inbox",
+    "Issue",
     "Iteration",
     "Job",
     "JobClaim",
@@ -198,6 +217,9 @@ __all__ = [
     "Probe",
     "ReaperSettings",
     "Reason",
+    "Receiver",
+    "Reconciler",
+    "ReconcilerSettings",
     "Recovery",
     "RecoveryError",
     "RecoverySweep",
@@ -226,6 +248,7 @@ __all__ = [
     "ToolLedger",
     "ToolRun",
     "ToolStatistics",
+    "Tracker",
     "Verdict",
     "Verification",
     "WorkItem",
@@ -246,6 +269,7 @@ _HOME: Final = {
     "Advance": "recovery.stages",
     "Advanced": "recovery.stages",
     "Alert": "recovery.alerts",
+    "Application": "recovery.application",
     "ArtifactExists": "recovery.evidence",
     "Artifacts": "recovery.artifacts",
     "Buffer": "recovery.cycles",
@@ -271,11 +295,17 @@ _HOME: Final = {
     "FileSha256": "recovery.evidence",
     "GateResult": "recovery.gates",
     "Generation": "recovery.llm_cache",
+    "HANDLER_CRASH_POINTS": "recovery.handlers",
+    "Handlers": "recovery.handlers",
     "Happened": "recovery.doubt",
     "Heartbeat": "recovery.heartbeat",
     "HttpPush": "recovery.http_push",
+    "HttpTracker": "recovery.tracker",
     "Hydration": "recovery.workspaces",
+    "INBOX_CRASH_POINTS": "recovery.inbox",
     "IdempotencyStore": "recovery.idempotency",
+    "Inbox": "recovery.inbox",
+    "Issue": "recovery.tracker",
     "Iteration": "recovery.worker",
     "JOB_CRASH_POINTS": "recovery.jobs",
     "Job": "recovery.jobs",
@@ -305,6 +335,9 @@ _HOME: Final = {
     "RUN_AGAIN": "recovery.doubt",
     "ReaperSettings": "recovery.reaper",
     "Reason": "recovery.evidence",
+    "Receiver": "recovery.webhooks",
+    "Reconciler": "recovery.reconciler",
+    "ReconcilerSettings": "recovery.reconciler",
     "Recovery": "recovery.checkpoints",
     "RecoveryError": "recovery.errors",
     "RecoverySweep": "recovery.sweep",
@@ -339,6 +372,7 @@ _HOME: Final = {
     "ToolLedger": "recovery.tool_ledger",
     "ToolRun": "recovery.tool_ledger",
     "ToolStatistics": "recovery.tool_ledger",
+    "Tracker": "recovery.tracker",
     "Verdict": "recovery.evidence",
     "Verification": "recovery.evidence",
     "WORKER_CRASH_POINTS": "recovery.worker",
