@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from harness.steps import memory
+from harness.steps import copying, memory
 from harness.steps.descriptors import ALL, Descriptors
-from harness.steps.filter import CLONE_COMMANDS, PROT_WRITE, TMPFILE_BIT
+from harness.steps.filter import CLONE_COMMANDS, CLONE_RANGE, PROT_WRITE, TMPFILE_BIT
 from harness.steps.folder import Place, WatchedFolder, lstat
 from harness.steps.kernel import MACHINE
 from harness.steps.memory import AT_FDCWD, Failing, Memory, Unreadable
@@ -435,8 +435,21 @@ class Decoder:
         places = (source_place, _descriptor(target), target_place)
         return self._copied(call.thread, _descriptor(source), *places, count)
 
-    splice = copy_file_range
-    """Takes its arguments as copy_file_range does; one of its ends is a pipe."""
+    def splice(self, call: Notification) -> Decoded:
+        """Move what lies in a pipe into a file; the other way about nothing durable happens."""
+        source, _, target, place, count, _ = call.arguments
+        thread, target = call.thread, _descriptor(target)
+        status = self.memory.status(thread, target)
+        node = self._node(thread, status)
+        if not node:
+            return self._stray(thread, target, status)
+        content = copying.in_pipe(thread, _descriptor(source), min(count, _WRITE_BYTES_MAX))
+        if content is None:
+            text = "a copy from a pipe that was empty yet, whose bytes are not known beforehand, was refused"
+            return Decoded(error=errno.EINVAL, blind_spot=BlindSpot(what="splice", text=text, is_denied=True))
+        if not content or memory.open_file(thread, target).flags & os.O_APPEND:  # which the kernel refuses
+            return NOTHING
+        return self._put(thread, node, status, target, place, content)
 
     def _copied(
         self, thread: int, source: int, source_place: int, target: int, target_place: int, count: int
@@ -450,8 +463,12 @@ class Decoder:
             text = "a copy from a pipe or socket into a file, whose bytes are not known beforehand, was refused"
             return Decoded(error=errno.EINVAL, blind_spot=BlindSpot(what="splice", text=text, is_denied=True))
         content = self._read_file(thread, source, source_place, min(count, _WRITE_BYTES_MAX))
-        if not content:
-            return NOTHING
+        return self._put(thread, node, status, target, target_place, content) if content else NOTHING
+
+    def _put(
+        self, thread: int, node: int, status: os.stat_result, target: int, target_place: int, content: bytes
+    ) -> Decoded:
+        """Return the write that a copy is: at the place that is given by its address, or at the file's own."""
         opened = memory.open_file(thread, target)
         offset = self.memory.number(thread, target_place) if target_place else opened.position
         offset = status.st_size if opened.flags & os.O_APPEND else offset
@@ -460,6 +477,10 @@ class Decoder:
 
     def _read_file(self, thread: int, descriptor: int, place: int, count: int) -> bytes:
         offset = self.memory.number(thread, place) if place else memory.open_file(thread, descriptor).position
+        return self._read_at(thread, descriptor, offset, count)
+
+    @staticmethod
+    def _read_at(thread: int, descriptor: int, offset: int, count: int) -> bytes:
         try:
             file = os.open(f"/proc/{thread}/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -471,12 +492,32 @@ class Decoder:
             os.close(file)
 
     def ioctl(self, call: Notification) -> Decoded:
-        """Share blocks with another file: refused, as by a file system that cannot."""
-        status = self.memory.status(call.thread, _descriptor(call.arguments[0]))
-        if call.arguments[1] & 0xFFFFFFFF not in CLONE_COMMANDS or not self._node(call.thread, status):
+        """Share blocks with another file, where the file system can: the kernel itself refuses it anywhere else."""
+        thread, target, command = call.thread, _descriptor(call.arguments[0]), call.arguments[1] & 0xFFFFFFFF
+        status = self.memory.status(thread, target)
+        node = self._node(thread, status) if command in CLONE_COMMANDS else 0
+        if not node:
             return NOTHING
-        text = "a reflink (FICLONE) was refused, as by a file system that has none; programs then copy"
-        return Decoded(error=errno.EOPNOTSUPP, blind_spot=BlindSpot(what="reflink", text=text, is_denied=True))
+        can = copying.shares_blocks(self.folder.root)
+        if can is None:
+            text = "a reflink (FICLONE) was refused, as by a file system that has none; programs then copy"
+            return Decoded(error=errno.EOPNOTSUPP, blind_spot=BlindSpot(what="reflink", text=text, is_denied=True))
+        return self._cloned(thread, node, status, target, call) if can else NOTHING
+
+    def _cloned(self, thread: int, node: int, status: os.stat_result, target: int, call: Notification) -> Decoded:
+        """Return the write that a reflink is to whoever reads."""
+        argument = call.arguments[2]
+        found = copying.Range(_descriptor(argument), 0, 0, 0)
+        if call.arguments[1] & 0xFFFFFFFF == CLONE_RANGE:
+            found = copying.Range.unpack(self.memory.read(thread, argument, copying.RANGE_BYTES))
+        opened = memory.open_file(thread, target)
+        if self.memory.status(thread, found.source).st_dev != status.st_dev or opened.flags & os.O_APPEND:
+            return NOTHING  # which the kernel refuses
+        content = self._read_at(thread, found.source, found.start, found.length or _WRITE_BYTES_MAX)
+        if not content:
+            return NOTHING
+        kept = NO_CONTENT if self._keep is None else self._keep(content)
+        return Decoded(steps=self._written(node, found.target_start, len(content), kept, opened.flags))
 
     # Sizes
 

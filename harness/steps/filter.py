@@ -35,8 +35,11 @@ PROT_WRITE: Final = 2
 MAP_SHARED: Final = 1
 SET_FLAGS_COMMAND: Final = 4
 """F_SETFL of fcntl, which may make a file append."""
-CLONE_COMMANDS: Final = (0x40049409, 0x4020940D)
-"""FICLONE and FICLONERANGE: ioctls that share the blocks of another file."""
+CLONE: Final = 0x40049409
+"""FICLONE, an ioctl: share all blocks of another file, whose descriptor is the argument."""
+CLONE_RANGE: Final = 0x4020940D
+"""FICLONERANGE: share some of them; the argument is the address of four numbers of eight bytes each."""
+CLONE_COMMANDS: Final = (CLONE, CLONE_RANGE)
 
 _Instruction = tuple[int, int, int, int]
 

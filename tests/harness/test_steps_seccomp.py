@@ -17,6 +17,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
@@ -28,6 +29,8 @@ import pytest
 
 from harness.agents.marks import Marks
 from harness.errors import StepsUnavailable, UsageError
+from harness.steps import copying
+from harness.steps.filter import CLONE, CLONE_RANGE
 from harness.steps.recording import Recorder, Recording
 from harness.steps.seccomp import SeccompSource
 from harness.steps.source import Answer, KillAfterMark, KillBefore, Watch
@@ -668,24 +671,81 @@ def test_what_cannot_be_seen_is_refused_and_said(lab: Lab) -> None:
     ]
 
 
-def test_a_reflink_and_a_splice_are_refused(lab: Lab) -> None:
-    """Programs then copy by other means, which are seen."""
+def test_what_is_spliced_from_a_pipe_is_a_write(lab: Lab) -> None:
+    """At the file's own place, and at a given one; what stays in the pipe, and what comes out of a file, is none."""
+
+    def work() -> None:
+        reading, writing = os.pipe()
+        os.write(writing, b"piped, and more")
+        with open("a", "wb") as copy:
+            assert os.splice(reading, copy.fileno(), 5) == 5
+            assert os.splice(reading, copy.fileno(), 100, offset_dst=8) == 10
+            copy.seek(0, os.SEEK_END)
+            with open("a", "rb") as source:
+                assert os.splice(source.fileno(), writing, 4) == 4
+            os.close(writing)
+            assert os.splice(reading, copy.fileno(), 100) == 4
+            assert os.splice(reading, copy.fileno(), 100) == 0
+        with open("a", "ab") as appending, pytest.raises(OSError, match="Invalid argument"):
+            os.splice(reading, appending.fileno(), 5)
+
+    observation, _ = lab.record(work)
+    assert (observation.exit_code, observation.blind_spots) == (0, ())
+    writes = [line for line in said(observation.steps) if line.startswith("write")]
+    assert writes == ["write a 5 bytes at 0", "write a 10 bytes at 8", "write a 4 bytes at 18"]
+
+
+def test_what_is_spliced_from_an_empty_pipe_is_refused(lab: Lab) -> None:
+    """Nobody knows yet what it would be: that is reported, and the program goes on with an error."""
 
     def ask() -> None:
-        Path("a").write_bytes(b"x")
-        reading, writing = os.pipe()
-        os.write(writing, b"piped")
-        with open("a", "rb") as source, open("b", "wb") as copy:
-            assert LIBC.ioctl(copy.fileno(), 0x40049409, source.fileno()) == -1
-            refused = ctypes.get_errno()
-            try:
-                os.splice(reading, copy.fileno(), 5)
-            except OSError as failure:
-                sys.exit(0 if (refused, failure.errno) == (errno.EOPNOTSUPP, errno.EINVAL) else 1)
+        reading, _ = os.pipe()
+        with open("b", "wb") as copy, pytest.raises(OSError, match="Invalid argument"):
+            os.splice(reading, copy.fileno(), 5)
 
     observation = lab.watch(ask)
     assert observation.exit_code == 0
-    assert [spot.what for spot in observation.blind_spots] == ["reflink", "splice"]
+    assert [(spot.what, spot.is_denied) for spot in observation.blind_spots] == [("splice", True)]
+
+
+@pytest.mark.parametrize("can", [True, False, None])
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_reflink_is_a_write_where_the_file_system_has_them(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, *, can: bool | None, is_whole: bool
+) -> None:
+    """Elsewhere the kernel says no, and nothing has happened; where nobody can tell, it is refused and reported.
+
+    The call itself fails on the file systems of this machine: what is looked at is what is made of it.
+    """
+    monkeypatch.setattr(copying, "shares_blocks", lambda _: can)
+
+    def ask() -> None:
+        Path("a").write_bytes(b"0123456789")
+        with open("a", "rb") as source, open("b", "wb") as copy:
+            part = struct.pack("qQQQ", source.fileno(), 2, 3, 4)
+            request, argument = (CLONE, source.fileno()) if is_whole else (CLONE_RANGE, part)
+            with pytest.raises(OSError, match=r"."):
+                fcntl.ioctl(copy.fileno(), request, argument)
+
+    observation = lab.watch(ask)
+    assert observation.exit_code == 0
+    assert [spot.what for spot in observation.blind_spots] == (["reflink"] if can is None else [])
+    expected = ["write b 10 bytes at 0" if is_whole else "write b 3 bytes at 4"] if can else []
+    assert [line for line in said(observation.steps) if line.startswith("write b")] == expected
+
+
+def test_whether_blocks_can_be_shared_is_tried_out(tmp_path: Path) -> None:
+    """As the kernel answers for two files with names, and nothing is left in the folder."""
+    (tmp_path / "a").write_bytes(b"x")
+    with open(tmp_path / "a", "rb") as source, open(tmp_path / "b", "wb") as copy:
+        try:
+            fcntl.ioctl(copy.fileno(), CLONE, source.fileno())
+            can = True
+        except OSError:
+            can = False
+    assert copying.shares_blocks(str(tmp_path)) is can
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert copying.shares_blocks(str(tmp_path / "nothing")) is None
 
 
 def test_a_program_that_does_not_end_is_ended(lab: Lab) -> None:
