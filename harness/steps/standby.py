@@ -123,10 +123,10 @@ class Standby:
         os.close(self._pidfd)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # before it is reaped: its number is its own yet
+            os.killpg(self.pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             while True:  # the child that waits is of its group, and has come to us
                 os.waitpid(-self.pid, 0)
