@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from recovery import CheckpointManager, LeaseManager, RecoverySweep, open_store
 from recovery.errors import LeaseExpired, LeaseLost
 from scenarios.agents import made
+from scenarios.world import WorldClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness import Marks
     from recovery import Lease
+
+LOOK_S: Final = 0.002
+DARED: Final = 60_000_000
+"""How long before it may trust its lease no more a late holder renews it, in microseconds."""
 
 
 def hold(marks: Marks, database: str, name: str, ttl_s: float, leases: str, checkpoints: str) -> None:
@@ -66,15 +73,20 @@ def sweep(marks: Marks, database: str, sweeper: str, batch: int) -> None:
 
 
 def renew_at_the_boundary(marks: Marks, database: str, ttl_s: float, leases: str, rounds: int) -> None:
-    """Hold a lease that is renewed late, again and again, as close to its expiry as the holder dares."""
+    """Hold a lease that is renewed late, again and again: a minute before its holder may trust it no more.
+
+    The time is that of the world in the folder of the database, so that a minute is as long as somebody likes.
+    """
+    clock = WorldClock(Path(database).parent)
     with open_store(database) as store:
-        manager: LeaseManager = made(leases, store)
+        manager: LeaseManager = made(leases, store, clock=clock)
         lease = manager.acquire("boundary", ttl_s=ttl_s, type="boundary")
         assert lease is not None
-        marks.ack("lease", "boundary", value={"token": lease.token})
         for number in range(rounds):
-            while manager.clock.monotonic() < lease.trusted_until - 60_000:
-                pass
+            due = lease.trusted_until - DARED
+            marks.ack("lease", number, value={"due": due})
+            while clock.monotonic() < due:
+                time.sleep(LOOK_S)  # sleeps because nobody tells when the world's clock moves; the run bounds it
             marks.intent("renew", number)
             lease = manager.renew(lease)
             marks.ack("renew", number)

@@ -1,4 +1,4 @@
-"""What is outside of the core in the scenarios about webhooks: issues, commits, and what time it is; all in one folder.
+"""What is outside of the core in some scenarios: issues, commits, and what time it is; all in one folder.
 
 Every program of such a scenario reads the same folder. ``WorldClock`` is the machine's clock plus a shift that lies in
 a file, so that hours pass for all of them at once while nobody waits.

@@ -142,6 +142,12 @@ def test_sweeps_catch_their_planted_defects(session: Session, variant: str) -> N
     check_caught(session, SWEEP, f"tests.planted.leases:{variant}", test, "exactly-once:repeated")
 
 
+def test_a_holder_at_the_boundary_catches_a_sweep_that_is_early(session: Session) -> None:
+    """What a sweep takes for expired before it is, a holder that renews late misses."""
+    test = "test_a_holder_at_the_boundary_is_left_alone"
+    check_caught(session, SWEEP, "tests.planted.leases:SweepsEarly", test, "expectation:leases recovered meanwhile")
+
+
 @pytest.mark.parametrize(
     ("variant", "signature", "test"),
     [
