@@ -272,7 +272,7 @@ def test_the_harness_has_no_other_public_names() -> None:
         ("harness/records.py", "import pytest"),
         ("harness/records.py", "from _pytest.config import Config"),
         ("harness/records.py", "from harness.plugin import x"),
-        ("harness/plugin.py", "import recovery.store"),
+        ("harness/plugin/runs.py", "import recovery.store"),
         ("harness/__init__.py", "from scenarios import agents"),
         ("harness/cli.py", "from importlib import import_module\nimport_module('reports.cli')"),
         ("harness/cli.py", "__import__('reports')"),
@@ -302,7 +302,7 @@ def test_a_forbidden_import_is_found(path: str, source: str) -> None:
         ("harness/checkers/durability.py", "from harness.model import Finding\nfrom . import listing\nimport math"),
         ("harness/checkers/__init__.py", "from .listing import listed\nfrom ..model import Finding"),
         ("harness/records.py", "import os, time\nfrom harness.model import RunRecord\nfrom harness import journal"),
-        ("harness/plugin.py", "import pytest\nfrom harness import hookspecs\nfrom harness.agents import process"),
+        ("harness/plugin/runs.py", "import pytest\nfrom harness import hookspecs\nfrom harness.agents import process"),
         (
             "recovery/worker.py",
             "import os, random, sqlite3\nfrom recovery.store import sqlite\nfrom .clock import Clock",
