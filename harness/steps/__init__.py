@@ -4,7 +4,7 @@
     recording   the steps of one observed run with everything that was written, on disk and read back
     source      what a source of steps can be asked
     seccomp     the first source: system calls, trapped (filter, syscalls, kernel, memory, folder,
-                descriptors, decoding)
+                descriptors, copying); decoding says which call comes when, calls what becomes of it
     audit       the second source: a Python program's audit events
     launching   how a watched program is started, and family: how it is ended with all its descendants
     standby     a process that has the next run of a program ready (the first source's)

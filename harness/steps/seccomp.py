@@ -22,7 +22,9 @@ import msgspec
 
 from harness.errors import AgentError, UsageError
 from harness.steps import memory
-from harness.steps.decoding import NOTHING, Decoded, Decoder, Run
+from harness.steps.calls.decoded import NOTHING, Decoded
+from harness.steps.calls.looking import Run
+from harness.steps.decoding import Decoder
 from harness.steps.family import Family, children
 from harness.steps.folder import WatchedFolder
 from harness.steps.kernel import Filter, borrow_descriptor
