@@ -217,7 +217,7 @@ def test_a_schema_that_became_newer_is_refused_by_whoever_opens_it(path: Path) -
 
 
 _STRANGER: Final = """
-import os, sys
+import os, sys, urllib.parse  # as long as this user may read it
 from recovery import CheckpointManager, LeaseManager, TaskManager
 from recovery.errors import StoreError
 if os.getuid() == 0:

@@ -616,6 +616,7 @@ def test_a_gate_that_raises_stops_no_other(world: World, caplog: pytest.LogCaptu
 def test_a_locked_database_is_raised_and_counted_as_a_run(tmp_path: Path) -> None:
     """TC-08: what would meet every job is no job's error; a tick keeps it, and last_run_ts moves all the same."""
     world = World(tmp_path / "store.db")
+    world.store.close()
     world.queue = JobQueue(open_store(world.path, busy_timeout_s=0.02), clock=world.clock)
     world.store = world.queue.store
     world.engine = StageEngine(world.store, pipeline=PIPELINE, gates={"built": lambda _: True}, clock=world.clock)

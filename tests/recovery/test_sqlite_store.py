@@ -466,7 +466,7 @@ _NOBODY: Final = 65534
 def test_a_file_that_may_not_be_written_is_named(folder_mode: int) -> None:
     """A process without permission gets DatabaseReadOnly when it opens the store or writes to it."""
     source = """
-import os, sys
+import os, sys, urllib.parse  # as long as this user may read it
 from recovery import TaskManager, open_store
 from recovery.errors import DatabaseReadOnly
 if os.getuid() == 0:
