@@ -25,7 +25,7 @@ from recovery.store.sqlite_jobs import JobReads, JobWrites
 from recovery.store.sqlite_leases import LeaseReads, LeaseWrites
 from recovery.store.sqlite_sources import SourceReads, SourceWrites
 from recovery.store.sqlite_state import StateReads, StateWrites
-from recovery.store.translation import is_busy, is_unknown_parent, translated
+from recovery.store.translation import REFUSALS, is_busy, is_unknown_parent, translated
 from recovery.store.turns import Turns, make_impatient
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from recovery.clock import Microseconds
+    from recovery.store.translation import Refusal
 
 _IDLE_CONNECTIONS_MAX: Final = 8
 
@@ -111,7 +112,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
         """Execute one statement. Raises what its error means."""
         try:
             return self.connection.execute(statement, parameters)
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+        except REFUSALS as error:
             raise self._store.translated(error) from error
 
     def task(self, task_id: str) -> Task | None:
@@ -156,7 +157,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
         """Execute one statement for each row; return how many rows it changed. Raises what its error means."""
         try:
             return self.connection.executemany(statement, rows).rowcount
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+        except REFUSALS as error:
             raise self._store.translated(error) from error
 
     def execute_rows(self, statement: str, rows: Sequence[_Parameters]) -> int:
@@ -166,7 +167,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
         """
         try:
             return sum(self._execute_rows(statement, rows))
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+        except REFUSALS as error:
             raise self._store.translated(error) from error
 
     def _execute_rows(self, statement: str, rows: Sequence[_Parameters]) -> Iterator[int]:
@@ -180,7 +181,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
     def _insert_all(self, statement: str, rows: Sequence[_Parameters]) -> None:
         try:
             sum(self._execute_rows(statement, rows))
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+        except REFUSALS as error:
             if isinstance(error, sqlite3.Error) and is_unknown_parent(error):
                 unknown = next((row[0] for row in rows if self.task(str(row[0])) is None), "")
                 raise unknown_task(str(unknown)) from error
@@ -189,7 +190,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
     def _insert_for_task(self, statement: str, row: _Parameters, task_id: str) -> sqlite3.Cursor:
         try:
             return self.connection.execute(statement, row)
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+        except REFUSALS as error:
             if isinstance(error, sqlite3.Error) and is_unknown_parent(error):
                 raise unknown_task(task_id) from error
             raise self._store.translated(error) from error
@@ -312,7 +313,7 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads, K
         else:
             self._idle.append(connection)
 
-    def translated(self, error: sqlite3.Error | UnicodeEncodeError) -> RecoveryError:
+    def translated(self, error: Refusal) -> RecoveryError:
         """Return what an error of a connection of this store means."""
         return translated(error, self.path, self._factory.busy_timeout_s)
 
@@ -324,7 +325,7 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads, K
             connection.close()
             if isinstance(error, sqlite3.Error) and is_busy(error) and self._turns is not None:
                 return self._read_patiently(statement, parameters)
-            if isinstance(error, sqlite3.Error | UnicodeEncodeError):
+            if isinstance(error, REFUSALS):
                 raise self.translated(error) from error
             raise
         self.give_back(connection)
@@ -351,7 +352,7 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads, K
             rows = connection.execute(statement, parameters).fetchall()
         except BaseException as error:
             connection.close()
-            if isinstance(error, sqlite3.Error | UnicodeEncodeError):
+            if isinstance(error, REFUSALS):
                 raise self.translated(error) from error
             raise
         if self._closed or len(self._readers) >= _IDLE_CONNECTIONS_MAX:

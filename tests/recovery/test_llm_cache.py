@@ -261,6 +261,9 @@ def test_bad_requests_and_settings_are_refused(store: SqliteStore, cache: LLMOut
         cache.put("k" * 10**6, 1)
     with pytest.raises(InvalidSetting):
         LLMOutputCache(store, bytes_max=-1)
+    for duration_s in (float("nan"), float("inf"), 1e300, -1):
+        with pytest.raises(InvalidSetting, match="duration_s"):
+            cache.put("key", "x", duration_s=duration_s)
     with pytest.raises(InvalidSetting):
         LLMOutputCache()
     with pytest.raises(InvalidSetting):

@@ -509,4 +509,13 @@ def test_bad_calls_are_refused_before_anything_happens(ledger: ToolLedger) -> No
         ledger.run_command([], in_doubt=RAISE)
     with pytest.raises(InvalidRequest):
         ledger.run_command(["true"], in_doubt=RAISE, timeout_s=-1)
+    with pytest.raises(InvalidRequest, match="seconds"):
+        ledger.run_command(["true"], in_doubt=RAISE, timeout_s="5")  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="sh"):
+        ledger.run_command("true", in_doubt=RAISE)
+    with pytest.raises(InvalidRequest, match="encode"):
+        ledger.run_command(["cat"], in_doubt=RAISE, stdin="text")  # type: ignore[arg-type]
+    for name in ("A=B", ""):
+        with pytest.raises(InvalidRequest, match="environment"):
+            ledger.run_command(["true"], in_doubt=RAISE, environment={name: "value"})
     assert ledger.store.key_counts("tool") == {}
