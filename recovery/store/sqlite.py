@@ -6,13 +6,14 @@ outlives the thread that opened it, and the one used last, whose statements and 
 
 from __future__ import annotations
 
+import _thread
 import functools
 import os
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from recovery.errors import InvalidSetting, RecoveryError, StoreClosed, unknown_task
+from recovery.errors import InheritedTransaction, InvalidSetting, RecoveryError, StoreClosed, unknown_task
 from recovery.store.connections import BUSY_TIMEOUT_S, ConnectionFactory, Pragmas, read_pragmas
 from recovery.store.groups import Group, Groups
 from recovery.store.migrations import init_factory
@@ -78,11 +79,12 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
     The connection is its own until the block ends, the commit it may share with other threads (``groups``).
     """
 
-    __slots__ = ("_group", "_groups", "_store", "connection")
+    __slots__ = ("__weakref__", "_group", "_groups", "_store", "_ticket", "connection")
 
     connection: sqlite3.Connection
     _group: Group
     _groups: Groups
+    _ticket: _thread.LockType
 
     def __init__(self, store: SqliteStore) -> None:
         """Prepare; the transaction begins when the block is entered."""
@@ -91,7 +93,8 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
     def __enter__(self) -> Self:
         """Take the write lock, or share that of another thread."""
         self._groups = self._store.groups
-        self._group = self._groups.join()
+        self._ticket = _thread.allocate_lock()
+        self._group = self._groups.join(self._ticket, self)
         self.connection = self._group.connection
         return self
 
@@ -101,12 +104,18 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
         """Commit, or roll back if the block raised."""
         if error is None:
             self.commit()
-        else:
-            self._groups.leave(self._group, error)
+        elif self._groups is self._store.groups:
+            self._groups.leave(self._ticket, self._group, error)
 
     def commit(self) -> None:
-        """Make the changes durable, together with those of threads that wait."""
-        self._groups.leave(self._group, None)
+        """Make the changes durable, together with those of threads that wait. Raises InheritedTransaction."""
+        if self._groups is not self._store.groups:
+            message = (
+                f"Expected the process that began this transaction on {self._store.path} to end it but this is a child "
+                "of it; write in a transaction of the child's own, and fork outside of one."
+            )
+            raise InheritedTransaction(message)
+        self._groups.leave(self._ticket, self._group, None)
 
     def execute(self, statement: str, parameters: _Parameters) -> sqlite3.Cursor:
         """Execute one statement. Raises what its error means."""
