@@ -62,8 +62,8 @@ that means executing again. A tool may have had its effect by then, so its call 
 follows (``recovery.doubt``). A large output is flushed, and its folder, before the row that refers to it is committed.
 
 **Counts are the exception.** Hits, misses, executions, replays, and when an output was last used, wait in memory: a
-process that is killed takes up to 500 of them with it, for each cache and ledger (``recovery.usage``). Closing one, and
-asking it for its statistics, adds what waits. No result depends on a count.
+process that is killed takes up to 500 of them with it, for each cache and ledger (``recovery.usage``). Closing one,
+asking it for its statistics, and the end of the interpreter add what waits. No result depends on a count.
 
 **Time** is an integer: microseconds since 1970-01-01 UTC, from a clock that is passed in (``recovery.clock``). Nothing
 is ordered by it, so a clock that jumps back cannot reorder checkpoints.

@@ -127,6 +127,21 @@ with LLMOutputCache(db_path=sys.argv[1]) as cache:
         assert found.tokens_saved == 200
 
 
+def test_a_process_that_ends_without_closing_loses_no_counts(tmp_path: Path) -> None:
+    """A client library is given a cache and never closes it; that is no kill."""
+    program = """
+import sys
+from recovery.llm_cache import Generation, LLMOutputCache
+cache = LLMOutputCache(db_path=sys.argv[1])
+for number in range(70):
+    cache.get_or_generate(lambda: Generation("x", 1), model="m", messages=number % 10)
+"""
+    path = str(tmp_path / "s.db")
+    subprocess.run([sys.executable, "-c", program, path], timeout=60, check=True)
+    with LLMOutputCache(db_path=path) as cache:
+        assert (cache.statistics().misses, cache.statistics().hits) == (10, 60)
+
+
 def test_a_kill_loses_no_more_counts_than_is_said(tmp_path: Path) -> None:
     """All outputs are there; of the counts, fewer than those that may wait are missing."""
     program = """
