@@ -39,9 +39,15 @@ def _clock() -> ManualClock:
     return ManualClock()
 
 
+@pytest.fixture(name="busy_timeout_s")
+def _busy_timeout_s() -> float:
+    """Return a patience that no stall of the disk exhausts; a test that wants to see its end has a shorter one."""
+    return 30.0
+
+
 @pytest.fixture(name="store")
-def _store(tmp_path: Path) -> Iterator[SqliteStore]:
-    with open_store(tmp_path / "store.db", busy_timeout_s=0.2) as store:
+def _store(tmp_path: Path, busy_timeout_s: float) -> Iterator[SqliteStore]:
+    with open_store(tmp_path / "store.db", busy_timeout_s=busy_timeout_s) as store:
         yield store
 
 
