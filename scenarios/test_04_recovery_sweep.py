@@ -131,7 +131,7 @@ def test_a_holder_at_the_boundary_is_left_alone(chaos: Run, fresh_db: Path, part
     """A lease that is renewed at the last moment survives sweeps that run without a pause."""
     expired(fresh_db, 20)
     with LeaseManager(db_path=fresh_db) as leases:
-        leases.enqueue(TASK, "boundary")
+        leases.enqueue(TASK, "boundary", max_retries=100)
     kwargs = {"database": str(fresh_db), "ttl_s": 1.0, "leases": parts["leases"], "rounds": 2}
     holder = chaos.spawn(BOUNDARY, kwargs=kwargs, name="holder")
     holder.wait_for("lease")
@@ -147,4 +147,5 @@ def test_a_holder_at_the_boundary_is_left_alone(chaos: Run, fresh_db: Path, part
     chaos.expect("the holder ends by itself", observed=holder.state, holds=holder.state == "exit code 0")
     renewals = len(chaos.history.acknowledged("renew"))
     chaos.expect("renewals at the boundary", observed=renewals, holds=renewals == 2)
-    chaos.expect("leases recovered meanwhile", observed=swept[0], holds=swept[0] == 20)
+    late = len(chaos.history.select("note", "late"))
+    chaos.expect("leases recovered meanwhile", observed=swept[0], holds=swept[0] == 20 + late)
