@@ -62,8 +62,8 @@ that means executing again. A tool may have had its effect by then, so its call 
 follows (``recovery.doubt``). A large output is flushed, and its folder, before the row that refers to it is committed.
 
 **Counts are the exception.** Hits, misses, executions, replays, and when an output was last used, wait in memory: a
-process that is killed takes up to 500 of them with it, for each cache and ledger (``recovery.usage``). Closing one, and
-asking it for its statistics, adds what waits. No result depends on a count.
+process that is killed takes up to 500 of them with it, for each cache and ledger (``recovery.usage``). Closing one,
+asking it for its statistics, and the end of the interpreter add what waits. No result depends on a count.
 
 **Time** is an integer: microseconds since 1970-01-01 UTC, from a clock that is passed in (``recovery.clock``). Nothing
 is ordered by it, so a clock that jumps back cannot reorder checkpoints.
@@ -72,8 +72,11 @@ is ordered by it, so a clock that jumps back cannot reorder checkpoints.
 tens of nanoseconds when nobody listens, and a name for each place where a process can be killed when somebody does.
 
 **Threads and processes.** A store may be shared by threads; each operation takes a connection of its own. After a fork
-the child leaves its parent's connections alone and opens new ones. Do not fork while another thread is in a
-transaction: SQLite in the child believes for ever that this process holds the lock, so its writes are refused.
+the child leaves its parent's connections alone and opens new ones. Do not fork while a thread is in a transaction, the
+forking one included: SQLite in the child believes for ever that this process holds the lock, so its writes are refused,
+and the transaction is the parent's to end (``InheritedTransaction``).
+
+**Interrupts.** Wherever Ctrl-C comes, a transaction is kept whole or not at all, and the database is left to others.
 """
 
 from __future__ import annotations

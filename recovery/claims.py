@@ -15,7 +15,6 @@ An execution has a time limit, after which its claim is not renewed any more: on
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import re
 import secrets
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from recovery.clock import Microseconds, SystemClock, microseconds
+from recovery.clock import Microseconds, SystemClock, is_duration, microseconds
 from recovery.errors import ExecutionLost, InProgress, InvalidSetting, RecursiveExecution, RequestConflict
 from recovery.presence import ProcessPresence
 from recovery.service import PeriodicService
@@ -395,9 +394,8 @@ _ENDED: Final = frozenset({KeyStatus.DONE, KeyStatus.FAILED})
 
 def check_duration(name: str, duration_s: float, *, least_s: float = 0.001) -> None:
     """Raise InvalidSetting unless this is a length of time, from ``least_s`` seconds to a hundred years."""
-    valid = isinstance(duration_s, int | float) and not isinstance(duration_s, bool) and math.isfinite(duration_s)
-    if not valid or not least_s <= duration_s <= _DURATION_S_MAX:
-        message = f"Expected {name} of {least_s:g} to {_DURATION_S_MAX:g} s but got {duration_s!r}; give seconds."
+    if not is_duration(duration_s, least_s, _DURATION_S_MAX):
+        message = f"Expected {name} of {least_s:g} to {_DURATION_S_MAX:g} s but got {duration_s!r:.80}; give seconds."
         raise InvalidSetting(message)
 
 

@@ -79,6 +79,15 @@ class ManualClock:
         self._now = now
 
 
+def is_duration(duration_s: object, least_s: float, most_s: float) -> bool:
+    """Tell whether this is a length of time from ``least_s`` to ``most_s`` seconds: a number, no truth value, no NaN.
+
+    Compared as it is: to ask whether a whole number is finite fails for one that is larger than any float.
+    """
+    is_number = isinstance(duration_s, int | float) and not isinstance(duration_s, bool)
+    return is_number and least_s <= duration_s <= most_s  # type: ignore[operator]
+
+
 def microseconds(duration_s: float) -> Microseconds:
     """Return a duration in seconds as whole microseconds."""
     return round(duration_s * _MICROSECONDS_PER_SECOND)

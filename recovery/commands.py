@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
 
-from recovery.clock import SystemClock
+from recovery.clock import SystemClock, is_duration
 from recovery.errors import InvalidRequest, OutputTooLarge, ToolNotStarted
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def run(command: Command, *, bytes_max: int = OUTPUT_BYTES_MAX, pass_fds: Sequen
 
 def check_command(command: Command) -> None:
     """Raise InvalidRequest for a command that cannot be meant."""
+    check_words(command.argv, command.stdin)
     texts = [*command.argv, *(text for pair in command.environment for text in pair), command.directory or "."]
     is_text = all(isinstance(text, str) and "\0" not in text for text in texts)
     if not command.argv or not is_text or not command.argv[0]:
@@ -96,12 +97,30 @@ def check_command(command: Command) -> None:
             f"Expected a program and its arguments, as text without zeros, but got {command.argv!r:.200}; give it."
         )
         raise InvalidRequest(message)
-    if command.timeout_s is not None and not 0 < command.timeout_s <= TIMEOUT_S_MAX:
+    if wrong := [name for name, _ in command.environment if not name or "=" in name]:
+        message = f"Expected names of environment variables but got {wrong!r:.200}; they are not empty and have no '='."
+        raise InvalidRequest(message)
+    timeout_s = command.timeout_s
+    if timeout_s is not None and (timeout_s == 0 or not is_duration(timeout_s, 0, TIMEOUT_S_MAX)):
         message = (
-            f"Expected timeout_s above 0 and at most {TIMEOUT_S_MAX:g} but got {command.timeout_s!r}; "
+            f"Expected timeout_s above 0 and at most {TIMEOUT_S_MAX:g} but got {timeout_s!r:.80}; "
             "give seconds, or None for no bound."
         )
         raise InvalidRequest(message)
+
+
+def check_words(argv: object, stdin: object) -> None:
+    """Raise InvalidRequest for a command line that is not split into words, and for an input that is not bytes.
+
+    A text would be taken apart into its characters, and the first of them be run.
+    """
+    if not isinstance(argv, str | bytes) and isinstance(stdin, bytes | bytearray):
+        return
+    message = (
+        f"Expected a list of a program and its arguments, and bytes as its input, but got {argv!r:.200} and a "
+        f"{type(stdin).__name__}; give ['sh', '-c', text] for a shell command, and encode text."
+    )
+    raise InvalidRequest(message)
 
 
 def _started(

@@ -63,6 +63,13 @@ class StoreClosed(StoreError):
     """The store was closed before this call."""
 
 
+class InheritedTransaction(StoreError):
+    """A forked child came to the end of a transaction that its parent had begun. The parent's is as it was.
+
+    Nothing that the child did in it was kept.
+    """
+
+
 # Tasks.
 
 

@@ -13,12 +13,12 @@ down (D9).
 from __future__ import annotations
 
 import enum
-import math
 import re
 from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
+from recovery.clock import is_duration
 from recovery.errors import InvalidEvidence
 from recovery.store.rows import Scalar
 
@@ -99,9 +99,9 @@ class CommandExit(msgspec.Struct, frozen=True, tag_field="kind", tag="command_ex
         if not (isinstance(self.expected, int) and 0 <= self.expected <= _EXIT_STATUS_MAX):
             message = f"Expected an exit status from 0 to {_EXIT_STATUS_MAX} but got {self.expected!r}; 137 is SIGKILL."
             raise InvalidEvidence(message)
-        if not (math.isfinite(self.timeout_s) and 0 < self.timeout_s <= COMMAND_TIMEOUT_S_MAX):
+        if self.timeout_s == 0 or not is_duration(self.timeout_s, 0, COMMAND_TIMEOUT_S_MAX):
             message = (
-                f"Expected timeout_s above 0 and up to {COMMAND_TIMEOUT_S_MAX:g} but got {self.timeout_s!r}; "
+                f"Expected timeout_s above 0 and up to {COMMAND_TIMEOUT_S_MAX:g} but got {self.timeout_s!r:.80}; "
                 "give seconds."
             )
             raise InvalidEvidence(message)

@@ -14,16 +14,16 @@ Rules of thumb: a lease of twice the expected work, a heartbeat every tenth of i
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from recovery.clock import Clock, Microseconds, microseconds
+from recovery.clock import Clock, Microseconds, is_duration, microseconds
 from recovery.errors import (
     AlreadyFinished,
     InvalidDuration,
+    InvalidTask,
     InvalidWorkItem,
     LeaseExpired,
     LeaseLost,
@@ -37,9 +37,11 @@ if TYPE_CHECKING:
 
 __all__ = ["LEASE_CRASH_POINTS", "Lease", "LeaseManager", "WorkItem", "WorkStatus", "require"]
 
+TTL_S_MIN: Final = 0.000_01
 TTL_S_MAX: Final = 7 * 24 * 3600.0
 """The longest lease: a week. One that should last longer is renewed."""
 BATCH_MAX: Final = 1000
+_ID_MAX: Final = 2**63 - 1
 _MARGIN_SHARE: Final = 0.1
 _MARGIN_S_MAX: Final = 5.0
 
@@ -101,9 +103,9 @@ class LeaseManager(Manager):
     ) -> WorkItem:
         """Add a pending work item to a task; ``max_retries`` counts the attempts after the first.
 
-        Raises InvalidWorkItem, UnknownTask, or any StoreError.
+        Raises InvalidWorkItem, InvalidTask, UnknownTask, or any StoreError.
         """
-        _check_item(type, priority, max_retries)
+        _check_item(task_id, type, priority, max_retries)
         with self._store.transaction() as transaction:
             return transaction.insert_work_item(
                 task_id=task_id, type=type, priority=priority, max_retries=max_retries, now=self._clock.now()
@@ -111,7 +113,7 @@ class LeaseManager(Manager):
 
     def get(self, work_item_id: int) -> WorkItem:
         """Return a work item. Raises UnknownWorkItem, or any StoreError."""
-        item = self._store.work_item(work_item_id)
+        item = self._store.work_item(work_item_id) if _is_id(work_item_id) else None
         if item is None:
             raise _unknown(work_item_id)
         return item
@@ -193,11 +195,12 @@ class LeaseManager(Manager):
     def fail(self, lease: Lease, error: str) -> WorkStatus:
         """Give the item back after a failed attempt: pending while retries remain, else failed; return which.
 
-        Raises as ``complete`` does.
+        What UTF-8 cannot hold of the ``error`` is stored as an escape: the name of a file may be in it. Raises as
+        ``complete`` does, and InvalidWorkItem for what is no text.
         """
         remain = lease.retries < lease.max_retries
         status = WorkStatus.PENDING if remain else WorkStatus.FAILED
-        self._end(lease, status, retries=int(remain), error=error)
+        self._end(lease, status, retries=int(remain), error=_sentence(error))
         return status
 
     def release(self, lease: Lease) -> None:
@@ -285,9 +288,8 @@ def _trusted_until(began: Microseconds, ttl_s: float) -> Microseconds:
 
 
 def _duration(ttl_s: float) -> Microseconds:
-    valid = isinstance(ttl_s, int | float) and not isinstance(ttl_s, bool) and math.isfinite(ttl_s)
-    if not valid or not 0.000_01 <= ttl_s <= TTL_S_MAX:
-        message = f"Expected a lease of 0.00001 to {TTL_S_MAX:g} s but got {ttl_s!r}; give a length in seconds."
+    if not is_duration(ttl_s, TTL_S_MIN, TTL_S_MAX):
+        message = f"Expected a lease of 0.00001 to {TTL_S_MAX:g} s but got {ttl_s!r:.80}; give a length in seconds."
         raise InvalidDuration(message)
     return microseconds(ttl_s)
 
@@ -301,7 +303,10 @@ def _check_holder(lease_holder: str, limit: int) -> None:
         raise InvalidWorkItem(message)
 
 
-def _check_item(type_: str, priority: int, max_retries: int) -> None:
+def _check_item(task_id: object, type_: str, priority: int, max_retries: int) -> None:
+    if not isinstance(task_id, str):  # SQLite would turn 7 into '7', which is another caller's task
+        message = f"Expected the id of a task to be a string but got {task_id!r}; convert it where it comes from."
+        raise InvalidTask(message)
     if not _is_text(type_):
         message = f"Expected the type of a work item to be a string that is not empty but got {type_!r}; name it."
         raise InvalidWorkItem(message)
@@ -309,6 +314,19 @@ def _check_item(type_: str, priority: int, max_retries: int) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 2**31:
             message = f"Expected {name} to be a whole number from {low} to {2**31} but got {value!r}; give such a one."
             raise InvalidWorkItem(message)
+
+
+def _sentence(error: object) -> str:
+    """Return what went wrong as a column can hold it. Raises InvalidWorkItem for what is no text."""
+    if not isinstance(error, str):
+        message = f"Expected a sentence about what failed but got {error!r:.200}; give str() of an exception."
+        raise InvalidWorkItem(message)
+    return error.encode(errors="backslashreplace").decode()
+
+
+def _is_id(value: object) -> bool:
+    """Tell whether this could be the id of a row, which SQLite would also make of a text of digits."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _ID_MAX
 
 
 def _is_text(value: object) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
-from recovery.claims import CLAIM_S, EXECUTION_S_MAX
+from recovery.claims import CLAIM_S, EXECUTION_S_MAX, check_duration
 from recovery.clock import Clock, SystemClock
 from recovery.errors import InProgress, InvalidResult, InvalidSetting
 from recovery.idempotency import RESULT_BYTES_MAX, WAIT_S, IdempotencyStore
@@ -186,9 +186,10 @@ class LLMOutputCache:
         """Keep an output that was generated elsewhere, unless there is one, or somebody generates it just now.
 
         Return whether it was kept. For clients that look up and store in two calls, among which several may generate.
-        Raises InvalidKey, InvalidResult, or any StoreError.
+        Raises InvalidKey, InvalidSetting, InvalidResult, or any StoreError.
         """
         check_key(key)
+        check_duration("duration_s", duration_s, least_s=0)
         encoded = _encoded(Generation(output, tokens), round(duration_s * 1_000_000))
         try:
             _, was_there = self._keys.execute_encoded(key, _hash_of(key), lambda: encoded, ttl_s=self._ttl_s, wait_s=0)

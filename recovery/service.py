@@ -7,13 +7,12 @@ succeeds. A run that does not come back makes it unhealthy too, and bounds nothi
 
 from __future__ import annotations
 
-import math
 import threading
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from recovery.clock import Clock, Microseconds, SystemClock, microseconds
+from recovery.clock import Clock, Microseconds, SystemClock, is_duration, microseconds
 from recovery.errors import InvalidSetting
 
 if TYPE_CHECKING:
@@ -72,9 +71,9 @@ class PeriodicService:
         clock: Clock | None = None,
     ) -> None:
         """Prepare; nothing runs yet."""
-        if not (math.isfinite(interval_s) and 0 < interval_s <= INTERVAL_S_MAX):
+        if interval_s == 0 or not is_duration(interval_s, 0, INTERVAL_S_MAX):
             message = (
-                f"Expected an interval of more than 0 and at most {INTERVAL_S_MAX:g} s but got {interval_s!r}; "
+                f"Expected an interval of more than 0 and at most {INTERVAL_S_MAX:g} s but got {interval_s!r:.80}; "
                 "give seconds."
             )
             raise InvalidSetting(message)

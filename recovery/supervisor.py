@@ -8,7 +8,6 @@ otherwise spend the machine on dying. The pause is a wait that is passed in, so 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import select
 import signal
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from recovery.clock import is_duration
 from recovery.errors import InvalidSetting, WorkerNotStarted
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _check_settings(
         message = f"Expected restarts_max between 0 and {_RESTARTS_MAX} but got {restarts_max!r}; give a budget."
         raise InvalidSetting(message)
     durations = (*backoff_s, stop_timeout_s)
-    if not backoff_s or not all(math.isfinite(value) and 0 <= value <= _DURATION_S_MAX for value in durations):
+    if not backoff_s or not all(is_duration(value, 0, _DURATION_S_MAX) for value in durations):
         message = (
             f"Expected at least one pause, and durations between 0 and {_DURATION_S_MAX:g} s, but got backoff_s="
             f"{tuple(backoff_s)!r} and stop_timeout_s={stop_timeout_s!r}; give seconds."

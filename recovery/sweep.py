@@ -52,7 +52,8 @@ SWEEP_CRASH_POINTS: Final = (
 """The audit events of one batch that found something, in order. A look that finds nothing passes the first only."""
 
 BEFORE_BATCH, AFTER_EXPIRE, AFTER_AUDIT, BEFORE_COMMIT, AFTER_BATCH = SWEEP_CRASH_POINTS
-_FIRST: Final = (-(2**62), 0)
+_MOMENT_MAX: Final = 2**62
+_FIRST: Final = (-_MOMENT_MAX, 0)
 _FATAL: Final = (DatabaseFull, DatabaseLocked, DatabaseReadOnly, DatabaseUnavailable, StoreClosed)
 _BOUNDARY_TYPE: Final = CheckpointType.ERROR_BOUNDARY.value
 _TEXTS: Final = {status: status.value for status in WorkStatus}
@@ -106,10 +107,13 @@ class RecoverySweep:
     def run_once(self, now: Microseconds | None = None) -> SweepStatistics:
         """Return every lease that has run out at ``now`` (the clock's time unless given).
 
-        Raises the StoreErrors that would meet every item (locked, full, read-only, unavailable, closed); the batches
-        before stay done.
+        Raises InvalidSetting for a ``now`` that is no moment, and the StoreErrors that would meet every item (locked,
+        full, read-only, unavailable, closed); the batches before stay done.
         """
         moment = self._clock.now() if now is None else now
+        if isinstance(moment, bool) or not isinstance(moment, int) or abs(moment) > _MOMENT_MAX:
+            message = f"Expected now to be microseconds since 1970 but got {now!r:.80}; give a whole number, or None."
+            raise InvalidSetting(message)
         done: Counter[WorkStatus] = Counter()
         errors: list[str] = []
         after = _FIRST

@@ -209,6 +209,7 @@ class ToolLedger(Manager):
         by. With ``keeps_failures``, every ending is recorded, whatever it was. Raises as ``run`` does, ToolNotStarted
         when it could not be started, and OutputTooLarge.
         """
+        commands.check_words(argv, stdin)
         texts, added = list(argv), dict(environment or {})
         digest = hashlib.sha256(stdin).hexdigest() if stdin else ""
         hashed = request_hash(["command", texts, directory, added, digest])

@@ -1,14 +1,15 @@
 """Counts of what was reused and what that saved, kept in memory and added to the store now and then.
 
 A hit must not write: a commit would cost a hundred times what the hit costs. So counts wait in memory and are added
-together, after every ``EVENTS_MAX`` events and when their owner closes. A process that is killed takes with it what has
-waited: at most ``EVENTS_MAX`` events of each cache or ledger, and as many more for each time that the database refused
-to take them. A count is never added twice, not by a forked child either; whoever asks for the statistics gets what is
-stored and what waits in this process.
+together, after every ``EVENTS_MAX`` events, when their owner closes, and when the interpreter ends. A process that is
+killed (or ends by ``os._exit``) takes with it what has waited: at most ``EVENTS_MAX`` events of each cache or ledger,
+and as many more for each time that the database refused to take them. A count is never added twice, not by a forked
+child either; whoever asks for the statistics gets what is stored and what waits in this process.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from recovery.errors import StoreError
+from recovery.errors import RecoveryError, StoreError
 from recovery.store.rows import Usage
 
 if TYPE_CHECKING:
@@ -116,3 +117,13 @@ def _forget_inherited() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_inherited)
+
+
+def _flush_all() -> None:
+    """At the end of the interpreter, add what waits for caches that nobody closed: a client library's are such."""
+    for counter in list(_COUNTERS):
+        with contextlib.suppress(RecoveryError):
+            counter.flush()
+
+
+atexit.register(_flush_all)

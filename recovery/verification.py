@@ -41,6 +41,7 @@ QUERY_TIMEOUT_S: Final = 10.0
 """How long the question for a row may take, in seconds."""
 
 _SIGNAL_BASE: Final = 128
+_DETAIL_CHARACTERS_MAX: Final = 2000
 
 
 class OwnVerifier(Protocol):
@@ -130,10 +131,19 @@ class Verifier:
         try:
             answer = verifier(evidence.argument)
         except Exception as error:  # noqa: BLE001 - a verifier that fails has not verified, whatever its error
-            return Verdict(evidence, Reason.VERIFIER_RAISED, f"{evidence.name}: {type(error).__name__}: {error}")
+            return Verdict(evidence, Reason.VERIFIER_RAISED, f"{evidence.name}: {type(error).__name__}: {_told(error)}")
         if answer is True:
             return Verdict(evidence, Reason.VERIFIED)
-        return Verdict(evidence, Reason.DENIED, f"{evidence.name}: answered {answer!r}")
+        return Verdict(evidence, Reason.DENIED, f"{evidence.name}: answered {_told(answer)}")
+
+
+def _told(answer: object) -> str:
+    """Return what a caller's function raised or answered as text that can be stored, whatever it makes of itself."""
+    try:
+        text = str(answer) if isinstance(answer, BaseException) else repr(answer)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it has not verified
+        return f"what cannot be told ({type(error).__name__})"
+    return text[:_DETAIL_CHARACTERS_MAX].encode(errors="backslashreplace").decode()
 
 
 def _command_verdict(evidence: CommandExit, artifacts: Artifacts | None) -> Verdict:

@@ -28,7 +28,9 @@ import msgspec
 from recovery.checkpoints import CheckpointType
 from recovery.errors import (
     ClaimLost,
+    InvalidEvidence,
     InvalidSetting,
+    InvalidSnapshot,
     LeaseExpired,
     LeaseLost,
     StatusConflict,
@@ -198,9 +200,9 @@ class Worker:
     def run_once(self) -> Outcome | None:
         """Claim some work and do it to its end, from where it was left; return None where there is none to do.
 
-        An error of the work function, and evidence of it that does not verify, ends in ``fail``; a claim that was lost
-        ends at once, with nothing further written. Raises UnknownProgress, and any StoreError, after which the work is
-        still claimed, and is there for whoever claims it when that has run out.
+        An error of the work function, a result of it that is not JSON, and evidence that does not verify end in
+        ``fail``; a claim that was lost ends at once, with nothing further written. Raises UnknownProgress, and any
+        StoreError, after which the work is still claimed, and is there for whoever claims it when that has run out.
         """
         sys.audit(BEFORE_CLAIM, "", 0)
         claim = self._claims.claim()
@@ -243,9 +245,12 @@ class Worker:
         try:
             state = self._work(iteration)
         except Exception as error:  # noqa: BLE001 - whatever goes wrong in the work is the work's failure
-            return None, f"Iteration {number} raised {type(error).__name__}: {error}"
+            return None, f"Iteration {number} raised {type(error).__name__}: {_printable(error)}"
         sys.audit(AFTER_ITERATION, claim.task_id, number)
-        saved = claim.save({"iteration": number, "state": state}, iteration.evidence)
+        try:
+            saved = claim.save({"iteration": number, "state": state}, iteration.evidence)
+        except (InvalidSnapshot, InvalidEvidence) as error:  # which the same work would run into again and again
+            return None, f"Iteration {number} returned what cannot be kept: {_printable(error)}"
         if iteration.evidence and not saved.is_verified:
             return None, f"Iteration {number} gave evidence that does not verify: {saved.verification}"
         sys.audit(AFTER_CHECKPOINT, claim.task_id, number)
@@ -394,6 +399,11 @@ class TaskClaim:
             self._tasks.set_status(self._task_id, status, expected=TaskStatus.RUNNING, detail=detail)
         except StatusConflict as error:
             raise _lost(self._task_id, str(error)) from error
+
+
+def _printable(error: Exception) -> str:
+    """Return the text of an error as a database can hold it: the name of a file in it need not be UTF-8."""
+    return str(error).encode(errors="backslashreplace").decode()
 
 
 def _lost(task_id: str, why: str) -> ClaimLost:

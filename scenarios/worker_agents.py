@@ -53,6 +53,8 @@ def work_to_the_end(
                 time.sleep(0.005)  # sleeps because a worker without work does; its lease runs out by itself
             elif outcome.ending is Ending.COMPLETED:
                 marks.note("outcome", value={"resumed_from": outcome.resumed_from, "done": outcome.done})
+            elif outcome.ending is Ending.LOST:
+                marks.note("lost", value={"done": outcome.done})
         if tasks.get(task_id).status is TaskStatus.RUNNING:
             tasks.set_status(task_id, TaskStatus.SUCCEEDED, expected=TaskStatus.RUNNING)
         marks.ack("task", task_id)

@@ -7,7 +7,6 @@ So each new connection sets both and reads both back: an unset one is an error h
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import sqlite3
 import time
@@ -16,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from recovery.clock import is_duration
 from recovery.errors import DatabaseUnavailable, InvalidSetting, PragmaRefused
 from recovery.store.translation import is_busy, translated
 
@@ -121,9 +121,10 @@ def factory_for(path: str | os.PathLike[str], busy_timeout_s: float) -> Connecti
     if sqlite3.sqlite_version_info < _SQLITE_VERSION_MIN:
         message = f"Expected SQLite 3.37 or newer but this Python has {sqlite3.sqlite_version}; update it."
         raise DatabaseUnavailable(message)
-    if not (math.isfinite(busy_timeout_s) and 0 <= busy_timeout_s <= _BUSY_TIMEOUT_S_MAX):
+    if not is_duration(busy_timeout_s, 0, _BUSY_TIMEOUT_S_MAX):
         message = (
-            f"Expected busy_timeout_s between 0 and {_BUSY_TIMEOUT_S_MAX:g} but got {busy_timeout_s!r}; give seconds."
+            f"Expected busy_timeout_s between 0 and {_BUSY_TIMEOUT_S_MAX:g} but got {busy_timeout_s!r:.80}; "
+            "give seconds."
         )
         raise InvalidSetting(message)
     if os.fspath(path) in {"", ":memory:"}:

@@ -9,6 +9,9 @@ been another's change; and if COMMIT fails, it is an error of all of them.
 Threads begin in the order in which they came, and wait within the store's busy timeout. One thread alone finds a free
 seat, begins and commits, and pays nothing for all this.
 
+An interrupt (Ctrl-C, ``KeyboardInterrupt``) may come anywhere in this. What it tore apart is put right by whoever it
+went through, or when the transaction is forgotten: nobody is kept waiting, and each is told what became of its own.
+
 Rejected: a thread that writes for all (a queue of closures). It needs no hand-over from thread to thread, but then a
 block is no block: it runs elsewhere, with another's context, debugger and stack. Group commit is DeWitt and others,
 "Implementation techniques for main memory database systems", 1984.
@@ -17,8 +20,10 @@ block is no block: it runs elsewhere, with another's context, debugger and stack
 from __future__ import annotations
 
 import _thread
+import contextlib
 import sqlite3
 import time
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -71,42 +76,55 @@ class Group:
 
 
 class Groups:
-    """The one seat at which the threads of a store write, the queue for it, and the group that is open there."""
+    """The one seat at which the threads of a store write, the queue for it, and the group that is open there.
 
-    __slots__ = ("_group", "_is_taken", "_mutex", "_queue", "_store")
+    Whoever wants to sit brings a *ticket*, a lock of its own: the bell that calls it from the queue, and the name under
+    which it has the seat. So whatever an interrupt tore apart can be put right later, and putting it right twice is
+    nothing. For that, a transaction in its block is watched: if an interrupt came before its end could begin, it is
+    forsaken when it is forgotten.
+    """
+
+    __slots__ = ("_group", "_holder", "_mutex", "_queue", "_store", "_watch")
 
     def __init__(self, store: SqliteStore) -> None:
         """Prepare; nobody writes."""
         self._store = store
         self._mutex = _thread.allocate_lock()
-        self._is_taken = False
+        self._holder: _thread.LockType | None = None
+        self._watch: weakref.ref[object] | None = None
         self._queue: deque[_thread.LockType] = deque()
         self._group: Group | None = None
 
-    def join(self) -> Group:
+    def join(self, ticket: _thread.LockType, transaction: object) -> Group:
         """Wait for the seat; begin a group, or join the one that is open. Raises DatabaseLocked or any StoreError."""
-        self._sit_down()
         try:
+            self._sit_down(ticket)
             if self._group is None:
                 self._group = self._begun()
             else:
                 self._group.connection.execute("SAVEPOINT member")
+            group = self._group
+            self._watch = weakref.ref(transaction, lambda _: self.forsake(ticket, group))
         except BaseException as error:
-            self._advance()
+            self._withdraw(ticket)
+            self._advance(ticket)
             if isinstance(error, sqlite3.Error):
                 raise self._store.translated(error) from error
             raise
-        return self._group
+        return group
 
-    def leave(self, group: Group, error: BaseException | None) -> None:
+    def leave(self, ticket: _thread.LockType, group: Group, error: BaseException | None) -> None:
         """End a block, keeping its changes or, if it raised ``error``, not; return when its group has ended.
 
         Raises a StoreError if that kept nothing, whatever the block raised.
         """
         try:
+            self._watch = None
             self._settle(group, error)
-        finally:
-            bell = self._advance()
+            bell = self._advance(ticket)
+        except BaseException:
+            self.forsake(ticket, group)
+            raise
         if error is not None and not isinstance(error, Exception):
             return  # whoever is interrupted waits for nobody
         if bell is not None:
@@ -114,14 +132,29 @@ class Groups:
         if group.error is not None and group.error is not error:
             raise group.error if bell is None else type(group.error)(*group.error.args) from group.error.__cause__
 
+    def forsake(self, ticket: _thread.LockType, group: Group) -> None:
+        """Put right what an interrupt left: who has the seat under this ticket gives it up, and keeps nothing.
+
+        The connection is not used again. Does nothing the second time, where nothing is wrong, and in a forked child.
+        """
+        if self._holder is not ticket or self._store.groups is not self:
+            return
+        self._group = self._watch = None
+        if not group.has_ended:
+            text = _INTERRUPTED if group.connection.in_transaction else _UNKNOWN
+            with contextlib.suppress(sqlite3.Error):  # it is closed when it is forgotten, which rolls back too
+                group.connection.rollback()
+            group.end(DatabaseUnavailable(text))
+        self._stand_up(ticket)
+
     def _begun(self) -> Group:
         connection = self._store.borrow()
         try:
             self._store.begin(connection)
+            return Group(connection)
         except BaseException:
             self._let_go(connection)
             raise
-        return Group(connection)
 
     def _settle(self, group: Group, error: BaseException | None) -> None:
         """Keep a member's changes in the group, or take them back."""
@@ -141,21 +174,22 @@ class Groups:
         except sqlite3.Error as failure:
             self._end(group, self._store.translated(failure))
 
-    def _advance(self) -> _thread.LockType | None:
-        """Let the next one join the group and return a bell for its end; or end it and give the seat on."""
+    def _advance(self, ticket: _thread.LockType) -> _thread.LockType | None:
+        """Let the next one join the group and return a bell for its end; or end it and give the seat on.
+
+        Does nothing for a ticket that has not the seat.
+        """
+        if self._holder is not ticket:
+            return None
         group = self._group
-        try:
-            if group is not None:
-                with self._mutex:
-                    if self._queue and not group.is_full:
-                        bell = group.bell()
-                        self._queue.popleft().release()
-                        return bell
-                self._commit(group)
-        except BaseException:
-            self._stand_up()
-            raise
-        self._stand_up()
+        if group is not None:
+            with self._mutex:
+                if self._queue and not group.is_full:
+                    bell = group.bell()
+                    self._call_next()
+                    return bell
+            self._commit(group)
+        self._stand_up(ticket)
         return None
 
     def _commit(self, group: Group) -> None:
@@ -185,43 +219,49 @@ class Groups:
         else:
             self._store.give_back(connection)
 
-    def _sit_down(self) -> None:
+    def _sit_down(self, ticket: _thread.LockType) -> None:
         """Take the seat, when it is this thread's turn. Raises DatabaseLocked."""
         with self._mutex:
-            if not self._is_taken:
-                self._is_taken = True
+            if self._holder is None:
+                self._holder = ticket
                 return
-            bell = _new_bell()
-            self._queue.append(bell)
+            ticket.acquire()
+            self._queue.append(ticket)
         timeout_s = self._store.factory.busy_timeout_s
-        try:
-            has_seat = bell.acquire(timeout=timeout_s)
-        except BaseException:
-            if not self._withdraw(bell):
-                self._advance()
-            raise
-        if not has_seat and self._withdraw(bell):
+        if not ticket.acquire(timeout=timeout_s) and self._withdraw(ticket):
             message = (
                 f"Expected to write to {self._store.path} within {timeout_s:g} s but another thread of this process "
                 "kept it; end its transaction, or raise busy_timeout_s."
             )
             raise DatabaseLocked(message)
 
-    def _withdraw(self, bell: _thread.LockType) -> bool:
-        """Leave the queue; False where the seat was given to this thread in the meantime."""
+    def _withdraw(self, ticket: _thread.LockType) -> bool:
+        """Leave the queue; False for one who is not in it, or was given the seat in the meantime."""
         with self._mutex:
-            try:
-                self._queue.remove(bell)
-            except ValueError:
+            if ticket not in self._queue:
                 return False
-        return True
+            self._queue.remove(ticket)
+            return True
 
-    def _stand_up(self) -> None:
+    def _stand_up(self, ticket: _thread.LockType) -> None:
         with self._mutex:
+            if self._holder is not ticket:
+                return
             if self._queue:
-                self._queue.popleft().release()
+                self._call_next()
             else:
-                self._is_taken = False
+                self._holder = None
+
+    def _call_next(self) -> None:
+        """Give the seat to the first of the queue. The mutex is held, and no interrupt comes before the bell has rung.
+
+        Python looks for signals after a call and not between two plain steps, so what is seated has been called.
+        """
+        self._holder = ticket = self._queue[0]
+        try:
+            ticket.release()
+        finally:
+            self._queue.popleft()
 
     def _wait(self, group: Group, bell: _thread.LockType) -> None:
         timeout_s = max(self._store.factory.busy_timeout_s, END_S_MAX)
@@ -240,6 +280,10 @@ _ROLLED_BACK: Final = (
 _INTERRUPTED: Final = (
     "Expected the commit of several threads to end but the thread that did it was interrupted; nothing was kept, so do "
     "it again."
+)
+_UNKNOWN: Final = (
+    "Expected the commit of several threads to end but the thread that did it was interrupted when it may have been "
+    "done; read what became of this transaction before you repeat it."
 )
 
 

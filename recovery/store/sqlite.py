@@ -6,13 +6,14 @@ outlives the thread that opened it, and the one used last, whose statements and 
 
 from __future__ import annotations
 
+import _thread
 import functools
 import os
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from recovery.errors import InvalidSetting, RecoveryError, StoreClosed, unknown_task
+from recovery.errors import InheritedTransaction, InvalidSetting, RecoveryError, StoreClosed, unknown_task
 from recovery.store.connections import BUSY_TIMEOUT_S, ConnectionFactory, Pragmas, read_pragmas
 from recovery.store.groups import Group, Groups
 from recovery.store.migrations import init_factory
@@ -25,7 +26,7 @@ from recovery.store.sqlite_jobs import JobReads, JobWrites
 from recovery.store.sqlite_leases import LeaseReads, LeaseWrites
 from recovery.store.sqlite_sources import SourceReads, SourceWrites
 from recovery.store.sqlite_state import StateReads, StateWrites
-from recovery.store.translation import is_busy, is_unknown_parent, translated
+from recovery.store.translation import REFUSALS, is_busy, is_unknown_parent, translated
 from recovery.store.turns import Turns, make_impatient
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from recovery.clock import Microseconds
+    from recovery.store.translation import Refusal
 
 _IDLE_CONNECTIONS_MAX: Final = 8
 
@@ -77,11 +79,12 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
     The connection is its own until the block ends, the commit it may share with other threads (``groups``).
     """
 
-    __slots__ = ("_group", "_groups", "_store", "connection")
+    __slots__ = ("__weakref__", "_group", "_groups", "_store", "_ticket", "connection")
 
     connection: sqlite3.Connection
     _group: Group
     _groups: Groups
+    _ticket: _thread.LockType
 
     def __init__(self, store: SqliteStore) -> None:
         """Prepare; the transaction begins when the block is entered."""
@@ -90,7 +93,8 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
     def __enter__(self) -> Self:
         """Take the write lock, or share that of another thread."""
         self._groups = self._store.groups
-        self._group = self._groups.join()
+        self._ticket = _thread.allocate_lock()
+        self._group = self._groups.join(self._ticket, self)
         self.connection = self._group.connection
         return self
 
@@ -100,18 +104,24 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
         """Commit, or roll back if the block raised."""
         if error is None:
             self.commit()
-        else:
-            self._groups.leave(self._group, error)
+        elif self._groups is self._store.groups:
+            self._groups.leave(self._ticket, self._group, error)
 
     def commit(self) -> None:
-        """Make the changes durable, together with those of threads that wait."""
-        self._groups.leave(self._group, None)
+        """Make the changes durable, together with those of threads that wait. Raises InheritedTransaction."""
+        if self._groups is not self._store.groups:
+            message = (
+                f"Expected the process that began this transaction on {self._store.path} to end it but this is a child "
+                "of it; write in a transaction of the child's own, and fork outside of one."
+            )
+            raise InheritedTransaction(message)
+        self._groups.leave(self._ticket, self._group, None)
 
     def execute(self, statement: str, parameters: _Parameters) -> sqlite3.Cursor:
         """Execute one statement. Raises what its error means."""
         try:
             return self.connection.execute(statement, parameters)
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+        except REFUSALS as error:
             raise self._store.translated(error) from error
 
     def task(self, task_id: str) -> Task | None:
@@ -156,7 +166,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
         """Execute one statement for each row; return how many rows it changed. Raises what its error means."""
         try:
             return self.connection.executemany(statement, rows).rowcount
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+        except REFUSALS as error:
             raise self._store.translated(error) from error
 
     def execute_rows(self, statement: str, rows: Sequence[_Parameters]) -> int:
@@ -166,7 +176,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
         """
         try:
             return sum(self._execute_rows(statement, rows))
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+        except REFUSALS as error:
             raise self._store.translated(error) from error
 
     def _execute_rows(self, statement: str, rows: Sequence[_Parameters]) -> Iterator[int]:
@@ -180,7 +190,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
     def _insert_all(self, statement: str, rows: Sequence[_Parameters]) -> None:
         try:
             sum(self._execute_rows(statement, rows))
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+        except REFUSALS as error:
             if isinstance(error, sqlite3.Error) and is_unknown_parent(error):
                 unknown = next((row[0] for row in rows if self.task(str(row[0])) is None), "")
                 raise unknown_task(str(unknown)) from error
@@ -189,7 +199,7 @@ class SqliteTransaction(EvidenceWrites, LeaseWrites, InboxWrites, JobWrites, Sta
     def _insert_for_task(self, statement: str, row: _Parameters, task_id: str) -> sqlite3.Cursor:
         try:
             return self.connection.execute(statement, row)
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+        except REFUSALS as error:
             if isinstance(error, sqlite3.Error) and is_unknown_parent(error):
                 raise unknown_task(task_id) from error
             raise self._store.translated(error) from error
@@ -312,7 +322,7 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads, K
         else:
             self._idle.append(connection)
 
-    def translated(self, error: sqlite3.Error | UnicodeEncodeError) -> RecoveryError:
+    def translated(self, error: Refusal) -> RecoveryError:
         """Return what an error of a connection of this store means."""
         return translated(error, self.path, self._factory.busy_timeout_s)
 
@@ -324,7 +334,7 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads, K
             connection.close()
             if isinstance(error, sqlite3.Error) and is_busy(error) and self._turns is not None:
                 return self._read_patiently(statement, parameters)
-            if isinstance(error, sqlite3.Error | UnicodeEncodeError):
+            if isinstance(error, REFUSALS):
                 raise self.translated(error) from error
             raise
         self.give_back(connection)
@@ -351,7 +361,7 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads, K
             rows = connection.execute(statement, parameters).fetchall()
         except BaseException as error:
             connection.close()
-            if isinstance(error, sqlite3.Error | UnicodeEncodeError):
+            if isinstance(error, REFUSALS):
                 raise self.translated(error) from error
             raise
         if self._closed or len(self._readers) >= _IDLE_CONNECTIONS_MAX:

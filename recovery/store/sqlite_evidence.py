@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 from recovery.errors import QueryRefused
 from recovery.store.protocol import NUMBER_MAX, PAGE_ROWS_MAX
 from recovery.store.rows import Scalar, StoredEvidence
-from recovery.store.translation import result_code
+from recovery.store.translation import REFUSALS, result_code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from recovery.errors import RecoveryError
     from recovery.store.connections import ConnectionFactory
+    from recovery.store.translation import Refusal
 
 _INSERT_EVIDENCE: Final = (
     "INSERT INTO checkpoint_evidence (task_id, sequence_number, required, verified, verdicts) VALUES (?, ?, ?, ?, ?)"
@@ -68,7 +69,7 @@ class EvidenceReads:
     def _read(self, statement: str, parameters: tuple[Scalar, ...]) -> list[tuple[Any, ...]]:
         raise NotImplementedError
 
-    def translated(self, error: sqlite3.Error | UnicodeEncodeError) -> RecoveryError:
+    def translated(self, error: Refusal) -> RecoveryError:
         """Return what an error means; the store itself knows."""
         raise NotImplementedError
 
@@ -94,7 +95,7 @@ class EvidenceReads:
                 deadline = time.monotonic() + timeout_s
                 connection.set_progress_handler(lambda: time.monotonic() > deadline, _OPERATIONS_PER_LOOK)
                 return connection.execute(statement, tuple(values.values())).fetchone() is not None
-        except (sqlite3.Error, UnicodeEncodeError, OverflowError) as error:
+        except REFUSALS as error:
             raise self._refusal(error, timeout_s) from error
 
     def _refusal(self, error: Exception, timeout_s: float) -> RecoveryError:

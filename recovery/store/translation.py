@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from recovery.errors import (
     CorruptDatabase,
@@ -13,10 +13,15 @@ from recovery.errors import (
     DatabaseLocked,
     DatabaseReadOnly,
     DatabaseUnavailable,
+    InvalidSetting,
     InvalidTask,
     RecoveryError,
     StoreError,
 )
+
+Refusal: TypeAlias = sqlite3.Error | UnicodeEncodeError | OverflowError
+REFUSALS: Final = (sqlite3.Error, UnicodeEncodeError, OverflowError)
+"""What Python's module raises for a statement: SQLite's errors, and those of arguments that no column can hold."""
 
 _PRIMARY: Final = 0xFF
 
@@ -39,10 +44,15 @@ def is_unknown_parent(error: sqlite3.Error) -> bool:
     return result_code(error) == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
 
 
-def translated(error: sqlite3.Error | UnicodeEncodeError, path: str, busy_timeout_s: float) -> RecoveryError:
+def translated(error: Refusal, path: str, busy_timeout_s: float) -> RecoveryError:
     """Return the error that says what ``error`` means for the database at ``path``; raise it ``from`` the original."""
     if isinstance(error, UnicodeEncodeError):
         return InvalidTask(f"Expected text that UTF-8 can hold but got {error.object!r}; remove its lone surrogates.")
+    if isinstance(error, OverflowError) or _is_unbound(error):
+        return InvalidSetting(
+            f"Expected texts, numbers of 64 bits and None for the columns of {path} but '{error}'; "
+            "give values that a column can hold."
+        )
     extended = result_code(error)
     code = extended & _PRIMARY
     if code in _LOCKED:
@@ -69,7 +79,16 @@ def translated(error: sqlite3.Error | UnicodeEncodeError, path: str, busy_timeou
         return DatabaseUnavailable(
             f"Expected to read and write {path} but SQLite says '{error}'; check the device it is on."
         )
+    if code == sqlite3.SQLITE_TOOBIG:
+        return StoreError(
+            f"Expected values of up to a gigabyte for {path} but SQLite says '{error}'; keep large content in files."
+        )
     return StoreError(f"Expected SQLite to carry out a statement on {path} but it says '{error}'; please report this.")
+
+
+def _is_unbound(error: sqlite3.Error) -> bool:
+    """Tell whether Python's module could not make a value of a column out of an argument."""
+    return isinstance(error, sqlite3.InterfaceError | sqlite3.ProgrammingError) and "binding parameter" in str(error)
 
 
 def _is_write_protected(path: str) -> bool:

@@ -73,9 +73,7 @@ class Turns:
 
         This is a lock for whoever has no database to begin on.
         """
-        place = self._open()
-        if not _is_free(place):
-            self._queue(place, time.monotonic() + self._timeout_s)
+        place = self._at_head(time.monotonic() + self._timeout_s)
         _sign(place)
         return place
 
@@ -85,14 +83,15 @@ class Turns:
         _give(place)
 
     def _begin_in_turn(self, connection: sqlite3.Connection, deadline_s: float) -> None:
-        place = self._open()
-        if not _is_free(place):
-            self._queue(place, deadline_s)
+        place = self._at_head(deadline_s)
         try:
             self._begin_as_next(connection, deadline_s)
             _sign(place)
         finally:
-            _give(place)
+            try:  # as in _give, whose call an interrupt could come before
+                fcntl.flock(place, fcntl.LOCK_UN)
+            finally:
+                os.close(place)
         self._burst_until_s = time.monotonic() + BURST_S
 
     def _begin_as_next(self, connection: sqlite3.Connection, deadline_s: float) -> None:
@@ -112,6 +111,18 @@ class Turns:
                 f"Expected to open {self._path} but {error.strerror}; writers who take turns need a lock file there."
             )
             raise kind(message) from error
+
+    def _at_head(self, deadline_s: float) -> int:
+        """Return the lock file, open and locked; an interrupt leaves no lock. Raises DatabaseLocked."""
+        place = self._open()
+        try:
+            is_free = _is_free(place)
+        except BaseException:
+            _give(place)
+            raise
+        if not is_free:
+            self._queue(place, deadline_s)
+        return place
 
     def _queue(self, place: int, deadline_s: float) -> None:
         """Stand in the kernel's queue, in a thread, at most until the deadline. Raises DatabaseLocked."""
@@ -153,17 +164,17 @@ class _Waiter:
         self._settled.acquire()
         self._has_lock = False
         self._is_abandoned = False
-        _thread.start_new_thread(self._run, ())
 
     def wait(self, timeout_s: float) -> bool:
         """Return whether the lock was got in time. If not, it is the thread that closes the descriptor."""
         try:
+            _thread.start_new_thread(self._run, ())
             self._settled.acquire(timeout=timeout_s)
+            return self._decide()
         except BaseException:
             if self._decide():
-                os.close(self._descriptor)
+                _give(self._descriptor)
             raise
-        return self._decide()
 
     def _decide(self) -> bool:
         """Settle who owns the descriptor from now on: the writer, if there is a lock on it, else the thread."""

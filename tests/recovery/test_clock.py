@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from recovery.clock import ManualClock, SystemClock, microseconds
+from recovery.clock import ManualClock, SystemClock, is_duration, microseconds
 from recovery.errors import InvalidSetting
 
 
@@ -52,3 +52,10 @@ def test_seconds_become_whole_microseconds() -> None:
     """A duration is rounded to the nearest microsecond."""
     assert microseconds(0.0000014) == 1
     assert microseconds(7 * 24 * 3600) == 604_800_000_000
+
+
+@pytest.mark.parametrize("length", [-1, float("nan"), float("inf"), 1e300, 10**400, -(10**400), True, "5", None])
+def test_what_is_no_length_of_time_is_told(length: object) -> None:
+    """A number that no float can hold is one more, not an error of its own."""
+    assert not is_duration(length, 0, 3600)
+    assert is_duration(5, 5, 5)

@@ -48,6 +48,11 @@ _PYTHON: Final = sys.executable
 _ITEM: Final = ArtifactExists("a")
 
 
+class _Untold:
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+
 @pytest.fixture(name="artifacts")
 def _artifacts(tmp_path: Path) -> Artifacts:
     folder = tmp_path / "artifacts"
@@ -61,6 +66,8 @@ def _manager(tmp_path: Path, artifacts: Artifacts) -> Iterator[CheckpointManager
         "is even": lambda number: number % 2 == 0,
         "truthy": lambda _: "yes",
         "raises": lambda _: 1 / 0,
+        "raises what is not UTF-8": lambda _: os.stat("\udcff"),  # noqa: PTH116 - a path that only the system can hold
+        "answers what cannot be told": lambda _: _Untold(),
     }
     with CheckpointManager(
         db_path=tmp_path / "store.db",
@@ -139,7 +146,7 @@ def test_a_command_ends_with_its_whole_process_group(tmp_path: Path, ending: str
     flag = tmp_path / "flag"
     os.mkfifo(f"{flag}.fifo")
     started = time.monotonic()
-    status = exit_status(("sh", "-c", _FAMILY, str(flag), ending), timeout_s=0.5 if ending == "stay" else _TIMEOUT_S)
+    status = exit_status(("sh", "-c", _FAMILY, str(flag), ending), timeout_s=2 if ending == "stay" else _TIMEOUT_S)
     assert status == (None if ending == "stay" else 0)
     assert time.monotonic() - started < _TIMEOUT_S / 2
     assert flag.exists()
@@ -229,6 +236,8 @@ def test_an_own_verifier_says_true_or_nothing(manager: CheckpointManager) -> Non
     assert [_reason(manager, OwnEvidence("is even", number)) for number in (2, 3)] == [Reason.VERIFIED, Reason.DENIED]
     assert _reason(manager, OwnEvidence("truthy")) is Reason.DENIED
     assert _reason(manager, OwnEvidence("raises")) is Reason.VERIFIER_RAISED
+    assert _reason(manager, OwnEvidence("raises what is not UTF-8")) is Reason.VERIFIER_RAISED
+    assert _reason(manager, OwnEvidence("answers what cannot be told")) is Reason.DENIED
 
 
 _WRONG: Final[list[Callable[[], object]]] = [
@@ -241,7 +250,10 @@ _WRONG: Final[list[Callable[[], object]]] = [
     lambda: CommandExit(("a\0b",)),
     lambda: CommandExit(("ls",), -9),
     lambda: CommandExit(("ls",), 256),
-    *(lambda bound=bound: CommandExit(("ls",), 0, bound) for bound in (0, -1, float("inf"), float("nan"), 1e9)),
+    *(
+        lambda bound=bound: CommandExit(("ls",), 0, bound)
+        for bound in (0, -1, float("inf"), float("nan"), 1e9, 10**400, "1")
+    ),
     lambda: DbRow("tasks", {}),
     lambda: DbRow("", {"a": 1}),
     lambda: DbRow("tasks", {"a": b"1"}),  # type: ignore[dict-item]  # the wrong type is the point

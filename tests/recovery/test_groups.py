@@ -1,4 +1,7 @@
-"""Threads of one process share a commit: all of it or nothing, nobody undone by another, nobody told too early."""
+"""Threads of one process share a commit: all of it or nothing, nobody undone by another, nobody told too early.
+
+It is long because each way in which one of them can go wrong, or be interrupted, is a test on all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,31 @@ import dataclasses
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from recovery import CheckpointManager, SqliteStore, TaskManager, open_store
-from recovery.errors import DatabaseFull, DatabaseLocked, StoreError
+from recovery.errors import DatabaseFull, DatabaseLocked, DatabaseUnavailable, InheritedTransaction, StoreError
 from recovery.store import ConnectionFactory, groups, init_factory
 from recovery.store.rows import Audit
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import FrameType
 
     from recovery.store.sqlite import SqliteTransaction
 
 _TIMEOUT_S: Final = 60.0
+_STORE_CODE: Final = ("store/groups.py", "store/sqlite.py", "store/turns.py")
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +130,127 @@ def traced(store: SqliteStore) -> Counter[str]:
     connection.set_trace_callback(lambda statement: counter.update([statement.split()[0]]))
     store.give_back(connection)
     return counter
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at the n-th moment at which Python would look for a signal while the store's code runs.
+
+    Those are the beginning of a function and the return of one in C, which is just what a profiler is told of.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __enter__(self) -> None:
+        sys.setprofile(self._look)
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _look(self, frame: FrameType, event: str, _: object) -> None:
+        if event in {"call", "c_return"} and frame.f_code.co_filename.endswith(_STORE_CODE):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("is_wrong", [False, True], ids=["kept", "raises"])
+def test_an_interrupt_anywhere_leaves_the_store_to_others(store: SqliteStore, path: Path, is_wrong: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """Wherever Ctrl-C comes: a block is there or not, one that raised is not, and others can write at once."""
+    number, was_interrupted, kept = 0, True, 0
+    with open_store(path, busy_timeout_s=1.0) as other:
+        while was_interrupted:
+            number += 1
+            was_interrupted = _interrupted(store, number, is_wrong=is_wrong)
+            found = events(store)
+            assert len(found) - kept in ({0} if is_wrong else {0, 1} if was_interrupted else {1})
+            for each in (other, store):
+                with each.transaction() as transaction:
+                    transaction.insert_audit(Audit("t", "after", None, None, "", 1))
+            kept = len(found) + 2
+            assert len(events(store)) == kept
+    assert number > 20, "the interrupts did not come at all"
+
+
+def _interrupted(store: SqliteStore, number: int, *, is_wrong: bool) -> bool:
+    """Write in a block that is interrupted at this moment; return whether there was such a moment."""
+    try:
+        with Interrupt(number), store.transaction() as transaction:
+            transaction.insert_audit(Audit("t", f"block {number}", None, None, "", 1))
+            assert not is_wrong
+    except KeyboardInterrupt:
+        return True
+    except AssertionError:
+        pass
+    return False
+
+
+def test_an_interrupt_in_a_common_commit_tells_the_others_what_became_of_theirs(store: SqliteStore) -> None:
+    """A thread before the one that is interrupted and two behind it end; what was acknowledged to them is there."""
+    number, was_interrupted = 0, True
+    while was_interrupted:
+        number += 1
+        names = [f"{number} {place}" for place in range(3)]
+        (early,) = queued(store, note(names[0]))
+        late: list[Writer] = []
+        was_interrupted = _interrupted_between(store, number, early, names, late)
+        errors = [writer.ended() for writer in (early, *late)]
+        found = events(store)
+        for name, error in zip(names, errors, strict=True):
+            assert error is None or isinstance(error, DatabaseUnavailable)
+            assert name in found or error is not None
+            assert name not in found or error is None or "read what became" in str(error)
+        assert f"{number} ours" in found or was_interrupted
+    assert number > 10, "the interrupts did not come at all"
+
+
+def _interrupted_between(store: SqliteStore, number: int, early: Writer, names: list[str], late: list[Writer]) -> bool:
+    """Join the group of ``early``, let two more wait, and be interrupted at this moment of the end, if there is one."""
+
+    def let_early_end() -> None:
+        until(lambda: len(store.groups._queue) == 1)
+        early.may_end.set()
+
+    helper = threading.Thread(target=let_early_end)
+    helper.start()
+    try:
+        with store.transaction() as transaction:
+            late += [Writer(store, note(name)) for name in names[1:]]
+            until(lambda: len(store.groups._queue) == len(late))
+            for writer in late:
+                writer.may_end.set()
+            transaction.insert_audit(Audit("t", f"{number} ours", None, None, "", 1))
+            sys.setprofile(Interrupt(number)._look)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+        helper.join()
+    return False
+
+
+def test_a_child_that_is_forked_in_a_block_cannot_end_it(store: SqliteStore, path: Path) -> None:
+    """It is told so, keeps nothing, and the parent's transaction is as it was."""
+    told, tell = os.pipe()
+    with store.transaction() as transaction:
+        transaction.insert_audit(Audit("t", "before", None, None, "", 1))
+        child = os.fork()
+        if child == 0:
+            transaction.insert_audit(Audit("t", "of the child", None, None, "", 1))
+            try:
+                transaction.__exit__(None, None, None)
+            except InheritedTransaction:
+                os.write(tell, b"told")
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert os.read(told, 10) == b"told"
+        transaction.insert_audit(Audit("t", "after", None, None, "", 1))
+    assert events(store) == ["before", "after"]
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    os.close(told)
+    os.close(tell)
 
 
 def test_blocks_that_wait_for_each_other_share_one_commit(store: SqliteStore) -> None:

@@ -112,5 +112,5 @@ def test_a_busy_database_ends_no_heartbeat(tmp_path: Path, leases: LeaseManager,
         assert "DatabaseLocked" in heartbeat.health.reason
         assert heartbeat.lease == lease
     wait_until(lambda: heartbeat.lease.expires_at > lease.expires_at)
-    assert heartbeat.health.is_healthy
+    wait_until(lambda: heartbeat.health.is_healthy)
     assert heartbeat.stop()

@@ -23,6 +23,7 @@ from recovery import (
 from recovery.errors import (
     AlreadyFinished,
     InvalidDuration,
+    InvalidTask,
     InvalidWorkItem,
     LeaseExpired,
     LeaseLost,
@@ -211,7 +212,7 @@ def test_a_lease_is_no_fence_for_another_task(leases: LeaseManager, clock: Manua
     assert checkpoints.list("other") == []
 
 
-@pytest.mark.parametrize("ttl_s", [0, -1, -0.5, float("nan"), float("inf"), 1e12, True, "10"])
+@pytest.mark.parametrize("ttl_s", [0, -1, -0.5, float("nan"), float("inf"), 1e12, 10**400, True, "10"])
 def test_a_length_that_is_none_is_refused(leases: LeaseManager, ttl_s: float) -> None:
     """D4: no lease without an expiry, whatever was asked for; the item stays pending."""
     item = leases.enqueue("t", "work")
@@ -259,8 +260,23 @@ def test_what_does_not_exist_is_named(leases: LeaseManager) -> None:
     """Unknown tasks and items are errors that say so."""
     with pytest.raises(UnknownTask):
         leases.enqueue("nobody", "work")
-    with pytest.raises(UnknownWorkItem, match="4711"):
-        leases.get(4711)
+    item = leases.enqueue("t", "work")
+    for nobody in (4711, 2**70, -1, str(item.work_item_id), None, object()):
+        with pytest.raises(UnknownWorkItem):
+            leases.get(nobody)  # type: ignore[arg-type]  # the wrong type is the point
+    TaskManager(leases.store).create("7")
+    with pytest.raises(InvalidTask, match="convert it"):
+        leases.enqueue(7, "work")  # type: ignore[arg-type]  # likewise
+
+
+def test_why_an_attempt_failed_is_kept_whatever_is_in_it(leases: LeaseManager) -> None:
+    """The error of an attempt may name a file whose name is not UTF-8; what is no text changes nothing."""
+    lease = held(leases)
+    with pytest.raises(InvalidWorkItem, match="str"):
+        leases.fail(lease, ValueError("no text"))  # type: ignore[arg-type]  # the wrong type is the point
+    assert leases.get(lease.work_item_id).status is WorkStatus.IN_PROGRESS
+    assert leases.fail(lease, "no file '\udcff'") is WorkStatus.PENDING
+    assert leases.get(lease.work_item_id).error == "no file '\\udcff'"
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,15 @@ def _clock() -> ManualClock:
     return ManualClock()
 
 
+@pytest.fixture(name="busy_timeout_s")
+def _busy_timeout_s() -> float:
+    """Return a patience that no stall of the disk exhausts; a test that wants to see its end has a shorter one."""
+    return 30.0
+
+
 @pytest.fixture(name="store")
-def _store(tmp_path: Path) -> Iterator[SqliteStore]:
-    with open_store(tmp_path / "store.db", busy_timeout_s=0.2) as store:
+def _store(tmp_path: Path, busy_timeout_s: float) -> Iterator[SqliteStore]:
+    with open_store(tmp_path / "store.db", busy_timeout_s=busy_timeout_s) as store:
         yield store
 
 
@@ -125,6 +131,21 @@ with LLMOutputCache(db_path=sys.argv[1]) as cache:
         assert found.hits + found.misses == 210
         assert found.misses == 10
         assert found.tokens_saved == 200
+
+
+def test_a_process_that_ends_without_closing_loses_no_counts(tmp_path: Path) -> None:
+    """A client library is given a cache and never closes it; that is no kill."""
+    program = """
+import sys
+from recovery.llm_cache import Generation, LLMOutputCache
+cache = LLMOutputCache(db_path=sys.argv[1])
+for number in range(70):
+    cache.get_or_generate(lambda: Generation("x", 1), model="m", messages=number % 10)
+"""
+    path = str(tmp_path / "s.db")
+    subprocess.run([sys.executable, "-c", program, path], timeout=60, check=True)
+    with LLMOutputCache(db_path=path) as cache:
+        assert (cache.statistics().misses, cache.statistics().hits) == (10, 60)
 
 
 def test_a_kill_loses_no_more_counts_than_is_said(tmp_path: Path) -> None:
@@ -261,6 +282,9 @@ def test_bad_requests_and_settings_are_refused(store: SqliteStore, cache: LLMOut
         cache.put("k" * 10**6, 1)
     with pytest.raises(InvalidSetting):
         LLMOutputCache(store, bytes_max=-1)
+    for duration_s in (float("nan"), float("inf"), 1e300, -1):
+        with pytest.raises(InvalidSetting, match="duration_s"):
+            cache.put("key", "x", duration_s=duration_s)
     with pytest.raises(InvalidSetting):
         LLMOutputCache()
     with pytest.raises(InvalidSetting):

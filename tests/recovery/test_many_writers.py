@@ -108,8 +108,8 @@ def test_a_wait_that_was_given_up_keeps_nobody_out(path: Path, store: SqliteStor
         with pytest.raises(DatabaseLocked):
             CheckpointManager(store).save("t", 1)
     holder.communicate("end\n", timeout=_TIMEOUT_S)
-    manager = CheckpointManager(store)
-    assert [manager.save("t", number).sequence_number for number in range(3)] == [1, 2, 3]
+    with CheckpointManager(db_path=path) as manager:
+        assert [manager.save("t", number).sequence_number for number in range(3)] == [1, 2, 3]
 
 
 def test_a_writer_without_turns_is_waited_for(path: Path, store: SqliteStore) -> None:
@@ -142,9 +142,10 @@ def test_a_child_that_is_forked_in_the_queue_does_not_keep_it(store: SqliteStore
     assert child.wait(_TIMEOUT_S) == 0
 
 
-def test_threads_take_turns_too(store: SqliteStore) -> None:
+def test_threads_take_turns_too(store: SqliteStore, path: Path) -> None:
     """Eight threads of one process on one store: every number once."""
-    manager = CheckpointManager(store)
+    manager = CheckpointManager(db_path=path)
+    assert manager.store is not store
     taken: list[int] = []
 
     def write() -> None:
@@ -155,6 +156,7 @@ def test_threads_take_turns_too(store: SqliteStore) -> None:
         thread.start()
     for thread in threads:
         thread.join(_TIMEOUT_S)
+    manager.close()
     assert sorted(taken) == list(range(1, 81))
 
 

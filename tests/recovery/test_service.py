@@ -122,7 +122,7 @@ def test_a_run_that_hangs_does_not_hang_stop() -> None:
     assert service.stop(timeout_s=BOUND_S)
 
 
-@pytest.mark.parametrize("interval_s", [0, -1, float("nan"), float("inf"), 1e9])
+@pytest.mark.parametrize("interval_s", [0, -1, float("nan"), float("inf"), 1e9, 10**400, "1", None])
 def test_an_interval_that_is_none_is_refused(interval_s: float) -> None:
     """A loop without a pause, or one that never comes round, is a mistake."""
     with pytest.raises(InvalidSetting):

@@ -27,11 +27,12 @@ from recovery.errors import (
     InvalidTask,
     NewerSchema,
     PragmaRefused,
+    StoreError,
 )
 from recovery.store import ConnectionFactory, Pragmas, SqliteStore, Store, init_factory, open_store
 from recovery.store.conformance import StoreConformance
 from recovery.store.migrations import prepare
-from recovery.store.rows import StoredCheckpoint, Task, TaskStatus
+from recovery.store.rows import Audit, StoredCheckpoint, Task, TaskStatus
 from recovery.store.schema import APPLICATION_ID, MIGRATIONS
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def test_a_database_in_memory_is_refused(path: str) -> None:
         open_store(path)
 
 
-@pytest.mark.parametrize("timeout_s", [-1, float("nan"), float("inf"), 1e9])
+@pytest.mark.parametrize("timeout_s", [-1, float("nan"), float("inf"), 1e9, 10**400, "1", None])
 def test_a_busy_timeout_that_cannot_be_meant_is_refused(path: Path, timeout_s: float) -> None:
     """Negative, endless and absurd waits are refused before a file is made."""
     with pytest.raises(InvalidSetting, match="Expected busy_timeout_s between 0 and"):
@@ -497,6 +498,30 @@ def test_text_that_utf8_cannot_hold_is_named(store: SqliteStore) -> None:
     with pytest.raises(InvalidTask, match="remove its lone surrogates"):
         _insert(store, "\ud800")
     assert store.tasks() == []
+
+
+def test_values_that_no_column_can_hold_are_named(store: SqliteStore) -> None:
+    """A number of more than 64 bits, and an object, in a read and in a write; nothing is written."""
+    _insert(store, "t")
+    with pytest.raises(InvalidSetting, match="64 bits"):
+        store.latest_checkpoint("t", 2**70)
+    with pytest.raises(InvalidSetting, match="column"):
+        store.task(object())  # type: ignore[arg-type]  # the wrong type is the point
+    for moment in (2**70, object()):
+        with pytest.raises(InvalidSetting, match="column"), store.transaction() as transaction:
+            transaction.insert_audit(Audit("t", "event", None, "after", "", moment))  # type: ignore[arg-type]
+    assert store.audits("t") == []
+
+
+def test_a_value_that_is_too_large_is_named(store: SqliteStore) -> None:
+    """SQLite's own bound, made small here: the error says what to do, and nothing is written."""
+    _insert(store, "t")
+    connection = store.borrow()
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000)
+    store.give_back(connection)
+    with pytest.raises(StoreError, match="keep large content in files"), store.transaction() as transaction:
+        transaction.insert_audit(Audit("t", "event", None, "after", "x" * 20_000, 1))
+    assert store.audits("t") == []
 
 
 def test_a_forked_child_leaves_its_parents_connections_alone(path: Path) -> None:

@@ -265,3 +265,12 @@ def test_a_batch_that_cannot_be_meant_is_refused(leases: LeaseManager, batch: in
     """A sweep without bound would hold the write lock for as long as it likes."""
     with pytest.raises(InvalidSetting, match="batch"):
         RecoverySweep(leases.store, batch=batch)
+
+
+@pytest.mark.parametrize("now", [float("nan"), float("inf"), 1.5, 2**70, True, "now"])
+def test_what_is_no_moment_sweeps_nothing(leases: LeaseManager, sweep: RecoverySweep, now: int) -> None:
+    """Infinity would be past every expiry, so a slip of the caller's must not take leases that are held."""
+    (number,) = take(leases, 1)
+    with pytest.raises(InvalidSetting, match="microseconds"):
+        sweep.run_once(now)
+    assert leases.get(number).status is WorkStatus.IN_PROGRESS

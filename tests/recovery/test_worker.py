@@ -236,6 +236,29 @@ def test_an_error_of_the_work_fails_the_task(manager: CheckpointManager, artifac
     assert len(manager.list("t")) == 1
 
 
+@pytest.mark.parametrize("result", [float("nan"), (1, 2), {1: 2}, object()])
+def test_a_result_that_cannot_be_kept_fails_the_task(
+    manager: CheckpointManager, artifacts: Artifacts, result: object
+) -> None:
+    """It would be the same after a restart: nobody is sent round in circles."""
+    outcome = _worker(manager, artifacts, lambda _: result).run_once()
+    assert outcome is not None
+    assert (outcome.ending, outcome.done) == (Ending.FAILED, 0)
+    assert outcome.error.startswith("Iteration 1 returned what cannot be kept: Expected a snapshot")
+    assert TaskManager(manager.store).get("t").status is TaskStatus.FAILED
+
+
+def test_an_error_about_a_file_whose_name_is_not_utf8_fails_the_task(
+    manager: CheckpointManager, artifacts: Artifacts
+) -> None:
+    """The reason is kept, with the name's bytes as escapes."""
+    outcome = _worker(manager, artifacts, lambda _: (artifacts.folder / "\udcff").read_bytes()).run_once()
+    assert outcome is not None
+    assert outcome.ending is Ending.FAILED
+    assert TaskManager(manager.store).audits("t")[-1].detail == outcome.error
+    assert "\\udcff" in outcome.error
+
+
 def test_evidence_that_does_not_verify_fails_the_task(manager: CheckpointManager, artifacts: Artifacts) -> None:
     """A worker does not go on over a hole: an effect that is not there is an error at once."""
 
@@ -372,6 +395,7 @@ def test_stopping_has_a_bound_and_takes_the_whole_group(tmp_path: Path) -> None:
         {"restarts_max": 1, "backoff_s": ()},
         {"restarts_max": 1, "backoff_s": (-1.0,)},
         {"restarts_max": 1, "backoff_s": (float("inf"),)},
+        {"restarts_max": 1, "backoff_s": (10**400,)},
         {"restarts_max": 1, "stop_timeout_s": float("nan")},
         {"restarts_max": 1, "command": "text"},
         {"restarts_max": 1, "command": []},
