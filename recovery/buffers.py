@@ -8,13 +8,15 @@ whichever process looks (D24).
 
 **An unreadable orphan** is moved into ``quarantine``, with the files that SQLite keeps beside it, and nothing in it is
 changed: somebody may want to know why. The order is the file first, then what lies beside it, in removing as in moving;
-so whoever is killed in between leaves something that tells the next how to go on.
+so whoever is killed in between leaves something that tells the next how to go on. What the quarantine has under that
+name already (only a name that is not of our making comes twice) makes room first, under the next free number.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import itertools
 import logging
 import os
 import re
@@ -216,6 +218,8 @@ class Buffers:
                 os.mkdir(QUARANTINE, dir_fd=folder)
             place = os.open(QUARANTINE, _FOLDER, dir_fd=folder)  # refused where it is a link, which would lead outside
             stack.callback(os.close, place)
+            if os.path.lexists(self.folder / (stem + SUFFIX)):
+                _make_room(place, stem)
             for suffix in ("", *SIDECARS):
                 name = stem + SUFFIX + suffix
                 with contextlib.suppress(FileNotFoundError):
@@ -225,6 +229,17 @@ class Buffers:
         sys.audit(AFTER_QUARANTINE, stem)
         _log.warning("the buffer %s is in %s: %s", stem, QUARANTINE, detail)
         return Found(stem, Fate.QUARANTINED, detail)
+
+
+def _make_room(place: int, stem: str) -> None:
+    """Give an earlier buffer of this name another one, its file last: while that is there, the number is not used."""
+    names = set(os.listdir(place))
+    if stem + SUFFIX not in names:
+        return
+    number = next(count for count in itertools.count(1) if f"{stem}.{count}{SUFFIX}" not in names)
+    for suffix in (*SIDECARS, ""):
+        if stem + SUFFIX + suffix in names:
+            os.rename(stem + SUFFIX + suffix, f"{stem}.{number}{SUFFIX}{suffix}", src_dir_fd=place, dst_dir_fd=place)
 
 
 def _unreadable(path: Path) -> str:

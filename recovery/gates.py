@@ -4,9 +4,10 @@ A gate is a function of a task. It reads, and changes nothing, so anybody may ev
 times. It is evaluated outside of every transaction and for a bounded time: one that takes longer, that raises, or that
 answers with something that is no answer, counts as red, with one warning until it answers properly again.
 
-Python cannot end a thread, so one that hangs is left behind. ``HUNG_MAX`` bounds how many of one gate are; from then
-on that gate is red at once, until one of them comes back. A gate on an unreliable network should have a timeout of its
-own, shorter than this one.
+Python cannot end a thread, so one that hangs is left behind, and its task is not asked about again before it comes
+back: one task that makes a gate hang is no news about the others. ``HUNG_MAX`` bounds for how many tasks of one gate
+that may be so; from then on that gate is red at once for all, until one of them comes back. A gate on an unreliable
+network should have a timeout of its own, shorter than this one.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Gates:
         self._gates = dict(gates)
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._hung: dict[str, list[_Evaluation]] = {}
+        self._hung: dict[str, dict[str, _Evaluation]] = {}
         self._warned: set[tuple[str, str]] = set()
 
     def __contains__(self, name: str) -> bool:
@@ -88,21 +89,24 @@ class Gates:
         red = GateResult(is_green=False)
         if name not in self._gates:
             return red, "there is no gate of this name"
-        if self._hanging(name) >= HUNG_MAX:
-            return red, f"{HUNG_MAX} earlier evaluations of it have not come back"
+        hanging = self._hanging(name)
+        if task.task_id in hanging:
+            return red, "an earlier evaluation of it has not come back"
+        if len(hanging) >= HUNG_MAX:
+            return red, f"{len(hanging)} earlier evaluations of it, for other tasks, have not come back"
         evaluation = _Evaluation(self._gates[name], task, name)
         if not evaluation.wait(self._timeout_s):
             with self._lock:
-                self._hung.setdefault(name, []).append(evaluation)
+                self._hung.setdefault(name, {})[task.task_id] = evaluation
             return red, f"it did not answer within {self._timeout_s:g} s"
         return evaluation.result or red, evaluation.trouble
 
-    def _hanging(self, name: str) -> int:
-        """Return how many evaluations of a gate have not come back."""
+    def _hanging(self, name: str) -> frozenset[str]:
+        """Return the tasks for which an evaluation of a gate was given up and has not come back."""
         with self._lock:
-            left = [evaluation for evaluation in self._hung.get(name, ()) if evaluation.is_under_way()]
-            self._hung[name] = left
-            return len(left)
+            found = self._hung.get(name, {})
+            self._hung[name] = {task_id: each for task_id, each in found.items() if each.is_under_way()}
+            return frozenset(self._hung[name])
 
 
 class _Evaluation:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from recovery.clock import Microseconds
+from recovery.deadline import Deadline
 from recovery.errors import InvalidSetting, PushFailed
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ _encode: Final = msgspec.json.Encoder().encode
 class HttpPush:
     """Pushes entries to ``url``, each on a connection of its own. Redirects are not followed. Raises InvalidSetting.
 
-    ``timeout_s`` bounds each wait for the network; ``headers`` are sent with every push.
+    ``timeout_s`` bounds a push from connecting to the last byte of its answer (looking up the host's name aside);
+    ``headers`` are sent with every push.
     """
 
     def __init__(
@@ -60,12 +62,15 @@ class HttpPush:
             is_port = parts.port is None or parts.port > 0
         except ValueError:
             is_port = False
-        if not is_port or parts.scheme not in {"http", "https"} or not parts.hostname or not 0 < timeout_s <= 3600:
+        is_plain = url.isascii() and url.isprintable() and " " not in url
+        is_address = is_port and is_plain and parts.scheme in {"http", "https"} and parts.hostname
+        if not is_address or not 0 < timeout_s <= 3600:
             message = (
                 f"Expected an http or https address and a timeout_s up to 3600 but got {url!r} and {timeout_s!r}; "
                 "give one such as http://127.0.0.1:8000/sync."
             )
             raise InvalidSetting(message)
+        _check_headers(headers or {})
         kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
         self._connection = kinds[parts.scheme]
         self._place = parts.netloc.rpartition("@")[2]
@@ -79,16 +84,21 @@ class HttpPush:
         body = _encode(Payload(entry.agent_id, entry.queued_at, entry.dispatches))
         headers = {**self._headers, "Content-Type": "application/json", KEY_HEADER: entry.key}
         connection = self._connection(self._place, timeout=self._timeout_s)
+        deadline = Deadline(connection, self._timeout_s)
         try:
-            connection.request("POST", self._path, body, headers)
-            answer = connection.getresponse()
-            answer.read(_ANSWER_BYTES_MAX)
+            with deadline:
+                connection.connect()
+                deadline.check()  # it had nothing to shut down while there was no connection
+                connection.request("POST", self._path, body, headers)
+                with connection.getresponse() as answer:
+                    answer.read(_ANSWER_BYTES_MAX)
+            deadline.check()
             self._check(answer, entry.key)
-        except (OSError, http.client.HTTPException) as error:
-            message = (
-                f"Expected {self._place} to take entry {entry.key} but {type(error).__name__}: {error}; "
-                "it is tried again."
-            )
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a chunk of negative size
+            came = f"{type(error).__name__}: {error}"
+            if deadline.is_over or isinstance(error, TimeoutError):
+                came = f"it was not done within {self._timeout_s:g} s"
+            message = f"Expected {self._place} to take entry {entry.key} but {came}; it is tried again."
             raise PushFailed(message) from error
         finally:
             connection.close()
@@ -103,3 +113,12 @@ class HttpPush:
                 f"{answer.headers.get(KEY_HEADER)!r}; it is tried again, or set requires_echo to False."
             )
             raise PushFailed(message)
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    """Raise InvalidSetting for headers that no request can have; what is in them is not told, it may be a secret."""
+    for name, value in headers.items():
+        is_name = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
+        if not is_name or not value.isascii() or not value.isprintable():
+            message = f"Expected headers of printable ASCII but {name!r:.80} is none or has others; correct it."
+            raise InvalidSetting(message)

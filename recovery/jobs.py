@@ -157,6 +157,7 @@ class JobQueue(Manager):
     def claim(self, *, agents: Sequence[str] | None = None) -> Job | None:
         """Claim the oldest queued job, of these agents or of any, for this process; None where there is none.
 
+        One whose task was cancelled is not begun: it fails at its turn, and nobody is alerted.
         Raises InvalidJob, or any StoreError.
         """
         for agent in agents or ():

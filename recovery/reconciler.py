@@ -8,7 +8,8 @@ and a lost delivery costs time and nothing else. It has two parts, each with its
   whose gate is green, is moved by the function by which a webhook would have moved it. A red gate is silence, however
   often it is looked at. A stage with a human gate is a person's, and one without a gate has nothing that could say.
 - *The tracker* (F-2). Issues that are In Progress, Approved or Rejected *now* are given to the handlers of the webhooks
-  that would have said so.
+  that would have said so. An approval counts once (``recovery.approvals``); one of what was never started is one
+  warning, or, with ``reconcile_start_approved``, a start. A rejection of such has nothing to end.
 
 The age that counts is that of the *stage* (D21): a row that is written to again and again would never be old. Against a
 webhook in the same moment the store decides, by compare-and-set (D22). What goes wrong with one task, or with one
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 
 from recovery import events
+from recovery.approvals import Approvals
 from recovery.clock import Clock, Microseconds, SystemClock, microseconds
 from recovery.errors import (
     DatabaseFull,
@@ -34,10 +36,11 @@ from recovery.errors import (
     DatabaseUnavailable,
     InvalidSetting,
     StoreClosed,
+    TrackerUnavailable,
     UnknownTask,
 )
-from recovery.events import TrackerState
-from recovery.handlers import Answer, Handled
+from recovery.events import StartRequested, TrackerState, VerdictGiven
+from recovery.handlers import Handled
 from recovery.reconciler_settings import Graces, ReconcilerSettings
 from recovery.service import Health, PeriodicService
 from recovery.store.protocol import PAGE_ROWS_MAX
@@ -45,6 +48,7 @@ from recovery.store.protocol import PAGE_ROWS_MAX
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from recovery.events import Event
     from recovery.handlers import Handlers
     from recovery.stages import StageEngine
     from recovery.store.rows import Task, WaitingTask
@@ -54,6 +58,8 @@ __all__ = ["Reconciler", "ReconcilerSettings", "Round", "Unblocked"]
 
 _TROUBLES_MAX: Final = 1000
 _SHOWN_MAX: Final = 20
+_ISSUES: Final = "issues"
+_TROUBLES: Final = "troubles"
 _FATAL: Final = (DatabaseFull, DatabaseLocked, DatabaseReadOnly, DatabaseUnavailable, StoreClosed)
 _LOGGER: Final = logging.getLogger(__name__)
 
@@ -84,6 +90,13 @@ class Round(msgspec.Struct, frozen=True):
     created: int = 0
     cancelled: int = 0
     troubles: int = 0
+
+
+class _Trouble(msgspec.Struct, frozen=True):
+    """What went wrong: of which kind, which decides whether it is news, and the newest sentence about it."""
+
+    kind: str
+    text: str
 
 
 class Reconciler:
@@ -118,7 +131,8 @@ class Reconciler:
         stages = self._engine.pipeline.stages
         self._graces = Graces(self._settings, [stage.name for stage in stages])
         self._stages = [stage.name for stage in stages if stage.gate and not stage.is_human_gated]
-        self._troubles: dict[str, str] = {}
+        self._approvals = Approvals(self._engine)
+        self._troubles: dict[str, _Trouble] = {}
         self._lock = threading.Lock()
         self._totals = Counter[Handled]()
         self._last_unblocked: str | None = None
@@ -189,17 +203,17 @@ class Reconciler:
         """Do what the tracker's issues ask for, as their webhooks would have. Raises as ``run_once``."""
         if self._tracker is None or not (self._settings.reconcile_enabled and self._settings.reconcile_plane_enabled):
             return Round()
-        found = Counter[Handled]()
+        found = Counter[str]()
         troubles = 0
         for project in self._projects:
             is_done = self._isolated(f"project {project}", lambda: self._replay(project, found))  # noqa: B023 - at once
             troubles += is_done is None
         return Round(
-            issues=found.total(),
+            issues=found[_ISSUES],
             unblocked=found[Handled.MOVED],
             created=found[Handled.CREATED],
             cancelled=found[Handled.CANCELLED],
-            troubles=troubles + found[Handled.UNRESOLVED],
+            troubles=troubles + found[_TROUBLES],
         )
 
     def describe(self) -> dict[str, Any]:
@@ -240,32 +254,59 @@ class Reconciler:
 
     # The tracker.
 
-    def _replay(self, project: str, found: Counter[Handled]) -> bool:
+    def _replay(self, project: str, found: Counter[str]) -> bool:
         """Give the issues of a project to the handlers, state by state, as they come page by page."""
         assert self._tracker is not None  # noqa: S101 - it was asked for before
         for state in TrackerState:
+            asked_at = self._clock.now()
             for issue in self._tracker.issues(project, state.value):
-                answer = self._isolated(issue.key, lambda: self._handle(issue))  # noqa: B023 - called at once
-                found[Handled.UNRESOLVED if answer is None else answer.handled] += 1
+                found[_ISSUES] += 1
+                is_handled = self._isolated(issue.key, lambda: self._handle(issue, asked_at, found))  # noqa: B023 - called at once
+                found[_TROUBLES] += is_handled is None
         return True
 
-    def _handle(self, issue: Issue) -> Answer:
+    def _handle(self, issue: Issue, asked_at: Microseconds, found: Counter[str]) -> bool:
         event = events.of_issue(issue.key, issue.state, issue.repo)
-        if event is None:
-            return Answer(Handled.KNOWN)
-        answer = self._handlers.handle(event)
+        lost = None if event is None else self._lost(event, issue, asked_at)
+        if lost is None:
+            return True
+        answer = self._handlers.handle(lost)
+        found[answer.handled] += 1
         if answer.handled is Handled.MOVED and answer.task is not None:
             self._note_unblocked(answer.task)
-        elif answer.handled is Handled.UNRESOLVED:
-            message = (
-                f"Expected {issue.key}, which is {issue.state}, to have a task but it was never started; start it."
-            )
-            raise UnknownTask(message)
         elif answer.handled in {Handled.CREATED, Handled.CANCELLED}:
             with self._lock:
                 self._totals[answer.handled] += 1
             _LOGGER.info("reconciler: %s is %s now, no webhook has said so", issue.key, answer.handled)
-        return answer
+        return True
+
+    def _lost(self, event: Event, issue: Issue, asked_at: Microseconds) -> Event | None:
+        """Return the event to make up for, where this one is what the tracker shows. Raises UnknownTask."""
+        task = self._store.task_with_tracker_key(issue.key)
+        is_start = isinstance(event, StartRequested)
+        is_approval = isinstance(event, VerdictGiven) and event.is_approved
+        if task is None:
+            return self._lost_start(issue) if is_start or is_approval else None
+        if is_start:
+            self._approvals.note_in_progress(task, asked_at=asked_at, now=self._clock.now())
+            return None
+        if is_approval and (self._approvals.is_spent(task) or self._is_unfinished(task)):
+            return None
+        return event
+
+    def _lost_start(self, issue: Issue) -> Event:
+        """Return the start of an issue that has no task. Raises UnknownTask."""
+        if issue.state != TrackerState.IN_PROGRESS and not self._settings.reconcile_start_approved:
+            message = (
+                f"Expected {issue.key}, which is {issue.state}, to have a task but it was never started; start it, or "
+                "set reconcile_start_approved to have all of these started."
+            )
+            raise UnknownTask(message)
+        return StartRequested(issue.key, issue.repo)
+
+    def _is_unfinished(self, task: Task) -> bool:
+        """Tell whether somebody is at work on what an approval may be older than."""
+        return self._settings.reconcile_start_approved and bool(self._store.active_jobs(task.task_id))
 
     # Both.
 
@@ -296,9 +337,9 @@ class Reconciler:
         except _FATAL:
             raise
         except Exception as error:  # noqa: BLE001 - one task, one project: the others are not to wait for it
-            trouble = f"{type(error).__name__}: {error}"
+            trouble = _trouble(error)
             if self._is_new(what, trouble):
-                _LOGGER.warning("reconciler: %s is left for the next round: %s", what, trouble)
+                _LOGGER.warning("reconciler: %s is left for the next round: %s", what, trouble.text)
             return None
         with self._lock:
             self._troubles.pop(what, None)
@@ -306,15 +347,23 @@ class Reconciler:
 
     def _newest_troubles(self) -> dict[str, str]:
         with self._lock:
-            return dict(list(self._troubles.items())[-_SHOWN_MAX:])
+            return {what: trouble.text for what, trouble in list(self._troubles.items())[-_SHOWN_MAX:]}
 
-    def _is_new(self, what: str, trouble: str) -> bool:
+    def _is_new(self, what: str, trouble: _Trouble) -> bool:
         with self._lock:
-            is_new = self._troubles.get(what) != trouble
+            before = self._troubles.get(what)
+            is_new = before is None or before.kind != trouble.kind
             if len(self._troubles) >= _TROUBLES_MAX:
                 self._troubles.clear()  # rather a second warning than a table without bound
             self._troubles[what] = trouble
             return is_new
+
+
+def _trouble(error: Exception) -> _Trouble:
+    """Return what to remember of an error. How long a tracker is to be let alone changes with every look: no news."""
+    name = type(error).__name__
+    text = f"{name}: {error}"
+    return _Trouble(name if isinstance(error, TrackerUnavailable) else text, text)
 
 
 def _key(task: Task) -> str:

@@ -21,13 +21,16 @@ class ReconcilerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a reconciler does, and how patient it is. Durations are seconds. Raises InvalidSetting, which names all.
 
     ``reconcile_enabled`` mutes everything, ``reconcile_plane_enabled`` the tracker's part alone; what is off does
-    nothing, and is no error. ``reconcile_grace_overrides_json`` is a JSON object of stages and their grace; one that
-    cannot be read is no reason not to start: the default holds (``Graces``).
+    nothing, and is no error. ``reconcile_start_approved`` also starts what is Approved and has no task, since start and
+    verdict were both lost, and lets the approval count when the first stage's work is done; it is off since a tracker
+    may hold many issues that were approved before it had a pipeline. ``reconcile_grace_overrides_json`` is a JSON
+    object of stages and their grace; one that cannot be read is no reason not to start: the default holds (``Graces``).
     """
 
     reconcile_enabled: bool = True
     reconcile_plane_enabled: bool = True
     reconcile_notify_unblock: bool = True
+    reconcile_start_approved: bool = False
     reconcile_grace_default_s: float = 600.0
     reconcile_grace_overrides_json: str = ""
     reconcile_interval_s: float = 60.0

@@ -70,10 +70,7 @@ class StandardWebhooks:
         if not (math.isfinite(tolerance_s) and tolerance_s > 0):
             message = f"Expected a tolerance of more than 0 s but got {tolerance_s!r}; five minutes are usual."
             raise InvalidSetting(message)
-        try:
-            key = base64.b64decode(secret.removeprefix("whsec_") + "==", validate=False)
-        except (binascii.Error, ValueError):
-            key = b""
+        key = _decoded(secret.strip().removeprefix("whsec_"))
         _check_secret(key)
         self._webhook = Webhook(key)
         self._tolerance = round(tolerance_s * 1_000_000)
@@ -142,6 +139,18 @@ def gitea(secret: str) -> BodyHmac:
     return BodyHmac(
         secret, header="x-gitea-signature", prefix="", id_header="x-gitea-delivery", event_header="x-gitea-event"
     )
+
+
+def _decoded(text: str) -> bytes:
+    """Return what base64 holds, padded or not. One wrong character would make it another secret, silently."""
+    bare = text.rstrip("=")
+    try:
+        return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        message = (
+            "Expected a secret in base64, with or without 'whsec_', but it is not; copy it whole, as it was given."
+        )
+        raise InvalidSetting(message) from error
 
 
 def _check_secret(key: bytes) -> None:

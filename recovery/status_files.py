@@ -104,6 +104,8 @@ _version: Final = msgspec.json.Decoder(_Header).decode
 _status: Final = msgspec.json.Decoder(WorkspaceStatus).decode
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
+# Under the name by which it can be told, another folder would be read and written.
+_NAMELESS: Final = Reading(problem=StatusProblem.UNREADABLE, detail="the name of its folder is not UTF-8; rename it")
 
 
 class StatusFiles:
@@ -146,7 +148,9 @@ class StatusFiles:
         if parent and UNFINISHED_PREFIX in "/".join(names):
             self._littered.append(parent)
         if parent and STATUS_FILE in names:
-            yield _printable(parent), reading_of(read_in(folder, STATUS_FILE, bytes_max=STATUS_BYTES_MAX))
+            name = _printable(parent)
+            reading = reading_of(read_in(folder, STATUS_FILE, bytes_max=STATUS_BYTES_MAX))
+            yield name, reading if name == parent else _NAMELESS
         elif depth < DEPTH_MAX:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if not entry.name.startswith(".") and entry.is_dir():

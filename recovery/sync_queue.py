@@ -116,6 +116,7 @@ _version: Final = msgspec.json.Decoder(_Header).decode
 class SyncQueue:
     """The queue of one root. ``push`` delivers one entry and returns when its receiver has it, or raises PushFailed.
 
+    Whatever else it raises counts as a failure, too: a head that was not put off would be tried without a pause.
     ``HttpPush`` is one. May be shared by threads and used by several processes. Raises InvalidSetting.
     """
 
@@ -205,7 +206,16 @@ class SyncQueue:
     def _deliver(self, entry: SyncEntry) -> None:
         """Push, and dequeue only then."""
         sys.audit(BEFORE_PUSH, entry.key)
-        self._push(entry)
+        try:
+            self._push(entry)
+        except PushFailed:
+            raise
+        except Exception as error:
+            message = (
+                f"Expected the push of entry {entry.key} to succeed or to raise PushFailed but {type(error).__name__}: "
+                f"{error}; it is tried again."
+            )
+            raise PushFailed(message) from error
         sys.audit(AFTER_PUSH, entry.key)
         self._dequeue(entry)
 

@@ -4,23 +4,20 @@
 bound in bytes and in time, a cursor may not come twice, and an issue in another state than the one asked for is no
 answer (a server that ignores the filter would otherwise approve whatever it holds).
 
-The bound in time holds for a page as a whole. A timeout of a socket starts anew with each byte that arrives, so a
-server that sends one byte a second could hold its client for ever; here a timer shuts the connection down.
+The bound in time holds for a page as a whole (``recovery.deadline``).
 """
 
 from __future__ import annotations
 
-import contextlib
 import email.utils
 import http.client
-import socket
-import threading
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
 from recovery.clock import Clock, Microseconds, SystemClock, microseconds
+from recovery.deadline import Deadline
 from recovery.errors import InvalidSetting, InvalidTrackerAnswer, TrackerUnavailable
 
 if TYPE_CHECKING:
@@ -140,7 +137,7 @@ class HttpTracker:
     def _ask(self, path: str) -> tuple[int, http.client.HTTPMessage, bytes]:
         """Return status, headers and body of one answer, all of it within the bounds."""
         connection = self._connection(self._place, timeout=self._timeout_s)
-        deadline = _Deadline(connection, self._timeout_s)
+        deadline = Deadline(connection, self._timeout_s)
         try:
             with deadline:
                 connection.connect()
@@ -251,36 +248,6 @@ class HttpTracker:
     def _reject(self, text: str, remedy: str) -> NoReturn:
         message = f"Expected of the tracker {self._place} {text}; check {remedy}."
         raise InvalidTrackerAnswer(message)
-
-
-class _Deadline:
-    """Shuts a connection down when its time is over, whatever it waits for then.
-
-    The thread that reads sees the end of the stream or an error; ``is_over`` tells it why.
-    """
-
-    def __init__(self, connection: http.client.HTTPConnection, timeout_s: float) -> None:
-        self._connection = connection
-        self._timer = threading.Timer(timeout_s, self._end)
-        self._timer.daemon = True
-        self.is_over = False
-
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def check(self) -> None:
-        """Raise TimeoutError if the time is over."""
-        if self.is_over:
-            raise TimeoutError
-
-    def _end(self) -> None:
-        self.is_over = True
-        if (connected := self._connection.sock) is not None:
-            with contextlib.suppress(OSError):  # it has ended by itself
-                socket.socket.shutdown(connected, socket.SHUT_RDWR)  # not SSLSocket's, which takes TLS from its reader
 
 
 def _check_address(url: str) -> None:

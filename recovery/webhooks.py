@@ -172,7 +172,10 @@ class Receiver:
             event = events.parse(source, sender.event, text)
         except InvalidSignature as error:
             raise _Refusal(401, str(error)) from error
-        except (InvalidDelivery, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            text = f"Expected a body of JSON in UTF-8, not compressed, but {error}; send it so."
+            raise _Refusal(400, text) from error
+        except InvalidDelivery as error:
             raise _Refusal(400, str(error)) from error
         if event is None:
             self._warn(source, sender.event)

@@ -255,9 +255,20 @@ class Workspaces:
             problems.append(WorkspaceProblem("", "no_store", str(error)))
             return {}
 
+    def _readings(self, problems: list[WorkspaceProblem]) -> dict[str, Reading]:
+        """Return what the files say, by name. A name that had to be made up hides no file of that name."""
+        readings: dict[str, Reading] = {}
+        for name, reading in self._files.walk():
+            first = readings.get(name)
+            readings[name] = reading if first is None or first.status is None else first
+            if first is not None:
+                other = first if readings[name] is reading else reading
+                problems.append(WorkspaceProblem(name, str(other.problem), other.detail))
+        return readings
+
     def _found(self, stored: dict[str, StateEntry], problems: list[WorkspaceProblem]) -> list[_Found]:
         """Join files and store by name. What either says wrongly is told."""
-        readings = dict(self._files.walk())
+        readings = self._readings(problems)
         found = []
         for name in sorted({*stored, *readings}):
             reading = readings.get(name) or Reading(problem=StatusProblem.MISSING)

@@ -51,11 +51,11 @@ class Site:
 
     # Processes.
 
-    def start(self) -> None:
+    def start(self, **settings: Any) -> None:
         """Start all of them: the worker first, since a reconciler has nothing to do without."""
         self.chaos.spawn("scenarios.webhook_agents:work", kwargs=self.common, name="worker")
         self.receive()
-        self.reconcile().wait_for("tick", kind="note")
+        self.reconcile(**settings).wait_for("tick", kind="note")
 
     def receive(self, name: str = "receiver", *, handles: bool = True) -> Agent:
         """Start a receiver, on the port of the first one, and the courier before it."""

@@ -109,6 +109,22 @@ def test_no_delivery_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) 
         chaos.expect("people are told of nothing", observed=site.told(), holds=not site.told())
 
 
+def test_start_and_verdict_are_lost_before_anybody_looks(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """The tracker says Approved, and nobody has heard of the issue: it is started, and approved when that is done."""
+    chaos.plan(deliver("courier", "lose", at_delivery(START, count=2)))
+    site = Site(chaos, fresh_db, parts)
+    site.start(reconcile_start_approved=True)
+    site.move(KEY, "In Progress")
+    site.move(KEY, "Approved")
+    took_s = site.wait_for_stage("development")
+    site.judge_commit(KEY, "pending")
+    site.judge_commit(KEY, "success")
+    expect_times(site, (took_s, site.wait_for_stage("done")), (2 * INTERVAL_S, 0.0))
+    site.judge(CORE_1="done")
+    told = site.told()
+    chaos.expect("people are told of what was unblocked", observed=told, holds=told == [f"{KEY} analysis"])
+
+
 @pytest.mark.parametrize(
     "number",
     [

@@ -120,7 +120,7 @@ class _Courier:
         if message is None:
             return False
         answer = await self._answer(message)
-        await tell(connection, writer, answer)
+        await tell(connection, writer, answer, method=message.method)
         return connection.our_state is h11.DONE and connection.their_state is h11.DONE
 
     async def _answer(self, message: Message) -> Answer:
@@ -162,11 +162,16 @@ class _Courier:
 
     def _address(self, message: Message) -> tuple[str, int, bytes]:
         """Return where to carry it, and the target to ask for there."""
-        whole = urlsplit(message.target.decode("latin-1"))
-        if whole.scheme:
+        if b"://" in message.target and not message.target.startswith(b"/"):
+            try:
+                whole = urlsplit(message.target.decode("latin-1"))
+                place = _loopback(whole.hostname, whole.port)
+            except ValueError as error:
+                msg = f"{message.target!r:.200} is no address: {error}"
+                raise Unreachable(msg) from error
             target = whole.path or "/"
             target += f"?{whole.query}" if whole.query else ""
-            return (*_loopback(whole.hostname, whole.port), target.encode("latin-1"))
+            return (*place, target.encode("latin-1"))
         if not self._upstream:
             msg = "it has no server: give one, or ask for a whole address"
             raise Unreachable(msg)
@@ -306,8 +311,11 @@ class _Passing:
 
 
 def _path(target: bytes) -> str:
-    whole = urlsplit(target.decode("latin-1"))
-    return whole.path or "/"
+    text = target.decode("latin-1")
+    try:
+        return urlsplit(text).path or "/"
+    except ValueError:  # it will not be carried anywhere
+        return text
 
 
 def _loopback(host: str | None, port: int | None) -> tuple[str, int]:

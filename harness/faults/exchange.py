@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BODY_BYTES_MAX: Final = 256 * 1024 * 1024
-"""A larger body is refused with 413."""
+"""A larger body of a request is refused with 413; a server that answers with a larger one is unreachable."""
 
 _READ_BYTES: Final = 1 << 16
 _ANSWER_TIMEOUT_S: Final = 300.0
 _READ_TO_THE_END_S: Final = 1.0
+_WITHOUT_BODY: Final = frozenset({204, 304})
 _OF_ONE_CONNECTION: Final = frozenset(
     b"connection proxy-connection keep-alive transfer-encoding te trailer upgrade content-length expect".split()
 )
@@ -35,11 +36,16 @@ class Message(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a server answered, whole, or what the courier tells in its place."""
+    """What a server answered, whole, or what the courier tells in its place.
+
+    ``length`` is what it says of the body that it does not have: the answer to a HEAD is about that to a GET.
+    """
 
     status: int
     headers: _Headers
     body: bytes
+    reason: bytes = b""
+    length: bytes | None = None
 
 
 class Unreachable(Exception):  # noqa: N818 - an answer about the server, which becomes the sender's 502
@@ -73,35 +79,48 @@ async def take_request(
             return None
 
 
-async def tell(connection: h11.Connection, writer: asyncio.StreamWriter, answer: Answer) -> None:
-    """Send an answer to the sender, unless it was answered already."""
+async def tell(
+    connection: h11.Connection, writer: asyncio.StreamWriter, answer: Answer, *, method: bytes = b""
+) -> None:
+    """Send an answer to the sender, unless it was answered already; ``method`` is that of its request."""
     if connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
         return
-    headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
-    if answer.status in {204, 304} or answer.status < 200:
-        headers.pop()
-    response = h11.Response(status_code=answer.status, headers=headers)
-    parts = [connection.send(response), connection.send(h11.Data(data=answer.body)) if answer.body else b""]
+    has_body = method != b"HEAD" and answer.status not in _WITHOUT_BODY
+    length = b"%d" % len(answer.body) if has_body else answer.length
+    headers = [*answer.headers, *([] if length is None else [(b"content-length", length)])]
+    response = h11.Response(status_code=answer.status, headers=headers, reason=answer.reason)
+    parts = [connection.send(response)]
+    if has_body and answer.body:
+        parts.append(connection.send(h11.Data(data=answer.body)))
     writer.write(b"".join([*(part or b"" for part in parts), connection.send(h11.EndOfMessage()) or b""]))
     await writer.drain()
 
 
 async def exchange(address: tuple[str, int, bytes], message: Message) -> Answer:
-    """Carry a request to a server, over a connection of its own, and return its answer."""
+    """Carry a request to a server, over a connection of its own, and return its answer.
+
+    A server may answer, and hang up, before it has the whole body; so its answer is read while that is being sent.
+    """
     host, port, target = address
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(host, port)
+            connection = h11.Connection(h11.CLIENT)
+            sending = asyncio.create_task(_send(writer, _encoded(connection, target, message)))
             try:
-                connection = h11.Connection(h11.CLIENT)
-                writer.write(_encoded(connection, target, message))
-                await writer.drain()
                 return await _response(connection, reader)
             finally:
+                sending.cancel()
                 writer.transport.abort()
     except (OSError, TimeoutError, h11.RemoteProtocolError) as error:
         msg = f"{host}:{port}: {type(error).__name__}: {error}"
         raise Unreachable(msg) from error
+
+
+async def _send(writer: asyncio.StreamWriter, content: bytes) -> None:
+    with contextlib.suppress(OSError):  # whoever reads the answer sees it, too
+        writer.write(content)
+        await writer.drain()
 
 
 def _encoded(connection: h11.Connection, target: bytes, message: Message) -> bytes:
@@ -125,8 +144,13 @@ async def _response(connection: h11.Connection, reader: asyncio.StreamReader) ->
             response = event
         elif isinstance(event, h11.Data):
             body += event.data
+            if len(body) > BODY_BYTES_MAX:
+                msg = f"it answered with more than {BODY_BYTES_MAX} bytes of body"
+                raise Unreachable(msg)
         elif isinstance(event, h11.EndOfMessage) and response is not None:
-            return Answer(response.status_code, _end_to_end(response.headers), bytes(body))
+            length = next((value for name, value in response.headers if name == b"content-length"), None)
+            headers = _end_to_end(response.headers)
+            return Answer(response.status_code, headers, bytes(body), bytes(response.reason), length)
         elif not isinstance(event, h11.InformationalResponse):
             msg = "it hung up before it had answered"
             raise Unreachable(msg)

@@ -64,6 +64,22 @@ class JobConformance:
         assert job.run_id is not None
         assert self.store.runs(first) == [AgentRun(job.run_id, first, 1, None, "a", 20, None, None)]
 
+    def test_a_job_of_a_cancelled_task_is_not_begun(self) -> None:
+        """At its turn it fails and says why, without a run; the next one is claimed, and other tasks' jobs are left."""
+        late = self._insert_job(task_id="t").job_id
+        with self.store.transaction() as transaction:
+            transaction.insert_task(Task("u", None, TaskStatus.CREATED, "", 1, 1, 1))
+            bystander = transaction.insert_job(agent="a", repo="", task_id="u", max_attempts=2, now=10).job_id
+            alone = transaction.insert_job(agent="a", repo="", task_id=None, max_attempts=2, now=10).job_id
+            assert transaction.change_status("t", expected=TaskStatus.CREATED, status=TaskStatus.CANCELLED, now=15)
+        assert [self._claim(), self._claim(), self._claim()] == [bystander, alone, None]
+        job = self._job(late)
+        assert (job.status, job.attempts, job.claim, job.updated_at) == (JobStatus.FAILED, 0, 0, 20)
+        assert "cancelled" in job.error
+        assert self.store.runs(late) == []
+        (audit,) = self.store.audits("t", limit=_PAGE)
+        assert (audit.event, audit.before, audit.after) == ("job_ended", "queued", "failed")
+
     def test_a_running_job_changes_under_its_claim_only(self) -> None:
         """Executor, exit code, fence and end need the newest claim of a running job; an exit code is recorded once."""
         number, bystander = self._insert_job().job_id, self._insert_job().job_id

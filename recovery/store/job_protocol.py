@@ -30,7 +30,8 @@ class JobTransaction(Protocol):
     ) -> Job | None:
         """Set the oldest queued job (of these agents, or of any) running, with a new claim and a new run; return it.
 
-        Two transactions never claim one job.
+        Two transactions never claim one job. One whose task was cancelled is never begun: at its turn it fails, with
+        that for its error and a row in the task's audit trail, and the next one is claimed.
         """
         ...
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from recovery.store.job_rows import AgentRun, DeadTicks, Job, JobStatus, OutboxEntry, OutboxKind, RunningJob
 from recovery.store.protocol import PAGE_ROWS_MAX
+from recovery.store.rows import Audit
 
 if TYPE_CHECKING:
     import sqlite3
@@ -40,6 +41,12 @@ _CLAIM: Final = (
     "process_start = NULL, monitor_pid = ?, monitor_start = ?, started_at = ?, error = '', updated_at = ? "
     f"WHERE job_id = ? AND status = 'queued' RETURNING {_COLUMNS}"
 )
+_DROP: Final = (
+    "UPDATE jobs SET status = 'failed', error = ?, updated_at = ? WHERE job_id = ? AND status = 'queued' "
+    "AND task_id IN (SELECT task_id FROM tasks WHERE task_id = jobs.task_id AND status = 'cancelled') "
+    "RETURNING task_id, agent"
+)
+_DROPPED: Final = "its task was cancelled before it began"
 _HELD = "WHERE job_id = ? AND status = 'running' AND claim = ?"
 _HOLDS: Final = f"SELECT 1 FROM jobs {_HELD}"
 _SET_EXECUTOR: Final = f"UPDATE jobs SET pid = ?, process_start = ?, updated_at = ? {_HELD}"
@@ -99,6 +106,10 @@ class JobWrites:
     def _insert_for_task(self, statement: str, row: tuple[Scalar, ...], task_id: str) -> Any:
         raise NotImplementedError
 
+    def insert_audit(self, audit: Audit) -> None:
+        """Add a row to the task's audit trail; the transaction itself knows how."""
+        raise NotImplementedError
+
     def insert_job(self, *, agent: str, repo: str, task_id: str | None, max_attempts: int, now: Microseconds) -> Job:
         """Insert a queued job and return it. Raises UnknownTask."""
         row = (agent, repo, task_id, max_attempts, now, now)
@@ -113,11 +124,22 @@ class JobWrites:
         self, agents: Sequence[str] | None, *, monitor_pid: int, monitor_start: str | None, now: Microseconds
     ) -> Job | None:
         """Set the oldest queued job running, with a new claim and a new run; return it, or None where there is none."""
-        job_id = self._oldest_queued(agents)
+        while (job_id := self._oldest_queued(agents)) is not None and self._drop(job_id, now):
+            pass
         if job_id is None:
             return None
         (run_id,) = self.execute(_INSERT_RUN, (now, job_id)).fetchone()
         return _job(self.execute(_CLAIM, (run_id, monitor_pid, monitor_start, now, now, job_id)).fetchone())
+
+    def _drop(self, job_id: int, now: Microseconds) -> bool:
+        """Fail a queued job whose task was cancelled; False for any other."""
+        found = self.execute(_DROP, (_DROPPED, now, job_id)).fetchone()
+        if found is None:
+            return False
+        task_id, agent = found
+        detail = f"job {job_id} of {agent}: {_DROPPED}"
+        self.insert_audit(Audit(task_id, "job_ended", JobStatus.QUEUED.value, JobStatus.FAILED.value, detail, now))
+        return True
 
     def _oldest_queued(self, agents: Sequence[str] | None) -> int | None:
         """Return the oldest; one search for each agent, since one for all of them would sort the whole queue."""

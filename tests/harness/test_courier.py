@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +21,8 @@ from harness.model import AtDelivery, Fault, Now, Plan, Verdict
 from tests.harness import targets
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from harness.faults.webhooks import Courier
     from harness.run import Run
 
@@ -97,6 +101,78 @@ def test_a_large_chunked_body_arrives_whole(run: Run) -> None:
     assert len(connection.getresponse().read()) == 3_000_000
     connection.close()
     assert [len(body) for body in way.bodies] == [3_000_000]
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Answer each connection as soon as the head of a request is there, without its body, and hang up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):  # the listener is shut down at the end
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def told(courier: Courier, method: str, body: bytes = b"", target: str = "/hooks") -> http.client.HTTPResponse:
+    """Ask through the courier and return the answer, which has been read."""
+    connection = http.client.HTTPConnection("127.0.0.1", courier.port, timeout=20)
+    connection.putrequest(method, target, skip_host=True)
+    connection.putheader("Host", "somewhere")
+    connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders()
+    with suppress(OSError):  # who is answered early need not send the rest
+        connection.send(body)
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+    return response
+
+
+def test_an_answer_to_a_head_keeps_the_length_of_what_it_is_about(run: Run) -> None:
+    """A HEAD is answered without a body and with the length of the one that a GET would have."""
+    with answering(b"HTTP/1.1 200 Quite fine\r\nContent-Length: 1234\r\nETag: x\r\n\r\n") as url:
+        response = told(run.courier(url), "HEAD")
+    assert (response.status, response.reason, response.headers["ETag"]) == (200, "Quite fine", "x")
+    assert response.headers["Content-Length"] == "1234"
+
+
+def test_a_server_that_answers_early_is_believed(run: Run) -> None:
+    """It refuses a body by its head and hangs up; the sender hears that, and nobody says that there was no server."""
+    with answering(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig") as url:
+        courier = run.courier(url)
+        response = told(courier, "POST", b"x" * 20_000_000)
+        assert response.status == 413
+        (delivery,) = courier.wait_for_deliveries(1)
+    assert (delivery.fate, delivery.status, delivery.arrivals) == ("carried", 413, 1)
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 502), ("POST", 204), ("POST", 304)])
+def test_a_refusal_has_the_form_of_its_method_and_status(run: Run, method: str, status: int) -> None:
+    """To a HEAD, and with a status that has no body, the courier tells its refusal without one."""
+    way = road(run, deliver("courier", "refuse", at_delivery(1), status=status))
+    response = told(way.courier, method)
+    assert (response.status, way.arrivals) == (status, [])
+    (delivery,) = way.courier.wait_for_deliveries(1)
+    assert (delivery.fate, delivery.status) == ("refuse-delivery", status)
+
+
+@pytest.mark.parametrize("target", ["http://[::1", "http://127.0.0.1:99999/", "http://127.0.0.1:0/", "http://[x]/"])
+def test_a_target_that_is_none_is_answered(run: Run, target: str) -> None:
+    """What cannot be carried anywhere is told with 502, and is a delivery as any other."""
+    courier = run.courier("")
+    assert told(courier, "GET", target=target).status == 502
+    (delivery,) = courier.wait_for_deliveries(1)
+    assert (delivery.fate, delivery.status) == ("unreachable", 502)
 
 
 def test_many_senders_at_once_are_all_carried(run: Run) -> None:

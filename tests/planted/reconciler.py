@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from recovery.clock import Microseconds
-    from recovery.handlers import Handled
 
 
 class AgesTheRow(Reconciler):
@@ -45,12 +44,13 @@ class AgesTheRow(Reconciler):
 class ReadsOnePage(Reconciler):
     """Takes what comes first for all there is."""
 
-    def _replay(self, project: str, found: Counter[Handled]) -> bool:
+    def _replay(self, project: str, found: Counter[str]) -> bool:
         assert self._tracker is not None
+        now = self._clock.now()
         for state in TrackerState:
             for issue in itertools.islice(self._tracker.issues(project, state.value), PAGE_LIMIT):
-                self._isolated(issue.key, lambda: self._handle(issue))  # noqa: B023 - called at once
-        return not found.total()
+                self._isolated(issue.key, lambda: self._handle(issue, now, found))  # noqa: B023 - called at once
+        return True
 
 
 class OpensTheHumanGate(Reconciler):

@@ -278,6 +278,20 @@ def test_an_empty_orphan_is_discarded(buffers: Buffers) -> None:
     assert files(buffers.folder) == []
 
 
+def test_a_quarantine_keeps_every_buffer_of_a_name(buffers: Buffers) -> None:
+    """A name that is not of our making comes again; what was put away before is there still, with what was beside."""
+    contents = ["first", "second", "third"]
+    for content in contents:
+        for suffix in ("", "-wal"):
+            (buffers.folder / f"somebody's.buffer{suffix}").write_text(content + suffix)
+        assert buffers.recover_orphans().count(Fate.QUARANTINED) == 1
+    place = buffers.folder / "quarantine"
+    names = ["somebody's.1", "somebody's.2", "somebody's"]
+    assert [(place / f"{name}.buffer").read_text() for name in names] == contents
+    assert [(place / f"{name}.buffer-wal").read_text() for name in names] == [f"{text}-wal" for text in contents]
+    assert len(list(place.iterdir())) == 6
+
+
 @pytest.mark.parametrize("is_quarantined", [False, True])
 def test_what_an_interrupted_recovery_left_is_finished(buffers: Buffers, is_quarantined: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """Only sidecars are left: they go where their file went."""

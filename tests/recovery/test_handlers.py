@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from recovery import JobStatus, ManualClock, Pipeline, Stage, StageEngine, TaskManager, TaskStatus, open_store
+from recovery import (
+    JobQueue,
+    JobStatus,
+    ManualClock,
+    Pipeline,
+    Stage,
+    StageEngine,
+    TaskManager,
+    TaskStatus,
+    open_store,
+    outcomes,
+)
 from recovery.errors import InvalidDelivery, InvalidSetting
 from recovery.events import CiState, CiStatus, Pushed, StartRequested, VerdictGiven
 from recovery.handlers import HANDLER_CRASH_POINTS, Answer, Handled, Handlers, branch_of
@@ -163,6 +174,26 @@ def test_a_rejection_cancels(world: World) -> None:
     assert world.handlers.handle(YES).handled is Handled.KNOWN
     assert world.task().status is TaskStatus.CANCELLED
     assert world.store.audits(world.task().task_id)[-1].detail == "rejected by the tracker in idea"
+
+
+def test_nothing_is_begun_for_what_was_rejected(world: World) -> None:
+    """Neither its queued job nor another attempt of the one that runs; and no job of anybody else waits for that."""
+    world.handlers.handle(START)
+    queue = JobQueue(world.store)
+    running = queue.claim()
+    assert running is not None
+    waiting = queue.enqueue("analyst", task_id=running.task_id)
+    world.handlers.handle(NO)
+    other = queue.enqueue("analyst")
+    queue.settle(outcomes.of_exit(running, 1, world.engine))
+    assert queue.get(running.job_id).status == "queued"
+    claimed = queue.claim()
+    assert claimed is not None
+    assert claimed.job_id == other.job_id
+    assert queue.claim() is None
+    for job_id in (running.job_id, waiting.job_id):
+        job = queue.get(job_id)
+        assert (job.status, job.error) == ("failed", "its task was cancelled before it began")
 
 
 @pytest.mark.parametrize("verdict", [YES, NO], ids=["yes", "no"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
 
@@ -100,12 +100,63 @@ def test_nobody_there_is_a_failed_push(roots: Roots, state: StateStore) -> None:
         port = silent.getsockname()[1]
         queue = SyncQueue(roots, state, HttpPush(f"http://127.0.0.1:{port}/", timeout_s=0.05))
         queue.enqueue("charon", [])
-        assert "timed out" in queue.run_once().error
+        assert "not done within 0.05 s" in queue.run_once().error
     with pytest.raises(PushFailed, match="Connection refused"):
         HttpPush(f"http://127.0.0.1:{port}/")(queue.entries()[0])
 
 
-@pytest.mark.parametrize("url", ["", "ftp://x/", "127.0.0.1:80", "http://", "http://x:port/", "http://x:99999/"])
+@contextmanager
+def answering(*pieces: bytes, pause_s: float = 0.0) -> Iterator[str]:
+    """Answer one push piece by piece, until its sender hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.recv(65536)
+                for piece in pieces:
+                    connection.sendall(piece)
+                    threading.Event().wait(pause_s)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        thread.join()
+
+
+def test_a_receiver_that_dribbles_is_given_up(roots: Roots, state: StateStore) -> None:
+    """Each line of its answer comes in time, and the whole of it does not; so the queue is not held for ever."""
+    lines = (b"X-Line: %d\r\n" % number for number in range(90))
+    with answering(b"HTTP/1.1 200 OK\r\n", *lines, pause_s=0.2) as url:
+        queue = SyncQueue(roots, state, HttpPush(url, timeout_s=0.6))
+        queue.enqueue("charon", [])
+        found = queue.run_once()
+    assert "not done within 0.6 s" in found.error
+    assert found.next_attempt_at is not None
+
+
+def test_an_answer_that_is_hardly_http_is_a_failed_push(roots: Roots, state: StateStore) -> None:
+    """A chunk of a negative size is a failure as any other, after which there is a pause."""
+    with answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n") as url:
+        queue = SyncQueue(roots, state, HttpPush(url))
+        queue.enqueue("charon", [])
+        found = queue.run_once()
+    assert (found.pushed, found.waiting, bool(found.error)) == (0, 1, True)
+    assert queue.entries()[0].attempts == 1
+
+
+@pytest.mark.parametrize("headers", [{"X-Own": "two\nlines"}, {"X-Own": "ü"}, {"X Own": "yes"}, {"": "yes"}])
+def test_headers_that_no_request_can_have_are_refused(headers: dict[str, str]) -> None:
+    """They are told by name, when they are given; the value may be a secret."""
+    with pytest.raises(InvalidSetting, match="headers of printable ASCII") as caught:
+        HttpPush("http://127.0.0.1:80/", headers=headers)
+    assert next(iter(headers.values())) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "ftp://x/", "127.0.0.1:80", "http://", "http://x:port/", "http://x:99999/", "http://x/a b", "http://x/ü"],
+)
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     """The mistake is told when it is made and not with the first push."""
     with pytest.raises(InvalidSetting, match="give one such as"):

@@ -14,7 +14,7 @@ import pytest
 
 from recovery import JobQueue, ManualClock, Pipeline, Stage, StageEngine, TaskManager, TaskStatus, open_store, outcomes
 from recovery.errors import DatabaseReadOnly, InvalidSetting, TrackerUnavailable
-from recovery.events import StartRequested
+from recovery.events import StartRequested, VerdictGiven
 from recovery.handlers import Handlers, branch_of
 from recovery.reconciler import Reconciler, Round, Unblocked
 from recovery.reconciler_settings import ReconcilerSettings
@@ -296,7 +296,7 @@ def test_issues_are_handled_as_their_webhooks_would_have_been(world: World) -> N
     assert (shown["created_total"], shown["cancelled_total"], shown["unblocked_total"]) == (2, 1, 1)
 
 
-def test_a_verdict_on_what_was_never_started_is_one_warning(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_approval_of_what_was_never_started_is_one_warning(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing follows from it, so somebody has to be told, once; when it is started, the verdict counts."""
     world.board.put("A-1", "Approved")
     reconciler = world.reconciler()
@@ -305,6 +305,114 @@ def test_a_verdict_on_what_was_never_started_is_one_warning(world: World, caplog
     assert sum("A-1, which is Approved, to have a task" in message for message in caplog.messages) == 1
     world.handlers.handle(StartRequested("A-1", "shop"))
     assert reconciler.run_once() == Round(issues=1, unblocked=1)
+
+
+def test_what_is_approved_is_started_where_that_is_wanted(world: World) -> None:
+    """Start and verdict were both lost: the first stage's work is done first, then the approval counts; each once."""
+    world.board.put("A-1", "Approved")
+    reconciler = world.reconciler(reconcile_start_approved=True)
+    assert reconciler.run_once() == Round(issues=1, created=1)
+    assert reconciler.run_once() == Round(issues=1)
+    assert (world.stage("A-1"), world.jobs("A-1")) == ("analysis", [("analyst", "shop")])
+    queue = JobQueue(world.store, clock=world.clock)
+    job = queue.claim()
+    assert job is not None
+    assert reconciler.run_once() == Round(issues=1)
+    queue.settle(outcomes.of_exit(job, 0, world.engine))
+    assert reconciler.run_once() == Round(issues=1, unblocked=1)
+    assert (world.stage("A-1"), world.jobs("A-1")) == ("development", [("developer", "shop")])
+
+
+def test_a_rejection_of_what_was_never_started_is_silence(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """There is nothing to cancel, and a tracker keeps its rejected issues for ever."""
+    world.board.put("A-1", "Rejected")
+    for _ in range(3):
+        assert world.reconciler().run_once() == Round(issues=1)
+    assert world.store.tasks() == []
+    assert caplog.messages == []
+
+
+def world_of_two_gates(world: World) -> Reconciler:
+    """Declare a pipeline that a human has to let through twice, and return its reconciler."""
+    pipeline = Pipeline(
+        (
+            Stage(name="analysis", next="development", is_human_gated=True),
+            Stage(name="development", next="deploy", gate="ci_green"),
+            Stage(name="deploy", next="done", is_human_gated=True),
+            Stage(name="done"),
+        )
+    )
+    world.engine = StageEngine(world.store, pipeline=pipeline, gates={"ci_green": lambda _: True}, clock=world.clock)
+    world.handlers = Handlers(world.engine, clock=world.clock)
+    return world.reconciler()
+
+
+def test_one_approval_opens_one_human_gate(world: World) -> None:
+    """The tracker goes on to say Approved; the next gate is opened by the next approval, also after a restart."""
+    reconciler = world_of_two_gates(world)
+    world.create("A-1", "analysis")
+    world.board.put("A-1", "Approved")
+    for _ in range(5):
+        reconciler.run_once()
+        world.clock.advance(3600)
+    assert world.stage("A-1") == "deploy"
+    world.board.put("A-1", "In Progress")
+    reconciler.run_once()
+    rows = world.store.audits(world.store.tasks()[0].task_id)
+    world.reconciler().run_once()
+    assert world.store.audits(world.store.tasks()[0].task_id) == rows
+    assert world.stage("A-1") == "deploy"
+    world.board.put("A-1", "Approved")
+    assert world.reconciler().run_once() == Round(issues=1, unblocked=1)
+    assert world.stage("A-1") == "done"
+
+
+def test_what_the_tracker_said_before_an_approval_does_not_end_it(world: World) -> None:
+    """A page from before the task left its gate shows In Progress; the approval that came since stays spent."""
+    reconciler = world_of_two_gates(world)
+    task = world.create("A-1", "analysis")
+
+    class Late(Board):
+        """Approves by webhook after it was asked, and before it answers."""
+
+        def issues(self, project: str, state: str) -> Iterator[Issue]:
+            if state == "In Progress":
+                world.clock.advance(1)
+                world.handlers.handle(VerdictGiven("A-1", is_approved=True))
+                world.clock.advance(1)
+            yield from super().issues(project, state)
+
+    late = Late()
+    late.put("A-1", "In Progress")
+    world.board = late
+    world_of_two_gates(world).run_once()
+    world.board = Board()
+    world.board.put("A-1", "Approved")
+    for _ in range(3):
+        world.clock.advance(3600)
+        reconciler = world.reconciler()
+        reconciler.run_once()
+    assert world.stage("A-1") == "deploy"
+    assert [audit.event for audit in world.store.audits(task.task_id)].count("approval_over") == 0
+
+
+def test_a_pause_that_the_tracker_asked_for_is_one_warning(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """The sentence changes with each look, the trouble does not; its newest sentence is shown."""
+
+    class Busy(Board):
+        """Wants to be let alone, for less and less time."""
+
+        def issues(self, project: str, state: str) -> Iterator[Issue]:
+            self.asked.append((project, state))
+            message = f"Expected to be let alone for {600 - len(self.asked)} s more but it was to be asked; wait."
+            raise TrackerUnavailable(message)
+
+    world.board = Busy()
+    reconciler = world.reconciler()
+    for _ in range(5):
+        assert reconciler.run_once() == Round(troubles=1)
+    assert len(caplog.messages) == 1
+    assert "595 s more" in reconciler.describe()["troubles"]["project core"]
 
 
 def test_an_advance_that_is_decided_is_no_lost_webhook(world: World) -> None:

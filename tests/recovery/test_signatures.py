@@ -120,6 +120,16 @@ def test_no_header_and_no_body_breaks_it(headers: dict[str, str], body: bytes) -
         github(KEY.decode()).verify(headers, body, NOW)
 
 
+@pytest.mark.parametrize(
+    "secret", ["no base64 at all, though it is long!", SECRET + "!", SECRET[:-9] + "-" + SECRET[-8:], "ü" * 40]
+)
+def test_a_secret_that_is_not_base64_is_refused(secret: str) -> None:
+    """With a character that is left out it would be another one, and every delivery would be refused, later."""
+    with pytest.raises(InvalidSetting, match="base64") as refused:
+        StandardWebhooks(secret)
+    assert secret not in str(refused.value)
+
+
 @pytest.mark.parametrize("secret", ["", "whsec_", "short", "whsec_c2hvcnQ="])
 def test_a_secret_is_long_enough(secret: str) -> None:
     """A short one is refused at the start, not found out later by somebody else."""

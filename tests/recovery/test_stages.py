@@ -205,24 +205,49 @@ def test_a_gate_that_does_not_answer_is_red_with_one_warning(
 
 
 def test_a_gate_that_hangs_is_red_and_bounded(store: SqliteStore, caplog: pytest.LogCaptureFixture) -> None:
-    """It is waited for within the bound, with one warning, and not started again without end."""
-    asked: list[int] = []
+    """It is waited for within the bound, with one warning a task, and not started again without end."""
+    asked: list[str] = []
     release = threading.Event()
 
-    def hang(_: Task) -> bool:
-        asked.append(1)
+    def hang(task: Task) -> bool:
+        asked.append(task.task_id)
         return release.wait(60)
 
     engine = StageEngine(store, pipeline=SHORT, gates={"built": hang}, gate_timeout_s=0.01)
-    create(store, "build")
-    for _ in range(HUNG_MAX + 5):
-        assert engine.advance_stage("t", "build", finished_agent=None).result is Advanced.GATE_RED
-    assert len(asked) == HUNG_MAX
-    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
+    tasks = ["t", *(f"t-{number}" for number in range(HUNG_MAX + 2))]
+    for task_id in tasks:
+        create(store, "build", task_id)
+    for task_id in tasks * 2:
+        assert engine.advance_stage(task_id, "build", finished_agent=None).result is Advanced.GATE_RED
+    assert asked == tasks[:HUNG_MAX]
+    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == len(tasks)
     release.set()
     for thread in [found for found in threading.enumerate() if found.name == "gate built"]:
         thread.join(10)
     assert engine.advance_stage("t", "build", finished_agent=None).is_moved
+
+
+def test_a_gate_that_hangs_for_one_task_answers_for_the_others(store: SqliteStore) -> None:
+    """However often the one is asked for, it holds one thread, and no other task stays where it is for it."""
+    release = threading.Event()
+    asked: list[str] = []
+
+    def hang_for_one(task: Task) -> bool:
+        asked.append(task.task_id)
+        return task.task_id != "poison" or release.wait(60)
+
+    engine = StageEngine(store, pipeline=SHORT, gates={"built": hang_for_one}, gate_timeout_s=2)
+    create(store, "build", "poison")
+    for number in range(HUNG_MAX + 2):
+        assert engine.advance_stage("poison", "build", finished_agent=None).result is Advanced.GATE_RED
+        create(store, "build", f"sound-{number}")
+        moved = engine.advance_stage(f"sound-{number}", "build", finished_agent=None)
+        assert moved.is_moved
+    assert asked.count("poison") == 1
+    release.set()
+    for thread in [found for found in threading.enumerate() if found.name == "gate built"]:
+        thread.join(10)
+    assert engine.advance_stage("poison", "build", finished_agent=None).is_moved
 
 
 def test_unknown_names_are_errors(store: SqliteStore, engine: StageEngine) -> None:

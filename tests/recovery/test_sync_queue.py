@@ -135,6 +135,20 @@ def test_the_pauses_grow_and_stay_at_five_minutes(queue: SyncQueue, receiver: Re
     assert queue.entries()[0].attempts == 8
 
 
+def test_a_push_that_raises_anything_is_put_off(roots: Roots, state: StateStore, clock: ManualClock) -> None:
+    """Else the head would be tried again without a pause, and nobody would find a reason in the queue."""
+
+    def push(entry: SyncEntry) -> None:
+        entry.dispatches[0]["workspace"]
+
+    queue = SyncQueue(roots, state, push, clock=clock)
+    queue.enqueue("charon", [{}])
+    found = queue.run_once()
+    assert (found.pushed, found.waiting) == (0, 1)
+    assert "KeyError: 'workspace'" in found.error
+    assert queue.entries()[0].next_attempt_at > clock.now()
+
+
 def test_each_entry_begins_with_the_shortest_pause(queue: SyncQueue, receiver: Receiver, clock: ManualClock) -> None:
     """What the head has suffered is not the next one's."""
     queue.enqueue("a", [])

@@ -385,6 +385,24 @@ def test_a_name_that_would_lead_elsewhere_is_refused(workspaces: Workspaces, tmp
     assert list(tmp_path.rglob("status.json*")) == []
 
 
+@pytest.mark.parametrize("is_taken", [False, True], ids=["alone", "beside-one-of-that-name"])
+def test_a_folder_whose_name_is_no_text_is_left_and_told(workspaces: Workspaces, *, is_taken: bool) -> None:
+    """It is not taken for the folder whose name it would be told by: no such one is made, or changed."""
+    roots = workspaces.roots
+    strange = put_file(roots, os.fsdecode(b"org/\xff\xfe"))
+    content = strange.read_bytes()
+    if is_taken:
+        put_file(roots, "org/\\xff\\xfe", status="queued")
+    for _ in range(2):
+        hydration = workspaces.hydrate()
+        assert hydration.workspaces == int(is_taken)
+        assert [each.detail for each in hydration.problems] == ["the name of its folder is not UTF-8; rename it"]
+    assert strange.read_bytes() == content
+    assert (roots.workspaces / "org" / "\\xff\\xfe").exists() == is_taken
+    named = workspaces.get("org/\\xff\\xfe")
+    assert (None if named is None else named.status) == ("queued" if is_taken else None)
+
+
 def test_a_name_in_the_store_that_would_lead_elsewhere_is_told(workspaces: Workspaces, state: StateStore) -> None:
     """Somebody else wrote it: it is not taken over, nothing outside is made, and the others are."""
     state.set(StateGroup.REGISTRY, "../../outside", {"status": "running", "pid": 0})
