@@ -422,7 +422,7 @@ def _examine(subject: Subject, directory: Path, marks_file: Path, marks: Sequenc
     """Let the target's check judge; one that raises has decided nothing."""
     try:
         if isinstance(subject, CommandSubject):
-            marks_file.write_bytes(History(tuple(marks)).to_lines())
+            marks_file.write_bytes(History(tuple(marks)).to_json_lines())
             return tuple(subject.check_with_file(directory, marks_file))
         return tuple(subject.examine(directory, marks))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code, and decides nothing

@@ -25,7 +25,7 @@ from harness.explore.failing import explore_errors, trouble_of
 from harness.explore.killing import explore_crashes
 from harness.explore.losing import explore_power_losses, find_loss
 from harness.explore.materialise import StateFolder, read_folder
-from harness.explore.recorded import DENIED, findings_of_run, notes_of_run, record, record_again
+from harness.explore.recorded import DENIED, findings_of_run, notes_of_run, of_clean_run, record, record_again
 from harness.explore.recovering import explore_recoveries, find_recovery
 from harness.explore.reproduction import reproduction
 from harness.explore.result import INTERRUPTED, Exploration, ExplorationError, Family, FamilyResult
@@ -229,9 +229,7 @@ class Explorer:
         found: list[Finding] = []
 
         def done(judgement: Judgement, _: Path) -> None:
-            for finding in judgement.findings:
-                kind = finding.kind if finding.kind == "harness" else "clean-run"
-                found.append(msgspec.structs.replace(finding, kind=kind, checker="explore"))
+            found.extend(map(of_clean_run, judgement.findings))
 
         clean = self._clean_folder
         pool.check(read_folder(clean, recorded.store), len(recorded.marks), done)
@@ -378,7 +376,7 @@ def _keep_error(session: Session, code: str, destination: Path) -> bool:
 def _write_marks(session: Session, count: int, destination: Path) -> None:
     from harness.history import History  # seldom needed
 
-    (destination / "marks.jsonl").write_bytes(History(session.recorded.marks[:count]).to_lines())
+    (destination / "marks.jsonl").write_bytes(History(session.recorded.marks[:count]).to_json_lines())
 
 
 def _harness(signature: str, text: str) -> Finding:

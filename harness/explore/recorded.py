@@ -195,6 +195,17 @@ def findings_of_run(seen: Observation) -> list[Finding]:
     return found
 
 
+def of_clean_run(finding: Finding) -> Finding:
+    """Return what the check says of the state after the clean run as what it is: a bug of the target, or a wrong check.
+
+    A check that is broken has decided nothing, there as elsewhere.
+    """
+    if finding.kind == "harness":
+        return finding
+    text = f"without any fault: {finding.text}"
+    return Finding(signature=finding.signature, text=text, kind="clean-run", checker="explore")
+
+
 def _is_harmless(spot: BlindSpot) -> bool:
     return spot.text.endswith(_HARMLESS_BLIND_SPOTS)
 
@@ -261,7 +272,8 @@ def check_run(seen: Observation) -> None:
 
 def _compare_with_reality(recorded: Recorded, directory: Path, seen: Observation) -> None:
     """See that the recording, played to its end, gives what is really there. Raises ExplorationError."""
-    if not directory.is_dir():
+    anew = any(step.action is Action.MAKE_FOLDER and not step.path for step in recorded.recording.steps)
+    if anew or not directory.is_dir():
         text = f"the program deleted the directory it was given ({directory.name}): let it keep the directory itself"
         raise ExplorationError(text, signature="harness:directory-deleted")
     if found := _unlike(recorded.recording, recorded.store, directory):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -299,3 +300,40 @@ def test_a_setup_that_hangs_is_bounded(tmp_path: Path) -> None:
 
     assert _signatures(explored) == {"harness:setup-hangs"}
     assert explored.verdict is Verdict.INCONCLUSIVE
+
+
+class MakesItAnew(Careful):
+    """Deletes its directory, and makes another one in its place."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Begin again, as an installer does."""
+        super().run(directory, marks)
+        shutil.rmtree(directory)
+        directory.mkdir()
+        super().run(directory, marks)
+
+
+def test_a_directory_that_was_deleted_and_made_anew_is_told(tmp_path: Path) -> None:
+    """What is there at the end is another folder than the watched one."""
+    explored = _explore(MakesItAnew, tmp_path=tmp_path)
+
+    assert _signatures(explored) == {"harness:directory-deleted"}, explored.all_findings
+
+
+class Sparse(Careful):
+    """Reserves room for a database that it does not have yet."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Make a file of a tebibyte, with a page at its beginning and one at its end."""
+        with (directory / "sparse").open("wb") as file:
+            file.truncate(1 << 40)
+            file.seek((1 << 40) - 4096)
+            file.write(b"end")
+        super().run(directory, marks)
+
+
+def test_a_file_that_is_mostly_a_hole_costs_what_is_in_it(tmp_path: Path) -> None:
+    """A tebibyte of nothing is neither read nor written, or this would not end."""
+    explored = _explore(Sparse, CRASH, IO, tmp_path=tmp_path)
+
+    assert explored.verdict is Verdict.HELD, explored.all_findings
