@@ -31,6 +31,7 @@ from harness.history import History
 from harness.model import Finding, Mark
 from harness.steps.kernel import adopt_orphans, die_with_parent
 from harness.steps.launching import leave
+from harness.steps.likeness import drawn_names
 from harness.steps.source import Directive
 from harness.steps.step import readable
 
@@ -382,14 +383,26 @@ def _judge(known: Known, standing: Standing, base: Path, request: Check | RealRu
     if isinstance(request, Check):
         yield Judgement(findings=_examine(known.subject, directory, marks_file, known.marks[: request.marks]))
         return
-    ran = _run(known, standing, base, request)
+    ran, steps = _run(known, standing, base, request)
     yield ran
     marks = History.from_lines(marks_file.read_bytes()).marks
     found = _examine(known.subject, directory, marks_file, marks)
+    if found:
+        drawn = drawn_names(steps, known.steps)
+        found = tuple(_as_recorded(finding, drawn) for finding in found)
     yield msgspec.structs.replace(ran, findings=found, is_checked=True)
 
 
-def _run(known: Known, standing: Standing, base: Path, request: RealRun) -> Judgement:
+def _as_recorded(finding: Finding, drawn: Mapping[str, str]) -> Finding:
+    """Return a finding with the names that the recorded run drew, or each run would find something of its own."""
+    signature, text = finding.signature, finding.text
+    for name, recorded in drawn.items():
+        signature, text = signature.replace(name, recorded), text.replace(name, recorded)
+    return msgspec.structs.replace(finding, signature=signature, text=text)
+
+
+def _run(known: Known, standing: Standing, base: Path, request: RealRun) -> tuple[Judgement, Sequence[Step]]:
+    """Return what came of a run, and the steps that it made."""
     directory, marks_file = base / f"state-{request.folder}", base / f"marks-{request.folder}"
     marks_file.unlink(missing_ok=True)
     seen, unlike = recorded_run(
@@ -402,7 +415,7 @@ def _run(known: Known, standing: Standing, base: Path, request: RealRun) -> Judg
         timeout_s=request.timeout_s,
         folder=base / f"recording-{request.folder}" if request.compare else None,
     )
-    return Judgement(
+    judgement = Judgement(
         differences=unlike,
         marks=len(History.from_lines(marks_file.read_bytes()).marks),
         fired=seen.fired,
@@ -416,6 +429,7 @@ def _run(known: Known, standing: Standing, base: Path, request: RealRun) -> Judg
         output=seen.output[-TEXT_CHARACTERS_MAX:],
         is_checked=False,
     )
+    return judgement, seen.steps
 
 
 def _examine(subject: Subject, directory: Path, marks_file: Path, marks: Sequence[Mark]) -> tuple[Finding, ...]:

@@ -25,7 +25,15 @@ from harness.explore.failing import explore_errors, trouble_of
 from harness.explore.killing import explore_crashes
 from harness.explore.losing import explore_power_losses, find_loss
 from harness.explore.materialise import StateFolder, read_folder
-from harness.explore.recorded import DENIED, findings_of_run, notes_of_run, of_clean_run, record, record_again
+from harness.explore.recorded import (
+    DENIED,
+    findings_of_run,
+    notes_of_names,
+    notes_of_run,
+    of_clean_run,
+    record,
+    record_again,
+)
 from harness.explore.recovering import explore_recoveries, find_recovery
 from harness.explore.reproduction import reproduction
 from harness.explore.result import INTERRUPTED, Exploration, ExplorationError, Family, FamilyResult
@@ -193,8 +201,10 @@ class Explorer:
         findings = [*findings_of_run(self._seen), *self._clean(recorded, pool)]
         if any(finding.kind == "clean-run" or finding.signature == DENIED for finding in findings):
             return tuple(findings)
-        record_again(self._subject, self._source, recorded, self._folder, timeout_s=self._options.run_timeout_s)
-        compare_unwatched(self._subject, recorded, self._folder, timeout_s=self._options.run_timeout_s)
+        timeout_s = self._options.run_timeout_s
+        drawn = record_again(self._subject, self._source, recorded, self._folder, timeout_s=timeout_s)
+        self._notes = (*self._notes, *notes_of_names(drawn))
+        compare_unwatched(self._subject, recorded, self._folder, timeout_s=timeout_s, drawn=drawn)
         saved = self._saved(recorded)
         self._session = session = Session(
             known,

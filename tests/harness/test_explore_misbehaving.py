@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -337,3 +339,52 @@ def test_a_file_that_is_mostly_a_hole_costs_what_is_in_it(tmp_path: Path) -> Non
     explored = _explore(Sparse, CRASH, IO, tmp_path=tmp_path)
 
     assert explored.verdict is Verdict.HELD, explored.all_findings
+
+
+class DrawsNames(Careful):
+    """Writes aside by ``tempfile``, as most libraries that write atomically do, and leaves one file behind."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Save the numbers, each through a file of a drawn name."""
+        for number in range(1, 4):
+            marks.intent("save", number)
+            descriptor, name = tempfile.mkstemp(dir=directory)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(json.dumps({"number": number}))
+                file.flush()
+                os.fsync(descriptor)
+            Path(name).replace(directory / "state.json")
+            folder = os.open(directory, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+            marks.ack("save", number)
+        tempfile.mkstemp(dir=directory, prefix="left-")
+
+
+def test_a_program_that_draws_the_names_of_its_files_is_explored(tmp_path: Path) -> None:
+    """Two runs that differ in nothing else are the same program: all families, real kills and errors included."""
+    explored = _explore(DrawsNames, tmp_path=tmp_path)
+
+    assert explored.verdict is Verdict.HELD, explored.all_findings
+    assert any("draws names (tmp" in note for note in explored.notes)
+    assert all(family.confirmed for family in explored.families if family.family in {CRASH, IO})
+
+
+class FindsDrawnNames(DrawsNames):
+    """Its check speaks of every file whose name was drawn."""
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterable[Finding | str]:
+        """Call a file that a crash left behind by its name."""
+        del marks
+        if not any(path.name.startswith("left-") for path in directory.iterdir()):
+            yield from (f"{path.name} is left behind" for path in directory.glob("tmp*"))
+
+
+def test_a_drawn_name_does_not_keep_a_finding_from_being_confirmed(tmp_path: Path) -> None:
+    """The real kill leaves the same under another name: it is the finding that the recording gave."""
+    explored = _explore(FindsDrawnNames, CRASH, tmp_path=tmp_path)
+
+    (crash,) = explored.families
+    assert {found.label for found in crash.discoveries} == {CONFIRMED_BY_A_KILL}, explored.all_findings
+    assert len(crash.discoveries) == 3
+    assert not crash.problems
