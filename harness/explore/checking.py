@@ -26,7 +26,7 @@ from harness.agents import tree
 from harness.errors import AgentError
 from harness.explore.materialise import StateFolder
 from harness.explore.recorded import recorded_run
-from harness.explore.target import TEXT_CHARACTERS_MAX, CommandSubject, print_to_descriptors
+from harness.explore.target import TEXT_CHARACTERS_MAX, CheckError, CommandSubject, print_to_descriptors
 from harness.history import History
 from harness.model import Finding, Mark
 from harness.steps.kernel import adopt_orphans, die_with_parent
@@ -439,6 +439,8 @@ def _examine(subject: Subject, directory: Path, marks_file: Path, marks: Sequenc
             marks_file.write_bytes(History(tuple(marks)).to_json_lines())
             return tuple(subject.check_with_file(directory, marks_file))
         return tuple(subject.examine(directory, marks))
+    except CheckError as error:  # its trace is ours, and says nothing of the command
+        return (Finding(signature="harness:check-raised:CheckError", text=readable(str(error)), kind="harness"),)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code, and decides nothing
         where = traceback.format_exception(error)[-_SHOWN_LINES:]
         text = f"the check raised {type(error).__name__}: {error} ({' '.join(''.join(where).split())[:500]})"

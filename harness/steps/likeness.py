@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 _CHARACTERS_MIN: Final = 4
 """A shorter name was not drawn: a process number has so many digits, and ``mkstemp`` draws six letters."""
-_GIVES_A_NAME: Final = frozenset(
-    {Action.CREATE, Action.MAKE_FOLDER, Action.MAKE_NODE, Action.SYMLINK, Action.LINK, Action.RENAME}
-)
+_MAKES_A_NAME: Final = frozenset({Action.CREATE, Action.MAKE_FOLDER, Action.MAKE_NODE, Action.SYMLINK, Action.LINK})
+_GIVES_A_NAME: Final = _MAKES_A_NAME | {Action.RENAME}
 
 
 class Likeness:
@@ -52,7 +51,7 @@ class Likeness:
         """Take in the names that a step gives. Only a step that gives one may bring a new one."""
         if len(parts := _parts(step)) != len(others := _parts(before)):
             return False
-        fresh = dict(self._drawn)
+        fresh = self._without(step, before) if step.action in _MAKES_A_NAME else dict(self._drawn)
         for name, other in zip(parts, others, strict=True):
             if fresh.get(name, name) == other:
                 continue
@@ -61,6 +60,11 @@ class Likeness:
             fresh[name] = other
         self._drawn = fresh
         return True
+
+    def _without(self, step: Step, before: Step) -> dict[str, str]:
+        """Return the renaming without the two names that are made here: whatever had one of them before is gone."""
+        gone, gone_before = step.path.rpartition("/")[2], before.path.rpartition("/")[2]
+        return {name: other for name, other in self._drawn.items() if name != gone and other != gone_before}
 
     def _may_be_drawn(self, name: str, other: str, drawn: Mapping[str, str]) -> bool:
         is_drawn = len(name) == len(other) >= _CHARACTERS_MIN
