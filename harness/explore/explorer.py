@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from harness.explore.target import Subject
     from harness.steps.source import Observation, StepSource
 
+JOBS_MAX: Final = 256
+"""More workers than this help on no machine, and a slip of the finger would fork until nothing is left."""
 _FAMILIES: Final[dict[Family, Callable[[Session], FamilyResult]]] = {
     Family.CRASH: explore_crashes,
     Family.RECOVERY: explore_recoveries,
@@ -322,6 +324,12 @@ def check_options(options: Options) -> None:
         wrong.append(f"the budget is more than 0 s, and this is {options.budget_s:g} s")
     if options.jobs < 1:
         wrong.append(f"there is at least one job, and this is {options.jobs}")
+    if options.jobs > JOBS_MAX:
+        wrong.append(f"there are at most {JOBS_MAX} jobs, each a process, and this is {options.jobs}")
+    if options.samples < 1:
+        wrong.append(f"at least one state of a moment is sampled, and this is {options.samples}")
+    if options.recoveries < 1:
+        wrong.append(f"at least one recovery is explored, and this is {options.recoveries}")
     if not options.families or (Family.POWER in options.families and not options.models):
         wrong.append("at least one family of faults, and for power one model, is explored")
     if not options.run_timeout_s > 0 or not options.check_timeout_s > 0:
@@ -351,7 +359,7 @@ def find_state(session: Session, code: str) -> State | None:
     except ValueError as error:
         msg = f"{code!r} names no state ({error}): take one from a report, such as crash:57"
         raise UsageError(msg) from error
-    msg = f"{code!r} names no state that is built: they begin with crash, recovery or power"
+    msg = f"{code!r} names no state that is built: they begin with crash, recovery, power or io"
     raise UsageError(msg)
 
 

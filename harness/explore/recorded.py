@@ -245,7 +245,7 @@ def prepared(subject: Subject, directory: Path, *, timeout_s: float) -> Path:
     except TimeoutError as error:
         text = f"setup() did not end within {timeout_s:g} s; nothing was run"
         raise ExplorationError(text, signature="harness:setup-hangs") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = f"setup() raised {type(error).__name__}: {error}; nothing was run"
         raise ExplorationError(text, signature="harness:setup-raised") from error
     return directory

@@ -232,6 +232,9 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
                 f"the target {called} cannot be made without arguments ({error}): give an object in place of the class"
             )
             raise UsageError(msg) from error
+        except (Exception, SystemExit) as error:
+            msg = f"the target {called} cannot be made ({type(error).__name__}: {error}): let it wait for run()"
+            raise UsageError(msg) from error
     return Subject(target, called)
 
 
@@ -246,7 +249,7 @@ def load_subject(text: str) -> Subject:
             sys.path.insert(0, place)
     try:
         module = child.load(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # one that exits with 0 would look like a pass
         msg = f"{text} cannot be loaded ({type(error).__name__}: {error}): give module:Target or path/to/file.py:Target"
         raise UsageError(msg) from error
     if not name:

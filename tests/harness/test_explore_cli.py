@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -80,11 +81,15 @@ def test_an_undecided_target_exits_2(capsys: pytest.CaptureFixture[str]) -> None
         (["--budget", "soon"], "a time reads 60s, 5m or 1h"),
         (["--faults", "crash,flood"], "this is flood"),
         (["--jobs", "0"], "at least one job"),
+        (["--jobs", "100000"], "at most 256 jobs"),
+        (["--samples", "0"], "at least one state of a moment"),
+        (["--recoveries", "0"], "at least one recovery"),
         (["--model", "ntfs"], "ntfs"),
         (["--state", "flood:1"], "names no state"),
         (["--state", "crash:999"], "names no state of careful"),
         (["--state", "io:999:EIO"], "names no I/O error"),
         (["--scratch", "no/such/folder"], "is no folder"),
+        (["--scratch", "/proc"], "with --scratch"),
         (["--json", "no/such/folder/out.json"], "cannot be written"),
         (["--run", "true"], "either a target"),
     ],
@@ -93,9 +98,22 @@ def test_mistakes_exit_3_with_a_sentence(arguments: list[str], said: str, capsys
     """What cannot be meant is told on standard error, without a traceback."""
     assert _explore("Careful", "--faults", "crash", *arguments) == MISTAKE
 
-    error = capsys.readouterr().err
+    out, error = capsys.readouterr()
     assert said in error
+    assert "HELD" not in out  # a mistake is told before the work, and not after it
     assert "Traceback" not in error
+
+
+def test_a_seed_of_any_letters_stays_in_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A seed is any printable text: its states lie in the folder of the results, and its command can be pasted."""
+    seed = "../../../o'clock"
+    before = set(tmp_path.iterdir()) | {tmp_path / "chaos-results"}
+    assert run(["explore", f"{EXPLORED}:Careless", "--seed", seed, "--faults", "crash"]) == VIOLATED
+
+    command = capsys.readouterr().out.partition("again: chaos ")[2].partition("\n")[0]
+    assert run(shlex.split(command)) == VIOLATED
+    assert set(tmp_path.iterdir()) == before
+    assert all("states-" in str(path) for path in tmp_path.rglob("crash-*"))
 
 
 def test_commands_of_any_language_are_explored(capsys: pytest.CaptureFixture[str]) -> None:

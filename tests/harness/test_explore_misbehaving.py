@@ -304,6 +304,22 @@ def test_a_setup_that_hangs_is_bounded(tmp_path: Path) -> None:
     assert explored.verdict is Verdict.INCONCLUSIVE
 
 
+class ExitsInSetup(Careful):
+    """Calls a tool in setup() that ends the process with 0."""
+
+    def setup(self, directory: Path) -> None:
+        """Exit, as a command line does when it is called as a function."""
+        raise SystemExit(0)
+
+
+def test_a_setup_that_exits_has_decided_nothing(tmp_path: Path) -> None:
+    """Its exit code 0 is not the exploration's, which would look like a pass."""
+    explored = _explore(ExitsInSetup, tmp_path=tmp_path)
+
+    assert _signatures(explored) == {"harness:setup-raised"}
+    assert explored.verdict is Verdict.INCONCLUSIVE
+
+
 class MakesItAnew(Careful):
     """Deletes its directory, and makes another one in its place."""
 
