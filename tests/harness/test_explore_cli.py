@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,6 +23,11 @@ from harness.explore.result import Family
 from harness.explore.session import Options
 from harness.explore.target import subject_of
 from tests.harness import explored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from harness.model import Finding, Mark
 
 EXPLORED = str(Path(explored.__file__))
 HELD, VIOLATED, INCONCLUSIVE, MISTAKE = range(4)
@@ -172,20 +178,31 @@ def test_what_init_writes_is_python(command: tuple[str, ...]) -> None:
     assert "def check(self, directory, marks)" in text
 
 
+class HangsWhenLost(explored.Unsynced):
+    """Its check waits for ever for what a power loss has taken, and for nothing else."""
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterable[Finding | str]:
+        """Wait for it to come back."""
+        if list(super().check(directory, marks)):
+            signal.pause()
+        return ()
+
+
 def test_ctrl_c_ends_it_with_what_it_has_and_it_can_go_on(tmp_path: Path) -> None:
     """SIGINT in the middle of an exploration: exit 2 (or 1 with findings), no process left, a file to go on from."""
     code = (
         "import sys; from harness.cli import main; "
-        f"main(['explore', {EXPLORED + ':Database'!r}, '--seed', 's', '--scratch', {str(tmp_path / 'scratch')!r}])"
+        f"main(['explore', {__file__ + ':HangsWhenLost'!r}, '--seed', 's', '--scratch', {str(tmp_path / 'scratch')!r},"
+        "'--check-timeout', '10m'])"  # the second family hangs for longer than anybody waits: it is in the middle
     )
     (tmp_path / "scratch").mkdir()
-    progress = tmp_path / "chaos-results/explore/database/progress.json"
+    progress = tmp_path / "chaos-results/explore/unsynced/progress.json"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as process:
         while not progress.exists() and process.poll() is None:
             pass
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=120)
 
     assert process.returncode == INCONCLUSIVE, out
     assert "[harness:interrupted]" in out
@@ -200,7 +217,7 @@ def _begin_and_kill(scratch: Path, number: signal.Signals, *, guardian_too: bool
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     code = f"from harness.cli import main; main({arguments!r})"
     with subprocess.Popen([sys.executable, "-c", code], env=environment) as process:
-        deadline_s = time.monotonic() + 30
+        deadline_s = time.monotonic() + 120
         while not list(scratch.glob("*/session-*/clean/daemon.pid")) and time.monotonic() < deadline_s:
             time.sleep(0.001)  # sleeps because the exploration is another process, and says nothing meanwhile
         family = tree.descendants(process.pid)
@@ -233,7 +250,7 @@ def test_what_a_killed_guardian_leaves_is_swept_by_the_next(tmp_path: Path) -> N
 
 
 def _wait_for_the_end_of(family: list[tree.Process]) -> None:
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + 120
     while _alive(family) and time.monotonic() < deadline_s:
         time.sleep(0.001)  # sleeps because these are nobody's children any more
     assert _alive(family) == []
