@@ -66,9 +66,9 @@ def _differences(watched: Mapping[str, int], unwatched: Mapping[str, int], drawn
     return [readable(text) for text in found]
 
 
-def _shapes(kinds: Mapping[str, int], paths: Sequence[str]) -> list[tuple[list[int], int]]:
-    """Return what is left of paths when their names are anybody's: how long each is, and what is there."""
-    return sorted(([len(name) for name in path.split("/")], kinds[path]) for path in paths)
+def _shapes(kinds: Mapping[str, int], paths: Sequence[str]) -> list[tuple[int, int]]:
+    """Return what is left of paths when their names are anybody's: how deep they are, and what is there."""
+    return sorted((path.count("/"), kinds[path]) for path in paths)
 
 
 def _run(program: Program, directory: Path, marks: Path, timeout_s: float) -> int | None:

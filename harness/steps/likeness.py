@@ -67,8 +67,7 @@ class Likeness:
         return {name: other for name, other in self._drawn.items() if name != gone and other != gone_before}
 
     def _may_be_drawn(self, name: str, other: str, drawn: Mapping[str, str]) -> bool:
-        is_drawn = len(name) == len(other) >= _CHARACTERS_MIN
-        return is_drawn and name not in self._names_before() and other not in drawn.values()
+        return _look_drawn(name, other) and name not in self._names_before() and other not in drawn.values()
 
     def _names_before(self) -> frozenset[str]:
         if self._known is None:
@@ -83,6 +82,13 @@ def drawn_names(steps: Sequence[Step], expected: Sequence[Step]) -> Mapping[str,
         if not step.is_mark and not likeness.follows(step):
             break
     return likeness.drawn
+
+
+def _look_drawn(name: str, other: str) -> bool:
+    """Tell whether two names may be two draws: of as many letters, or with a number, which has not always as many."""
+    if min(len(name), len(other)) < _CHARACTERS_MIN:
+        return False
+    return len(name) == len(other) or all(any(map(str.isdigit, each)) for each in (name, other))
 
 
 def _parts(step: Step) -> list[str]:

@@ -71,9 +71,10 @@ def test_a_name_that_has_gone_may_be_drawn_again() -> None:
 
 
 def test_other_lengths_and_short_names_are_no_drawn_names() -> None:
-    """What draws a name draws as many letters each time, and more than a few."""
-    for name, other in (("a", "b"), ("tmpaa", "tmpaaa")):
+    """What draws letters draws as many each time, and more than a few; a number may be longer or shorter."""
+    for name, other in (("a", "b"), ("tmpaa", "tmpaaa"), ("1", "12345"), ("tmpaa", "tmp123")):
         assert not Likeness(_published(name)).follows(_published(other)[0])
+    assert Likeness(_published("st14082959489994944994.tmp")).follows(_published("st9215578769100556801.tmp")[0])
 
 
 def test_a_step_beyond_the_end_is_another_step() -> None:
