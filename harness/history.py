@@ -117,6 +117,10 @@ class History:
         lines += itertools.chain.from_iterable(torn_before.values())
         return b"".join(b"\n" + line + b"\n" for line in lines)
 
+    def to_json_lines(self) -> bytes:
+        """Return a file for programs in any language: a mark on each line, and no line that is none."""
+        return b"".join(_ENCODER.encode(mark) + b"\n" for mark in self.marks)
+
     def select(
         self, kind: MarkKind | str | None = None, operation: str | None = None, agent: str | None = None
     ) -> tuple[Mark, ...]:

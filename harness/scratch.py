@@ -33,7 +33,8 @@ def create(base: Path) -> Path:
     try:
         _make(folder)
     except OSError as error:
-        msg = f"no scratch folder can be made in {base} ({error.strerror}): give another with --chaos-scratch=DIR"
+        how = "give another with --scratch, or under pytest with --chaos-scratch=DIR"
+        msg = f"no scratch folder can be made in {base} ({error.strerror}): {how}"
         raise UsageError(msg) from error
     return folder
 

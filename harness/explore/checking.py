@@ -26,11 +26,12 @@ from harness.agents import tree
 from harness.errors import AgentError
 from harness.explore.materialise import StateFolder
 from harness.explore.recorded import recorded_run
-from harness.explore.target import TEXT_CHARACTERS_MAX, CommandSubject, print_to_descriptors
+from harness.explore.target import TEXT_CHARACTERS_MAX, CheckError, CommandSubject, print_to_descriptors
 from harness.history import History
 from harness.model import Finding, Mark
 from harness.steps.kernel import adopt_orphans, die_with_parent
 from harness.steps.launching import leave
+from harness.steps.likeness import drawn_names
 from harness.steps.source import Directive
 from harness.steps.step import readable
 
@@ -382,14 +383,26 @@ def _judge(known: Known, standing: Standing, base: Path, request: Check | RealRu
     if isinstance(request, Check):
         yield Judgement(findings=_examine(known.subject, directory, marks_file, known.marks[: request.marks]))
         return
-    ran = _run(known, standing, base, request)
+    ran, steps = _run(known, standing, base, request)
     yield ran
     marks = History.from_lines(marks_file.read_bytes()).marks
     found = _examine(known.subject, directory, marks_file, marks)
+    if found:
+        drawn = drawn_names(steps, known.steps)
+        found = tuple(_as_recorded(finding, drawn) for finding in found)
     yield msgspec.structs.replace(ran, findings=found, is_checked=True)
 
 
-def _run(known: Known, standing: Standing, base: Path, request: RealRun) -> Judgement:
+def _as_recorded(finding: Finding, drawn: Mapping[str, str]) -> Finding:
+    """Return a finding with the names that the recorded run drew, or each run would find something of its own."""
+    signature, text = finding.signature, finding.text
+    for name, recorded in drawn.items():
+        signature, text = signature.replace(name, recorded), text.replace(name, recorded)
+    return msgspec.structs.replace(finding, signature=signature, text=text)
+
+
+def _run(known: Known, standing: Standing, base: Path, request: RealRun) -> tuple[Judgement, Sequence[Step]]:
+    """Return what came of a run, and the steps that it made."""
     directory, marks_file = base / f"state-{request.folder}", base / f"marks-{request.folder}"
     marks_file.unlink(missing_ok=True)
     seen, unlike = recorded_run(
@@ -402,7 +415,7 @@ def _run(known: Known, standing: Standing, base: Path, request: RealRun) -> Judg
         timeout_s=request.timeout_s,
         folder=base / f"recording-{request.folder}" if request.compare else None,
     )
-    return Judgement(
+    judgement = Judgement(
         differences=unlike,
         marks=len(History.from_lines(marks_file.read_bytes()).marks),
         fired=seen.fired,
@@ -416,15 +429,18 @@ def _run(known: Known, standing: Standing, base: Path, request: RealRun) -> Judg
         output=seen.output[-TEXT_CHARACTERS_MAX:],
         is_checked=False,
     )
+    return judgement, seen.steps
 
 
 def _examine(subject: Subject, directory: Path, marks_file: Path, marks: Sequence[Mark]) -> tuple[Finding, ...]:
     """Let the target's check judge; one that raises has decided nothing."""
     try:
         if isinstance(subject, CommandSubject):
-            marks_file.write_bytes(History(tuple(marks)).to_lines())
+            marks_file.write_bytes(History(tuple(marks)).to_json_lines())
             return tuple(subject.check_with_file(directory, marks_file))
         return tuple(subject.examine(directory, marks))
+    except CheckError as error:  # its trace is ours, and says nothing of the command
+        return (Finding(signature="harness:check-raised:CheckError", text=readable(str(error)), kind="harness"),)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code, and decides nothing
         where = traceback.format_exception(error)[-_SHOWN_LINES:]
         text = f"the check raised {type(error).__name__}: {error} ({' '.join(''.join(where).split())[:500]})"

@@ -6,6 +6,7 @@ Exit codes are those of ``chaos``: 0 held, 1 violated, 2 inconclusive, 3 a mista
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -88,6 +89,7 @@ class _Listed(_ListedBase):
 @click.option("--budget", type=_Duration(), help="Time in all: 60s, 5m, 1h. Without it everything is explored.")
 @click.option("--seed", help="Draws what is sampled; drawn itself, and printed, when it is not given.")
 @click.option("--samples", type=int, help="Power-loss states of a moment that allows more than 64.  [default: 24]")
+@click.option("--recoveries", type=int, help="Crash states whose recovery is interrupted.  [default: 64]")
 @click.option("--json", "json_file", type=_DESTINATION, help="Write the result there as JSON.")
 @click.option("--state", help="Build this state alone, keep it, and judge it; a report names it.")
 @click.option("--results", type=_FOLDER, default=RESULTS, show_default=True, help="Where failing states are kept.")
@@ -110,6 +112,7 @@ def explore(
     budget: float | None,
     seed: str | None,
     samples: int | None,
+    recoveries: int | None,
     json_file: Path | None,
     state: str | None,
     results: Path,
@@ -127,7 +130,7 @@ def explore(
     from harness.explore.losses import SAMPLES
     from harness.explore.power import Model
     from harness.explore.result import Family
-    from harness.explore.session import Options
+    from harness.explore.session import RECOVERIES, Options
     from harness.seed import draw_seed, normalise_seed
 
     subject, command = _subject(target, run_command, check_command, check_timeout)
@@ -138,11 +141,14 @@ def explore(
         jobs=jobs,
         budget_s=budget,
         samples=SAMPLES if samples is None else samples,
+        recoveries=RECOVERIES if recoveries is None else recoveries,
         run_timeout_s=run_timeout,
         check_timeout_s=check_timeout,
     )
     if state is not None:
         raise click.exceptions.Exit(_show_state(subject, options, state, results, scratch))
+    if json_file is not None:
+        _check_json(json_file)
     explored = run_and_show(subject, options, command, results=results, scratch=scratch, source=source, fresh=fresh)
     if json_file is not None:
         _write_json(explored, json_file)
@@ -183,7 +189,7 @@ def run_and_show(
     """Explore, with a bar where there is a terminal, and print what came of it."""
     from harness.explore.launch import launch
 
-    folder = results / "explore" / (re.sub(r"[^\w.-]+", "-", subject.name) or "target")
+    folder = results / "explore" / (_file_name(subject.name) or "target")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (ignore := results / ".gitignore").exists():
@@ -200,13 +206,18 @@ def run_and_show(
             options,
             base=scratch,
             source_name=source,
-            kept=folder / f"states-{options.seed}",
+            kept=folder / f"states-{_file_name(options.seed)}",
             progress=progress,
             command=command,
             listen=listen,
         )
     _show(explored)
     return explored
+
+
+def _file_name(text: str) -> str:
+    """Return a text without what leads out of a folder: a target and a seed may be called anything."""
+    return re.sub(r"[^\w.-]+", "-", text)
 
 
 class _bar:  # noqa: N801 - used like a function, as a context
@@ -299,6 +310,14 @@ def _write_json(explored: Exploration, path: Path) -> None:
     except OSError as error:
         msg = f"the result cannot be written to {path} ({error.strerror}): give another file with --json"
         raise UsageError(msg) from error
+
+
+def _check_json(path: Path) -> None:
+    """Raise UsageError for a file that cannot be written: to learn that after hours is too late."""
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        reason = "that cannot be written" if path.parent.is_dir() else "there is no such folder"
+        msg = f"the result cannot be written to {path} ({reason}): give another file with --json"
+        raise UsageError(msg)
 
 
 def _show_state(subject: Subject, options: Options, code: str, results: Path, scratch: Path | None) -> int:

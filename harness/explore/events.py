@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import StepsUnavailable
 from harness.explore.checking import Known, Pool
-from harness.explore.recorded import check_run, findings_of_run, prepared
+from harness.explore.recorded import check_run, findings_of_run, of_clean_run, prepared
 from harness.explore.result import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, Discovery, Family, FamilyResult, grouped
 from harness.explore.target import CommandSubject
 from harness.model import Finding
@@ -62,12 +62,7 @@ class EventExploration:
         found: list[Finding] = []
 
         def done(judgement: Judgement, _: Path) -> None:
-            found.extend(
-                Finding(signature=each.signature, text=each.text, kind="clean-run", checker="explore")
-                if each.kind != "harness"
-                else each
-                for each in judgement.findings
-            )
+            found.extend(map(of_clean_run, judgement.findings))
 
         pool.run(Watch(), done, timeout_s=self._options.run_timeout_s, compare=False)
         pool.drain()

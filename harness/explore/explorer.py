@@ -25,7 +25,15 @@ from harness.explore.failing import explore_errors, trouble_of
 from harness.explore.killing import explore_crashes
 from harness.explore.losing import explore_power_losses, find_loss
 from harness.explore.materialise import StateFolder, read_folder
-from harness.explore.recorded import DENIED, findings_of_run, notes_of_run, record, record_again
+from harness.explore.recorded import (
+    DENIED,
+    findings_of_run,
+    notes_of_names,
+    notes_of_run,
+    of_clean_run,
+    record,
+    record_again,
+)
 from harness.explore.recovering import explore_recoveries, find_recovery
 from harness.explore.reproduction import reproduction
 from harness.explore.result import INTERRUPTED, Exploration, ExplorationError, Family, FamilyResult
@@ -43,6 +51,8 @@ if TYPE_CHECKING:
     from harness.explore.target import Subject
     from harness.steps.source import Observation, StepSource
 
+JOBS_MAX: Final = 256
+"""More workers than this help on no machine, and a slip of the finger would fork until nothing is left."""
 _FAMILIES: Final[dict[Family, Callable[[Session], FamilyResult]]] = {
     Family.CRASH: explore_crashes,
     Family.RECOVERY: explore_recoveries,
@@ -193,8 +203,10 @@ class Explorer:
         findings = [*findings_of_run(self._seen), *self._clean(recorded, pool)]
         if any(finding.kind == "clean-run" or finding.signature == DENIED for finding in findings):
             return tuple(findings)
-        record_again(self._subject, self._source, recorded, self._folder, timeout_s=self._options.run_timeout_s)
-        compare_unwatched(self._subject, recorded, self._folder, timeout_s=self._options.run_timeout_s)
+        timeout_s = self._options.run_timeout_s
+        drawn = record_again(self._subject, self._source, recorded, self._folder, timeout_s=timeout_s)
+        self._notes = (*self._notes, *notes_of_names(drawn))
+        compare_unwatched(self._subject, recorded, self._folder, timeout_s=timeout_s, drawn=drawn)
         saved = self._saved(recorded)
         self._session = session = Session(
             known,
@@ -229,9 +241,7 @@ class Explorer:
         found: list[Finding] = []
 
         def done(judgement: Judgement, _: Path) -> None:
-            for finding in judgement.findings:
-                kind = finding.kind if finding.kind == "harness" else "clean-run"
-                found.append(msgspec.structs.replace(finding, kind=kind, checker="explore"))
+            found.extend(map(of_clean_run, judgement.findings))
 
         clean = self._clean_folder
         pool.check(read_folder(clean, recorded.store), len(recorded.marks), done)
@@ -314,6 +324,12 @@ def check_options(options: Options) -> None:
         wrong.append(f"the budget is more than 0 s, and this is {options.budget_s:g} s")
     if options.jobs < 1:
         wrong.append(f"there is at least one job, and this is {options.jobs}")
+    if options.jobs > JOBS_MAX:
+        wrong.append(f"there are at most {JOBS_MAX} jobs, each a process, and this is {options.jobs}")
+    if options.samples < 1:
+        wrong.append(f"at least one state of a moment is sampled, and this is {options.samples}")
+    if options.recoveries < 1:
+        wrong.append(f"at least one recovery is explored, and this is {options.recoveries}")
     if not options.families or (Family.POWER in options.families and not options.models):
         wrong.append("at least one family of faults, and for power one model, is explored")
     if not options.run_timeout_s > 0 or not options.check_timeout_s > 0:
@@ -343,7 +359,7 @@ def find_state(session: Session, code: str) -> State | None:
     except ValueError as error:
         msg = f"{code!r} names no state ({error}): take one from a report, such as crash:57"
         raise UsageError(msg) from error
-    msg = f"{code!r} names no state that is built: they begin with crash, recovery or power"
+    msg = f"{code!r} names no state that is built: they begin with crash, recovery, power or io"
     raise UsageError(msg)
 
 
@@ -378,7 +394,7 @@ def _keep_error(session: Session, code: str, destination: Path) -> bool:
 def _write_marks(session: Session, count: int, destination: Path) -> None:
     from harness.history import History  # seldom needed
 
-    (destination / "marks.jsonl").write_bytes(History(session.recorded.marks[:count]).to_lines())
+    (destination / "marks.jsonl").write_bytes(History(session.recorded.marks[:count]).to_json_lines())
 
 
 def _harness(signature: str, text: str) -> Finding:

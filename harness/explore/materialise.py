@@ -8,6 +8,7 @@ large file is kept if nobody has touched it since, which its time of modificatio
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -159,11 +160,25 @@ def _read(folder: str, prefix: str, store: PageStore) -> Iterator[tuple[str, Ite
 def _content(path: str, store: PageStore) -> Content:
     content = Content(store)
     with open(path, "rb", buffering=0) as file:
-        offset = 0
-        while piece := file.read(_CHUNK_BYTES):
-            content = content.write(offset, piece)
-            offset += len(piece)
-    return content
+        for start, end in _extents(file.fileno()):
+            for offset in range(start, end, _CHUNK_BYTES):
+                piece = os.pread(file.fileno(), min(_CHUNK_BYTES, end - offset), offset)
+                content = content.write(offset, piece)
+        return content.resize(os.fstat(file.fileno()).st_size)
+
+
+def _extents(descriptor: int) -> Iterator[tuple[int, int]]:
+    """Return from where to where there is data: a file of a tebibyte may be nothing but a hole (``lseek(2)``)."""
+    size, end = os.fstat(descriptor).st_size, 0
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                return
+            raise
+        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, end
 
 
 def differences(built: Mapping[str, Item], real: Mapping[str, Item]) -> list[str]:

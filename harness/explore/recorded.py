@@ -19,8 +19,9 @@ from harness.explore.materialise import differences, read_folder
 from harness.explore.result import ExplorationError
 from harness.explore.state import Item, live_items, marks_of
 from harness.model import Finding
+from harness.steps.likeness import drawn_names
 from harness.steps.recording import Recorder, Recording
-from harness.steps.step import Action
+from harness.steps.step import Action, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -92,8 +93,13 @@ def record(
     return recorded, seen
 
 
-def record_again(subject: Subject, source: StepSource, recorded: Recorded, folder: Path, *, timeout_s: float) -> None:
-    """Run the target once more and compare. Raises ExplorationError that says where it took another way."""
+def record_again(
+    subject: Subject, source: StepSource, recorded: Recorded, folder: Path, *, timeout_s: float
+) -> tuple[str, ...]:
+    """Run the target once more and compare; return the names that the first run drew, and this one drew anew.
+
+    Raises ExplorationError that says where it took another way.
+    """
     directory = prepared(subject, folder / "again", timeout_s=timeout_s)
     marks = folder / "again.marks"
     steps = recorded.recording.steps
@@ -107,8 +113,8 @@ def record_again(subject: Subject, source: StepSource, recorded: Recorded, folde
         at = min(seen.count, recorded.steps) + 1
     if at is not None:
         was = str(durable[at - 1]) if at <= len(durable) else "its end"
-        made = [step for step in seen.steps if not step.is_mark and step.number == at]
-        now = str(made[0]) if made else "something else"
+        made = [str(step) for step in seen.steps if not step.is_mark and step.number == at]
+        now = seen.diverged or (made[0] if made else "its end")
         text = (
             f"the program is not deterministic: at step {at} the first run did {was} and the second {now}; "
             "fix its seeds, times and threads, or explore a smaller part of it"
@@ -117,6 +123,7 @@ def record_again(subject: Subject, source: StepSource, recorded: Recorded, folde
     if [step.number for step in seen.steps if step.is_mark] != [step.number for step in steps if step.is_mark]:
         text = "the program is not deterministic: it wrote its marks at other places the second time; mark by the work"
         raise ExplorationError(text, signature="harness:not-deterministic")
+    return tuple(drawn_names(seen.steps, steps).values())
 
 
 def recorded_run(
@@ -195,6 +202,17 @@ def findings_of_run(seen: Observation) -> list[Finding]:
     return found
 
 
+def of_clean_run(finding: Finding) -> Finding:
+    """Return what the check says of the state after the clean run as what it is: a bug of the target, or a wrong check.
+
+    A check that is broken has decided nothing, there as elsewhere.
+    """
+    if finding.kind == "harness":
+        return finding
+    text = f"without any fault: {finding.text}"
+    return Finding(signature=finding.signature, text=text, kind="clean-run", checker="explore")
+
+
 def _is_harmless(spot: BlindSpot) -> bool:
     return spot.text.endswith(_HARMLESS_BLIND_SPOTS)
 
@@ -209,6 +227,15 @@ def notes_of_run(seen: Observation) -> list[str]:
     ]
 
 
+def notes_of_names(drawn: Sequence[str]) -> list[str]:
+    """Return what a reader should know of the names that a program draws anew in each run."""
+    if not drawn:
+        return []
+    more = f" and {len(drawn) - _SHOWN} more" if len(drawn) > _SHOWN else ""
+    names = ", ".join(map(readable, drawn[:_SHOWN]))
+    return [f"the program draws names ({names}{more}): runs that differ in nothing else are taken for the same"]
+
+
 def prepared(subject: Subject, directory: Path, *, timeout_s: float) -> Path:
     """Make the directory with what the target wants to be there before. Raises ExplorationError."""
     directory.mkdir(mode=0o755)
@@ -218,7 +245,7 @@ def prepared(subject: Subject, directory: Path, *, timeout_s: float) -> Path:
     except TimeoutError as error:
         text = f"setup() did not end within {timeout_s:g} s; nothing was run"
         raise ExplorationError(text, signature="harness:setup-hangs") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = f"setup() raised {type(error).__name__}: {error}; nothing was run"
         raise ExplorationError(text, signature="harness:setup-raised") from error
     return directory
@@ -261,7 +288,8 @@ def check_run(seen: Observation) -> None:
 
 def _compare_with_reality(recorded: Recorded, directory: Path, seen: Observation) -> None:
     """See that the recording, played to its end, gives what is really there. Raises ExplorationError."""
-    if not directory.is_dir():
+    anew = any(step.action is Action.MAKE_FOLDER and not step.path for step in recorded.recording.steps)
+    if anew or not directory.is_dir():
         text = f"the program deleted the directory it was given ({directory.name}): let it keep the directory itself"
         raise ExplorationError(text, signature="harness:directory-deleted")
     if found := _unlike(recorded.recording, recorded.store, directory):

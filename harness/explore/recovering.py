@@ -128,7 +128,7 @@ class _Recoveries:
         """Put the state there, with the marks that were seen before it, and return the recovery."""
         seen = self._session.recorded.marks[: base.marks]
         StateFolder(directory).put(base.items)
-        marks.write_bytes(History(seen).to_lines())
+        marks.write_bytes(History(seen).to_json_lines())
         return self._session.subject.recovery(directory, marks, seen)
 
     def _observe(self, base: State, recorder: Recorder) -> Observation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def reproduction(session: Session, found: Discovery, *, command: str = "", folde
     lines.append(f"  seen in {count}{f' under the model {found.model}' if found.model else ''}")
     if folder:
         lines.append(f"  the state: {folder}")
-    again = f"{command} --seed {session.options.seed} --state '{found.code}'"
+    again = f"{command} --seed {shlex.quote(session.options.seed)} --state '{found.code}'"
     lines.append(f"  again: {again if command else 'chaos replay, with the evidence pack that this is in'}")
     return "\n".join(lines) + "\n"
 

@@ -9,7 +9,8 @@
 
 A command is run in the directory; ``{directory}`` and ``{marks}`` in it become paths, and so do ``CHAOS_DIRECTORY`` and
 ``CHAOS_MARKS`` in its environment. The check command prints one finding a line and exits 0 for none, 1 for findings;
-any other exit is an error of the check.
+any other exit is an error of the check, and so is a Python traceback. Where it prints nothing, what it said last on
+standard error is the finding.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
@@ -33,7 +35,7 @@ from harness.model import Finding
 from harness.steps.step import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from harness.model import Mark
     from harness.steps.source import Program
@@ -42,8 +44,10 @@ DIRECTORY_VARIABLE: Final = "CHAOS_DIRECTORY"
 FINDINGS_MAX: Final = 50
 TEXT_CHARACTERS_MAX: Final = 2000
 _DEFAULT_NAME: Final = "Target"
+_METHODS: Final = ("setup", "run", "recover", "check")
 _NUMBER: Final = re.compile(r"\b(0x[0-9a-f]+|[0-9a-f]{8,}|\d+)", re.IGNORECASE)
 _SIGNATURE_CHARACTERS: Final = 60
+_TRACEBACK: Final = "Traceback (most recent call last)"
 
 
 @runtime_checkable
@@ -70,6 +74,10 @@ class Subject:
         for attribute in ("run", "check"):
             if not callable(getattr(target, attribute, None)):
                 msg = f"{name} has no {attribute}(): a target has run(directory, marks) and check(directory, marks)"
+                raise UsageError(msg)
+        for attribute in _METHODS:
+            if inspect.iscoroutinefunction(getattr(target, attribute, None)):
+                msg = f"{name}.{attribute}() is async, and nobody awaits it: let it call asyncio.run() itself"
                 raise UsageError(msg)
 
     def setup(self, directory: Path) -> None:
@@ -145,14 +153,27 @@ class CommandSubject(Subject):
         except subprocess.TimeoutExpired:
             text = f"the check command did not end within {self._timeout_s:g} s (--check-timeout sets it)"
             return [Finding(signature="liveness:check-hangs", text=text, kind="liveness")]
-        lines = [line for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
-        if done.returncode not in {0, 1}:
-            said = done.stderr.decode(errors="replace").strip().splitlines()
-            msg = f"the check command ended with {done.returncode} ({said[-1] if said else 'it said nothing'})"
-            raise CheckError(msg)
-        if done.returncode == 1 and not lines:
-            return [as_finding("the check command exited 1 and printed nothing")]
-        return [as_finding(line) for line in lines] if done.returncode else []
+        return _answer_of(done.returncode, _lines_of(done.stdout), _lines_of(done.stderr))
+
+
+def _lines_of(output: bytes) -> list[str]:
+    return [line for line in output.decode(errors="replace").splitlines() if line.strip()]
+
+
+def _answer_of(exit_code: int, printed: Sequence[str], said: Sequence[str]) -> list[Finding]:
+    """Return what a check command has found, by its exit and what it wrote. Raises CheckError.
+
+    Python ends with 1 after an exception as well: a traceback, and nothing printed, is a check that is broken.
+    """
+    if exit_code == 0:
+        return []
+    if exit_code != 1 or (not printed and any(line.startswith(_TRACEBACK) for line in said)):
+        msg = f"the check command ended with {exit_code} ({said[-1] if said else 'it said nothing'})"
+        raise CheckError(msg)
+    if not printed:
+        told = f"said: {said[-1]}" if said else "printed nothing"
+        return [as_finding(f"the check command exited 1 and {told}")]
+    return [as_finding(line) for line in printed]
 
 
 def words_of(command: str, option: str) -> list[str]:
@@ -211,6 +232,9 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
                 f"the target {called} cannot be made without arguments ({error}): give an object in place of the class"
             )
             raise UsageError(msg) from error
+        except (Exception, SystemExit) as error:
+            msg = f"the target {called} cannot be made ({type(error).__name__}: {error}): let it wait for run()"
+            raise UsageError(msg) from error
     return Subject(target, called)
 
 
@@ -225,7 +249,7 @@ def load_subject(text: str) -> Subject:
             sys.path.insert(0, place)
     try:
         module = child.load(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # one that exits with 0 would look like a pass
         msg = f"{text} cannot be loaded ({type(error).__name__}: {error}): give module:Target or path/to/file.py:Target"
         raise UsageError(msg) from error
     if not name:
@@ -248,10 +272,13 @@ def as_finding(found: object) -> Finding:
     if isinstance(found, Finding):
         return msgspec.structs.replace(found, signature=readable(found.signature), text=readable(found.text))
     if not isinstance(found, str):
-        msg = f"a check returns findings or texts, and this one returned {type(found).__name__} ({found!r:.100})"
-        raise TypeError(msg)
+        raise TypeError(_no_finding(found))
     text = readable(found)
     return Finding(signature=_signature("check", text), text=text[:TEXT_CHARACTERS_MAX])
+
+
+def _no_finding(found: object) -> str:
+    return f"a check returns findings or texts, and this one returned {type(found).__name__} ({found!r:.100})"
 
 
 def _signature(prefix: str, text: str) -> str:
@@ -263,8 +290,10 @@ def _listed(found: object) -> list[object]:
         return []
     if isinstance(found, str | Finding):
         return [found]
+    if not isinstance(found, Iterable):
+        raise TypeError(_no_finding(found))
     listed: list[object] = []
-    for each in found:  # type: ignore[attr-defined] # what is no iterable raises, and the user is told
+    for each in found:
         listed.append(each)
         if len(listed) == FINDINGS_MAX:
             break

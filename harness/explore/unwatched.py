@@ -19,7 +19,7 @@ from harness.steps.launching import launch
 from harness.steps.step import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from harness.explore.recorded import Recorded
@@ -29,11 +29,16 @@ if TYPE_CHECKING:
 _SHOWN: Final = 5
 
 
-def compare_unwatched(subject: Subject, recorded: Recorded, folder: Path, *, timeout_s: float) -> None:
-    """Run the target unwatched, after a recorded run that ended with 0. Raises ExplorationError where they differ."""
+def compare_unwatched(
+    subject: Subject, recorded: Recorded, folder: Path, *, timeout_s: float, drawn: Sequence[str] = ()
+) -> None:
+    """Run the target unwatched, after a recorded run that ended with 0. Raises ExplorationError where they differ.
+
+    ``drawn`` are names that the recorded run has drawn; in place of them another run has others.
+    """
     directory, marks = prepared(subject, folder / "unwatched", timeout_s=timeout_s), folder / "unwatched.marks"
     exit_code = _run(subject.program(directory, marks), directory, marks, timeout_s)
-    found = _differences(recorded.left, kinds_in(directory))
+    found = _differences(recorded.left, kinds_in(directory), frozenset(drawn))
     count = len(History.from_lines(marks.read_bytes()).marks)
     shutil.rmtree(directory, ignore_errors=True)
     if count != len(recorded.marks):
@@ -50,12 +55,20 @@ def compare_unwatched(subject: Subject, recorded: Recorded, folder: Path, *, tim
         raise ExplorationError(text, signature="harness:changes-when-watched")
 
 
-def _differences(watched: Mapping[str, int], unwatched: Mapping[str, int]) -> list[str]:
-    found = [f"{path} is not made" for path in sorted(watched.keys() - unwatched.keys())]
-    found += [f"{path} is made" for path in sorted(unwatched.keys() - watched.keys())]
+def _differences(watched: Mapping[str, int], unwatched: Mapping[str, int], drawn: frozenset[str]) -> list[str]:
+    missing, made = sorted(watched.keys() - unwatched.keys()), sorted(unwatched.keys() - watched.keys())
+    are_drawn = all(drawn.intersection(path.split("/")) for path in missing)
+    if are_drawn and _shapes(watched, missing) == _shapes(unwatched, made):
+        missing = made = []
+    found = [f"{path} is not made" for path in missing] + [f"{path} is made" for path in made]
     both = sorted(watched.keys() & unwatched.keys())
     found += [f"{path} is of another kind" for path in both if watched[path] != unwatched[path]]
     return [readable(text) for text in found]
+
+
+def _shapes(kinds: Mapping[str, int], paths: Sequence[str]) -> list[tuple[int, int]]:
+    """Return what is left of paths when their names are anybody's: how deep they are, and what is there."""
+    return sorted((path.count("/"), kinds[path]) for path in paths)
 
 
 def _run(program: Program, directory: Path, marks: Path, timeout_s: float) -> int | None:

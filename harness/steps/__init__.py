@@ -1,6 +1,7 @@
 """The step engine: what a program does to its disk, call by call, and the means to stop it at any of these calls.
 
     step        pure: a durable step, an entry of a folder, a blind spot
+    likeness    pure: whether two runs make the same steps, but for names that are drawn anew
     recording   the steps of one observed run with everything that was written, on disk and read back
     source      what a source of steps can be asked
     seccomp     the first source: system calls, trapped (filter, syscalls, kernel, memory, folder,

@@ -24,6 +24,7 @@ from harness.errors import StepsUnavailable, UsageError
 from harness.steps.family import Family, children
 from harness.steps.kernel import adopt_orphans
 from harness.steps.launching import launch
+from harness.steps.likeness import Likeness
 from harness.steps.source import Answer, Directive, KillAfterMark, KillBefore, Observation, Watch
 from harness.steps.step import Action, BlindSpot, Step
 
@@ -143,6 +144,7 @@ class _Line(msgspec.Struct, frozen=True, array_like=True):
     blind_spot: BlindSpot | None = None
     fired: bool = False
     diverged_at: int | None = None
+    diverged: str = ""
 
 
 class _Watcher:
@@ -163,6 +165,7 @@ class _Watcher:
         self._log_path = str(log)
         self._directive = directive
         self._expected = [step for step in expected if not step.is_mark]
+        self._likeness = Likeness(self._expected)
         self._points = points
         self._count = 0
         self._marks_seen = 0
@@ -210,8 +213,8 @@ class _Watcher:
         self._see_marks()
         number = self._count + 1
         step = msgspec.structs.replace(step, number=number)
-        if self._expected and (number > len(self._expected) or self._expected[number - 1].trace != step.trace):
-            self._end(_Line(diverged_at=number))
+        if self._expected and not self._likeness.follows(step):
+            self._end(_Line(diverged_at=number, diverged=str(step)))
         if isinstance(self._directive, KillBefore) and number == self._directive.number:
             self._end(_Line(fired=True))
         self._count = number
@@ -306,6 +309,7 @@ def _observation(
         is_timed_out=bool(expired_s),
         fired=fired,
         diverged_at=next((line.diverged_at for line in lines if line.diverged_at is not None), None),
+        diverged=next((line.diverged for line in lines if line.diverged), ""),
         blind_spots=(_BLIND, *(line.blind_spot for line in lines if line.blind_spot is not None)),
         output=output.read_bytes()[-_OUTPUT_SHOWN_BYTES:].decode(errors="replace"),
         failure=failure,

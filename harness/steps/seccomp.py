@@ -28,6 +28,7 @@ from harness.steps.decoding import Decoder
 from harness.steps.family import Family, children
 from harness.steps.folder import WatchedFolder
 from harness.steps.kernel import Filter, borrow_descriptor
+from harness.steps.likeness import Likeness
 from harness.steps.source import Answer, Directive, KillAfterMark, KillBefore, Observation, Watch
 from harness.steps.standby import LOST, Standby, unavailable
 from harness.steps.step import Action, BlindSpot, Step, readable
@@ -197,6 +198,7 @@ class _Supervision:
         self._decoder = decoder
         self._directive = directive
         self._expected = expected
+        self._likeness = Likeness(expected)
         self._output = standby.output
         self._kill_at = directive.number if isinstance(directive, KillBefore) else 0
         self._kill_at_mark = directive.count if isinstance(directive, KillAfterMark) else 0
@@ -213,6 +215,7 @@ class _Supervision:
         """Paths outside that were changed, and whether they were there before."""
         self._fired = False
         self._diverged_at: int | None = None
+        self._diverged = ""
         self._is_timed_out = False
         self._failure = ""
 
@@ -256,6 +259,7 @@ class _Supervision:
             is_timed_out=self._is_timed_out,
             fired=self._fired,
             diverged_at=self._diverged_at,
+            diverged=self._diverged,
             blind_spots=tuple(self.blind_spots),
             strays=self._harmed(),
             output=self._tail(),
@@ -349,9 +353,10 @@ class _Supervision:
         return not expected or (number <= len(expected) and step.does_as(expected[number - 1]))
 
     def _diverges(self, number: int, step: Step) -> bool:
-        if number <= len(self._expected) and step.does_as(self._expected[number - 1]):
+        if self._likeness.follows(step):
             return False
         self._diverged_at = number
+        self._diverged = str(step)
         return True
 
     def _answers(self, number: int, step: Step) -> bool:

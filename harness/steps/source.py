@@ -60,7 +60,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """What came of one run. ``exit_code`` is the program's, ``signal`` what ended it; one of the two, unless it hung.
 
     ``fired`` says that the directive was carried out (the process died of our SIGKILL, the error was handed out).
-    ``diverged_at`` is the number of the first step that was not the expected one, None where all were.
+    ``diverged_at`` is the number of the first step that was not the expected one, None where all were; ``diverged`` is
+    that step in words. Names that the program draws anew in every run may differ.
     ``steps`` are without contents; ``strays`` are paths outside of the folder that the program changed; ``output`` is
     the tail of what it printed. ``failure`` says, in a sentence, why the observation cannot be trusted (the supervisor
     lost the program, say), and is empty where it can.
@@ -73,6 +74,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     is_timed_out: bool = False
     fired: bool = False
     diverged_at: int | None = None
+    diverged: str = ""
     blind_spots: tuple[BlindSpot, ...] = ()
     strays: tuple[str, ...] = ()
     output: str = ""

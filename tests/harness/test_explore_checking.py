@@ -101,7 +101,7 @@ def test_one_process_judges_many_states(asked: Asked) -> None:
 @pytest.mark.parametrize(("word", "signature"), [("hang", "liveness:check-hangs"), ("die", "harness:check-died")])
 def test_a_worker_that_is_lost_is_replaced(tmp_path: Path, word: str, signature: str) -> None:
     """The state it was at is told apart, the one that waited behind it is judged by the next worker."""
-    asked = Asked(tmp_path, timeout_s=2.0)
+    asked = Asked(tmp_path, timeout_s=6.0)
     for each in ("look", word, "after", "after"):
         asked.ask(each)
 
@@ -159,8 +159,8 @@ def test_a_real_run_is_judged_and_compared_with_its_own_recording(tmp_path: Path
     """A worker runs the program under a directive: it says whether that fired, and what was left."""
     heard: list[Judgement] = []
     with Pool(Known(subject_of(Careful), _source(), (), ()), tmp_path) as pool:
-        pool.run(KillBefore(number=3), lambda judgement, _: heard.append(judgement), timeout_s=5)
-        pool.run(Watch(), lambda judgement, _: heard.append(judgement), timeout_s=5)
+        pool.run(KillBefore(number=3), lambda judgement, _: heard.append(judgement), timeout_s=60)
+        pool.run(Watch(), lambda judgement, _: heard.append(judgement), timeout_s=60)
         pool.drain()
 
     killed, whole = heard

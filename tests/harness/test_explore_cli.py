@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,6 +23,11 @@ from harness.explore.result import Family
 from harness.explore.session import Options
 from harness.explore.target import subject_of
 from tests.harness import explored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from harness.model import Finding, Mark
 
 EXPLORED = str(Path(explored.__file__))
 HELD, VIOLATED, INCONCLUSIVE, MISTAKE = range(4)
@@ -80,11 +87,15 @@ def test_an_undecided_target_exits_2(capsys: pytest.CaptureFixture[str]) -> None
         (["--budget", "soon"], "a time reads 60s, 5m or 1h"),
         (["--faults", "crash,flood"], "this is flood"),
         (["--jobs", "0"], "at least one job"),
+        (["--jobs", "100000"], "at most 256 jobs"),
+        (["--samples", "0"], "at least one state of a moment"),
+        (["--recoveries", "0"], "at least one recovery"),
         (["--model", "ntfs"], "ntfs"),
         (["--state", "flood:1"], "names no state"),
         (["--state", "crash:999"], "names no state of careful"),
         (["--state", "io:999:EIO"], "names no I/O error"),
         (["--scratch", "no/such/folder"], "is no folder"),
+        (["--scratch", "/proc"], "with --scratch"),
         (["--json", "no/such/folder/out.json"], "cannot be written"),
         (["--run", "true"], "either a target"),
     ],
@@ -93,9 +104,22 @@ def test_mistakes_exit_3_with_a_sentence(arguments: list[str], said: str, capsys
     """What cannot be meant is told on standard error, without a traceback."""
     assert _explore("Careful", "--faults", "crash", *arguments) == MISTAKE
 
-    error = capsys.readouterr().err
+    out, error = capsys.readouterr()
     assert said in error
+    assert "HELD" not in out  # a mistake is told before the work, and not after it
     assert "Traceback" not in error
+
+
+def test_a_seed_of_any_letters_stays_in_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A seed is any printable text: its states lie in the folder of the results, and its command can be pasted."""
+    seed = "../../../o'clock"
+    before = set(tmp_path.iterdir()) | {tmp_path / "chaos-results"}
+    assert run(["explore", f"{EXPLORED}:Careless", "--seed", seed, "--faults", "crash"]) == VIOLATED
+
+    command = capsys.readouterr().out.partition("again: chaos ")[2].partition("\n")[0]
+    assert run(shlex.split(command)) == VIOLATED
+    assert set(tmp_path.iterdir()) == before
+    assert all("states-" in str(path) for path in tmp_path.rglob("crash-*"))
 
 
 def test_commands_of_any_language_are_explored(capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,20 +178,31 @@ def test_what_init_writes_is_python(command: tuple[str, ...]) -> None:
     assert "def check(self, directory, marks)" in text
 
 
+class HangsWhenLost(explored.Unsynced):
+    """Its check waits for ever for what a power loss has taken, and for nothing else."""
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterable[Finding | str]:
+        """Wait for it to come back."""
+        if list(super().check(directory, marks)):
+            signal.pause()
+        return ()
+
+
 def test_ctrl_c_ends_it_with_what_it_has_and_it_can_go_on(tmp_path: Path) -> None:
     """SIGINT in the middle of an exploration: exit 2 (or 1 with findings), no process left, a file to go on from."""
     code = (
         "import sys; from harness.cli import main; "
-        f"main(['explore', {EXPLORED + ':Database'!r}, '--seed', 's', '--scratch', {str(tmp_path / 'scratch')!r}])"
+        f"main(['explore', {__file__ + ':HangsWhenLost'!r}, '--seed', 's', '--scratch', {str(tmp_path / 'scratch')!r},"
+        "'--check-timeout', '10m'])"  # the second family hangs for longer than anybody waits: it is in the middle
     )
     (tmp_path / "scratch").mkdir()
-    progress = tmp_path / "chaos-results/explore/database/progress.json"
+    progress = tmp_path / "chaos-results/explore/unsynced/progress.json"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as process:
         while not progress.exists() and process.poll() is None:
             pass
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=120)
 
     assert process.returncode == INCONCLUSIVE, out
     assert "[harness:interrupted]" in out
@@ -182,7 +217,7 @@ def _begin_and_kill(scratch: Path, number: signal.Signals, *, guardian_too: bool
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     code = f"from harness.cli import main; main({arguments!r})"
     with subprocess.Popen([sys.executable, "-c", code], env=environment) as process:
-        deadline_s = time.monotonic() + 30
+        deadline_s = time.monotonic() + 120
         while not list(scratch.glob("*/session-*/clean/daemon.pid")) and time.monotonic() < deadline_s:
             time.sleep(0.001)  # sleeps because the exploration is another process, and says nothing meanwhile
         family = tree.descendants(process.pid)
@@ -215,7 +250,7 @@ def test_what_a_killed_guardian_leaves_is_swept_by_the_next(tmp_path: Path) -> N
 
 
 def _wait_for_the_end_of(family: list[tree.Process]) -> None:
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + 120
     while _alive(family) and time.monotonic() < deadline_s:
         time.sleep(0.001)  # sleeps because these are nobody's children any more
     assert _alive(family) == []

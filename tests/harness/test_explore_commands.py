@@ -103,3 +103,29 @@ def test_init_runs_a_module_of_the_current_folder(tmp_path: Path, capsys: pytest
 
     assert run(["init", "--file", "of_a_module.py", "--seed", "s", "--", "python", "-m", "mine"]) == VIOLATED
     assert "data.json is no JSON any more" in capsys.readouterr().out
+
+
+def test_a_check_may_read_every_line_of_the_marks_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a check command is given has a mark on each line, and no line without one."""
+    (tmp_path / "reader.py").write_text(
+        "import json, os\nfor line in open(os.environ['CHAOS_MARKS']): json.loads(line)\n"
+    )
+
+    assert _explore("./worker .", "python3 reader.py", "--faults", "crash") == HELD, capsys.readouterr().out
+
+
+def test_a_check_that_speaks_on_standard_error_only_is_heard(capsys: pytest.CaptureFixture[str]) -> None:
+    """Many tools find fault there; it is a finding all the same, told as one of the run without any fault."""
+    assert _explore("./worker .", "sh -c 'echo page 7 is bad >&2; exit 1'", "--faults", "crash") == VIOLATED
+
+    out = capsys.readouterr().out
+    assert "without any fault" in out
+    assert "page 7 is bad" in out
+
+
+def test_a_check_command_that_raises_decides_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Python ends with 1 after an exception too: that is a broken check, and no finding."""
+    (tmp_path / "broken.py").write_text("raise KeyError('boo')\n")
+
+    assert _explore("./worker .", "python3 broken.py", "--faults", "crash") == INCONCLUSIVE
+    assert "KeyError: 'boo'" in capsys.readouterr().out

@@ -116,7 +116,7 @@ def test_an_error_that_is_ignored_is_found(tmp_path: Path) -> None:
 
 def test_a_program_that_hangs_on_an_error_is_found(tmp_path: Path) -> None:
     """Waiting for ever after an error is a liveness finding, and the exploration goes on."""
-    explored = _explore(targets.HangsOnErrors, IO, tmp_path=tmp_path, run_timeout_s=0.3, io_runs=4)
+    explored = _explore(targets.HangsOnErrors, IO, tmp_path=tmp_path, run_timeout_s=3.0, io_runs=2)
 
     assert "liveness:hangs-on-error" in _signatures(explored)
 
@@ -218,7 +218,7 @@ def test_a_clean_run_that_fails_is_a_finding_of_its_own_kind(tmp_path: Path, tar
 
 def test_a_check_that_hangs_is_bounded(tmp_path: Path) -> None:
     """It becomes a liveness finding, its worker is replaced, and the other states are judged."""
-    explored = _explore(targets.CheckHangs, CRASH, tmp_path=tmp_path, check_timeout_s=1.0, confirmations=0)
+    explored = _explore(targets.CheckHangs, CRASH, tmp_path=tmp_path, check_timeout_s=3.0, confirmations=0)
 
     assert _signatures(explored) == {"liveness:check-hangs"}
     assert _family(explored, CRASH).points == explored.steps

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,9 +96,16 @@ class HangsOnNothing(Careful):
         return super().check(directory, marks)
 
 
+@pytest.fixture
+def _few_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let two hangs end a family: so each may have the time that a sound check takes on a machine that stalls."""
+    monkeypatch.setattr("harness.explore.session.HANGS_MAX", 2)
+
+
+@pytest.mark.usefixtures("_few_hangs")
 def test_a_check_that_hangs_after_a_real_kill_is_confirmed(tmp_path: Path) -> None:
     """What the run came to is known when its check begins: the kill fired, and nothing diverged."""
-    explored = _explore(HangsOnNothing, CRASH, tmp_path=tmp_path, check_timeout_s=0.3, confirmations=1)
+    explored = _explore(HangsOnNothing, CRASH, tmp_path=tmp_path, check_timeout_s=3.0, confirmations=1)
 
     (crash,) = explored.families
     assert "harness:diverged" not in _signatures(explored)
@@ -104,9 +114,10 @@ def test_a_check_that_hangs_after_a_real_kill_is_confirmed(tmp_path: Path) -> No
     ]
 
 
+@pytest.mark.usefixtures("_few_hangs")
 def test_a_family_that_only_hangs_is_ended(tmp_path: Path) -> None:
-    """Each state that hangs costs a timeout: after ten the rest is left, which is told, and is no pass."""
-    explored = _explore(HangsOnNothing, POWER, IO, tmp_path=tmp_path, check_timeout_s=0.1)
+    """Each state that hangs costs a timeout: after some the rest is left, which is told, and is no pass."""
+    explored = _explore(HangsOnNothing, POWER, IO, tmp_path=tmp_path, check_timeout_s=3.0)
 
     power, errors = explored.families
     for family in (power, errors):
@@ -119,7 +130,7 @@ def test_a_family_that_only_hangs_is_ended(tmp_path: Path) -> None:
 
 def test_a_recovery_that_hangs_is_a_liveness_finding(tmp_path: Path) -> None:
     """It is the program that hangs after a crash, and nothing that could not be seen."""
-    explored = _explore(HangsOnNothing, RECOVERY, tmp_path=tmp_path, run_timeout_s=0.5)
+    explored = _explore(HangsOnNothing, RECOVERY, tmp_path=tmp_path, run_timeout_s=5.0, recoveries=2)
 
     assert _signatures(explored) == {"liveness:recovery-hangs"}
     assert explored.verdict is Verdict.VIOLATED
@@ -299,3 +310,106 @@ def test_a_setup_that_hangs_is_bounded(tmp_path: Path) -> None:
 
     assert _signatures(explored) == {"harness:setup-hangs"}
     assert explored.verdict is Verdict.INCONCLUSIVE
+
+
+class ExitsInSetup(Careful):
+    """Calls a tool in setup() that ends the process with 0."""
+
+    def setup(self, directory: Path) -> None:
+        """Exit, as a command line does when it is called as a function."""
+        del directory
+        raise SystemExit(0)
+
+
+def test_a_setup_that_exits_has_decided_nothing(tmp_path: Path) -> None:
+    """Its exit code 0 is not the exploration's, which would look like a pass."""
+    explored = _explore(ExitsInSetup, tmp_path=tmp_path)
+
+    assert _signatures(explored) == {"harness:setup-raised"}
+    assert explored.verdict is Verdict.INCONCLUSIVE
+
+
+class MakesItAnew(Careful):
+    """Deletes its directory, and makes another one in its place."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Begin again, as an installer does."""
+        super().run(directory, marks)
+        shutil.rmtree(directory)
+        directory.mkdir()
+        super().run(directory, marks)
+
+
+def test_a_directory_that_was_deleted_and_made_anew_is_told(tmp_path: Path) -> None:
+    """What is there at the end is another folder than the watched one."""
+    explored = _explore(MakesItAnew, tmp_path=tmp_path)
+
+    assert _signatures(explored) == {"harness:directory-deleted"}, explored.all_findings
+
+
+class Sparse(Careful):
+    """Reserves room for a database that it does not have yet."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Make a file of a tebibyte, with a page at its beginning and one at its end."""
+        with (directory / "sparse").open("wb") as file:
+            file.truncate(1 << 40)
+            file.seek((1 << 40) - 4096)
+            file.write(b"end")
+        super().run(directory, marks)
+
+
+def test_a_file_that_is_mostly_a_hole_costs_what_is_in_it(tmp_path: Path) -> None:
+    """A tebibyte of nothing is neither read nor written, or this would not end."""
+    explored = _explore(Sparse, CRASH, IO, tmp_path=tmp_path)
+
+    assert explored.verdict is Verdict.HELD, explored.all_findings
+
+
+class DrawsNames(Careful):
+    """Writes aside by ``tempfile``, as most libraries that write atomically do, and leaves one file behind."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Save the numbers, each through a file of a drawn name."""
+        for number in range(1, 4):
+            marks.intent("save", number)
+            descriptor, name = tempfile.mkstemp(dir=directory)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(json.dumps({"number": number}))
+                file.flush()
+                os.fsync(descriptor)
+            Path(name).replace(directory / "state.json")
+            folder = os.open(directory, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+            marks.ack("save", number)
+        tempfile.mkstemp(dir=directory, prefix="left-")
+
+
+def test_a_program_that_draws_the_names_of_its_files_is_explored(tmp_path: Path) -> None:
+    """Two runs that differ in nothing else are the same program: all families, real kills and errors included."""
+    explored = _explore(DrawsNames, tmp_path=tmp_path)
+
+    assert explored.verdict is Verdict.HELD, explored.all_findings
+    assert any("draws names (tmp" in note for note in explored.notes)
+    assert all(family.confirmed for family in explored.families if family.family in {CRASH, IO})
+
+
+class FindsDrawnNames(DrawsNames):
+    """Its check speaks of every file whose name was drawn."""
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterable[Finding | str]:
+        """Call a file that a crash left behind by its name."""
+        del marks
+        if not any(path.name.startswith("left-") for path in directory.iterdir()):
+            yield from (f"{path.name} is left behind" for path in directory.glob("tmp*"))
+
+
+def test_a_drawn_name_does_not_keep_a_finding_from_being_confirmed(tmp_path: Path) -> None:
+    """The real kill leaves the same under another name: it is the finding that the recording gave."""
+    explored = _explore(FindsDrawnNames, CRASH, tmp_path=tmp_path)
+
+    (crash,) = explored.families
+    assert {found.label for found in crash.discoveries} == {CONFIRMED_BY_A_KILL}, explored.all_findings
+    assert len(crash.discoveries) == 3
+    assert not crash.problems

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -89,6 +89,51 @@ def test_a_text_is_a_finding_whose_signature_has_no_numbers() -> None:
     assert as_finding(Finding(signature="own", text="x")).signature == "own"
     with pytest.raises(TypeError, match="returned int"):
         as_finding(42)
+
+
+@pytest.mark.parametrize("code", [0, 5])
+def test_a_file_that_exits_when_it_is_imported_is_a_mistake(tmp_path: Path, code: int) -> None:
+    """A script without a guard ends the process that loads it: with its exit code 0 that would look like a pass."""
+    (tmp_path / "script.py").write_text(f"import sys\nsys.exit({code})\n")
+
+    with pytest.raises(UsageError, match=f"cannot be loaded .SystemExit: {code}"):
+        load_subject(str(tmp_path / "script.py"))
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), RuntimeError("no configuration")], ids=["exits", "raises"])
+def test_a_class_that_cannot_be_made_is_a_mistake(error: BaseException) -> None:
+    """Whatever its constructor does instead, nothing was explored."""
+
+    class Unmade(explored.Careful):
+        def __init__(self) -> None:
+            raise error
+
+    with pytest.raises(UsageError, match=f"Unmade cannot be made .{type(error).__name__}"):
+        subject_of(Unmade)
+
+
+@pytest.mark.parametrize("answer", [False, 5])
+def test_a_check_that_answers_otherwise_is_told_what_it_may(tmp_path: Path, answer: object) -> None:
+    """A truth value is no list of findings: whether True is good or bad, nobody could tell."""
+
+    class Answers(explored.Careful):
+        def check(self, directory: Path, marks: object) -> Any:
+            del directory, marks
+            return answer
+
+    with pytest.raises(TypeError, match=f"returns findings or texts, and this one returned {type(answer).__name__}"):
+        subject_of(Answers).examine(tmp_path, [])
+
+
+@pytest.mark.parametrize("name", ["run", "check", "setup", "recover"])
+def test_a_coroutine_is_refused(name: str) -> None:
+    """Nobody would await it: it would do nothing, and be explored doing so."""
+
+    async def method(self: object, *_: object) -> None:
+        del self
+
+    with pytest.raises(UsageError, match=f"{name}.. is async.*asyncio.run"):
+        subject_of(type("Later", (explored.Careful,), {name: method}))
 
 
 def test_a_check_that_never_stops_finding_is_cut(tmp_path: Path) -> None:

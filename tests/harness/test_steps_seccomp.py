@@ -756,9 +756,9 @@ def test_a_program_that_does_not_end_is_ended(lab: Lab) -> None:
         Path("pid").write_text(str(os.getpid()))
         signal.pause()
 
-    observation = lab.watch(hang, timeout_s=0.5)
+    observation = lab.watch(hang, timeout_s=5.0)
     assert (observation.is_timed_out, observation.signal) == (True, signal.SIGKILL)
-    assert "did not end within 0.5 s" in observation.failure
+    assert "did not end within 5 s" in observation.failure
     assert _is_gone(int((lab.directory / "pid").read_text()))
 
 
@@ -862,7 +862,7 @@ def test_a_program_dies_with_its_supervisor(lab: Lab) -> None:
         pid = int(ours.recv(32))
     os.kill(supervisor, signal.SIGKILL)
     os.waitpid(supervisor, 0)
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while not _is_gone(pid) and time.monotonic() < deadline_s:
         os.sched_yield()
     assert _is_gone(pid)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -155,9 +154,7 @@ def test_a_hook_at_forks_may_make_calls_that_are_trapped(tmp_path: Path) -> None
     os.register_at_fork(before=write, after_in_parent=write)
     try:
         with lab(tmp_path, _count) as made:
-            began_s = time.monotonic()
-            assert made.run().exit_code == 0
-            assert time.monotonic() - began_s < 20
+            assert made.run().exit_code == 0  # and not None, as it is after the time that a run has
     finally:
         is_on = False
     assert outside.read_text().count("forked") >= 2
