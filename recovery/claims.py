@@ -9,6 +9,9 @@ can end it. It ends early when its owner is dead, which the kernel knows (``reco
 one takes over at once, and after the expiry where nobody can tell. A token is the moment of its grant in microseconds,
 and more than the key's last one: it rises even across the deletion of the row.
 
+A wall clock that is set back makes results and the claims of owners that cannot be asked last longer by as much; one
+that is set forward ends claims early, and their owners are told when they come to the end.
+
 An execution has a time limit, after which its claim is not renewed any more: one that hangs does not keep its key.
 """
 
@@ -21,6 +24,7 @@ import secrets
 import sys
 import threading
 import time
+import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -72,11 +76,15 @@ _POLL_S_FIRST: Final = 0.001
 _POLL_S_MAX: Final = 0.02
 _POLL_GROWTH: Final = 1.5
 
-_EXECUTING: ContextVar[frozenset[tuple[str, str]]] = ContextVar("executing", default=frozenset())
+_EXECUTING: ContextVar[tuple[tuple[str, weakref.ref[Mine]], ...]] = ContextVar("executing", default=())
+"""What the caller executes under: the places of the stores and the claims, those of them that somebody still holds."""
 
 
-class Mine(msgspec.Struct, frozen=True):
-    """The claim is the caller's. ``is_in_doubt``: somebody began before, and what came of that is not known."""
+class Mine(msgspec.Struct, frozen=True, weakref=True):
+    """The claim is the caller's. ``is_in_doubt``: somebody began before, and what came of that is not known.
+
+    The claim is renewed as long as this is held: an interrupt that comes before the execution leaves nothing behind.
+    """
 
     key: str
     token: int
@@ -101,7 +109,7 @@ class Busy(msgspec.Struct, frozen=True):
 class _Active(msgspec.Struct):
     """A claim of this process, under way; times are the monotonic clock's."""
 
-    mine: Mine
+    mine: weakref.ref[Mine]
     ends_at: Microseconds
     trusted_until: Microseconds
     is_lost: bool = False
@@ -212,7 +220,7 @@ class Claims:
         Raises InProgress when the wait is over, RecursiveExecution when it would be for the caller itself, and whatever
         ``begin`` raises.
         """
-        if (self.stored(key), self._place) in _EXECUTING.get():
+        if self._is_executing(self.stored(key)):
             message = f"Expected a key other than {key!r}, under which the caller executes; use another key inside."
             raise RecursiveExecution(message)
         deadline = time.monotonic() + wait_s
@@ -248,7 +256,7 @@ class Claims:
     def check(self, mine: Mine) -> None:
         """Raise ExecutionLost if the caller must not trust its claim any more by its own clock; asks nobody."""
         active = self._active.get(mine.key)
-        if active is None or active.mine != mine or active.is_lost or self._clock.monotonic() >= active.trusted_until:
+        if active is None or active.mine() != mine or active.is_lost or self._clock.monotonic() >= active.trusted_until:
             raise _lost(mine)
 
     def finish(
@@ -281,17 +289,22 @@ class Claims:
     @contextlib.contextmanager
     def executing(self, mine: Mine) -> Iterator[None]:
         """Return the block in which the caller executes: asking for the same key in it raises."""
-        token = _EXECUTING.set(_EXECUTING.get() | {(mine.key, self._place)})
+        around = tuple(each for each in _EXECUTING.get() if each[1]() is not None)
+        token = _EXECUTING.set((*around, (self._place, weakref.ref(mine))))
         try:
             yield
         finally:
             _EXECUTING.reset(token)
 
+    def _is_executing(self, name: str) -> bool:
+        around = ((place, claim()) for place, claim in _EXECUTING.get())
+        return any(place == self._place and mine is not None and mine.key == name for place, mine in around)
+
     def let_go(self, mine: Mine) -> None:
         """Renew the claim no more; for others it ends by itself."""
         with self._lock:
             active = self._active.get(mine.key)
-            if active is not None and active.mine == mine:
+            if active is not None and active.mine() == mine:
                 del self._active[mine.key]
 
     def renew(self, now: Microseconds | None = None) -> None:  # noqa: ARG002 - the interface of what is periodic
@@ -299,16 +312,17 @@ class Claims:
         began = self._clock.monotonic()
         due = began + microseconds(self._policy.claim_s * (1 - _MARGIN_SHARE - _RENEWAL_SHARE / 2))
         with self._lock:
-            active = [each for each in self._active.values() if began < each.ends_at and each.trusted_until < due]
+            self._active = {key: each for key, each in self._active.items() if each.mine() is not None}
+            alive = [(each, each.mine()) for each in self._active.values() if began < each.ends_at]
+        active = [(each, mine) for each, mine in alive if mine is not None and each.trusted_until < due]
         if not active:
             return
         with self._store.transaction() as transaction:
             expires_at = self._clock.now() + microseconds(self._policy.claim_s)
             held = [
-                transaction.renew_claim(each.mine.key, each.mine.token, each.mine.owner, expires_at=expires_at)
-                for each in active
+                transaction.renew_claim(mine.key, mine.token, mine.owner, expires_at=expires_at) for _, mine in active
             ]
-        for each, is_held in zip(active, held, strict=True):
+        for (each, _), is_held in zip(active, held, strict=True):
             each.is_lost = not is_held
             each.trusted_until = self._trusted_until(began)
 
@@ -349,11 +363,15 @@ class Claims:
         if row.claim_expires_at is None or now >= row.claim_expires_at:
             return False
         if self._presence is None:
-            return row.owner != self._stranger or row.key in self._active
+            return row.owner != self._stranger or self._is_active(row.key)
         presence = self._presence.get()
         if row.owner == presence.name:
-            return row.key in self._active  # an end that the database refused leaves a claim that nobody has
+            return self._is_active(row.key)  # an end that the database refused leaves a claim that nobody has
         return presence.is_alive(row.owner)
+
+    def _is_active(self, name: str) -> bool:
+        active = self._active.get(name)
+        return active is not None and active.mine() is not None
 
     def _claim(self, name: str, request_hash: str, owner: str, row: StoredKey | None, now: Microseconds) -> StoredKey:
         return StoredKey(
@@ -376,7 +394,7 @@ class Claims:
         with self._lock:
             if self._process != os.getpid():
                 self._process, self._renewals, self._active = os.getpid(), None, {}
-            self._active[mine.key] = _Active(mine, ends_at, self._trusted_until(began))
+            self._active[mine.key] = _Active(weakref.ref(mine), ends_at, self._trusted_until(began))
             if self._renewals is None:
                 interval_s = self._policy.claim_s * _RENEWAL_SHARE
                 self._renewals = PeriodicService(self.renew, interval_s=interval_s, name="renewals of claims")

@@ -24,10 +24,12 @@ from recovery.clock import SystemClock, is_duration
 from recovery.errors import InvalidRequest, OutputTooLarge, ToolNotStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 OUTPUT_BYTES_MAX: Final = 512 * 1024 * 1024
 """The largest output, of each stream, that is kept unless told otherwise."""
+
+_READ_BYTES: Final = 1024 * 1024 * 1024
 
 TIMEOUT_S_MAX: Final = 7 * 24 * 3600.0
 """The longest time limit: a week."""
@@ -71,9 +73,8 @@ def run(command: Command, *, bytes_max: int = OUTPUT_BYTES_MAX, pass_fds: Sequen
     check_command(command)
     clock = SystemClock()
     began = clock.monotonic()
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        stdin.write(command.stdin)
-        stdin.seek(0)
+    with contextlib.ExitStack() as stack:
+        stdin, stdout, stderr = _files(command.stdin, stack)
         process = _started(command, (stdin, stdout, stderr), pass_fds)
         has_timed_out = not _ended(process, command.timeout_s)
         code = process.returncode
@@ -121,6 +122,29 @@ def check_words(argv: object, stdin: object) -> None:
         f"{type(stdin).__name__}; give ['sh', '-c', text] for a shell command, and encode text."
     )
     raise InvalidRequest(message)
+
+
+def _parts(descriptor: int, size_bytes: int) -> Iterator[bytes]:
+    """Yield the first so many bytes of a file, of which one call of the kernel gives 2 GiB at most.
+
+    By place, and not by the file's own offset, which a daemon that goes on writing has in common with us.
+    """
+    done = 0
+    while done < size_bytes and (part := os.pread(descriptor, min(size_bytes - done, _READ_BYTES), done)):
+        yield part
+        done += len(part)
+
+
+def _files(content: bytes, stack: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
+    """Return files for input, output and errors, the first with its content. Raises ToolNotStarted."""
+    try:
+        stdin, stdout, stderr = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))  # noqa: SIM115 - it is
+        stdin.write(content)
+        stdin.seek(0)
+    except OSError as error:
+        message = f"Expected room for a command's input and output in {tempfile.gettempdir()} but {error}; free some."
+        raise ToolNotStarted(message) from error
+    return stdin, stdout, stderr
 
 
 def _started(
@@ -172,4 +196,4 @@ def _content(file: IO[bytes], name: str, bytes_max: int) -> bytes:
             "out what it did, let it put out less, or raise output_bytes_max."
         )
         raise OutputTooLarge(message)
-    return os.pread(file.fileno(), size_bytes, 0) if size_bytes else b""
+    return b"".join(_parts(file.fileno(), size_bytes))

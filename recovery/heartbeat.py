@@ -61,13 +61,19 @@ class Heartbeat:
 
     @property
     def lease(self) -> Lease:
-        """The lease as it was last renewed. Raises LeaseExpired or LeaseLost once it is not held any more."""
+        """The lease as it was last renewed. Raises LeaseExpired or LeaseLost once it is not held any more.
+
+        A loss that was told stays one: a renewal that was under way, and came in time for the database, is dropped.
+        """
         with self._lock:
-            lease, loss = self._lease, self._loss
-        if loss is not None:
-            raise loss
-        self._leases.check(lease)
-        return lease
+            if self._loss is None:
+                try:
+                    self._leases.check(self._lease)
+                except LeaseExpired as loss:
+                    self._loss = loss
+            if self._loss is not None:
+                raise self._loss
+            return self._lease
 
     @property
     def is_lost(self) -> bool:
@@ -114,4 +120,5 @@ class Heartbeat:
                 self._loss = loss
         else:
             with self._lock:
-                self._lease = renewed
+                if self._loss is None:
+                    self._lease = renewed

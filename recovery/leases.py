@@ -7,7 +7,9 @@ its expiry and wakes up, a zombie, can think what it likes, it changes nothing a
 
 Two clocks decide, and either can only stop the holder earlier. The database compares the expiry with the wall clock of
 whoever asks. The holder itself trusts a lease only until ``trusted_until`` on its own monotonic clock, counted from
-*before* the call that granted it, less a margin; so a wall clock that is set back revives nothing.
+*before* the call that granted it, less a margin; so a wall clock that is set back revives nothing. It puts the sweep
+off, though, by as much as it was set back: a lease that a dead holder left is recovered when the clock has reached its
+expiry again, and no lease is longer than ``TTL_S_MAX``.
 
 Rules of thumb: a lease of twice the expected work, a heartbeat every tenth of it, a sweep every fifth.
 """

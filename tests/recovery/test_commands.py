@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from recovery import commands
 from recovery.commands import Command, run
 from recovery.errors import InvalidRequest, OutputTooLarge, ToolNotStarted
 
@@ -97,6 +98,22 @@ def test_an_output_of_any_size_comes_back() -> None:
     """A pipe would have stopped the command at 64 KiB."""
     output = run(shell("head -c 20000000 /dev/zero; head -c 100000 /dev/zero >&2"))
     assert (len(output.stdout), len(output.stderr)) == (20_000_000, 100_000)
+
+
+def test_an_output_is_read_to_its_end_however_often_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call of the kernel gives two gigabytes at most: here, seven bytes stand for them."""
+    monkeypatch.setattr(commands, "_READ_BYTES", 7)
+    assert run(shell("seq 1 100")).stdout == subprocess.check_output(["seq", "1", "100"])
+
+
+def test_no_room_for_input_and_output_is_an_error_before_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had no effect, and the error says where room is missing."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(ToolNotStarted, match="missing"):
+        run(shell(f"touch {tmp_path}/effect"))
+    assert not (tmp_path / "effect").exists()
 
 
 def test_too_large_an_output_is_an_error_that_says_the_command_ran() -> None:

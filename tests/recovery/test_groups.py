@@ -24,11 +24,11 @@ from recovery import CheckpointManager, SqliteStore, TaskManager, open_store
 from recovery.errors import DatabaseFull, DatabaseLocked, DatabaseUnavailable, InheritedTransaction, StoreError
 from recovery.store import ConnectionFactory, groups, init_factory
 from recovery.store.rows import Audit
+from tests.recovery.interrupts import Interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-    from types import FrameType
 
     from recovery.store.sqlite import SqliteTransaction
 
@@ -132,28 +132,6 @@ def traced(store: SqliteStore) -> Counter[str]:
     return counter
 
 
-class Interrupt:
-    """Raises KeyboardInterrupt at the n-th moment at which Python would look for a signal while the store's code runs.
-
-    Those are the beginning of a function and the return of one in C, which is just what a profiler is told of.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.left = number
-
-    def __enter__(self) -> None:
-        sys.setprofile(self._look)
-
-    def __exit__(self, *_: object) -> None:
-        sys.setprofile(None)
-
-    def _look(self, frame: FrameType, event: str, _: object) -> None:
-        if event in {"call", "c_return"} and frame.f_code.co_filename.endswith(_STORE_CODE):
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("is_wrong", [False, True], ids=["kept", "raises"])
 def test_an_interrupt_anywhere_leaves_the_store_to_others(store: SqliteStore, path: Path, is_wrong: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """Wherever Ctrl-C comes: a block is there or not, one that raised is not, and others can write at once."""
@@ -175,7 +153,7 @@ def test_an_interrupt_anywhere_leaves_the_store_to_others(store: SqliteStore, pa
 def _interrupted(store: SqliteStore, number: int, *, is_wrong: bool) -> bool:
     """Write in a block that is interrupted at this moment; return whether there was such a moment."""
     try:
-        with Interrupt(number), store.transaction() as transaction:
+        with Interrupt(number, *_STORE_CODE), store.transaction() as transaction:
             transaction.insert_audit(Audit("t", f"block {number}", None, None, "", 1))
             assert not is_wrong
     except KeyboardInterrupt:
@@ -220,7 +198,7 @@ def _interrupted_between(store: SqliteStore, number: int, early: Writer, names: 
             for writer in late:
                 writer.may_end.set()
             transaction.insert_audit(Audit("t", f"{number} ours", None, None, "", 1))
-            sys.setprofile(Interrupt(number)._look)
+            Interrupt(number, *_STORE_CODE).__enter__()
     except KeyboardInterrupt:
         return True
     finally:

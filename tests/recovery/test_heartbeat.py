@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from recovery import Lease
+    from recovery.clock import Microseconds
 
-BOUND_S = 10.0
+BOUND_S = 60.0
 
 
 @pytest.fixture(name="clock")
@@ -72,6 +73,40 @@ def test_an_unbeaten_lease_is_not_trusted(tmp_path: Path, lease: Lease, clock: M
     """Even before a beat finds out, the holder's own clock says that it is over."""
     heartbeat = Heartbeat(lease, db_path=tmp_path / "store.db", clock=clock)
     clock.advance(9.5)
+    with pytest.raises(LeaseExpired):
+        _ = heartbeat.lease
+    heartbeat.stop()
+
+
+class Stalling(ManualClock):
+    """A clock that is asked for the time in the middle of a renewal, and calls a function then, once."""
+
+    stall: Callable[[], object] | None = None
+
+    def now(self) -> Microseconds:
+        """Return the time, after the stall if there is one."""
+        stall, self.stall = self.stall, None
+        if stall is not None:
+            stall()
+        return super().now()
+
+
+def test_a_loss_that_was_told_stays_one(tmp_path: Path, leases: LeaseManager) -> None:
+    """A renewal that waits for others, and comes when the holder has been told to stop, does not tell it to go on."""
+    clock = Stalling(leases.clock.now())
+    lease = LeaseManager(leases.store, clock=clock).acquire("h", ttl_s=10)
+    assert lease is not None
+    heartbeat = Heartbeat(lease, db_path=tmp_path / "store.db", clock=clock)
+    clock.advance(8)
+    told: list[bool] = []
+
+    def stall() -> None:
+        clock.advance(1.5)
+        told.append(heartbeat.is_lost)
+
+    clock.stall = stall
+    heartbeat.run_once()
+    assert told == [True]
     with pytest.raises(LeaseExpired):
         _ = heartbeat.lease
     heartbeat.stop()

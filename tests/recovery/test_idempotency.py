@@ -34,6 +34,7 @@ from recovery.errors import (
 )
 from recovery.idempotency import Execution, IdempotencyStore
 from recovery.store.rows import KeyStatus
+from tests.recovery.interrupts import Interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -231,6 +232,26 @@ def test_a_generator_that_asks_for_its_own_key_is_told(keys: IdempotencyStore) -
     with pytest.raises(RecursiveExecution):
         keys.execute("l", lambda: keys.execute("l", never))
     assert keys.execute("l", lambda: 3).result == 3
+
+
+def test_an_interrupt_anywhere_leaves_the_key_to_the_next(store: SqliteStore) -> None:
+    """Wherever Ctrl-C comes, the next caller of this process executes, or has the result, and need not wait for it."""
+    files = ("recovery/idempotency.py", "recovery/claims.py", "store/sqlite_idempotency.py")
+    number, was_interrupted = 0, True
+    with IdempotencyStore(store, wait_s=0) as keys:
+        while was_interrupted:
+            number += 1
+            executed: list[object] = []
+            try:
+                with Interrupt(number, *files):
+                    keys.execute(f"k-{number}", lambda: noted(executed, "first"))  # noqa: B023 - called in this turn
+                was_interrupted = False
+            except KeyboardInterrupt:
+                pass
+            found = keys.execute(f"k-{number}", lambda: "second")
+            assert found.result in ({"first", "second"} if executed else {"second"})
+            assert was_interrupted or found == Execution("first", is_replay=True)
+    assert number > 20, "the interrupts did not come at all"
 
 
 def test_a_caller_is_told_that_another_executes(store: SqliteStore) -> None:

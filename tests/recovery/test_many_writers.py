@@ -112,6 +112,50 @@ def test_a_wait_that_was_given_up_keeps_nobody_out(path: Path, store: SqliteStor
         assert [manager.save("t", number).sequence_number for number in range(3)] == [1, 2, 3]
 
 
+def test_trying_while_the_queue_stands_still_uses_nothing_up(path: Path, store: SqliteStore) -> None:
+    """Its head is stopped, say. However often somebody tries, one thread waits; when the head goes on, all is well."""
+    place = os.open(f"{path}{SUFFIX}", os.O_RDWR | os.O_CREAT)
+    assert turns._is_free(place)
+    with open_store(path, busy_timeout_s=0.02) as impatient:
+        used: list[int] = []
+        for number in range(10):
+            with pytest.raises(DatabaseLocked):
+                CheckpointManager(impatient).save("t", number)
+            used.append(len(os.listdir("/proc/self/fd")))
+        assert used == used[:1] * 10
+    turns._give(place)
+    with CheckpointManager(db_path=path) as manager:
+        assert manager.save("t", "all is well").sequence_number == 1
+
+
+def test_a_place_that_was_given_up_is_taken_over(path: Path, store: SqliteStore) -> None:
+    """The next writer of the same store need not go to the end of the queue."""
+    place = os.open(f"{path}{SUFFIX}", os.O_RDWR | os.O_CREAT)
+    assert turns._is_free(place)
+    queue = turns.Turns(str(path), 0.02)
+    with pytest.raises(DatabaseLocked):
+        queue.take()
+    waiter = queue._waiter
+    assert waiter is not None
+    queue._timeout_s = _TIMEOUT_S
+
+    def give_when_it_was_taken_over() -> None:
+        pause = threading.Event()
+        for _ in range(6000):
+            if not waiter._is_abandoned:
+                break
+            pause.wait(0.01)
+        turns._give(place)
+
+    giver = threading.Thread(target=give_when_it_was_taken_over)
+    giver.start()
+    mine = queue.take()
+    giver.join()
+    turns.Turns.give(mine)
+    assert mine == waiter.descriptor
+    assert CheckpointManager(store).save("t", 1).sequence_number == 1
+
+
 def test_a_writer_without_turns_is_waited_for(path: Path, store: SqliteStore) -> None:
     """Turns are an order and not the exclusion: another program's transaction counts, and its end is noticed."""
     with open_store(path) as other:

@@ -41,6 +41,7 @@ from recovery.errors import (
 from recovery.store.rows import KeyStatus
 from recovery.tool_ledger import ToolLedger, ToolRun
 from recovery.tool_outcomes import INLINE_BYTES_MAX
+from tests.recovery.interrupts import Interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -222,6 +223,28 @@ def test_a_command_that_was_ended_is_in_doubt(ledger: ToolLedger, effects: Path,
     assert len(ledger.in_doubt()) == 1
     ledger.run_command(argv, in_doubt=RUN_AGAIN, timeout_s=timeout_s)
     assert count(effects) == 2
+
+
+def test_an_interrupt_anywhere_is_decided_as_the_caller_says(ledger: ToolLedger) -> None:
+    """Wherever Ctrl-C comes, the next call is told of the doubt or runs the tool, once in all, and need not wait."""
+    number, was_interrupted = 0, True
+    endings: set[bool | None] = set()
+    while was_interrupted:
+        number += 1
+        ran: list[int] = []
+        try:
+            with Interrupt(number, "recovery/tool_ledger.py", "recovery/claims.py", "recovery/tool_outcomes.py"):
+                ledger.run("tool", number, lambda: ran.append(1), in_doubt=RAISE)  # noqa: B023 - called in this turn
+            was_interrupted = False
+        except KeyboardInterrupt:
+            pass
+        try:
+            endings.add(ledger.run("tool", number, lambda: ran.append(2), in_doubt=RAISE).is_replay)  # noqa: B023 - likewise
+        except InDoubt:
+            endings.add(None)
+            ledger.run("tool", number, lambda: None, in_doubt=RUN_AGAIN)
+        assert len(ran) <= 1
+    assert endings == {True, False, None}
 
 
 @pytest.mark.parametrize(
