@@ -150,6 +150,7 @@ class Application:
                 "reaped_total": self.reaper.reaped_total,
                 "last_reaped": None if last is None else msgspec.to_builtins(last),
                 "last_run_ts": self.reaper.last_run_ts,
+                "errors": list(self.reaper.errors),
             },
             "reconciler": self.reconciler.describe(),
         }

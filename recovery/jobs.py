@@ -38,6 +38,7 @@ EXIT_CODES: Final = range(-64, 256)
 """What an exit code can be: 0 to 255, or -n for an end by signal n."""
 
 ATTEMPTS_MAX: Final = 1_000_000
+_ENDS: Final = (JobStatus.QUEUED, JobStatus.DONE, JobStatus.FAILED)
 _TEXT_CHARACTERS_MAX: Final = 2000
 
 CLAIM_CRASH_POINTS: Final = (
@@ -138,7 +139,7 @@ class JobQueue(Manager):
 
     def get(self, job_id: int) -> Job:
         """Return a job. Raises UnknownJob, or any StoreError."""
-        job = self._store.job(job_id)
+        job = self._store.job(job_id) if _is_number(job_id) else None
         if job is None:
             raise _unknown(job_id)
         return job
@@ -149,7 +150,7 @@ class JobQueue(Manager):
 
     def runs(self, job_id: int) -> list[AgentRun]:
         """Return the runs of a job, oldest first. Raises UnknownJob, or any StoreError."""
-        runs = self._store.runs(job_id)
+        runs = self._store.runs(job_id) if _is_number(job_id) else []
         if not runs:
             self.get(job_id)
         return runs
@@ -222,10 +223,15 @@ class JobQueue(Manager):
         sys.audit(AFTER_SETTLE, outcome.job_id)
 
     def reap_running_job(self, job_id: int, status: JobStatus, *, error: str = "") -> bool:
-        """End a job by hand, whatever its claim; False unless it is running. Raises any StoreError.
+        """End a job by hand, whatever its claim; False unless it is running. Raises InvalidJob, or any StoreError.
 
         Its executor is not ended, only fenced off.
         """
+        if status not in _ENDS:
+            message = f"Expected a status that ends a claim, {', '.join(_ENDS)}, but got {status!r}; give one of these."
+            raise InvalidJob(message)
+        if not _is_number(job_id):
+            return False
         with self._store.transaction() as transaction:
             job = transaction.job(job_id)
             if job is None or job.status is not JobStatus.RUNNING:
@@ -303,6 +309,11 @@ def _refusal(job: Job | None, claim: JobClaim) -> JobLost | UnknownJob:
 
 def _unknown(job_id: int) -> UnknownJob:
     return UnknownJob(f"Expected the id of a job but none has the id {job_id!r}; enqueue it first.")
+
+
+def _is_number(job_id: object) -> bool:
+    """Tell whether this can be the id of a job at all; a column of a store holds 64 bits."""
+    return isinstance(job_id, int) and 0 < job_id < 2**63
 
 
 def _check_name(what: str, name: object) -> None:

@@ -20,8 +20,9 @@ with the intended advance in the same transaction, and the advance is done after
 clock that is set back holds up nothing for longer than a reaper runs. One that is set forward makes everything old:
 tier 2 then asks whether the monitor lives, and tier 3 ends what should have been given longer.
 
-**Errors.** What concerns one job (it cannot be stored, its process cannot be killed) is told in ``Tick.errors`` and
-stops no other. What would meet all alike (a locked database) is raised; the loop of ``start`` goes on after it.
+**Errors.** What concerns one job (it cannot be stored, its process cannot be killed) is told in ``Tick.errors``, with
+one warning as long as it stays so, and stops no other. What would meet all alike (a locked database) is raised; the
+loop of ``start`` goes on after it.
 """
 
 from __future__ import annotations
@@ -167,6 +168,7 @@ class JobReaper:
         self._reaped_total = 0
         self._last_reaped: Reaped | None = None
         self._last_run_ts: Microseconds | None = None
+        self._errors: tuple[str, ...] = ()
         self._service = PeriodicService(
             self.run_once, interval_s=self._settings.reaper_interval_s, name=name, clock=queue.clock
         )
@@ -185,6 +187,11 @@ class JobReaper:
     def last_run_ts(self) -> Microseconds | None:
         """When the newest look was, a failed one too."""
         return self._last_run_ts
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """What the newest look could not do, in sentences; each was logged when it was new."""
+        return self._errors
 
     @property
     def health(self) -> Health:
@@ -265,6 +272,7 @@ class JobReaper:
                 self._settle(batch, tier, now, errors, ended)
         advanced += self._engine.deliver()
         alerted = self._alerts.deliver()
+        self._tell(errors)
         sys.audit(AFTER_TICK, now)
         return Tick(
             running=len(jobs),
@@ -274,7 +282,7 @@ class JobReaper:
             failed=ended[JobStatus.FAILED],
             advanced=advanced,
             alerted=alerted,
-            errors=tuple(errors[:ERRORS_MAX]),
+            errors=self._errors,
         )
 
     # What is to be done.
@@ -415,6 +423,13 @@ class JobReaper:
         if won:
             newest = won[-1]
             self._last_reaped = Reaped(newest.job_id, newest.claim, tier, newest.status, now)
+
+    def _tell(self, errors: Sequence[str]) -> None:
+        """Keep what could not be done, and log what the look before did not say."""
+        before, self._errors = self._errors, tuple(errors[:ERRORS_MAX])
+        for text in self._errors:
+            if text not in before:
+                _LOGGER.warning("%s", text)
 
     @staticmethod
     def _isolated(what: str, do: Callable[[], int]) -> None:

@@ -19,7 +19,7 @@ import msgspec
 
 from recovery.artifacts import UNFINISHED_PREFIX, Artifacts, Look, open_folder, read_in
 from recovery.clock import Microseconds
-from recovery.errors import InvalidWorkspace, WorkspaceNotWritten
+from recovery.errors import InvalidSetting, InvalidWorkspace, WorkspaceNotWritten
 from recovery.evidence import Reason, parts_inside
 
 if TYPE_CHECKING:
@@ -195,7 +195,14 @@ class StatusFiles:
             raise WorkspaceNotWritten(message)
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-        artifacts = self._artifacts()
+        try:
+            artifacts = self._artifacts()
+        except InvalidSetting as error:
+            message = (
+                f"Expected to make the folder {self._folder} for {name}/{STATUS_FILE} but could not; make it, or let "
+                "this process write where it is to be."
+            )
+            raise WorkspaceNotWritten(message) from error
         if before.problem is StatusProblem.HALF_WRITTEN and before.content:
             artifacts.write(f"{name}/{DAMAGED_FILE}", before.content)
         artifacts.write(f"{name}/{STATUS_FILE}", content_of(status, before))

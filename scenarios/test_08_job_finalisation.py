@@ -75,7 +75,7 @@ class Pipeline:
     def race_to_the_end(self) -> None:
         """Let a reaper and a new monitor do what is left, at once."""
         for agent in (self.reaper("reaper-last"), self.monitor("monitor-last")):
-            agent.wait_exit(timeout_s=30)
+            agent.wait_exit(timeout_s=60)
         self.judge()
 
     def judge(self) -> None:
@@ -155,7 +155,7 @@ def test_a_reaper_killed_at_a_named_point(pipeline: Pipeline, point: str) -> Non
     pipeline.chaos.plan(kill("monitor", at_point("recovery.job.after_exit_code")), kill("reaper", at_point(point)))
     pipeline.chaos.note("crash_points", [point])
     pipeline.monitor("monitor").wait_exit()
-    pipeline.reaper().wait_exit(timeout_s=30)
+    pipeline.reaper().wait_exit(timeout_s=60)
     pipeline.race_to_the_end()
 
 

@@ -133,11 +133,11 @@ def test_an_executor_past_the_ceiling_is_ended_before_the_next_one(watch: Watch,
     watch.expect_left_alone()
     second = watch.monitor("second")
     watch.reaper("ender", ticks=1, reaper_max_running_s=0.001).wait_exit()
-    second.wait_exit(timeout_s=30)
+    second.wait_exit(timeout_s=60)
     watch.chaos.check(
         check_executors(watch.database.parent), expect="the first executor was dead when the second began"
     )
-    monitor.wait_exit(timeout_s=5)
+    monitor.wait_exit(timeout_s=60)
     claims = sorted({claim for _, claim, _, what in ledger(watch.database.parent) if what == "begin"})
     watch.chaos.expect("claims that were executed", observed=claims, holds=len(claims) == 2)
     watch.judge()
@@ -168,7 +168,7 @@ def test_a_monitor_that_wakes_when_its_job_is_another_ones(watch: Watch) -> None
     watch.chaos.expect("the monitor is told", observed=told.value["ending"], holds=told.value["ending"] == "lost")
     (watch.database.parent / "go").touch()
     for agent in (second, monitor):
-        agent.wait_exit(timeout_s=10)
+        agent.wait_exit(timeout_s=60)
     watch.judge()
 
 

@@ -124,7 +124,7 @@ def receive(
     if handles:
         threading.Thread(target=_handle, args=(marks, inbox, has_come), daemon=True).start()
     receiver = class_named(parts["receiver"])(
-        inbox, SCHEMES, clock=core.world.clock, on_accepted=has_come.set, read_timeout_s=1.0
+        inbox, SCHEMES, clock=core.world.clock, on_accepted=has_come.set, read_timeout_s=5.0
     )
     with socket.create_server(("127.0.0.1", port)) as listener:
         marks.note("receiving", value=listener.getsockname()[1])
@@ -174,7 +174,7 @@ def reconcile(
     """Look once in each interval, as the world's clock has it, until the process is ended; say what each look did."""
     core = open_core(folder, parts, tracker)
     found = ReconcilerSettings(**settings)
-    asks = HttpTracker(f"http://127.0.0.1:{tracker}", token=TOKEN, timeout_s=5.0, clock=core.world.clock)
+    asks = HttpTracker(f"http://127.0.0.1:{tracker}", token=TOKEN, timeout_s=15.0, clock=core.world.clock)
     told = core.folder / "told"
 
     def tell(unblocked: Unblocked) -> None:

@@ -189,6 +189,29 @@ def test_a_job_is_reaped_by_hand_only_while_it_runs(queue: JobQueue) -> None:
     assert not queue.reap_running_job(99, JobStatus.DONE)
 
 
+@pytest.mark.parametrize("status", [JobStatus.RUNNING, "weird"])
+def test_a_job_is_not_reaped_to_what_is_no_end(queue: JobQueue, status: Any) -> None:
+    """The mistake is told, and the job runs on."""
+    queue.enqueue("a")
+    job = queue.claim()
+    assert job is not None
+    with pytest.raises(InvalidJob, match="queued, done, failed, but got"):
+        queue.reap_running_job(job.job_id, status)
+    assert queue.get(job.job_id) == job
+
+
+@pytest.mark.parametrize("job_id", [2**70, -1, 0, "1", None])
+def test_what_can_be_no_id_is_that_of_no_job(queue: JobQueue, job_id: Any) -> None:
+    """Whatever is asked for, the answer is the same as for a number that no job has."""
+    queue.enqueue("a")
+    queue.claim()
+    with pytest.raises(UnknownJob):
+        queue.get(job_id)
+    with pytest.raises(UnknownJob):
+        queue.runs(job_id)
+    assert not queue.reap_running_job(job_id, JobStatus.DONE)
+
+
 def test_an_executor_finds_its_claim_in_its_environment() -> None:
     """What is put in comes out; a program that nobody started as one is told so."""
     claim = JobClaim(7, 3)

@@ -555,8 +555,8 @@ def test_a_switch_that_is_off_does_nothing(world: World, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("place", ["job_ended", "outbox"])
-def test_one_bad_job_stops_no_other(world: World, place: str) -> None:
-    """TC-08: a database error of one job's rows leaves that job, with an error, and nothing of it half done."""
+def test_one_bad_job_stops_no_other(world: World, place: str, caplog: pytest.LogCaptureFixture) -> None:
+    """TC-08: a database error of one job's rows leaves that job, with one warning, and nothing of it half done."""
     TaskManager(world.store).create("bad", stage="build")
     ids = [world.dead(exit_code=1, attempts=2, task_id=task) for task in ("t", "bad", "t")]
     ids += [world.dead(exit_code=0, task_id=task) for task in ("bad", "t")]
@@ -566,15 +566,18 @@ def test_one_bad_job_stops_no_other(world: World, place: str) -> None:
         "SELECT raise(ABORT, 'not for this task'); END"
     )
     world.clock.advance(300)
-    tick = world.reaper().run_once()
+    reaper = world.reaper()
+    tick = reaper.run_once()
     assert [world.status(number) for number in ids] == [
         JobStatus.FAILED, JobStatus.RUNNING, JobStatus.FAILED, JobStatus.RUNNING, JobStatus.DONE
     ]  # fmt: skip
     assert (tick.failed, tick.done, len(tick.errors)) == (2, 1, 2)
     assert all("not for this task" in error for error in tick.errors)
+    assert reaper.run_once().errors == reaper.errors == tick.errors
+    assert [text for text in caplog.messages if "not for this task" in text] == list(tick.errors)
     assert (world.stage("bad"), world.stage()) == ("build", "check")
     world.execute("DROP TRIGGER bad")
-    assert world.reaper().run_once().errors == ()
+    assert (reaper.run_once().errors, reaper.errors) == ((), ())
     assert {world.status(number) for number in ids} == {JobStatus.FAILED, JobStatus.DONE}
 
 

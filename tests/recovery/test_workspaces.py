@@ -537,6 +537,18 @@ def test_a_status_that_is_none_is_refused(workspaces: Workspaces, given: Any) ->
     assert not file_of(workspaces.roots).exists()
 
 
+def test_a_root_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    """A file is where the folder is to be: the status is not written, and neither registry nor file change."""
+    (tmp_path / "file").write_text("mine")
+    roots = Roots(str(tmp_path / "file"))
+    with StateStore(db_path=roots.database) as state:
+        workspaces = Workspaces(roots, state)
+        with pytest.raises(WorkspaceNotWritten, match="make it, or let"):
+            workspaces.track(NAME, status())
+        assert workspaces.get(NAME) is None
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_without_a_store_files_and_registry_do(roots: Roots) -> None:
     """The store cannot be opened: tracking and hydrating go on with files, and nothing is stored."""
     roots.make()
