@@ -256,7 +256,12 @@ class Explorer:
     def _saved(self, recorded: Recorded) -> Saved:
         """Return how far an earlier exploration of the very same came, or a beginning."""
         options = msgspec.structs.replace(self._options, jobs=1, budget_s=None)
-        parts = (self._subject.name, options, [step.trace for step in recorded.recording.steps])
+        parts = (
+            self._subject.name,
+            self._subject.sources(),
+            options,
+            [step.trace for step in recorded.recording.steps],
+        )
         fingerprint = blake2b(repr(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
         if self._progress is not None and self._progress.exists():
             try:

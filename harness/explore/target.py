@@ -15,6 +15,7 @@ standard error is the finding.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 import re
@@ -80,6 +81,16 @@ class Subject:
                 msg = f"{name}.{attribute}() is async, and nobody awaits it: let it call asyncio.run() itself"
                 raise UsageError(msg)
 
+    def sources(self) -> list[bytes]:
+        """Return what the target is written in; when that is changed, nothing that was found before can be built on."""
+        own: Any = self._target if inspect.ismodule(self._target) else type(self._target)
+        if isinstance(self._target, _Functions):
+            own = self._target.check
+        try:
+            return [_read(inspect.getfile(own))]
+        except (TypeError, OSError):  # it was typed in
+            return []
+
     def setup(self, directory: Path) -> None:
         """Put what is there before the run into the directory."""
         if callable(step := getattr(self._target, "setup", None)):
@@ -130,6 +141,11 @@ class CommandSubject(Subject):
         self._commands = tuple(run), tuple(check)
         self._timeout_s = timeout_s
 
+    def sources(self) -> list[bytes]:
+        """Return the words of both commands, and what is in the files that they name."""
+        words = [word for command in self._commands for word in command]
+        return [os.fsencode(word) for word in words] + [_read(word) for word in words]
+
     def setup(self, directory: Path) -> None:
         """Leave the directory empty: the run command may make what it needs."""
 
@@ -154,6 +170,14 @@ class CommandSubject(Subject):
             text = f"the check command did not end within {self._timeout_s:g} s (--check-timeout sets it)"
             return [Finding(signature="liveness:check-hangs", text=text, kind="liveness")]
         return _answer_of(done.returncode, _lines_of(done.stdout), _lines_of(done.stderr))
+
+
+def _read(file: str) -> bytes:
+    """Return a file's digest, or nothing where there is none."""
+    if not Path(file).is_file():
+        return b""
+    with Path(file).open("rb") as source:
+        return hashlib.file_digest(source, "blake2b").digest()
 
 
 def _lines_of(output: bytes) -> list[str]:

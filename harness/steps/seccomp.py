@@ -267,8 +267,12 @@ class _Supervision:
         )
 
     def _harmed(self) -> tuple[str, ...]:
-        """Return the paths outside that are not as before; what was made and removed again did no harm."""
-        return tuple(readable(path) for path, was in self._strays.items() if was or os.path.lexists(path))
+        """Return the paths outside that are not as before; what was made and removed again did no harm.
+
+        Nor did what a process has set of its own in ``/proc``, as Java does at each start: it is gone with it.
+        """
+        harmed = (path for path, was in self._strays.items() if was or os.path.lexists(path))
+        return tuple(readable(path) for path in harmed if not _is_of_a_process_gone(path))
 
     def _take(self, call: Notification) -> None:
         decoded = self._decoder.decode(call, self._count + 1)
@@ -419,3 +423,9 @@ class _Supervision:
         size = os.fstat(self._output).st_size
         shown = os.pread(self._output, _OUTPUT_SHOWN_BYTES, max(0, size - _OUTPUT_SHOWN_BYTES))
         return shown.decode(errors="replace")
+
+
+def _is_of_a_process_gone(path: str) -> bool:
+    return path.startswith(("/proc/self/", "/proc/thread-self/")) or (
+        path.startswith("/proc/") and not os.path.lexists(path)
+    )

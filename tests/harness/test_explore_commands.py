@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +29,17 @@ found=$(cat numbers 2> /dev/null | wc -l)
 [ "$found" -ge "$acknowledged" ] && exit 0
 echo "$acknowledged were acknowledged, and $found are there"
 exit 1
+"""
+
+
+TARGET = """
+class Target:
+    def run(self, directory, marks):
+        for number in range(20):
+            (directory / str(number)).write_text("x")
+
+    def check(self, directory, marks):
+        return []
 """
 
 
@@ -80,6 +93,31 @@ def test_a_check_command_that_hangs_is_a_liveness_finding(capsys: pytest.Capture
     assert _explore("./worker .", "sleep 60", "--faults", "crash", "--check-timeout", "0.2") == VIOLATED
 
     assert "[liveness:check-hangs]" in capsys.readouterr().out
+
+
+def test_another_check_begins_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was found by a check that has been mended since is nobody's finding; the same one goes on from there."""
+    strict = (tmp_path / "check").read_text()
+    arguments = ("--faults", "crash,power,io", "--budget", "0.001s")
+    progress = tmp_path / "chaos-results/explore/worker/progress.json"
+    _explore("./worker .", "sh check", *arguments)
+    first = json.loads(progress.read_text())["fingerprint"]
+    _explore("./worker .", "sh check", *arguments)
+    assert json.loads(progress.read_text())["fingerprint"] == first
+
+    (tmp_path / "check").write_text(f"{strict}# mended\n")
+    _explore("./worker .", "sh check", *arguments)
+    assert json.loads(progress.read_text())["fingerprint"] != first
+
+    (tmp_path / "mine.py").write_text(TARGET)
+    assert run(["explore", "mine.py", "--seed", "s", "--faults", "crash,power", "--budget", "0.001s"]) != HELD
+    progress = tmp_path / "chaos-results/explore/mine/progress.json"
+    first = json.loads(progress.read_text())["fingerprint"]
+    (tmp_path / "mine.py").write_text(TARGET.replace("[]", "['bad'][: len(marks) < 9]"))
+    sys.modules.pop("mine", None)
+    run(["explore", "mine.py", "--seed", "s", "--faults", "crash,power", "--budget", "0.001s"])
+    assert not progress.exists() or json.loads(progress.read_text())["fingerprint"] != first
+    capsys.readouterr()
 
 
 def test_a_function_is_no_target_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -381,6 +381,20 @@ def test_what_comes_and_goes_is_followed(lab: Lab) -> None:
     assert contents(lab.directory).keys() == {"again"}
 
 
+def test_what_a_process_sets_of_its_own_is_no_stray(lab: Lab) -> None:
+    """It is gone with the process: a Java machine says at each start what a dump of its memory would hold."""
+
+    def name_itself() -> None:
+        Path("a").write_bytes(b"x")
+        for path in ("/proc/self/comm", f"/proc/{os.getpid()}/comm"):
+            Path(path).write_text("worker")
+        with Path("/proc/self/coredump_filter").open("r+") as file:
+            file.write("0x33")
+
+    observation = lab.watch(name_itself)
+    assert (observation.exit_code, observation.strays) == (0, ())
+
+
 def test_changes_outside_are_strays(lab: Lab) -> None:
     """What is made or removed elsewhere is reported; marks, what is printed, and what is gone again are not."""
     (lab.folder / "elsewhere").write_bytes(b"x")
