@@ -28,8 +28,8 @@ _INSERT_EVIDENCE: Final = (
 )
 # Oldest first, so that the numbers which remain are contiguous after every batch. Evidence goes with its checkpoint.
 _DELETE_BELOW: Final = (
-    "DELETE FROM checkpoints WHERE task_id = ?1 AND sequence_number < min(?2, coalesce((SELECT sequence_number FROM "
-    "checkpoints WHERE task_id = ?1 ORDER BY sequence_number LIMIT 1 OFFSET ?3), ?2))"
+    "DELETE FROM checkpoints WHERE task_id = ? AND sequence_number < min(?, coalesce((SELECT sequence_number FROM "
+    "checkpoints WHERE task_id = ? ORDER BY sequence_number LIMIT 1 OFFSET ?), ?))"
 )
 _EVIDENCE: Final = (
     "SELECT c.task_id, c.sequence_number, coalesce(e.required, 0), coalesce(e.verified, 0), "
@@ -58,7 +58,7 @@ class EvidenceWrites:
 
     def delete_checkpoints(self, task_id: str, below: int, limit: int) -> int:
         """Delete up to ``limit`` of the oldest checkpoints with numbers below ``below``; return how many."""
-        return self.execute(_DELETE_BELOW, (task_id, below, limit)).rowcount
+        return self.execute(_DELETE_BELOW, (task_id, below, task_id, limit, below)).rowcount
 
 
 class EvidenceReads:

@@ -51,7 +51,7 @@ _EVICTABLE: Final = "scope = ? AND used_at IS NOT NULL AND status IN ('done', 'f
 _BYTES: Final = f"SELECT coalesce(sum(length(result)), 0) FROM idempotency_keys WHERE {_EVICTABLE}"
 _OLDEST: Final = f"SELECT key_number, length(result) FROM idempotency_keys WHERE {_EVICTABLE} ORDER BY used_at LIMIT ?"
 _EVICT: Final = "DELETE FROM idempotency_keys WHERE key_number = ?"
-_TOUCH: Final = "UPDATE idempotency_keys SET used_at = ?1 WHERE key = ?2 AND used_at < ?1"
+_TOUCH: Final = "UPDATE idempotency_keys SET used_at = ? WHERE key = ? AND used_at < ?"
 _ADD_USAGE: Final = (
     "INSERT INTO key_usage (scope, hits, misses, tokens_saved, time_saved_us) VALUES (?, ?, ?, ?, ?) "
     "ON CONFLICT (scope) DO UPDATE SET hits = hits + excluded.hits, misses = misses + excluded.misses, "
@@ -122,7 +122,7 @@ class KeyWrites:
 
     def touch_keys(self, used: Mapping[str, Microseconds]) -> None:
         """Note when keys were last used, of those that are still there."""
-        self.execute_all(_TOUCH, [(moment, key) for key, moment in used.items()])
+        self.execute_all(_TOUCH, [(moment, key, moment) for key, moment in used.items()])
 
     def add_usage(self, scope: str, usage: Usage) -> None:
         """Add to the counts of a scope."""

@@ -22,8 +22,8 @@ _PUT: Final = (
 )
 _DELETE: Final = "DELETE FROM state_entries WHERE group_name = ? AND key = ?"
 _DELETE_BELOW: Final = (
-    "DELETE FROM state_entries WHERE group_name = ?1 AND key IN "
-    "(SELECT key FROM state_entries WHERE group_name = ?1 AND key < ?2 ORDER BY key LIMIT ?3)"
+    "DELETE FROM state_entries WHERE group_name = ? AND key IN "
+    "(SELECT key FROM state_entries WHERE group_name = ? AND key < ? ORDER BY key LIMIT ?)"
 )
 _INSERT_CYCLE: Final = "INSERT INTO cycles (cycle_id, name, committed_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 _INSERT_CYCLE_ENTRY: Final = "INSERT INTO cycle_entries (cycle_id, place, kind, value) VALUES (?, ?, ?, ?)"
@@ -66,7 +66,7 @@ class StateWrites:
 
     def delete_states(self, group: str, *, below: str, limit: int) -> int:
         """Delete up to ``limit`` entries of a group, from its smallest key on, those below a key; return how many."""
-        return self.execute(_DELETE_BELOW, (group, below, limit)).rowcount
+        return self.execute(_DELETE_BELOW, (group, group, below, limit)).rowcount
 
     def insert_cycle(self, cycle: Cycle) -> bool:
         """Insert the marker of a committed cycle; False, and no change, where its id is there."""
