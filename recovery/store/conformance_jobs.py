@@ -120,7 +120,7 @@ class JobConformance:
             transaction.set_dead_ticks("r", [DeadTicks(numbers[0], 1, 2), DeadTicks(numbers[2], 9, 4)])
             transaction.set_dead_ticks("other", [DeadTicks(numbers[0], 1, 7)])
         listed = self.store.running_jobs("r", limit=_PAGE)
-        first = RunningJob(numbers[0], "a", "repo", None, 1, 2, 1, None, None, 7, "m", 20, None, None, 2)
+        first = RunningJob(numbers[0], "a", "repo", None, 1, 2, 1, None, None, 7, "m", 20, None, None, 2, 1)
         assert listed[0] == first
         assert [(job.job_id, job.exit_code, job.finished_at, job.dead_ticks) for job in listed] == [
             (numbers[0], None, None, 2),
