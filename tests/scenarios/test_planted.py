@@ -222,12 +222,16 @@ def test_rivals_catch_a_claim_that_is_won_by_many(session: Session) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variant", "signature"),
-    [("SpeaksOnRed", "silence:rows-written"), ("IgnoresTheGate", "silence:advanced")],
+    ("variant", "signature", "test"),
+    [
+        ("SpeaksOnRed", "silence:rows-written", "test_hundreds_of_looks"),
+        ("IgnoresTheGate", "silence:advanced", "test_hundreds_of_looks"),
+        ("CountsAllThatHangs", "stages:not-advanced", "test_a_gate_hangs_for_one_task"),
+    ],
 )
-def test_red_gates_catch_their_planted_defects(session: Session, variant: str, signature: str) -> None:
-    """An engine that says something at each look, and one that does not hear the gate, are found."""
-    check_caught(session, RED_GATE, f"tests.planted.stages:{variant}", "test_hundreds_of_looks", signature)
+def test_red_gates_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """Words at each look, a gate that is not heard, and one task's hanging gate that is red for all, are found."""
+    check_caught(session, RED_GATE, f"tests.planted.stages:{variant}", test, signature)
 
 
 @pytest.mark.parametrize(
