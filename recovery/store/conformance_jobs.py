@@ -136,6 +136,21 @@ class JobConformance:
         self._claim()
         assert [job.dead_ticks for job in self.store.running_jobs("other", limit=1)] == [0]
 
+    def test_a_running_job_that_was_fenced_off_is_listed_so(self) -> None:
+        """Its run is still that of the claim before; the next claim has a run of its own."""
+        number = self._insert_job().job_id
+        self._claim()
+        assert [job.is_fenced for job in self.store.running_jobs("r", limit=_PAGE)] == [False]
+        with self.store.transaction() as transaction:
+            assert transaction.fence_job(number, 1, now=30)
+        (job,) = self.store.running_jobs("r", limit=_PAGE)
+        assert (job.run_claim, job.claim, job.is_fenced) == (1, 2, True)
+        with self.store.transaction() as transaction:
+            transaction.end_claim(number, 2, status=JobStatus.QUEUED, error="", now=40)
+        self._claim()
+        (job,) = self.store.running_jobs("r", limit=_PAGE)
+        assert (job.run_claim, job.claim, job.is_fenced) == (3, 3, False)
+
     def test_active_jobs_are_those_of_a_task_that_have_not_ended(self) -> None:
         """Queued and running ones, oldest first, of this task alone."""
         first, second, third = (self._insert_job(task_id="t").job_id for _ in range(3))
