@@ -143,7 +143,7 @@ class StateStore:
         return None if entry is None else value_of(entry)
 
     def delete(self, group: str, key: str) -> bool:
-        """Forget a key and return whether it was there; one that was not is no error."""
+        """Forget a key and return whether it was there; one that was not is no error. Raises as ``get``."""
         check_name("group", group)
         check_name("key", key)
         if (store := self.store) is None:
@@ -152,12 +152,12 @@ class StateStore:
             return transaction.delete_state(group, key)
 
     def count(self, group: str) -> int:
-        """Return how many keys a group has; 0 without a store."""
+        """Return how many keys a group has; 0 without a store. Raises as ``get``."""
         check_name("group", group)
         return 0 if (store := self.store) is None else store.state_count(group)
 
     def entries(self, group: str, *, after: str = "") -> Iterator[StateEntry]:
-        """Yield what is stored in a group, in the order of its keys, those behind ``after``; page by page."""
+        """Yield what is stored in a group, in the order of its keys, those behind ``after``. Raises as ``get``."""
         check_name("group", group)
         store = self.store
         while store is not None:
@@ -168,7 +168,7 @@ class StateStore:
             after = page[-1].key
 
     def restore(self, group: str) -> Iterator[tuple[str, Any]]:
-        """Yield each key of a group with its value. Whoever walks may stop early. Raises CorruptState."""
+        """Yield each key of a group with its value. Whoever walks may stop early. Raises as ``get``."""
         for entry in self.entries(group):
             yield entry.key, value_of(entry)
 
