@@ -10,7 +10,7 @@ Each look (``run_once``) goes through the running jobs in three tiers.
    finalizers had still to do (a push, a comment) is not done here: whether it matters, the gate of the stage says.
 3. *Too long*: the job runs for longer than ``reaper_max_running_s`` without an exit code. First it is fenced off, then
    its process and the group are killed and seen dead, and then it is tried again (D17). One that cannot be killed stays
-   as it is, with an error, for the next look.
+   fenced off, with an error, for the next look, which writes nothing more about it.
 
 What becomes of a job is decided as a monitor decides it (``recovery.outcomes``). It is then claimed by compare-and-set,
 with the intended advance in the same transaction, and the advance is done after; who loses the claim does nothing
@@ -359,10 +359,11 @@ class JobReaper:
                     yield [outcomes.of_failure(look.job, error, claim=claim)]
 
     def _fence_and_end(self, job: RunningJob, now: Microseconds, errors: list[str]) -> int | None:
-        """Refuse the executor from now on, kill it, see it dead; return the claim that is this reaper's then."""
+        """Refuse the executor from now on (once), kill it, see it dead; return the claim that is this reaper's then."""
+        key = (job.job_id, job.claim)
         try:
             with self._store.transaction() as transaction:
-                if not transaction.fence_job(job.job_id, job.claim, now=now):
+                if not (transaction.holds_job(*key) if job.is_fenced else transaction.fence_job(*key, now=now)):
                     return None
         except _FATAL:
             raise
@@ -373,7 +374,7 @@ class JobReaper:
         if not self._end_rest(job, errors):
             return None
         sys.audit(AFTER_KILL, job.job_id)
-        return job.claim + 1
+        return job.claim if job.is_fenced else job.claim + 1
 
     def _end_rest(self, job: RunningJob, errors: list[str]) -> bool:
         """Kill what is left of the executor and its group; return whether it is gone.

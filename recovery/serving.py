@@ -3,10 +3,14 @@
 uvicorn bounds how long a connection may rest between two requests, but neither how long the head of a request may take
 nor how large it may be; a sender of one byte a second would keep a connection for ever, and one of endless headers the
 memory (what slowloris was named for). ``recovery.impatience`` adds the two bounds; the body's are the receiver's own.
+
+Requests that are still under way when the server's patience at its end is over are cancelled, which uvicorn logs as an
+error of the application, with a traceback. It is none: their senders are told to come again, and that is all.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import signal
@@ -16,7 +20,10 @@ from typing import TYPE_CHECKING, Any, Final
 from recovery.errors import InvalidSetting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    Message = MutableMapping[str, Any]
+    Send = Callable[[Message], Awaitable[None]]
 
 SHUTDOWN_TIMEOUT_S: Final = 5
 """How long requests that are under way may take when the server is told to end."""
@@ -55,7 +62,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(application: Callable[..., Any], listener: socket.socket) -> None:
+def serve(application: Callable[..., Awaitable[None]], listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT, then let requests end, and the application with them, and return.
 
     Raises InvalidSetting where what serves HTTP is not installed, or the application does not start.
@@ -66,7 +73,7 @@ def serve(application: Callable[..., Any], listener: socket.socket) -> None:
     from recovery.impatience import Impatient
 
     config = uvicorn.Config(
-        application,
+        _ends_quietly(application),
         log_config=None,
         access_log=False,
         http=Impatient,
@@ -81,6 +88,35 @@ def serve(application: Callable[..., Any], listener: socket.socket) -> None:
     if not server.started:
         message = "Expected the application to start but it did not; the log says why."
         raise InvalidSetting(message)
+
+
+def _ends_quietly(application: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Return the application for a server that cancels what is under way when it ends, and at no other time."""
+
+    async def answer(scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
+        has_begun = scope["type"] != "http"
+
+        async def send_and_see(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await application(scope, receive, send_and_see)
+        except asyncio.CancelledError:
+            if not has_begun:
+                await _send_later(send)
+
+    return answer
+
+
+async def _send_later(send: Send) -> None:
+    """Have it sent again, in the form of all other answers; what was kept all the same is known by then."""
+    body = b'{"error":"The server is ending; send it again."}'
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers += [(b"connection", b"close"), (b"retry-after", b"1")]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 @contextlib.contextmanager

@@ -3,14 +3,14 @@
 The groups of an agent are in ``StateGroup``; any other text is a group, too. One store holds them all. It is opened
 when it is first needed, once, and the folder that its file lies in is made. Where it cannot be opened the agent goes on
 without a memory: every read finds nothing, every write says False, and one warning says why. That is for stores that
-cannot be had at all; a store that is there and refuses a write (a full disk, a lock that is held for too long) raises,
-since its caller would otherwise rely on what was not written.
+cannot be had at all. What passes, a full disk or a lock that is held for too long, raises, be it at the opening or at a
+write: the caller would rely on what was not written, or take what was not read for nothing. The next call tries again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import enum
+import errno
 import logging
 import threading
 from pathlib import Path
@@ -21,6 +21,7 @@ import msgspec
 from recovery import snapshots
 from recovery.errors import (
     CorruptState,
+    DatabaseFull,
     DatabaseLocked,
     InvalidSetting,
     InvalidSnapshot,
@@ -42,6 +43,7 @@ KEY_BYTES_MAX: Final = 1024
 VALUE_BYTES_MAX: Final = 16 * 1024 * 1024
 """The largest value, in bytes of JSON. What is larger belongs into a file."""
 
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _log: Final = logging.getLogger("recovery.state")
 _decode: Final = msgspec.json.Decoder().decode
 
@@ -82,8 +84,8 @@ class StateStore:
     def store(self) -> Store | None:
         """The store, opened by the first who asks; None where it cannot be opened, which is warned of once.
 
-        A database that somebody else keeps locked raises DatabaseLocked, and the next who asks tries again: that is no
-        reason to go on without it for good. Raises StoreClosed after ``close``.
+        A database that somebody else keeps locked raises DatabaseLocked, one without room DatabaseFull, and the next
+        who asks tries again: neither is a reason to go on without it for good. Raises StoreClosed after ``close``.
         """
         with self._lock:
             if self._is_closed:
@@ -94,11 +96,10 @@ class StateStore:
             return self._store
 
     def _opened(self, db_path: str | os.PathLike[str]) -> Store | None:
-        with contextlib.suppress(OSError):  # what is in the way is told by the store
-            Path(db_path).parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(Path(db_path).parent)
         try:
             return open_store(db_path)
-        except DatabaseLocked:
+        except (DatabaseFull, DatabaseLocked):
             raise
         except StoreError as error:
             self._is_refused = True
@@ -142,7 +143,7 @@ class StateStore:
         return None if entry is None else value_of(entry)
 
     def delete(self, group: str, key: str) -> bool:
-        """Forget a key and return whether it was there; one that was not is no error."""
+        """Forget a key and return whether it was there; one that was not is no error. Raises as ``get``."""
         check_name("group", group)
         check_name("key", key)
         if (store := self.store) is None:
@@ -151,12 +152,12 @@ class StateStore:
             return transaction.delete_state(group, key)
 
     def count(self, group: str) -> int:
-        """Return how many keys a group has; 0 without a store."""
+        """Return how many keys a group has; 0 without a store. Raises as ``get``."""
         check_name("group", group)
         return 0 if (store := self.store) is None else store.state_count(group)
 
     def entries(self, group: str, *, after: str = "") -> Iterator[StateEntry]:
-        """Yield what is stored in a group, in the order of its keys, those behind ``after``; page by page."""
+        """Yield what is stored in a group, in the order of its keys, those behind ``after``. Raises as ``get``."""
         check_name("group", group)
         store = self.store
         while store is not None:
@@ -167,9 +168,19 @@ class StateStore:
             after = page[-1].key
 
     def restore(self, group: str) -> Iterator[tuple[str, Any]]:
-        """Yield each key of a group with its value. Whoever walks may stop early. Raises CorruptState."""
+        """Yield each key of a group with its value. Whoever walks may stop early. Raises as ``get``."""
         for entry in self.entries(group):
             yield entry.key, value_of(entry)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of a store. Raises DatabaseFull; what else is in the way is told by the store."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            message = f"Expected room for the folder {folder} but the disk is full ({error}); free some space."
+            raise DatabaseFull(message) from error
 
 
 def checked_entry(group: str, key: str, value: object) -> StateEntry:

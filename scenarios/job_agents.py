@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from recovery import JobQueue, JobReaper, Monitor, Pipeline, ReaperSettings, Stage, StageEngine, open_store
+from recovery.gates import TIMEOUT_S
 from recovery.liveness import start_of
 from scenarios.agents import class_named, made
 
@@ -33,7 +34,10 @@ LOOK_S: Final = 0.002
 
 @dataclass
 class Core:
-    """A store with its queue, engine and what was told; the gate ``built`` is red while there is a file ``red``."""
+    """A store with its queue, engine and what was told.
+
+    The gate ``built`` is red while there is a file ``red``, and hangs for a task while there is ``hang-`` and its id.
+    """
 
     store: SqliteStore
     queue: JobQueue
@@ -54,18 +58,21 @@ class Core:
         return reaper
 
 
-def open_core(database: str, parts: dict[str, str]) -> Core:
+def open_core(database: str, parts: dict[str, str], *, gate_timeout_s: float = TIMEOUT_S) -> Core:
     """Open the database with the parts of the core that the run uses."""
     store = open_store(database)
     folder = Path(database).parent
 
     def built(task: Task) -> bool:
         assert task.stage == "build"
+        while (folder / f"hang-{task.task_id}").exists():
+            time.sleep(LOOK_S)  # sleeps because to hang is the fault; whoever asks the gate bounds it
         return not (folder / "red").exists()
 
     gates = {"built": built, "checked": lambda _: True}
     queue: JobQueue = made(parts["jobs"], store)
-    engine: StageEngine = made(parts["stages"], store, pipeline=PIPELINE, gates=gates, max_attempts=2)
+    bounds = {"max_attempts": 2, "gate_timeout_s": gate_timeout_s}
+    engine: StageEngine = made(parts["stages"], store, pipeline=PIPELINE, gates=gates, **bounds)
     return Core(store, queue, engine, folder, [])
 
 
@@ -132,9 +139,16 @@ def webhook(marks: Marks, database: str, parts: dict[str, str], task_id: str) ->
     marks.ack("advance", task_id, value=advance.result)
 
 
-def poll(marks: Marks, database: str, parts: dict[str, str], task_ids: list[str], looks: int) -> None:
+def poll(
+    marks: Marks,
+    database: str,
+    parts: dict[str, str],
+    task_ids: list[str],
+    looks: int,
+    gate_timeout_s: float = TIMEOUT_S,
+) -> None:
     """Ask for an advance of each task, and look as a reaper, so many times; say how often a task moved."""
-    core = open_core(database, parts)
+    core = open_core(database, parts, gate_timeout_s=gate_timeout_s)
     found = core.reaper(parts["reaper"], "reaper", {"reaper_finalize_grace_s": 3600.0})
     marks.note("ready")
     moved = 0

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from scenarios.checks import check_no_exceptions
 from scenarios.tracker import KEY as FORGE_SECRET
 from scenarios.tracker import SECRET, TOKEN, Client
-from scenarios.webhook_agents import FOLDER, PROJECT, REPO, TRACKER, sha_of
+from scenarios.webhook_agents import DEFAULT, FOLDER, PROJECT, REPO, TRACKER, sha_of
 from scenarios.webhook_checks import check_executions, check_moves, check_tasks, is_quiet, stage_of
 from scenarios.world import World
 
@@ -36,7 +36,9 @@ WAIT_S: Final = 30.0
 class Site:
     """Everything that a pipeline needs. ``forge`` is in whose form pushes and statuses are delivered."""
 
-    def __init__(self, chaos: Run, database: Path, parts: dict[str, str], *, forge: str = "github") -> None:
+    def __init__(
+        self, chaos: Run, database: Path, parts: dict[str, str], *, forge: str = "github", pipeline: str = DEFAULT
+    ) -> None:
         self.chaos = chaos
         self.database = database
         self.folder = database.parent
@@ -45,7 +47,7 @@ class Site:
         serving = chaos.spawn("scenarios.tracker:serve", kwargs={"folder": str(self.folder)}, name="tracker")
         self.tracker = int(serving.wait_for("serving", kind="note")[0].value)
         self.client = Client(self.tracker)
-        self.common = {"folder": str(self.folder), "parts": parts, "tracker": self.tracker}
+        self.common = {"folder": str(self.folder), "parts": parts | {"pipeline": pipeline}, "tracker": self.tracker}
         self.port = 0
         self.courier: Courier | None = None
 

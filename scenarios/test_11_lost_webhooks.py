@@ -14,8 +14,8 @@ from recovery.tracker import PAGE_LIMIT
 from scenarios.job_checks import rows
 from scenarios.site import GRACE_S, INTERVAL_S, KEY, Site
 from scenarios.test_16_red_gate import check_silence
-from scenarios.webhook_agents import PROJECT
-from scenarios.webhook_checks import check_stays, check_times, stage_of, write, written
+from scenarios.webhook_agents import CAREFUL, PROJECT
+from scenarios.webhook_checks import check_stays, check_times, check_unbegun, stage_of, write, written
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,10 +74,10 @@ def run_pipeline(site: Site, key: str = KEY) -> tuple[float, float, float]:
     return started_s, approved_s, site.wait_for_stage("done", key=key)
 
 
-def lose(chaos: Run, number: int, *, count: int | None = 1) -> None:
-    """Plan that deliveries are lost, in a way that is drawn from the seed."""
+def lose(chaos: Run, *numbers: int, count: int | None = 1) -> None:
+    """Plan that so many deliveries from each of these numbers on are lost, in a way that is drawn from the seed."""
     way, parameters = WAYS[int(chaos.random("way").random() * len(WAYS))]
-    chaos.plan(deliver("courier", way, at_delivery(number, count=count), **parameters))
+    chaos.plan(*(deliver("courier", way, at_delivery(number, count=count), **parameters) for number in numbers))
 
 
 def expect_times(site: Site, seen: tuple[float, ...], wanted: tuple[float, ...]) -> None:
@@ -159,6 +159,45 @@ def test_a_rejection_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) 
     status = rows(fresh_db, "SELECT status FROM tasks")
     chaos.expect("the task is cancelled", observed=status, holds=status == [("cancelled",)])
     site.judge(CORE_1="analysis")
+
+
+def test_a_rejection_is_lost_before_the_work_begins(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """The job of the first stage still waits for a worker when the task is cancelled: nobody begins it."""
+    lose(chaos, VERDICT)
+    site = Site(chaos, fresh_db, parts)
+    site.start()
+    chaos.agent("worker").kill()
+    site.move(KEY, "In Progress")
+    chaos.wait_until(lambda: stage_of(fresh_db, KEY) == "analysis", what="the start to be handled")
+    site.move(KEY, "Rejected")
+    site.pass_time(settles=False)
+    status = rows(fresh_db, "SELECT status FROM tasks")
+    chaos.expect("the task is cancelled", observed=status, holds=status == [("cancelled",)])
+    chaos.agent("worker").restart()
+    site.settle()
+    chaos.check(check_unbegun(fresh_db), expect="the job of a cancelled task is not begun")
+    site.judge(CORE_1="analysis")
+
+
+def test_one_approval_opens_one_human_gate(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """Two stages are a person's, and each verdict is lost: what the tracker still shows is no answer to the second."""
+    lose(chaos, VERDICT, STATUS + 2)
+    site = Site(chaos, fresh_db, parts, pipeline=CAREFUL)
+    site.start()
+    run_to_development(site)
+    site.judge_commit(KEY, "pending")
+    site.judge_commit(KEY, "success")
+    for _ in range(3):
+        site.pass_time()
+    shut = check_stays(fresh_db, KEY, "deploy", "gate:opened-by-no-human")
+    chaos.check(shut, expect="the second human gate stays shut")
+    site.move(KEY, "In Progress")
+    site.pass_time()
+    site.move(KEY, "Approved")
+    expect_times(site, (site.wait_for_stage("done"),), (INTERVAL_S,))
+    site.judge(CORE_1="done")
+    told = [f"{KEY} analysis", f"{KEY} deploy"]
+    chaos.expect("people are told of what was unblocked", observed=site.told(), holds=site.told() == told)
 
 
 def test_all_deliveries_are_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from harness import Finding
 from recovery import JobClaim, JobQueue, TaskManager
+from recovery.gates import HUNG_MAX
 from scenarios.checks import check_no_exceptions
 from scenarios.job_checks import alerts, check_stages
 
@@ -28,11 +29,14 @@ pytestmark = pytest.mark.chaos(
         "Tasks wait behind a red gate, one with a job that is being finalised; two processes look thousands of times.",
         "Nothing moves, nobody is told, and the file of the database is what it was, byte for byte.",
         "The gate turns green, and each task moves once.",
+        "For one task it hangs: it is red for that one, and for no other.",
     ],
 )
 
 POLL = "scenarios.job_agents:poll"
 TASKS = [f"task-{number}" for number in range(4)]
+GATE_TIMEOUT_S = 0.2
+"""How long a gate that hangs is waited for: what answers at all does so at once."""
 
 
 def wait_behind_a_red_gate(database: Path) -> None:
@@ -89,6 +93,28 @@ def look_many_times(chaos: Run, database: Path, parts: dict[str, str], looks: in
 def test_hundreds_of_looks(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
     """The quick form."""
     look_many_times(chaos, fresh_db, parts, 150)
+
+
+def test_a_gate_hangs_for_one_task(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """However often it is asked about that one, it answers for the others; it comes back, and answers for all."""
+    with JobQueue(db_path=fresh_db) as queue:
+        for task in TASKS:
+            TaskManager(queue.store).create(task, stage="build")
+    hanging, *others = TASKS
+    hang = fresh_db.with_name(f"hang-{hanging}")
+    hang.touch()
+    asked = [hanging] * (2 * HUNG_MAX) + others
+    kwargs = {"database": str(fresh_db), "parts": parts, "task_ids": asked, "looks": 3}
+    poller = chaos.spawn(POLL, kwargs={**kwargs, "gate_timeout_s": GATE_TIMEOUT_S}, name="poller")
+    said = poller.wait_for("polled", timeout_s=100)[0].value
+    poller.wait_exit()
+    chaos.check(check_stages(fresh_db, others), expect="a gate that hangs for one task is green for the others")
+    chaos.check(check_stages(fresh_db, [hanging], moved=False), expect="what does not answer moves nothing")
+    chaos.expect("nobody is told", observed=said["told"], holds=not said["told"])
+    hang.unlink()
+    chaos.spawn(POLL, kwargs={**kwargs, "looks": 1}, name="green").wait_exit()
+    chaos.check(check_stages(fresh_db, TASKS), expect="each task moves once when the gate has come back")
+    chaos.check(check_no_exceptions(chaos.history), expect="no exception in any agent")
 
 
 @pytest.mark.chaos_deep

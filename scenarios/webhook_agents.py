@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import uvicorn
 
-from recovery import DEFAULT_PIPELINE, JobQueue, Monitor, StageEngine, open_store
+from recovery import DEFAULT_PIPELINE, JobQueue, Monitor, Pipeline, StageEngine, open_store
 from recovery.handlers import branch_of
 from recovery.reconciler import ReconcilerSettings
 from recovery.signatures import SignatureScheme, StandardWebhooks, gitea, github
@@ -47,6 +47,16 @@ TRACKER: Final = "SITE_TRACKER"
 """The variables of the environment in which a process that takes no arguments from here is told where to look."""
 
 LOOK_S: Final = 0.002
+CAREFUL_PIPELINE: Final = Pipeline(
+    tuple(
+        msgspec.structs.replace(stage, is_human_gated=stage.is_human_gated or stage.name == "deploy")
+        for stage in DEFAULT_PIPELINE.stages
+    )
+)
+"""The default one with a second human gate: what is deployed is done when a person says so, and the gate is green."""
+
+DEFAULT: Final = "recovery:DEFAULT_PIPELINE"
+CAREFUL: Final = "scenarios.webhook_agents:CAREFUL_PIPELINE"
 GATE_IS_GREEN: Final = "scenarios.gate.is_green"
 """The audit event of a gate that has answered green: what is decided now has not been done yet."""
 
@@ -102,7 +112,8 @@ def open_core(folder: str, parts: dict[str, str], tracker: int) -> Core:
     store = open_store(str(world.folder / "recovery.db"))
 
     gates = make_gates(world.folder, tracker)
-    engine: StageEngine = made(parts["stages"], store, pipeline=DEFAULT_PIPELINE, gates=gates, clock=world.clock)
+    pipeline: Pipeline = class_named(parts["pipeline"])
+    engine: StageEngine = made(parts["stages"], store, pipeline=pipeline, gates=gates, clock=world.clock)
     queue: JobQueue = made(parts["jobs"], store, clock=world.clock)
     handlers: Handlers = made(parts["handlers"], engine, clock=world.clock)
     return Core(world, tracker, store, queue, engine, handlers)

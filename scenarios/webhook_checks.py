@@ -88,6 +88,14 @@ def check_executions(folder: Path) -> Iterator[Finding]:
         yield Finding(signature="executors:done-twice", text=text, checker="check_executions")
 
 
+def check_unbegun(database: Path) -> Iterator[Finding]:
+    """Find tasks that were cancelled before their job was begun, and whose job was begun all the same."""
+    statement = "SELECT tracker_key, agent FROM tasks JOIN agent_runs USING (task_id) WHERE status = 'cancelled'"
+    if begun := rows(database, statement):
+        text = f"jobs of cancelled tasks that were begun: {begun[:10]}"
+        yield Finding(signature="jobs:begun-when-cancelled", text=text, checker="check_unbegun")
+
+
 def check_inbox(
     database: Path, sent: Sequence[tuple[str, str, str, str]], *, courier_lost: int = 0
 ) -> Iterator[Finding]:

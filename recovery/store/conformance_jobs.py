@@ -120,7 +120,7 @@ class JobConformance:
             transaction.set_dead_ticks("r", [DeadTicks(numbers[0], 1, 2), DeadTicks(numbers[2], 9, 4)])
             transaction.set_dead_ticks("other", [DeadTicks(numbers[0], 1, 7)])
         listed = self.store.running_jobs("r", limit=_PAGE)
-        first = RunningJob(numbers[0], "a", "repo", None, 1, 2, 1, None, None, 7, "m", 20, None, None, 2)
+        first = RunningJob(numbers[0], "a", "repo", None, 1, 2, 1, None, None, 7, "m", 20, None, None, 2, 1)
         assert listed[0] == first
         assert [(job.job_id, job.exit_code, job.finished_at, job.dead_ticks) for job in listed] == [
             (numbers[0], None, None, 2),
@@ -135,6 +135,21 @@ class JobConformance:
             transaction.end_claim(numbers[0], 1, status=JobStatus.QUEUED, error="", now=50)
         self._claim()
         assert [job.dead_ticks for job in self.store.running_jobs("other", limit=1)] == [0]
+
+    def test_a_running_job_that_was_fenced_off_is_listed_so(self) -> None:
+        """Its run is still that of the claim before; the next claim has a run of its own."""
+        number = self._insert_job().job_id
+        self._claim()
+        assert [job.is_fenced for job in self.store.running_jobs("r", limit=_PAGE)] == [False]
+        with self.store.transaction() as transaction:
+            assert transaction.fence_job(number, 1, now=30)
+        (job,) = self.store.running_jobs("r", limit=_PAGE)
+        assert (job.run_claim, job.claim, job.is_fenced) == (1, 2, True)
+        with self.store.transaction() as transaction:
+            transaction.end_claim(number, 2, status=JobStatus.QUEUED, error="", now=40)
+        self._claim()
+        (job,) = self.store.running_jobs("r", limit=_PAGE)
+        assert (job.run_claim, job.claim, job.is_fenced) == (3, 3, False)
 
     def test_active_jobs_are_those_of_a_task_that_have_not_ended(self) -> None:
         """Queued and running ones, oldest first, of this task alone."""

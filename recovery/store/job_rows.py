@@ -60,7 +60,10 @@ class AgentRun(msgspec.Struct, frozen=True):
 
 
 class RunningJob(msgspec.Struct, frozen=True):
-    """What a reaper needs to know of a job that is running, its run and its own count of dead ticks included."""
+    """What a reaper needs to know of a job that is running, its run and its own count of dead ticks included.
+
+    ``run_claim`` is the claim that the newest run was started under.
+    """
 
     job_id: int
     agent: str
@@ -77,6 +80,12 @@ class RunningJob(msgspec.Struct, frozen=True):
     exit_code: int | None
     finished_at: Microseconds | None
     dead_ticks: int
+    run_claim: int
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether the executor, and who watches it, are refused already."""
+        return self.run_claim < self.claim
 
 
 class DeadTicks(msgspec.Struct, frozen=True):

@@ -64,7 +64,8 @@ _SET_TICKS: Final = (
 )
 RUNNING: Final = (
     "SELECT j.job_id, j.agent, j.repo, j.task_id, j.attempts, j.max_attempts, j.claim, j.pid, j.process_start, "
-    "j.monitor_pid, j.monitor_start, j.started_at, r.exit_code, r.finished_at, coalesce(d.ticks, 0) "
+    "j.monitor_pid, j.monitor_start, j.started_at, r.exit_code, r.finished_at, coalesce(d.ticks, 0), "
+    "coalesce(r.claim, j.claim) "
     "FROM jobs AS j LEFT JOIN agent_runs AS r ON r.run_id = j.run_id "
     "LEFT JOIN job_dead_ticks AS d ON d.job_id = j.job_id AND d.reaper = ? AND d.claim = j.claim "
     "WHERE j.status = 'running' AND j.job_id > ? ORDER BY j.job_id LIMIT ?"

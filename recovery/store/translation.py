@@ -25,6 +25,8 @@ REFUSALS: Final = (sqlite3.Error, UnicodeEncodeError, OverflowError)
 
 _PRIMARY: Final = 0xFF
 
+# The index of the log is a file of its own, and SQLite has no code of its own for a disk on which it finds no room.
+_FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 _LOCKED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
@@ -60,7 +62,7 @@ def translated(error: Refusal, path: str, busy_timeout_s: float) -> RecoveryErro
             f"Expected to get hold of {path} within {busy_timeout_s:g} s but another connection kept it locked "
             f"({error}); try again, or raise busy_timeout_s."
         )
-    if code == sqlite3.SQLITE_FULL:
+    if extended in _FULL:
         return DatabaseFull(
             f"Expected room for a write to {path} but the disk or the size limit is full; free some space."
         )

@@ -4,11 +4,13 @@
 |---|---|---|
 | AdvancesAfterwards | the monitor ends the job without its intention, and advances after it (D16) | a kill between |
 | StartsUnseen | the executor begins before anybody knows its process | a kill between the two |
+| BeginsTheCancelled | a job is begun though its task was cancelled while it waited | a rejection before the work |
 | UnfencedEnd | a claim is ended whoever has the job by now (D17) | a monitor whose job was taken |
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -17,9 +19,12 @@ import msgspec
 from recovery import JobClaim, JobQueue, Monitor
 from recovery.errors import JobLost
 from recovery.jobs import AFTER_SETTLE, BEFORE_SETTLE, settle
+from recovery.liveness import start_of
+from recovery.store.sqlite_jobs import _CLAIM, _INSERT_RUN, OLDEST
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Sequence
 
     from recovery import Job
     from recovery.jobs import Outcome
@@ -55,6 +60,22 @@ class StartsUnseen(Monitor):
     def _open_gate(process: subprocess.Popen[bytes]) -> None:
         if process.stdin is not None and not process.stdin.closed:
             Monitor._open_gate(process)
+
+
+class BeginsTheCancelled(JobQueue):
+    """Begins what is there to begin."""
+
+    def claim(self, *, agents: Sequence[str] | None = None) -> Job | None:
+        """Claim the oldest job, and do not ask what became of its task."""
+        del agents
+        pid, now = os.getpid(), self._clock.now()
+        with self._store.transaction() as transaction:
+            execute = transaction.execute  # type: ignore[attr-defined]
+            if (oldest := execute(OLDEST, ()).fetchone()) is None:
+                return None
+            (run_id,) = execute(_INSERT_RUN, (now, *oldest)).fetchone()
+            execute(_CLAIM, (run_id, pid, start_of(pid), now, now, *oldest)).fetchone()
+            return transaction.job(*oldest)
 
 
 class UnfencedEnd(JobQueue):

@@ -10,6 +10,7 @@
 | DisturbsWork | whether anybody is at work on the task is not asked | a job that waits for its worker |
 | HasNoGrace | a stage is left as soon as its gate is green | the time that a lost status costs |
 | ForgetsGatesBehindTheTracker | the tracker is asked first, and its errors end the round | a tracker out of order |
+| TakesOneAnswerTwice | an approval that the tracker still shows counts for each human gate | a pipeline with two |
 | TrustsMemory | what was looked at once is not looked at again | a gate that turns green after a look |
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
+from recovery.approvals import Approvals
 from recovery.clock import microseconds
 from recovery.events import TrackerState
 from recovery.reconciler import Reconciler, Round, Unblocked
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from recovery.clock import Microseconds
+    from recovery.handlers import Handlers
+    from recovery.store.rows import Task
 
 
 class AgesTheRow(Reconciler):
@@ -125,3 +129,21 @@ class TrustsMemory(Reconciler):
             return False
         seen.add(waiting.task.task_id)
         return super()._leave(waiting)
+
+
+class _KnowsNoGate(Approvals):
+    """Keeps nothing of what an approval was the answer to."""
+
+    def is_spent(self, task: Task) -> bool:
+        """Say no."""
+        del task
+        return False
+
+
+class TakesOneAnswerTwice(Reconciler):
+    """Takes what the tracker shows for what somebody has just said."""
+
+    def __init__(self, handlers: Handlers, **arguments: Any) -> None:
+        """Forget, from the start."""
+        super().__init__(handlers, **arguments)
+        self._approvals = _KnowsNoGate(handlers.engine)

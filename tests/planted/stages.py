@@ -6,21 +6,26 @@
 | SpeaksOnRed | each look at a red gate leaves a row | thousands of looks |
 | AdvancesFirst | stage in one transaction, next job in another | a kill between the two |
 | IgnoresTheGate | what a gate that is red says is not heard | any look at a red gate |
+| CountsAllThatHangs | what hangs is counted for the gate, and not by its task | a gate that hangs for one task |
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recovery import StageEngine
-from recovery.gates import GateResult
+from recovery.gates import TIMEOUT_S, GateResult, Gates
 from recovery.stages import AFTER_MOVE, AFTER_NEXT_JOB
 from recovery.store.rows import Audit
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from recovery.clock import Microseconds
+    from recovery.gates import Gate
     from recovery.stages import Stage
+    from recovery.store import Store
     from recovery.store.protocol import Transaction
     from recovery.store.rows import Task
 
@@ -86,3 +91,22 @@ class IgnoresTheGate(StageEngine):
     def _gate(self, stage: Stage, task: Task) -> GateResult:
         super()._gate(stage, task)
         return GateResult(is_green=True)
+
+
+class _OneBound(Gates):
+    """Forgets for whom an evaluation hangs, so the same task is asked about, and counted, again and again."""
+
+    def _hanging(self, name: str) -> frozenset[str]:
+        super()._hanging(name)
+        with self._lock:
+            self._hung[name] = {f"number {place}": each for place, each in enumerate(self._hung[name].values())}
+            return frozenset(self._hung[name])
+
+
+class CountsAllThatHangs(StageEngine):
+    """Takes one task that makes a gate hang for a gate that hangs."""
+
+    def __init__(self, store: Store, *, gates: Mapping[str, Gate], **others: Any) -> None:
+        """Bound the gates, and not the tasks."""
+        super().__init__(store, gates=gates, **others)
+        self._gates = _OneBound(gates, timeout_s=others.get("gate_timeout_s", TIMEOUT_S))

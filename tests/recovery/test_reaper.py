@@ -515,8 +515,13 @@ def test_a_process_that_cannot_be_ended_keeps_its_job(world: World, monkeypatch:
     assert f"Job {stubborn} was left running" in tick.errors[0]
     assert "belongs to another user" in tick.errors[0]
     assert (world.status(stubborn), world.status(other)) == (JobStatus.RUNNING, JobStatus.QUEUED)
+    before = world.dump()
+    again = [reaper.run_once(), world.reaper("another").run_once(), reaper.run_once()]
+    assert [(tick.queued, len(tick.errors)) for tick in again] == [(0, 1)] * 3
+    assert world.dump() == before, "it is fenced off once, whoever looks, and not once a look"
     monkeypatch.undo()
     assert reaper.run_once().queued == 1
+    assert (world.status(stubborn), world.queue.get(stubborn).claim) == (JobStatus.QUEUED, 2)
 
 
 # Time, switches, errors.

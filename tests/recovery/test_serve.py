@@ -111,6 +111,13 @@ class Service:
         """What it has logged."""
         return (self.folder / "log").read_text(encoding="utf-8")
 
+    def wait_for_log(self, text: str) -> None:
+        """Wait until it has logged this."""
+        bound = time.monotonic() + BOUND_S
+        while text not in self.log:
+            assert time.monotonic() < bound, self.log
+            time.sleep(0.01)  # sleeps because another process writes it; bounded above
+
     def ask(self, method: str, path: str, body: str = "", headers: dict[str, str] | None = None) -> tuple[int, Any]:
         """Send a request; return status and answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=BOUND_S)
@@ -165,6 +172,25 @@ def test_deliveries_become_tasks_and_a_signal_is_an_end(service: Service) -> Non
     assert shown["reconciler"]["grace_s"]["development"] == 600.0
     assert service.end() == 0
     assert "Traceback" not in service.log
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]], ids=["once", "impatiently"])
+def test_a_sender_that_stalls_holds_up_the_end_for_a_while_and_is_told(service: Service, signals: list[int]) -> None:
+    """It is answered 503 when the patience is over, or at once at a second Ctrl-C; nobody is shown a traceback."""
+    service.start()
+    assert service.process is not None
+    with socket.create_connection(("127.0.0.1", service.port), timeout=BOUND_S) as connection:
+        connection.sendall(b"POST /hooks/tracker HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        service.ask("GET", "/status")  # by then the other request is under way
+        for number in signals[:-1]:
+            service.process.send_signal(number)
+            service.wait_for_log("Shutting down")
+        assert service.end(signals[-1]) == 0
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"send it again" in answer
+    assert "Traceback" not in service.log, service.log
+    assert "Error" not in service.log, service.log
 
 
 def test_what_was_accepted_is_handled_after_a_kill(service: Service) -> None:

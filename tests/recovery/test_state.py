@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import math
+import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,7 +17,7 @@ import pytest
 from recovery import StateGroup, StateStore, open_store
 from recovery.errors import CorruptState, DatabaseFull, DatabaseLocked, InvalidSetting, InvalidState, StoreClosed
 from recovery.state import KEY_BYTES_MAX, VALUE_BYTES_MAX, checked_entry
-from tests.recovery.disks import small_disk
+from tests.recovery.disks import fill, small_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,6 +163,50 @@ def test_a_full_disk_is_told_and_what_was_there_stays(tmp_path: Path) -> None:
             state.set("g", "large", "x" * 2_000_000)
         assert dict(state.restore("g")) == {"k": "kept"}
         assert state.set("g", "k", "later")
+
+
+@pytest.mark.parametrize("room", [0, 4096, 20_000, 60_000])
+@pytest.mark.parametrize("is_there", [False, True], ids=["new", "there"])
+def test_a_disk_that_is_full_at_the_opening_is_no_reason_to_go_without_a_store(
+    tmp_path: Path,
+    room: int,
+    is_there: bool,  # noqa: FBT001 - a parameter of the test
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever of the store finds no room: reads and writes raise alike, nobody is told of a loss, and it passes."""
+    with small_disk(tmp_path / "disk") as disk:
+        path = disk / "state.db"
+        if is_there:
+            with StateStore(db_path=path) as before:
+                assert before.set("g", "k", "kept")
+        filler = fill(disk)
+        os.truncate(filler, filler.stat().st_size - room)
+        with StateStore(db_path=path) as state:
+            if not (is_there and room > 40_000):  # an existing one needs no more to be opened and read
+                with pytest.raises(DatabaseFull, match="free some space"):
+                    state.get("g", "k")
+            with pytest.raises(DatabaseFull, match="free some space"):
+                state.set("g", "large", "x" * 200_000)
+            filler.unlink()
+            assert state.get("g", "k") == ("kept" if is_there else None)
+            assert state.set("g", "k", "later")
+    assert caplog.records == []
+
+
+def test_a_folder_that_finds_no_room_is_no_reason_to_go_without_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quota counts as a full disk; when there is room the folder is made, and the store with it."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    with StateStore(db_path=tmp_path / "new" / "state.db") as state:
+        with monkeypatch.context() as patched:
+            patched.setattr("pathlib.Path.mkdir", refuse)
+            with pytest.raises(DatabaseFull, match="free some space"):
+                state.set("g", "k", 1)
+        assert state.set("g", "k", 1)
 
 
 def test_a_locked_database_is_no_reason_to_go_without_a_store(path: Path) -> None:

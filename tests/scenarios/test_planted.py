@@ -222,12 +222,16 @@ def test_rivals_catch_a_claim_that_is_won_by_many(session: Session) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variant", "signature"),
-    [("SpeaksOnRed", "silence:rows-written"), ("IgnoresTheGate", "silence:advanced")],
+    ("variant", "signature", "test"),
+    [
+        ("SpeaksOnRed", "silence:rows-written", "test_hundreds_of_looks"),
+        ("IgnoresTheGate", "silence:advanced", "test_hundreds_of_looks"),
+        ("CountsAllThatHangs", "stages:not-advanced", "test_a_gate_hangs_for_one_task"),
+    ],
 )
-def test_red_gates_catch_their_planted_defects(session: Session, variant: str, signature: str) -> None:
-    """An engine that says something at each look, and one that does not hear the gate, are found."""
-    check_caught(session, RED_GATE, f"tests.planted.stages:{variant}", "test_hundreds_of_looks", signature)
+def test_red_gates_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
+    """Words at each look, a gate that is not heard, and one task's hanging gate that is red for all, are found."""
+    check_caught(session, RED_GATE, f"tests.planted.stages:{variant}", test, signature)
 
 
 @pytest.mark.parametrize(
@@ -289,6 +293,7 @@ def test_sync_queues_catch_their_planted_defects(session: Session, variant: str,
 @pytest.mark.parametrize(
     ("variant", "signature", "test"),
     [
+        ("TakesOneAnswerTwice", "gate:opened-by-no-human", "test_one_approval_opens_one_human_gate"),
         ("AgesTheRow", "stages:stuck", "test_a_busy_task_is_unblocked_all_the_same"),
         ("ReadsOnePage", "stages:stuck", "test_the_lost_verdict_is_on_the_second_page"),
         ("StopsAtTheFirst", "stages:stuck", "test_the_lost_verdict_is_on_the_second_page"),
@@ -303,6 +308,12 @@ def test_sync_queues_catch_their_planted_defects(session: Session, variant: str,
 def test_reconcilers_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
     """Tasks that stay stuck, gates that open for nobody, work that is disturbed, and words about nothing, are found."""
     check_caught(session, LOST, f"tests.planted.reconciler:{variant}", test, signature)
+
+
+def test_lost_rejections_catch_a_claim_that_begins_what_was_cancelled(session: Session) -> None:
+    """A job whose task was cancelled while it waited, and that is done all the same, is found."""
+    test = "test_a_rejection_is_lost_before_the_work_begins"
+    check_caught(session, LOST, "tests.planted.jobs:BeginsTheCancelled", test, "jobs:begun-when-cancelled")
 
 
 @pytest.mark.parametrize(
