@@ -90,6 +90,7 @@ class _Listed(_ListedBase):
 @click.option("--seed", help="Draws what is sampled; drawn itself, and printed, when it is not given.")
 @click.option("--samples", type=int, help="Power-loss states of a moment that allows more than 64.  [default: 24]")
 @click.option("--recoveries", type=int, help="Crash states whose recovery is interrupted.  [default: 64]")
+@click.option("--io-runs", type=int, help="I/O errors that a run is told of, each one run.  [default: 2000]")
 @click.option("--json", "json_file", type=_DESTINATION, help="Write the result there as JSON.")
 @click.option("--state", help="Build this state alone, keep it, and judge it; a report names it.")
 @click.option("--results", type=_FOLDER, default=RESULTS, show_default=True, help="Where failing states are kept.")
@@ -113,6 +114,7 @@ def explore(
     seed: str | None,
     samples: int | None,
     recoveries: int | None,
+    io_runs: int | None,
     json_file: Path | None,
     state: str | None,
     results: Path,
@@ -130,7 +132,7 @@ def explore(
     from harness.explore.losses import SAMPLES
     from harness.explore.power import Model
     from harness.explore.result import Family
-    from harness.explore.session import RECOVERIES, Options
+    from harness.explore.session import IO_RUNS, RECOVERIES, Options
     from harness.seed import draw_seed, normalise_seed
 
     subject, command = _subject(target, run_command, check_command, check_timeout)
@@ -142,6 +144,7 @@ def explore(
         budget_s=budget,
         samples=SAMPLES if samples is None else samples,
         recoveries=RECOVERIES if recoveries is None else recoveries,
+        io_runs=IO_RUNS if io_runs is None else io_runs,
         run_timeout_s=run_timeout,
         check_timeout_s=check_timeout,
     )

@@ -36,7 +36,7 @@ from harness.explore.recorded import (
 )
 from harness.explore.recovering import explore_recoveries, find_recovery
 from harness.explore.reproduction import reproduction
-from harness.explore.result import INTERRUPTED, Exploration, ExplorationError, Family, FamilyResult
+from harness.explore.result import INTERRUPTED, Exploration, ExplorationError, Family, FamilyResult, grouped
 from harness.explore.session import Options, Progress, Saved, Session
 from harness.explore.unwatched import compare_unwatched
 from harness.model import Finding
@@ -157,12 +157,12 @@ class Explorer:
         return [
             FamilyResult(
                 family=Family(saved.family),
-                states=saved.states,
+                states=hearing.states,
                 points=hearing.done,
-                points_total=hearing.total,
+                points_total=hearing.points_total,
                 is_complete=False,
-                discoveries=tuple(saved.discoveries),
-                problems=tuple(saved.problems),
+                discoveries=grouped(hearing.discoveries),
+                problems=tuple(hearing.problems.values()),
             )
         ]
 
@@ -335,6 +335,8 @@ def check_options(options: Options) -> None:
         wrong.append(f"at least one state of a moment is sampled, and this is {options.samples}")
     if options.recoveries < 1:
         wrong.append(f"at least one recovery is explored, and this is {options.recoveries}")
+    if options.io_runs < 1:
+        wrong.append(f"at least one I/O error is tried, and this is {options.io_runs}")
     if not options.families or (Family.POWER in options.families and not options.models):
         wrong.append("at least one family of faults, and for power one model, is explored")
     if not options.run_timeout_s > 0 or not options.check_timeout_s > 0:

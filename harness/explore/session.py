@@ -188,6 +188,9 @@ class Hearing:
         self._told_s = 0.0
         self.hangs = 0
         self.total = 0
+        """How much is to be done: what a bar is drawn of."""
+        self.points_total = 0
+        """How much there is, which is more where only a sample is to be done."""
         self.done = 0
 
     def judge(self, state: State, *, model: str = "", heard: Callable[[State, Judgement], None] | None = None) -> None:

@@ -56,6 +56,21 @@ def test_a_sound_target_exits_0_and_tells_its_coverage(capsys: pytest.CaptureFix
     assert "seed cli" in last
 
 
+def test_a_sample_is_called_one_on_the_terminal_and_in_the_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who asks for fewer recoveries and I/O errors than there are reads how many there would be."""
+    arguments = ("--faults", "recovery,io", "--recoveries", "2", "--io-runs", "3", "--json", "out.json")
+    assert _explore("Careful", *arguments) == HELD
+
+    out = capsys.readouterr().out
+    families = json.loads((tmp_path / "out.json").read_text())["families"]
+    assert families["io"]["coverage"] == f"3 of {families['io']['points_total']} I/O errors (sampled)"
+    assert "2 of 7 recoveries (sampled)" in families["recovery"]["coverage"]
+    assert all(family["sampled"] and family["coverage"] in out.splitlines()[-1] for family in families.values())
+    assert out.count("(sampled)") == 4  # in the table, which may break its lines, and in the last line
+
+
 def test_a_violated_target_exits_1_and_its_state_can_be_seen_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,6 +105,7 @@ def test_an_undecided_target_exits_2(capsys: pytest.CaptureFixture[str]) -> None
         (["--jobs", "100000"], "at most 256 jobs"),
         (["--samples", "0"], "at least one state of a moment"),
         (["--recoveries", "0"], "at least one recovery"),
+        (["--io-runs", "0"], "at least one I/O error"),
         (["--model", "ntfs"], "ntfs"),
         (["--state", "flood:1"], "names no state"),
         (["--state", "crash:999"], "names no state of careful"),
