@@ -70,14 +70,15 @@ class Subject:
     """A target behind one face, as the exploration uses it. ``name`` is what reports call it."""
 
     def __init__(self, target: object, name: str) -> None:
-        self.name = str(getattr(target, "name", "") or name)
+        self.name = str(_asked(target, "name", name) or name)
         self._target: Any = target
+        methods = {attribute: _asked(target, attribute, name) for attribute in _METHODS}
         for attribute in ("run", "check"):
-            if not callable(getattr(target, attribute, None)):
+            if not callable(methods[attribute]):
                 msg = f"{name} has no {attribute}(): a target has run(directory, marks) and check(directory, marks)"
                 raise UsageError(msg)
-        for attribute in _METHODS:
-            if inspect.iscoroutinefunction(getattr(target, attribute, None)):
+        for attribute, method in methods.items():
+            if inspect.iscoroutinefunction(method):
                 msg = f"{name}.{attribute}() is async, and nobody awaits it: let it call asyncio.run() itself"
                 raise UsageError(msg)
 
@@ -238,7 +239,8 @@ def print_to_descriptors() -> None:
 def subject_of(target: object, *, check: Callable[..., Any] | None = None, name: str = "") -> Subject:
     """Return the face of a target: a class, an object, a module, or a function together with ``check``.
 
-    Raises UsageError for anything else, and for a class that cannot be made without arguments.
+    Raises UsageError for anything else, for a class that cannot be made without arguments, and for what raises when it
+    is asked for its name or its methods.
     """
     if isinstance(target, Subject):
         return target
@@ -247,7 +249,8 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
             msg = f"with check= the target is the function that runs, and this is {type(target).__name__}"
             raise UsageError(msg)
         return Subject(_Functions(target, check), name or getattr(target, "__qualname__", ""))
-    called = name or getattr(target, "__qualname__", None) or getattr(target, "__name__", None) or type(target).__name__
+    own = type(target).__name__
+    called = name or str(_asked(target, "__qualname__", own) or _asked(target, "__name__", own) or own)
     if inspect.isclass(target):
         try:
             return Subject(target(), called)
@@ -260,6 +263,18 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
             msg = f"the target {called} cannot be made ({type(error).__name__}: {error}): let it wait for run()"
             raise UsageError(msg) from error
     return Subject(target, called)
+
+
+def _asked(target: object, attribute: str, called: str) -> Any:
+    """Return an attribute of a target, None where it has none. Raises UsageError where it cannot be asked for."""
+    try:
+        return getattr(target, attribute, None)
+    except (Exception, SystemExit) as error:
+        msg = (
+            f"asked for its {attribute}, the target {called} raises {type(error).__name__}: {error}; "
+            "let it answer as soon as it is made"
+        )
+        raise UsageError(msg) from error
 
 
 def load_subject(text: str) -> Subject:
@@ -280,15 +295,23 @@ def load_subject(text: str) -> Subject:
         return subject_of(getattr(module, _DEFAULT_NAME, module), name=Path(module_name).stem)
     found: Any = module
     for part in name.split("."):
-        if not hasattr(found, part):
-            known = ", ".join(key for key, value in vars(module).items() if hasattr(value, "check")) or "none"
+        found = _asked(found, part, text)
+        if found is None:
+            known = ", ".join(key for key, value in vars(module).items() if _is_target(value)) or "none"
             msg = f"{module_name} has no {name}; targets in it: {known}"
             raise UsageError(msg)
-        found = getattr(found, part)
     if inspect.isfunction(found) and hasattr(module, "check"):
         msg = f"{name} is a function: give {module_name} alone, whose run() and check() are a target together"
         raise UsageError(msg)
     return subject_of(found, name=name)
+
+
+def _is_target(value: object) -> bool:
+    """Whether this may be meant, of all that is in a module; what cannot even be asked is not."""
+    try:
+        return _asked(value, "check", "") is not None
+    except UsageError:
+        return False
 
 
 def as_finding(found: object) -> Finding:

@@ -126,6 +126,15 @@ def test_mistakes_exit_3_with_a_sentence(arguments: list[str], said: str, capsys
     assert "Traceback" not in error
 
 
+def test_a_target_whose_name_raises_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    """A property that raises is the user's, and told in a sentence: no error of ours, and no traceback."""
+    assert run(["explore", f"{__file__}:Nameless"]) == MISTAKE
+
+    out, error = capsys.readouterr()
+    assert "asked for its name, the target Nameless raises RuntimeError: no configuration" in error
+    assert "Traceback" not in out + error
+
+
 def test_a_seed_of_any_letters_stays_in_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A seed is any printable text: its states lie in the folder of the results, and its command can be pasted."""
     seed = "../../../o'clock"
@@ -192,6 +201,18 @@ def test_what_init_writes_is_python(command: tuple[str, ...]) -> None:
 
     compile(text, "chaos_target.py", "exec")
     assert "def check(self, directory, marks)" in text
+
+
+class Nameless:
+    """Has a name only where there is a configuration."""
+
+    run = check = print
+
+    @property
+    def name(self) -> str:
+        """Fail."""
+        msg = "no configuration"
+        raise RuntimeError(msg)
 
 
 class HangsWhenLost(explored.Unsynced):
