@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import sys
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -37,6 +38,7 @@ _UNITS_S: Final = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
 _FAMILIES: Final = ("crash", "recovery", "power", "io")
 _SHOWN: Final = 20
+_NAME_CHARACTERS_MAX: Final = 40
 _EXITS: Final = {"HELD": 0, "VIOLATED": 1, "INCONCLUSIVE": 2}
 _DESTINATION: Final = click.Path(path_type=Path, dir_okay=False)
 _FOLDER: Final = click.Path(path_type=Path, file_okay=False)
@@ -192,7 +194,7 @@ def run_and_show(
     """Explore, with a bar where there is a terminal, and print what came of it."""
     from harness.explore.launch import launch
 
-    folder = results / "explore" / (_file_name(subject.name) or "target")
+    folder = results / "explore" / _folder_name(subject)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (ignore := results / ".gitignore").exists():
@@ -216,6 +218,12 @@ def run_and_show(
         )
     _show(explored)
     return explored
+
+
+def _folder_name(subject: Subject) -> str:
+    """Return what a target's folder is called: its name, and a digest of its place, as two may have one name."""
+    digest = blake2b(f"{subject.name}\0{subject.place}".encode(errors="surrogatepass"), digest_size=4).hexdigest()
+    return f"{_file_name(subject.name)[:_NAME_CHARACTERS_MAX] or 'target'}-{digest}"
 
 
 def _file_name(text: str) -> str:

@@ -67,9 +67,13 @@ class CheckError(Exception):
 
 
 class Subject:
-    """A target behind one face, as the exploration uses it. ``name`` is what reports call it."""
+    """A target behind one face, as the exploration uses it. ``name`` is what reports call it.
 
-    def __init__(self, target: object, name: str) -> None:
+    ``place`` tells it from others of that name: the file it is in, and which of that file it is.
+    """
+
+    def __init__(self, target: object, name: str, *, place: str = "") -> None:
+        self.place = place or f"{type(target).__module__}:{type(target).__qualname__}"
         self.name = str(_asked(target, "name", name) or name)
         self._target: Any = target
         methods = {attribute: _asked(target, attribute, name) for attribute in _METHODS}
@@ -139,6 +143,7 @@ class CommandSubject(Subject):
             msg = "a target of commands needs both, one to run and one to check: give --run and --check"
             raise UsageError(msg)
         self.name = name or Path(run[0]).name
+        self.place = shlex.join([*run, "&&", *check])
         self._commands = tuple(run), tuple(check)
         self._timeout_s = timeout_s
 
@@ -236,7 +241,7 @@ def print_to_descriptors() -> None:
     sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 - to stay open
 
 
-def subject_of(target: object, *, check: Callable[..., Any] | None = None, name: str = "") -> Subject:
+def subject_of(target: object, *, check: Callable[..., Any] | None = None, name: str = "", place: str = "") -> Subject:
     """Return the face of a target: a class, an object, a module, or a function together with ``check``.
 
     Raises UsageError for anything else, for a class that cannot be made without arguments, and for what raises when it
@@ -253,7 +258,7 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
     called = name or str(_asked(target, "__qualname__", own) or _asked(target, "__name__", own) or own)
     if inspect.isclass(target):
         try:
-            return Subject(target(), called)
+            return Subject(target(), called, place=place)
         except TypeError as error:
             msg = (
                 f"the target {called} cannot be made without arguments ({error}): give an object in place of the class"
@@ -262,7 +267,7 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
         except (Exception, SystemExit) as error:
             msg = f"the target {called} cannot be made ({type(error).__name__}: {error}): let it wait for run()"
             raise UsageError(msg) from error
-    return Subject(target, called)
+    return Subject(target, called, place=place)
 
 
 def _asked(target: object, attribute: str, called: str) -> Any:
@@ -291,8 +296,11 @@ def load_subject(text: str) -> Subject:
     except (Exception, SystemExit) as error:  # one that exits with 0 would look like a pass
         msg = f"{text} cannot be loaded ({type(error).__name__}: {error}): give module:Target or path/to/file.py:Target"
         raise UsageError(msg) from error
+    own = getattr(module, "__file__", None)  # a folder without __init__.py, or a module that is built in, has none
+    file = str(Path(own).resolve()) if own else module_name
     if not name:
-        return subject_of(getattr(module, _DEFAULT_NAME, module), name=Path(module_name).stem)
+        default = f"{file}:{_DEFAULT_NAME}" if hasattr(module, _DEFAULT_NAME) else file
+        return subject_of(getattr(module, _DEFAULT_NAME, module), name=Path(module_name).stem, place=default)
     found: Any = module
     for part in name.split("."):
         found = _asked(found, part, text)
@@ -303,7 +311,7 @@ def load_subject(text: str) -> Subject:
     if inspect.isfunction(found) and hasattr(module, "check"):
         msg = f"{name} is a function: give {module_name} alone, whose run() and check() are a target together"
         raise UsageError(msg)
-    return subject_of(found, name=name)
+    return subject_of(found, name=name, place=f"{file}:{name}")
 
 
 def _is_target(value: object) -> bool:

@@ -31,6 +31,18 @@ if TYPE_CHECKING:
 
 EXPLORED = str(Path(explored.__file__))
 HELD, VIOLATED, INCONCLUSIVE, MISTAKE = range(4)
+PROGRESS = "chaos-results/explore/unsynced-*/progress.json"
+TARGET = """
+class Target:
+    name = "mine"
+
+    def run(self, directory, marks):
+        (directory / "state.json").write_text("{{}}")
+
+    def check(self, directory, marks):
+        path = directory / "state.json"
+        return ["{error}"] if path.exists() and not path.read_text() else []
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -135,6 +147,29 @@ def test_a_target_whose_name_raises_is_a_mistake(capsys: pytest.CaptureFixture[s
     assert "Traceback" not in out + error
 
 
+def test_targets_of_one_name_and_seed_keep_their_states_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is kept of one is not written over by the other, and each is seen again by what was printed of it."""
+    printed: list[str] = []
+    for place, error in (("one", "unreadable here"), ("two", "unreadable there")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "mine.py").write_text(TARGET.format(error=error))
+        assert run(["explore", f"{place}/mine.py", "--seed", "s", "--faults", "crash"]) == VIOLATED
+        printed.append(capsys.readouterr().out)
+
+    states = [text.partition("the state: ")[2].partition("\n")[0] for text in printed]
+    assert states[0] != states[1]
+    for state, text, error in zip(states, printed, ("unreadable here", "unreadable there"), strict=True):
+        assert (tmp_path / state / "directory" / "state.json").read_bytes() == b""
+        assert error in (tmp_path / state).with_suffix(".txt").read_text()
+        assert run(shlex.split(text.partition("again: chaos ")[2].partition("\n")[0])) == VIOLATED
+        assert error in capsys.readouterr().out
+
+    assert run(["explore", f"{tmp_path}/one/mine.py:Target", "--seed", "s", "--faults", "crash"]) == VIOLATED
+    assert len(list((tmp_path / "chaos-results" / "explore").glob("mine-*"))) == 2  # it is the first, named otherwise
+
+
 def test_a_seed_of_any_letters_stays_in_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A seed is any printable text: its states lie in the folder of the results, and its command can be pasted."""
     seed = "../../../o'clock"
@@ -233,17 +268,16 @@ def test_ctrl_c_ends_it_with_what_it_has_and_it_can_go_on(tmp_path: Path) -> Non
         "'--check-timeout', '10m'])"  # the second family hangs for longer than anybody waits: it is in the middle
     )
     (tmp_path / "scratch").mkdir()
-    progress = tmp_path / "chaos-results/explore/unsynced/progress.json"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as process:
-        while not progress.exists() and process.poll() is None:
+        while not list(tmp_path.glob(PROGRESS)) and process.poll() is None:
             pass
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=120)
 
     assert process.returncode == INCONCLUSIVE, out
     assert "[harness:interrupted]" in out
-    assert progress.exists()
+    assert list(tmp_path.glob(PROGRESS))
     assert list((tmp_path / "scratch").iterdir()) == []
 
 

@@ -58,6 +58,7 @@ def test_every_form_of_a_target_has_the_same_face(tmp_path: Path, subject: Subje
         ("no_such_module:Target", "cannot be loaded (ModuleNotFoundError"),
         ("no/such/file.py:Target", "there is no Python file"),
         ("tests.harness.explored:Missing", "has no Missing; targets in it: "),
+        ("sys:maxsize", "maxsize has no run()"),
         ("json:loads", "loads has no run()"),
     ],
 )
