@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import sys
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -37,6 +38,7 @@ _UNITS_S: Final = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
 _FAMILIES: Final = ("crash", "recovery", "power", "io")
 _SHOWN: Final = 20
+_NAME_CHARACTERS_MAX: Final = 40
 _EXITS: Final = {"HELD": 0, "VIOLATED": 1, "INCONCLUSIVE": 2}
 _DESTINATION: Final = click.Path(path_type=Path, dir_okay=False)
 _FOLDER: Final = click.Path(path_type=Path, file_okay=False)
@@ -90,6 +92,7 @@ class _Listed(_ListedBase):
 @click.option("--seed", help="Draws what is sampled; drawn itself, and printed, when it is not given.")
 @click.option("--samples", type=int, help="Power-loss states of a moment that allows more than 64.  [default: 24]")
 @click.option("--recoveries", type=int, help="Crash states whose recovery is interrupted.  [default: 64]")
+@click.option("--io-runs", type=int, help="I/O errors that a run is told of, each one run.  [default: 2000]")
 @click.option("--json", "json_file", type=_DESTINATION, help="Write the result there as JSON.")
 @click.option("--state", help="Build this state alone, keep it, and judge it; a report names it.")
 @click.option("--results", type=_FOLDER, default=RESULTS, show_default=True, help="Where failing states are kept.")
@@ -113,6 +116,7 @@ def explore(
     seed: str | None,
     samples: int | None,
     recoveries: int | None,
+    io_runs: int | None,
     json_file: Path | None,
     state: str | None,
     results: Path,
@@ -130,7 +134,7 @@ def explore(
     from harness.explore.losses import SAMPLES
     from harness.explore.power import Model
     from harness.explore.result import Family
-    from harness.explore.session import RECOVERIES, Options
+    from harness.explore.session import IO_RUNS, RECOVERIES, Options
     from harness.seed import draw_seed, normalise_seed
 
     subject, command = _subject(target, run_command, check_command, check_timeout)
@@ -142,6 +146,7 @@ def explore(
         budget_s=budget,
         samples=SAMPLES if samples is None else samples,
         recoveries=RECOVERIES if recoveries is None else recoveries,
+        io_runs=IO_RUNS if io_runs is None else io_runs,
         run_timeout_s=run_timeout,
         check_timeout_s=check_timeout,
     )
@@ -189,7 +194,7 @@ def run_and_show(
     """Explore, with a bar where there is a terminal, and print what came of it."""
     from harness.explore.launch import launch
 
-    folder = results / "explore" / (_file_name(subject.name) or "target")
+    folder = results / "explore" / _folder_name(subject)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (ignore := results / ".gitignore").exists():
@@ -213,6 +218,12 @@ def run_and_show(
         )
     _show(explored)
     return explored
+
+
+def _folder_name(subject: Subject) -> str:
+    """Return what a target's folder is called: its name, and a digest of its place, as two may have one name."""
+    digest = blake2b(f"{subject.name}\0{subject.place}".encode(errors="surrogatepass"), digest_size=4).hexdigest()
+    return f"{_file_name(subject.name)[:_NAME_CHARACTERS_MAX] or 'target'}-{digest}"
 
 
 def _file_name(text: str) -> str:

@@ -36,13 +36,15 @@ from harness.explore.recorded import (
 )
 from harness.explore.recovering import explore_recoveries, find_recovery
 from harness.explore.reproduction import reproduction
-from harness.explore.result import INTERRUPTED, Exploration, ExplorationError, Family, FamilyResult
+from harness.explore.result import INTERRUPTED, Exploration, ExplorationError, Family, FamilyResult, grouped
 from harness.explore.session import Options, Progress, Saved, Session
 from harness.explore.unwatched import compare_unwatched
 from harness.model import Finding
+from harness.steps.likeness import numbered, traces_but
+from harness.steps.step import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from harness.explore.checking import Judgement
     from harness.explore.recorded import Recorded
@@ -157,12 +159,12 @@ class Explorer:
         return [
             FamilyResult(
                 family=Family(saved.family),
-                states=saved.states,
+                states=hearing.states,
                 points=hearing.done,
-                points_total=hearing.total,
+                points_total=hearing.points_total,
                 is_complete=False,
-                discoveries=tuple(saved.discoveries),
-                problems=tuple(saved.problems),
+                discoveries=grouped(hearing.discoveries),
+                problems=tuple(hearing.problems.values()),
             )
         ]
 
@@ -207,7 +209,7 @@ class Explorer:
         drawn = record_again(self._subject, self._source, recorded, self._folder, timeout_s=timeout_s)
         self._notes = (*self._notes, *notes_of_names(drawn))
         compare_unwatched(self._subject, recorded, self._folder, timeout_s=timeout_s, drawn=drawn)
-        saved = self._saved(recorded)
+        saved = self._saved(recorded, drawn)
         self._session = session = Session(
             known,
             recorded,
@@ -253,24 +255,29 @@ class Explorer:
             raise ExplorationError(text, signature=broken.signature)
         return found
 
-    def _saved(self, recorded: Recorded) -> Saved:
-        """Return how far an earlier exploration of the very same came, or a beginning."""
+    def _saved(self, recorded: Recorded, drawn: Sequence[str]) -> Saved:
+        """Return how far an earlier exploration of the very same came, or a beginning.
+
+        Names that the program draws do not count: what was found of the earlier run is told with those of this one.
+        """
+        numbers = numbered(drawn, recorded.recording.steps)
+        names = [readable(name) for name in numbers]
         options = msgspec.structs.replace(self._options, jobs=1, budget_s=None)
         parts = (
             self._subject.name,
             self._subject.sources(),
             options,
-            [step.trace for step in recorded.recording.steps],
+            traces_but(numbers, recorded.recording.steps),
         )
         fingerprint = blake2b(repr(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
         if self._progress is not None and self._progress.exists():
             try:
                 saved = msgspec.json.decode(self._progress.read_bytes(), type=Saved)
             except msgspec.MsgspecError:  # it was of another version: there is nothing to go on from
-                return Saved(fingerprint=fingerprint)
+                return Saved(fingerprint=fingerprint, drawn=names)
             if saved.fingerprint == fingerprint:
-                return saved
-        return Saved(fingerprint=fingerprint)
+                return saved.renamed(names)
+        return Saved(fingerprint=fingerprint, drawn=names)
 
     def _told(self, session: Session, result: FamilyResult) -> FamilyResult:
         """Return the result with each discovery's reproduction, and with its state kept where there is a place.
@@ -335,6 +342,8 @@ def check_options(options: Options) -> None:
         wrong.append(f"at least one state of a moment is sampled, and this is {options.samples}")
     if options.recoveries < 1:
         wrong.append(f"at least one recovery is explored, and this is {options.recoveries}")
+    if options.io_runs < 1:
+        wrong.append(f"at least one I/O error is tried, and this is {options.io_runs}")
     if not options.families or (Family.POWER in options.families and not options.models):
         wrong.append("at least one family of faults, and for power one model, is explored")
     if not options.run_timeout_s > 0 or not options.check_timeout_s > 0:

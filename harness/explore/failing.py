@@ -111,12 +111,12 @@ class _Errors:
     def explore(self) -> FamilyResult:
         options = self._session.options
         planned = [trouble for step in self._session.recorded.recording.durable() for trouble in troubles(step)]
-        self._hearing.total = len(planned)
         chosen = planned
         if len(planned) > options.io_runs:
             randomness = stream(options.seed, "explore", "io")
             order = sorted(range(len(planned)), key=lambda _: randomness.random())
             chosen = [planned[place] for place in sorted(order[: options.io_runs])]
+        self._hearing.total, self._hearing.points_total = len(chosen), len(planned)
         is_complete = self._run_all(chosen)
         return self._hearing.finish(
             FamilyResult(
@@ -137,6 +137,7 @@ class _Errors:
                 return False
             if place < self._skip:
                 self._points += 1
+                hearing.done = self._points
                 continue
             self._run(trouble)
             hearing.advance()

@@ -34,7 +34,7 @@ class _Crashes:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._hearing = Hearing(session, Family.CRASH)
-        self._hearing.total = session.recorded.steps
+        self._hearing.total = self._hearing.points_total = session.recorded.steps
         self._built: dict[int, _Built] = {}
         self._shown: dict[str, int] = {}
         self._confirmed = 0

@@ -31,7 +31,9 @@ def explore_power_losses(session: Session) -> FamilyResult:
     """Judge what a power failure may leave, under each model that was asked for."""
     hearing = Hearing(session, Family.POWER)
     every = max(1, -(-_moments(session) * session.options.samples // session.options.power_states))
-    is_complete, is_sampled, points = True, every > 1, 0
+    hearing.points_total = _moments(session) * len(session.options.models)
+    hearing.total = hearing.points_total // every
+    is_complete, is_sampled = True, every > 1
     for model in session.options.models:
         moment = ""
         for state, is_exhaustive in _states(session, model, every):
@@ -40,7 +42,7 @@ def explore_power_losses(session: Session) -> FamilyResult:
                 break
             hearing.judge(state, model=str(model))
             is_sampled |= not is_exhaustive
-            points += moment != state.moment
+            hearing.done += moment != state.moment
             moment = state.moment
         hearing.settle()
     if is_complete:
@@ -48,8 +50,8 @@ def explore_power_losses(session: Session) -> FamilyResult:
         hearing.discoveries = [*reduced, *grouped(hearing.discoveries)[REDUCED_MAX:]]
     result = FamilyResult(
         family=Family.POWER,
-        points=points,
-        points_total=_moments(session) * len(session.options.models) if every > 1 else points,
+        points=hearing.done,
+        points_total=hearing.points_total,
         is_sampled=is_sampled,
         is_complete=is_complete,
     )

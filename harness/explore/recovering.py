@@ -51,7 +51,7 @@ class _Recoveries:
 
     def explore(self) -> FamilyResult:
         bases = self._chosen()
-        self._hearing.total = len(bases)
+        self._hearing.total, self._hearing.points_total = len(bases), self._distinct
         recorded = self._session.recorded
         is_complete = True
         for state in crash_states(recorded.recording, recorded.store):

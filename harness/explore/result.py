@@ -85,9 +85,10 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
 class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
     """What one family came to. ``points`` of ``points_total`` is its coverage, ``states`` what was built and judged.
 
-    ``confirmed`` counts the real kills (or runs) that agreed with what was built. ``is_sampled`` says that some moments
-    allow more states than were built; ``is_complete`` that nothing was left out for want of time; ``is_named`` that the
-    points are audit events, which are fewer than the durable steps.
+    ``points_total`` is what there is, also where only a sample of it was drawn, or the time was over before its end.
+    ``confirmed`` counts the real kills (or runs) that agreed with what was built. ``is_sampled`` says that more states,
+    recoveries or errors are possible than were to be tried; ``is_complete`` that nothing was left out for want of time;
+    ``is_named`` that the points are audit events, which are fewer than the durable steps.
     """
 
     family: Family
@@ -117,19 +118,18 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def coverage(self) -> str:
         """Say what was covered, as reports do: ``122 of 122 crash points``."""
-        sampled = " (sampled)" if self.is_sampled else " (all there are)"
-        if not self.is_complete:
-            sampled = " so far"
+        part = " so far" if not self.is_complete else " (sampled)" if self.is_sampled else ""
         if self.family is Family.CRASH:
             points = "named events" if self.is_named else "crash points"
             return f"{self.points:,} of {self.points_total:,} {points}"
         if self.family is Family.RECOVERY:
-            return f"{self.points:,} of {self.points_total:,} recoveries, interrupted in {self.states:,} states"
+            points = f"{self.points:,} of {self.points_total:,} recoveries{part}"
+            return f"{points}, interrupted in {self.states:,} states"
         if self.family is Family.POWER:
             if self.points < self.points_total and self.is_complete:
-                sampled = f" (sampled, at {self.points:,} of {self.points_total:,} moments)"
-            return f"{self.states:,} power-loss states{sampled if self.states else ''}"
-        return f"{self.points:,} of {self.points_total:,} I/O errors"
+                part = f" (sampled, at {self.points:,} of {self.points_total:,} moments)"
+            return f"{self.states:,} power-loss states{(part or ' (all there are)') if self.states else ''}"
+        return f"{self.points:,} of {self.points_total:,} I/O errors{part}"
 
 
 class Exploration(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ when the time is over, and writes down how far it is, so that an exploration tha
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
@@ -28,7 +28,7 @@ from harness.explore.result import (
 from harness.model import Finding, Json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from harness.explore.recorded import Recorded
@@ -94,6 +94,37 @@ class Saved(msgspec.Struct, kw_only=True):
     discoveries: list[Discovery] = []
     problems: list[Finding] = []
     extra: dict[str, Json] = {}
+    drawn: list[str] = []
+    """Names that the recorded run has drawn, in the order in which it used them."""
+
+    def renamed(self, drawn: list[str]) -> Saved:
+        """Return it as that of a run that has drawn these names instead."""
+        pairs = [(before, now) for before, now in zip(self.drawn, drawn, strict=True) if before != now]
+        finished = [
+            msgspec.structs.replace(
+                result,
+                discoveries=tuple(_renamed(found, pairs) for found in result.discoveries),
+                problems=tuple(_renamed(found, pairs) for found in result.problems),
+            )
+            for result in self.finished
+        ]
+        return msgspec.structs.replace(
+            self,
+            finished=finished,
+            discoveries=[_renamed(found, pairs) for found in self.discoveries],
+            problems=[_renamed(found, pairs) for found in self.problems],
+            drawn=drawn,
+        )
+
+
+_Found = TypeVar("_Found", Discovery, Finding)
+
+
+def _renamed(found: _Found, pairs: Sequence[tuple[str, str]]) -> _Found:
+    told = {field: getattr(found, field, "") for field in ("signature", "text", "state")}
+    for before, now in pairs:
+        told = {field: words.replace(before, now) for field, words in told.items()}
+    return msgspec.structs.replace(found, **{field: told[field] for field in told if field in found.__struct_fields__})
 
 
 class Session:
@@ -188,6 +219,9 @@ class Hearing:
         self._told_s = 0.0
         self.hangs = 0
         self.total = 0
+        """How much is to be done: what a bar is drawn of."""
+        self.points_total = 0
+        """How much there is, which is more where only a sample is to be done."""
         self.done = 0
 
     def judge(self, state: State, *, model: str = "", heard: Callable[[State, Judgement], None] | None = None) -> None:

@@ -67,17 +67,22 @@ class CheckError(Exception):
 
 
 class Subject:
-    """A target behind one face, as the exploration uses it. ``name`` is what reports call it."""
+    """A target behind one face, as the exploration uses it. ``name`` is what reports call it.
 
-    def __init__(self, target: object, name: str) -> None:
-        self.name = str(getattr(target, "name", "") or name)
+    ``place`` tells it from others of that name: the file it is in, and which of that file it is.
+    """
+
+    def __init__(self, target: object, name: str, *, place: str = "") -> None:
+        self.place = place or f"{type(target).__module__}:{type(target).__qualname__}"
+        self.name = str(_asked(target, "name", name) or name)
         self._target: Any = target
+        methods = {attribute: _asked(target, attribute, name) for attribute in _METHODS}
         for attribute in ("run", "check"):
-            if not callable(getattr(target, attribute, None)):
+            if not callable(methods[attribute]):
                 msg = f"{name} has no {attribute}(): a target has run(directory, marks) and check(directory, marks)"
                 raise UsageError(msg)
-        for attribute in _METHODS:
-            if inspect.iscoroutinefunction(getattr(target, attribute, None)):
+        for attribute, method in methods.items():
+            if inspect.iscoroutinefunction(method):
                 msg = f"{name}.{attribute}() is async, and nobody awaits it: let it call asyncio.run() itself"
                 raise UsageError(msg)
 
@@ -138,6 +143,7 @@ class CommandSubject(Subject):
             msg = "a target of commands needs both, one to run and one to check: give --run and --check"
             raise UsageError(msg)
         self.name = name or Path(run[0]).name
+        self.place = shlex.join([*run, "&&", *check])
         self._commands = tuple(run), tuple(check)
         self._timeout_s = timeout_s
 
@@ -235,10 +241,11 @@ def print_to_descriptors() -> None:
     sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 - to stay open
 
 
-def subject_of(target: object, *, check: Callable[..., Any] | None = None, name: str = "") -> Subject:
+def subject_of(target: object, *, check: Callable[..., Any] | None = None, name: str = "", place: str = "") -> Subject:
     """Return the face of a target: a class, an object, a module, or a function together with ``check``.
 
-    Raises UsageError for anything else, and for a class that cannot be made without arguments.
+    Raises UsageError for anything else, for a class that cannot be made without arguments, and for what raises when it
+    is asked for its name or its methods.
     """
     if isinstance(target, Subject):
         return target
@@ -247,10 +254,11 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
             msg = f"with check= the target is the function that runs, and this is {type(target).__name__}"
             raise UsageError(msg)
         return Subject(_Functions(target, check), name or getattr(target, "__qualname__", ""))
-    called = name or getattr(target, "__qualname__", None) or getattr(target, "__name__", None) or type(target).__name__
+    own = type(target).__name__
+    called = name or str(_asked(target, "__qualname__", own) or _asked(target, "__name__", own) or own)
     if inspect.isclass(target):
         try:
-            return Subject(target(), called)
+            return Subject(target(), called, place=place)
         except TypeError as error:
             msg = (
                 f"the target {called} cannot be made without arguments ({error}): give an object in place of the class"
@@ -259,7 +267,19 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
         except (Exception, SystemExit) as error:
             msg = f"the target {called} cannot be made ({type(error).__name__}: {error}): let it wait for run()"
             raise UsageError(msg) from error
-    return Subject(target, called)
+    return Subject(target, called, place=place)
+
+
+def _asked(target: object, attribute: str, called: str) -> Any:
+    """Return an attribute of a target, None where it has none. Raises UsageError where it cannot be asked for."""
+    try:
+        return getattr(target, attribute, None)
+    except (Exception, SystemExit) as error:
+        msg = (
+            f"asked for its {attribute}, the target {called} raises {type(error).__name__}: {error}; "
+            "let it answer as soon as it is made"
+        )
+        raise UsageError(msg) from error
 
 
 def load_subject(text: str) -> Subject:
@@ -276,19 +296,30 @@ def load_subject(text: str) -> Subject:
     except (Exception, SystemExit) as error:  # one that exits with 0 would look like a pass
         msg = f"{text} cannot be loaded ({type(error).__name__}: {error}): give module:Target or path/to/file.py:Target"
         raise UsageError(msg) from error
+    own = getattr(module, "__file__", None)  # a folder without __init__.py, or a module that is built in, has none
+    file = str(Path(own).resolve()) if own else module_name
     if not name:
-        return subject_of(getattr(module, _DEFAULT_NAME, module), name=Path(module_name).stem)
+        default = f"{file}:{_DEFAULT_NAME}" if hasattr(module, _DEFAULT_NAME) else file
+        return subject_of(getattr(module, _DEFAULT_NAME, module), name=Path(module_name).stem, place=default)
     found: Any = module
     for part in name.split("."):
-        if not hasattr(found, part):
-            known = ", ".join(key for key, value in vars(module).items() if hasattr(value, "check")) or "none"
+        found = _asked(found, part, text)
+        if found is None:
+            known = ", ".join(key for key, value in vars(module).items() if _is_target(value)) or "none"
             msg = f"{module_name} has no {name}; targets in it: {known}"
             raise UsageError(msg)
-        found = getattr(found, part)
     if inspect.isfunction(found) and hasattr(module, "check"):
         msg = f"{name} is a function: give {module_name} alone, whose run() and check() are a target together"
         raise UsageError(msg)
-    return subject_of(found, name=name)
+    return subject_of(found, name=name, place=f"{file}:{name}")
+
+
+def _is_target(value: object) -> bool:
+    """Whether this may be meant, of all that is in a module; what cannot even be asked is not."""
+    try:
+        return _asked(value, "check", "") is not None
+    except UsageError:
+        return False
 
 
 def as_finding(found: object) -> Finding:

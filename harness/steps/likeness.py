@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from harness.steps.step import Action
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from harness.steps.step import Step
 
@@ -82,6 +82,31 @@ def drawn_names(steps: Sequence[Step], expected: Sequence[Step]) -> Mapping[str,
         if not step.is_mark and not likeness.follows(step):
             break
     return likeness.drawn
+
+
+def numbered(drawn: Iterable[str], steps: Sequence[Step]) -> Mapping[str, str]:
+    """Return drawn names in the order in which steps use them, each with what may stand for it in any run like this."""
+    unnamed, numbers = frozenset(drawn), dict[str, str]()
+    for step in steps if unnamed else ():
+        for name in _parts(step):
+            if name in unnamed:
+                numbers.setdefault(name, f"\0{len(numbers)}")  # which is no name that a file can have
+    return numbers
+
+
+def traces_but(numbers: Mapping[str, str], steps: Sequence[Step]) -> list[tuple[Action, str, str, int, int]]:
+    """Return the traces of steps with the numbers of drawn names in place of these.
+
+    They are equal for two runs that differ in these names alone, and tell still which is which.
+    """
+
+    def without(path: str) -> str:
+        return "/".join(numbers.get(name, name) for name in path.split("/")) if numbers else path
+
+    return [
+        (action, without(path), without(target), offset, length)
+        for action, path, target, offset, length in (step.trace for step in steps)
+    ]
 
 
 def _look_drawn(name: str, other: str) -> bool:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 60.0
 OUTPUT_BYTES_MAX: Final = 64 * 1024 * 1024
+"""What a program may print in one run. It is in memory, so the write that would pass this is never made."""
 _OUTPUT_SHOWN_BYTES: Final = 16 * 1024
 _STRAYS_MAX: Final = 100
 _STEPS_A_CLOSE: Final = 2
@@ -226,7 +227,6 @@ class _Supervision:
         poll.register(listener, select.POLLIN)
         poll.register(self._family.pidfd, select.POLLIN)
         a_call = (listener, select.POLLIN)
-        calls = 0
         while self._early and not self._is_over:
             self._take(self._early.pop(0))
         while not self._is_over:
@@ -239,9 +239,6 @@ class _Supervision:
                 return  # the program has ended, or nobody wears the filter any more
             if (call := self._listener.receive()) is not None:
                 self._take(call)
-            calls += 1
-            if calls % 256 == 0:
-                self._look_at_output()
 
     def observation(self, timeout_s: float) -> Observation:
         """Return what came of it."""
@@ -290,7 +287,10 @@ class _Supervision:
         """Do with a call what its meaning and the directive ask for."""
         if decoded.blind_spot is not None or decoded.stray:
             self._note(decoded)
-        if decoded.error:
+        if decoded.printed_bytes > OUTPUT_BYTES_MAX:
+            self._failure = f"it printed more than {OUTPUT_BYTES_MAX >> 20} MiB, and was ended"
+            self._kill(fired=False)
+        elif decoded.error:
             self._listener.fail(call, decoded.error)
         elif decoded.mark is not None:
             self._pass_mark(call, decoded.mark)
@@ -413,11 +413,6 @@ class _Supervision:
         self._family.kill()
         self._fired = fired
         self._is_over = True
-
-    def _look_at_output(self) -> None:
-        if os.fstat(self._output).st_size > OUTPUT_BYTES_MAX:
-            self._failure = f"it printed more than {OUTPUT_BYTES_MAX >> 20} MiB, and was ended"
-            self._kill(fired=False)
 
     def _tail(self) -> str:
         size = os.fstat(self._output).st_size

@@ -67,6 +67,10 @@ def test_synced(explore):
 def test_in_place(explore):
     explore(InPlace, faults=("crash", "power"), model="strict")
 
+@pytest.mark.chaos(id="63-sampled", title="A sample of a synced file survives")
+def test_sampled(explore):
+    explore(Synced, faults=("recovery", "io"), recoveries=2, io_runs=3)
+
 @pytest.mark.chaos(id="62-known", title="It is known what a file in place does")
 def test_known(chaos, explore):
     explored = explore(InPlace, faults=("crash",), judge=False)
@@ -154,6 +158,11 @@ def test_reports_have_the_coverage(session: Path, name: str) -> None:
 
     assert _record(session, "60-synced").assertions[0].observed in text
     assert "power-loss states" in text
+    recoveries, errors = [assertion.observed for assertion in _record(session, "63-sampled").assertions]
+    assert "2 of 10 recoveries (sampled)" in recoveries
+    assert errors.endswith("I/O errors (sampled)")
+    assert recoveries in text
+    assert errors in text
 
 
 def test_the_pack_has_recording_state_and_reproduction(session: Path) -> None:

@@ -31,6 +31,18 @@ if TYPE_CHECKING:
 
 EXPLORED = str(Path(explored.__file__))
 HELD, VIOLATED, INCONCLUSIVE, MISTAKE = range(4)
+PROGRESS = "chaos-results/explore/unsynced-*/progress.json"
+TARGET = """
+class Target:
+    name = "mine"
+
+    def run(self, directory, marks):
+        (directory / "state.json").write_text("{{}}")
+
+    def check(self, directory, marks):
+        path = directory / "state.json"
+        return ["{error}"] if path.exists() and not path.read_text() else []
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +66,21 @@ def test_a_sound_target_exits_0_and_tells_its_coverage(capsys: pytest.CaptureFix
     assert last.startswith("HELD: 10 of 10 crash points, ")
     assert "power-loss states" in last
     assert "seed cli" in last
+
+
+def test_a_sample_is_called_one_on_the_terminal_and_in_the_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who asks for fewer recoveries and I/O errors than there are reads how many there would be."""
+    arguments = ("--faults", "recovery,io", "--recoveries", "2", "--io-runs", "3", "--json", "out.json")
+    assert _explore("Careful", *arguments) == HELD
+
+    out = capsys.readouterr().out
+    families = json.loads((tmp_path / "out.json").read_text())["families"]
+    assert families["io"]["coverage"] == f"3 of {families['io']['points_total']} I/O errors (sampled)"
+    assert "2 of 7 recoveries (sampled)" in families["recovery"]["coverage"]
+    assert all(family["sampled"] and family["coverage"] in out.splitlines()[-1] for family in families.values())
+    assert out.count("(sampled)") == 4  # in the table, which may break its lines, and in the last line
 
 
 def test_a_violated_target_exits_1_and_its_state_can_be_seen_again(
@@ -90,6 +117,7 @@ def test_an_undecided_target_exits_2(capsys: pytest.CaptureFixture[str]) -> None
         (["--jobs", "100000"], "at most 256 jobs"),
         (["--samples", "0"], "at least one state of a moment"),
         (["--recoveries", "0"], "at least one recovery"),
+        (["--io-runs", "0"], "at least one I/O error"),
         (["--model", "ntfs"], "ntfs"),
         (["--state", "flood:1"], "names no state"),
         (["--state", "crash:999"], "names no state of careful"),
@@ -108,6 +136,38 @@ def test_mistakes_exit_3_with_a_sentence(arguments: list[str], said: str, capsys
     assert said in error
     assert "HELD" not in out  # a mistake is told before the work, and not after it
     assert "Traceback" not in error
+
+
+def test_a_target_whose_name_raises_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    """A property that raises is the user's, and told in a sentence: no error of ours, and no traceback."""
+    assert run(["explore", f"{__file__}:Nameless"]) == MISTAKE
+
+    out, error = capsys.readouterr()
+    assert "asked for its name, the target Nameless raises RuntimeError: no configuration" in error
+    assert "Traceback" not in out + error
+
+
+def test_targets_of_one_name_and_seed_keep_their_states_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is kept of one is not written over by the other, and each is seen again by what was printed of it."""
+    printed: list[str] = []
+    for place, error in (("one", "unreadable here"), ("two", "unreadable there")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "mine.py").write_text(TARGET.format(error=error))
+        assert run(["explore", f"{place}/mine.py", "--seed", "s", "--faults", "crash"]) == VIOLATED
+        printed.append(capsys.readouterr().out)
+
+    states = [text.partition("the state: ")[2].partition("\n")[0] for text in printed]
+    assert states[0] != states[1]
+    for state, text, error in zip(states, printed, ("unreadable here", "unreadable there"), strict=True):
+        assert (tmp_path / state / "directory" / "state.json").read_bytes() == b""
+        assert error in (tmp_path / state).with_suffix(".txt").read_text()
+        assert run(shlex.split(text.partition("again: chaos ")[2].partition("\n")[0])) == VIOLATED
+        assert error in capsys.readouterr().out
+
+    assert run(["explore", f"{tmp_path}/one/mine.py:Target", "--seed", "s", "--faults", "crash"]) == VIOLATED
+    assert len(list((tmp_path / "chaos-results" / "explore").glob("mine-*"))) == 2  # it is the first, named otherwise
 
 
 def test_a_seed_of_any_letters_stays_in_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,6 +238,18 @@ def test_what_init_writes_is_python(command: tuple[str, ...]) -> None:
     assert "def check(self, directory, marks)" in text
 
 
+class Nameless:
+    """Has a name only where there is a configuration."""
+
+    run = check = print
+
+    @property
+    def name(self) -> str:
+        """Fail."""
+        msg = "no configuration"
+        raise RuntimeError(msg)
+
+
 class HangsWhenLost(explored.Unsynced):
     """Its check waits for ever for what a power loss has taken, and for nothing else."""
 
@@ -196,17 +268,16 @@ def test_ctrl_c_ends_it_with_what_it_has_and_it_can_go_on(tmp_path: Path) -> Non
         "'--check-timeout', '10m'])"  # the second family hangs for longer than anybody waits: it is in the middle
     )
     (tmp_path / "scratch").mkdir()
-    progress = tmp_path / "chaos-results/explore/unsynced/progress.json"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as process:
-        while not progress.exists() and process.poll() is None:
+        while not list(tmp_path.glob(PROGRESS)) and process.poll() is None:
             pass
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=120)
 
     assert process.returncode == INCONCLUSIVE, out
     assert "[harness:interrupted]" in out
-    assert progress.exists()
+    assert list(tmp_path.glob(PROGRESS))
     assert list((tmp_path / "scratch").iterdir()) == []
 
 

@@ -24,6 +24,7 @@ from tests.harness import explored as targets
 
 if TYPE_CHECKING:
     from harness.explore.result import Exploration, FamilyResult
+    from harness.explore.session import Progress
 
 CRASH, RECOVERY, POWER, IO = Family.CRASH, Family.RECOVERY, Family.POWER, Family.IO
 
@@ -129,6 +130,41 @@ def test_a_long_run_is_sampled_over_its_whole_length(tmp_path: Path) -> None:
     assert power.points < power.points_total
     assert "sampled, at" in power.coverage
     assert power.verdict is Verdict.HELD
+
+
+def test_what_was_drawn_of_recoveries_and_errors_is_called_a_sample(tmp_path: Path) -> None:
+    """Coverage names all there are, and says that only some were tried; where all were, nothing is called a sample."""
+    some = _explore(targets.Careful, RECOVERY, IO, tmp_path=tmp_path / "some", recoveries=2, io_runs=5)
+    whole = _explore(targets.Careful, RECOVERY, IO, tmp_path=tmp_path / "all")
+
+    recoveries, errors = [_family(whole, family).points_total for family in (RECOVERY, IO)]
+    assert _family(some, RECOVERY).coverage.startswith(f"2 of {recoveries} recoveries (sampled), interrupted in ")
+    assert _family(some, IO).coverage == f"5 of {errors} I/O errors (sampled)"
+    assert some.verdict is whole.verdict is Verdict.HELD
+    assert "sampled" not in whole.coverage
+
+
+@pytest.mark.parametrize("family", list(Family))
+def test_an_interrupted_family_counts_of_as_many_as_a_finished_one(
+    tmp_path: Path, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the budget or Ctrl-C ends it: what it is a part of stays, sampled or not."""
+    monkeypatch.setattr("harness.explore.session._TELL_EVERY_S", 0.0)  # or it is over before it is heard of
+
+    def interrupt(progress: Progress) -> None:
+        if progress.done:
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"recoveries": 4, "io_runs": 12, "power_states": 240}
+    chosen = Options(seed="test", families=(family,), **options)
+    (whole,) = _explore(targets.Database, family, tmp_path=tmp_path / "whole", **options).families
+    (part,) = launch(subject_of(targets.Database), chosen, listen=interrupt).families
+    (late,) = _explore(targets.Database, family, tmp_path=tmp_path / "late", budget_s=0.001, **options).families
+
+    assert not part.is_complete
+    assert not late.is_complete
+    assert part.points_total == late.points_total == whole.points_total > part.points > 0
+    assert (" so far" in part.coverage) == (family is not CRASH)
 
 
 @pytest.mark.parametrize("family", list(Family))

@@ -22,10 +22,11 @@ from harness.steps.launching import launch as start
 from tests.harness.explored import Careful, KillsItsParent, KillsTheExplorer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from harness.agents.marks import Marks
     from harness.explore.result import Exploration
+    from harness.explore.session import Progress
     from harness.model import Finding, Mark
 
 CRASH, RECOVERY, POWER, IO = Family.CRASH, Family.RECOVERY, Family.POWER, Family.IO
@@ -403,6 +404,30 @@ class FindsDrawnNames(DrawsNames):
         del marks
         if not any(path.name.startswith("left-") for path in directory.iterdir()):
             yield from (f"{path.name} is left behind" for path in directory.glob("tmp*"))
+
+
+@pytest.mark.parametrize("target", [DrawsNames, FindsDrawnNames])
+def test_a_program_that_draws_names_is_gone_on_with(tmp_path: Path, target: type) -> None:
+    """The next run draws others, and does the same: what was found of the first is not explored again, but renamed."""
+    heard: list[str] = []
+
+    def interrupt(now: Progress) -> None:
+        if now.family == POWER:
+            raise KeyboardInterrupt
+
+    def explore(listen: Callable[[Progress], None]) -> Exploration:
+        chosen = Options(seed="test", families=(CRASH, POWER))
+        kept, progress = tmp_path / "kept", tmp_path / "progress.json"
+        return launch(subject_of(target), chosen, kept=kept, progress=progress, listen=listen)
+
+    part = explore(interrupt)
+    assert "harness:interrupted" in _signatures(part)
+    rest = explore(lambda now: heard.append(now.family))
+    assert set(heard) == {POWER}
+    assert {finding.kind for finding in rest.all_findings} == {finding.kind for finding in rest.discoveries}
+    (crash, _), (crash_before, *_) = rest.families, part.families
+    assert [found.code for found in crash.discoveries] == [found.code for found in crash_before.discoveries]
+    assert rest.verdict is (Verdict.HELD if target is DrawsNames else Verdict.VIOLATED)
 
 
 def test_a_drawn_name_does_not_keep_a_finding_from_being_confirmed(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_every_form_of_a_target_has_the_same_face(tmp_path: Path, subject: Subje
         ("no_such_module:Target", "cannot be loaded (ModuleNotFoundError"),
         ("no/such/file.py:Target", "there is no Python file"),
         ("tests.harness.explored:Missing", "has no Missing; targets in it: "),
+        ("sys:maxsize", "maxsize has no run()"),
         ("json:loads", "loads has no run()"),
     ],
 )
@@ -110,6 +111,32 @@ def test_a_class_that_cannot_be_made_is_a_mistake(error: BaseException) -> None:
 
     with pytest.raises(UsageError, match=f"Unmade cannot be made .{type(error).__name__}"):
         subject_of(Unmade)
+
+
+@pytest.mark.parametrize("attribute", ["name", "run", "check", "setup", "recover"])
+@pytest.mark.parametrize("error", [SystemExit(0), RuntimeError("no configuration")], ids=["exits", "raises"])
+def test_an_attribute_that_cannot_be_asked_for_is_a_mistake(attribute: str, error: BaseException) -> None:
+    """A property may raise: it is told which one, with what it says, before anything runs."""
+
+    def ask(self: object) -> str:
+        del self
+        raise error
+
+    target = type("Unasked", (explored.Careful,), {attribute: property(ask)})
+    said = f"asked for its {attribute}, the target Unasked raises {type(error).__name__}.*{error}"
+    with pytest.raises(UsageError, match=said):
+        subject_of(target)
+
+
+def test_an_object_that_answers_no_question_is_a_mistake() -> None:
+    """Nor does an object that looks up everything, and does not say AttributeError for what it has not."""
+
+    class Lookup:
+        def __getattr__(self, name: str) -> object:
+            return {"run": print, "check": print}[name]
+
+    with pytest.raises(UsageError, match="the target Lookup raises KeyError"):
+        subject_of(Lookup())
 
 
 @pytest.mark.parametrize("answer", [False, 5])

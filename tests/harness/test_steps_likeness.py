@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.steps.likeness import Likeness, drawn_names
+from harness.steps.likeness import Likeness, drawn_names, numbered, traces_but
 from harness.steps.step import Action, Step
 
 
@@ -80,3 +80,26 @@ def test_other_lengths_and_short_names_are_no_drawn_names() -> None:
 def test_a_step_beyond_the_end_is_another_step() -> None:
     """The earlier run had ended there."""
     assert not Likeness(_published("tmpx9_a")[:2]).follows(_published("tmpx9_a")[2])
+
+
+def _traces(drawn: list[str], steps: list[Step]) -> list[tuple[Action, str, str, int, int]]:
+    return traces_but(numbered(drawn, steps), steps)
+
+
+def test_drawn_names_do_not_count_in_the_traces() -> None:
+    """Two runs that differ in these alone have the same traces; any other name tells them apart."""
+    first, second = _published("tmpx9_a"), _published("tmp4k2j")
+
+    assert _traces(["tmpx9_a"], first) == _traces(["tmp4k2j"], second)
+    assert _traces([], first) != _traces([], second)
+    assert _traces([], first) == [step.trace for step in first]
+
+
+def test_traces_still_tell_which_drawn_name_is_which() -> None:
+    """Of two files the first goes, or the second: that is another program, whatever they are called."""
+
+    def two(gone: str) -> list[Step]:
+        made = [(Action.CREATE, "aaaa", ""), (Action.SYMLINK, "bbbb", "to/aaaa")]
+        return _steps(*made, (Action.UNLINK, gone, ""))
+
+    assert _traces(["aaaa", "bbbb"], two("aaaa")) != _traces(["aaaa", "bbbb"], two("bbbb"))

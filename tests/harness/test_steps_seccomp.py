@@ -985,6 +985,37 @@ def test_a_large_write_is_kept_whole(lab: Lab) -> None:
     assert len(recording.content(recording.steps[-1])) == 40_000_000
 
 
+@pytest.mark.parametrize(
+    ("count", "pieces"), [(100, 1), (1, 100), (2, 50), (20_000, 0)], ids=["many", "one", "two", "tiny"]
+)
+def test_who_prints_without_end_is_ended_by_the_byte(lab: Lab, count: int, pieces: int) -> None:
+    """A hundred megabytes, in however many calls: what is beyond the limit is never written, nor is anything after."""
+    megabyte = b"x" * 1_000_000
+
+    def program() -> None:
+        os.close(os.open("a", os.O_WRONLY | os.O_CREAT, MODE))
+        for _ in range(count):
+            os.writev(1, [megabyte] * pieces) if pieces > 1 else os.write(1, megabyte if pieces else megabyte[:4000])
+        os.close(os.open("b", os.O_WRONLY | os.O_CREAT, MODE))
+
+    observation = lab.watch(program)
+    assert observation.failure == "it printed more than 64 MiB, and was ended"
+    assert (observation.signal, said(observation.steps)) == (signal.SIGKILL, ["create a"])
+
+
+def test_who_prints_up_to_the_limit_goes_on(lab: Lab) -> None:
+    """Sixty megabytes in three calls are much, and allowed; the last of them are shown."""
+
+    def program() -> None:
+        for number in range(3):
+            os.write(1, b"%d" % number * 20_000_000)
+        os.close(os.open("b", os.O_WRONLY | os.O_CREAT, MODE))
+
+    observation = lab.watch(program)
+    assert (observation.failure, observation.exit_code, said(observation.steps)) == ("", 0, ["create b"])
+    assert set(observation.output) == {"2"}
+
+
 def _refused(call: Callable[[], object]) -> None:
     with contextlib.suppress(OSError):
         call()

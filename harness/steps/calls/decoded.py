@@ -18,7 +18,7 @@ LOW_HALF: Final = 0xFFFFFFFF
 class Decoded(msgspec.Struct, frozen=True, gc=False):
     """What becomes of a call. With ``error`` it is denied; ``mark`` is no step and has no number of its own.
 
-    ``stray`` is a path outside of the folder that it changes.
+    ``stray`` is a path outside of the folder that it changes; ``printed_bytes`` is what the run will then have printed.
     """
 
     steps: tuple[Step, ...] = ()
@@ -26,6 +26,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     blind_spot: BlindSpot | None = None
     mark: Step | None = None
     stray: str = ""
+    printed_bytes: int = 0
     is_step: bool = False
     """Whether it is one step and nothing else, as nearly all are."""
 

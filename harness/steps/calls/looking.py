@@ -58,7 +58,9 @@ class Looking:
         self.memory = Memory()
         self._keep = keep
         self._marks = _identity(run.marks)
-        self._own = {self._marks, _identity(run.output)}
+        self._output = _identity(run.output)
+        self._own = {self._marks, self._output}
+        self._printed_bytes = 0
         self._waiting: dict[int, list[_Waiting]] = {}
         self._unnamed: list[int] = []
         self._looks_at_flags = False
@@ -152,6 +154,9 @@ class Looking:
         ordinal = leader[0] if leader else 1 + max((each[0] for each in self._processes.values()), default=0)
         known = self._processes[thread] = (ordinal, len(self._processes) + 1)
         return known
+
+    def _is_output(self, status: os.stat_result) -> bool:
+        return status.st_ino == self._output[1] and status.st_dev == self._output[0]
 
     def _stray(self, thread: int, descriptor: int, status: os.stat_result) -> Decoded:
         if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) in self._own or not status.st_nlink:

@@ -85,12 +85,17 @@ class Writes(Looking):
         if node == MARKS:
             return self._marked(call)
         if not node:
-            return self._stray(thread, descriptor, status)
+            return self._printed(call) if self._is_output(status) else self._stray(thread, descriptor, status)
         extent = self._extent(call)
         if not extent.length:
             return NOTHING
         content = NO_CONTENT if self._keep is None else self._kept(thread, extent, self._keep)
         return Decoded(steps=self._written(node, extent.offset, extent.length, content, extent.flags))
+
+    def _printed(self, call: Notification) -> Decoded:
+        """Count what is printed, before it is: of threads that print at once each would see the file as it was."""
+        self._printed_bytes += self._extent(call, with_place=False).length
+        return Decoded(printed_bytes=self._printed_bytes)
 
     def _marked(self, call: Notification) -> Decoded:
         """Return the mark that is written, as the call says it; its number is that of the step before it."""
