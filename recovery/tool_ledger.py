@@ -8,7 +8,9 @@ which looks into the world and says what happened; or ``RAISE``, which leaves it
 
 A command that ends by itself with an exit code other than 0 has failed, and the next call runs it again, unless
 failures are asked to be kept. One that ran out of time, or that a signal ended, is in doubt: a timeout makes an
-operation unknown, not failed. An exception of a tool that is a function counts as its failure.
+operation unknown, not failed. So does an interrupt (KeyboardInterrupt, or what else a signal's handler raises): it
+leaves the call when the command and its group are seen to have ended, and the call is in doubt. An exception of a tool
+that is a function counts as its failure, an interrupt of one leaves it in doubt too.
 
 While a command runs, the claim is held by it too: if the executor dies and the command goes on, the call is in progress
 until the command ends, or the claim does, ``claim_s`` after its last renewal.
