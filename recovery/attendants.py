@@ -33,6 +33,9 @@ CALL_OFF_S_MAX: Final = 10.0
 Only what we may not signal (a program of another user), or the kernel cannot end (it waits for a disk), goes on then.
 """
 
+_LOOK_S: Final = 0.1
+"""How late an interrupt may be noticed, in seconds, if it comes at a bad moment."""
+
 
 class Attendant:
     """The thread of one program, to be attended once.
@@ -62,8 +65,8 @@ class Attendant:
         """
         try:
             self._begin()
-            while not self._is_over:
-                self._over.acquire()
+            while not self._is_over:  # looks, because a signal between the last look for one and a wait wakes nobody
+                self._over.acquire(timeout=_LOOK_S)
         finally:
             self._call_off()
         if self._error is not None:
