@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Final
 import msgspec
 
 from recovery.attendants import Attendant
+from recovery.bounds import check_bytes
 from recovery.clock import SystemClock, is_duration
 from recovery.errors import InvalidRequest, OutputTooLarge, ToolNotStarted
 
@@ -70,10 +71,11 @@ class Command(msgspec.Struct, frozen=True):
 def run(command: Command, *, bytes_max: int = OUTPUT_BYTES_MAX, pass_fds: Sequence[int] = ()) -> CommandOutput:
     """Run a command to its end. ``bytes_max`` bounds each of the two streams.
 
-    Raises InvalidRequest for a command that cannot be meant, ToolNotStarted when it could not be started, and
-    OutputTooLarge when it has run and put out more.
+    Raises InvalidRequest for a command and InvalidSetting for a bound that cannot be meant, ToolNotStarted when it
+    could not be started, and OutputTooLarge when it has run and put out more.
     """
     check_command(command)
+    check_bytes("bytes_max", bytes_max)
     clock = SystemClock()
     began = clock.monotonic()
     with contextlib.ExitStack() as stack:

@@ -14,7 +14,7 @@ import pytest
 
 from recovery import commands
 from recovery.commands import Command, run
-from recovery.errors import InvalidRequest, OutputTooLarge, ToolNotStarted
+from recovery.errors import InvalidRequest, InvalidSetting, OutputTooLarge, ToolNotStarted
 from tests.recovery.interrupts import Interrupt
 
 if TYPE_CHECKING:
@@ -160,6 +160,14 @@ def test_a_command_that_cannot_be_meant_is_refused(command: Command) -> None:
     """Before anything is started."""
     with pytest.raises(InvalidRequest):
         run(command)
+
+
+@pytest.mark.parametrize("bytes_max", [-1, float("nan"), True, None])
+def test_a_bound_that_cannot_be_meant_is_refused(bytes_max: Any, tmp_path: Path) -> None:
+    """Before anything is started."""
+    with pytest.raises(InvalidSetting, match="bytes_max"):
+        run(shell(f"touch {tmp_path}/effect"), bytes_max=bytes_max)
+    assert not (tmp_path / "effect").exists()
 
 
 def test_an_interrupt_leaves_when_the_whole_group_has_ended(tmp_path: Path) -> None:

@@ -579,6 +579,18 @@ def test_statistics_count_runs_and_replays(store: SqliteStore) -> None:
             assert found.time_saved_s > 0
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [{"output_bytes_max": each} for each in (-1, float("nan"), 1.5, True, None, 2**63)]
+    + [{"outputs": each} for each in ("", "a\0b", 7, b"folder")],
+    ids=repr,
+)
+def test_settings_that_cannot_be_meant_are_refused(store: SqliteStore, setting: dict[str, Any]) -> None:
+    """A bound that is none would be found when the tool has run, and its call be in doubt."""
+    with pytest.raises(InvalidSetting, match=next(iter(setting))):
+        ToolLedger(store, **setting)
+
+
 def test_bad_calls_are_refused_before_anything_happens(ledger: ToolLedger) -> None:
     """No intent is written."""
     with pytest.raises(InvalidSetting, match="in_doubt"):
