@@ -6,20 +6,24 @@ amount without waiting for us, and a daemon that it leaves behind, which has our
 When the program has ended, or its time is over, the whole group is ended by SIGKILL. That happens while the program is
 a zombie and so still holds the number of its group, which therefore cannot be anybody else's. A daemon that has made a
 session of its own has left the group: it goes on, and what it puts out later is not part of the output.
+
+An interrupt of the caller ends the group too, wherever it comes, and leaves ``run`` when all of the group is seen to
+have ended (``recovery.attendants``): nobody would ever ask for it again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import select
-import signal
 import subprocess
 import tempfile
 from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
 
+from recovery.attendants import Attendant
+from recovery.bounds import check_bytes
 from recovery.clock import SystemClock, is_duration
 from recovery.errors import InvalidRequest, OutputTooLarge, ToolNotStarted
 
@@ -67,17 +71,17 @@ class Command(msgspec.Struct, frozen=True):
 def run(command: Command, *, bytes_max: int = OUTPUT_BYTES_MAX, pass_fds: Sequence[int] = ()) -> CommandOutput:
     """Run a command to its end. ``bytes_max`` bounds each of the two streams.
 
-    Raises InvalidRequest for a command that cannot be meant, ToolNotStarted when it could not be started, and
-    OutputTooLarge when it has run and put out more.
+    Raises InvalidRequest for a command and InvalidSetting for a bound that cannot be meant, ToolNotStarted when it
+    could not be started, and OutputTooLarge when it has run and put out more.
     """
     check_command(command)
+    check_bytes("bytes_max", bytes_max)
     clock = SystemClock()
     began = clock.monotonic()
     with contextlib.ExitStack() as stack:
         stdin, stdout, stderr = _files(command.stdin, stack)
-        process = _started(command, (stdin, stdout, stderr), pass_fds)
-        has_timed_out = not _ended(process, command.timeout_s)
-        code = process.returncode
+        start = functools.partial(_started, command, (stdin, stdout, stderr), pass_fds)
+        code, has_timed_out = Attendant(start, command.timeout_s).attend()
         return CommandOutput(
             exit_code=code if code >= 0 else None,
             signal=-code if code < 0 else None,
@@ -165,27 +169,6 @@ def _started(
     except (OSError, UnicodeEncodeError) as error:
         message = f"Expected to start {command.argv[0]!r} but {error}; it did not run."
         raise ToolNotStarted(message) from error
-
-
-def _ended(process: subprocess.Popen[bytes], timeout_s: float | None) -> bool:
-    """Wait for the program's end, end its group, and reap it; return whether the end came in time."""
-    try:
-        return _wait(process.pid, timeout_s)
-    finally:  # an interrupt of the wait ends the tool too: nobody would ever ask for it again
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _wait(pid: int, timeout_s: float | None) -> bool:
-    """Wait until the process is a zombie, and leave it one. The descriptor of a process is ready when it has ended."""
-    descriptor = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(None if timeout_s is None else max(1, round(timeout_s * 1000))))
-    finally:
-        os.close(descriptor)
 
 
 def _content(file: IO[bytes], name: str, bytes_max: int) -> bytes:

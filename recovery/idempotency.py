@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from recovery.bounds import check_bytes
 from recovery.claims import CLAIM_S, EXECUTION_S_MAX, ClaimPolicy, Claims, Done, Mine, check_duration
 from recovery.errors import ExecutionLost, StoreError
 from recovery.manager import Manager
@@ -51,8 +52,8 @@ class IdempotencyStore(Manager):
 
     Durations are seconds: results are kept for ``ttl_s``; a caller waits for another at most ``wait_s``; a claim lasts
     ``claim_s`` without a renewal, and is renewed for ``execution_s_max`` (None: as long as the process lives), after
-    which somebody else may execute. ``scope`` separates the keys of different uses. Raises InvalidSetting, and any
-    StoreError when it opens the file. May be shared by threads.
+    which somebody else may execute. ``result_bytes_max`` bounds each result (None: no bound). ``scope`` separates the
+    keys of different uses. Raises InvalidSetting, and any StoreError when it opens the file. May be shared by threads.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class IdempotencyStore(Manager):
         """Use ``store``, or the store at ``db_path``; exactly one of them."""
         check_duration("ttl_s", ttl_s)
         check_duration("wait_s", wait_s, least_s=0)
+        check_bytes("result_bytes_max", result_bytes_max, least=1, is_optional=True)
         super().__init__(store, db_path=db_path, clock=clock)
         self._ttl_s, self._wait_s = ttl_s, wait_s
         self._result_bytes_max = result_bytes_max

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
+from recovery.bounds import check_bytes
 from recovery.claims import CLAIM_S, EXECUTION_S_MAX, check_duration
 from recovery.clock import Clock, SystemClock
-from recovery.errors import InProgress, InvalidResult, InvalidSetting
+from recovery.errors import InProgress, InvalidResult
 from recovery.idempotency import RESULT_BYTES_MAX, WAIT_S, IdempotencyStore
 from recovery.requests import check_key, encoded_result, request_hash
 from recovery.usage import UsageCounter
@@ -102,9 +103,7 @@ class LLMOutputCache:
         scope: str = "llm",
     ) -> None:
         """Use the store, or the one at ``db_path``; exactly one of them."""
-        if bytes_max is not None and bytes_max < 0:
-            message = f"Expected bytes_max of 0 or more but got {bytes_max!r}; None is no bound."
-            raise InvalidSetting(message)
+        check_bytes("bytes_max", bytes_max, is_optional=True)
         if isinstance(store, IdempotencyStore):
             clock = store.clock if clock is None else clock
             store = store.store

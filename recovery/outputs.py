@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from recovery.artifacts import Artifacts
-from recovery.errors import ArtifactNotWritten, OutputLost
+from recovery.errors import ArtifactNotWritten, InvalidSetting, OutputLost
 from recovery.evidence import Reason
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class Outputs:
     __slots__ = ("_artifacts", "_folder")
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """Use the folder; nothing is made yet."""
-        self._folder = Path(folder).absolute()
+        """Use the folder; nothing is made yet. Raises InvalidSetting for what is no path."""
+        self._folder = checked_folder(folder).absolute()
         self._artifacts: Artifacts | None = None
 
     @property
@@ -116,6 +116,15 @@ class Outputs:
         except OSError as error:
             message = f"Expected to flush {file} but the file system says '{error.strerror}'; what is there is whole."
             raise ArtifactNotWritten(message) from error
+
+
+def checked_folder(folder: str | os.PathLike[str]) -> Path:
+    """Return the path of a folder for outputs. Raises InvalidSetting for what is none: empty, or no text."""
+    text = os.fspath(folder) if isinstance(folder, str | os.PathLike) else ""
+    if isinstance(text, str) and text and "\0" not in text:
+        return Path(text)
+    message = f"Expected the path of a folder for large outputs but got {folder!r:.200}; give outputs=."
+    raise InvalidSetting(message)
 
 
 def _path_of(digest: str) -> str:

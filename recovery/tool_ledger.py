@@ -8,7 +8,9 @@ which looks into the world and says what happened; or ``RAISE``, which leaves it
 
 A command that ends by itself with an exit code other than 0 has failed, and the next call runs it again, unless
 failures are asked to be kept. One that ran out of time, or that a signal ended, is in doubt: a timeout makes an
-operation unknown, not failed. An exception of a tool that is a function counts as its failure.
+operation unknown, not failed. So does an interrupt (KeyboardInterrupt, or what else a signal's handler raises): it
+leaves the call when the command and its group are seen to have ended, and the call is in doubt. An exception of a tool
+that is a function counts as its failure, an interrupt of one leaves it in doubt too.
 
 While a command runs, the claim is held by it too: if the executor dies and the command goes on, the call is in progress
 until the command ends, or the claim does, ``claim_s`` after its last renewal.
@@ -29,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from recovery import commands
+from recovery.bounds import check_bytes
 from recovery.claims import CLAIM_S, EXECUTION_S_MAX, ClaimPolicy, Claims, Done, Mine, check_duration
 from recovery.clock import Clock, SystemClock
 from recovery.commands import OUTPUT_BYTES_MAX, Command, CommandOutput
@@ -44,7 +47,7 @@ from recovery.errors import (
 )
 from recovery.leases import Lease, LeaseManager, require
 from recovery.manager import Manager
-from recovery.outputs import SUFFIX, Outputs
+from recovery.outputs import SUFFIX, Outputs, checked_folder
 from recovery.presence import Presence
 from recovery.requests import check_key, request_hash
 from recovery.store import SqliteStore, Store
@@ -133,9 +136,11 @@ class ToolLedger(Manager):
         """Use ``store``, or the store at ``db_path``; exactly one of them."""
         check_duration("ttl_s", ttl_s)
         check_duration("wait_s", wait_s, least_s=0)
+        check_bytes("output_bytes_max", output_bytes_max)
+        given = None if outputs is None else checked_folder(outputs)
         super().__init__(store, db_path=db_path, clock=clock)
         self._path = self._store.path if isinstance(self._store, SqliteStore) else None
-        folder = outputs if outputs is not None or self._path is None else self._path + SUFFIX
+        folder = given if given is not None or self._path is None else Path(self._path + SUFFIX)
         if folder is None:
             message = "Expected a folder for large outputs but got none, and the store has no file; give outputs=."
             raise InvalidSetting(message)
@@ -144,7 +149,7 @@ class ToolLedger(Manager):
         self._output_bytes_max = output_bytes_max
         policy = ClaimPolicy(scope=scope, claim_s=claim_s, execution_s_max=execution_s_max, keeps_doubt=True)
         self._claims = Claims(self._store, policy, self._clock)
-        self._outputs = Outputs(Path(folder) / scope)
+        self._outputs = Outputs(folder / scope)
         self._leases = LeaseManager(self._store, clock=self._clock)
         self._outcomes = Outcomes(self._outputs, output_bytes_max)
         self._usage = UsageCounter(self._store, scope, self._clock)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness import Finding, at_point, kill
+from harness import Finding, after_mark, at_point, kill, terminate
 from harness.checkers import exactly_once
 from recovery import ToolLedger
 from recovery.claims import AFTER_END
@@ -28,12 +28,14 @@ pytestmark = pytest.mark.chaos(
     steps=[
         "Real shell commands are run, each of which leaves a line in a file; then all are asked for again.",
         "Agents are killed before the effect, between effect and record, and after the record, and restarted.",
+        "Another is asked to end while its tool runs: no process of the tool outlives the interrupt.",
         "Effects are counted in the file: exactly one with a probe, at most one with raise, one more a kill run again.",
         "Every replay has the bytes, the types and the exit code of the first run; failures are run again.",
     ],
 )
 
 RUN = "scenarios.tool_agents:run_tools"
+INTERRUPTED = "scenarios.tool_agents:run_interrupted"
 FAIL = "scenarios.tool_agents:run_failing"
 PROCESSES = 2
 FEW = 40
@@ -146,6 +148,21 @@ def test_agents_die_around_the_effect(tools: Tools, policy: str) -> None:
         tools.judge(CALLS, limit=1 if policy == "probe" else 1 + killed, least=1)
     total_max = CALLS + (killed if policy == "run-again" else 0)
     chaos.expect("effects in all", observed=f"{len(effects)} of at most {total_max}", holds=len(effects) <= total_max)
+
+
+def test_an_interrupted_tool_has_ended(tools: Tools) -> None:
+    """An agent is asked to end while a tool and its child run: both have ended then, and the call is in doubt."""
+    chaos = tools.chaos
+    chaos.plan(terminate("agent", after_mark("begun", kind="note")))
+    tools.start("agent", INTERRUPTED).wait_exit()
+    (mark,) = chaos.history.select("note", "interrupted")
+    left = mark.value["left"]
+    text = f"{len(left)} processes of a tool ran on when the interrupt had left its call"
+    findings = [Finding(signature="tool:left-running", text=text, checker="left", orders=(mark.order,))] if left else []
+    chaos.check(findings, expect="no process of an interrupted tool goes on")
+    doubted = [each.key for each in chaos.history.select("note", "in-doubt")]
+    chaos.expect("calls that were found in doubt", observed=doubted, holds=doubted == ["long"])
+    chaos.check(check_no_exceptions(chaos.history), expect="no exception in any agent")
 
 
 def test_a_failure_is_run_again(tools: Tools) -> None:

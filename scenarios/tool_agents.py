@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recovery import RAISE, RUN_AGAIN, CommandOutput, Happened, Probe, ToolLedger
 from recovery.errors import InDoubt
+from recovery.liveness import Liveness, look
 from scenarios.agents import made
 
 if TYPE_CHECKING:
@@ -54,6 +58,35 @@ def run_failing(marks: Marks, database: str, ledger: str, world: str, times: int
             marks.intent("failing", number)
             run = part.run_command(argv, key="failing", in_doubt=RAISE)
             marks.ack("failing", number, value=described(run.output) | {"replay": run.is_replay})
+
+
+def run_interrupted(marks: Marks, database: str, ledger: str, world: str) -> None:
+    """Be interrupted while a tool and its child run; say which of them still run then, and ask for the tool again."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    pids, begun = Path(world, "pids"), Path(world, "begun")
+    os.mkfifo(begun)
+    child = f"echo $$ >> {pids}; echo begun > {begun}; exec sleep 300"
+    command = ["sh", "-c", f"echo $$ >> {pids}; sh -c '{child}' & wait"]
+    threading.Thread(target=lambda: marks.note("begun", value=begun.read_text()), daemon=True).start()
+    with opened(ledger, database) as part:
+        marks.intent("tool", "long")
+        try:
+            part.run_command(command, key="long", in_doubt=RAISE)
+        except KeyboardInterrupt:
+            marks.note("interrupted", value={"left": ended_late([int(line) for line in pids.read_text().split()])})
+        try:
+            part.run_command(command, key="long", in_doubt=RAISE)
+        except InDoubt as error:
+            marks.note("in-doubt", "long", value=str(error))
+    marks.note("done")
+
+
+def ended_late(pids: list[int]) -> list[int]:
+    """Return those of the processes that run, and end them: nobody else would."""
+    left = [pid for pid in pids if look(pid, None) is not Liveness.DEAD]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return left
 
 
 def command_of(world: str, number: int) -> list[str]:

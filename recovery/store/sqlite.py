@@ -229,6 +229,11 @@ class SqliteStore(EvidenceReads, LeaseReads, InboxReads, JobReads, StateReads, K
         """The absolute path of the database file."""
         return self._factory.path
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, and opens no further connection."""
+        return self._closed
+
     def __enter__(self) -> Self:
         """Return the store, which closes at the end of the block."""
         return self

@@ -5,6 +5,7 @@
 | ChecksThenInserts | looks, executes, and stores in steps of their own (D2) | a stampede |
 | NeverRefreshes | an expired key is a miss, and what was executed for it is not stored (D7) | an expiry under load |
 | KeepsTheDead | a claim ends by its expiry alone, though its owner is known to be dead | a generator that is killed |
+| KeepsTheInterrupted | a claim that an interrupt came after is renewed for an hour | the core's machine |
 | CachesFailures | an exception is stored, and answered with nothing from then on | a generator that raises |
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from recovery import IdempotencyStore
+from recovery.claims import ClaimPolicy, Claims
 from recovery.errors import InProgress
 from recovery.requests import request_hash
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from recovery.claims import Guard, Mine
+    from recovery.clock import Clock
+    from recovery.store import Store
 
 
 class ChecksThenInserts(IdempotencyStore):
@@ -82,6 +86,23 @@ class KeepsTheDead(IdempotencyStore):
             message = f"Expected {key!r} to be free but its claim has not expired; ask again later."
             raise InProgress(message)
         return super().execute_encoded(key, hashed, produce, ttl_s=ttl_s, wait_s=wait_s, guard=guard)
+
+
+class _HoldsOn(Claims):
+    """Goes on with every claim that did not come to its end."""
+
+    def let_go(self, mine: Mine) -> None:
+        """Keep what an end should have been told of."""
+        self.__dict__.setdefault("kept", []).append(mine)
+
+
+class KeepsTheInterrupted(IdempotencyStore):
+    """Claims, and believes itself to execute though an interrupt has kept it from that."""
+
+    def __init__(self, store: Store, *, clock: Clock, ttl_s: float, wait_s: float, claim_s: float) -> None:
+        """Begin as the sound one does, on claims that are never let go."""
+        super().__init__(store, clock=clock, ttl_s=ttl_s, wait_s=wait_s, claim_s=claim_s)
+        self._claims = _HoldsOn(store, ClaimPolicy(scope=self._scope, claim_s=claim_s), clock)
 
 
 class CachesFailures(IdempotencyStore):

@@ -8,6 +8,7 @@
 | NeverExpires | a length that is none is stored as no expiry at all (D4) | a negative length; no sweep finds it |
 | SweepsById | found in one transaction, requeued by id alone in another (D5) | sweeps at once |
 | SweepsEarly | allows for clocks that differ, the wrong way round | a holder that renews at the boundary |
+| Revives | a heartbeat tells a loss, and that there is none when a late renewal comes | the core's machine |
 | CountsWhatItFinds | several sweeps report, and mark, one and the same lease (D6) | sweeps at once |
 """
 
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from recovery import CheckpointManager, Lease, LeaseManager, RecoverySweep, SweepStatistics, WorkStatus
+from recovery import CheckpointManager, Heartbeat, Lease, LeaseManager, RecoverySweep, SweepStatistics, WorkStatus
 from recovery.clock import microseconds
 from recovery.store.rows import Audit, Expiry
 
@@ -45,6 +46,19 @@ class RenewsExpired(LeaseManager):
                 (until, lease.work_item_id, lease.token),
             )
         return msgspec.structs.replace(lease, expires_at=until)
+
+
+class Revives(Heartbeat):
+    """Asks the clock each time, and keeps no loss but those of the database."""
+
+    @property
+    def lease(self) -> Lease:
+        """The lease as it was last renewed, whatever was said of it before."""
+        with self._lock:
+            if self._loss is not None:
+                raise self._loss
+            self._leases.check(self._lease)
+            return self._lease
 
 
 class EndsByName(LeaseManager):

@@ -3,6 +3,7 @@
 | variant | bug | seen by |
 |---|---|---|
 | IntentAfterEffect | the intent is written when the effect is over | a kill between effect and record |
+| LeavesToolsRunning | an interrupt ends the wait for a tool and not the tool | an agent that is asked to end |
 | IgnoresProbe | runs again in doubt, whatever the probe would say | a kill between effect and record |
 | ForgetsDoubt | takes an unfinished call for one that never began | a kill between effect and record, with raise |
 | LargeChangesType | the first caller gets a text in the place of a large output (D8) | a large output |
@@ -12,7 +13,9 @@
 
 from __future__ import annotations
 
+import queue
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -41,6 +44,15 @@ class IntentAfterEffect(ToolLedger):
         sys.audit(AFTER_EFFECT, name)
         late = msgspec.structs.replace(call, tool=lambda _: output)
         return super()._run(late, presence)
+
+
+class LeavesToolsRunning(ToolLedger):
+    """Runs the tool elsewhere, and when the wait for it is interrupted, gives up the wait alone."""
+
+    def _effect(self, call: _Call, mine: Mine, presence: Presence | None) -> Any:
+        outputs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=lambda: outputs.put(call.tool(presence)), daemon=True).start()
+        return super()._effect(msgspec.structs.replace(call, tool=lambda _: outputs.get()), mine, presence)
 
 
 class IgnoresProbe(ToolLedger):

@@ -20,6 +20,7 @@ class Crashes:
     """An audit hook that raises once at the armed point. Hooks stay for ever, so there is one for all machines."""
 
     armed: str | None = None
+    error: type[BaseException] = CrashError
     is_dead = False
     installed = False
 
@@ -34,8 +35,8 @@ class Crashes:
     def _hook(cls, event: str, _: object) -> None:
         if event == cls.armed:
             cls.armed = None
-            cls.is_dead = True
-            raise CrashError
+            cls.is_dead = cls.error is CrashError  # who is interrupted lives, and cleans up
+            raise cls.error
 
     @classmethod
     def refuse_the_dead(cls) -> None:

@@ -6,6 +6,7 @@ model of a key is what the world has seen and what is known of it; effects are c
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar, TypeVar
@@ -22,7 +23,7 @@ from recovery.service import PeriodicService
 from recovery.store.rows import KeyStatus
 from recovery.tool_ledger import TOOL_CRASH_POINTS
 from recovery.tool_outcomes import Outcomes
-from tests.recovery.crashes import rarely
+from tests.recovery.crashes import CrashError, Crashes, rarely
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,6 +149,28 @@ class KeyMachine(RuleBasedStateMachine):
             known.keep(f"execute {key} {known.effects}", self.clock.now())
         if done is not None:
             assert (done.result, done.is_replay) == (known.result, meanwhile == "overtakes")
+
+    @rule(
+        worker=st.sampled_from(WORKERS), key=st.sampled_from(KEYS), point=st.sampled_from(POINTS), is_late=st.booleans()
+    )
+    def interrupt(self, worker: str, key: str, point: str, is_late: bool) -> None:  # noqa: FBT001 - drawn
+        """Interrupt a worker, which lives: it can ask again at once, and another one a claim's length later."""
+        known, before = self.executed[key], self.executed[key].live(self.clock.now())
+        Crashes.armed, Crashes.error = point, KeyboardInterrupt
+        with contextlib.suppress(KeyboardInterrupt):
+            self.stores[worker].execute(key, lambda: self.effect(f"execute {key}"))
+        Crashes.armed, Crashes.error = None, CrashError
+        if before is None:
+            known.result = None if point not in POINTS[:2] else known.result
+            known.effects += point in END_CRASH_POINTS
+            if point == END_CRASH_POINTS[-1]:
+                known.keep(f"execute {key} {known.effects}", self.clock.now())
+        if is_late:
+            for _ in range(3):
+                self.clock.advance(CLAIM_S / 2)
+                self.stores[worker]._claims.renew()
+            worker = WORKERS[worker == WORKERS[0]]
+        self.execute(worker, key, None, None)
 
     def _meanwhile(self, other: IdempotencyStore, key: str, what: str) -> None:
         if what == "overtakes":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 
 from recovery import commands
 from recovery.commands import Command, run
-from recovery.errors import InvalidRequest, OutputTooLarge, ToolNotStarted
+from recovery.errors import InvalidRequest, InvalidSetting, OutputTooLarge, ToolNotStarted
+from tests.recovery.interrupts import Interrupt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -160,16 +162,77 @@ def test_a_command_that_cannot_be_meant_is_refused(command: Command) -> None:
         run(command)
 
 
-def test_an_interrupt_ends_the_command(tmp_path: Path) -> None:
-    """Nobody would ever ask for it again."""
+@pytest.mark.parametrize("bytes_max", [-1, float("nan"), True, None])
+def test_a_bound_that_cannot_be_meant_is_refused(bytes_max: Any, tmp_path: Path) -> None:
+    """Before anything is started."""
+    with pytest.raises(InvalidSetting, match="bytes_max"):
+        run(shell(f"touch {tmp_path}/effect"), bytes_max=bytes_max)
+    assert not (tmp_path / "effect").exists()
+
+
+def test_an_interrupt_leaves_when_the_whole_group_has_ended(tmp_path: Path) -> None:
+    """Nobody would ever ask for it again; the child of the command, which ignores the terminal's end, goes with it."""
     program = f"""
-import signal
+import psutil
 from recovery.commands import Command, run
+text = "trap '' HUP; sh -c 'trap \"\" TERM HUP; echo $$ > {tmp_path}/child; kill -INT $0; sleep 300' $PPID & wait"
 try:
-    run(Command(("sh", "-c", "echo $$ > {tmp_path}/pid; sleep 0.5; kill -INT $PPID; exec sleep 300")))
+    run(Command(("sh", "-c", text)))
+except KeyboardInterrupt:
+    child = int(open("{tmp_path}/child").read())
+    print("interrupted", psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "interrupted False\n"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files that the collector closes
+def test_an_interrupt_anywhere_leaves_nothing_running() -> None:
+    """Wherever Ctrl-C comes, between the start of the program and the note of its number too."""
+    files = ("recovery/commands.py", "recovery/attendants.py")
+    number, was_interrupted, ended = 0, True, 0
+    while was_interrupted:
+        number += 1
+        variables = (("INTERRUPTED", f"{os.getpid()}.{number}"),)
+        try:
+            with Interrupt(number, *files):
+                run(shell("sleep 0.1 & wait", environment=variables))
+            was_interrupted = False
+        except KeyboardInterrupt:
+            ended += 1
+        assert not _with_variable(*variables[0])
+    assert ended > 40, "the interrupts did not come at all"
+
+
+def _with_variable(name: str, value: str) -> list[psutil.Process]:
+    """Return the living processes that were started with this variable, and those of ours that are no program yet."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(name) == value:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def test_interrupts_that_follow_an_interrupt_do_not_cut_its_end_short() -> None:
+    """Who presses Ctrl-C again and again gets out when the command has ended, and not before."""
+    program = """
+import signal, threading
+from recovery import attendants
+from recovery.commands import Command, run
+see_dead = attendants.Attendant._see_dead
+def slowly(attendant, pid):
+    for _ in range(20):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    see_dead(attendant, pid)
+    print("seen")
+attendants.Attendant._see_dead = slowly
+try:
+    run(Command(("sh", "-c", "kill -INT $PPID; exec sleep 300")))
 except KeyboardInterrupt:
     print("interrupted")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "interrupted\n"
-    _gone(int((tmp_path / "pid").read_text()))
+    assert done.stdout == "seen\ninterrupted\n"

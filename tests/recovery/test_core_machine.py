@@ -34,9 +34,19 @@ from recovery.leases import ACQUIRE_CRASH_POINTS, END_CRASH_POINTS, RENEW_CRASH_
 from recovery.store import init_factory
 from recovery.sweep import AFTER_BATCH, SWEEP_CRASH_POINTS
 from tests.planted import idempotency, ledger
-from tests.planted.leases import CountsWhatItFinds, EndsByName, NeverExpires, RenewsExpired, SweepsById, Unfenced
+from tests.planted.leases import (
+    CountsWhatItFinds,
+    EndsByName,
+    NeverExpires,
+    RenewsExpired,
+    Revives,
+    SweepsById,
+    Unfenced,
+)
+from tests.planted.store import AcknowledgesInherited
 from tests.recovery.crashes import CrashError, Crashes, rarely
-from tests.recovery.key_machine import WORKERS, KeyMachine
+from tests.recovery.holder_machine import HolderMachine
+from tests.recovery.key_machine import WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,10 +107,15 @@ class Item:
         return (self.number, self.status.value, self.retries, self.token, self.holder, self.expires_at)
 
 
-class CoreMachine(KeyMachine):
-    """Two workers and a sweep on one store, and what they do with keys (``key_machine``)."""
+class SwitchingAndAcknowledging(AcknowledgesInherited, Switching):
+    """A store with that defect, for the machine."""
+
+
+class CoreMachine(HolderMachine):
+    """Two workers and a sweep on one store; what they do with keys (``key_machine``), and what befalls holders."""
 
     store: Switching
+    store_kind: ClassVar[type[Switching]] = Switching
     leases_kind: ClassVar[type[LeaseManager]] = LeaseManager
     checkpoints_kind: ClassVar[type[CheckpointManager]] = CheckpointManager
     sweep_kind: ClassVar[type[RecoverySweep]] = RecoverySweep
@@ -109,7 +124,7 @@ class CoreMachine(KeyMachine):
         super().__init__()
         Crashes.install()
         self.folder = tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)
-        self.store = Switching(init_factory(Path(self.folder.name) / "store.db"))
+        self.store = self.store_kind(init_factory(Path(self.folder.name) / "store.db"))
         self.clock = ManualClock()
         self.leases = self.leases_kind(self.store, clock=self.clock)
         self.checkpoints = self.checkpoints_kind(self.store, clock=self.clock)
@@ -392,10 +407,13 @@ def test_any_order_of_operations_and_crashes_is_that_of_the_model() -> None:
         ("checkpoints_kind", Unfenced),
         ("sweep_kind", SweepsById),
         ("sweep_kind", CountsWhatItFinds),
+        ("store_kind", SwitchingAndAcknowledging),
+        ("heartbeat_kind", Revives),
         ("keys_kind", idempotency.ChecksThenInserts),
         ("keys_kind", idempotency.NeverRefreshes),
         ("keys_kind", idempotency.KeepsTheDead),
         ("keys_kind", idempotency.CachesFailures),
+        ("keys_kind", idempotency.KeepsTheInterrupted),
         ("ledger_kind", ledger.IntentAfterEffect),
         ("ledger_kind", ledger.IgnoresProbe),
         ("ledger_kind", ledger.ForgetsDoubt),

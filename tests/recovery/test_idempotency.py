@@ -419,6 +419,8 @@ def test_bad_keys_and_requests_are_refused_before_anything_happens(keys: Idempot
         {"wait_s": -1},
         {"claim_s": 0},
         {"execution_s_max": -1},
+        {"execution_s_max": float("nan")},
+        *({"result_bytes_max": each} for each in (0, -1, float("nan"), 1.5, True, 2**63)),
         {"scope": ""},
         {"scope": "a/b"},
         {"scope": "ж"},

@@ -24,6 +24,7 @@ from recovery.errors import (
 )
 from recovery.idempotency import IdempotencyStore
 from recovery.llm_cache import CachedOutput, Generation, LLMOutputCache
+from recovery.store import BUSY_TIMEOUT_S
 from recovery.store.rows import KeyStatus
 from recovery.usage import EVENTS_MAX
 
@@ -146,6 +147,53 @@ for number in range(70):
     subprocess.run([sys.executable, "-c", program, path], timeout=60, check=True)
     with LLMOutputCache(db_path=path) as cache:
         assert (cache.statistics().misses, cache.statistics().hits) == (10, 60)
+
+
+_DROPPED = """
+import gc, sys
+from recovery.llm_cache import Generation, LLMOutputCache
+def ask(times):
+    cache = LLMOutputCache(db_path=sys.argv[1])
+    for number in range(times):
+        cache.get_or_generate(lambda: Generation("x", 1), model="m", messages=number % 10)
+ask(70)
+gc.collect()
+"""
+
+
+def test_a_cache_that_is_collected_unclosed_loses_no_counts(tmp_path: Path) -> None:
+    """They wait for the end of the interpreter, or for the next cache of the scope in this process."""
+    path = str(tmp_path / "s.db")
+    subprocess.run([sys.executable, "-c", _DROPPED, path], timeout=60, check=True)
+    again = f"{_DROPPED}\nwith LLMOutputCache(db_path=sys.argv[1]) as cache:\n    print(cache.statistics().hits)"
+    done = subprocess.run([sys.executable, "-c", again, path], timeout=60, check=True, capture_output=True, text=True)
+    assert done.stdout == "130\n"
+    with LLMOutputCache(db_path=path) as cache:
+        assert (cache.statistics().misses, cache.statistics().hits) == (10, 130)
+
+
+@pytest.mark.parametrize("ending", ["", "sys.exit(0)", "cache = LLMOutputCache(db_path=sys.argv[1])\nask(10)"])
+def test_the_end_of_a_process_does_not_wait_for_a_locked_database(tmp_path: Path, ending: str) -> None:
+    """Statistics are not worth the half minute that a store has patience for."""
+    path = str(tmp_path / "s.db")
+    with LLMOutputCache(db_path=path) as cache:
+        for number in range(10):
+            cache.get_or_generate(lambda: Generation("x", 1), model="m", messages=number)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        command = [sys.executable, "-c", f"{_DROPPED}\n{ending}", path]
+        done = subprocess.run(command, timeout=BUSY_TIMEOUT_S - 5, check=True, capture_output=True, text=True)
+    assert done.stderr == ""
+    with LLMOutputCache(db_path=path) as cache:
+        assert (cache.statistics().misses, cache.statistics().hits) == (10, 0)
+
+
+def test_the_end_of_a_process_makes_no_database_anew(tmp_path: Path) -> None:
+    """Where somebody has removed the file, the counts are lost with it."""
+    path = tmp_path / "s.db"
+    command = [sys.executable, "-c", f"{_DROPPED}\nimport os\nos.unlink(sys.argv[1])", str(path)]
+    done = subprocess.run(command, timeout=60, check=True, capture_output=True, text=True)
+    assert (done.stderr, path.exists()) == ("", False)
 
 
 def test_a_kill_loses_no_more_counts_than_is_said(tmp_path: Path) -> None:
@@ -280,8 +328,9 @@ def test_bad_requests_and_settings_are_refused(store: SqliteStore, cache: LLMOut
         cache.get("")
     with pytest.raises(InvalidKey):
         cache.put("k" * 10**6, 1)
-    with pytest.raises(InvalidSetting):
-        LLMOutputCache(store, bytes_max=-1)
+    for bytes_max in (-1, float("nan"), 1.5, True, "1", 2**63):
+        with pytest.raises(InvalidSetting, match=r"Expected bytes_max .* or None for no bound"):
+            LLMOutputCache(store, bytes_max=bytes_max)  # type: ignore[arg-type]
     for duration_s in (float("nan"), float("inf"), 1e300, -1):
         with pytest.raises(InvalidSetting, match="duration_s"):
             cache.put("key", "x", duration_s=duration_s)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
-from recovery import RAISE, IdempotencyStore, LLMOutputCache, ManualClock, Probe, ToolLedger, open_store
-from recovery.claims import ClaimPolicy, Claims
+from recovery import RAISE, IdempotencyStore, LLMOutputCache, ManualClock, Probe, SystemClock, ToolLedger, open_store
+from recovery.claims import AFTER_CLAIM, ClaimPolicy, Claims
 from recovery.errors import InDoubt, InProgress
 from recovery.requests import request_hash
 from tests.planted import cache as caches
 from tests.planted import idempotency
 from tests.planted import ledger as ledgers
+from tests.recovery.crashes import CrashError, Crashes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,6 +86,29 @@ def test_an_execution_that_raised(store: SqliteStore, kind: type[IdempotencyStor
         with pytest.raises(ConnectionError):
             keys.execute("k", fail)
         assert keys.execute("k", lambda: 1).result == (1 if kind is IdempotencyStore else None)
+
+
+@pytest.mark.parametrize("kind", [IdempotencyStore, idempotency.KeepsTheInterrupted])
+def test_a_claim_that_an_interrupt_came_after(store: SqliteStore, kind: type[IdempotencyStore]) -> None:
+    """The process that was interrupted keeps itself from its key with the variant, and executes with the sound one."""
+    with kind(store, clock=SystemClock(), ttl_s=60, wait_s=0, claim_s=30) as keys:
+        with pytest.raises(KeyboardInterrupt), _interrupted_at(AFTER_CLAIM):
+            keys.execute("k", lambda: 1)
+        if kind is IdempotencyStore:
+            assert keys.execute("k", lambda: 1).result == 1
+        else:
+            with pytest.raises(InProgress):
+                keys.execute("k", lambda: 1)
+
+
+@contextlib.contextmanager
+def _interrupted_at(point: str) -> Iterator[None]:
+    Crashes.install()
+    Crashes.armed, Crashes.error = point, KeyboardInterrupt
+    try:
+        yield
+    finally:
+        Crashes.armed, Crashes.error = None, CrashError
 
 
 @pytest.mark.parametrize("kind", [LLMOutputCache, caches.ForgetsParameters])

@@ -247,6 +247,57 @@ def test_an_interrupt_anywhere_is_decided_as_the_caller_says(ledger: ToolLedger)
     assert endings == {True, False, None}
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files that the collector closes
+def test_an_interrupt_anywhere_in_a_command_is_decided_as_the_caller_says(ledger: ToolLedger, effects: Path) -> None:
+    """Wherever Ctrl-C comes: a command that may have begun is in doubt, and runs at no time besides the next one."""
+    number, was_interrupted = 0, True
+    endings: set[bool | None] = set()
+    files = ("recovery/tool_ledger.py", "recovery/commands.py", "recovery/attendants.py", "recovery/claims.py")
+    while was_interrupted:
+        number += 1
+        effects.unlink(missing_ok=True)
+        command = ["sh", "-c", f"echo {number} >> {effects}"]
+        try:
+            with Interrupt(number, *files):
+                ledger.run_command(command, in_doubt=RAISE)
+            was_interrupted = False
+        except KeyboardInterrupt:
+            pass
+        try:
+            endings.add(ledger.run_command(command, in_doubt=RAISE).is_replay)
+            assert count(effects) == 1
+        except InDoubt:
+            endings.add(None)
+            assert count(effects) <= 1
+            ledger.forget(ledger.in_doubt()[0])
+    assert endings == {True, False, None}
+
+
+def test_an_interrupted_command_has_ended_and_is_in_doubt(tmp_path: Path, effects: Path) -> None:
+    """Ctrl-C while it runs: nothing of its group is left when the interrupt leaves, and the next call is told so."""
+    program = f"""
+import psutil
+from recovery.doubt import RAISE
+from recovery.errors import InDoubt
+from recovery.tool_ledger import ToolLedger
+command = ["sh", "-c", "echo $$ >> {effects}; sh -c 'echo $$ >> {effects}; kill -INT $0; sleep 300' $PPID & wait"]
+with ToolLedger(db_path="{tmp_path}/store.db") as ledger:
+    try:
+        ledger.run_command(command, key="k", in_doubt=RAISE)
+    except KeyboardInterrupt:
+        pids = [int(line) for line in open("{effects}")]
+        living = [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+        print(len(pids), living, ledger.in_doubt())
+    try:
+        ledger.run_command(command, key="k", in_doubt=RAISE)
+    except InDoubt:
+        print("in doubt")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "2 [] ['k']\nin doubt\n"
+    assert count(effects) == 2
+
+
 @pytest.mark.parametrize(
     ("point", "happened"),
     [
@@ -526,6 +577,18 @@ def test_statistics_count_runs_and_replays(store: SqliteStore) -> None:
             found = ledger.statistics()
             assert (found.executions, found.replays, found.replay_rate) == (5, 11, 11 / 16)
             assert found.time_saved_s > 0
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"output_bytes_max": each} for each in (-1, float("nan"), 1.5, True, None, 2**63)]
+    + [{"outputs": each} for each in ("", "a\0b", 7, b"folder")],
+    ids=repr,
+)
+def test_settings_that_cannot_be_meant_are_refused(store: SqliteStore, setting: dict[str, Any]) -> None:
+    """A bound that is none would be found when the tool has run, and its call be in doubt."""
+    with pytest.raises(InvalidSetting, match=next(iter(setting))):
+        ToolLedger(store, **setting)
 
 
 def test_bad_calls_are_refused_before_anything_happens(ledger: ToolLedger) -> None:

@@ -374,6 +374,7 @@ def test_the_cache_catches_its_planted_defects(session: Session, variant: str, s
         ("IntentAfterEffect", "exactly-once:repeated", "test_agents_die_around_the_effect[raise]"),
         ("IgnoresProbe", "exactly-once:repeated", "test_agents_die_around_the_effect[probe]"),
         ("ForgetsDoubt", "exactly-once:repeated", "test_agents_die_around_the_effect[raise]"),
+        ("LeavesToolsRunning", "tool:left-running", "test_an_interrupted_tool_has_ended"),
         ("LargeChangesType", "tool:type-changed", "test_tools_run_once_and_are_replayed"),
         ("CachesFailures", "tool:failure-replayed", "test_a_failure_is_run_again"),
         ("CutsOutput", "tool:output-differs", "test_tools_run_once_and_are_replayed"),
