@@ -7,9 +7,9 @@ owner that was collected as garbage goes to the next one of its scope in this pr
 The end of the interpreter waits for a database that is locked ``EXIT_S_MAX`` seconds in all, whatever the patience of
 the stores: statistics are not worth more. What the database does not take then is lost, and so is what waits for a file
 that was removed or for a store that was closed before its owner. A process that is killed (or ends by ``os._exit``)
-loses at most ``EVENTS_MAX`` events of each cache or ledger, and as many more for each time that the database refused to
-take them. A count is never added twice, not by a forked child either; whoever asks for the statistics gets what is
-stored and what waits in the cache or ledger that is asked.
+loses at most ``EVENTS_MAX`` events of each cache or ledger, and as many more for each time that the database was being
+written, or refused to take them. A count is never added twice, not by a forked child either; whoever asks for the
+statistics gets what is stored and what waits in the cache or ledger that is asked.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import msgspec
 from recovery.clock import Microseconds
 from recovery.errors import DatabaseUnavailable, RecoveryError, StoreError
 from recovery.store import ConnectionFactory, SqliteStore, Store
+from recovery.store.connections import could_begin
 from recovery.store.rows import Usage
 
 if TYPE_CHECKING:
@@ -126,7 +127,13 @@ class UsageCounter:
         self._waiting, self._used, self._events, self._due = [0, 0, 0, 0], {}, 0, EVENTS_MAX
 
     def _try(self) -> None:
-        """Flush; a result is handed out all the same if the database refuses, and the next attempt is put off."""
+        """Flush, unless somebody writes just now: whoever only reads waits for no writer.
+
+        Then, and if the database refuses, the result is handed out all the same, and the next attempt is put off.
+        """
+        if self._events < _PUT_OFF_MAX and not _can_write_now(self._store):
+            self._due = self._events + EVENTS_MAX
+            return
         with contextlib.suppress(StoreError):
             self.flush()
 
@@ -150,6 +157,8 @@ class _Left(msgspec.Struct, frozen=True):
 
 
 _USED_EVENTS_MAX: Final = 20 * EVENTS_MAX
+_PUT_OFF_MAX: Final = 20 * EVENTS_MAX
+"""How many events may wait for a moment at which nobody writes; then the flush waits for one."""
 _COUNTERS: Final[weakref.WeakSet[UsageCounter]] = weakref.WeakSet()
 _LEFT: Final[collections.deque[_Left]] = collections.deque(maxlen=_LEFT_MAX)
 
@@ -161,6 +170,22 @@ def _place(store: Store) -> str | Store:
 
 def _is_closed(store: Store) -> bool:
     return isinstance(store, SqliteStore) and store.is_closed
+
+
+def _can_write_now(store: Store) -> bool:
+    if not isinstance(store, SqliteStore) or store.is_closed:
+        return True
+    try:
+        connection = store.borrow()
+    except StoreError:
+        return True
+    try:
+        can = could_begin(connection)
+    except BaseException:
+        connection.close()
+        raise
+    store.give_back(connection)
+    return can
 
 
 def _taken(place: str | Store, scope: str) -> list[_Left]:

@@ -116,6 +116,24 @@ class ConnectionFactory:
             time.sleep(_RETRY_DELAY_S)
 
 
+def could_begin(connection: sqlite3.Connection) -> bool:
+    """Tell whether a write transaction could begin on this connection now: False while another one writes.
+
+    Never waits. An error that is not of that kind is for the transaction itself to meet, and so counts as True.
+    """
+    patience_ms = _pragma(connection, "busy_timeout")
+    try:
+        connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        return not is_busy(error)
+    finally:
+        if connection.in_transaction:
+            connection.rollback()
+        connection.execute(f"PRAGMA busy_timeout = {patience_ms}")
+    return True
+
+
 def factory_for(path: str | os.PathLike[str], busy_timeout_s: float) -> ConnectionFactory:
     """Return a factory for the file at ``path``. Raises InvalidSetting for a timeout that cannot be meant."""
     if sqlite3.sqlite_version_info < _SQLITE_VERSION_MIN:

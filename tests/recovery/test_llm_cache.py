@@ -247,6 +247,7 @@ def test_a_stampede_generates_once(store: SqliteStore) -> None:
         assert (found.misses, found.hits) == (1, 15)
 
 
+@pytest.mark.timeout(20)  # a bound on waiting for the writer, who never ends here
 def test_a_hit_writes_nothing(store: SqliteStore, cache: LLMOutputCache) -> None:
     """Not even while another connection has the write lock."""
     ask(cache, "p")
