@@ -137,7 +137,7 @@ def test_an_executor_past_the_ceiling_is_ended_before_the_next_one(watch: Watch,
     watch.chaos.check(
         check_executors(watch.database.parent), expect="the first executor was dead when the second began"
     )
-    monitor.wait_exit(timeout_s=60)
+    monitor.wait_exit(timeout_s=15)
     claims = sorted({claim for _, claim, _, what in ledger(watch.database.parent) if what == "begin"})
     watch.chaos.expect("claims that were executed", observed=claims, holds=len(claims) == 2)
     watch.judge()

@@ -128,7 +128,8 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
         if self.family is Family.POWER:
             if self.points < self.points_total and self.is_complete:
                 part = f" (sampled, at {self.points:,} of {self.points_total:,} moments)"
-            return f"{self.states:,} power-loss states{(part or ' (all there are)') if self.states else ''}"
+            whole = " (all there are)" if self.states else ""
+            return f"{self.states:,} power-loss states{part or whole}"
         return f"{self.points:,} of {self.points_total:,} I/O errors{part}"
 
 
