@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from harness import Run
+    from pytest_chaos import Run
 
 pytest_plugins = ["pytester"]
 
-SOUND_MANAGER = "recovery:CheckpointManager"
+SOUND_MANAGER = "durable_agents:CheckpointManager"
 
 EVIDENCE_QUERIES = {
     "last 50 checkpoints": (
@@ -73,7 +73,7 @@ def pytest_chaos_replay_arguments(config: pytest.Config) -> list[str]:
 @pytest.fixture
 def fresh_db(chaos: Run, manager: str) -> Path:
     """Return a new database file, with the schema, in the folder of the run."""
-    from scenarios.agents import make_manager  # the core is imported where it is used
+    from scenarios.work.agents import make_manager  # the core is imported where it is used
 
     path = chaos.directory / "recovery.db"
     make_manager(manager, str(path)).close()
@@ -83,26 +83,26 @@ def fresh_db(chaos: Run, manager: str) -> Path:
 @pytest.fixture
 def parts(request: pytest.FixtureRequest) -> dict[str, str]:
     """Name the parts of the core that agents use: the sound ones, or a planted defect in the place of one."""
-    from scenarios.agents import class_named  # the core is imported where it is used
+    from scenarios.work.agents import class_named  # the core is imported where it is used
 
     parts = {
         "checkpoints": SOUND_MANAGER,
-        "leases": "recovery:LeaseManager",
-        "sweep": "recovery:RecoverySweep",
-        "worker": "recovery:Worker",
-        "jobs": "recovery:JobQueue",
-        "monitor": "recovery:Monitor",
-        "reaper": "recovery:JobReaper",
-        "stages": "recovery:StageEngine",
-        "workspaces": "recovery:Workspaces",
-        "buffers": "recovery:Buffers",
-        "sync_queue": "recovery:SyncQueue",
-        "cache": "recovery:LLMOutputCache",
-        "ledger": "recovery:ToolLedger",
-        "receiver": "recovery.webhooks:Receiver",
-        "inbox": "recovery.inbox:Inbox",
-        "handlers": "recovery.handlers:Handlers",
-        "reconciler": "recovery.reconciler:Reconciler",
+        "leases": "durable_agents:LeaseManager",
+        "sweep": "durable_agents:RecoverySweep",
+        "worker": "durable_agents:Worker",
+        "jobs": "durable_agents:JobQueue",
+        "monitor": "durable_agents:Monitor",
+        "reaper": "durable_agents:JobReaper",
+        "stages": "durable_agents:StageEngine",
+        "workspaces": "durable_agents:Workspaces",
+        "buffers": "durable_agents:Buffers",
+        "sync_queue": "durable_agents:SyncQueue",
+        "cache": "durable_agents:LLMOutputCache",
+        "ledger": "durable_agents:ToolLedger",
+        "receiver": "durable_agents.webhooks.receiver:Receiver",
+        "inbox": "durable_agents.webhooks.inbox:Inbox",
+        "handlers": "durable_agents.pipeline.handlers:Handlers",
+        "reconciler": "durable_agents.pipeline.reconciler:Reconciler",
     }
     planted = str(request.config.getoption("--chaos-plant"))
     bases = {part: class_named(name) for part, name in parts.items()}

@@ -1,8 +1,8 @@
 """The rules of design.md and style.md that no tool keeps for us: who may import whom, public names, and small habits.
 
-Each rule is a function from source text to problems, tried here on a bad snippet before it is let loose on the
-repository: a lint that finds nothing because it looks at nothing would be worse than none (TigerBeetle tests its tidy
-script so).
+Each rule is a function from source text to problems, tried here on a bad snippet before it is let
+loose on the repository: a lint that finds nothing because it looks at nothing would be worse than
+none (TigerBeetle tests its tidy script so).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ast
 import importlib
 import inspect
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,15 +22,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PURE = frozenset(
-    {"model", "history", "seed", "plan", "deliveries", "checkers", "statistics", "campaign", "errors"},
-)
-"""Modules of the harness that only compute: no process, no clock, no file."""
-PLUGIN = frozenset({"plugin", "hookspecs"})
-"""The modules of the harness that may know pytest."""
-FOR_REPORTS = frozenset({"model", "campaign", "statistics", "errors", "records", "evidence"})
-"""What of the harness the reports may use: values, and the two rooms that hold them."""
-ROOMS = frozenset({"harness", "recovery", "reports", "scenarios", "tests"})
+SOURCE_ROOTS = ("harness", "reports", "recovery")
+"""Folders whose content is imported by its own name: ``harness/pytest_chaos`` is ``pytest_chaos``."""
+ROOMS = frozenset({"pytest_chaos", "chaos_reports", "durable_agents", "scenarios", "tests"})
+PURE = frozenset({"model", "checkers", "errors"})
+"""Rooms of pytest_chaos that only compute: no process, no clock, no file."""
+FOR_REPORTS = frozenset({"model", "errors", "evidence"})
+"""The rooms of pytest_chaos that the reports may use."""
 EFFECTS = frozenset(
     {"asyncio", "ctypes", "fcntl", "multiprocessing", "os", "psutil", "select", "shutil", "signal", "socket", "sqlite3"}
     | {"subprocess", "tempfile", "threading", "time"}
@@ -37,8 +36,9 @@ EFFECTS = frozenset(
 RANDOMNESS = frozenset({"random", "numpy"})
 PYTEST = frozenset({"pytest", "_pytest", "xdist", "pluggy"})
 
-PUBLIC_NAMES_MAX = 24
-MODULE_LINES_MAX = 450
+PUBLIC_NAMES_MAX = 30
+MODULE_LINES_MAX = 800
+FILES_MAX = 15
 
 
 class Import(NamedTuple):
@@ -79,8 +79,9 @@ def _dynamic(node: ast.Call) -> str | None:
 
 
 def import_problems(path: str, source: str) -> list[str]:
-    """Return where the module at this path, relative to the root, breaks the import table of design.md."""
+    """Return where the module at this path, relative to the root, breaks the import table."""
     parts = Path(path).with_suffix("").parts
+    parts = parts[1:] if parts[0] in SOURCE_ROOTS else parts
     is_package = parts[-1] == "__init__"
     module = ".".join(parts[:-1] if is_package else parts)
     return [
@@ -91,36 +92,43 @@ def import_problems(path: str, source: str) -> list[str]:
 
 
 def _forbidden(module: list[str], name: list[str]) -> str | None:
-    room, part = module[0], module[1] if len(module) > 1 else ""
-    if room == "harness":
-        return _forbidden_in_harness(part, name)
-    if room == "recovery":
-        if name[0] in (ROOMS | PYTEST) - {"recovery"}:
+    package, room = module[0], module[1] if len(module) > 1 else ""
+    if package == "pytest_chaos":
+        return _forbidden_in_harness(module, name)
+    if package == "durable_agents":
+        if name[0] in (ROOMS | PYTEST) - {"durable_agents"}:
             return "the recovery core knows neither the harness nor pytest"
-    elif room == "reports":
-        if name[0] in ROOMS - {"reports", "harness"}:
+    elif package == "chaos_reports":
+        if name[0] in ROOMS - {"chaos_reports", "pytest_chaos"}:
             return "reports know nothing but records and evidence"
-        if name[0] == "harness" and (len(name) < 2 or name[1] not in FOR_REPORTS):
-            return f"of the harness, reports may use {', '.join(sorted(FOR_REPORTS))}"
-        if name[0] in PYTEST and part != "plugin":
-            return "only reports/plugin.py may know pytest"
+        if name[0] == "pytest_chaos" and (len(name) < 2 or name[1] not in FOR_REPORTS):
+            return f"of pytest_chaos, reports may use {', '.join(sorted(FOR_REPORTS))}"
+        if name[0] in PYTEST and room != "plugin":
+            return "only chaos_reports/plugin.py may know pytest"
     return None
 
 
-def _forbidden_in_harness(part: str, name: list[str]) -> str | None:
-    if name[0] in ROOMS - {"harness"}:
-        return "the harness knows no other room"
-    if name[0] in RANDOMNESS and part != "seed":
-        return "only harness/seed.py draws random numbers"
-    if name[0] in PYTEST and part not in PLUGIN:
-        return f"of the harness, only {', '.join(sorted(PLUGIN))} may know pytest"
-    if name[0] == "harness" and name[1:2] and name[1] in PLUGIN and part not in PLUGIN:
-        return "nothing in the harness depends on its plugin"
-    if part in PURE and name[0] in EFFECTS:
+def _forbidden_in_harness(module: list[str], name: list[str]) -> str | None:
+    room = module[1] if len(module) > 1 else ""
+    if name[0] in ROOMS - {"pytest_chaos"}:
+        return "pytest_chaos knows no other package of ours"
+    if name[0] in RANDOMNESS and module != ["pytest_chaos", "model", "seed"]:
+        return "only pytest_chaos/model/seed.py draws random numbers"
+    if name[0] in PYTEST and room != "plugin":
+        return "only the room plugin may know pytest"
+    if name[:2] == ["pytest_chaos", "plugin"] and room != "plugin":
+        return "nothing depends on the plugin"
+    if room in PURE and name[0] in EFFECTS:
         return "a pure module has no effects"
-    if part in PURE and name[0] == "harness" and (len(name) < 2 or name[1] not in PURE):
+    if room in PURE and name[0] == "pytest_chaos" and (len(name) < 2 or name[1] not in PURE):
         return "a pure module uses pure modules only"
     return None
+
+
+def folder_problems(paths: list[str]) -> list[str]:
+    """Return the folders with more modules than a reader can keep in mind; ``__init__.py`` is not counted."""
+    sizes = Counter(str(Path(path).parent) for path in paths if Path(path).name != "__init__.py")
+    return [f"{folder}: {size} modules, at most {FILES_MAX}" for folder, size in sizes.items() if size > FILES_MAX]
 
 
 def sleep_problems(path: str, source: str) -> list[str]:
@@ -184,7 +192,7 @@ def index_problems(path: str, content: str) -> list[str]:
 
 
 def _sources(*rooms: str) -> Iterator[tuple[str, str]]:
-    for room in rooms:
+    for room in rooms or (*SOURCE_ROOTS, "scenarios", "tests"):
         for path in sorted((ROOT / room).rglob("*.py")):
             yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
 
@@ -195,12 +203,26 @@ def _problems(lint: Callable[[str, str], list[str]], *rooms: str) -> list[str]:
 
 def test_every_room_has_sources() -> None:
     """The lints below look at something: a moved folder cannot make them pass."""
-    assert {path.split("/")[0] for path, _ in _sources(*ROOMS)} == ROOMS
+    seen = {tuple(path.split("/")[:2]) for path, _ in _sources()}
+    assert {("harness", "pytest_chaos"), ("reports", "chaos_reports"), ("recovery", "durable_agents")} <= seen
+    assert {room for room, _ in seen} == {*SOURCE_ROOTS, "scenarios", "tests"}
 
 
 def test_imports_follow_the_table() -> None:
     """Nobody imports what design.md does not let them import."""
-    assert _problems(import_problems, *ROOMS) == []
+    assert _problems(import_problems) == []
+
+
+def test_no_room_is_crowded() -> None:
+    """A folder has at most fifteen modules."""
+    assert folder_problems([path for path, _ in _sources()]) == []
+
+
+def test_a_crowded_room_is_found() -> None:
+    """One module too many is found."""
+    paths = [f"harness/pytest_chaos/x/m{number}.py" for number in range(FILES_MAX)]
+    assert folder_problems([*paths, "harness/pytest_chaos/x/__init__.py"]) == []
+    assert len(folder_problems([*paths, "harness/pytest_chaos/x/more.py"])) == 1
 
 
 def test_tests_do_not_sleep() -> None:
@@ -210,7 +232,7 @@ def test_tests_do_not_sleep() -> None:
 
 def test_long_modules_explain_themselves() -> None:
     """A module is short, or says why it is not."""
-    assert _problems(length_problems, *ROOMS) == []
+    assert _problems(length_problems) == []
 
 
 def test_every_test_says_what_it_proves() -> None:
@@ -221,7 +243,7 @@ def test_every_test_says_what_it_proves() -> None:
 def test_every_exception_from_a_lint_has_a_reason() -> None:
     """Every noqa has a code and says why."""
     ours = str(Path(__file__).relative_to(ROOT))  # the snippets of bad source below are the point of this module
-    assert [problem for problem in _problems(exception_problems, *ROOMS) if not problem.startswith(ours)] == []
+    assert [problem for problem in _problems(exception_problems) if not problem.startswith(ours)] == []
 
 
 def test_no_package_index_is_committed() -> None:
@@ -233,59 +255,60 @@ def test_no_package_index_is_committed() -> None:
 
 
 def test_the_harness_has_few_public_names_and_all_are_documented() -> None:
-    """What users import from ``harness`` is listed, resolves, and says what it is for."""
-    harness = importlib.import_module("harness")
-    names = list(harness.__all__)
+    """What users import from ``pytest_chaos`` is listed, resolves, and says what it is for."""
+    package = importlib.import_module("pytest_chaos")
+    names = list(package.__all__)
 
     assert len(names) <= PUBLIC_NAMES_MAX
     assert names == sorted(set(names))
-    undocumented = [name for name in names if not name.startswith("__") and not inspect.getdoc(getattr(harness, name))]
+    undocumented = [name for name in names if not name.startswith("__") and not inspect.getdoc(getattr(package, name))]
     assert undocumented == []
 
 
 def test_the_harness_has_no_other_public_names() -> None:
-    """Nothing of our own can be had from ``harness`` itself but the listed names."""
-    harness = importlib.import_module("harness")
-    ours = {name for name, value in vars(harness).items() if getattr(value, "__module__", "").startswith("harness")}
+    """Nothing of our own can be had from ``pytest_chaos`` itself but the listed names."""
+    package = importlib.import_module("pytest_chaos")
+    ours = {
+        name for name, value in vars(package).items() if getattr(value, "__module__", "").startswith("pytest_chaos")
+    }
 
-    assert {name for name in ours if not name.startswith("_")} <= set(harness.__all__)
+    assert {name for name in ours if not name.startswith("_")} <= set(package.__all__)
     with pytest.raises(AttributeError, match="no_such_name"):
-        getattr(harness, "no_such_name")  # noqa: B009 - written out, mypy would refuse it
+        getattr(package, "no_such_name")  # noqa: B009 - written out, mypy would refuse it
 
 
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("harness/model.py", "import os"),
-        ("harness/plan.py", "def f():\n    import subprocess as s"),
-        ("harness/checkers/durability.py", "from time import monotonic"),
-        ("harness/history.py", "import socket.something"),
-        ("harness/plan.py", "import random"),
-        ("harness/agents/process.py", "from random import choice"),
-        ("harness/history.py", "from harness import records"),
-        ("harness/history.py", "from harness import Verdict"),
-        ("harness/history.py", "import harness"),
-        ("harness/checkers/__init__.py", "from ..agents import process"),
-        ("harness/checkers/durability.py", "from .. import records"),
-        ("harness/model.py", "from .records import read"),
-        ("harness/history.py", "import importlib\nimportlib.import_module('harness.records')"),
-        ("harness/records.py", "import pytest"),
-        ("harness/records.py", "from _pytest.config import Config"),
-        ("harness/records.py", "from harness.plugin import x"),
-        ("harness/plugin/runs.py", "import recovery.store"),
-        ("harness/__init__.py", "from scenarios import agents"),
-        ("harness/cli.py", "from importlib import import_module\nimport_module('reports.cli')"),
-        ("harness/cli.py", "__import__('reports')"),
-        ("recovery/store/sqlite.py", "import harness"),
-        ("recovery/store/sqlite.py", "from reports import matrix"),
-        ("recovery/store/sqlite.py", "if TYPE_CHECKING:\n    from harness.model import Mark"),
-        ("recovery/tasks.py", "import pytest"),
-        ("reports/matrix.py", "import pytest"),
-        ("reports/matrix.py", "from harness.agents import process"),
-        ("reports/matrix.py", "from harness import agents"),
-        ("reports/matrix.py", "import harness"),
-        ("reports/plugin.py", "from harness.plugin import x"),
-        ("reports/plugin.py", "import recovery"),
+        ("harness/pytest_chaos/model/values.py", "import os"),
+        ("harness/pytest_chaos/model/plan.py", "def f():\n    import subprocess as s"),
+        ("harness/pytest_chaos/checkers/durability.py", "from time import monotonic"),
+        ("harness/pytest_chaos/model/history.py", "import socket.something"),
+        ("harness/pytest_chaos/model/plan.py", "import random"),
+        ("harness/pytest_chaos/runtime/agent.py", "from random import choice"),
+        ("harness/pytest_chaos/model/history.py", "from pytest_chaos import evidence"),
+        ("harness/pytest_chaos/model/history.py", "from pytest_chaos import Verdict"),
+        ("harness/pytest_chaos/model/history.py", "import pytest_chaos"),
+        ("harness/pytest_chaos/checkers/__init__.py", "from ..runtime import agent"),
+        ("harness/pytest_chaos/model/values.py", "from ..evidence.records import read"),
+        ("harness/pytest_chaos/model/history.py", "import importlib\nimportlib.import_module('pytest_chaos.evidence')"),
+        ("harness/pytest_chaos/evidence/records.py", "import pytest"),
+        ("harness/pytest_chaos/evidence/records.py", "from _pytest.config import Config"),
+        ("harness/pytest_chaos/evidence/records.py", "from pytest_chaos.plugin import x"),
+        ("harness/pytest_chaos/plugin/runs.py", "import durable_agents.store"),
+        ("harness/pytest_chaos/__init__.py", "from scenarios import agents"),
+        ("harness/pytest_chaos/cli/main.py", "from importlib import import_module\nimport_module('chaos_reports.cli')"),
+        ("harness/pytest_chaos/cli/main.py", "__import__('chaos_reports')"),
+        ("recovery/durable_agents/store/sqlite/store.py", "import pytest_chaos"),
+        ("recovery/durable_agents/store/sqlite/store.py", "from chaos_reports import matrix"),
+        ("recovery/durable_agents/store/rows.py", "if TYPE_CHECKING:\n    from pytest_chaos.model.values import Mark"),
+        ("recovery/durable_agents/work/tasks.py", "import pytest"),
+        ("reports/chaos_reports/matrix.py", "import pytest"),
+        ("reports/chaos_reports/matrix.py", "from pytest_chaos.runtime import agent"),
+        ("reports/chaos_reports/matrix.py", "from pytest_chaos import runtime"),
+        ("reports/chaos_reports/matrix.py", "import pytest_chaos"),
+        ("reports/chaos_reports/plugin.py", "from pytest_chaos.plugin import x"),
+        ("reports/chaos_reports/plugin.py", "import durable_agents"),
     ],
 )
 def test_a_forbidden_import_is_found(path: str, source: str) -> None:
@@ -298,19 +321,16 @@ def test_a_forbidden_import_is_found(path: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("harness/seed.py", "import random, secrets, hashlib"),
-        ("harness/checkers/durability.py", "from harness.model import Finding\nfrom . import listing\nimport math"),
-        ("harness/checkers/__init__.py", "from .listing import listed\nfrom ..model import Finding"),
-        ("harness/records.py", "import os, time\nfrom harness.model import RunRecord\nfrom harness import journal"),
-        ("harness/plugin/runs.py", "import pytest\nfrom harness import hookspecs\nfrom harness.agents import process"),
-        (
-            "recovery/worker.py",
-            "import os, random, sqlite3\nfrom recovery.store import sqlite\nfrom .clock import Clock",
-        ),
-        ("reports/matrix.py", "from harness import records\nfrom harness.model import Verdict\nimport jinja2"),
-        ("reports/plugin.py", "import pytest"),
-        ("scenarios/test_01.py", "import pytest, harness, recovery, reports"),
-        ("tests/test_all.py", "import pytest, harness.plugin, recovery, reports.plugin, scenarios"),
+        ("harness/pytest_chaos/model/seed.py", "import random, secrets, hashlib"),
+        ("harness/pytest_chaos/checkers/durability.py", "from pytest_chaos.model.values import Finding\nimport math"),
+        ("harness/pytest_chaos/checkers/__init__.py", "from .durability import lost\nfrom ..model import values"),
+        ("harness/pytest_chaos/evidence/records.py", "import os\nfrom pytest_chaos.runtime import journal"),
+        ("harness/pytest_chaos/plugin/runs.py", "import pytest\nfrom pytest_chaos.plugin import hookspecs"),
+        ("recovery/durable_agents/work/worker.py", "import os, sqlite3\nfrom ..clock import Clock"),
+        ("reports/chaos_reports/matrix.py", "from pytest_chaos.model.values import Verdict\nimport jinja2"),
+        ("reports/chaos_reports/plugin.py", "import pytest"),
+        ("scenarios/work/test_01.py", "import pytest, pytest_chaos, durable_agents, chaos_reports"),
+        ("tests/test_all.py", "import pytest, pytest_chaos.plugin, durable_agents, chaos_reports.plugin, scenarios"),
     ],
 )
 def test_an_allowed_import_is_left_alone(path: str, source: str) -> None:

@@ -7,8 +7,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from harness import Finding
-from recovery import (
+from durable_agents import (
     Buffers,
     ManualClock,
     Roots,
@@ -20,16 +19,18 @@ from recovery import (
     load_runtime,
     persist_runtime,
 )
-from recovery.buffers import QUARANTINE
-from recovery.cycles import Owner
-from recovery.startup import startup
-from scenarios.agents import class_named, made
+from durable_agents.state.buffers import QUARANTINE
+from durable_agents.state.cycles import Owner
+from durable_agents.state.startup import startup
+from pytest_chaos import Finding
+
+from scenarios.work.agents import class_named, made
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from harness import Mark, Marks
+    from pytest_chaos import Mark, Marks
 
 WORKSPACE = "org/repo/task"
 STATUSES = ("queued", "running", "completed")
@@ -38,14 +39,18 @@ AFTER_START = {"queued": "queued", "running": "failed", "completed": "completed"
 PUSHES = ("first", "second")
 FINDINGS = 3
 OWNER = Owner("qa", "0" * 16 + "-" + "a" * 12, 4_194_305, "00000000-0000-0000-0000-000000000000:1")
-SOUND = {"workspaces": "recovery:Workspaces", "buffers": "recovery:Buffers", "sync_queue": "recovery:SyncQueue"}
+SOUND = {
+    "workspaces": "durable_agents:Workspaces",
+    "buffers": "durable_agents:Buffers",
+    "sync_queue": "durable_agents:SyncQueue",
+}
 
 
 class AgentState:
     """One agent with one workspace, one cycle and two pushes. ``parts`` names what is planted in it.
 
-    What an exploration does again must be the same again: names that are drawn elsewhere are numbered here, the clock
-    stands still, and the cycle's owner is one that is dead in any case.
+    What an exploration does again must be the same again: names that are drawn elsewhere are
+    numbered here, the clock stands still, and the cycle's owner is one that is dead in any case.
     """
 
     def __init__(self, **parts: str) -> None:

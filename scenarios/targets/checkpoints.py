@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness import Finding
-from recovery import CheckpointManager, TaskManager
-from recovery.errors import CorruptCheckpoint, StoreError, UnknownTask
-from scenarios.agents import made, snapshot_of
+from durable_agents import CheckpointManager, TaskManager
+from durable_agents.errors import CorruptCheckpoint, StoreError, UnknownTask
+from pytest_chaos import Finding
+
+from scenarios.work.agents import made, snapshot_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from harness import Mark, Marks
+    from pytest_chaos import Mark, Marks
 
 TASK = "explored"
-SOUND = "recovery:CheckpointManager"
+SOUND = "durable_agents:CheckpointManager"
 
 
 class Checkpoints:
     """Saves checkpoints of one task. ``manager`` is the sound one, or a planted defect in its place.
 
-    With ``first`` the very first opening of the database is part of what is explored; else it is there before.
+    With ``first`` the very first opening of the database is part of what is explored; else it is
+    there before.
     """
 
     def __init__(self, manager: str = SOUND, *, count: int = 3, first: bool = False) -> None:

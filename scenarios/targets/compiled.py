@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from scenarios.targets.files import InPlace
 
 if TYPE_CHECKING:
-    from harness import Marks
+    from pytest_chaos import Marks
 
 SOURCE: Final = Path(__file__).with_name("numbers.c")
 _BUILD_TIMEOUT_S: Final = 60

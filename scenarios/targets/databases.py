@@ -6,13 +6,13 @@ import contextlib
 import sqlite3
 from typing import TYPE_CHECKING
 
-from harness import Finding
+from pytest_chaos import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from harness import Mark, Marks
+    from pytest_chaos import Mark, Marks
 
 LOST = "lost"
 DAMAGED = "damaged"

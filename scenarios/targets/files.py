@@ -6,14 +6,15 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from harness import Finding
+from pytest_chaos import Finding
+
 from scenarios.targets.databases import LOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from harness import Mark, Marks
+    from pytest_chaos import Mark, Marks
 
 UNREADABLE = "unreadable"
 

@@ -1,7 +1,8 @@
 """Habits that have lost data in programs that many use, each beside what mends it.
 
-Sources: Pillai and others, "All File Systems Are Not Created Equal" (OSDI 2014), which found most of them in LevelDB,
-Git, Mercurial, HDFS and others; the others are those of every second hand-written store.
+Sources: Pillai and others, "All File Systems Are Not Created Equal" (OSDI 2014), which found most
+of them in LevelDB, Git, Mercurial, HDFS and others; the others are those of every second
+hand-written store.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, ClassVar
 
-from harness import Finding
+from pytest_chaos import Finding
+
 from scenarios.targets.databases import LOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from harness import Mark, Marks
+    from pytest_chaos import Mark, Marks
 
 TORN = "torn"
 ROUNDS = 3

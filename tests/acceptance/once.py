@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """Return the folder ``name`` of this test session, filled by ``make`` in the worker that comes first.
 
-    The others wait for a lock file, as in pytest-xdist's own advice on session fixtures; a ``make`` that raises leaves
-    the folder to the next one who asks.
+    The others wait for a lock file, as in pytest-xdist's own advice on session fixtures; a ``make``
+    that raises leaves the folder to the next one who asks.
     """
     base = factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base

@@ -152,7 +152,7 @@ def test_a_fault_that_never_fires_is_no_pass_and_says_why(pytester: pytest.Pytes
     pytester.makepyfile(
         """
         import sys, pytest
-        from harness import at_point, kill
+        from pytest_chaos import at_point, kill
 
         def agent():
             sys.audit("mine.saved")

@@ -8,15 +8,13 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-
-from harness import records
-from harness.evidence import open_pack, verify
+from pytest_chaos.evidence import open_pack, records, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from harness.model import RunRecord
+    from pytest_chaos.model.values import RunRecord
 
 SCENARIO = """
 import pytest

@@ -10,11 +10,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-from harness import records
-from harness.errors import StepsUnavailable
-from harness.explore.launch import step_source
-from harness.model import RunRecord, Verdict
+from pytest_chaos.errors import StepsUnavailable
+from pytest_chaos.evidence import records
+from pytest_chaos.explore.launch import step_source
+from pytest_chaos.model.values import RunRecord, Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -215,5 +214,5 @@ def test_a_replay_explores_again(session: Path) -> None:
 
 
 def _chaos(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from harness.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from pytest_chaos.cli.main import main; main()", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)

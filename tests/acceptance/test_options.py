@@ -14,7 +14,16 @@ def test_one(chaos):
     chaos.expect("seed", observed=chaos.seed, holds=True)
 """
 QUIET = ("-p", "no:randomly", "-p", "no:cacheprovider")
-NOT_IMPORTED = ("msgspec", "jinja2", "psutil", "rich", "sqlite3", "harness.run", "harness.model", "reports.render")
+NOT_IMPORTED = (
+    "msgspec",
+    "jinja2",
+    "psutil",
+    "rich",
+    "sqlite3",
+    "pytest_chaos.runtime.run",
+    "pytest_chaos.model.values",
+    "chaos_reports.render",
+)
 
 
 @pytest.fixture
@@ -84,7 +93,7 @@ def test_a_suite_without_scenarios_pays_nothing(pytester: pytest.Pytester) -> No
     assert not Path(pytester.path, "chaos-results").exists()
 
 
-@pytest.mark.parametrize("off", [("harness.plugin", "reports.plugin"), ("harness.plugin",)], ids=["both", "harness"])
+@pytest.mark.parametrize("off", [("chaos", "chaos-reports"), ("chaos",)], ids=["both", "harness"])
 def test_the_plugin_can_be_switched_off(pytester: pytest.Pytester, off: tuple[str, ...]) -> None:
     """A suite of somebody else's runs without it, and does not know its options."""
     pytester.makepyfile("def test_plain():\n    pass\n")
@@ -95,7 +104,7 @@ def test_the_plugin_can_be_switched_off(pytester: pytest.Pytester, off: tuple[st
 
 def test_without_reports_records_are_kept_all_the_same(scenario: pytest.Pytester) -> None:
     """The report plugin is a guest: without it the run, its record and its exit code are the same."""
-    result = scenario.runpytest_subprocess(*QUIET, "-p", "no:reports.plugin")
+    result = scenario.runpytest_subprocess(*QUIET, "-p", "no:chaos-reports")
     assert result.ret == 0
     assert {path.name for path in Path(scenario.path, "chaos-results/latest/").iterdir()} == {"records.jsonl"}
 

@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
-from harness import records
-from harness.model import Verdict
+from pytest_chaos.evidence import records
+from pytest_chaos.model.values import Verdict
 
 if TYPE_CHECKING:
-    from harness.records import Records
+    from pytest_chaos.evidence.records import Records
 
 PROJECT = """
 import sys
 from pathlib import Path
 import pytest
-from harness import at_point, kill
+from pytest_chaos import at_point, kill
 
 def worker(path, marks):
     for number in range(1, 50):
@@ -47,7 +46,7 @@ QUIET = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider")
 
 def chaos(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the ``chaos`` command in a folder."""
-    command = [sys.executable, "-c", "from harness.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from pytest_chaos.cli.main import main; main()", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"COLUMNS": "200", "PYTEST_ADDOPTS": "-p no:randomly -p no:cacheprovider"}
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""The built wheel, in an empty environment: a project that is not ours, and one whose packages have our names."""
+"""Both built wheels in an empty environment: what they install, and projects of other people that use them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 from tests.acceptance.once import made_once
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("harness", "recovery", "reports", "_pytest_chaos.py", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("harness", "recovery", "reports", "pyproject.toml", "README.md", "LICENSE")
+OUR_NAMES = {"pytest_chaos", "chaos_reports", "durable_agents"}
 
 
 WORKER = """
@@ -62,16 +63,23 @@ def install(folder: Path) -> None:
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
-    built = execute(sys.executable, "-m", "build", "--wheel", "--outdir", folder, source, folder=folder)
-    assert built.returncode == 0, built.stdout + built.stderr
+    wheels = [build(source, folder / "harness-wheel"), build(source / "recovery", folder / "recovery-wheel")]
     shutil.rmtree(source)
-    (wheel,) = folder.glob("*.whl")
     made = execute(sys.executable, "-m", "venv", folder / "venv", folder=folder)
     assert made.returncode == 0, made.stderr
     interpreter = folder / "venv" / "bin" / "python"
     constraints = ROOT / "constraints.txt"
-    installed = execute(interpreter, "-m", "pip", "install", "-q", "-c", constraints, wheel, folder=folder)
+    installed = execute(interpreter, "-m", "pip", "install", "-q", "-c", constraints, *wheels, folder=folder)
     assert installed.returncode == 0, installed.stderr
+
+
+def build(source: Path, output: Path) -> Path:
+    """Build the wheel of the distribution in ``source`` and return it."""
+    output.mkdir()
+    built = execute(sys.executable, "-m", "build", "--wheel", "--outdir", output, source, folder=output)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = output.glob("*.whl")
+    return wheel
 
 
 @pytest.fixture
@@ -107,46 +115,68 @@ def test_an_agent_may_be_named_by_a_module_of_the_project(python: Path, project:
     assert "HELD" in done.stdout
 
 
-def test_the_wheel_is_typed(python: Path, project: Path) -> None:
-    """Each package of the wheel says that it has types."""
-    code = "import harness, recovery, reports; print([p.__path__[0] for p in (harness, recovery, reports)])"
-    done = execute(python, "-c", code, folder=project)
-    for place in re.findall(r"'([^']+)'", done.stdout):
-        assert Path(place, "py.typed").exists()
-
-
-@pytest.mark.parametrize("name", ["harness", "reports"])
-@pytest.mark.parametrize("start", [("-m", "pytest"), ("-c", "import pytest, sys; sys.exit(pytest.main())")])
-def test_a_package_of_our_name_is_told_in_one_sentence(
-    python: Path, project: Path, name: str, start: tuple[str, ...]
-) -> None:
-    """Both packages and the remedy are named, whether or not the project's own is found first; no traceback."""
-    (project / name).mkdir()
-    (project / name / "__init__.py").write_text("")
-    done = execute(python, *start, folder=project)
-    assert done.returncode == 4
-    assert str(project / name) in done.stderr
-    assert str(Path("site-packages") / name) in done.stderr
-    assert "-p no:harness.plugin -p no:reports.plugin" in done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
-
-
-def test_the_remedy_works(python: Path, project: Path) -> None:
-    """With both plugins off, a project with packages of our names runs, and has its own packages."""
-    (project / "test_orders.py").unlink()
-    for name in ("harness", "reports"):
-        (project / name).mkdir()
-        (project / name / "__init__.py").write_text("OURS = True\n")
-    (project / "test_own.py").write_text(
-        "import harness, reports\n\ndef test_own():\n    assert harness.OURS and reports.OURS\n"
+@pytest.mark.parametrize(
+    ("distribution", "names"),
+    [("pytest_chaos", {"pytest_chaos", "chaos_reports"}), ("durable_agents", {"durable_agents"})],
+)
+def test_a_wheel_installs_no_name_but_ours(python: Path, distribution: str, names: set[str]) -> None:
+    """The top-level names of each wheel are the import names of ours, and its own metadata."""
+    code = (
+        "import importlib.metadata as m\n"
+        f"print(*sorted({{file.parts[0] for file in m.files({distribution!r}) if file.parts[0] != '..'}}))"
     )
-    done = execute(python, "-m", "pytest", "-p", "no:harness.plugin", "-p", "no:reports.plugin", folder=project)
+    done = execute(python, "-c", code, folder=python.parent)
+    found = {name for name in done.stdout.split() if not name.endswith(".dist-info")}
+    assert found == names
+
+
+def test_the_core_installs_no_test_plugin(python: Path) -> None:
+    """The recovery core is a distribution of its own that needs neither pytest nor the harness."""
+    code = "import importlib.metadata as m; print(*m.requires('durable_agents'), sep='\\n')"
+    required = execute(python, "-c", code, folder=python.parent).stdout
+    assert "msgspec" in required
+    assert "pytest" not in required
+
+
+def test_every_package_is_typed(python: Path, project: Path) -> None:
+    """Each package says that it has types."""
+    code = (
+        "import pytest_chaos as a, chaos_reports as b, durable_agents as c; print(*[p.__path__[0] for p in (a, b, c)])"
+    )
+    done = execute(python, "-c", code, folder=project)
+    places = done.stdout.split()
+    assert len(places) == len(OUR_NAMES)
+    assert all(Path(place, "py.typed").exists() for place in places)
+
+
+@pytest.mark.parametrize("source_layout", [False, True], ids=["flat", "src"])
+def test_a_project_keeps_its_own_package_names(python: Path, project: Path, *, source_layout: bool) -> None:
+    """Packages called harness, reports, recovery and tests.harness are the project's, and its chaos tests run."""
+    root = project / "src" if source_layout else project
+    for package in ("harness", "reports", "recovery", "tests/harness"):
+        folder = root / package
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text("OURS = True\n")
+    (root / "tests" / "__init__.py").write_text("")
+    (project / "pytest.ini").write_text(f"[pytest]\npythonpath = {root.relative_to(project)}\n")
+    (root / "harness" / "worker.py").write_text(WORKER)
+    (project / "test_orders.py").write_text(USES_WORKER.replace("shop.worker", "harness.worker"))
+    (project / "test_own.py").write_text(
+        "import harness, recovery, reports\nimport tests.harness\n\n"
+        "def test_own():\n    assert harness.OURS and reports.OURS and recovery.OURS and tests.harness.OURS\n"
+    )
+    for command in ((python.parent / "pytest",), (python, "-m", "pytest")):
+        done = execute(*command, "-p", "no:cacheprovider", folder=project)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "2 passed" in done.stdout
+        assert "HELD" in done.stdout
+
+
+def test_the_plugins_can_be_left_out(python: Path, project: Path) -> None:
+    """``-p no:chaos`` switches the plugin off, and nothing of it is left."""
+    (project / "test_orders.py").write_text(
+        "def test_plain(request):\n    assert 'chaos' not in request.fixturenames\n"
+    )
+    done = execute(python, "-m", "pytest", "-p", "no:chaos", folder=project)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_a_folder_without_modules_does_not_collide(python: Path, project: Path) -> None:
-    """A folder called reports that holds only reports is nobody's package."""
-    (project / "test_orders.py").write_text("def test_plain():\n    pass\n")
-    (project / "reports").mkdir()
-    (project / "reports" / "june.html").write_text("<p>fine</p>")
-    assert execute(python, "-m", "pytest", folder=project).returncode == 0
+    assert "chaos" not in execute(python, "-m", "pytest", "-p", "no:chaos", "--help", folder=project).stdout

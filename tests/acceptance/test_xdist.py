@@ -8,18 +8,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import records
-from harness.model import Verdict
+from pytest_chaos.evidence import records
+from pytest_chaos.model.values import Verdict
 
 if TYPE_CHECKING:
     import pytest
-
-    from harness.model import RunRecord
+    from pytest_chaos.model.values import RunRecord
 
 PROJECT = """
 import os, signal
 import pytest
-from harness import at_moment, kill
+from pytest_chaos import at_moment, kill
 
 def idle(marks):
     marks.ack("up")

@@ -1,10 +1,11 @@
 """Compare checkpoints with bare SQLite, interleaved in one process; run it as a script (``--help``).
 
-Printed are medians in microseconds, their ratios (bare / ours; the targets are 0.8 for a save and 0.85 for a read) and
-the median time of a flush of the device, without which a figure for a save says nothing. Both sides write the same
-bytes to tables with the same columns and key, in WAL mode with synchronous=FULL, each to its own file in one folder on
-a disk. A read of ours checks the hash too, which the bare one does not; its decoder is msgspec's, so the bare read is
-measured with that as well as with the standard library's.
+Printed are medians in microseconds, their ratios (bare / ours; the targets are 0.8 for a save and
+0.85 for a read) and the median time of a flush of the device, without which a figure for a save
+says nothing. Both sides write the same bytes to tables with the same columns and key, in WAL mode
+with synchronous=FULL, each to its own file in one folder on a disk. A read of ours checks the hash
+too, which the bare one does not; its decoder is msgspec's, so the bare read is measured with that
+as well as with the standard library's.
 """
 
 from __future__ import annotations
@@ -22,8 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-
-from recovery import CheckpointManager, TaskManager
+from durable_agents import CheckpointManager, TaskManager
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,7 +1,8 @@
 """What the courier adds to a delivery without faults, against the same delivery sent to the server itself.
 
-Run by hand: ``python tests/benchmarks/benchmark_courier.py``. The server is one process, the courier another, the
-sender this one; each delivery has 2 kB of body. Medians of interleaved deliveries, in one run.
+Run by hand: ``python tests/benchmarks/benchmark_courier.py``. The server is one process, the
+courier another, the sender this one; each delivery has 2 kB of body. Medians of interleaved
+deliveries, in one run.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.agents.marks import Marks
-from harness.faults import courier
+from pytest_chaos.faults import proxy as courier
+from pytest_chaos.runtime.marks import Marks
 
 DELIVERIES = 2000
 BODY = b"x" * 2048

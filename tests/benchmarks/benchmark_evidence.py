@@ -1,10 +1,11 @@
 """Compare a fenced checkpoint that has verified evidence with bare SQLite and with others' saves; run it as a script.
 
-Printed are medians in microseconds and ratios (peer / ours), each with the target of the project. Ours looks at its
-lease, examines one item of evidence, a file and its SHA-256, inserts the checkpoint and its evidence, and commits; what
-the artifact's own flushes cost is measured apart and not part of the ratio. The bare side inserts the same bytes into
-one table and commits. langgraph's SqliteSaver.put and a step of DBOS save a value of the same size, where they are
-installed (extra ``bench``); DBOS also notes that the step began. All run interleaved, in WAL mode with
+Printed are medians in microseconds and ratios (peer / ours), each with the target of the project.
+Ours looks at its lease, examines one item of evidence, a file and its SHA-256, inserts the
+checkpoint and its evidence, and commits; what the artifact's own flushes cost is measured apart and
+not part of the ratio. The bare side inserts the same bytes into one table and commits. langgraph's
+SqliteSaver.put and a step of DBOS save a value of the same size, where they are installed (extra
+``bench``); DBOS also notes that the step began. All run interleaved, in WAL mode with
 synchronous=FULL, each on its own file in one folder on a disk.
 """
 
@@ -21,14 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from durable_agents import Artifacts, CheckpointManager, LeaseManager, TaskManager
 
-from recovery import Artifacts, CheckpointManager, LeaseManager, TaskManager
 from tests.benchmarks.benchmark_checkpoints import Bare, flush_us, medians_us, snapshot_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from recovery import Evidence
+    from durable_agents import Evidence
 
 _SAVES: Final = 1000
 _TASK: Final = "benchmark"

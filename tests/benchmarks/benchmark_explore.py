@@ -1,14 +1,16 @@
 """How fast states are built and checked, and how much memory an exploration takes; run it as a script (``--help``).
 
-The workload is that of the prototypes: ten checkpoints of 4 kB in SQLite (WAL, FULL), about 120 durable steps. Each
-state is written to memory and judged by a check that opens the database, runs its integrity check and reads all rows.
-The raw limit, measured in the same rounds, is that check alone on a folder that is there already: what no exploration
-can do without. Rates per core are of a process and its one worker bound to one core. Crash states are distinct within
-one pass over the recording, of which there are as many as it takes; power-loss states within a round.
+The workload is that of the prototypes: ten checkpoints of 4 kB in SQLite (WAL, FULL), about 120
+durable steps. Each state is written to memory and judged by a check that opens the database, runs
+its integrity check and reads all rows. The raw limit, measured in the same rounds, is that check
+alone on a folder that is there already: what no exploration can do without. Rates per core are of a
+process and its one worker bound to one core. Crash states are distinct within one pass over the
+recording, of which there are as many as it takes; power-loss states within a round.
 
-The memory is that of this process with its children (proportional set sizes, from /proc), for a made recording of
-100,000 steps that write a gigabyte: all its crash states and, as by default, 100,000 of its power-loss states are
-built, and some of them, spread over the run, written to the disk (where so large a program has them) and judged.
+The memory is that of this process with its children (proportional set sizes, from /proc), for a
+made recording of 100,000 steps that write a gigabyte: all its crash states and, as by default,
+100,000 of its power-loss states are built, and some of them, spread over the run, written to the
+disk (where so large a program has them) and judged.
 """
 
 from __future__ import annotations
@@ -26,23 +28,23 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from harness.agents import tree
-from harness.explore.checking import Known, Pool
-from harness.explore.crashes import crash_states
-from harness.explore.launch import step_source
-from harness.explore.materialise import StateFolder
-from harness.explore.power import Model, power_states
-from harness.explore.recorded import Recorded, record
-from harness.explore.target import subject_of
-from harness.steps.recording import Recorder, Recording
-from harness.steps.step import Action, Step
+from pytest_chaos.explore.families.crash import crash_states
+from pytest_chaos.explore.families.power import Model, power_states
+from pytest_chaos.explore.judge import Known, Pool
+from pytest_chaos.explore.launch import step_source
+from pytest_chaos.explore.record import Recorded, record
+from pytest_chaos.explore.simulate.folder import StateFolder
+from pytest_chaos.explore.target import subject_of
+from pytest_chaos.runtime import processes as tree
+from pytest_chaos.trace.recording import Recorder, Recording
+from pytest_chaos.trace.step import Action, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from harness.agents.marks import Marks
-    from harness.explore.state import State
-    from harness.model import Mark
+    from pytest_chaos.explore.simulate.state import State
+    from pytest_chaos.model.values import Mark
+    from pytest_chaos.runtime.marks import Marks
 
 RAW: Final = "raw limit: the check alone, one core"
 CRASH_ONE: Final = "crash states, one core"

@@ -1,6 +1,7 @@
 """What the harness costs: starting an agent, a kill cycle, and the plugin in a suite that does not use it.
 
-Run by hand: ``python tests/benchmarks/benchmark_harness.py``. Figures are medians, interleaved, with their ratio.
+Run by hand: ``python tests/benchmarks/benchmark_harness.py``. Figures are medians, interleaved,
+with their ratio.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness import scratch
-from harness.agents.process import Agent, Command, GuardianClient
-from harness.history import MarkParser
-from recovery import TaskManager
-from scenarios.agents import snapshot_of
+from durable_agents import TaskManager
+from pytest_chaos.model.history import MarkParser
+from pytest_chaos.runtime import scratch
+from pytest_chaos.runtime.agent import Agent, Command, GuardianClient
+
+from scenarios.work.agents import snapshot_of
 
 SPAWNS = 40
 CYCLES = 300
@@ -86,12 +88,12 @@ def cycles(count: int) -> None:
     database = bench.folder / "bench.db"
     with TaskManager(db_path=database) as tasks:
         tasks.create(TASK)
-    manager = "recovery:CheckpointManager"
+    manager = "durable_agents:CheckpointManager"
     kwargs = {"database": str(database), "task_id": TASK, "until": 10**9, "manager": manager}
     for cycle in range(count + 1):
         if cycle == 1:
             began_s = time.perf_counter()
-        agent = bench.spawn("scenarios.agents:write_checkpoints", kwargs)
+        agent = bench.spawn("scenarios.work.agents:write_checkpoints", kwargs)
         bench.client.wait_until(lambda: b'"ack"' in bench.marks.read_bytes(), timeout_s=10, what="an ack", seen=str)
         agent.send_signal(signal.SIGKILL)
         assert agent.wait_exit().signal == signal.SIGKILL
@@ -131,7 +133,7 @@ def plugin_cost() -> None:
             "usage = resource.getrusage(resource.RUSAGE_SELF);"
             "print('COST', time.perf_counter() - began, usage.ru_maxrss)"
         )
-        without = ["-p", "no:harness.plugin", "-p", "no:reports.plugin"]
+        without = ["-p", "no:chaos", "-p", "no:chaos-reports"]
         costs: dict[str, list[tuple[float, int]]] = {"with": [], "without": []}
         for _ in range(COLLECTIONS):
             for name, arguments in (("with", []), ("without", without)):

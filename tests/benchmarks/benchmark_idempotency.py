@@ -1,8 +1,9 @@
 """Compare cache hits with bare SQLite and with diskcache, interleaved in one process; run it as a script.
 
-Printed are medians in microseconds and ratios (raw or peer / ours: 1 is as fast, more is faster), each with the target
-of the project. "Raw" is what anyone would write by hand: a SELECT by a text key on a connection that maps the file into
-memory, of a table of two columns, and msgspec's decoder. Each hit is of another key, in an order drawn once.
+Printed are medians in microseconds and ratios (raw or peer / ours: 1 is as fast, more is faster),
+each with the target of the project. "Raw" is what anyone would write by hand: a SELECT by a text
+key on a connection that maps the file into memory, of a table of two columns, and msgspec's
+decoder. Each hit is of another key, in an order drawn once.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-
-from recovery import Generation, LLMOutputCache
-from recovery.requests import request_hash
+from durable_agents import Generation, LLMOutputCache
+from durable_agents.once.requests import request_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,9 +1,9 @@
 """Compare leases with bare SQLite and with queues of others, interleaved in one process; run it as a script.
 
-Printed are medians in microseconds and ratios (peer / ours), each with the target of the project. Every side writes in
-WAL mode with synchronous=FULL to a file of its own in one folder on a disk. "Bare" is what anyone would write by hand:
-an UPDATE of the first pending row with RETURNING, and an UPDATE that completes it. persist-queue and litequeue are
-measured where they are installed.
+Printed are medians in microseconds and ratios (peer / ours), each with the target of the project.
+Every side writes in WAL mode with synchronous=FULL to a file of its own in one folder on a disk.
+"Bare" is what anyone would write by hand: an UPDATE of the first pending row with RETURNING, and an
+UPDATE that completes it. persist-queue and litequeue are measured where they are installed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from recovery import CheckpointManager, LeaseManager, RecoverySweep, TaskManager
+from durable_agents import CheckpointManager, LeaseManager, RecoverySweep, TaskManager
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from recovery import Lease
+    from durable_agents import Lease
 
 _ITEMS: Final = 1000
 _BATCH: Final = 10

@@ -1,12 +1,14 @@
 """Compare the tool ledger with bare SQLite, diskcache and DBOS, interleaved in one process; run it as a script.
 
-Printed are medians in microseconds and ratios (raw or peer / ours: 1 is as fast, more is faster), each with the target
-of the project. "Raw" is what anyone would write by hand: for a replay, a SELECT by a text key on a connection that maps
-the file into memory, and a decoder; for a first execution, an INSERT of the intent and an UPDATE with the outcome, each
-a commit in WAL mode with synchronous=FULL. The tool does nothing, so what is measured is what a ledger adds.
+Printed are medians in microseconds and ratios (raw or peer / ours: 1 is as fast, more is faster),
+each with the target of the project. "Raw" is what anyone would write by hand: for a replay, a
+SELECT by a text key on a connection that maps the file into memory, and a decoder; for a first
+execution, an INSERT of the intent and an UPDATE with the outcome, each a commit in WAL mode with
+synchronous=FULL. The tool does nothing, so what is measured is what a ledger adds.
 
-DBOS replays a step when a workflow is recovered: a workflow of some hundred steps is forked behind its last one, and
-the time of each call is taken. diskcache is measured through its ``memoize``. Both only where they are installed.
+DBOS replays a step when a workflow is recovered: a workflow of some hundred steps is forked behind
+its last one, and the time of each call is taken. diskcache is measured through its ``memoize``.
+Both only where they are installed.
 """
 
 from __future__ import annotations
@@ -24,9 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-
-from recovery import RAISE, ToolLedger
-from recovery.requests import request_hash
+from durable_agents import RAISE, ToolLedger
+from durable_agents.once.requests import request_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

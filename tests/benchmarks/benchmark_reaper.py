@@ -1,9 +1,10 @@
 """Measure a look of the reaper over many running jobs, over few and many finished ones; run as a script (``--help``).
 
-Of the running jobs some are dead: their processes have ended. A first look counts them, a second one ends them. The
-files with few and with many finished jobs take turns in one run. Printed are medians over rounds: a look that ends the
-dead, one that finds nothing to do, and one reading of the process table; the ratio of many to few; and what SQLite
-alone needs for the same rows: one SELECT of those that run, and one flushed UPDATE of those that are dead.
+Of the running jobs some are dead: their processes have ended. A first look counts them, a second
+one ends them. The files with few and with many finished jobs take turns in one run. Printed are
+medians over rounds: a look that ends the dead, one that finds nothing to do, and one reading of the
+process table; the ratio of many to few; and what SQLite alone needs for the same rows: one SELECT
+of those that run, and one flushed UPDATE of those that are dead.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from recovery import JobQueue, JobReaper, Pipeline, Stage, StageEngine, TaskManager
-from recovery.liveness import ProcessTable, start_of
+from durable_agents import JobQueue, JobReaper, Pipeline, Stage, StageEngine, TaskManager
+from durable_agents.processes import ProcessTable, start_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,9 +1,10 @@
 """Measure a round of the reconciler over very many tasks of which a few are stuck; run as a script (``--help``).
 
-Three files take turns in one run: few tasks and many, of which most wait for a person, are fresh, or are being worked
-on, and the same many after their end. In each, the same number is stuck behind green gates and as many behind red ones.
-Printed are medians over rounds: a round that moves all that are stuck, and one that finds red gates only; the ratio of
-many to few; and what SQLite alone needs for the same: one SELECT of the overdue, one commit of three rows for each.
+Three files take turns in one run: few tasks and many, of which most wait for a person, are fresh,
+or are being worked on, and the same many after their end. In each, the same number is stuck behind
+green gates and as many behind red ones. Printed are medians over rounds: a round that moves all
+that are stuck, and one that finds red gates only; the ratio of many to few; and what SQLite alone
+needs for the same: one SELECT of the overdue, one commit of three rows for each.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from recovery import DEFAULT_PIPELINE, ManualClock, StageEngine, open_store
-from recovery.handlers import Handlers
-from recovery.reconciler import Reconciler
+from durable_agents import DEFAULT_PIPELINE, ManualClock, StageEngine, open_store
+from durable_agents.pipeline.handlers import Handlers
+from durable_agents.pipeline.reconciler import Reconciler
 
 _TARGET_S: Final = 0.2
 _NOW: Final = 10_000_000_000

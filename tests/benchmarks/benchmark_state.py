@@ -1,9 +1,10 @@
 """Measure grouped state, hydration and start-up; run it as a script.
 
-``set`` is compared with bare SQLite, interleaved in one process: an upsert by hand into a table of the same shape, in
-WAL mode with synchronous=FULL, on a file in the same folder on a disk; JSON is encoded on both sides. Hydration is of
-workspaces whose files and store agree, as after a clean stop, and of the first start, when the store knows nothing.
-Start-up after a clean stop is measured among few and among many dispatches and cycles of the past, interleaved.
+``set`` is compared with bare SQLite, interleaved in one process: an upsert by hand into a table of
+the same shape, in WAL mode with synchronous=FULL, on a file in the same folder on a disk; JSON is
+encoded on both sides. Hydration is of workspaces whose files and store agree, as after a clean
+stop, and of the first start, when the store knows nothing. Start-up after a clean stop is measured
+among few and among many dispatches and cycles of the past, interleaved.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from recovery import Buffers, Roots, StateGroup, StateStore, Workspaces
-from recovery.startup import startup
-from recovery.store.rows import Cycle, CycleEntry, StateEntry
+from durable_agents import Buffers, Roots, StateGroup, StateStore, Workspaces
+from durable_agents.state.startup import startup
+from durable_agents.store.rows import Cycle, CycleEntry, StateEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

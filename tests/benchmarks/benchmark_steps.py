@@ -1,13 +1,15 @@
 """What it costs to watch a program: kills at a step, trapped calls, and calls whose contents are recorded.
 
-Run by hand: ``python tests/benchmarks/benchmark_steps.py``. The program is that of the prototypes: ten checkpoints of
-4 kB in SQLite (WAL, FULL) on a memory file system, each acknowledged by a mark, about 120 durable steps. A cycle is a
-real SIGKILL at one of them, the database opened again, its integrity checked and its rows compared with the marks.
+Run by hand: ``python tests/benchmarks/benchmark_steps.py``. The program is that of the prototypes:
+ten checkpoints of 4 kB in SQLite (WAL, FULL) on a memory file system, each acknowledged by a mark,
+about 120 durable steps. A cycle is a real SIGKILL at one of them, the database opened again, its
+integrity checked and its rows compared with the marks.
 
-Everything is measured by turns, and the medians of rounds are printed. The cost of a call is that of a watched run of
-1,000 checkpoints less that of the same run unwatched, divided by the calls that were trapped. Two raw limits stand
-beside: a supervisor that looks at nothing (three system calls a notification, in the same Python), and a cycle that
-watches nothing: fork, half of the run, SIGKILL, check.
+Everything is measured by turns, and the medians of rounds are printed. The cost of a call is that
+of a watched run of 1,000 checkpoints less that of the same run unwatched, divided by the calls that
+were trapped. Two raw limits stand beside: a supervisor that looks at nothing (three system calls a
+notification, in the same Python), and a cycle that watches nothing: fork, half of the run, SIGKILL,
+check.
 """
 
 from __future__ import annotations
@@ -28,19 +30,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from harness.agents.marks import Marks
-from harness.explore.materialise import StateFolder
-from harness.history import History
-from harness.steps.kernel import Filter
-from harness.steps.recording import Recorder
-from harness.steps.seccomp import SeccompSource
-from harness.steps.source import KillBefore
+from pytest_chaos.explore.simulate.folder import StateFolder
+from pytest_chaos.model.history import History
+from pytest_chaos.runtime.marks import Marks
+from pytest_chaos.trace.kernel import Filter
+from pytest_chaos.trace.recording import Recorder
+from pytest_chaos.trace.seccomp import SeccompSource
+from pytest_chaos.trace.source import KillBefore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.synchronize import Barrier
 
-    from harness.steps.source import Program
+    from pytest_chaos.trace.source import Program
 
 ROUNDS: Final = 7
 CHECKPOINTS: Final = 10

@@ -1,9 +1,10 @@
 """Compare a sweep with one bare UPDATE of as many rows, on copies of one file; run it as a script (``--help``).
 
-A sweep also writes an audit row and a boundary checkpoint for each item, in short transactions; the bare statement does
-nothing of the kind, in one long one. Printed are medians over rounds, the ratio (bare / ours), and the longest time
-that one transaction of the sweep kept the write lock, its COMMIT and the flush included. litequeue, where it is
-installed, has no sweep: what a dead worker held is given back message by message (``list_locked``, ``retry``).
+A sweep also writes an audit row and a boundary checkpoint for each item, in short transactions; the
+bare statement does nothing of the kind, in one long one. Printed are medians over rounds, the ratio
+(bare / ours), and the longest time that one transaction of the sweep kept the write lock, its
+COMMIT and the flush included. litequeue, where it is installed, has no sweep: what a dead worker
+held is given back message by message (``list_locked``, ``retry``).
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from recovery import ManualClock, RecoverySweep, SqliteStore, TaskManager
-from recovery.store import init_factory
-from recovery.store.sqlite import SqliteTransaction
+from durable_agents import ManualClock, RecoverySweep, SqliteStore, TaskManager
+from durable_agents.store import init_factory
+from durable_agents.store.sqlite.store import SqliteTransaction
 
 if TYPE_CHECKING:
     from types import TracebackType

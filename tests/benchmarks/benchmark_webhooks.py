@@ -1,8 +1,9 @@
 """How many deliveries a second one receiver accepts durably, and how long a sender waits at half of that.
 
-Run by hand: ``python tests/benchmarks/benchmark_webhooks.py [FOLDER]``. The receiver (uvicorn, signature, inbox, commit
-with WAL and FULL) is one process; the senders are another, over kept connections; FOLDER is on the disk to measure.
-Deliveries are signed beforehand. The raw limit is printed too: INSERT and COMMIT of the same rows one by one.
+Run by hand: ``python tests/benchmarks/benchmark_webhooks.py [FOLDER]``. The receiver (uvicorn,
+signature, inbox, commit with WAL and FULL) is one process; the senders are another, over kept
+connections; FOLDER is on the disk to measure. Deliveries are signed beforehand. The raw limit is
+printed too: INSERT and COMMIT of the same rows one by one.
 """
 
 from __future__ import annotations
@@ -21,13 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from durable_agents import open_store
+from durable_agents.store.rows import StoredDelivery
+from durable_agents.webhooks.inbox import Inbox
+from durable_agents.webhooks.receiver import Receiver
+from durable_agents.webhooks.signatures import StandardWebhooks
 from standardwebhooks import Webhook
-
-from recovery import open_store
-from recovery.inbox import Inbox
-from recovery.signatures import StandardWebhooks
-from recovery.store.rows import StoredDelivery
-from recovery.webhooks import Receiver
 
 KEY = b"0123456789abcdef0123456789abcdef"
 COUNT = 6000

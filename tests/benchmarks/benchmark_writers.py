@@ -1,9 +1,10 @@
 """Compare many writers of one database, in turn; run it as a script (``--help``).
 
-Processes, with and without turns: how many checkpoints were saved, the most and the least by one process, and the
-longest that one save took. Threads of one process, which share commits, against one raw writer: an INSERT and its
-COMMIT, again and again. Last, what turns cost a writer who is alone. Printed are the ratios with the targets of the
-project. All run in WAL mode with synchronous=FULL and small snapshots.
+Processes, with and without turns: how many checkpoints were saved, the most and the least by one
+process, and the longest that one save took. Threads of one process, which share commits, against
+one raw writer: an INSERT and its COMMIT, again and again. Last, what turns cost a writer who is
+alone. Printed are the ratios with the targets of the project. All run in WAL mode with
+synchronous=FULL and small snapshots.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from durable_agents import CheckpointManager, TaskManager, open_store
 
-from recovery import CheckpointManager, TaskManager, open_store
 from tests.benchmarks.benchmark_checkpoints import Bare, medians_us
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _WRITERS: Final = 10
 _START_S: Final = 2.0
 _WRITER: Final = """
 import json, sys, time
-from recovery import CheckpointManager, open_store
+from durable_agents import CheckpointManager, open_store
 path, turns, begin_s, end_s = sys.argv[1], sys.argv[2] == "turns", float(sys.argv[3]), float(sys.argv[4])
 with open_store(path, takes_turns=turns) as store:
     manager = CheckpointManager(store)

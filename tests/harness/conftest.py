@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
-
-from harness.agents.process import GuardianClient
-from harness.journal import Journal, RunHeader
-from harness.model import Scenario
-from harness.run import Run
+from pytest_chaos.model.values import Scenario
+from pytest_chaos.runtime.agent import GuardianClient
+from pytest_chaos.runtime.journal import Journal, RunHeader
+from pytest_chaos.runtime.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from harness.model import Plan
+    from pytest_chaos.model.values import Plan
 
 
 class StartRun(Protocol):

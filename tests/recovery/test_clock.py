@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-
-from recovery.clock import ManualClock, SystemClock, is_duration, microseconds
-from recovery.errors import InvalidSetting
+from durable_agents.clock import ManualClock, SystemClock, is_duration, microseconds
+from durable_agents.errors import InvalidSetting
 
 
 def test_the_system_clock_tells_microseconds() -> None:

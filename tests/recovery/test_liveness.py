@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-
-from recovery import liveness
-from recovery.errors import ExecutorNotEnded
-from recovery.liveness import Liveness, Process, ProcessTable, end_group, look, read_process, start_of
+from durable_agents import processes as liveness
+from durable_agents.errors import ExecutorNotEnded
+from durable_agents.processes import Liveness, Process, ProcessTable, end_group, look, read_process, start_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,7 +92,7 @@ def test_a_process_of_another_user_is_seen(sleeper: subprocess.Popen[bytes]) -> 
 
 def test_the_start_does_not_depend_on_the_clock(sleeper: subprocess.Popen[bytes]) -> None:
     """It is the kernel's count of ticks, equal for every reader, and in another process's eyes too."""
-    source = f"from recovery.liveness import start_of; print(start_of({sleeper.pid}))"
+    source = f"from durable_agents.processes import start_of; print(start_of({sleeper.pid}))"
     output = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=True)
     assert output.stdout.strip() == start_of(sleeper.pid)
 
@@ -203,8 +202,8 @@ def test_a_process_that_may_not_be_signalled_is_an_error(sleeper: subprocess.Pop
     source = f"""
 import contextlib
 import os
-from recovery.errors import ExecutorNotEnded
-from recovery.liveness import end_group, start_of
+from durable_agents.errors import ExecutorNotEnded
+from durable_agents.processes import end_group, start_of
 start_of(1)  # what another user cannot import any more
 os.setgid({_NOBODY}); os.setuid({_NOBODY})
 try:

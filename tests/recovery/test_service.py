@@ -6,9 +6,8 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-
-from recovery import ManualClock, PeriodicService
-from recovery.errors import InvalidSetting
+from durable_agents import ManualClock, PeriodicService
+from durable_agents.errors import InvalidSetting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-
-from harness.model import (
+from pytest_chaos.evidence.records import Records
+from pytest_chaos.model.values import (
     AgentSummary,
     Assertion,
     AtMoment,
@@ -20,7 +20,6 @@ from harness.model import (
     SessionHeader,
     Verdict,
 )
-from harness.records import Records
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +88,7 @@ def run(
         agents=(
             AgentSummary(
                 name="writer",
-                target="scenarios.agents:write",
+                target="scenarios.work.agents:write",
                 pid=4000 + iteration,
                 exit_status="signal 9",
                 cpu_s=0.021,

@@ -6,9 +6,9 @@ import shutil
 from typing import TYPE_CHECKING, Literal
 
 import pytest
+from chaos_reports.render import write
+from pytest_chaos.model.campaign import summarise
 
-from harness.campaign import summarise
-from reports.render import write
 from tests.reports.samples import campaign, run
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ ARGUMENTS = [
     *("--disable-sync", "--no-first-run"),
 ]
 
-# Contrast as WCAG 2.2 defines it (success criterion 1.4.3), of every element that has text of its own.
+# Contrast as WCAG 2.2 defines it (success criterion 1.4.3), of every element that has text of its
+# own.
 CONTRAST = """() => {
   const channel = value => value <= .04045 ? value / 12.92 : ((value + .055) / 1.055) ** 2.4;
   const parse = text => text.match(/[\\d.]+/g).map(Number);

@@ -1,4 +1,4 @@
-"""``python -m reports``: rendering again, merging, and its exit codes."""
+"""``python -m chaos_reports``: rendering again, merging, and its exit codes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from chaos_reports import cli
 from click.testing import CliRunner
+from pytest_chaos.evidence.records import Records
+from pytest_chaos.model.values import Verdict
 
-from harness.model import Verdict
-from harness.records import Records
-from reports import cli
 from tests.reports.samples import CACHE, HEADER, KILL, LEASES, campaign, run, write_session
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ def test_the_exit_code_is_the_verdict(tmp_path: Path, verdict: Verdict, code: in
 def test_python_m_reports_renders_beside_the_records(tmp_path: Path) -> None:
     """A new interpreter needs nothing but the records."""
     folder = write_session(tmp_path, campaign())
-    command = [sys.executable, "-W", "error", "-m", "reports", str(folder)]
+    command = [sys.executable, "-W", "error", "-m", "chaos_reports", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (1, "")
     assert "4 scenarios, 200 runs" in done.stdout

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from chaos_reports.figures import clean, clip, duration, href, measure, moment, percent, size
 from hypothesis import given
 from hypothesis import strategies as st
-
-from reports.figures import clean, clip, duration, href, measure, moment, percent, size
 
 
 @pytest.mark.parametrize(

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from pytest_chaos.evidence.records import Records
 
-from harness.records import Records
 from tests.reports.samples import HEADER, campaign
 
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[2]
 
-ALONE = ("-p", "no:cacheprovider", "-p", "reports.plugin")
+ALONE = ("-p", "no:cacheprovider", "-p", "chaos_reports.plugin")
 
 CONFTEST = """
     import pytest
     from pathlib import Path
-    from harness.records import Records, read
+    from pytest_chaos.evidence.records import Records, read
 
     class Hooks:
         @pytest.hookspec
@@ -115,9 +115,9 @@ def test_the_plugin_survives_that_the_harness_is_off(pytester: pytest.Pytester) 
 def test_loading_the_plugin_imports_nothing_that_renders() -> None:
     """A suite without chaos tests pays for neither Jinja2 nor Rich nor Click."""
     code = (
-        "import sys, pytest; before = set(sys.modules); import reports.plugin; "
+        "import sys, pytest; before = set(sys.modules); import chaos_reports.plugin; "
         "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
-    assert set(done.stdout.split()) == {"reports"}
+    assert set(done.stdout.split()) == {"chaos_reports"}

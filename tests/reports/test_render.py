@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from chaos_reports.contract import MatrixDocument
+from chaos_reports.render import to_html, to_json, to_markdown, write
+from pytest_chaos.errors import ResultsError
+from pytest_chaos.evidence.records import Records, read
+from pytest_chaos.model.campaign import MatrixSummary, summarise
+from pytest_chaos.model.values import Assertion, Finding, Scenario, Verdict
 
-from harness.campaign import MatrixSummary, summarise
-from harness.errors import ResultsError
-from harness.model import Assertion, Finding, Scenario, Verdict
-from harness.records import Records, read
-from reports.contract import MatrixDocument
-from reports.render import to_html, to_json, to_markdown, write
 from tests.reports.samples import HEADER, campaign, many, run, write_session
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from chaos_reports.terminal import FAILURES_SHOWN_MAX, lines, short_lines
+from pytest_chaos.evidence.records import Records
+from pytest_chaos.model.campaign import summarise
+from pytest_chaos.model.values import Finding, Scenario, Verdict
 
-from harness.campaign import summarise
-from harness.model import Finding, Scenario, Verdict
-from harness.records import Records
-from reports.terminal import FAILURES_SHOWN_MAX, lines, short_lines
 from tests.reports.samples import HEADER, campaign, run
 
 

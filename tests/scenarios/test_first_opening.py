@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.explore.launch import launch
-from harness.explore.result import Family
-from harness.explore.session import Options
-from harness.explore.target import subject_of
-from harness.model import Verdict
+from pytest_chaos.explore.launch import launch
+from pytest_chaos.explore.report import Family
+from pytest_chaos.explore.session import Options
+from pytest_chaos.explore.target import subject_of
+from pytest_chaos.model.values import Verdict
+
 from scenarios.targets.checkpoints import Checkpoints
 
 if TYPE_CHECKING:

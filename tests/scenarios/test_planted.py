@@ -1,6 +1,7 @@
 """Every scenario catches its planted defects by name, and holds on the sound core under the same seed and plans.
 
-Each session here is an inner one, a pytest of its own with results of its own: none of its runs is in the matrix.
+Each session here is an inner one, a pytest of its own with results of its own: none of its runs is
+in the matrix.
 """
 
 from __future__ import annotations
@@ -14,39 +15,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from pytest_chaos.evidence import records
+from pytest_chaos.model.values import Verdict
 
-from harness import records
-from harness.model import Verdict
 from tests.acceptance.once import made_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harness.model import RunRecord
+    from pytest_chaos.model.values import RunRecord
 
     Session = Callable[..., "Outcome"]
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = "planted"
-SOUND = "recovery:CheckpointManager"
-KILL_9 = "scenarios/test_01_kill_9.py"
-CONCURRENT = "scenarios/test_02_concurrent_checkpoints.py"
-TAKEOVER = "scenarios/test_03_lease_takeover.py"
-END_TO_END = "scenarios/test_07_end_to_end.py"
-SWEEP = "scenarios/test_04_recovery_sweep.py"
-FINALISE = "scenarios/test_08_job_finalisation.py"
-LIVENESS = "scenarios/test_09_executor_liveness.py"
-RIVALS = "scenarios/test_10_rival_reapers.py"
-LOST = "scenarios/test_11_lost_webhooks.py"
-UNRULY = "scenarios/test_12_unruly_deliveries.py"
-RED_GATE = "scenarios/test_16_red_gate.py"
-GHOSTS = "scenarios/test_13_restart_with_ghosts.py"
-ORPHANS = "scenarios/test_14_orphan_buffers.py"
-SYNC = "scenarios/test_15_sync_queue.py"
-CALIBRATION = "scenarios/test_17_calibration.py"
-CACHE = "scenarios/test_05_llm_cache.py"
-TOOLS = "scenarios/test_06_tool_replay.py"
-VARIANTS = "tests.planted.checkpoints"
+SOUND = "durable_agents:CheckpointManager"
+KILL_9 = "scenarios/work/test_01_kill_9.py"
+CONCURRENT = "scenarios/work/test_02_concurrent_checkpoints.py"
+TAKEOVER = "scenarios/work/test_03_lease_takeover.py"
+END_TO_END = "scenarios/work/test_07_end_to_end.py"
+SWEEP = "scenarios/work/test_04_recovery_sweep.py"
+FINALISE = "scenarios/jobs/test_08_job_finalisation.py"
+LIVENESS = "scenarios/jobs/test_09_executor_liveness.py"
+RIVALS = "scenarios/jobs/test_10_rival_reapers.py"
+LOST = "scenarios/webhooks/test_11_lost_webhooks.py"
+UNRULY = "scenarios/webhooks/test_12_unruly_deliveries.py"
+RED_GATE = "scenarios/jobs/test_16_red_gate.py"
+GHOSTS = "scenarios/state/test_13_restart_with_ghosts.py"
+ORPHANS = "scenarios/state/test_14_orphan_buffers.py"
+SYNC = "scenarios/state/test_15_sync_queue.py"
+CALIBRATION = "scenarios/calibration/test_17_calibration.py"
+CACHE = "scenarios/once/test_05_llm_cache.py"
+TOOLS = "scenarios/once/test_06_tool_replay.py"
+VARIANTS = "tests.planted.work.checkpoints"
 
 
 @dataclass(frozen=True)
@@ -132,20 +133,22 @@ def test_concurrent_writers_catch_their_planted_defects(
 )
 def test_takeovers_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
     """A lease that is renewed when it is over, an end without a token, and a write without a fence are found."""
-    check_caught(session, TAKEOVER, f"tests.planted.leases:{variant}", test, signature)
+    check_caught(session, TAKEOVER, f"tests.planted.work.leases:{variant}", test, signature)
 
 
 @pytest.mark.parametrize("variant", ["SweepsById", "CountsWhatItFinds"])
 def test_sweeps_catch_their_planted_defects(session: Session, variant: str) -> None:
     """Sweeps that act on what they no longer know, or report what another did, recover leases twice."""
     test = "test_ten_thousand_leases_and_four_sweepers"
-    check_caught(session, SWEEP, f"tests.planted.leases:{variant}", test, "exactly-once:repeated")
+    check_caught(session, SWEEP, f"tests.planted.work.leases:{variant}", test, "exactly-once:repeated")
 
 
 def test_a_holder_at_the_boundary_catches_a_sweep_that_is_early(session: Session) -> None:
     """What a sweep takes for expired before it is, a holder that renews late misses."""
     test = "test_a_holder_at_the_boundary_is_left_alone"
-    check_caught(session, SWEEP, "tests.planted.leases:SweepsEarly", test, "expectation:leases recovered meanwhile")
+    check_caught(
+        session, SWEEP, "tests.planted.work.leases:SweepsEarly", test, "expectation:leases recovered meanwhile"
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +160,7 @@ def test_a_holder_at_the_boundary_catches_a_sweep_that_is_early(session: Session
 )
 def test_end_to_end_catches_its_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
     """A worker that begins anew, and one that believes a checkpoint whose artifact is gone, are found."""
-    check_caught(session, END_TO_END, f"tests.planted.workers:{variant}", test, signature)
+    check_caught(session, END_TO_END, f"tests.planted.work.workers:{variant}", test, signature)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +221,7 @@ def test_liveness_catches_its_planted_defects(session: Session, variant: str, si
 def test_rivals_catch_a_claim_that_is_won_by_many(session: Session) -> None:
     """A reaper that ends what another has ended is found in the rows, and in its own counters."""
     test = "test_five_reapers_and_two_start_ups"
-    check_caught(session, RIVALS, "tests.planted.reaper:CountsLostClaims", test, "jobs:claim-ended-twice")
+    check_caught(session, RIVALS, "tests.planted.jobs.reaper:CountsLostClaims", test, "jobs:claim-ended-twice")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +234,7 @@ def test_rivals_catch_a_claim_that_is_won_by_many(session: Session) -> None:
 )
 def test_red_gates_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
     """Words at each look, a gate that is not heard, and one task's hanging gate that is red for all, are found."""
-    check_caught(session, RED_GATE, f"tests.planted.stages:{variant}", test, signature)
+    check_caught(session, RED_GATE, f"tests.planted.jobs.stages:{variant}", test, signature)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +252,7 @@ def test_red_gates_catch_their_planted_defects(session: Session, variant: str, s
 )
 def test_restarts_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
     """The living failed, ghosts that run, a disk that is not told, a file that is torn: each is found by its name."""
-    check_caught(session, GHOSTS, f"tests.planted.workspaces:{variant}", test, signature)
+    check_caught(session, GHOSTS, f"tests.planted.state.workspaces:{variant}", test, signature)
 
 
 @pytest.mark.parametrize(
@@ -265,12 +268,12 @@ def test_restarts_catch_their_planted_defects(session: Session, variant: str, si
 )
 def test_orphans_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
     """Buffers of the living removed, cycles half in the history or lost by their name, and what is left, are found."""
-    check_caught(session, ORPHANS, f"tests.planted.buffers:{variant}", test, signature)
+    check_caught(session, ORPHANS, f"tests.planted.state.buffers:{variant}", test, signature)
 
 
 def test_an_explored_agent_catches_a_cycle_in_two_transactions(session: Session) -> None:
     """A crash at every step finds the moment between the two, at which there is no named point."""
-    variant = "tests.planted.buffers:TwoTransactions"
+    variant = "tests.planted.state.buffers:TwoTransactions"
     check_caught(session, GHOSTS, variant, "test_a_crash_at_every_step_of_an_agent", "cycles:half-there")
 
 
@@ -287,7 +290,7 @@ def test_an_explored_agent_catches_a_cycle_in_two_transactions(session: Session)
 )
 def test_sync_queues_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
     """Pushes that are lost with a copy, or with an answer that proves nothing, doubled, or out of order, are found."""
-    check_caught(session, SYNC, f"tests.planted.sync_queue:{variant}", test, signature)
+    check_caught(session, SYNC, f"tests.planted.state.sync_queue:{variant}", test, signature)
 
 
 @pytest.mark.parametrize(
@@ -307,13 +310,13 @@ def test_sync_queues_catch_their_planted_defects(session: Session, variant: str,
 )
 def test_reconcilers_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
     """Tasks that stay stuck, gates that open for nobody, work that is disturbed, and words about nothing, are found."""
-    check_caught(session, LOST, f"tests.planted.reconciler:{variant}", test, signature)
+    check_caught(session, LOST, f"tests.planted.webhooks.reconciler:{variant}", test, signature)
 
 
 def test_lost_rejections_catch_a_claim_that_begins_what_was_cancelled(session: Session) -> None:
     """A job whose task was cancelled while it waited, and that is done all the same, is found."""
     test = "test_a_rejection_is_lost_before_the_work_begins"
-    check_caught(session, LOST, "tests.planted.jobs:BeginsTheCancelled", test, "jobs:begun-when-cancelled")
+    check_caught(session, LOST, "tests.planted.jobs.jobs:BeginsTheCancelled", test, "jobs:begun-when-cancelled")
 
 
 @pytest.mark.parametrize(
@@ -365,7 +368,7 @@ def test_explorations_catch_planted_defects(session: Session, variant: str, sign
 )
 def test_the_cache_catches_its_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
     """Outputs that are generated twice, never refreshed, stuck with the dead, of another request, or not counted."""
-    check_caught(session, CACHE, f"tests.planted.cache:{variant}", test, signature)
+    check_caught(session, CACHE, f"tests.planted.once.cache:{variant}", test, signature)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +385,7 @@ def test_the_cache_catches_its_planted_defects(session: Session, variant: str, s
 )
 def test_tools_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
     """Effects that happen twice, and answers that are not what the tool gave, are found."""
-    check_caught(session, TOOLS, f"tests.planted.ledger:{variant}", test, signature)
+    check_caught(session, TOOLS, f"tests.planted.once.ledger:{variant}", test, signature)
 
 
 @pytest.mark.parametrize(

@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 import uvicorn
+from durable_agents import open_store
+from durable_agents.errors import InvalidTrackerAnswer
+from durable_agents.pipeline.tracker import HttpTracker
+from durable_agents.webhooks.events import CiState, CiStatus, Pushed, StartRequested, parse
+from durable_agents.webhooks.inbox import Inbox
+from durable_agents.webhooks.receiver import Receiver
+from durable_agents.webhooks.signatures import StandardWebhooks, gitea, github
 
-from recovery import open_store
-from recovery.errors import InvalidTrackerAnswer
-from recovery.events import CiState, CiStatus, Pushed, StartRequested, parse
-from recovery.inbox import Inbox
-from recovery.signatures import StandardWebhooks, gitea, github
-from recovery.tracker import HttpTracker
-from recovery.webhooks import Receiver
-from scenarios.tracker import KEY, SECRET, TOKEN, Client
-from scenarios.world import World
+from scenarios.webhooks.tracker import KEY, SECRET, TOKEN, Client
+from scenarios.webhooks.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from recovery import SqliteStore
-    from recovery.signatures import SignatureScheme
+    from durable_agents import SqliteStore
+    from durable_agents.webhooks.signatures import SignatureScheme
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMES: dict[str, SignatureScheme] = {"tracker": StandardWebhooks(SECRET), "github": github(KEY), "gitea": gitea(KEY)}
@@ -60,7 +60,7 @@ def received(store: SqliteStore, world: World) -> Iterator[None]:
 @contextmanager
 def process(folder: Path) -> Iterator[int]:
     """Run the tracker as a process while the block lasts; yield its port."""
-    command = [sys.executable, "-m", "scenarios.tracker", str(folder)]
+    command = [sys.executable, "-m", "scenarios.webhooks.tracker", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as tracker:
         assert tracker.stdout is not None
         yield int(tracker.stdout.readline())

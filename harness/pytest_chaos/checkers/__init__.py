@@ -1,0 +1,120 @@
+"""Lists in findings: the first ten entries and how many more there are.
+
+One bug may touch every key of a run; a finding that lists a million of them helps nobody and fills
+the evidence.
+
+Checkers: pure functions from what is known of a run to what is wrong with it.
+
+A checker gets a :class:`~pytest_chaos.model.history.History` and, as plain values, what was found
+in the world afterwards (keys in a database, numbers of checkpoints, effects counted at a receiver).
+It does no I/O, so the same history can be judged again, from an evidence pack, years later. It
+returns findings; none means that the invariant held *as far as the history shows*. Keys are plain
+(``str | int``): nothing here knows what was built or who built it.
+
+    durability     what was acknowledged is there, what is there was intended, whole and without gaps
+    exactly_once   an effect happens once, however often the one who causes it dies
+    ownership      one holder at a time; fencing tokens rise; a stale one writes nothing
+    liveness       after the faults are gone, things move again, in time
+    coverage       what the runs never reached they never proved
+
+The three-valued truth is Jepsen's and porcupine's: an operation without an ack is unknown and may
+be found done or not done, and a checker that raises has decided nothing (:func:`run_checkers`).
+Findings with one ``signature`` have one cause, ``durability:acknowledged-lost``; their particulars
+are in ``text``, where a list shows its first ten entries.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from pytest_chaos.model.values import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+
+    from pytest_chaos.model.history import History
+
+LISTED_MAX: Final = 10
+
+Name = TypeVar("Name")
+
+_CHARACTERS_MAX: Final = 80
+
+
+def listed(values: Collection[object]) -> str:
+    """Return ``1, 'two', 3``, and for more than ten values ``..., 10 and 32 more``; long entries are cut."""
+    shown = [_short(value) for value in itertools.islice(values, LISTED_MAX)]
+    more = len(values) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def listed_counts(times: Mapping[Name, int]) -> str:
+    """Return ``7: 2, 'x': 3`` of keys and how often each was seen, bounded like any list."""
+    return listed([Bare(f"{key!r}: {count}") for key, count in times.items()])
+
+
+class Bare(str):
+    """Text that a list shows as it is, without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Return the text itself."""
+        return str(self)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _CHARACTERS_MAX else f"{text[: _CHARACTERS_MAX - 3]}..."
+
+
+__all__ = ["Checker", "checker_name", "listed", "run_checkers"]
+
+
+class Checker(Protocol):
+    """Anything that is called with a history and returns findings: a function, a partial, an object of the user's."""
+
+    def __call__(self, history: History, /) -> Iterable[Finding]:
+        """Judge the history. Raising means that nothing could be decided."""
+
+
+def run_checkers(checkers: Iterable[Checker], history: History) -> tuple[Finding, ...]:
+    """Run every checker and return all findings, each with the name of its checker.
+
+    One that raises, or returns something else than findings, becomes a finding of kind ``harness``:
+    it leaves the run INCONCLUSIVE, and never keeps another checker from speaking.
+    """
+    return tuple(finding for checker in checkers for finding in _run(checker, history))
+
+
+def checker_name(checker: Callable[..., object]) -> str:
+    """Return the name under which a checker's findings are listed: ``durability.acknowledged_present``."""
+    inner: object = checker
+    while isinstance(inner, partial):
+        inner = inner.func
+    name = getattr(inner, "__qualname__", type(inner).__qualname__)
+    module = getattr(inner, "__module__", "").rpartition(".")[2]
+    return f"{module}.{name}" if module else name
+
+
+def _run(checker: Checker, history: History) -> list[Finding]:
+    name = checker_name(checker)
+    try:
+        found = list(checker(history))
+        return [_named(finding, name) for finding in found]
+    except Exception as error:  # noqa: BLE001 - a checker is the user's code; whatever it raises decides nothing
+        text = f"the checker {name} raised {type(error).__name__}: {error}; correct it, then judge the run again"
+        return [Finding(signature="harness:checker-raised", text=text, kind="harness", checker=name)]
+
+
+def _named(finding: object, name: str) -> Finding:
+    if not isinstance(finding, Finding):
+        msg = f"expected findings, got {type(finding).__name__} ({finding!r})"
+        raise TypeError(msg)
+    if finding.checker:
+        return finding
+    return Finding(
+        signature=finding.signature, text=finding.text, kind=finding.kind, checker=name, orders=finding.orders
+    )

@@ -1,0 +1,147 @@
+"""``chaos init``: writes a first target, for the user's own command or to be filled in, and explores it.
+
+What it writes is the user's from then on: plain Python, no more than fits on a screen, with a check
+that holds for any program: databases are sound and JSON can be read.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from pytest_chaos.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_FILE: Final = Path("chaos_target.py")
+_BUDGET_S: Final = 60.0
+
+_HEAD: Final = '''"""What `chaos explore {file}` explores. Change it: it is yours.
+
+run() does the work that must survive; everything it keeps goes into `directory`. It says with marks what it is about to
+do and what it has promised; no crash and no power loss may take back what was acknowledged.
+check() looks at what a crash has left, and returns a text for everything that is wrong with it.
+"""
+
+import json
+{first}import sqlite3
+{imports}from pathlib import Path
+
+
+class Target:
+    name = {name!r}
+
+'''
+
+_COMMAND_RUN: Final = """    def run(self, directory, marks):
+        marks.intent("run")
+        subprocess.run({command!r}, cwd=directory, {environment}check=True)
+        marks.ack("run")
+
+"""
+
+_MODULE_ENVIRONMENT: Final = 'env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)}, '
+_EXAMPLE_RUN: Final = """    def run(self, directory, marks):
+        # Put your program here. This one keeps a counter in a JSON file, the way that most programs
+        # do.
+        for number in range(1, 6):
+            marks.intent("save", number)
+            (directory / "state.json").write_text(json.dumps({"number": number}))
+            marks.ack("save", number)
+
+"""
+
+_CHECK_HEAD: Final = """    def check(self, directory, marks):
+        for path in sorted(Path(directory).rglob("*")):
+            if path.is_file() and path.read_bytes()[:16] == b"SQLite format 3\\0":
+                connection = sqlite3.connect(path)
+                try:
+                    answer = connection.execute("pragma integrity_check").fetchone()[0]
+                    if answer != "ok":
+                        yield f"{path.name} is damaged: {answer}"
+                except sqlite3.DatabaseError as error:
+                    yield f"{path.name} cannot be read: {error}"
+                finally:
+                    connection.close()
+            elif path.suffix == ".json":
+                try:
+                    json.loads(path.read_text())
+                except ValueError as error:
+                    yield f"{path.name} is no JSON any more: {error}"
+"""
+
+_COMMAND_CHECK: Final = """        # What did your program promise? Say it here:
+        # if any(mark.kind == "ack" for mark in marks) and not (Path(directory) /
+        # "result").exists():     yield "the result is gone, though the run was acknowledged"
+"""
+
+_EXAMPLE_CHECK: Final = """        saved = [mark.key for mark in marks if mark.kind == "ack"]
+        if saved:
+            try:
+                found = json.loads((Path(directory) / "state.json").read_text())["number"]
+            except (OSError, ValueError):
+                found = 0
+            if found < saved[-1]:
+                yield f"number {saved[-1]} was acknowledged, and {found} is there"
+"""
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option(
+    "--file", type=click.Path(path_type=Path, dir_okay=False), default=_FILE, show_default=True,
+    help="Where the target is written; a file that is there is left alone.",
+)  # fmt: skip
+@click.option("--no-run", is_flag=True, help="Only write it.")
+@click.option("--seed", help="The seed of the first exploration.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def init(*, file: Path, no_run: bool, seed: str | None, command: tuple[str, ...]) -> None:
+    """Write a first target that runs COMMAND, or an example to fill in, and explore it.
+
+    For example: chaos init -- python -m myprogram --data .
+    """
+    if file.exists():
+        msg = f"{file} is there already: explore it with chaos explore {file}, or give another name with --file"
+        raise UsageError(msg)
+    try:
+        file.write_text(target_text(file.name, command))
+    except OSError as error:
+        msg = f"the target cannot be written to {file} ({error.strerror}): give another with --file"
+        raise UsageError(msg) from error
+    click.echo(f"wrote {file}; explore it again with: chaos explore {file}")
+    if not no_run:
+        raise click.exceptions.Exit(_explore(file, seed))
+
+
+def target_text(file_name: str, command: Sequence[str]) -> str:
+    """Return the source of a first target."""
+    name = Path(command[0]).name if command else "counter in a JSON file"
+    is_module = "-m" in command  # which Python looks for in the current folder, and that will be another one
+    imports = "import subprocess\n" if command else ""
+    head = _HEAD.format(file=file_name, first="import os\n" if is_module else "", imports=imports, name=name)
+    if not command:
+        return head + _EXAMPLE_RUN + _CHECK_HEAD + _EXAMPLE_CHECK
+    environment = _MODULE_ENVIRONMENT if is_module else ""
+    run = _COMMAND_RUN.format(command=_resolved(command), environment=environment)
+    return head + run + _CHECK_HEAD + _COMMAND_CHECK
+
+
+def _resolved(command: Sequence[str]) -> list[str]:
+    """Return the command with paths that work from any folder: it will run in the explored one."""
+    program = sys.executable if command[0] in {"python", "python3"} else command[0]
+    return [str(Path(part).absolute()) if Path(part).is_file() else part for part in (program, *command[1:])]
+
+
+def _explore(file: Path, seed: str | None) -> int:
+    from pytest_chaos.cli.explore import RESULTS, exit_code, run_and_show
+    from pytest_chaos.explore.session import Options
+    from pytest_chaos.explore.target import load_subject
+    from pytest_chaos.model.seed import draw_seed, normalise_seed
+
+    chosen = normalise_seed(seed) if seed is not None else draw_seed()
+    options = Options(seed=chosen, budget_s=_BUDGET_S)
+    explored = run_and_show(load_subject(str(file)), options, f"chaos explore {file}", results=RESULTS)
+    return exit_code(explored)

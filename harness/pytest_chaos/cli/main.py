@@ -1,0 +1,399 @@
+"""The ``chaos`` command.
+
+Exit codes: 0 held or in order, 1 violated, 2 inconclusive, 3 a mistake of the user's (wrong options
+too: click's own 2 is mapped), 4 an error of ours. A mistake is told in one sentence without a
+traceback; so is an error of ours, with ``CHAOS_TRACEBACK=1`` to see where it came from.
+
+More commands come from the entry-point group ``chaos.commands``, each a ``click.Command``; one that
+cannot be loaded is listed with the reason and fails when it is called, and only then.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+
+from pytest_chaos.cli.explore import explore
+from pytest_chaos.cli.init import init
+from pytest_chaos.errors import ChaosError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from pytest_chaos.evidence.open import Pack
+    from pytest_chaos.model.values import Json, Verdict
+
+GROUP: Final = "chaos.commands"
+TRACEBACK: Final = "CHAOS_TRACEBACK"
+_LINES_SHOWN: Final = 20
+_TEXTS_SHOWN: Final = 20
+_TEXT_CHARACTERS_SHOWN: Final = 4000
+_MARKS_SHOWN: Final = 10
+
+
+class Exit(enum.IntEnum):
+    """What the command's exit code means."""
+
+    HELD = 0
+    VIOLATED = 1
+    INCONCLUSIVE = 2
+    MISTAKE = 3
+    OUR_ERROR = 4
+
+
+class _Commands(click.Group):
+    """A group whose further commands come from other distributions."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted({*super().list_commands(context), *_foreign()})
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        own = super().get_command(context, name)
+        if own is not None or name not in _foreign():
+            return own
+        return _load(name, _foreign()[name])
+
+
+def _foreign() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _load(name: str, entry: EntryPoint) -> click.Command:
+    try:
+        command = entry.load()
+    except Exception as error:  # noqa: BLE001 - somebody else's code must not take the other commands along
+        return _broken(name, entry, f"{type(error).__name__}: {error}")
+    return command if isinstance(command, click.Command) else _broken(name, entry, "it is not a click.Command")
+
+
+def _broken(name: str, entry: EntryPoint, reason: str) -> click.Command:
+    sentence = f"the command {name} of {entry.value} cannot be loaded: {reason}"
+
+    def fail() -> NoReturn:
+        raise _BrokenCommandError(sentence)
+
+    return click.Command(name, callback=fail, short_help=sentence, help=sentence)
+
+
+class _BrokenCommandError(Exception):
+    """A command of another distribution cannot be loaded."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and end the process with its exit code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    try:
+        with chaos.make_context("chaos", list(arguments)) as context:
+            chaos.invoke(context)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as error:
+        error.show()
+        return Exit.MISTAKE
+    except ChaosError as error:
+        click.echo(f"chaos: {error}", err=True)
+        return Exit.MISTAKE
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("chaos: interrupted", err=True)
+        return Exit.INCONCLUSIVE
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: nothing to say, nor at exit
+        return Exit.HELD
+    except Exception as error:  # noqa: BLE001 - the last resort: one sentence instead of a traceback
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        text = f"chaos: an error of its own, {type(error).__name__}: {error}; {TRACEBACK}=1 shows where it came from"
+        click.echo(text, err=True)
+        return Exit.OUR_ERROR
+    return Exit.HELD
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+@click.version_option(package_name="pytest-chaos")
+def chaos() -> None:
+    """Prove, or disprove, that a program survives being killed, paused and raced.
+
+    Exits 0 when all held, 1 when something was violated, 2 when it could not be decided, 3 for a
+    mistake in the call, 4 for an error of its own.
+    """
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+_pack_argument = click.argument("pack", type=click.Path(path_type=Path))
+
+
+@chaos.command()
+@_as_json
+def doctor(*, as_json: bool) -> None:
+    """Show what works on this machine, and what there is without it.
+
+    Exits 2 when something is missing that no scenario can do without.
+    """
+    from dataclasses import asdict
+
+    from pytest_chaos.cli.doctor import examine
+
+    checks = examine()
+    if as_json:
+        _print_json([asdict(check) for check in checks])
+    else:
+        rows = [
+            (check.name, check.status, check.found, check.purpose, "" if check.status == "works" else check.otherwise)
+            for check in checks
+        ]
+        _print_table("", ("", "", "found", "for", "without it"), rows)
+    if any(check.required and check.status == "missing" for check in checks):
+        raise click.exceptions.Exit(Exit.INCONCLUSIVE)
+
+
+@chaos.command("list")
+@click.argument("paths", nargs=-1)
+@_as_json
+def list_scenarios(paths: tuple[str, ...], *, as_json: bool) -> None:
+    """List the scenarios that pytest finds in PATHS, or where it is configured to look."""
+    scenarios = _collect(paths)
+    if as_json:
+        _print_json(scenarios)
+        return
+    rows = [
+        (str(item["id"]), str(item["title"]), str(len(item["tests"])), "\n".join(map(str, item["tests"])))
+        for item in scenarios
+    ]
+    _print_table(f"{len(rows)} scenarios", ("id", "title", "tests", "where"), rows)
+
+
+def _collect(paths: Sequence[str]) -> list[dict[str, Json]]:
+    """Let pytest collect, in a process of its own, and return what the plugin wrote down. Raises UsageError."""
+    with tempfile.TemporaryDirectory(prefix="chaos-list-") as folder:
+        file = Path(folder) / "scenarios.json"
+        command = [*_pytest(), "--collect-only", "-q", f"--chaos-list-json={file}", "-m", "chaos", "--", *paths]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        nothing_collected = 5
+        if done.returncode not in {0, nothing_collected} or not file.exists():
+            shown = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_LINES_SHOWN:])
+            msg = f"pytest could not collect the scenarios (exit {done.returncode}); it said:\n{shown}"
+            raise UsageError(msg)
+        scenarios: list[dict[str, Json]] = json.loads(file.read_text())
+        return scenarios
+
+
+chaos.add_command(explore)
+chaos.add_command(init)
+
+
+@chaos.group()
+def evidence() -> None:
+    """Look at an evidence pack."""
+
+
+@evidence.command()
+@_pack_argument
+@_as_json
+def verify(pack: Path, *, as_json: bool) -> None:
+    """Compare a pack with its manifest: nothing missing, changed or added.
+
+    Exits 1 when it is not as it was written, 3 when it is no pack at all.
+    """
+    from pytest_chaos.evidence import manifest
+
+    listed = manifest.read(pack)
+    problems = manifest.verify(pack)
+    if as_json:
+        _print_json({"pack": str(pack), "files": len(listed.files), "problems": problems})
+    else:
+        for problem in problems:
+            click.echo(problem)
+        click.echo(
+            f"{pack}: {len(problems)} problems" if problems else f"{pack}: {len(listed.files)} files, as written"
+        )
+    if problems:
+        raise click.exceptions.Exit(Exit.VIOLATED)
+
+
+@evidence.command()
+@_pack_argument
+@_as_json
+def show(pack: Path, *, as_json: bool) -> None:
+    """Show what a pack says: the run, its faults with receipts, findings, agents, databases, and the failure."""
+    from pytest_chaos.evidence.open import open_pack
+
+    opened = open_pack(pack)
+    if as_json:
+        _print_json(_as_built_in(opened))
+    else:
+        _show(opened)
+
+
+def _as_built_in(pack: Pack) -> dict[str, Json]:
+    import dataclasses
+
+    import msgspec
+
+    return {
+        field.name: msgspec.to_builtins(getattr(pack, field.name), enc_hook=str) for field in dataclasses.fields(pack)
+    }
+
+
+def _show(pack: Pack) -> None:
+    scenario = f"{pack.scenario.id}  {pack.scenario.title}"
+    facts = [
+        ("scenario", scenario), ("test", pack.node_id), ("verdict", str(pack.verdict)), ("seed", pack.seed),
+        ("iteration", str(pack.iteration)), ("started", pack.started), ("reproduce", pack.reproduce),
+    ]  # fmt: skip
+    _print_table(pack.run_id, ("", ""), facts)
+    receipts = [
+        (item.kind, item.agent, item.when, "yes" if item.fired else "no", item.evidence) for item in pack.receipts
+    ]
+    _print_table("faults", ("fault", "agent", "when", "fired", "receipt"), receipts)
+    _print_table(
+        "findings", ("signature", "kind", "text"), [(item.signature, item.kind, item.text) for item in pack.findings]
+    )
+    assertions = [(item.name, item.observed, "yes" if item.holds else "no") for item in pack.assertions]
+    _print_table("key assertions", ("assertion", "observed", "holds"), assertions)
+    marks = [(str(mark.order), mark.agent, str(mark.kind), mark.operation, str(mark.key)) for mark in pack.marks]
+    _print_table("last marks", ("order", "agent", "kind", "operation", "key"), marks[-_MARKS_SHOWN:])
+    _print_rows("agents", pack.agents, ("name", "pid", "command", "exit_status", "duration_s"))
+    _print_rows("databases", pack.databases, ("name", "path", "journal_mode", "integrity_check", "error"))
+    _print_rows("left out or not readable", pack.problems, ("kind", "part", "text"))
+    for path in sorted((pack.path / "attachments").rglob("*.txt"))[:_TEXTS_SHOWN]:  # how to see what was explored
+        click.echo(_harmless(path.read_text(errors="replace")[:_TEXT_CHARACTERS_SHOWN]))
+    click.echo(_harmless(pack.failure))
+
+
+@chaos.command()
+@_pack_argument
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("chaos-results"),
+    show_default=True,
+    help="Where the results of the replay go.",
+)
+@click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
+def replay(pack: Path, results: Path, pytest_arguments: tuple[str, ...]) -> None:
+    """Run the failure of a PACK again, with its seed and plan.
+
+    The test is looked for below the current folder, then below the folder that the pack was made
+    in. What follows ``--`` goes to pytest. A pack that is not as it was written is refused.
+    """
+    from pytest_chaos.evidence.manifest import verify as problems_of
+    from pytest_chaos.evidence.open import open_pack
+    from pytest_chaos.evidence.replay import options
+
+    opened = open_pack(pack)
+    if problems := problems_of(pack):
+        msg = f"{pack} is not as it was written ({problems[0]}): replay an undamaged copy"
+        raise UsageError(msg)
+    folder = _folder_of(opened)
+    target = results.absolute()
+    before = _latest(target)
+    command = [*_pytest(), opened.node_id, *options(pack.absolute(), target), *pytest_arguments]
+    done = subprocess.run(command, cwd=folder, check=False)
+    after = _latest(target)
+    verdict = _verdict_in(after) if after is not None and after != before else None
+    raise click.exceptions.Exit(_exit_of(done.returncode, verdict))
+
+
+def _folder_of(pack: Pack) -> Path:
+    """Return the folder to run a pack's test in. Raises UsageError when there is none, or no test to run."""
+    file = pack.node_id.partition("::")[0]
+    if not file or file.startswith(("-", "@")) or file != file.strip():
+        msg = f"{pack.path} names no test that could be run again ({pack.node_id!r}): it was not made by a pytest run"
+        raise UsageError(msg)
+    for folder in (Path.cwd(), Path(pack.root or ".")):
+        if (folder / file).exists():
+            return folder
+    msg = f"{file} is neither below {Path.cwd()} nor below {pack.root}: run the command in the project's root folder"
+    raise UsageError(msg)
+
+
+def _latest(results: Path) -> Path | None:
+    latest = results / "latest"
+    return latest.resolve() if latest.exists() else None
+
+
+def _verdict_in(session: Path) -> Verdict | None:
+    """Return the verdict of a session's runs; ``None`` when there were none."""
+    from pytest_chaos.evidence import records
+    from pytest_chaos.model.values import Verdict
+
+    runs = records.read(session).runs
+    return Verdict.worst(run.verdict for run in runs) if runs else None
+
+
+def _exit_of(pytest_code: int, verdict: Verdict | None) -> Exit:
+    """Map pytest's exit code, which knows only passed and failed, with the help of the verdict that was recorded."""
+    if verdict is not None and pytest_code in {0, 1}:
+        return Exit[verdict.name]
+    interrupted, internal_error, wrong_call, nothing_ran = 2, 3, 4, 5
+    known = {
+        0: Exit.INCONCLUSIVE, 1: Exit.VIOLATED, interrupted: Exit.INCONCLUSIVE, internal_error: Exit.OUR_ERROR,
+        wrong_call: Exit.MISTAKE, nothing_ran: Exit.MISTAKE,
+    }  # fmt: skip
+    return known.get(pytest_code, Exit.INCONCLUSIVE)
+
+
+def _pytest() -> list[str]:
+    return [sys.executable, "-m", "pytest"]
+
+
+def _print_json(value: Json) -> None:
+    click.echo(json.dumps(value, indent=1, default=str))
+
+
+def _print_rows(title: str, rows: Sequence[dict[str, Json]], columns: Sequence[str]) -> None:
+    _print_table(title, columns, [tuple(str(row[column]) for column in columns) for row in rows])
+
+
+def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; none when there is nothing in it. Text from a pack is shown as it is, never read as markup."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE, show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_harmless(cell), style=_STYLES.get(cell, "")) for cell in row))
+    _console().print(table)
+
+
+_STYLES: Final = {
+    "works": "green",
+    "HELD": "green",
+    "limited": "yellow",
+    "unknown": "yellow",
+    "INCONCLUSIVE": "yellow",
+    "missing": "red",
+    "VIOLATED": "red",
+}
+
+
+def _harmless(text: str) -> str:
+    """Return text that cannot steer a terminal: what an agent printed may hold escape sequences."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(file=sys.stdout, highlight=False, soft_wrap=False)

@@ -1,0 +1,109 @@
+"""How much of everything a pack takes. Whatever is cut because of a limit is named in the pack's table ``problems``.
+
+What went wrong, or was left out, while a pack was made. It goes into the pack instead of ending it.
+
+The one thing that does end it is a full disk: :func:`full` tells it from all the rest.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds of one pack. Sizes in bytes, times in seconds; with these a pack stays below about 1.2 GB."""
+
+    searched_files_max: int = 20_000
+    """Files under the work folder that are looked at, to see whether they are SQLite files."""
+    databases_max: int = 16
+    """Databases that are described; those that the test named come first."""
+    database_bytes_max: int = 256 * 1024 * 1024
+    """A larger database (with its side files) is described from its header, not copied and not queried."""
+    copied_bytes_max: int = 1024 * 1024 * 1024
+    """All copies together."""
+    database_s_max: float = 20.0
+    """Time for all questions to one database; the question that exceeds it is interrupted and says so."""
+    tables_max: int = 200
+    rows_max: int = 50
+    """The newest rows of each table."""
+    answer_rows_max: int = 200
+    value_length_max: int = 4096
+    """Characters of one text, mark value or row value; a blob is always cut to its first 64 bytes."""
+    rows_bytes_max: int = 32 * 1024 * 1024
+    """JSON of all rows and answers together."""
+    attachments_bytes_max: int = 128 * 1024 * 1024
+    """Files that the run attached, all together: recordings and failing states of explorations."""
+    journal_file_bytes_max: int = 64 * 1024 * 1024
+    """Of each of the journal's own files, the newest part."""
+    marks_max: int = 50_000
+    """The newest marks."""
+    agents_max: int = 500
+    log_bytes_max: int = 256 * 1024
+    """Of each agent's output: half from its start, half from its end."""
+    log_lines_max: int = 2_000
+    """Of each agent's output, in the table ``log_lines``: the newest lines of what was kept."""
+    failure_length_max: int = 256 * 1024
+    problems_max: int = 1_000
+
+
+DEFAULT: Final = Limits()
+
+
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something about one part of the pack: it could not be read, or it was cut."""
+
+    kind: Literal["problem", "cut"]
+    part: str
+    text: str
+
+
+@dataclass(slots=True)
+class Problems:
+    """The problems so far, at most ``count_max`` of them; the last one then says that there were more."""
+
+    count_max: int = 1_000
+    found: list[Problem] = field(default_factory=list)
+
+    def problem(self, part: str, text: object) -> None:
+        """Note that a part could not be had as it should."""
+        self._add(Problem("problem", part, str(text)))
+
+    def cut(self, part: str, text: str) -> None:
+        """Note that a limit left something out."""
+        self._add(Problem("cut", part, text))
+
+    @contextmanager
+    def catching(self, part: str) -> Iterator[None]:
+        """Turn any error but a full disk into a problem of this part; code after the ``with`` block goes on."""
+        try:
+            yield
+        except Exception as error:
+            if full(error):
+                raise
+            self.problem(part, f"{type(error).__name__}: {error}")
+
+    def _add(self, problem: Problem) -> None:
+        if len(self.found) < self.count_max:
+            self.found.append(problem)
+        elif len(self.found) == self.count_max:
+            self.found.append(Problem("cut", "problems", f"only the first {self.count_max} problems are listed"))
+
+
+def full(error: BaseException) -> bool:
+    """Whether the error means that nothing more can be written: no space, a quota, a limit on file sizes."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in _FULL

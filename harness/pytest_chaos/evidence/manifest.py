@@ -1,0 +1,170 @@
+"""The manifest of a pack: every file with its size and SHA-256, written last; and the check of a pack against it.
+
+It is not signed: whoever can change a file can change the manifest too. It shows a torn, cut, mixed
+up or edited pack.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pytest_chaos.errors import EvidenceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FILE_NAME: Final = "manifest.json"
+FORMAT: Final = 1
+"""Version of a pack; raised when something in it changes its meaning."""
+
+NOTICE: Final = (
+    "Secrets are redacted in all text of this pack (evidence.sqlite, agents/, marks.jsonl, failure.txt). The files "
+    "under database/ are byte-exact copies and are NOT redacted: they hold whatever the program stored."
+)
+_MANIFEST_BYTES_MAX: Final = 16 * 1024 * 1024
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a pack; ``path`` is relative to the pack, with slashes."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pack is and what belongs to it. ``created`` is UTC in ISO 8601."""
+
+    format: int = FORMAT
+    run_id: str = ""
+    node_id: str = ""
+    scenario: str = ""
+    seed: str = ""
+    verdict: str = ""
+    created: str = ""
+    notice: str = NOTICE
+    files: tuple[FileEntry, ...] = ()
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """List all files of the folder and write the manifest: to the disk, and under its name only when it is there."""
+    entries = tuple(_entry(folder, path) for path in sorted(_walk(folder)))
+    fresh = folder / f".{FILE_NAME}.new"
+    with fresh.open("xb") as stream:
+        stream.write(
+            msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(manifest, files=entries)), indent=1)
+        )
+        stream.flush()
+        os.fsync(stream.fileno())
+    fresh.replace(folder / FILE_NAME)
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(pack: Path) -> Manifest:
+    """Read a pack's manifest. Raises EvidenceError when the folder is no pack, or one of a newer format."""
+    path = pack / FILE_NAME
+    if not path.is_file():
+        msg = f"{pack} is not an evidence pack: it has no {FILE_NAME}; give the folder that the failure named"
+        raise EvidenceError(msg)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MANIFEST_BYTES_MAX)
+        newer = msgspec.json.decode(content, type=_Format).format > FORMAT
+        if not newer:
+            return msgspec.json.decode(content, type=Manifest)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        msg = f"{path} cannot be read as a manifest, so the pack is damaged or was edited: {error}"
+        raise EvidenceError(msg) from error
+    msg = f"{pack} is of a newer format than {FORMAT}, the newest that this pytest-chaos reads: upgrade pytest-chaos"
+    raise EvidenceError(msg)
+
+
+def verify(path: Path) -> list[str]:
+    """Return what is wrong with a pack, one sentence each; an empty list when it is as it was written.
+
+    Never raises for what is in the folder, and follows no link out of it.
+    """
+    try:
+        manifest = read(path)
+    except EvidenceError as error:
+        return [str(error)]
+    counts = Counter(entry.path for entry in manifest.files)
+    problems = [f"{name!r} is listed {count} times in the manifest" for name, count in counts.items() if count > 1]
+    for entry in manifest.files:
+        problems += problems_of(path, entry)
+    for present in sorted(_walk(path)):
+        name = present.relative_to(path).as_posix()
+        if name not in counts and name != FILE_NAME:
+            problems.append(f"{name!r} is not in the manifest: it was added after the pack was written")
+    return problems
+
+
+def problems_of(pack: Path, entry: FileEntry) -> Iterator[str]:
+    """Yield what is wrong with one file of a pack."""
+    if not inside(entry.path):
+        yield f"{entry.path!r} is not a path inside a pack: the manifest was edited"
+        return
+    path = pack / entry.path
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode) or any((pack / part).is_symlink() for part in _parents(entry.path)):
+            yield f"{entry.path!r} is not a file but a link or something else"
+        elif path.stat().st_size != entry.size_bytes:
+            yield f"{entry.path!r} has {path.stat().st_size} bytes, it was written with {entry.size_bytes}"
+        elif _sha256(path) != entry.sha256:
+            yield f"{entry.path!r} has changed since it was written (its SHA-256 is another)"
+    except FileNotFoundError:
+        yield f"{entry.path!r} is missing"
+    except (OSError, ValueError) as error:
+        yield f"{entry.path!r} cannot be read: {error}"
+
+
+def inside(name: str) -> bool:
+    """Whether a manifest's path stays in its pack."""
+    path = PurePosixPath(name)
+    return (
+        bool(path.parts)
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and "\0" not in name
+        and path.as_posix() == name
+    )
+
+
+def _parents(name: str) -> tuple[PurePosixPath, ...]:
+    return tuple(PurePosixPath(name).parents)[:-1]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield everything in a folder that is no folder; links are named, not followed."""
+    for root, folders, names in os.walk(folder):
+        yield from (Path(root, name) for name in names)
+        yield from (Path(root, name) for name in folders if Path(root, name).is_symlink())
+
+
+def _entry(folder: Path, path: Path) -> FileEntry:
+    return FileEntry(path=path.relative_to(folder).as_posix(), size_bytes=path.stat().st_size, sha256=_sha256(path))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,144 @@
+"""Opens a pack to look at it or to run it again. Nothing from it is run, imported or unpacked."""
+
+from __future__ import annotations
+
+import sqlite3
+import urllib.parse
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pytest_chaos.errors import EvidenceError
+from pytest_chaos.evidence import index, manifest
+from pytest_chaos.model.values import Assertion, Finding, Json, Mark, MarkKind, Plan, Receipt, Scenario, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pytest_chaos.evidence.manifest import Manifest
+
+_NEWEST_MARKS: Final = 'SELECT * FROM marks ORDER BY "order" DESC LIMIT 1000'
+
+Row = dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """What a pack says about its run. ``plan`` is ``None`` when the run never got as far as one.
+
+    ``databases``, ``agents``, ``answers`` and ``problems`` are rows of the tables of that name;
+    ``marks`` are the newest.
+    """
+
+    path: Path
+    manifest: Manifest
+    run_id: str
+    node_id: str
+    scenario: Scenario
+    seed: str
+    iteration: int
+    plan: Plan | None
+    verdict: Verdict
+    failure: str
+    reproduce: str
+    root: str
+    started: str
+    receipts: tuple[Receipt, ...]
+    findings: tuple[Finding, ...]
+    assertions: tuple[Assertion, ...]
+    marks: tuple[Mark, ...]
+    agents: tuple[Row, ...]
+    databases: tuple[Row, ...]
+    answers: tuple[Row, ...]
+    problems: tuple[Row, ...]
+
+
+def open_pack(path: Path) -> Pack:
+    """Open a pack. Raises EvidenceError when it is none, is of a newer format, or its index is not what was written.
+
+    The index is read without locks and without trust in its schema. Other files are not looked at:
+    ``verify`` does that.
+    """
+    listed = manifest.read(path)
+    _check_index(path, listed)
+    uri = f"file:{urllib.parse.quote(str((path / index.FILE_NAME).resolve()))}?mode=ro&immutable=1"
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA trusted_schema=OFF")
+            return _pack(path, listed, connection)
+    except (sqlite3.Error, msgspec.DecodeError, msgspec.ValidationError, LookupError, ValueError) as error:
+        msg = f"{path / index.FILE_NAME} is not the index of an evidence pack: {error}"
+        raise EvidenceError(msg) from error
+
+
+def _check_index(path: Path, listed: Manifest) -> None:
+    entries = [entry for entry in listed.files if entry.path == index.FILE_NAME]
+    problems = [text for entry in entries for text in manifest.problems_of(path, entry)]
+    if len(entries) != 1:
+        problems.append(f"{index.FILE_NAME!r} is not in the manifest")
+    if problems:
+        msg = f"{path} cannot be trusted: {problems[0]}; take an undamaged copy of the pack"
+        raise EvidenceError(msg)
+
+
+def _pack(path: Path, listed: Manifest, connection: sqlite3.Connection) -> Pack:
+    (run,) = _rows(connection, "SELECT * FROM run")
+    receipts = _rows(connection, "SELECT * FROM faults ORDER BY _rowid_")
+    findings = _rows(connection, "SELECT * FROM findings ORDER BY _rowid_")
+    assertions = _rows(connection, "SELECT * FROM assertions ORDER BY _rowid_")
+    return Pack(
+        path=path,
+        manifest=listed,
+        run_id=run["run_id"],
+        node_id=run["node_id"],
+        scenario=Scenario(
+            id=run["scenario"],
+            title=run["title"],
+            why=run["why"],
+            steps=msgspec.json.decode(run["steps"], type=tuple[str, ...]),
+        ),
+        seed=run["seed"],
+        iteration=run["iteration"],
+        plan=msgspec.json.decode(run["plan"] or "null", type=Plan | None),
+        verdict=Verdict(run["verdict"]),
+        failure="".join(row["text"] for row in _rows(connection, "SELECT text FROM failure")),
+        reproduce=run["reproduce"],
+        root=run["root"],
+        started=run["started"],
+        receipts=tuple(msgspec.convert(row, Receipt, strict=False) for row in receipts),
+        findings=tuple(
+            msgspec.convert(row | {"orders": msgspec.json.decode(row["orders"])}, Finding, strict=False)
+            for row in findings
+        ),
+        assertions=tuple(msgspec.convert(row, Assertion, strict=False) for row in assertions),
+        marks=_marks(connection),
+        agents=_rows(connection, "SELECT * FROM agents ORDER BY _rowid_"),
+        databases=_rows(connection, "SELECT * FROM databases ORDER BY _rowid_"),
+        answers=_rows(connection, "SELECT * FROM answers ORDER BY _rowid_"),
+        problems=_rows(connection, "SELECT * FROM problems ORDER BY _rowid_"),
+    )
+
+
+def _marks(connection: sqlite3.Connection) -> tuple[Mark, ...]:
+    newest = _rows(connection, _NEWEST_MARKS)
+    return tuple(
+        Mark(
+            kind=MarkKind(row["kind"]),
+            operation=row["operation"],
+            key=row["key"],
+            value=msgspec.json.decode(row["value"]),
+            agent=row["agent"],
+            pid=row["pid"],
+            order=row["order"],
+        )
+        for row in reversed(newest)
+    )
+
+
+def _rows(connection: sqlite3.Connection, sql: str) -> tuple[Row, ...]:
+    found: Sequence[sqlite3.Row] = connection.execute(sql).fetchall()
+    return tuple(dict(row) for row in found)

@@ -1,0 +1,181 @@
+"""Run records: appended while a session goes on, read and merged by whoever renders a matrix.
+
+A session's folder is ``RESULTS/sessions/NAME``; its ``records.jsonl`` holds a
+:class:`~pytest_chaos.model.values.SessionHeader` line and then one
+:class:`~pytest_chaos.model.values.RunRecord` a line. Each line is one ``write`` to a file opened
+for appending, so a session that is killed keeps all the lines it had. ``RESULTS/latest`` points at
+the newest session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+
+import msgspec
+
+from pytest_chaos.errors import ResultsError
+from pytest_chaos.model.values import RECORD_FORMAT, RunRecord, SessionHeader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+FILE_NAME: Final = "records.jsonl"
+
+Line = TypeVar("Line", SessionHeader, RunRecord)
+
+
+class Records(NamedTuple):
+    """The records of one session, or of several merged ones: the first header speaks for all of them."""
+
+    header: SessionHeader
+    runs: tuple[RunRecord, ...]
+
+
+class SessionFolder:
+    """Where one session puts its records, its reports and its evidence. Two sessions never share a folder."""
+
+    def __init__(self, results: Path, name: str) -> None:
+        self.results = results
+        self.path = results / "sessions" / name
+
+    @property
+    def evidence(self) -> Path:
+        """The folder of the session's evidence packs."""
+        return self.path / "evidence"
+
+    def create(self, header: SessionHeader) -> None:
+        """Make the folder, write the header and let ``latest`` point here.
+
+        Raises ResultsError when the results folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            ignore = self.results / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n")
+            self._append(header)
+            self._point_latest_here()
+        except OSError as error:
+            msg = (
+                f"the results folder {self.results} cannot be written ({error.strerror or error}): "
+                "give another with --chaos-results=DIR"
+            )
+            raise ResultsError(msg) from error
+
+    def append(self, record: RunRecord) -> None:
+        """Add one record, whole or (when the disk is full) not at all. Raises ResultsError."""
+        try:
+            self._append(record)
+        except OSError as error:
+            msg = f"a record could not be added to {self.path / FILE_NAME}: {error.strerror or error}"
+            raise ResultsError(msg) from error
+
+    def add_orphan(self, header: SessionHeader, record: RunRecord) -> None:
+        """Add the record of a run whose session died, unless it is there; ``header`` is for a session without one.
+
+        For whoever outlives the session; several may at the same time. Raises ResultsError.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with _locked(self.path):
+                if self._cut_torn_line() == 0:
+                    self.create(header)
+                if all(known.run_id != record.run_id for known in read(self.path).runs):
+                    self.append(record)
+        except OSError as error:
+            msg = f"the record of a run that was cut short could not be added to {self.path}: {error.strerror or error}"
+            raise ResultsError(msg) from error
+
+    def _cut_torn_line(self) -> int:
+        """Take back a last line that a kill cut off (nobody else writes any more); return the size in bytes."""
+        path = self.path / FILE_NAME
+        if not path.exists():
+            return 0
+        size = path.read_bytes().rfind(b"\n") + 1
+        os.truncate(path, size)
+        return size
+
+    def _append(self, value: SessionHeader | RunRecord) -> None:
+        line = msgspec.json.encode(value) + b"\n"
+        descriptor = os.open(self.path / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            if (written := os.write(descriptor, line)) != len(line):
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+                msg = "the disk is full"
+                raise OSError(msg)
+        finally:
+            os.close(descriptor)
+
+    def _point_latest_here(self) -> None:
+        latest = self.results / "latest"
+        fresh = self.results / f".latest-{self.path.name}"
+        with contextlib.suppress(FileNotFoundError):
+            fresh.unlink()
+        fresh.symlink_to(Path("sessions") / self.path.name)
+        fresh.replace(latest)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    import fcntl  # only for records that are orphans
+
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def read(session: Path) -> Records:
+    """Read a session's folder, or the ``records.jsonl`` itself.
+
+    A last line that was cut off by a crash is left out. Raises ResultsError when there are no
+    records, when a line is not a record, or when they are of a newer format.
+    """
+    path = session / FILE_NAME if session.is_dir() else session
+    if not path.exists() and (session / "latest" / FILE_NAME).exists():
+        path = session / "latest" / FILE_NAME
+    try:
+        *lines, tail = path.read_bytes().split(b"\n")
+    except OSError as error:
+        what = error.strerror or error
+        msg = f"there are no run records at {session} ({what}): give a results folder of a chaos session"
+        raise ResultsError(msg) from error
+    if tail:
+        with contextlib.suppress(msgspec.DecodeError):
+            msgspec.json.decode(tail, type=RunRecord)
+            lines.append(tail)
+    if not lines:
+        msg = f"{path} holds no records: the session ended before its first line was written"
+        raise ResultsError(msg)
+    header = _decode(lines[0], SessionHeader, path, 1)
+    runs = tuple(_decode(line, RunRecord, path, number) for number, line in enumerate(lines[1:], start=2))
+    return Records(header, runs)
+
+
+def merge(parts: Iterable[Records]) -> Records:
+    """Put the records of several sessions (machines, days) together; the earliest header stands for all.
+
+    Raises ResultsError when there are none.
+    """
+    ordered: Sequence[Records] = sorted(parts, key=lambda part: part.header.started)
+    if not ordered:
+        msg = "nothing to merge: give at least one results folder"
+        raise ResultsError(msg)
+    return Records(ordered[0].header, tuple(run for part in ordered for run in part.runs))
+
+
+def _decode(line: bytes, kind: type[Line], path: Path, number: int) -> Line:
+    try:
+        value = msgspec.json.decode(line, type=kind)
+    except msgspec.DecodeError as error:
+        msg = f"{path}, line {number}, is not a {kind.__name__}: {error}"
+        raise ResultsError(msg) from error
+    if value.format > RECORD_FORMAT:
+        msg = f"{path} is of format {value.format}, this pytest-chaos reads up to {RECORD_FORMAT}: upgrade pytest-chaos"
+        raise ResultsError(msg)
+    return value

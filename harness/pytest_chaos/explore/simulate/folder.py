@@ -1,0 +1,223 @@
+"""Writes states into a folder, one after the other, and reads folders back to compare them with states.
+
+A check may do to the folder what it likes: recover, write, delete. So nothing that is found there
+is believed. Small files are written anew, each as a new file (a database handle that a check forgot
+to close then holds the old one); a large file is kept if nobody has touched it since, which its
+time of modification tells, and gets the pages that differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from pytest_chaos.explore.simulate.content import PAGE_BYTES, Content, PageStore
+from pytest_chaos.explore.simulate.disk import FILE, FOLDER, OTHER, SYMLINK
+from pytest_chaos.explore.simulate.state import Item
+from pytest_chaos.trace.step import readable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+KEPT_BYTES_MIN: Final = 1 << 20
+"""From this size on a file that is there already gets only the pages that differ."""
+
+_LONG_AGO_NS: Final = 1_000_000_000 * 10**9
+"""The time of modification of a file that nobody has touched since it was written here."""
+_CHUNK_BYTES: Final = 1 << 20
+
+
+class _Kept(NamedTuple):
+    content: Content
+    inode: int
+
+
+class StateFolder:
+    """A folder that takes the shape of one state after the other. ``path`` is made, and is the caller's to remove."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._kept: dict[str, _Kept] = {}
+
+    def put(self, items: Mapping[str, Item]) -> None:
+        """Make the folder hold just these items. Raises OSError, when the disk is full above all."""
+        mask = os.umask(0)
+        try:
+            root = os.fspath(self.path)
+            self._make_root(root)
+            found = self._clear(root, "", items)
+            first: dict[int, str] = {}
+            for path, item in items.items():
+                self._put(f"{root}/{path}", path, item, found, first)
+        finally:
+            os.umask(mask)
+
+    def _make_root(self, root: str) -> None:
+        try:
+            if stat.S_ISDIR(os.lstat(root).st_mode):
+                return
+            os.unlink(root)
+        except FileNotFoundError:
+            pass
+        self._kept.clear()
+        os.makedirs(root, 0o755)
+
+    def _clear(self, folder: str, prefix: str, items: Mapping[str, Item]) -> set[str]:
+        """Remove what is not wanted or not to be believed; return what stays: folders, large files as they were."""
+        stays: set[str] = set()
+        for entry in _entries(folder):
+            path = prefix + entry.name
+            item = items.get(path)
+            if entry.is_dir(follow_symlinks=False):
+                if item is not None and item.kind == FOLDER:
+                    stays.add(path)
+                    stays |= self._clear(entry.path, f"{path}/", items)
+                else:
+                    _remove_tree(entry.path)
+            elif item is not None and item.kind == FILE and self._is_untouched(path, entry):
+                stays.add(path)
+            else:
+                os.unlink(entry.path)
+                self._kept.pop(path, None)
+        return stays
+
+    def _is_untouched(self, path: str, entry: os.DirEntry[str]) -> bool:
+        kept = self._kept.get(path)
+        if kept is None:
+            return False
+        now = entry.stat(follow_symlinks=False)
+        same = now.st_ino == kept.inode and now.st_size == kept.content.size and now.st_nlink == 1
+        return same and now.st_mtime_ns == _LONG_AGO_NS
+
+    def _put(self, full: str, path: str, item: Item, found: set[str], first: dict[int, str]) -> None:
+        if item.kind == FOLDER:
+            if path not in found:
+                os.mkdir(full)
+            os.chmod(full, item.mode | stat.S_IRWXU)  # a folder that cannot be entered could not be filled
+        elif item.kind == SYMLINK:
+            os.symlink(item.target, full)
+        elif item.node in first and path not in found:
+            os.link(first[item.node], full)
+        elif item.kind == OTHER:
+            os.mkfifo(full, item.mode)
+        elif item.content is not None:
+            first[item.node] = full
+            self._put_file(full, path, item, item.content, is_there=path in found)
+
+    def _put_file(self, full: str, path: str, item: Item, content: Content, *, is_there: bool) -> None:
+        if content.size < KEPT_BYTES_MIN:
+            descriptor = os.open(full, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, item.mode)
+            try:
+                _write(descriptor, content.to_bytes(), 0)
+            finally:
+                os.close(descriptor)
+            return
+        descriptor = os.open(full, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, item.mode)
+        try:
+            self._write_large(descriptor, content, self._kept.get(path) if is_there else None)
+            os.fchmod(descriptor, item.mode)
+            os.utime(descriptor, ns=(_LONG_AGO_NS, _LONG_AGO_NS))
+            self._kept[path] = _Kept(content, os.fstat(descriptor).st_ino)
+        finally:
+            os.close(descriptor)
+
+    def _write_large(self, descriptor: int, content: Content, kept: _Kept | None) -> None:
+        if kept is None:
+            for offset, piece in content.pieces():
+                _write(descriptor, piece, offset)
+        else:
+            for number in content.changed_pages(kept.content):
+                start = number * PAGE_BYTES
+                _write(descriptor, content.page(number)[: max(0, content.size - start)], start)
+        os.ftruncate(descriptor, content.size)
+
+
+def read_folder(path: Path, store: PageStore) -> dict[str, Item]:
+    """Return what a folder holds, in the form in which states have it. Inode numbers stand for nodes."""
+    return dict(_read(os.fspath(path), "", store))
+
+
+def _read(folder: str, prefix: str, store: PageStore) -> Iterator[tuple[str, Item]]:
+    for entry in sorted(_entries(folder), key=lambda entry: entry.name):
+        path = prefix + entry.name
+        known = entry.stat(follow_symlinks=False)
+        mode = stat.S_IMODE(known.st_mode)
+        if entry.is_symlink():
+            yield path, Item(SYMLINK, mode, known.st_ino, None, os.readlink(entry.path))
+        elif entry.is_dir(follow_symlinks=False):
+            yield path, Item(FOLDER, mode, known.st_ino)
+            yield from _read(entry.path, f"{path}/", store)
+        elif entry.is_file(follow_symlinks=False):
+            yield path, Item(FILE, mode, known.st_ino, _content(entry.path, store))
+        else:
+            yield path, Item(OTHER, mode, known.st_ino)
+
+
+def _content(path: str, store: PageStore) -> Content:
+    content = Content(store)
+    with open(path, "rb", buffering=0) as file:
+        for start, end in _extents(file.fileno()):
+            for offset in range(start, end, _CHUNK_BYTES):
+                piece = os.pread(file.fileno(), min(_CHUNK_BYTES, end - offset), offset)
+                content = content.write(offset, piece)
+        return content.resize(os.fstat(file.fileno()).st_size)
+
+
+def _extents(descriptor: int) -> Iterator[tuple[int, int]]:
+    """Return from where to where there is data: a file of a tebibyte may be nothing but a hole (``lseek(2)``)."""
+    size, end = os.fstat(descriptor).st_size, 0
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                return
+            raise
+        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, end
+
+
+def differences(built: Mapping[str, Item], real: Mapping[str, Item]) -> list[str]:
+    """Return, in words, where a built state and a real folder differ. Permissions are not compared (umask decides).
+
+    Of SQLite's ``-shm`` files only whether they are there is compared: they are written through
+    memory, unseen.
+    """
+    found = [f"{path} is missing" for path in sorted(built.keys() - real.keys())]
+    found += [f"{path} is not expected" for path in sorted(real.keys() - built.keys())]
+    for path in sorted(built.keys() & real.keys()):
+        ours, theirs = built[path], real[path]
+        if (ours.kind, ours.target) != (theirs.kind, theirs.target):
+            found.append(f"{path} is a {theirs.kind}, not a {ours.kind}")
+        elif ours.content is not None and theirs.content is not None and not path.endswith("-shm"):
+            if ours.content.size != theirs.content.size:
+                found.append(f"{path} has {theirs.content.size} bytes, not {ours.content.size}")
+            elif ours.content != theirs.content:
+                found.append(f"{path} differs in page {ours.content.changed_pages(theirs.content)[0]}")
+    return [readable(text) for text in found]
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(entries)
+
+
+def _remove_tree(path: str) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):  # a folder that its owner may not write
+        for folder, _, _ in os.walk(path):
+            with contextlib.suppress(OSError):
+                os.chmod(folder, stat.S_IRWXU)
+        shutil.rmtree(path)
+
+
+def _write(descriptor: int, data: bytes, offset: int) -> None:
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[written:], offset + written

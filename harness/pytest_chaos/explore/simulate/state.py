@@ -1,0 +1,140 @@
+"""One state of the watched folder: what is at each path, which marks were seen before, and how it came about.
+
+A state is named by a *code* that says how to build it again from the same recording: ``crash:57``
+is the death of the process right before step 57, ``power:strict:57:3f`` a loss of power there with
+the choices ``3f``.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from hashlib import blake2b
+from typing import TYPE_CHECKING, NamedTuple
+
+from pytest_chaos.explore.simulate.disk import FILE, walk
+from pytest_chaos.model.history import MarkParser
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pytest_chaos.explore.simulate.content import Content
+    from pytest_chaos.explore.simulate.disk import Disk, Names
+    from pytest_chaos.model.values import Mark
+    from pytest_chaos.trace.recording import Recording
+
+
+class Item(NamedTuple):
+    """What is at a path. Paths whose items have the same ``node`` are names of one file."""
+
+    kind: str
+    mode: int
+    node: int
+    content: Content | None = None
+    target: str = ""
+
+
+class State:
+    """One state. ``step`` is the durable step that did not happen any more, ``marks`` how many marks were seen.
+
+    ``lost`` counts what this state lacks of what the program had asked for, the measure by which a
+    smaller example is told from a larger one; ``text`` says it in words. ``kill`` is whether a real
+    SIGKILL can leave this very state.
+    """
+
+    def __init__(
+        self,
+        code: Callable[[], str] | str,
+        step: int,
+        marks: int,
+        items: Mapping[str, Item],
+        *,
+        lost: int = 0,
+        text: Callable[[], str] | str = "",
+        kill: bool = False,
+    ) -> None:
+        self._code = code
+        self.step = step
+        self.marks = marks
+        self.items = items
+        self.lost = lost
+        self.text = text
+        self.kill = kill
+
+    @cached_property
+    def code(self) -> str:
+        """The name by which the state can be built again; put together when it is asked for."""
+        return self._code if isinstance(self._code, str) else self._code()
+
+    @property
+    def moment(self) -> str:
+        """Between which steps and marks this state came about."""
+        return f"{self.step}m{self.marks}"
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Equal for states that no check could tell from each other: same marks, same paths, same contents."""
+        return blake2b(
+            repr((self.marks, _identity(self.items))).encode(errors="surrogatepass"), digest_size=16
+        ).digest()
+
+    def __str__(self) -> str:
+        """Say the state as a report does."""
+        return (self.text if isinstance(self.text, str) else self.text()) or self.code
+
+
+def durable_digest(items: Mapping[str, Item]) -> bytes:
+    """Equal for folders that hold the same, as far as a recording can tell.
+
+    Permissions are left out, which depend on the umask, and the contents of SQLite's ``-shm``
+    files, which are written through memory.
+    """
+    found = [
+        (path, item.kind, item.target, None if path.endswith("-shm") or item.content is None else item.content.digest)
+        for path, item in sorted(items.items())
+    ]
+    return blake2b(repr(found).encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+def _identity(items: Mapping[str, Item]) -> list[tuple[object, ...]]:
+    groups: dict[int, int] = {}
+    return [
+        (
+            path,
+            item.kind,
+            item.mode,
+            item.target,
+            item.content.digest if item.content is not None else None,
+            groups.setdefault(item.node, len(groups)),
+        )
+        for path, item in sorted(items.items())
+    ]
+
+
+def items_of(
+    disk: Disk,
+    names: Names,
+    content_of: Callable[[int], Content],
+    modes: Mapping[int, int],
+    *,
+    keep: Callable[[str], bool] = lambda _: True,
+) -> dict[str, Item]:
+    """Return what is at each path of a tree of names, folders before what is in them."""
+    items: dict[str, Item] = {}
+    for path, number in walk(names):
+        if keep(path):
+            node = disk.nodes[number]
+            content = content_of(number) if node.kind == FILE else None
+            items[path] = Item(node.kind, modes.get(number, 0), number, content, node.target)
+    return items
+
+
+def live_items(disk: Disk, content_of: Callable[[int], Content] | None = None) -> dict[str, Item]:
+    """Return what is at each path right now."""
+    return items_of(disk, disk.names, content_of or disk.contents.__getitem__, disk.modes)
+
+
+def marks_of(recording: Recording) -> tuple[Mark, ...]:
+    """Return all marks of a recording, in order."""
+    parser = MarkParser()
+    marks = [mark for step in recording.steps if step.is_mark for mark in parser.feed(recording.content(step))]
+    return (*marks, *parser.finish())

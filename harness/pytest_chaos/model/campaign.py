@@ -1,0 +1,392 @@
+"""What many runs amount to: run records in, one summary per scenario and one for the matrix out.
+
+Pure: the same records give the same summary on any machine, so a matrix can be rendered again on
+another day or from the records of several machines. Nothing here knows how a summary is shown.
+
+A campaign is a scenario run several times. With a minimum pass rate ``p`` it is
+
+* VIOLATED when fewer than ``p`` of the runs that were conclusive held;
+* INCONCLUSIVE when no run was conclusive, or fewer than ``p`` of all runs were: a rate over the few runs whose fault
+  happened to fire would be a rate of something else;
+* HELD otherwise, and *tolerated* when some run of it was VIOLATED or INCONCLUSIVE all the same: never shown as green.
+
+With ``p`` = 1.0, the default for one iteration, one violated run violates and one inconclusive run
+leaves it open.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+
+from pytest_chaos.model.statistics import rate_lower_bound
+from pytest_chaos.model.values import AtPoint, Finding, Json, RunRecord, Scenario, SessionHeader, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+VALUES_MAX: Final = 5
+"""How many distinct values, texts or receipts a group names; the others are counted."""
+
+FAILURES_MAX: Final = 20
+"""How many failure groups, and links within one, a scenario names; the others are counted."""
+
+CRASH_POINTS: Final = "crash_points"
+"""The note that lists the names of the crash points a run knew of."""
+
+REPRODUCED: Final = "reproduced"
+"""The note that says how many replays of a violation repeated it, such as ``2/2`` or ``0/2, flaky``."""
+
+LIMITATIONS: Final = "limitations"
+"""The note that lists, in sentences, what the scenario does not cover on this machine."""
+
+
+class RecordsLike(Protocol):
+    """A header and its runs, as :class:`pytest_chaos.evidence.records.Records` has them."""
+
+    @property
+    def header(self) -> SessionHeader:
+        """What all runs share."""
+
+    @property
+    def runs(self) -> Sequence[RunRecord]:
+        """The runs, in any order."""
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """Values seen, the most frequent first, at most :data:`VALUES_MAX`; ``distinct`` counts all that there were."""
+
+    values: tuple[tuple[str, int], ...] = ()
+    distinct: int = 0
+
+    @classmethod
+    def of(cls, values: Iterable[str]) -> Tally:
+        """Count the values."""
+        counts = Counter(values)
+        return cls(tuple(counts.most_common(VALUES_MAX)), len(counts))
+
+    @property
+    def omitted(self) -> int:
+        """How many distinct values are not named."""
+        return self.distinct - len(self.values)
+
+
+class Range(msgspec.Struct, frozen=True):
+    """What a number did over the runs."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, numbers: Iterable[float]) -> Range:
+        """Order the numbers; there must be one at least."""
+        ordered = sorted(numbers)
+        return cls(ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1])
+
+
+class FaultSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """How many faults of one kind were planned and how many are known to have fired, and how that is known."""
+
+    kind: str
+    planned: int
+    fired: int
+    receipts: Tally = Tally()
+    not_fired: Tally = Tally()
+
+
+class AssertionSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A key assertion over all runs: the values with which it held, and apart from them those with which it did not."""
+
+    name: str
+    seen: int
+    failed: int
+    observed: Tally
+    broken: Tally
+
+    @property
+    def holds(self) -> bool:
+        """Whether it held every time."""
+        return self.failed == 0
+
+
+class FailureSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Findings with one signature, hence one cause. ``runs`` counts the runs that had it; the lists are cut."""
+
+    signature: str
+    kind: str
+    checker: str
+    runs: int
+    texts: Tally
+    evidence: tuple[str, ...] = ()
+    reproduce: tuple[str, ...] = ()
+    reproduced: Tally = Tally()
+
+
+class CrashPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A named point of the target: how many runs knew of it, and how many faults fired at it."""
+
+    name: str
+    runs: int
+    fired: int
+
+
+class AgentUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What the processes of one name used: processor seconds in all, and the largest size and number of open files."""
+
+    name: str
+    processes: int
+    cpu_s: float
+    memory_bytes_max: int
+    open_files_max: int
+    exits: Tally
+
+
+class Measure(msgspec.Struct, frozen=True, kw_only=True):
+    """A number that runs noted: a saving, a rate, a duration. Its name ends with its unit."""
+
+    name: str
+    runs: int
+    total: float
+    range: Range
+
+
+class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the matrix says of one scenario. Durations are the sum over its runs, in seconds."""
+
+    scenario: Scenario
+    verdict: Verdict
+    tolerated: bool
+    runs: int
+    held: int
+    violated: int
+    inconclusive: int
+    pass_rate: float | None
+    pass_rate_min: float
+    pass_rate_lower: float | None
+    duration_s: float
+    faults: tuple[FaultSummary, ...] = ()
+    assertions: tuple[AssertionSummary, ...] = ()
+    failures: tuple[FailureSummary, ...] = ()
+    failures_omitted: int = 0
+    crash_points: tuple[CrashPoint, ...] = ()
+    agents: tuple[AgentUse, ...] = ()
+    measures: tuple[Measure, ...] = ()
+    limitations: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+    records: tuple[RunRecord, ...] = ()
+
+
+class MatrixSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole matrix: scenarios in the order of their ids, and the worst of their verdicts."""
+
+    header: SessionHeader
+    scenarios: tuple[ScenarioSummary, ...]
+    verdict: Verdict
+    tolerated: bool
+    runs: int
+    held: int
+    violated: int
+    inconclusive: int
+    pass_rate: float | None
+    duration_s: float
+
+
+def summarise(records: RecordsLike) -> MatrixSummary:
+    """Sum up all records, with the minimum pass rate that their header asks for."""
+    groups: dict[str, list[RunRecord]] = {}
+    for run in records.runs:
+        groups.setdefault(run.scenario.id, []).append(run)
+    scenarios = tuple(summarise_scenario(groups[name], records.header.pass_rate_min) for name in sorted(groups))
+    held, violated = sum(each.held for each in scenarios), sum(each.violated for each in scenarios)
+    return MatrixSummary(
+        header=records.header,
+        scenarios=scenarios,
+        verdict=Verdict.worst(each.verdict for each in scenarios),
+        tolerated=any(each.tolerated for each in scenarios),
+        runs=len(records.runs),
+        held=held,
+        violated=violated,
+        inconclusive=sum(each.inconclusive for each in scenarios),
+        pass_rate=held / (held + violated) if held + violated else None,
+        duration_s=sum(each.duration_s for each in scenarios),
+    )
+
+
+def summarise_scenario(runs: Sequence[RunRecord], pass_rate_min: float = 1.0) -> ScenarioSummary:
+    """Sum up the runs of one scenario; there must be one at least. The first says what the scenario is."""
+    ordered = tuple(sorted(runs, key=lambda run: (run.iteration, run.node_id, run.started)))
+    counts = Counter(run.verdict for run in ordered)
+    held, violated, inconclusive = counts[Verdict.HELD], counts[Verdict.VIOLATED], counts[Verdict.INCONCLUSIVE]
+    own_rates = [run.scenario.pass_rate_min for run in ordered if run.scenario.pass_rate_min is not None]
+    rate_min = max(own_rates, default=pass_rate_min)
+    verdict = judge(held, violated, inconclusive, rate_min)
+    conclusive = held + violated
+    failures = _failures(ordered)
+    return ScenarioSummary(
+        scenario=ordered[0].scenario,
+        verdict=verdict,
+        tolerated=verdict is Verdict.HELD and held < len(ordered),
+        runs=len(ordered),
+        held=held,
+        violated=violated,
+        inconclusive=inconclusive,
+        pass_rate=held / conclusive if conclusive else None,
+        pass_rate_min=rate_min,
+        pass_rate_lower=rate_lower_bound(held, conclusive) if conclusive else None,
+        duration_s=sum(run.duration_s for run in ordered),
+        faults=_faults(ordered),
+        assertions=_assertions(ordered),
+        failures=tuple(failures[:FAILURES_MAX]),
+        failures_omitted=max(0, len(failures) - FAILURES_MAX),
+        crash_points=_crash_points(ordered),
+        agents=_agents(ordered),
+        measures=_measures(ordered),
+        limitations=tuple(dict.fromkeys(text for run in ordered for text in _texts(run.notes.get(LIMITATIONS)))),
+        evidence=tuple(run.evidence for run in ordered if run.evidence),
+        records=ordered,
+    )
+
+
+def judge(held: int, violated: int, inconclusive: int, pass_rate_min: float) -> Verdict:
+    """Return the verdict of a campaign: see the module's text for the rule.
+
+    Shares are compared as quotients, not as ``1 - p``: 9/10 is 0.9 exactly, but 1/10 is more than 1
+    - 0.9.
+    """
+    conclusive = held + violated
+    if conclusive and held / conclusive < pass_rate_min:
+        return Verdict.VIOLATED
+    if not conclusive or conclusive / (conclusive + inconclusive) < pass_rate_min:
+        return Verdict.INCONCLUSIVE
+    return Verdict.HELD
+
+
+def _faults(runs: Iterable[RunRecord]) -> tuple[FaultSummary, ...]:
+    planned: Counter[str] = Counter()
+    fired: Counter[str] = Counter()
+    receipts: dict[str, list[str]] = {}
+    not_fired: dict[str, list[str]] = {}
+    for run in runs:
+        faults = run.plan.faults if run.plan else ()
+        planned.update(fault.kind for fault in faults)
+        seen: set[int] = set()
+        for receipt in run.receipts:
+            from_plan = receipt.fault is not None and receipt.fault < len(faults)
+            planned[receipt.kind] += not from_plan
+            (receipts if receipt.fired else not_fired).setdefault(receipt.kind, []).append(receipt.evidence)
+            fired[receipt.kind] += receipt.fired and not (from_plan and receipt.fault in seen)
+            if receipt.fired and receipt.fault is not None:
+                seen.add(receipt.fault)
+    return tuple(
+        FaultSummary(
+            kind=kind,
+            planned=planned[kind],
+            fired=fired[kind],
+            receipts=Tally.of(receipts.get(kind, ())),
+            not_fired=Tally.of(not_fired.get(kind, ())),
+        )
+        for kind in sorted(planned)
+    )
+
+
+def _assertions(runs: Iterable[RunRecord]) -> tuple[AssertionSummary, ...]:
+    groups: dict[str, list[tuple[str, bool]]] = {}
+    for run in runs:
+        for assertion in run.assertions:
+            groups.setdefault(assertion.name, []).append((assertion.observed, assertion.holds))
+    return tuple(
+        AssertionSummary(
+            name=name,
+            seen=len(seen),
+            failed=sum(not holds for _, holds in seen),
+            observed=Tally.of(observed for observed, holds in seen if holds),
+            broken=Tally.of(observed for observed, holds in seen if not holds),
+        )
+        for name, seen in groups.items()
+    )
+
+
+def _failures(runs: Iterable[RunRecord]) -> list[FailureSummary]:
+    """Group by signature, the most frequent first; violations before what only left a run undecided."""
+    groups: dict[tuple[str, str], list[tuple[RunRecord, Finding]]] = {}
+    for run in runs:
+        for finding in run.findings or _unexplained(run):
+            groups.setdefault((finding.signature, finding.kind), []).append((run, finding))
+    summaries = [_failure(cases) for cases in groups.values()]
+    return sorted(summaries, key=lambda failure: (failure.kind == "harness", -failure.runs, failure.signature))
+
+
+def _failure(cases: Sequence[tuple[RunRecord, Finding]]) -> FailureSummary:
+    runs, (_, first) = {id(run): run for run, _ in cases}.values(), cases[0]
+    return FailureSummary(
+        signature=first.signature,
+        kind=first.kind,
+        checker=first.checker,
+        runs=len(runs),
+        texts=Tally.of(finding.text for _, finding in cases),
+        evidence=tuple(dict.fromkeys(run.evidence for run in runs if run.evidence))[:FAILURES_MAX],
+        reproduce=tuple(dict.fromkeys(run.reproduce for run in runs if run.reproduce))[:FAILURES_MAX],
+        reproduced=Tally.of(str(run.notes[REPRODUCED]) for run in runs if REPRODUCED in run.notes),
+    )
+
+
+def _unexplained(run: RunRecord) -> tuple[Finding, ...]:
+    """Stand in for the findings of a run that did not hold and has none, so that it is not left out of the list."""
+    if run.verdict is Verdict.HELD:
+        return ()
+    failed = [f"{each.name}: {each.observed}" for each in run.assertions if not each.holds]
+    unfired = [f"{each.kind} did not fire: {each.evidence}" for each in run.receipts if not each.fired]
+    said = [line for line in run.failure.splitlines() if line.strip()]
+    text = "; ".join(failed or unfired or said[-1:]) or "the run left no text"
+    if run.verdict is Verdict.VIOLATED:
+        return (Finding(signature="test-failed", text=text),)
+    return (Finding(signature="fault-not-fired" if unfired else "run-undecided", text=text, kind="harness"),)
+
+
+def _crash_points(runs: Iterable[RunRecord]) -> tuple[CrashPoint, ...]:
+    known: Counter[str] = Counter()
+    fired: Counter[str] = Counter()
+    for run in runs:
+        known.update(dict.fromkeys(_texts(run.notes.get(CRASH_POINTS)), 1))
+        faults = run.plan.faults if run.plan else ()
+        for place in {each.fault for each in run.receipts if each.fired and each.fault is not None}:
+            if place < len(faults) and isinstance(when := faults[place].when, AtPoint):
+                fired[when.point] += 1
+    return tuple(CrashPoint(name=name, runs=known[name], fired=fired[name]) for name in known | fired)
+
+
+def _agents(runs: Iterable[RunRecord]) -> tuple[AgentUse, ...]:
+    groups: dict[str, AgentUse] = {}
+    exits: dict[str, list[str]] = {}
+    for agent in (agent for run in runs for agent in run.agents):
+        use = groups.get(agent.name)
+        exits.setdefault(agent.name, []).append(agent.exit_status)
+        groups[agent.name] = AgentUse(
+            name=agent.name,
+            processes=1 + (use.processes if use else 0),
+            cpu_s=agent.cpu_s + (use.cpu_s if use else 0.0),
+            memory_bytes_max=max(agent.memory_bytes_max, use.memory_bytes_max if use else 0),
+            open_files_max=max(agent.open_files_max, use.open_files_max if use else 0),
+            exits=Tally(),
+        )
+    return tuple(msgspec.structs.replace(use, exits=Tally.of(exits[name])) for name, use in groups.items())
+
+
+def _measures(runs: Iterable[RunRecord]) -> tuple[Measure, ...]:
+    groups: dict[str, list[float]] = {}
+    for run in runs:
+        for name, value in run.notes.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                groups.setdefault(name, []).append(value)
+    return tuple(
+        Measure(name=name, runs=len(values), total=sum(values), range=Range.of(values))
+        for name, values in groups.items()
+    )
+
+
+def _texts(value: Json) -> tuple[str, ...]:
+    """Read a note that should be a list of strings; anything else is somebody else's note."""
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list | tuple) else ()

@@ -1,0 +1,190 @@
+"""The history of a run: what its agents said, in one order, with intents paired to their acks.
+
+The source is the mark file: JSON lines that any process appends, each with one ``write``. The place
+of a line in that file is the only clock, so two agents are ordered without either of them telling
+the time. Our own writers begin every line with a newline as well as ending it with one: a line that
+a kill or a full disk tore cannot swallow the next.
+
+What cannot be read is kept as a :class:`TornLine`: a checker can then say that it does not know,
+and need not guess from a gap. An intent without an ack is *unknown*, never failed (Jepsen's
+``:info``): the operation may have happened.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from pytest_chaos.model.values import Key, Mark, MarkKind, Operation, Receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+_DECODER: Final = msgspec.json.Decoder(Mark)
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+class TornLine(msgspec.Struct, frozen=True):
+    """A line of the mark file that is no mark. ``order`` is the number of marks before it; ``reason`` says why not."""
+
+    order: int
+    content: bytes
+    reason: str = ""
+
+    @property
+    def text(self) -> str:
+        """The line as printable text; bytes that are not UTF-8 are escaped."""
+        return self.content.decode(errors="backslashreplace")
+
+
+class MarkParser:
+    """Reads a mark file while it grows: feed it whatever was appended, in pieces of any size.
+
+    ``count`` is the number of marks so far, and ``torn`` holds the lines that were none.
+    """
+
+    def __init__(self) -> None:
+        """Start at the beginning of a file."""
+        self.count = 0
+        self.torn: list[TornLine] = []
+        self._tail: list[bytes] = []
+
+    def feed(self, content: bytes) -> list[Mark]:
+        """Return the marks whose lines this piece completes; an unfinished line waits for the next piece."""
+        lines = content.split(b"\n")
+        if len(lines) > 1:
+            lines[0] = b"".join((*self._tail, lines[0]))
+            self._tail.clear()
+        self._tail.append(lines.pop())
+        return [mark for line in lines if line and (mark := self._parse(line)) is not None]
+
+    def finish(self) -> list[Mark]:
+        """Return the mark that lacks nothing but its newline, if there is one. Call it when nothing more can come."""
+        return self.feed(b"\n")
+
+    def _parse(self, line: bytes) -> Mark | None:
+        try:
+            mark = _DECODER.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if line.strip():
+                self.torn.append(TornLine(self.count, line, str(error)))
+            return None
+        # Nobody else holds this value yet, and a copy made only to set its place would double the
+        # time of a long file.
+        msgspec.structs.force_setattr(mark, "order", self.count)
+        self.count += 1
+        return mark
+
+
+class _Pairing(NamedTuple):
+    operations: tuple[Operation, ...]
+    strays: tuple[Mark, ...]
+
+
+_NO_PAIRING: Final = _Pairing((), ())
+
+
+@dataclass(frozen=True)
+class History:
+    """Everything that is known of a run: its marks in order, the receipts of its faults, and what could not be read.
+
+    A value: it never changes. Its indexes are built at the first question and kept. Marks made by
+    hand need their ``order`` for checkers that compare it; :meth:`from_lines` gives each mark its
+    own.
+    """
+
+    marks: tuple[Mark, ...]
+    receipts: tuple[Receipt, ...] = ()
+    torn: tuple[TornLine, ...] = ()
+
+    @classmethod
+    def from_lines(cls, content: bytes, *, receipts: Iterable[Receipt] = ()) -> History:
+        """Read a whole mark file. Never raises: what is no mark becomes a torn line."""
+        parser = MarkParser()
+        marks = [*parser.feed(content), *parser.finish()]
+        return cls(tuple(marks), tuple(receipts), tuple(parser.torn))
+
+    def to_lines(self) -> bytes:
+        """Return a mark file from which :meth:`from_lines` reads the same marks and torn lines again."""
+        torn_before = defaultdict(list)
+        for line in self.torn:
+            torn_before[line.order].append(line.content)
+        lines: list[bytes] = []
+        for place, mark in enumerate(self.marks):
+            lines += torn_before.pop(place, ())
+            lines.append(_ENCODER.encode(mark))
+        lines += itertools.chain.from_iterable(torn_before.values())
+        return b"".join(b"\n" + line + b"\n" for line in lines)
+
+    def to_json_lines(self) -> bytes:
+        """Return a file for programs in any language: a mark on each line, and no line that is none."""
+        return b"".join(_ENCODER.encode(mark) + b"\n" for mark in self.marks)
+
+    def select(
+        self, kind: MarkKind | str | None = None, operation: str | None = None, agent: str | None = None
+    ) -> tuple[Mark, ...]:
+        """Return the marks of this kind, operation and agent, in order; ``None`` stands for any."""
+        marks: Iterable[Mark] = self.marks if operation is None else self._by_operation.get(operation, ())
+        return tuple(
+            mark for mark in marks if (kind is None or mark.kind == kind) and (agent is None or mark.agent == agent)
+        )
+
+    def operations(self, operation: str, agent: str | None = None) -> tuple[Operation, ...]:
+        """Return every intent of this operation, in order, with its ack where there is one.
+
+        An ack belongs to the oldest open intent with the same agent, process and key. A restarted
+        agent is another process: it never acknowledges what the one before it was about to do.
+        """
+        pairs = self._pairings.get(operation, _NO_PAIRING).operations
+        return tuple(pair for pair in pairs if agent is None or pair.intent.agent == agent)
+
+    def acknowledged(self, operation: str, agent: str | None = None) -> tuple[Mark, ...]:
+        """Return the acks of this operation, in order; strays too, since somebody was told that it is done."""
+        return self.select(MarkKind.ACK, operation, agent)
+
+    def unknown(self, operation: str, agent: str | None = None) -> tuple[Mark, ...]:
+        """Return the intents that were never acknowledged: each may or may not have happened."""
+        return tuple(pair.intent for pair in self.operations(operation, agent) if pair.ack is None)
+
+    def strays(self, operation: str, agent: str | None = None) -> tuple[Mark, ...]:
+        """Return the acks of something that nobody was about to do: a target whose marks cannot be trusted."""
+        strays = self._pairings.get(operation, _NO_PAIRING).strays
+        return tuple(mark for mark in strays if agent is None or mark.agent == agent)
+
+    @cached_property
+    def _by_operation(self) -> Mapping[str, list[Mark]]:
+        index: defaultdict[str, list[Mark]] = defaultdict(list)
+        for mark in self.marks:
+            index[mark.operation].append(mark)
+        return dict(index)
+
+    @cached_property
+    def _pairings(self) -> Mapping[str, _Pairing]:
+        return {operation: _pair(marks) for operation, marks in self._by_operation.items()}
+
+
+def _pair(marks: Iterable[Mark]) -> _Pairing:
+    intents: list[Mark] = []
+    acks: dict[int, Mark] = {}
+    strays: list[Mark] = []
+    waiting: defaultdict[tuple[str, int, Key], deque[int]] = defaultdict(deque)
+    for mark in marks:
+        mine = waiting[mark.agent, mark.pid, mark.key]
+        if mark.kind is MarkKind.INTENT:
+            mine.append(len(intents))
+            intents.append(mark)
+        elif mark.kind is MarkKind.ACK and mine:
+            acks[mine.popleft()] = mark
+        elif mark.kind is MarkKind.ACK:
+            strays.append(mark)
+    return _Pairing(tuple(_operations(intents, acks)), tuple(strays))
+
+
+def _operations(intents: Iterable[Mark], acks: Mapping[int, Mark]) -> Iterator[Operation]:
+    for place, intent in enumerate(intents):
+        yield Operation(intent=intent, ack=acks.get(place))

@@ -1,0 +1,140 @@
+"""What a number of runs can and cannot prove about a pass rate: exact binomial arithmetic.
+
+Fifty clean runs of fifty do not show that a scenario always holds; they show, with 95 % confidence,
+that it holds at least 94.2 % of the time. The bounds are those of Clopper and Pearson ("The use of
+confidence or fiducial limits", Biometrika 26, 1934): exact, so never narrower than they claim, also
+near 0 and 1, where the normal approximation promises too much.
+
+They hold for runs that are independent and drawn alike: forty runs of one seed are one run,
+whatever they add up to.
+
+The packages that do this either pull in SciPy or use an approximation (Wilson's), so the few lines
+are here; SciPy, which is too heavy for a plugin, checks them in the tests.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+from pytest_chaos.errors import UsageError
+
+CONFIDENCE: Final = 0.95
+"""The confidence of every bound that is not asked for with another."""
+
+_HALVINGS_MAX: Final = 200
+_NEGLIGIBLE: Final = 1e-17
+
+
+class Interval(NamedTuple):
+    """Where a pass rate lies, both ends included."""
+
+    low: float
+    high: float
+
+
+def rate_lower_bound(held: int, runs: int, confidence: float = CONFIDENCE) -> float:
+    """Return the pass rate that ``held`` of ``runs`` shows at least: the one-sided lower bound, between 0 and 1.
+
+    Raises UsageError when the counts or the confidence make no sense.
+    """
+    _check(held, runs, confidence)
+    return _lower(held, runs, 1.0 - confidence)
+
+
+def rate_interval(held: int, runs: int, confidence: float = CONFIDENCE) -> Interval:
+    """Return the two-sided interval of the pass rate that ``held`` of ``runs`` shows.
+
+    Raises UsageError when the counts or the confidence make no sense.
+    """
+    _check(held, runs, confidence)
+    tail = (1.0 - confidence) / 2
+    return Interval(_lower(held, runs, tail), 1.0 - _lower(runs - held, runs, tail))
+
+
+def runs_needed(rate: float, confidence: float = CONFIDENCE, *, two_sided: bool = False) -> int:
+    """Return how many runs, all of them clean, are needed to claim a pass rate of at least ``rate``.
+
+    Raises UsageError for a rate that no number of runs can show (1.0), or that needs none.
+    """
+    if not 0.0 < rate < 1.0:
+        msg = f"the rate to claim must lie between 0 and 1, both excluded, not {rate}: give a share, such as 0.98"
+        raise UsageError(msg)
+    _check_confidence(confidence)
+    tail = (1.0 - confidence) / (2 if two_sided else 1)
+    estimate = max(1, math.floor(math.log(tail) / math.log(rate)) - 1)
+    while tail ** (1.0 / estimate) < rate:
+        estimate += 1
+    return estimate
+
+
+def gate_pass_probability(true_rate: float, runs: int, rate_min: float) -> float:
+    """Return how often a scenario that truly holds at ``true_rate`` passes a gate of ``rate_min`` over ``runs`` runs.
+
+    It is what a green campaign may hide: what fails one time in twenty passes 0.98 of 50 in 28 % of
+    campaigns. Raises UsageError when a rate is not between 0 and 1 or there are no runs.
+    """
+    for name, rate in (("true rate", true_rate), ("rate of the gate", rate_min)):
+        if not 0.0 <= rate <= 1.0:
+            msg = f"the {name} must lie between 0 and 1, not {rate}: give a share, such as 0.98"
+            raise UsageError(msg)
+    _check(0, runs, CONFIDENCE)
+    enough = next(held for held in range(math.ceil(rate_min * runs) - 1, runs + 1) if held / runs >= rate_min)
+    if enough <= true_rate * runs:
+        return 1.0 - _tail(runs - enough + 1, runs, 1.0 - true_rate)
+    return _tail(enough, runs, true_rate)
+
+
+def _lower(held: int, runs: int, tail: float) -> float:
+    """Find the rate at which ``held`` or more of ``runs`` would be seen with probability ``tail``."""
+    if held == 0:
+        return 0.0
+    if held == runs:
+        return float(tail ** (1.0 / runs))
+    low, high = 0.0, held / runs
+    for _ in range(_HALVINGS_MAX):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if _tail(held, runs, middle) < tail else (low, middle)
+    return low
+
+
+def _tail(held: int, runs: int, rate: float) -> float:
+    """Return the probability of ``held`` or more of ``runs``.
+
+    Exact and fast where ``held`` is not below the mean, which is where all callers ask: the terms
+    then fall from the first one on, so the sum ends after some standard deviations instead of after
+    ``runs`` terms.
+    """
+    if held <= 0:
+        return 1.0
+    if held > runs or rate <= 0.0:
+        return 0.0
+    if rate >= 1.0:
+        return 1.0
+    logarithm = math.lgamma(runs + 1) - math.lgamma(held + 1) - math.lgamma(runs - held + 1)
+    term = math.exp(logarithm + held * math.log(rate) + (runs - held) * math.log1p(-rate))
+    odds, total = rate / (1.0 - rate), 0.0
+    for count in range(held, runs + 1):
+        total += term
+        if term <= total * _NEGLIGIBLE:
+            break
+        term *= (runs - count) / (count + 1) * odds
+    return min(total, 1.0)
+
+
+def _check(held: int, runs: int, confidence: float) -> None:
+    if runs < 1:
+        msg = f"a pass rate needs at least one run that was conclusive, not {runs}"
+        raise UsageError(msg)
+    if not 0 <= held <= runs:
+        msg = f"the runs that held must be between 0 and the {runs} runs there were, not {held}"
+        raise UsageError(msg)
+    _check_confidence(confidence)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0.0 < confidence < 1.0:
+        msg = f"the confidence must lie between 0 and 1, both excluded, not {confidence}: give a share, such as 0.95"
+        raise UsageError(msg)

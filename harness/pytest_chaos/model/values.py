@@ -1,0 +1,251 @@
+"""The values that travel between the rooms: frozen, typed, and JSON in and out.
+
+Everything here is plain data. A value is built once, checked when it is built or decoded, and never
+changed; whoever needs a variant makes another with ``msgspec.structs.replace``. Words are those of
+the glossary (``design.md``, 4).
+
+Verdicts compose as in Jepsen (false > unknown > true): the worst one wins, and what could not be
+judged is never a pass.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+RECORD_FORMAT: Final = 1
+"""Version of a run record; raised when a field changes its meaning."""
+
+Json: TypeAlias = Any
+"""A value that JSON can hold."""
+
+Key: TypeAlias = str | int | None
+"""What an operation was about: a checkpoint's number, an order's id; ``None`` for nothing in particular."""
+
+
+class Verdict(enum.StrEnum):
+    """What a run, a scenario or a whole matrix amounts to."""
+
+    HELD = "HELD"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    VIOLATED = "VIOLATED"
+
+    @staticmethod
+    def worst(verdicts: Iterable[Verdict]) -> Verdict:
+        """Return the worst of the verdicts; of none at all, INCONCLUSIVE, since nothing was seen."""
+        return max(verdicts, key=_SEVERITY.__getitem__, default=Verdict.INCONCLUSIVE)
+
+
+_SEVERITY: Final = {Verdict.HELD: 0, Verdict.INCONCLUSIVE: 1, Verdict.VIOLATED: 2}
+
+
+class MarkKind(enum.StrEnum):
+    """What an agent says with a mark."""
+
+    INTENT = "intent"
+    """It is about to do the operation."""
+    ACK = "ack"
+    """The operation is done, as far as the agent was told."""
+    NOTE = "note"
+    """A fact about the agent: its pragmas, the crash points it passed."""
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """One line that an agent wrote. ``order`` is its place in the run's mark file, the only clock there is."""
+
+    kind: MarkKind
+    operation: str
+    key: Key = None
+    value: Json = None
+    agent: str = ""
+    pid: int = 0
+    order: int = -1
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """An intent paired with its ack. Without an ack the outcome is unknown: it may or may not have happened."""
+
+    intent: Mark
+    ack: Mark | None = None
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether the agent was told that the operation is done."""
+        return self.ack is not None
+
+
+class Now(msgspec.Struct, frozen=True, kw_only=True, tag="now", tag_field="when"):
+    """At once: as soon as the agent runs, or at the moment the test asks for it."""
+
+
+class AfterMark(msgspec.Struct, frozen=True, kw_only=True, tag="after_mark", tag_field="when"):
+    """Right after the agent wrote its ``count``-th mark of this kind and operation (counted from 1)."""
+
+    kind: MarkKind
+    operation: str
+    count: int = 1
+
+
+class AtPoint(msgspec.Struct, frozen=True, kw_only=True, tag="at_point", tag_field="when"):
+    """At the ``occurrence``-th time (from 1) that the agent passes a named crash point: an audit event of that name."""
+
+    point: str
+    occurrence: int = 1
+
+
+class AtMoment(msgspec.Struct, frozen=True, kw_only=True, tag="at_moment", tag_field="when"):
+    """``delay_s`` seconds after a mark, or after the agent started where ``after`` is ``None``."""
+
+    delay_s: float
+    after: AfterMark | None = None
+
+
+class AtDelivery(msgspec.Struct, frozen=True, kw_only=True, tag="at_delivery", tag_field="when"):
+    """At the ``number``-th delivery (from 1) that a courier is given, and those after it, ``count`` in all.
+
+    With None for ``count``, all after it. With a ``path``, requests whose path begins so are
+    counted, and no others.
+    """
+
+    number: int = 1
+    count: int | None = 1
+    path: str = ""
+
+
+When: TypeAlias = Now | AfterMark | AtPoint | AtMoment | AtDelivery
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """One fault of a plan: what is done to which agent, and when. ``kind`` names an entry of the fault registry."""
+
+    kind: str
+    agent: str
+    when: When = msgspec.field(default_factory=Now)
+    parameters: dict[str, Json] = {}
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a fault after the run. ``fired`` only when it was seen to happen, and ``evidence`` says how.
+
+    ``fault`` is the fault's place in the plan, or ``None`` for one that the test fired by hand;
+    ``order`` is the number of marks that had been written when it was seen, ``None`` if it never
+    fired.
+    """
+
+    kind: str
+    agent: str
+    when: str
+    fired: bool
+    evidence: str
+    fault: int | None = None
+    order: int | None = None
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything random about a run, fixed before it starts. The same seed gives the same plan on any machine."""
+
+    seed: str
+    scenario: str
+    iteration: int = 0
+    faults: tuple[Fault, ...] = ()
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """What must survive what. ``id`` is a two-digit number and a slug (``01-kill-9``), or any slug.
+
+    ``pass_rate_min`` is the scenario's own, in place of the session's.
+    """
+
+    id: str
+    title: str
+    why: str = ""
+    steps: tuple[str, ...] = ()
+    pass_rate_min: float | None = None
+
+
+FindingKind: TypeAlias = Literal["safety", "liveness", "clean-run", "harness"]
+"""Something wrong happened; nothing happened in time; it was so without faults; the harness is at fault."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """Something a checker has to say. Findings with one ``signature`` have one cause; ``text`` has the particulars."""
+
+    signature: str
+    text: str
+    kind: FindingKind = "safety"
+    checker: str = ""
+    orders: tuple[int, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """A finding about the harness itself leaves the run undecided; every other one is a violation."""
+        return Verdict.INCONCLUSIVE if self.kind == "harness" else Verdict.VIOLATED
+
+
+class Assertion(msgspec.Struct, frozen=True, kw_only=True):
+    """A key assertion of a run with the value that was seen."""
+
+    name: str
+    observed: str
+    holds: bool
+
+
+class AgentSummary(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
+    """What became of one real process. Sizes in bytes, times in seconds; ``exit_status`` reads like ``signal 9``."""
+
+    name: str
+    target: str
+    pid: int
+    exit_status: str
+    duration_s: float = 0.0
+    cpu_s: float = 0.0
+    memory_bytes_max: int = 0
+    open_files_max: int = 0
+    output_bytes: int = 0
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the matrix needs to know of one run; one line of ``records.jsonl``.
+
+    ``run_id`` is unique within a session and names the evidence folder. ``started`` is UTC in ISO
+    8601. ``evidence`` is the path of the pack relative to the session's folder, or empty for a run
+    that left none.
+    """
+
+    scenario: Scenario
+    node_id: str
+    run_id: str
+    seed: str
+    verdict: Verdict
+    iteration: int = 0
+    plan: Plan | None = None
+    receipts: tuple[Receipt, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    assertions: tuple[Assertion, ...] = ()
+    agents: tuple[AgentSummary, ...] = ()
+    notes: dict[str, Json] = {}
+    started: str = ""
+    duration_s: float = 0.0
+    failure: str = ""
+    evidence: str = ""
+    reproduce: str = ""
+    worker: str = ""
+    format: int = RECORD_FORMAT
+
+
+class SessionHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """What all records of a session share: the first line of ``records.jsonl``. ``started`` is UTC in ISO 8601."""
+
+    session: str
+    seed: str
+    started: str
+    iterations: int = 1
+    pass_rate_min: float = 1.0
+    versions: dict[str, str] = {}
+    command: str = ""
+    format: int = RECORD_FORMAT

@@ -1,0 +1,195 @@
+"""The pytest plugin: options, markers, the fixtures ``chaos`` and ``explore``, and a verdict after each test function.
+
+Inert until a test is a chaos run: nothing is started, written or printed before, and what is needed
+then is imported then. Verdicts are made right after the test function, so that a violated run is a
+failed test like any other; the evidence is packed when pytest has put the failure into words.
+
+Here are the hooks of one test. Those about collection are in ``selection``, those about reports and
+the end of the session in ``results``; both are registered when pytest is configured.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from pytest_chaos.plugin.results import Results
+from pytest_chaos.plugin.runs import RUN, Inconclusive, Runs, raise_unless_held
+from pytest_chaos.plugin.selection import Selection, is_deep
+from pytest_chaos.plugin.session import OPTIONS, WORKER_INPUT, ChaosSession
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from pytest_chaos.plugin.explore_fixture import Explore
+    from pytest_chaos.runtime.run import Run
+
+_CALLED: Final = pytest.StashKey[bool]()
+_SESSION: Final = pytest.StashKey[ChaosSession]()
+_RUNS: Final = pytest.StashKey[Runs]()
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Let other plugins hear of what happens here."""
+    from pytest_chaos.plugin import hookspecs  # see the module's docstring; so for all imports below
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options, each also as ini value and environment variable."""
+    from pytest_chaos.plugin.settings import FLAGS, OPTIONS
+
+    group = parser.getgroup("chaos", "chaos: crashes, pauses and races against real processes")
+    for option in OPTIONS:
+        group.addoption(option.flag, dest=option.name, metavar=option.metavar, default=None, help=option.help)
+        parser.addini(
+            option.name, f"{option.help} Also {option.variable} in the environment.", type="string", default=""
+        )
+    for flag in FLAGS:
+        group.addoption(flag.flag, dest=flag.name, help=flag.help, **flag.arguments)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers, and look at the options now if any was given: a mistake is told before anything runs."""
+    _refuse_a_lost_root(config)
+    config.addinivalue_line(
+        "markers", "chaos(id, title, why, steps, min_pass_rate): a scenario: what must survive what."
+    )
+    config.addinivalue_line("markers", "chaos_deep: a thorough variant of a scenario; campaigns leave it out.")
+    config.stash[_SESSION] = session = ChaosSession(config)
+    config.stash[_RUNS] = runs = Runs(session)
+    config.pluginmanager.register(Selection(session), "chaos-selection")
+    config.pluginmanager.register(Results(session, runs), "chaos-results")
+    if any(config.getoption(f"chaos_{name}") is not None for name in OPTIONS) or config.getoption("chaos_replay"):
+        _ = session.settings
+    if config.getoption("chaos_list_json"):
+        config.option.collectonly = True
+
+
+def _refuse_a_lost_root(config: pytest.Config) -> None:
+    """Raise UsageError where pytest has taken an option's value for tests, and so its configuration from elsewhere.
+
+    It looks for the root folder and its ini file before it knows the options of plugins. So the
+    path in ``--option PATH``, if it exists, counts as an argument then, and settings and markers of
+    the project are silently not there.
+    """
+    from pytest_chaos.plugin.settings import FLAGS, OPTIONS
+
+    flags = {option.flag for option in OPTIONS} | {flag.flag for flag in FLAGS if "metavar" in flag.arguments}
+    here = config.invocation_params.dir
+    words = [str(word) for word in config.invocation_params.args]
+    if config.inipath is not None and here.is_relative_to(config.inipath.parent):
+        return
+    for flag, value in itertools.pairwise(words):
+        path = here / value
+        if flag in flags and path.exists() and not path.is_relative_to(here):
+            message = (
+                f"Expected {flag}={value} but got two words; pytest has taken the second for tests, and looked for its "
+                "configuration there. Write it with '='."
+            )
+            raise pytest.UsageError(message)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give each xdist worker the seed, the session's name, and whom its guardian has to watch as well."""
+    node.workerinput[WORKER_INPUT] = node.config.stash[_SESSION].for_worker()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make one test item of each iteration, so that xdist spreads them; its name stands before other parameters."""
+    if "_chaos_iteration" not in metafunc.fixturenames or is_deep(metafunc.definition):
+        return
+    iterations = metafunc.config.stash[_SESSION].settings.iterations
+    if iterations > 1 and metafunc.config.getoption("chaos_replay") is None:
+        width = len(str(iterations))
+        names = [f"run-{number:0{width}d}" for number in range(1, iterations + 1)]
+        metafunc.parametrize("_chaos_iteration", range(iterations), indirect=True, ids=names)
+
+
+@pytest.fixture
+def _chaos_iteration(request: pytest.FixtureRequest) -> int:
+    iteration = getattr(request, "param", None)
+    return request.config.stash[_SESSION].first_iteration if iteration is None else int(iteration)
+
+
+@pytest.fixture
+def chaos(request: pytest.FixtureRequest, _chaos_iteration: int) -> Iterator[Run]:
+    """Give a run of a scenario: start real processes, plan and fire faults, say what is expected."""
+    runs = request.config.stash[_RUNS]
+    run = runs.start(request.node, _chaos_iteration)
+    request.node.stash[RUN] = run
+    yield run
+    runs.finish(run)
+
+
+@pytest.fixture
+def explore(chaos: Run) -> Explore:
+    """Give the means to explore a target within a run: every crash point, every power-loss state, every I/O error."""
+    from pytest_chaos.plugin.explore_fixture import Explore
+
+    return Explore(chaos)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Judge the run as soon as the test function is done: a run that did not hold is a failed test."""
+    try:
+        _check_run_possible(item)
+        result = yield
+    except BaseException as error:
+        if (run := item.stash.get(RUN, None)) is not None and not isinstance(error, pytest.skip.Exception):
+            run.conclude(error)
+        raise
+    finally:
+        item.stash[_CALLED] = True
+    if (run := item.stash.get(RUN, None)) is not None:
+        raise_unless_held(run.conclude())
+    elif item.get_closest_marker("chaos") is not None:
+        msg = "the test is marked chaos and made no run, so it proves nothing: let it take the fixture chaos"
+        raise Inconclusive(msg, pytrace=False)
+    return result
+
+
+def _check_run_possible(item: pytest.Item) -> None:
+    """Say of a scenario in a unittest class why it has no run, before Python says something about arguments."""
+    unittest = sys.modules.get("unittest")
+    if unittest is None or not issubclass(getattr(item, "cls", None) or object, unittest.TestCase):
+        return
+    if item.get_closest_marker("chaos") is not None and item.stash.get(RUN, None) is None:
+        msg = (
+            "a method of a unittest.TestCase cannot take the fixture chaos: make the scenario a function, or a method "
+            "of a class that is no TestCase"
+        )
+        raise Inconclusive(msg, pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put the run's record into the report of its test, and its evidence into a pack if it did not hold."""
+    report = yield
+    runs = item.config.stash.get(_RUNS, None)
+    if runs is None:
+        return report
+    if call.when == "call" and not item.stash.get(_CALLED, False):
+        _note_subtest(item, call)
+    elif call.when == "call" or (call.when == "setup" and report.failed):
+        runs.report(item, call, report)
+    return report
+
+
+def _note_subtest(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Take what a subtest failed by for a finding: its report comes while the run goes on."""
+    error = call.excinfo.value if call.excinfo is not None else None
+    if (run := item.stash.get(RUN, None)) is None or error is None or isinstance(error, pytest.skip.Exception):
+        return
+    from pytest_chaos.model import verdict
+
+    run.check([verdict.of_error(error)])

@@ -1,0 +1,171 @@
+"""The results of a session: records as they come, the reports at its end, the exit code, and the last words.
+
+Only the controller, or one alone, has them; under xdist each record travels in the report of its
+test.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from pytest_chaos.plugin.runs import RECORD
+from pytest_chaos.plugin.selection import WORKER_OUTPUT
+from pytest_chaos.plugin.session import shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_chaos.evidence.records import SessionFolder
+    from pytest_chaos.model.values import RunRecord
+    from pytest_chaos.plugin.runs import Runs
+    from pytest_chaos.plugin.session import ChaosSession
+
+_CRASH_TIMEOUT_S: Final = 15.0
+
+
+class Results:
+    """The hooks about reports and the end."""
+
+    def __init__(self, session: ChaosSession, runs: Runs) -> None:
+        """Collect for this session; the end of it is the end of its runs."""
+        self._session = session
+        self._runs = runs
+        self._folder: SessionFolder | None = None
+        self._records: list[RunRecord] = []
+        self._expected: list[RunRecord] = []
+        self._problems: list[str] = []
+        self._mistakes: list[str] = []
+        self._other_failures = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write each record as soon as it is known, in the one process that has them all."""
+        if self._session.is_worker:
+            return
+        text = getattr(report, RECORD, None)
+        if text is None:
+            self._other_failures += report.failed
+            return
+        import msgspec
+
+        from pytest_chaos.model.values import RunRecord, Verdict
+
+        record = msgspec.json.decode(text, type=RunRecord)
+        self._other_failures += report.failed and record.verdict is Verdict.HELD  # by xfail(strict=True), say
+        if hasattr(report, "wasxfail") and record.verdict is not Verdict.HELD:
+            self._expected.append(record)
+        self._add_record(record)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A module that cannot be collected is a failure that no pass rate forgives."""
+        self._other_failures += report.failed
+
+    def _add_record(self, record: RunRecord) -> None:
+        from pytest_chaos.errors import ResultsError
+        from pytest_chaos.evidence.records import SessionFolder
+
+        self._records.append(record)
+        try:
+            if self._folder is None:
+                self._folder = SessionFolder(self._session.settings.results, self._session.name)
+                self._folder.create(self._session.header)
+            self._folder.append(record)
+        except ResultsError as error:
+            if str(error) not in self._problems:
+                self._problems.append(str(error))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Hear of a mistake in a marker or an option that only the workers, which collect, could see."""
+        mistake = getattr(node, "workeroutput", {}).get(WORKER_OUTPUT)
+        if mistake is not None and mistake not in self._mistakes:
+            self._mistakes.append(mistake)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """A worker died: its guardian cleans up and saves the evidence; the run is in the records all the same."""
+        import msgspec
+
+        from pytest_chaos.runtime.scratch import record_of
+
+        for pack in self._packs_of_crashed(crashitem):
+            record = record_of(pack, report.longreprtext)
+            setattr(report, RECORD, msgspec.json.encode(record).decode())
+
+    def _packs_of_crashed(self, node_id: str) -> list[Path]:
+        """Return the evidence of a run that died with its worker, waiting for the guardian as long as it is at it."""
+        import time
+
+        from pytest_chaos.plugin import selection as scenarios
+        from pytest_chaos.runtime import scratch
+
+        known = {record.run_id for record in self._records}
+        is_campaign = self._session.settings.iterations > 1 and self._session.replayed is None
+        base = scenarios.without_iteration(node_id) if is_campaign else node_id
+        prefix = scenarios.run_id(base, 0).rpartition("-")[0]
+        deadline_s = time.monotonic() + _CRASH_TIMEOUT_S
+        while True:
+            waiting = base in scratch.runs_under_way(self._session.settings.scratch, self._session.folder)
+            packs = (self._session.folder / "evidence").glob(f"{prefix}-*")
+            found = [pack for pack in sorted(packs) if pack.name not in known]
+            if found or not waiting or time.monotonic() > deadline_s:
+                return found[:1]
+            time.sleep(0.01)
+
+    def pytest_report_teststatus(self, report: pytest.CollectReport | pytest.TestReport) -> Any:
+        """Show an inconclusive run as what it is: not a pass, and no verdict against the target either."""
+        text = getattr(report, RECORD, None)
+        if text is not None and report.failed and json.loads(text)["verdict"] == "INCONCLUSIVE":
+            return "inconclusive", "I", ("INCONCLUSIVE", {"yellow": True})
+        return None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """End the guardian; let the reports be made; and let the pass rates decide over the exit code."""
+        self._runs.close()
+        if self._mistakes:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+        if self._session.is_worker or not self._records:
+            return
+        from pytest_chaos.evidence.records import Records
+        from pytest_chaos.model import campaign
+        from pytest_chaos.model.values import Verdict
+
+        records = Records(self._session.header, tuple(self._records))
+        unexpected = [record for record in self._records if record not in self._expected]
+        verdict = (
+            campaign.summarise(Records(self._session.header, tuple(unexpected))).verdict if unexpected else Verdict.HELD
+        )
+        forgivable = not self._other_failures and not session.shouldfail  # with -x the campaign was not run to its end
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and forgivable and verdict is Verdict.HELD:
+            session.exitstatus = pytest.ExitCode.OK
+        elif exitstatus == pytest.ExitCode.OK and (verdict is not Verdict.HELD or self._problems):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self._folder is not None and not self._problems:
+            self._session.config.hook.pytest_chaos_session_finished(
+                session_folder=self._folder.path,
+                records=records,
+                formats=self._session.settings.formats,
+                config=self._session.config,
+            )
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Name every run that came to no answer, and for each that did not hold the line that repeats it."""
+        for problem in (*self._mistakes, *self._problems):
+            terminalreporter.write_line(f"chaos: {problem}", red=True)
+        unclear = terminalreporter.getreports("inconclusive")
+        if unclear and terminalreporter.config.option.tbstyle != "no":
+            terminalreporter.write_sep("=", "chaos: INCONCLUSIVE", yellow=True)
+            for report in unclear:
+                terminalreporter.write_sep("_", report.head_line or report.nodeid)
+                terminalreporter.write_line(report.longreprtext)
+        if self._records and terminalreporter.config.getoption("verbose") >= 0:
+            folder = shown(self._session.folder, self._session.config)
+            terminalreporter.write_line(f"chaos: seed {self._session.settings.seed}; results in {folder}")
+        failed = [record for record in self._records if record.verdict != "HELD"]
+        if failed:
+            terminalreporter.write_sep("=", "chaos: reproduce")
+            for record in failed:
+                terminalreporter.write_line(f"{record.verdict} {record.node_id}: {record.reproduce or 'run it again'}")

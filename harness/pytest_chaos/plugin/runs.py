@@ -1,0 +1,266 @@
+"""How a run that did not hold fails its test: by words of its own, and without a traceback of ours.
+
+The runs of a session: made before a test, packed as evidence when it failed, and put into the
+report of the test.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from _pytest.outcomes import Failed  # pytest.fail.Exception, by the name under which it can be a base class
+
+from pytest_chaos.plugin.selection import base_of, is_chaos, scenario_of
+from pytest_chaos.plugin.session import command_line, shown, versions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from pytest_chaos.model.values import RunRecord
+    from pytest_chaos.plugin.session import ChaosSession
+    from pytest_chaos.runtime.agent import GuardianClient
+    from pytest_chaos.runtime.journal import RunHeader
+    from pytest_chaos.runtime.run import Run
+
+
+class Violated(Failed):
+    """A run was VIOLATED though the test's own code raised nothing."""
+
+
+class Inconclusive(Failed):
+    """A run came to no answer: a fault did not fire, nothing was asserted, or the harness itself failed."""
+
+
+def raise_unless_held(record: RunRecord) -> None:
+    """Raise Violated or Inconclusive, with the reason, for a run that is one."""
+    from pytest_chaos.model.values import Verdict
+    from pytest_chaos.runtime.run import reason
+
+    if record.verdict is Verdict.VIOLATED:
+        raise Violated(reason(record), pytrace=False)
+    if record.verdict is Verdict.INCONCLUSIVE:
+        raise Inconclusive(reason(record), pytrace=False)
+
+
+RUN: Final = pytest.StashKey["Run"]()
+"""Where a test has its run."""
+
+RECORD: Final = "chaos_record"
+"""The attribute of a report in which a record travels to whoever writes it."""
+
+
+class Runs:
+    """What this process runs. All of its agents have one guardian, all of its files one scratch folder."""
+
+    def __init__(self, session: ChaosSession) -> None:
+        """Prepare; nothing is started or written before the first run."""
+        self._session = session
+        self._client: GuardianClient | None = None
+        self._scratch: Path | None = None
+        self._confirmed: dict[tuple[str, frozenset[str]], str] = {}
+
+    def start(self, item: pytest.Item, iteration: int) -> Run:
+        """Make the run of a test: its journal and its header, before anything else happens."""
+        from pytest_chaos.errors import UsageError
+        from pytest_chaos.runtime.journal import Journal
+        from pytest_chaos.runtime.run import Run
+
+        header = self._run_header(item, iteration)
+        replayed = self._session.replayed.plan if self._session.replayed is not None else None
+        try:
+            journal = Journal(self._scratch_folder() / f"{header.run_id}-{secrets.token_hex(2)}")
+            return Run(journal, header, self._connect, replay=replayed)
+        except UsageError as error:
+            raise Inconclusive(str(error), pytrace=False) from None
+        except OSError as error:
+            folder = self._session.settings.scratch
+            msg = f"the scratch folder {folder} cannot be written ({error.strerror}): give another, --chaos-scratch=DIR"
+            raise Inconclusive(msg, pytrace=False) from None
+
+    def _run_header(self, item: pytest.Item, iteration: int) -> RunHeader:
+        import datetime
+
+        from pytest_chaos.plugin import selection as scenarios
+        from pytest_chaos.runtime.journal import RunHeader
+
+        base = base_of(item)
+        name = self._free_name(scenarios.run_id(base, iteration))
+        return RunHeader(
+            run_id=name,
+            node_id=base,
+            scenario=scenario_of(item),
+            seed=self._session.settings.seed,
+            session_folder=str(self._session.folder),
+            iteration=iteration,
+            started=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+            command=command_line(),
+            reproduce=self._reproduce(name),
+            root=str(self._session.config.rootpath),
+            versions=versions(),
+            controller_pid=os.getpid(),
+            worker=os.environ.get("PYTEST_XDIST_WORKER", ""),
+        )
+
+    def _reproduce(self, name: str) -> str:
+        """Return the line that repeats a run, with what the project's own options add to it."""
+        import shlex
+
+        own = self._own_arguments()
+        words = ["chaos", "replay", shown(self._session.folder / "evidence" / name, self._session.config)]
+        return shlex.join([*words, "--", *own] if own else words)
+
+    def _free_name(self, name: str) -> str:
+        """Return the name, numbered if this session has evidence of that name already (a test that was run again)."""
+        evidence = self._session.folder / "evidence"
+        candidates = (name, *(f"{name}-again-{number}" for number in range(2, 1000)))
+        return next(candidate for candidate in candidates if not (evidence / candidate).exists())
+
+    def finish(self, run: Run) -> None:
+        """Remove what a run left in the scratch folder; its evidence, if any, is packed by now."""
+        run.conclude()
+        run.remove()
+
+    def report(self, item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+        """Finish a run's record now that pytest has put its failure into words; pack the evidence unless it held."""
+        run = item.stash.get(RUN, None)  # also of a test that asked for the fixture only while it ran
+        is_expected = hasattr(report, "wasxfail")
+        if (report.skipped and not is_expected) or (run is None and not is_chaos(item)):
+            return
+        error = call.excinfo.value if call.excinfo is not None else None
+        if run is not None:
+            record = run.conclude(error)
+        elif report.failed or is_expected:
+            record = self._record_without_run(item, error)
+        else:
+            return
+        record = self._pack(item, run, record, report)
+        import msgspec
+
+        for properties in (item.user_properties, report.user_properties):  # JUnit has the item's, at its very end
+            properties.append(("chaos_verdict", str(record.verdict)))
+        setattr(report, RECORD, msgspec.json.encode(record).decode())
+
+    def _record_without_run(self, item: pytest.Item, error: BaseException | None) -> RunRecord:
+        """A scenario whose run could not even begin is in the matrix all the same."""
+        from pytest_chaos.model import verdict
+        from pytest_chaos.model.values import RunRecord
+
+        header = self._run_header(item, 0)
+        findings = (verdict.of_error(error),) if error is not None else ()
+        return RunRecord(
+            scenario=header.scenario,
+            node_id=header.node_id,
+            run_id=header.run_id,
+            seed=header.seed,
+            verdict=verdict.of_run([*findings, verdict.NOTHING_ASSERTED]),
+            findings=findings,
+            started=header.started,
+            worker=header.worker,
+        )
+
+    def _stop_time_limit(self, item: pytest.Item) -> None:
+        """Let pytest-timeout, where it is there, end its clock: saving and replaying a failure is not the test's time.
+
+        It does so by itself for every failure, only later; between now and then it would end the
+        session.
+        """
+        if (stop := getattr(self._session.config.hook, "pytest_timeout_cancel_timer", None)) is not None:
+            stop(item=item)
+
+    def _pack(self, item: pytest.Item, run: Run | None, record: RunRecord, report: pytest.TestReport) -> RunRecord:
+        import msgspec
+
+        from pytest_chaos.model import campaign, verdict
+        from pytest_chaos.model.values import Verdict
+
+        if record.verdict is Verdict.HELD:
+            return record
+        self._stop_time_limit(item)
+        failure = verdict.encodable(report.longreprtext)
+        record = msgspec.structs.replace(record, failure=failure[-4000:])
+        if run is None:
+            return record
+        record = run.pack(record, failure, self._session.folder / "evidence", queries=self._evidence_queries())
+        if record.evidence:
+            record = self._confirm(record)
+        lines = [f"seed {record.seed}; reproduce: {record.reproduce}"]
+        if campaign.REPRODUCED in record.notes:
+            lines.append(f"reproduced: {record.notes[campaign.REPRODUCED]}")
+        if record.evidence:
+            lines.append(f"evidence: {shown(self._session.folder / record.evidence, self._session.config)}")
+        lines += [f"evidence is incomplete: {text}" for text in record.notes.get("evidence_problems", ())]
+        report.sections.append(("chaos", "\n".join(lines)))
+        return record
+
+    def _confirm(self, record: RunRecord) -> RunRecord:
+        """Replay a violation, once for all runs of a scenario that have the same findings."""
+        import msgspec
+
+        from pytest_chaos.evidence import replay as confirm
+        from pytest_chaos.model import campaign
+        from pytest_chaos.model.values import Verdict
+
+        is_wanted = self._session.settings.replays > 0 and self._session.replayed is None
+        if record.verdict is not Verdict.VIOLATED or not is_wanted:
+            return record
+        key = (record.scenario.id, confirm.signatures(record))
+        if key not in self._confirmed:
+            pack = self._session.folder / record.evidence
+            folder = self._scratch_folder() / f"confirm-{record.run_id}"
+            confirmation = confirm.confirm(
+                record,
+                pack,
+                root=self._session.config.rootpath,
+                folder=folder,
+                arguments=self._own_arguments(),
+                replays=self._session.settings.replays,
+            )
+            self._confirmed[key] = str(confirmation)
+        notes = {**record.notes, campaign.REPRODUCED: self._confirmed[key]}
+        return msgspec.structs.replace(record, notes=notes)
+
+    def _own_arguments(self) -> list[str]:
+        config = self._session.config
+        answers: list[list[str]] = config.hook.pytest_chaos_replay_arguments(config=config)
+        return [argument for answer in answers for argument in answer]
+
+    def _evidence_queries(self) -> dict[str, str]:
+        config = self._session.config
+        asked: list[Mapping[str, str]] = config.hook.pytest_chaos_evidence_queries(config=config)
+        return {name: sql for answer in reversed(asked) for name, sql in answer.items()}
+
+    def _scratch_folder(self) -> Path:
+        if self._scratch is None:
+            from pytest_chaos.runtime import scratch
+
+            scratch.sweep(self._session.settings.scratch)
+            self._scratch = scratch.create(self._session.settings.scratch)
+        return self._scratch
+
+    def _connect(self) -> GuardianClient:
+        """Return the guardian of this process's agents, started at the first need and again if it was killed."""
+        if self._client is not None:
+            self._client.pump()  # hears of its end, if that was between two runs
+        if self._client is None or not self._client.alive:
+            from pytest_chaos.runtime import processes as tree
+            from pytest_chaos.runtime import scratch
+            from pytest_chaos.runtime.agent import GuardianClient
+
+            watch = tree.read(self._session.given["watch"][0]) if self._session.given.get("watch") else None
+            self._client = GuardianClient(self._scratch_folder(), watch=watch)
+            if (guardian := tree.read(self._client.pid)) is not None:
+                scratch.claim(self._scratch_folder(), guardian)
+        return self._client
+
+    def close(self) -> None:
+        """End the guardian, and remove the scratch folder."""
+        if self._client is not None:
+            self._client.close()
+        if self._scratch is not None:
+            from pytest_chaos.runtime import scratch
+
+            scratch.remove(self._scratch)

@@ -1,0 +1,233 @@
+"""Which scenario a test belongs to, and how its runs are named.
+
+Several tests may be runs of one scenario: they carry the same marker (``pytestmark`` of a module).
+A test that uses the fixture ``chaos`` without a marker is a scenario of its own, named after its
+module and function.
+
+Tests as chaos sees them: whether one is a run of a scenario, of which, and what it is called
+without iterations.
+
+Which of the collected tests are run: what the options ask for, and what a campaign leaves out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from pytest_chaos.errors import UsageError
+from pytest_chaos.model.values import Scenario
+from pytest_chaos.plugin.session import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_chaos.plugin.session import ChaosSession
+
+ITERATION_PREFIX: Final = "run-"
+_ITERATION: Final = re.compile(rf"^{ITERATION_PREFIX}\d+(?:-|$)|-{ITERATION_PREFIX}\d+(?=-|$)")
+_ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
+_SLUG_CHARACTERS_MAX: Final = 60
+_ARGUMENTS: Final = {"id", "title", "why", "steps", "min_pass_rate"}
+
+
+def from_marker(
+    arguments: tuple[object, ...], keywords: Mapping[str, Any], *, fallback: str, docstring: str
+) -> Scenario:
+    """Build the scenario that a ``chaos`` marker describes.
+
+    What the marker leaves out comes from the test's name and docstring.
+
+    Raises UsageError for arguments that the marker does not take.
+    """
+    if arguments or (unknown := sorted(set(keywords) - _ARGUMENTS)):
+        given = [*(repr(value) for value in arguments), *(unknown if not arguments else ())]
+        msg = f"@pytest.mark.chaos takes id=, title=, why=, steps= and min_pass_rate=, and was given {', '.join(given)}"
+        raise UsageError(msg)
+    first_line = docstring.strip().split("\n", 1)[0]
+    scenario_id = keywords.get("id") or _short(slug(fallback))
+    if not isinstance(scenario_id, str) or not _ID.fullmatch(scenario_id):
+        msg = f"a scenario's id is like '01-kill-9' (small letters, digits, '-', '_', '.'), and this is {scenario_id!r}"
+        raise UsageError(msg)
+    steps = keywords.get("steps", ())
+    if isinstance(steps, str) or not all(isinstance(step, str) for step in steps):
+        msg = f"the steps of scenario {scenario_id} are a list of sentences, and were given as {steps!r}"
+        raise UsageError(msg)
+    return Scenario(
+        id=scenario_id,
+        title=str(keywords.get("title") or first_line or fallback),
+        why=str(keywords.get("why", "")),
+        steps=tuple(steps),
+        pass_rate_min=_rate(scenario_id, keywords.get("min_pass_rate")),
+    )
+
+
+def _rate(scenario_id: str, given: object) -> float | None:
+    if given is None or (isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given <= 1):
+        return given
+    msg = f"the min_pass_rate of scenario {scenario_id} is a share from 0 to 1 (0.98 for 98 %), and this is {given!r}"
+    raise UsageError(msg)
+
+
+def _short(scenario_id: str) -> str:
+    """Return an id that is no longer than ids are, and still this test's own."""
+    if _ID.fullmatch(scenario_id):
+        return scenario_id
+    return f"{scenario_id[:_SLUG_CHARACTERS_MAX]}-{hashlib.sha256(scenario_id.encode()).hexdigest()[:8]}"
+
+
+def without_iteration(node_id: str) -> str:
+    """Return the node id of one iteration of a test as it is without iterations.
+
+    That is what its randomness and its replay are keyed by. Not for a test that is run once: it may
+    have parameters of its own that look like an iteration.
+    """
+    file, colons, name = node_id.partition("::")  # neither a folder's brackets nor a parameter's colons count
+    function, bracket, parameters = name.partition("[")
+    if not bracket or not parameters.endswith("]"):
+        return node_id
+    rest = _ITERATION.sub("", parameters[:-1], count=1)
+    return f"{file}{colons}{function}" + (f"[{rest}]" if rest else "")
+
+
+def run_id(base: str, iteration: int) -> str:
+    """Return a run's name, unique in a session and fit for a folder: readable, then a hash, then the iteration.
+
+    ``base`` is the test's node id without iterations.
+    """
+    digest = hashlib.sha256(base.encode()).hexdigest()[:8]
+    return f"{slug(base.rpartition('::')[2])[:_SLUG_CHARACTERS_MAX]}-{digest}-{iteration}"
+
+
+def slug(text: str) -> str:
+    """Return the text in small letters, digits and single dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "scenario"
+
+
+def base_of(item: pytest.Item) -> str:
+    """Return a test's node id as it is without iterations."""
+    # SELFIMPORT
+
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return without_iteration(item.nodeid) if "_chaos_iteration" in parameters else item.nodeid
+
+
+def is_deep(item: Any) -> bool:
+    """Whether a test, or the definition of several, is a thorough variant."""
+    return item.get_closest_marker("chaos_deep") is not None
+
+
+def is_chaos(item: pytest.Item) -> bool:
+    """Whether a test is a run of a scenario."""
+    return "chaos" in getattr(item, "fixturenames", ()) or item.get_closest_marker("chaos") is not None
+
+
+def scenario_of(item: pytest.Item) -> Scenario:
+    """Return the scenario of a test. Raises pytest.UsageError for a marker that cannot be understood."""
+    # SELFIMPORT
+    from pytest_chaos.errors import UsageError
+
+    marker = item.get_closest_marker("chaos")
+    base = base_of(item)
+    fallback = f"{Path(base.partition('::')[0]).stem}-{base.rpartition('::')[2]}"
+    docstring = getattr(getattr(item, "function", None), "__doc__", None) or ""
+    try:
+        return from_marker(
+            marker.args if marker else (), marker.kwargs if marker else {}, fallback=fallback, docstring=docstring
+        )
+    except UsageError as error:
+        msg = f"{item.nodeid}: {error}"
+        raise pytest.UsageError(msg) from error
+
+
+WORKER_OUTPUT: Final = "chaos_mistake"
+"""Where a worker leaves a mistake that only those who collect can see."""
+
+
+class Selection:
+    """The hooks about collection."""
+
+    def __init__(self, session: ChaosSession) -> None:
+        """Select by the settings of this session."""
+        self._session = session
+        self._is_incomplete = False
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Hear of a module that cannot be collected: what is missed may be in it."""
+        self._is_incomplete |= report.failed
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave out what the options do not ask for; look at every marker while nothing has run yet.
+
+        In a worker, where pytest can tell nobody of a mistake, nothing is run and the controller
+        tells it.
+        """
+        try:
+            self._select(config, items)
+        except pytest.UsageError as error:
+            if not self._session.is_worker:
+                raise
+            items.clear()
+            config.workeroutput[WORKER_OUTPUT] = str(error)  # type: ignore[attr-defined] # xdist puts it there
+
+    def _select(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        mine = [item for item in items if is_chaos(item)]
+        if not mine and not config.getoption("chaos_scenario") and not config.getoption("chaos_replay"):
+            return
+        keep = {item for item in mine if self._wanted(item, scenario_of(item))}
+        self._check_selection(mine, keep)
+        narrow = self._session.settings.replay is not None or self._session.settings.scenarios
+        selected = [item for item in items if item in keep or (item not in mine and not narrow)]
+        chosen = set(selected)
+        if dropped := [item for item in items if item not in chosen]:
+            config.hook.pytest_deselected(items=dropped)
+            items[:] = selected
+
+    def _wanted(self, item: pytest.Item, scenario: Scenario) -> bool:
+        if self._session.replayed is not None:
+            return base_of(item) == self._session.replayed.node_id
+        if self._session.settings.scenarios and scenario.id not in self._session.settings.scenarios:
+            return False
+        campaign = self._session.settings.iterations > 1
+        return not (campaign and is_deep(item))
+
+    def _check_selection(self, mine: list[pytest.Item], keep: set[pytest.Item]) -> None:
+        if self._is_incomplete:  # a module could not be collected, which pytest tells, and which may be the reason
+            return
+        if self._session.replayed is not None and not keep:
+            test = self._session.replayed.node_id
+            msg = f"the pack is of {test}, and no such test was collected: run pytest where it was made"
+            raise pytest.UsageError(msg)
+        known = {scenario_of(item).id for item in mine}
+        if unknown := [name for name in self._session.settings.scenarios if name not in known]:
+            there_are = ", ".join(sorted(known)) or "none"
+            msg = f"--chaos-scenario: there is no scenario {unknown[0]!r} here; there are {there_are}"
+            raise pytest.UsageError(msg)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Write the list of scenarios, if that is all that was asked for."""
+        if target := self._session.config.getoption("chaos_list_json"):
+            listed: dict[str, dict[str, Any]] = {}
+            for item in filter(is_chaos, session.items):
+                scenario = scenario_of(item)
+                facts = {"id": scenario.id, "title": scenario.title, "why": scenario.why, "steps": list(scenario.steps)}
+                listed.setdefault(scenario.id, {**facts, "tests": []})["tests"].append(item.nodeid)
+            Path(target).write_text(json.dumps([listed[key] for key in sorted(listed)], indent=2))
+
+    def pytest_report_collectionfinish(self, config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+        """Show the seed, once there is something that it decides."""
+        if (
+            self._session.is_worker
+            or config.getoption("verbose") < 0
+            or not (mine := [item for item in items if is_chaos(item)])
+        ):
+            return []
+        count = len({scenario_of(item).id for item in mine})
+        runs = f"{len(mine)} run{'s' if len(mine) != 1 else ''} of {count} scenario{'s' if count != 1 else ''}"
+        return [f"chaos: seed {self._session.settings.seed}, {runs}; results in {shown(self._session.folder, config)}"]

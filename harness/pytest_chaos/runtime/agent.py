@@ -1,0 +1,587 @@
+"""The controller's side of an agent: start it, watch it, wait for what it says, signal it, and know how it ended.
+
+Nothing here has a thread. Whoever waits drives the rest: each wait pumps the guardian's messages,
+the marks and the faults that are due. Waits are for a condition, with a bound; an expired bound
+raises WaitExpired, with what was seen instead.
+
+This module is long because the two halves of one conversation, the guardian's client and the agent
+it speaks of, share its state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+from pytest_chaos.errors import AgentError, GuardianLost, SpawnError, UsageError, WaitExpired
+from pytest_chaos.model.values import AfterMark, AgentSummary, Mark, MarkKind
+from pytest_chaos.runtime import processes as tree
+from pytest_chaos.runtime import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+
+SPAWN_TIMEOUT_S: Final = 30.0
+WAIT_TIMEOUT_S: Final = 10.0
+END_TIMEOUT_S: Final = 15.0
+OUTPUT_BYTES_MAX: Final = 1 << 20
+OUTPUT_SHOWN_LINES: Final = 15
+OWNER_VARIABLE: Final = "CHAOS_OWNER"
+"""In the environment of a guardian and of all that descends from it: the path of the session's scratch folder."""
+
+_POLLS_S: Final = ((0.05, 0.0005), (0.5, 0.002), (float("inf"), 0.01))
+_SAMPLE_EVERY_S: Final = 0.1
+
+
+class ExitStatus(NamedTuple):
+    """How a process ended: with an exit code, or by a signal. Reads like ``exit code 0`` or ``signal 9``."""
+
+    code: int | None
+    signal: int | None
+
+    @classmethod
+    def from_wait(cls, status: int) -> ExitStatus:
+        """Read the status that ``wait`` gives."""
+        if os.WIFSIGNALED(status):
+            return cls(None, os.WTERMSIG(status))
+        return cls(os.WEXITSTATUS(status), None)
+
+    def __str__(self) -> str:
+        """Return the words that records and messages use."""
+        return f"signal {self.signal}" if self.signal is not None else f"exit code {self.code}"
+
+
+class Command(NamedTuple):
+    """What to start: a Python function of the target, or an argv."""
+
+    target: str | None
+    argv: tuple[str, ...] | None
+    kwargs: dict[str, Any]
+    fresh: bool = False
+
+    def __str__(self) -> str:
+        """Return what a person would call it."""
+        return self.target if self.target is not None else " ".join(self.argv or ())
+
+
+class GuardianClient:
+    """Starts the guardian, speaks with it, and keeps the agents of the current run.
+
+    One per pytest process; made at the first spawn. ``folder`` is the session's: it is removed when
+    the guardian ends.
+    """
+
+    def __init__(self, folder: Path, *, watch: tree.Process | None = None) -> None:
+        self.folder = folder
+        self.agents: dict[int, Agent] = {}
+        self.on_pump: Callable[[], None] = lambda: None
+        self._serial = 0
+        self._ended: wire.Message | None = None
+        self._signalled: set[int] = set()
+        self._paths: dict[tuple[str, ...], int] = {}
+        self._environment = dict(os.environ)
+        ours, theirs = wire.pair()
+        self._socket = ours
+        with (folder / "guardian.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pytest_chaos.runtime.guardian", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=self._environment
+                | {"PYTHONPATH": os.pathsep.join(_import_path()), OWNER_VARIABLE: str(folder.resolve())},
+            )
+        theirs.close()
+        self._poll = select.poll()
+        self._poll.register(ours.fileno(), select.POLLIN)
+        wire.send(ours, {"do": "folder", "path": str(folder)})
+        if watch is not None:
+            wire.send(ours, {"do": "watch", "pid": watch.pid, "start_ticks": watch.start_ticks})
+        self._wait_until_up()
+
+    @property
+    def pid(self) -> int:
+        """The guardian's process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the guardian still answers for the agents."""
+        return self._socket.fileno() >= 0
+
+    def begin(self, journal: Path) -> None:
+        """Say which run is under way: its journal is saved if this process ends before the run does."""
+        self._send({"do": "begin", "journal": str(journal)})
+
+    def spawn(
+        self,
+        name: str,
+        command: Command,
+        spec: dict[str, Any],
+        output: Path,
+        *,
+        timeout_s: float,
+        on_made: Callable[[Agent], None] = lambda _: None,
+    ) -> Agent:
+        """Start an agent and return it; ``on_made`` hears of it before it can do anything.
+
+        Raises SpawnError when it cannot be started within ``timeout_s`` seconds.
+        """
+        self._serial += 1
+        spec = {**spec, "id": self._serial, "name": name, "target": command.target, "kwargs": command.kwargs}
+        spec["argv"] = list(command.argv) if command.argv is not None else None
+        spec["path"] = self._path_number()
+        spec["environment"] = self._environment_difference(spec["environment"])
+        agent = Agent(self, self._serial, name, command, output, Path(spec["marks"]))
+        self.agents[self._serial] = agent
+        on_made(agent)
+        message = {"do": "spawn", "spec": spec, "output": str(output), "output_bytes_max": OUTPUT_BYTES_MAX}
+        try:
+            self._send({**message, "fresh": command.fresh, "log": str(self.folder / "templates.log")})
+        except UsageError:
+            self._give_up(agent)
+            raise
+        deadline = time.monotonic() + timeout_s
+        while agent.pid == 0 and not agent.failure:
+            if time.monotonic() > deadline:
+                agent.failure = f"it did not start within {timeout_s:g} s (an import that hangs?)"
+            self.pump(0.05)
+        if agent.failure:
+            self._give_up(agent)
+            msg = f"agent {name!r} ({command}) could not be started: {agent.failure}"
+            raise SpawnError(msg)
+        return agent
+
+    def _give_up(self, agent: Agent) -> None:
+        del self.agents[agent.number]
+        agent.exit_status = agent.exit_status or ExitStatus(127, None)
+
+    def pump(self, wait_s: float = 0.0) -> None:
+        """Take in what happened, waiting up to ``wait_s`` for something to, and let due faults fire."""
+        if self._socket.fileno() < 0:
+            if wait_s:
+                time.sleep(wait_s)
+        elif self._poll.poll(wait_s * 1000):
+            while self._take():
+                pass
+        self.on_pump()
+
+    def wait_until(
+        self, condition: Callable[[], object], *, timeout_s: float, what: str, seen: Callable[[], str]
+    ) -> None:
+        """Pump until ``condition`` is true. Raises WaitExpired naming ``what`` and what was ``seen`` instead."""
+        check_bound(timeout_s)
+        started = time.monotonic()
+        while not condition():
+            elapsed = time.monotonic() - started
+            if elapsed > timeout_s:
+                msg = f"waited {timeout_s:g} s for {what}, and it did not come: {seen()}"
+                raise WaitExpired(msg)
+            pause_s = next(pause for until, pause in _POLLS_S if elapsed < until)
+            self.pump(min(pause_s, max(0.0, timeout_s - elapsed) + 1e-4))
+            if not self.alive and not condition():
+                raise _lost(what)
+
+    def signal_group(self, agent: Agent, number: signal.Signals) -> None:
+        """Signal an agent with all its process group."""
+        self._signalled.discard(agent.number)
+        self._send({"do": "signal-group", "id": agent.number, "pid": agent.pid, "signal": int(number)})
+        self.wait_until(
+            lambda: agent.number in self._signalled or not self.alive,
+            timeout_s=END_TIMEOUT_S,
+            what="the guardian",
+            seen=str,
+        )
+
+    def end(self) -> list[int]:
+        """End everything the run started and return the pids that were still alive.
+
+        Raises AgentError when something could not be ended.
+        """
+        self._ended = None
+        self._send({"do": "end"})
+        self.on_pump = lambda: None
+        answer = self._wait_for_answer()
+        for agent in self.agents.values():
+            agent.release()
+        self.agents = {}
+        if answer is None:
+            msg = "the guardian of the agents ended or does not answer: processes of this run may be left"
+            raise AgentError(msg)
+        if answer["left"]:
+            msg = f"processes {answer['left']} did not die within {END_TIMEOUT_S:g} s of SIGKILL"
+            raise AgentError(msg)
+        ended: list[int] = answer["ended"]
+        return ended
+
+    def _wait_for_answer(self) -> wire.Message | None:
+        deadline_s = time.monotonic() + END_TIMEOUT_S
+        while self._ended is None and self.alive and time.monotonic() < deadline_s:
+            self.pump(0.05)
+        return self._ended
+
+    def close(self) -> None:
+        """Let the guardian clean up, and wait for its end."""
+        self._lose()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self._process.wait(END_TIMEOUT_S) != 0:
+                self._end_orphans()
+
+    def __enter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _path_number(self) -> int:
+        """Return the number of the present import path; the guardian is told once what it means."""
+        path = tuple(sys.path)
+        if path not in self._paths:
+            self._paths[path] = len(self._paths)
+            self._send({"do": "path", "number": self._paths[path], "path": _import_path()})
+        return self._paths[path]
+
+    def _environment_difference(self, wanted: Mapping[str, str]) -> dict[str, str | None]:
+        """Return what an agent has to set, or (``None``) to unset, in the environment that the guardian has."""
+        has = self._environment
+        difference: dict[str, str | None] = {name: value for name, value in wanted.items() if has.get(name) != value}
+        difference.update(dict.fromkeys(has.keys() - wanted.keys()))
+        if "PYTHONPATH" not in difference:
+            difference["PYTHONPATH"] = wanted.get("PYTHONPATH")
+        return difference
+
+    def _wait_until_up(self) -> None:
+        if not self._poll.poll(SPAWN_TIMEOUT_S * 1000) or wire.receive(self._socket) is None:
+            self._lose()
+            said = (self.folder / "guardian.log").read_text(errors="replace").strip().splitlines()
+            msg = f"the guardian of the agents did not start: {said[-1] if said else 'it said nothing'}"
+            raise SpawnError(msg)
+
+    def _send(self, message: wire.Message) -> None:
+        try:
+            wire.send(self._socket, message)
+        except wire.MessageTooLarge as error:
+            msg = f"an agent's arguments and environment are {error}: pass the path of a file instead"
+            raise UsageError(msg) from error
+        except TypeError as error:
+            msg = f"an agent's kwargs have to be JSON, and {error}: pass plain values or the path of a file"
+            raise UsageError(msg) from error
+        except OSError:
+            self._lose()
+            self._end_orphans()
+
+    def _take(self) -> bool:
+        try:
+            received = wire.receive(self._socket, wait=False)
+        except BlockingIOError:
+            return False
+        if received is None:
+            self._lose()
+            self._end_orphans()
+            return False
+        message, descriptors = received
+        if message["event"] == "ended":
+            self._ended = message
+        elif message["event"] == "signalled":
+            self._signalled.add(message["id"])
+        elif (agent := self.agents.get(message["id"])) is not None:
+            agent.hear(message, descriptors)
+            return True
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return True
+
+    def _lose(self) -> None:
+        """The guardian is gone, or shall be: no agent may outlive it."""
+        if self._socket.fileno() >= 0:
+            with contextlib.suppress(KeyError):
+                self._poll.unregister(self._socket.fileno())
+            self._socket.close()
+        for agent in self.agents.values():
+            agent.lose()
+
+    def _end_orphans(self) -> None:
+        """End what a guardian that was killed left behind: children and daemons of agents have nobody else now."""
+        tree.end_marked(OWNER_VARIABLE, str(self.folder.resolve()))
+
+
+class Agent:
+    """One real process of the target. Made by ``chaos.spawn``; its waits pump the whole run."""
+
+    def __init__(
+        self, client: GuardianClient, number: int, name: str, command: Command, output: Path, marks: Path
+    ) -> None:
+        self._client = client
+        self._marks_path = marks
+        self.number = number
+        self.name = name
+        self.command = command
+        self.output_path = output
+        self.pid = 0
+        self.start_ticks = 0
+        self.exit_status: ExitStatus | None = None
+        self.failure = ""
+        self.note = ""
+        self.ended_by_harness = False
+        self.marks: list[Mark] = []
+        self.successor: Agent | None = None
+        self.started_s = time.monotonic()
+        self.fires_from_within = command.target is not None
+        self.fire: Callable[[str], object] = self._nobody_fires
+        self._pidfd = -1
+        self._seen_s: dict[tuple[str, str], list[float]] = {}
+        self._usage: wire.Message = {}
+        self._duration_s = 0.0
+        self._cpu_s = 0.0
+        self._memory_bytes_max = 0
+        self._open_files_max = 0
+        self._sampled_s = 0.0
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended, as far as is known."""
+        return self.exit_status is None
+
+    @property
+    def state(self) -> str:
+        """The state letter the kernel gives (``R``, ``S``, ``T`` stopped, ``Z``), or how the process ended."""
+        if self.exit_status is not None:
+            return str(self.exit_status)
+        process = tree.read(self.pid)
+        return process.state if process is not None and process.start_ticks == self.start_ticks else "gone"
+
+    def output(self) -> str:
+        """Return what it has printed so far, up to the kept bound."""
+        try:
+            return self.output_path.read_text(errors="replace")
+        except OSError:
+            return ""
+
+    def wait_for(
+        self, operation: str, *, count: int = 1, kind: MarkKind | str = MarkKind.ACK, timeout_s: float = WAIT_TIMEOUT_S
+    ) -> tuple[Mark, ...]:
+        """Wait for ``count`` marks of an operation and return all of them there are.
+
+        Raises WaitExpired after ``timeout_s`` seconds, AgentError as soon as it has ended without
+        them; either says what was seen instead, with its last output and its state.
+        """
+        wanted = MarkKind(kind)
+        what = f"{count} {wanted} mark(s) of {operation!r} from agent {self.name!r}"
+
+        def found() -> tuple[Mark, ...]:
+            return tuple(mark for mark in self.marks if mark.operation == operation and mark.kind is wanted)
+
+        self._wait(lambda: len(found()) >= count, timeout_s, what)
+        return found()
+
+    def wait_for_output(self, pattern: str, *, timeout_s: float = WAIT_TIMEOUT_S) -> re.Match[str]:
+        """Wait until its output (the first MiB of it) matches a regular expression; return the match.
+
+        Raises WaitExpired, or AgentError when it ended before.
+        """
+        expression = re.compile(pattern, re.MULTILINE)
+        matches: list[re.Match[str]] = []
+
+        def found() -> bool:
+            if (match := expression.search(self.output())) is not None:
+                matches.append(match)
+            return bool(matches)
+
+        self._wait(found, timeout_s, f"output of agent {self.name!r} that matches {pattern!r}")
+        return matches[0]
+
+    def wait_for_port(self, port: int, *, host: str = "127.0.0.1", timeout_s: float = WAIT_TIMEOUT_S) -> None:
+        """Wait until ``host``:``port`` accepts connections. Raises WaitExpired, or AgentError when it ended."""
+
+        def accepts() -> bool:
+            with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=0.5):
+                return True
+            return False
+
+        self._wait(accepts, timeout_s, f"agent {self.name!r} to accept connections at {host}:{port}")
+
+    def wait_exit(self, *, timeout_s: float = WAIT_TIMEOUT_S) -> ExitStatus:
+        """Wait for its end and return how it ended. Raises WaitExpired."""
+        self._client.wait_until(
+            lambda: not self.running, timeout_s=timeout_s, what=f"the end of agent {self.name!r}", seen=self.describe
+        )
+        assert self.exit_status is not None  # noqa: S101 - the condition above
+        return self.exit_status
+
+    def wait_state(self, state: str, *, timeout_s: float = WAIT_TIMEOUT_S) -> None:
+        """Wait until the kernel gives it this state letter. Raises WaitExpired, or AgentError when it ended."""
+        self._wait(lambda: self.state == state, timeout_s, f"state {state} of agent {self.name!r}")
+
+    def kill(self) -> None:
+        """End it with SIGKILL and wait for the receipt. Raises WaitExpired."""
+        self.fire("kill")
+
+    def terminate(self) -> None:
+        """Ask it to end with SIGTERM and wait for the receipt. Raises WaitExpired."""
+        self.fire("terminate")
+
+    def pause(self) -> None:
+        """Stop it with SIGSTOP and wait until the kernel says so. Raises WaitExpired."""
+        self.fire("pause")
+
+    def resume(self) -> None:
+        """Let a paused agent go on with SIGCONT. Raises WaitExpired."""
+        self.fire("resume")
+
+    def restart(self) -> Agent:
+        """Kill it if it runs, start it again as it was started first, and return the new incarnation."""
+        self.fire("restart")
+        assert self.successor is not None  # noqa: S101 - the receipt names it
+        return self.successor
+
+    def hear_mark(self, mark: Mark) -> None:
+        """Take over a mark that the run has read from the mark file."""
+        self.marks.append(mark)
+        self._seen_s.setdefault((str(mark.kind), mark.operation), []).append(time.monotonic())
+
+    def mark_seen_s(self, when: AfterMark) -> float | None:
+        """Return when (monotonic, seconds) the mark that ``when`` describes was seen, or ``None``."""
+        seen = self._seen_s.get((str(when.kind), when.operation), [])
+        return seen[when.count - 1] if len(seen) >= when.count else None
+
+    def send_signal(self, number: signal.Signals) -> bool:
+        """Send a signal to exactly this process (by pidfd); return whether it was still there to get it."""
+        if self._pidfd < 0 or not self.running:
+            return False
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def send_signal_to_group(self, number: signal.Signals) -> None:
+        """Send a signal to it and to all its children that stayed in its process group."""
+        self._client.signal_group(self, number)
+
+    def describe(self) -> str:
+        """Return state, marks and last output in words: what a failed wait shows."""
+        seen: dict[str, int] = {}
+        for mark in self.marks:
+            seen[f"{mark.kind} {mark.operation}"] = seen.get(f"{mark.kind} {mark.operation}", 0) + 1
+        marks = ", ".join(f"{count} {name}" for name, count in seen.items()) or "no marks"
+        lines = self.output().rstrip().splitlines()[-OUTPUT_SHOWN_LINES:]
+        shown = "\n  ".join(["; its last output:", *lines]) if lines else "; it printed nothing"
+        return f"agent {self.name!r} (pid {self.pid}) is in state {self.state}, with {marks}{shown}"
+
+    def summary(self) -> AgentSummary:
+        """Return what the record keeps of it."""
+        return AgentSummary(
+            name=self.name,
+            target=str(self.command),
+            pid=self.pid,
+            exit_status="ended by the harness" if self.ended_by_harness or self.running else str(self.exit_status),
+            duration_s=round(self._duration_s, 6),
+            cpu_s=round(max(self._cpu_s, self._usage.get("cpu_s", 0.0)), 6),
+            memory_bytes_max=max(self._memory_bytes_max, self._usage.get("memory_bytes_max", 0)),
+            open_files_max=self._open_files_max,
+            output_bytes=self._usage.get("output_bytes", 0),
+        )
+
+    def sample(self, *, now_s: float) -> None:
+        """Take a look at its CPU, memory and open files, not more often than ten times a second."""
+        if not self.running or now_s - self._sampled_s < _SAMPLE_EVERY_S:
+            return
+        self._sampled_s = now_s
+        import psutil  # only where something is sampled
+
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(self.pid)
+            with process.oneshot():
+                times = process.cpu_times()
+                self._cpu_s = max(self._cpu_s, times.user + times.system)
+                self._memory_bytes_max = max(self._memory_bytes_max, process.memory_info().rss)
+                self._open_files_max = max(self._open_files_max, process.num_fds())
+
+    def __repr__(self) -> str:
+        """Return name, pid and state."""
+        return f"<Agent {self.name!r} pid {self.pid} {self.state}>"
+
+    def _wait(self, condition: Callable[[], object], timeout_s: float, what: str) -> None:
+        """Wait for a condition that only a living agent can bring about."""
+        check_bound(timeout_s)
+
+        def met_or_ended() -> bool:
+            return bool(condition()) or not self.running
+
+        self._client.wait_until(met_or_ended, timeout_s=timeout_s, what=what, seen=self.describe)
+        self._client.pump()
+        if not condition():
+            if not self._client.alive:
+                raise _lost(what)
+            msg = f"waited for {what}, and it ended before: {self.describe()}"
+            raise AgentError(msg)
+
+    def _nobody_fires(self, kind: str) -> None:
+        msg = f"agent {self.name!r} belongs to no run, so {kind} would leave no receipt: start agents with chaos.spawn"
+        raise UsageError(msg)
+
+    def hear(self, message: wire.Message, descriptors: Sequence[int]) -> None:
+        """Take over what the guardian says of it."""
+        if message["event"] == "spawned":
+            self.started_s = time.monotonic()
+            self.pid = message["pid"]
+            self.start_ticks = message["start_ticks"]
+            self.note = message["note"]
+            (self._pidfd,) = descriptors
+        elif message["event"] == "exited":
+            self._usage = message
+            self._end(ExitStatus.from_wait(message["status"]))
+        else:
+            self.failure = message["error"]
+
+    def lose(self) -> None:
+        """End it: nobody answers for it any more."""
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            self._end(ExitStatus(None, int(signal.SIGKILL)))
+        elif not self.failure:
+            self.failure = "the guardian of the agents ended"
+
+    def release(self) -> None:
+        """Let go of the process: from now on it is only what is remembered of it."""
+        if self._pidfd >= 0:
+            self._duration_s = time.monotonic() - self.started_s
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _end(self, status: ExitStatus) -> None:
+        self.exit_status = status
+        self.release()
+
+
+def check_bound(timeout_s: float) -> None:
+    """Raise UsageError unless ``timeout_s`` is a positive, finite number of seconds."""
+    if not 0 < timeout_s < float("inf"):
+        msg = f"timeout_s is a positive number of seconds, and this is {timeout_s!r}: every wait has a bound"
+        raise UsageError(msg)
+
+
+def _lost(what: str) -> GuardianLost:
+    return GuardianLost(f"the guardian of the agents was killed, and the agents with it, while {what} was awaited")
+
+
+def _import_path() -> list[str]:
+    return [str(Path(entry).resolve()) for entry in sys.path if isinstance(entry, str)]

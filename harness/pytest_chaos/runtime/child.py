@@ -1,0 +1,259 @@
+"""What runs inside an agent: it becomes its own process, arms the faults that fire from within, and calls the target.
+
+Faults at a named crash point, or after a mark, are fired by the agent itself: the process that
+passes the point is the one that dies there, exactly, with no race against a controller. A crash
+point is an audit event (``sys.audit``), so a target needs nothing of ours. Before it fires, the
+agent writes a note, which together with the exit status (or the state T) is the receipt.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, TypedDict
+
+from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE, Marks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+FAULT_NOTE: Final = "chaos.fault"
+"""Operation of the note that an agent writes right before a fault fires in it; its key is the fault's place."""
+POINT_NOTE: Final = "chaos.point"
+"""Operation of the note that says which crash point was passed (only when points are traced)."""
+POINTS_SEEN_NOTE: Final = "chaos.points-seen"
+"""Operation of the note, at a normal end, with how often each point of the planned ones' family was passed."""
+RAISED_NOTE: Final = "chaos.raised"
+"""Operation of the note that says with which exception the target ended."""
+
+SIGNAL_OF: Final = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "pause": signal.SIGSTOP}
+"""The faults that an agent can fire at itself."""
+
+HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Blocked from a template's fork until the agent has its own answers: the guardian's are to ignore them, for good."""
+
+_LIBC: Final = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG: Final = 1
+_POINTS_SEEN_MAX: Final = 200
+
+
+class Trigger(TypedDict):
+    """A fault that the agent fires itself: at the ``count``-th passing of a point or writing of a mark."""
+
+    fault: int
+    kind: str
+    point: str | None
+    mark: tuple[str, str] | None
+    count: int
+
+
+class Spec(TypedDict):
+    """All an agent needs to know, as it comes over the wire."""
+
+    id: int
+    name: str
+    target: str | None
+    argv: list[str] | None
+    kwargs: dict[str, Any]
+    environment: dict[str, str | None]
+    path: int
+    directory: str
+    marks: str
+    triggers: list[Trigger]
+    trace_points: str | None
+
+
+class Triggers:
+    """Counts points and marks, and fires when the planned one is reached."""
+
+    def __init__(self, marks: Marks, triggers: list[Trigger], trace_points: str | None) -> None:
+        self._marks = marks
+        self._points: dict[str, list[Trigger]] = {}
+        self._operations: dict[tuple[str, str], list[Trigger]] = {}
+        self._passed: Counter[str] = Counter()
+        self._written: Counter[tuple[str, str]] = Counter()
+        self._trace = trace_points
+        self._busy = threading.local()
+        for trigger in triggers:
+            if trigger["point"] is not None:
+                self._points.setdefault(trigger["point"], []).append(trigger)
+            elif trigger["mark"] is not None:
+                self._operations.setdefault((trigger["mark"][0], trigger["mark"][1]), []).append(trigger)
+        families = {point.split(".", 1)[0] + "." * ("." in point) for point in self._points}
+        self._families = tuple(families | ({trace_points} if trace_points is not None else set()))
+
+    def arm(self) -> None:
+        """Install the audit hook, if any point matters (it costs 0.2 µs an event, and cannot be removed)."""
+        if self._families:
+            sys.addaudithook(self._on_audit)
+        if self._operations:
+            self._marks.listener = self._on_mark
+
+    def note_points_seen(self) -> None:
+        """Leave in the history how often each point was passed: that is how a misspelt one is explained."""
+        if self._points:
+            self._marks.note(POINTS_SEEN_NOTE, value=dict(self._passed.most_common(_POINTS_SEEN_MAX)))
+
+    def _on_audit(self, event: str, _arguments: tuple[Any, ...]) -> None:
+        if not event.startswith(self._families) or getattr(self._busy, "now", False):
+            return
+        self._busy.now = True
+        try:
+            self._passed[event] += 1
+            if self._trace is not None and event.startswith(self._trace):
+                self._marks.note(POINT_NOTE, event)
+            for trigger in self._points.get(event, ()):
+                if trigger["count"] == self._passed[event]:
+                    self._fire(trigger, event)
+        finally:
+            self._busy.now = False
+
+    def _on_mark(self, kind: str, operation: str) -> None:
+        key = (kind, operation)
+        if key not in self._operations:
+            return
+        self._written[key] += 1
+        for trigger in self._operations[key]:
+            if trigger["count"] == self._written[key]:
+                self._fire(trigger, f"{kind} {operation} {trigger['count']}")
+
+    def _fire(self, trigger: Trigger, at: str) -> None:
+        self._marks.note(FAULT_NOTE, trigger["fault"], {"kind": trigger["kind"], "at": at})
+        os.kill(os.getpid(), SIGNAL_OF[trigger["kind"]])
+
+
+def become_agent(spec: Spec, output: int, parent_pid: int) -> None:
+    """Turn this fresh fork into the agent's process: own group, own output, own environment, default signals.
+
+    The spec's environment says how it differs from the guardian's; ``None`` unsets.
+    """
+    os.setpgid(0, 0)
+    die_with(parent_pid)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, descriptor in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, descriptor, inheritable=True)
+    for descriptor in {nothing, output} - {0, 1, 2}:
+        os.close(descriptor)
+    for name, value in spec["environment"].items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    os.environ[MARKS_VARIABLE] = spec["marks"]
+    os.environ[AGENT_VARIABLE] = spec["name"]
+    os.chdir(spec["directory"])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+
+
+def die_with(parent_pid: int) -> None:
+    """Ask the kernel to end this process when its parent does; the guardian's end so ends all templates and agents."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(70)
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """Return the function that ``module:function`` or ``path/to/file.py:function`` names.
+
+    Raises ImportError, AttributeError or TypeError that says what is missing.
+    """
+    module_name, separator, function_name = target.rpartition(":")
+    if not separator or not module_name or not function_name:
+        msg = f"a target reads module:function or file.py:function, and this is {target!r}"
+        raise ImportError(msg)
+    found: Any = load(module_name)
+    for part in function_name.split("."):
+        found = getattr(found, part)
+    if not callable(found):
+        msg = f"{target} is {type(found).__name__}, and an agent needs something to call"
+        raise TypeError(msg)
+    function: Callable[..., Any] = found
+    return function
+
+
+def load(module_name: str) -> ModuleType:
+    """Import a module by its name, or by its file where it ends in ``.py``."""
+    if not module_name.endswith(".py"):
+        return importlib.import_module(module_name)
+    from importlib import util  # only for a target that is a file
+
+    name = f"_chaos_target_{abs(hash(module_name)):x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = util.spec_from_file_location(name, module_name)
+    if spec is None or spec.loader is None or not os.path.isfile(module_name):
+        msg = f"there is no Python file {module_name}"
+        raise ImportError(msg)
+    module = util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def run_target(spec: Spec) -> int:
+    """Call the target with its arguments and return the exit code; never raises."""
+    marks = Marks.from_environment()
+    triggers = Triggers(marks, spec["triggers"], spec["trace_points"])
+    code = 0
+    try:
+        function = resolve(spec["target"] or "")
+        arguments = dict(spec["kwargs"])
+        if "marks" not in arguments and _takes_marks(function):
+            arguments["marks"] = marks
+        triggers.arm()
+        function(**arguments)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if stop.code is not None and not isinstance(stop.code, int):
+            print(stop.code, file=sys.stderr)  # noqa: T201 - what the interpreter itself does
+    except BaseException as error:  # noqa: BLE001 - an agent ends with a traceback and code 1, as any program does
+        sys.excepthook(type(error), error, error.__traceback__)
+        marks.note(RAISED_NOTE, value=f"{type(error).__name__}: {error}"[:2000])
+        code = 1
+    triggers.note_points_seen()
+    return code
+
+
+def finish(code: int) -> None:
+    """End the process as the interpreter would: wait for threads, run the exit functions, flush; then leave."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - what Py_FinalizeEx calls
+        atexit._run_exitfuncs()  # noqa: SLF001 - what Py_FinalizeEx calls
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code & 0xFF)
+
+
+def main(descriptor: int) -> None:
+    """Run an agent in a fresh interpreter; import path and spec are read from ``descriptor``."""
+    with os.fdopen(descriptor) as source:
+        sys.path[:], spec = json.load(source)
+    finish(run_target(spec))
+
+
+def _takes_marks(function: Callable[..., Any]) -> bool:
+    code = getattr(function, "__code__", None)
+    if code is not None:  # a signature costs 30 times as much, and agents are started by the thousand
+        return "marks" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    import inspect  # rarely needed; what is imported here is forked with every agent
+
+    try:
+        return "marks" in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False

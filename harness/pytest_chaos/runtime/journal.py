@@ -1,0 +1,178 @@
+"""The journal: the folder that a run writes while it goes on, from which an evidence pack can be made at any moment.
+
+A run is killed, times out, or loses its controller; whatever happens, what was known until then is
+in this folder. So the evidence pack is not gathered at the end: it is built from the journal, by
+the plugin when a run does not hold, by the guardian when the controller is gone, and by a later
+session when even the guardian is.
+
+    run.json         the header: which run this is, its seed and plan; written before anything starts
+    marks.jsonl      one line a mark, appended by the agents themselves
+    receipts.jsonl   one line a fault that fired (or did not), appended by the controller
+    agents.jsonl     one line an agent that started, and one when it ended
+    databases.jsonl  paths that ``chaos.database`` named
+    agents/NAME.log  the output of each agent
+    failure.txt      the failure as pytest shows it
+    record.json      the run's record, last
+    work/            the folder the agents work in; watched for SQLite files
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from pytest_chaos.errors import EvidenceError
+from pytest_chaos.model.history import History
+from pytest_chaos.model.values import AgentSummary, Json, Plan, Receipt, RunRecord, Scenario
+
+HEADER: Final = "run.json"
+MARKS: Final = "marks.jsonl"
+RECEIPTS: Final = "receipts.jsonl"
+AGENTS: Final = "agents.jsonl"
+DATABASES: Final = "databases.jsonl"
+OUTPUT: Final = "agents"
+FAILURE: Final = "failure.txt"
+RECORD: Final = "record.json"
+WORK: Final = "work"
+ATTACHMENTS: Final = "attachments"
+
+Value = TypeVar("Value")
+
+
+class RunHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """Which run a journal belongs to. ``session_folder`` is absolute; ``evidence_name`` is the pack's folder in it."""
+
+    run_id: str
+    node_id: str
+    scenario: Scenario
+    seed: str
+    session_folder: str
+    iteration: int = 0
+    plan: Plan | None = None
+    started: str = ""
+    command: str = ""
+    reproduce: str = ""
+    root: str = ""
+    versions: dict[str, str] = {}
+    controller_pid: int = 0
+    worker: str = ""
+
+
+class AgentStarted(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
+    """An agent was started. ``started_at`` is UTC in ISO 8601; ``command`` is its argv or ``module:function``."""
+
+    name: str
+    pid: int
+    command: str
+    kwargs: Json = None
+    started_at: str = ""
+
+
+_AGENTS_DECODER: Final = msgspec.json.Decoder(AgentStarted | AgentSummary)
+
+
+class Journal:
+    """Reads and writes one run's folder. Every write is whole and at once: nothing is buffered."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.marks_path = folder / MARKS
+        self.output_folder = folder / OUTPUT
+        self.work_folder = folder / WORK
+
+    def create(self, header: RunHeader) -> None:
+        """Make the folder and write the header: the first save, before anything is started."""
+        self.folder.mkdir(mode=0o700, parents=True)
+        self.output_folder.mkdir()
+        self.work_folder.mkdir()
+        self.marks_path.touch()
+        self.write_header(header)
+
+    def write_header(self, header: RunHeader) -> None:
+        """Replace the header, in one step (the plan is known only once the test has made it)."""
+        self._replace(HEADER, msgspec.json.encode(header))
+
+    def header(self) -> RunHeader:
+        """Read the header. Raises EvidenceError when the folder is not a journal."""
+        try:
+            return msgspec.json.decode((self.folder / HEADER).read_bytes(), type=RunHeader)
+        except (OSError, msgspec.DecodeError) as error:
+            msg = f"{self.folder} is not the journal of a run: {error}"
+            raise EvidenceError(msg) from error
+
+    def add_receipt(self, receipt: Receipt) -> None:
+        """Write down that a fault fired, or that it did not."""
+        self._append(RECEIPTS, receipt)
+
+    def add_agent(self, agent: AgentStarted | AgentSummary) -> None:
+        """Write down that an agent started, or what became of it."""
+        self._append(AGENTS, agent)
+
+    def add_database(self, path: Path) -> None:
+        """Name a SQLite file that belongs into the evidence though it is not under ``work``."""
+        self._append(DATABASES, str(path))
+
+    def write_failure(self, text: str) -> None:
+        """Keep the failure as pytest shows it."""
+        self._replace(FAILURE, text.encode(errors="replace"))
+
+    def write_record(self, record: RunRecord) -> None:
+        """Write the record: the last save."""
+        self._replace(RECORD, msgspec.json.encode(record))
+
+    def history(self) -> History:
+        """Return everything the agents have said and every fault that fired so far."""
+        return History.from_lines(self._read(MARKS), receipts=self.receipts())
+
+    def receipts(self) -> tuple[Receipt, ...]:
+        """Return what is known of the faults so far."""
+        return self._lines(RECEIPTS, Receipt)
+
+    def agents_started(self) -> tuple[AgentStarted, ...]:
+        """Return the agents that were started, in order."""
+        return tuple(value for value in self._agents() if isinstance(value, AgentStarted))
+
+    def agents_ended(self) -> tuple[AgentSummary, ...]:
+        """Return what became of the agents that have ended."""
+        return tuple(value for value in self._agents() if isinstance(value, AgentSummary))
+
+    def databases(self) -> tuple[Path, ...]:
+        """Return the SQLite files named by the test."""
+        return tuple(Path(name) for name in self._lines(DATABASES, str))
+
+    def failure(self) -> str:
+        """Return the failure text, or nothing."""
+        return self._read(FAILURE).decode(errors="replace")
+
+    def record(self) -> RunRecord | None:
+        """Return the record, or ``None`` while the run has none."""
+        content = self._read(RECORD)
+        return msgspec.json.decode(content, type=RunRecord) if content else None
+
+    def _agents(self) -> tuple[AgentStarted | AgentSummary, ...]:
+        lines = self._read(AGENTS).split(b"\n")
+        return tuple(_AGENTS_DECODER.decode(line) for line in lines if line)
+
+    def _append(self, name: str, value: object) -> None:
+        descriptor = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(descriptor, b"\n" + msgspec.json.encode(value) + b"\n")
+        finally:
+            os.close(descriptor)
+
+    def _replace(self, name: str, content: bytes) -> None:
+        fresh = self.folder / f".{name}.new"
+        fresh.write_bytes(content)
+        fresh.replace(self.folder / name)
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def _lines(self, name: str, kind: type[Value]) -> tuple[Value, ...]:
+        return tuple(msgspec.json.decode(line, type=kind) for line in self._read(name).split(b"\n") if line)

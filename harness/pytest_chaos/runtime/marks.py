@@ -1,0 +1,84 @@
+"""Marks: one line an agent writes to say what it is about to do (intent), what is done (ack), or a fact (note).
+
+A mark is one ``write`` of one JSON line to a file that was opened for appending. No kill can take
+it back once the call returned, and its order is its place in the file, across all agents of a run.
+An agent in any language can write them:
+
+    {"kind": "ack", "operation": "put", "key": 7, "agent": "writer", "pid": 4711}
+
+to the file that ``CHAOS_MARKS`` names; ``CHAOS_AGENT`` is the agent's name. Our own lines start
+with a newline as well, so that a line cut short by a kill or a full disk never swallows the next
+one. (A pipe was measured to tear or merge 5 % of 6 kB lines from four writers; ``O_APPEND`` none.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MARKS_VARIABLE: Final = "CHAOS_MARKS"
+AGENT_VARIABLE: Final = "CHAOS_AGENT"
+
+MARK_BYTES_MAX: Final = 64 * 1024
+"""A larger mark is refused: marks say what happened, they do not carry the data."""
+
+
+class Marks:
+    """Writes marks for one agent.
+
+    ``listener``, if set, is called with kind and operation right after each mark is in the file;
+    the agent's own fault triggers use it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], agent: str = "") -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._agent = agent
+        self._pid = os.getpid()
+        self.listener: Callable[[str, str], None] | None = None
+
+    @classmethod
+    def from_environment(cls) -> Marks:
+        """Return the marks of the agent that this process is; outside of a run they go nowhere.
+
+        A program under test can so keep its mark calls in production.
+        """
+        return cls(os.environ.get(MARKS_VARIABLE, os.devnull), os.environ.get(AGENT_VARIABLE, ""))
+
+    def intent(self, operation: str, key: str | int | None = None, value: Any = None) -> None:
+        """Say that ``operation`` is about to be done. Call it before."""
+        self._write("intent", operation, key, value)
+
+    def ack(self, operation: str, key: str | int | None = None, value: Any = None) -> None:
+        """Say that ``operation`` was done. Call it after, and only when it must not be lost any more."""
+        self._write("ack", operation, key, value)
+
+    def note(self, operation: str, key: str | int | None = None, value: Any = None) -> None:
+        """Say something about this agent that a checker or a reader of the evidence should know."""
+        self._write("note", operation, key, value)
+
+    def close(self) -> None:
+        """Close the file; marks after this are an error."""
+        os.close(self._descriptor)
+
+    def _write(self, kind: str, operation: str, key: str | int | None, value: Any) -> None:
+        if (pid := os.getpid()) != self._pid:  # a child that the agent forked speaks for itself
+            self._pid = pid
+        mark = {"kind": kind, "operation": operation, "key": key, "value": value, "agent": self._agent, "pid": pid}
+        try:
+            text = json.dumps(mark, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            msg = f"the {kind} mark of {operation!r} cannot be written, a mark is JSON: {error}"
+            raise ValueError(msg) from error
+        line = b"\n" + text.encode(errors="replace") + b"\n"
+        if len(line) > MARK_BYTES_MAX:
+            msg = f"a mark of {len(line)} bytes, at most {MARK_BYTES_MAX}: put a key or a hash into it, not the data"
+            raise ValueError(msg)
+        if os.write(self._descriptor, line) != len(line):
+            msg = "a mark was cut short: the disk of the run's folder is full"
+            raise OSError(msg)
+        if self.listener is not None:
+            self.listener(kind, operation)

@@ -1,0 +1,557 @@
+"""One run of a scenario: what the ``chaos`` fixture is.
+
+A run owns a journal, starts agents, carries out its plan while the test waits, gathers the history
+and the findings, and is concluded with a verdict. It ends everything that it started. It knows
+nothing of pytest.
+
+This module is long because it is the surface that tests are written against: most of it is
+docstrings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from pytest_chaos.checkers import run_checkers
+from pytest_chaos.errors import AgentError, ChaosError, UsageError, WaitExpired
+from pytest_chaos.evidence.redact import SECRETS
+from pytest_chaos.faults import REGISTRY
+from pytest_chaos.faults.injector import Injector
+from pytest_chaos.model import plan as plans
+from pytest_chaos.model import seed as seeds
+from pytest_chaos.model import verdict
+from pytest_chaos.model.history import History, MarkParser
+from pytest_chaos.model.values import Assertion, Fault, Finding, Json, Plan, Receipt, RunRecord
+from pytest_chaos.runtime.agent import SPAWN_TIMEOUT_S, WAIT_TIMEOUT_S, Agent, Command, GuardianClient, check_bound
+from pytest_chaos.runtime.journal import ATTACHMENTS, AgentStarted, Journal, RunHeader
+from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from pytest_chaos.checkers import Checker
+    from pytest_chaos.faults.toxics import Courier
+
+OBSERVED_CHARACTERS_MAX: Final = 500
+CRASH_POINTS_NOTE: Final = "crash_points"
+
+
+class Run:
+    """One run. Tests get it as the fixture ``chaos``.
+
+    ``seed`` and ``iteration`` fix everything random; ``directory`` is the folder that agents work
+    in and that is searched for SQLite files when evidence is made.
+    """
+
+    def __init__(
+        self, journal: Journal, header: RunHeader, client: Callable[[], GuardianClient], *, replay: Plan | None = None
+    ) -> None:
+        self._journal = journal
+        self._header = header
+        self._client_of_session = client
+        self._client: GuardianClient | None = None
+        self._replay = replay
+        self._parser = MarkParser()
+        self._marks_read = 0
+        self._agents: dict[str, Agent] = {}
+        self._incarnations: list[Agent] = []
+        self._specs: dict[int, tuple[Command, dict[str, Any], Path]] = {}
+        self._receipts: list[Receipt] = []
+        self._findings: list[Finding] = []
+        self._assertions: list[Assertion] = []
+        self._notes: dict[str, Json] = {}
+        self._checked: set[str] = set()
+        self._clean = False
+        self._started_s = time.monotonic()
+        self._record: RunRecord | None = None
+        self._injector = Injector(
+            REGISTRY,
+            self._agents,
+            on_receipt=self._on_receipt,
+            stage=self,
+            order=lambda: self._parser.count,
+        )
+        journal.create(header)
+
+    # What is fixed before anything starts
+
+    @property
+    def seed(self) -> str:
+        """The session's seed."""
+        return self._header.seed
+
+    @property
+    def iteration(self) -> int:
+        """Which run of its scenario this is, from 0."""
+        return self._header.iteration
+
+    @property
+    def directory(self) -> Path:
+        """The folder for the files of the target; it is removed with the run."""
+        return self._journal.work_folder
+
+    def random(self, *purpose: str | int) -> seeds.Stream:
+        """Return the run's own randomness for a purpose: it depends on seed, test and iteration alone."""
+        return seeds.stream(self.seed, self._header.node_id, self.iteration, *purpose)
+
+    def plan(self, *faults: Fault) -> Plan:
+        """Fix which faults meet which agents, before they are started; return the plan that is carried out.
+
+        In a replay that is the plan of the evidence pack. Raises UsageError for a plan that cannot
+        be carried out, a second plan, or one that comes after the first agent.
+        """
+        if self._header.plan is not None or self._incarnations:
+            msg = "a run has one plan, fixed before its first agent starts: call chaos.plan once, with all faults"
+            raise UsageError(msg)
+        plan = Plan(seed=self.seed, scenario=self._header.scenario.id, iteration=self.iteration, faults=faults)
+        plans.validate(plan, kinds=REGISTRY.keys())
+        if self._replay is not None:
+            if self._replay.faults != plan.faults:
+                self.note("replay", "the test plans other faults now than the pack holds; the pack's were carried out")
+            plan = self._replay
+        self._header = msgspec.structs.replace(self._header, plan=plan)
+        self._journal.write_header(self._header)
+        self._injector.load(plan.faults)
+        return plan
+
+    # Agents
+
+    def spawn(
+        self,
+        target: str | Callable[..., object] | Sequence[str | os.PathLike[str]],
+        *,
+        kwargs: Mapping[str, Json] | None = None,
+        name: str | None = None,
+        env: Mapping[str, str | None] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        fresh: bool = False,
+        trace_points: str | None = None,
+        timeout_s: float = SPAWN_TIMEOUT_S,
+    ) -> Agent:
+        """Start a real process of the target and return it.
+
+        ``target`` is ``"module:function"``, ``"path/to/file.py:function"``, a function at the top
+        level of a module, or an argv of any program. ``kwargs`` are JSON and become the function's
+        arguments; one that takes ``marks`` gets its own. ``env`` adds to the environment of pytest
+        (``None`` unsets), ``cwd`` is the run's directory unless given. A Python agent is forked
+        from a process that has imported its module already, or, with ``fresh``, started in an
+        interpreter of its own. ``trace_points`` notes every audit event with this prefix, as a
+        mark.
+
+        Raises SpawnError when it cannot be started, UsageError for what can never be.
+        """
+        check_bound(timeout_s)
+        command = _command(target, kwargs or {}, fresh=fresh)
+        agent_name = name or f"agent-{len(self._incarnations) + 1}"
+        if agent_name in self._agents and self._agents[agent_name].running:
+            msg = f"there is a running agent called {agent_name!r} already: give this one another name"
+            raise UsageError(msg)
+        if not agent_name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+            msg = f"an agent's name is made of letters, digits, '-', '_' and '.', and this is {agent_name!r}"
+            raise UsageError(msg)
+        environment = {**os.environ, **{key: value for key, value in (env or {}).items() if value is not None}}
+        for key in [key for key, value in (env or {}).items() if value is None]:
+            environment.pop(key, None)
+        SECRETS.add_environment({key: value for key, value in (env or {}).items() if value is not None})
+        environment |= {MARKS_VARIABLE: str(self._journal.marks_path), AGENT_VARIABLE: agent_name}
+        spec = {
+            "environment": environment,
+            "directory": str(cwd or self.directory),
+            "marks": str(self._journal.marks_path),
+            "trace_points": trace_points,
+        }
+        return self._start(agent_name, command, spec, timeout_s)
+
+    def courier(
+        self, upstream: str = "", *, name: str = "courier", port: int = 0, timeout_s: float = SPAWN_TIMEOUT_S
+    ) -> Courier:
+        """Start a courier: an HTTP proxy that carries deliveries to ``upstream`` and does to them what the plan says.
+
+        Send to its ``url`` in place of the server's (``http://127.0.0.1:PORT``), or give it as
+        ``http_proxy`` to a program that cannot be told. The plan's deliveries are counted per
+        courier, and again from 1 where it is restarted. ``port`` 0 takes any. Raises SpawnError,
+        and UsageError for an address that is not on loopback.
+        """
+        from pytest_chaos.faults import toxics as webhooks  # only where something is delivered
+
+        webhooks.check_upstream(upstream)
+        faults = self._header.plan.faults if self._header.plan is not None else ()
+        kwargs = {"upstream": upstream, "port": port, "fates": webhooks.planned(faults, name)}
+        agent = self.spawn("pytest_chaos.faults.proxy:carry", kwargs=kwargs, name=name, timeout_s=timeout_s)
+        (ready, *_) = agent.wait_for(webhooks.READY_NOTE, kind="note", timeout_s=timeout_s)
+        return webhooks.Courier(agent, int(ready.value))
+
+    def agent(self, name: str) -> Agent:
+        """Return the current incarnation of the agent of this name. Raises UsageError when there is none."""
+        if name not in self._agents:
+            msg = f"no agent called {name!r} was started; there are: {', '.join(self._agents) or 'none'}"
+            raise UsageError(msg)
+        return self._agents[name]
+
+    def wait_until(self, condition: Callable[[], object], *, timeout_s: float = WAIT_TIMEOUT_S, what: str = "") -> None:
+        """Wait until ``condition()`` is true, while planned faults go on firing. Raises WaitExpired."""
+        described = what or getattr(condition, "__name__", "the condition")
+        if self._client is not None:
+            self._client.wait_until(condition, timeout_s=timeout_s, what=described, seen=self._describe)
+            return
+        check_bound(timeout_s)
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline_s:
+                msg = f"waited {timeout_s:g} s for {described}, and it did not come: {self._describe()}"
+                raise WaitExpired(msg)
+            time.sleep(0.002)
+
+    def wait_for_faults(self, *, timeout_s: float = WAIT_TIMEOUT_S) -> None:
+        """Wait until every planned fault has its receipt. Raises WaitExpired."""
+        self.wait_until(lambda: not self._injector.waiting, timeout_s=timeout_s, what="all planned faults to fire")
+
+    # What is found out
+
+    @property
+    def history(self) -> History:
+        """Everything the agents have said so far and every fault that was seen to fire."""
+        self._read_marks()
+        return History.from_lines(self._journal.marks_path.read_bytes(), receipts=tuple(self._receipts))
+
+    @property
+    def receipts(self) -> tuple[Receipt, ...]:
+        """What is known of the faults so far."""
+        return tuple(self._receipts)
+
+    def expect(self, name: str, *, observed: object, holds: bool) -> bool:
+        """Record a key assertion with the value that was seen, and return whether it holds; a failed one fails the run.
+
+        It does not stop the test: everything that was expected is in the record.
+        """
+        text = verdict.encodable(str(observed))
+        shown = text if len(text) <= OBSERVED_CHARACTERS_MAX else text[: OBSERVED_CHARACTERS_MAX - 1] + "…"
+        self._assertions.append(Assertion(name=name, observed=shown, holds=bool(holds)))
+        return bool(holds)
+
+    def check(self, findings: Iterable[Finding | str], *, expect: str | None = None) -> tuple[Finding, ...]:
+        """Take over what a checker found (a string is a finding, too) and return it; any finding fails the run.
+
+        ``expect`` names the key assertion that there are none, so that a check that finds nothing
+        is in the record.
+        """
+        found = tuple(
+            Finding(signature=f"check:{finding[:60]}", text=finding) if isinstance(finding, str) else finding
+            for finding in findings
+        )
+        if self._clean:
+            found = tuple(
+                finding if finding.kind == "harness" else msgspec.structs.replace(finding, kind="clean-run")
+                for finding in found
+            )
+        self._findings.extend(found)
+        if expect is not None:
+            self._checked.add(expect)
+            self._assertions.append(
+                Assertion(
+                    name=expect,
+                    observed=", ".join(sorted({finding.signature for finding in found})) or "no finding",
+                    holds=not found,
+                )
+            )
+        return found
+
+    def inconclusive(self, text: str) -> None:
+        """Say that this run decides nothing, and why: too little load, a fault that hit nothing. It fails the test."""
+        self._findings.append(Finding(signature="harness:inconclusive", text=text, kind="harness"))
+
+    def check_history(self, *checkers: Checker, expect: str | None = None) -> tuple[Finding, ...]:
+        """Run checkers over the history; one that raises leaves the run INCONCLUSIVE."""
+        return self.check(run_checkers(checkers, self.history), expect=expect)
+
+    @contextlib.contextmanager
+    def clean_run(self) -> Iterator[None]:
+        """Mark what is checked within as seen without faults: a bug of the target, or a wrong checker."""
+        self._clean = True
+        try:
+            yield
+        finally:
+            self._clean = False
+
+    def note(self, name: str, value: Json) -> None:
+        """Keep a fact about the run in its record: a figure, a list of crash points. JSON only."""
+        try:
+            msgspec.json.encode(value)
+        except (TypeError, ValueError) as error:
+            msg = f"a note has to be JSON, and {name!r} is not: {error}"
+            raise UsageError(msg) from error
+        self._notes[name] = value
+
+    @property
+    def attachments(self) -> Path:
+        """The folder for files that go into the evidence pack as they are, should there be one."""
+        return self._journal.folder / ATTACHMENTS
+
+    def receive(self, receipt: Receipt) -> None:
+        """Take over the receipt of a fault that something else than the plan has caused: an exploration."""
+        self._on_receipt(receipt)
+
+    def database(self, path: str | os.PathLike[str]) -> Path:
+        """Name a SQLite file that belongs into the evidence though it is not under ``directory``; return its path."""
+        self._journal.add_database(Path(path).absolute())
+        return Path(path)
+
+    # The end
+
+    def conclude(self, error: BaseException | None = None) -> RunRecord:
+        """End everything the run started, judge it, and return its record; a second call changes nothing."""
+        if self._record is not None:
+            return self._record
+        if error is not None:
+            self._findings.append(verdict.of_error(error))
+        self._end_agents()
+        findings = [*self._findings, *self._broken_expectations(), *verdict.of_receipts(self._receipts)]
+        if self._client is not None and not self._client.alive:
+            findings = [msgspec.structs.replace(finding, kind="harness") for finding in findings]
+        if not self._assertions and error is None:
+            findings.append(verdict.NOTHING_ASSERTED)
+        if torn := self.history.torn:
+            self._notes["torn_marks"] = [f"{line.text[:200]} ({line.reason})" for line in torn[:10]]
+        self._record = RunRecord(
+            scenario=self._header.scenario,
+            node_id=self._header.node_id,
+            run_id=self._header.run_id,
+            seed=self.seed,
+            verdict=verdict.of_run(findings),
+            iteration=self.iteration,
+            plan=self._header.plan,
+            receipts=tuple(self._receipts),
+            findings=tuple(findings),
+            assertions=tuple(self._assertions),
+            agents=tuple(agent.summary() for agent in self._incarnations),
+            notes=self._notes,
+            started=self._header.started,
+            duration_s=round(time.monotonic() - self._started_s, 6),
+            reproduce=self._header.reproduce,
+            worker=self._header.worker,
+        )
+        return self._record
+
+    def pack(self, record: RunRecord, failure: str, evidence: Path, *, queries: Mapping[str, str]) -> RunRecord:
+        """Save the evidence of a run that did not hold under ``evidence``; return the record, which now names the pack.
+
+        What stands in the way (a full disk, a folder that cannot be written) is a note in the
+        record, never another error. The pack then goes to the folder for temporary files, since
+        what was seen may not be seen again.
+        """
+        packed = msgspec.structs.replace(record, evidence=f"{evidence.name}/{record.run_id}")
+        problem = self._write_pack(packed, failure, evidence / record.run_id, queries)
+        if problem:
+            packed = self._pack_elsewhere(record, failure, queries, problem)
+        self._record = packed
+        return packed
+
+    def _write_pack(self, record: RunRecord, failure: str, destination: Path, queries: Mapping[str, str]) -> str:
+        """Write the pack and return what stood in the way, if anything did."""
+        from pytest_chaos import evidence as packs  # most runs hold
+
+        try:
+            self._journal.write_header(msgspec.structs.replace(self._header, reproduce=record.reproduce))
+            self._journal.write_failure(f"{failure}\n\nseed {record.seed}\nreproduce: {record.reproduce}\n")
+            self._journal.write_record(record)
+            packs.write(self._journal.folder, destination, queries=queries)
+        except (ChaosError, OSError) as error:
+            return str(error)
+        return ""
+
+    def _pack_elsewhere(self, record: RunRecord, failure: str, queries: Mapping[str, str], problem: str) -> RunRecord:
+        """Write the pack where it does not belong; the record names no pack, but says where it is and how to repeat it.
+
+        If that fails, too, the seed is all that is left.
+        """
+        import shutil  # hardly ever needed, this and the next
+        import tempfile
+
+        _, _, own = record.reproduce.partition(" -- ")
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="chaos-evidence-"))
+        except OSError as error:
+            return _without_pack(record, own, [problem, f"nor can it be written elsewhere: {error}"])
+        pack = folder / record.run_id
+        moved = msgspec.structs.replace(record, reproduce=f"chaos replay {pack}" + (f" -- {own}" if own else ""))
+        if lost := self._write_pack(moved, failure, pack, queries):
+            shutil.rmtree(folder, ignore_errors=True)
+            return _without_pack(record, own, [problem, lost])
+        notes = {**record.notes, "evidence_problems": [f"{problem}; it is in {pack} for now"]}
+        return msgspec.structs.replace(moved, notes=notes)
+
+    def remove(self) -> None:
+        """Remove the journal and everything the agents left in the run's directory."""
+        import shutil  # once a run
+
+        shutil.rmtree(self._journal.folder, ignore_errors=True)
+
+    # Inside
+
+    def _end_agents(self) -> None:
+        if self._client is None:
+            self._injector.close()
+            return
+        try:
+            self._client.pump()
+            self._injector.close()
+            stopped = [agent for agent in self._incarnations if agent.running]
+            for agent in stopped:
+                agent.ended_by_harness = True
+            self._client.end()
+            self._read_marks()
+        except (AgentError, ChaosError) as error:
+            self._findings.append(Finding(signature="harness:cleanup", text=str(error), kind="harness"))
+        for agent in self._incarnations:
+            self._journal.add_agent(agent.summary())
+
+    def _broken_expectations(self) -> list[Finding]:
+        """Return a finding for each expectation that is broken; a check's own findings speak for it already."""
+        return verdict.of_assertions(assertion for assertion in self._assertions if assertion.name not in self._checked)
+
+    def _start(self, name: str, command: Command, spec: dict[str, Any], timeout_s: float) -> Agent:
+        client = self._connect()
+        output = self._journal.output_folder / _log_name(name, self._incarnations)
+        triggers = self._injector.triggers(name, from_within=command.target is not None)
+        agent = client.spawn(
+            name, command, {**spec, "triggers": triggers}, output, timeout_s=timeout_s, on_made=self._adopt
+        )
+        self._specs[agent.number] = (command, spec, output)
+        started = AgentStarted(name=name, pid=agent.pid, command=str(command), kwargs=command.kwargs, started_at=_now())
+        self._journal.add_agent(started)
+        if agent.note:
+            self._notes[f"fresh interpreter for {command}"] = agent.note
+        return agent
+
+    def _adopt(self, agent: Agent) -> None:
+        """Know an agent before it can say anything."""
+        agent.fire = lambda kind: self._fire(kind, agent)
+        self._agents[agent.name] = agent
+        self._incarnations.append(agent)
+
+    def start_helper(self, name: str, target: str, kwargs: Mapping[str, Json]) -> Agent:
+        """Start a process that a fault consists of. Faults ask for it; tests call spawn."""
+        taken = sum(agent.name.startswith(name) for agent in self._incarnations)
+        return self.spawn(target, kwargs=kwargs, name=f"{name}-{taken + 1}")
+
+    def start_again(self, agent: Agent) -> Agent:
+        """Start the next incarnation of an agent, as it was started first. Faults ask for it; tests call restart."""
+        command, spec, _ = self._specs[agent.number]
+        return self._start(agent.name, command, spec, SPAWN_TIMEOUT_S)
+
+    def _connect(self) -> GuardianClient:
+        if self._client is None:
+            self._client = self._client_of_session()
+            self._client.begin(self._journal.folder)
+            self._client.on_pump = self._pump
+        return self._client
+
+    def _fire(self, kind: str, agent: Agent) -> Receipt:
+        client = self._connect()
+        if not agent.running and REGISTRY[kind].needs_life:
+            msg = f"{kind} of agent {agent.name!r} cannot happen: it has ended already ({agent.exit_status})"
+            raise AgentError(msg)
+
+        def wait(condition: Callable[[], bool], what: str) -> None:
+            client.wait_until(condition, timeout_s=WAIT_TIMEOUT_S, what=what, seen=agent.describe)
+
+        return self._injector.fire(Fault(kind=kind, agent=agent.name), agent, wait=wait)
+
+    def _pump(self) -> None:
+        self._read_marks()
+        self._injector.pump()
+        now_s = time.monotonic()
+        for agent in self._agents.values():
+            agent.sample(now_s=now_s)
+
+    def _read_marks(self) -> None:
+        size = self._journal.marks_path.stat().st_size
+        if size == self._marks_read:
+            return
+        with self._journal.marks_path.open("rb") as marks:
+            marks.seek(self._marks_read)
+            content = marks.read()
+        self._marks_read += len(content)
+        for mark in self._parser.feed(content):
+            if (agent := self._agents.get(mark.agent)) is not None:
+                agent.hear_mark(mark)
+
+    def _on_receipt(self, receipt: Receipt) -> None:
+        self._receipts.append(receipt)
+        self._journal.add_receipt(receipt)
+
+    def _describe(self) -> str:
+        return "; ".join(agent.describe() for agent in self._agents.values()) or "no agent was started"
+
+
+def _command(
+    target: str | Callable[..., object] | Sequence[str | os.PathLike[str]], kwargs: Mapping[str, Json], *, fresh: bool
+) -> Command:
+    if isinstance(target, str):
+        if not all(target.rpartition(":")):
+            msg = f"a target reads 'module:function' or 'file.py:function', and this is {target!r}; an argv is a list"
+            raise UsageError(msg)
+        return Command(target, None, dict(kwargs), fresh)
+    if callable(target):
+        return Command(_name_of(target), None, dict(kwargs), fresh)
+    argv = tuple(os.fspath(part) for part in target)
+    if not argv or kwargs:
+        msg = "an argv needs a program and takes no kwargs: put the arguments into the list"
+        raise UsageError(msg)
+    return Command(None, argv, {}, fresh)
+
+
+def _name_of(function: Callable[..., object]) -> str:
+    """Return how a fresh process finds this function: by module where that can be imported, else by file."""
+    import importlib.util  # only for a function object
+    import inspect  # likewise
+
+    name = getattr(function, "__qualname__", "")
+    module = getattr(function, "__module__", "")
+    if not name or "<" in name:
+        msg = f"{function!r} cannot be found by another process: an agent is a function at the top level of a module"
+        raise UsageError(msg)
+    source = inspect.getsourcefile(function)
+    with contextlib.suppress(ImportError, ValueError, AttributeError):
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.origin is not None and source is not None and Path(spec.origin) == Path(source):
+            return f"{module}:{name}"
+    return f"{source}:{name}"
+
+
+def _log_name(name: str, incarnations: Sequence[Agent]) -> str:
+    before = sum(agent.name == name for agent in incarnations)
+    return f"{name}.log" if not before else f"{name}.{before + 1}.log"
+
+
+def _without_pack(record: RunRecord, own: str, problems: list[Json]) -> RunRecord:
+    """Return the record of a run whose evidence is lost: its seed repeats it, with the project's ``own`` options."""
+    words = ["pytest", shlex.quote(record.node_id), f"--chaos-seed={record.seed}"]
+    words += [f"--chaos-iterations={record.iteration + 1}"] if record.iteration else []
+    notes = {**record.notes, "evidence_problems": problems}
+    return msgspec.structs.replace(record, reproduce=" ".join([*words, own]).strip(), notes=notes)
+
+
+def _now() -> str:
+    import datetime  # only once an agent is started
+
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def reason(record: RunRecord) -> str:
+    """Return in a few lines why a run did not hold: what the failure of its test says."""
+    lines = [f"{record.verdict}: {record.scenario.title or record.scenario.id}"]
+    lines += [
+        f"  [{finding.signature}] {finding.text}" for finding in record.findings if finding.verdict is record.verdict
+    ][:10]
+    lines += [
+        f"  fault: {receipt.kind} {receipt.agent} {receipt.when}: {receipt.evidence}" for receipt in record.receipts
+    ][:10]
+    return "\n".join(lines)

@@ -1,0 +1,65 @@
+"""Messages between controller, guardian and templates: JSON over a Unix socket that keeps their boundaries.
+
+A message may carry file descriptors (``SCM_RIGHTS``): the write end of an agent's output, a pidfd.
+JSON and not pickle, so that nothing that comes over a socket can run; a sequenced-packet socket and
+not a stream, so that there is no framing to get wrong when an end dies in the middle.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import socket
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Message: TypeAlias = dict[str, Any]
+
+MESSAGE_BYTES_MAX: Final = 200_000
+"""The kernel's default send buffer holds one message of this size (``wmem_default`` is 212,992)."""
+
+_DESCRIPTORS_MAX: Final = 4
+_INT: Final = array.array("i")
+
+
+class MessageTooLarge(ValueError):  # noqa: N818 - says what is wrong; the caller turns it into its own error
+    """The message does not fit into one packet."""
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected ends, neither of which survives an exec."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(end: socket.socket, message: Message, descriptors: Iterable[int] = ()) -> None:
+    """Send one message, blocking. Raises MessageTooLarge, and OSError when the other end is gone."""
+    content = json.dumps(message, separators=(",", ":")).encode()
+    if len(content) > MESSAGE_BYTES_MAX:
+        text = f"a message of {len(content)} bytes, at most {MESSAGE_BYTES_MAX}"
+        raise MessageTooLarge(text)
+    socket.send_fds(end, [content], list(descriptors))
+
+
+def receive(end: socket.socket, *, wait: bool = True) -> tuple[Message, list[int]] | None:
+    """Return the next message and its descriptors, or ``None`` when the other end is gone.
+
+    With ``wait`` off, raises BlockingIOError when there is no message. (``socket.recv_fds`` drops
+    its flags in Python 3.11, so this reads the ancillary data itself.)
+    """
+    flags = 0 if wait else socket.MSG_DONTWAIT
+    try:
+        content, ancillary, _, _ = end.recvmsg(
+            MESSAGE_BYTES_MAX + 1, socket.CMSG_LEN(_DESCRIPTORS_MAX * _INT.itemsize), flags
+        )
+    except ConnectionResetError:
+        return None
+    if not content:
+        return None
+    descriptors = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    message: Message = json.loads(content)
+    return message, list(descriptors)

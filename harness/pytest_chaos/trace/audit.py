@@ -1,0 +1,319 @@
+"""The second source of steps: audit events of a Python program.
+
+The interpreter says, through ``sys.audit``, that it is about to open, rename or remove something
+(PEP 578), and a program may say what it likes under names of its own, as ``recovery`` does at each
+of its crash points. Each such event is a step here, at which the program is stopped, or told an
+error, before it goes on.
+
+What it cannot see is more than what it can, and each observation says so: the bytes that are
+written, what a C library does by itself (SQLite above all), and what other programs do. So nothing
+can be recorded with it, and no state be built from what it saw; real kills at its steps are what it
+is for, where there is no seccomp.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from pytest_chaos.errors import StepsUnavailable, UsageError
+from pytest_chaos.trace.comparison import Likeness
+from pytest_chaos.trace.kernel import adopt_orphans
+from pytest_chaos.trace.program import Family, children, launch
+from pytest_chaos.trace.source import Answer, Directive, KillAfterMark, KillBefore, Observation, Watch
+from pytest_chaos.trace.step import Action, BlindSpot, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from pytest_chaos.trace.recording import Recorder
+    from pytest_chaos.trace.source import Program, Standing
+
+TIMEOUT_S: Final = 60.0
+_OUTPUT_SHOWN_BYTES: Final = 16 * 1024
+_BLIND: Final = BlindSpot(
+    what="contents", text="audit events tell that a file is opened for writing, and nothing of what is written to it"
+)
+_OTHERS: Final = {
+    "sqlite3.connect": "sqlite3",
+    "subprocess.Popen": "process",
+    "os.fork": "process",
+    "os.forkpty": "process",
+    "os.posix_spawn": "process",
+    "os.exec": "process",
+    "mmap.__new__": "shared-mapping",
+    "ctypes.dlopen": "library",
+}
+"""Events after which something happens that nobody here sees."""
+
+
+class AuditSource:
+    """Watches Python functions by audit events. ``points`` are prefixes of the program's own events.
+
+    Unlike a trapped system call, an event may be followed by a failure: a step says that something
+    was about to happen.
+    """
+
+    name = "audit"
+
+    def __init__(self, points: Sequence[str] = ("recovery.",)) -> None:
+        self._points = tuple(points)
+
+    def stand_by(self, make: Callable[[Path, Path], Program]) -> Standing:
+        """Return what forks the program anew for every run. See ``StepSource.stand_by``."""
+        return _Anew(self, make)
+
+    def observe(
+        self,
+        program: Program,
+        directory: Path,
+        *,
+        marks: Path,
+        directive: Directive = Watch(),  # noqa: B008 - a frozen value
+        expected: Sequence[Step] = (),
+        recorder: Recorder | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Observation:
+        """Run the function with ``directory`` watched. See ``StepSource.observe``.
+
+        Raises StepsUnavailable for what audit events cannot do: record, watch a command, or stop at
+        a mark.
+        """
+        if recorder is not None or not callable(program) or isinstance(directive, KillAfterMark):
+            msg = "audit events can neither record, nor watch a command, nor stop at a mark: that takes seccomp (Linux)"
+            raise StepsUnavailable(msg)
+        if not directory.is_dir() or not timeout_s > 0:
+            msg = f"a folder is watched, for more than 0 s, and this is {directory} for {timeout_s} s"
+            raise UsageError(msg)
+        marks.touch()
+        output, log = marks.with_name(marks.name + ".output"), marks.with_name(marks.name + ".steps")
+        for file in (output, log):
+            file.write_bytes(b"")
+        adopted_before = adopt_orphans()
+        watcher = _Watcher(directory, marks, log, directive, expected, self._points)
+        others = children()
+        family = Family(launch(program, directory, marks, output, watcher.begin), others)
+        try:
+            is_timed_out = not select.select([family.pidfd], [], [], timeout_s)[0]
+        finally:
+            leftovers = family.end()
+            adopt_orphans(adopts=adopted_before)
+        return _observation(family, log, output, directive, timeout_s if is_timed_out else 0.0, leftovers)
+
+
+class _Anew:
+    """Runs a program again and again, and prepares nothing."""
+
+    def __init__(self, source: AuditSource, make: Callable[[Path, Path], Program]) -> None:
+        self._source = source
+        self._make = make
+
+    def observe(
+        self,
+        directory: Path,
+        *,
+        marks: Path,
+        directive: Directive = Watch(),  # noqa: B008 - a frozen value
+        expected: Sequence[Step] = (),
+        recorder: Recorder | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Observation:
+        """Run it once more. See ``StepSource.observe``."""
+        return self._source.observe(
+            self._make(directory, marks),
+            directory,
+            marks=marks,
+            directive=directive,
+            expected=expected,
+            recorder=recorder,
+            timeout_s=timeout_s,
+        )
+
+    def close(self) -> None:
+        """Nothing stands by."""
+
+
+class _Line(msgspec.Struct, frozen=True, array_like=True):
+    """A line of the log: a step, something unseen, or that the directive was carried out, or that all diverged."""
+
+    step: Step | None = None
+    blind_spot: BlindSpot | None = None
+    fired: bool = False
+    diverged_at: int | None = None
+    diverged: str = ""
+
+
+class _Watcher:
+    """Lives in the program: hears its events, writes down the steps, and carries out the directive."""
+
+    def __init__(
+        self,
+        directory: Path,
+        marks: Path,
+        log: Path,
+        directive: Directive,
+        expected: Sequence[Step],
+        points: tuple[str, ...],
+    ) -> None:
+        self._root = os.path.realpath(directory)
+        self._prefix = self._root + "/"
+        self._marks = str(marks)
+        self._log_path = str(log)
+        self._directive = directive
+        self._expected = [step for step in expected if not step.is_mark]
+        self._likeness = Likeness(self._expected)
+        self._points = points
+        self._count = 0
+        self._marks_seen = 0
+        self._is_busy = False
+        self._answers_left = 0.0
+        self._decoders: dict[str, Callable[[tuple[Any, ...]], Step | None]] = {
+            "open": self._open,
+            "os.rename": self._rename,
+            "os.remove": lambda given: self._named(Action.UNLINK, given[0], exists=True),
+            "os.rmdir": lambda given: self._named(Action.REMOVE_FOLDER, given[0], exists=True),
+            "os.mkdir": lambda given: self._named(Action.MAKE_FOLDER, given[0], exists=False),
+            "os.link": lambda given: self._named(Action.LINK, given[1], exists=False),
+            "os.symlink": self._symlink,
+            "os.truncate": self._truncate,
+            "os.chmod": lambda given: self._named(Action.CHANGE_MODE, given[0], exists=True),
+        }
+
+    def begin(self) -> None:
+        """Hear events from now on; there is no way back."""
+        self._log = os.open(self._log_path, os.O_WRONLY | os.O_APPEND)
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, given: tuple[Any, ...]) -> None:
+        if self._is_busy:
+            return
+        self._is_busy = True
+        try:
+            if event in _OTHERS:
+                self._write(_Line(blind_spot=BlindSpot(what=_OTHERS[event], text=f"{event} {given[:1]!r:.200}")))
+            elif (step := self._step(event, given)) is not None:
+                self._pass(step)
+        finally:
+            self._is_busy = False
+
+    def _step(self, event: str, given: tuple[Any, ...]) -> Step | None:
+        if event in self._decoders:
+            step = self._decoders[event](given)
+            return None if step is None else msgspec.structs.replace(step, call=event)
+        if event.startswith(self._points):
+            return Step(number=0, action=Action.POINT, call=event, path=event)
+        return None
+
+    def _pass(self, step: Step) -> None:
+        """Count a step, and stop there if that is what was asked for."""
+        self._see_marks()
+        number = self._count + 1
+        step = msgspec.structs.replace(step, number=number)
+        if self._expected and not self._likeness.follows(step):
+            self._end(_Line(diverged_at=number, diverged=str(step)))
+        if isinstance(self._directive, KillBefore) and number == self._directive.number:
+            self._end(_Line(fired=True))
+        self._count = number
+        if isinstance(self._directive, Answer) and self._answers(number):
+            self._write(_Line(fired=True))
+            code = getattr(errno, self._directive.error or "EIO")
+            raise OSError(code, os.strerror(code), step.path)
+        self._write(_Line(step=step))
+
+    def _answers(self, number: int) -> bool:
+        assert isinstance(self._directive, Answer)  # noqa: S101 - or nobody would ask
+        if number == self._directive.number:
+            self._answers_left = float("inf") if self._directive.times is None else self._directive.times
+        self._answers_left -= 1
+        return self._answers_left >= 0 and number >= self._directive.number
+
+    def _see_marks(self) -> None:
+        """Put the marks that were written since the last step between the steps."""
+        with open(self._marks, "rb") as file:
+            file.seek(self._marks_seen)
+            content = file.read()
+        self._marks_seen += len(content)
+        for line in filter(None, content.split(b"\n")):
+            self._write(_Line(step=Step(number=self._count, action=Action.MARK, call="write", length=len(line))))
+
+    def _end(self, line: _Line) -> None:
+        self._write(line)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _write(self, line: _Line) -> None:
+        os.write(self._log, msgspec.json.encode(line) + b"\n")
+
+    def _open(self, given: tuple[Any, ...]) -> Step | None:
+        path, _, flags = given
+        if not isinstance(flags, int) or not flags & (os.O_CREAT | os.O_TRUNC):
+            return None
+        is_there, place = self._place(path)
+        if place is None or (is_there and not flags & os.O_TRUNC):
+            return None
+        if not is_there:
+            return Step(number=0, action=Action.CREATE, call="", path=place) if flags & os.O_CREAT else None
+        has_content = os.path.getsize(os.path.join(self._root, place)) > 0
+        return Step(number=0, action=Action.TRUNCATE, call="", path=place) if has_content else None
+
+    def _rename(self, given: tuple[Any, ...]) -> Step | None:
+        (is_there, source), (_, target) = self._place(given[0]), self._place(given[1])
+        if not is_there or (source is None and target is None):
+            return None
+        return Step(number=0, action=Action.RENAME, call="", path=source or "", target=target or "")
+
+    def _symlink(self, given: tuple[Any, ...]) -> Step | None:
+        step = self._named(Action.SYMLINK, given[1], exists=False)
+        return None if step is None else msgspec.structs.replace(step, target=os.fsdecode(given[0]))
+
+    def _truncate(self, given: tuple[Any, ...]) -> Step | None:
+        step = self._named(Action.TRUNCATE, given[0], exists=True)
+        return None if step is None else msgspec.structs.replace(step, length=int(given[1]))
+
+    def _named(self, action: Action, path: object, *, exists: bool) -> Step | None:
+        is_there, place = self._place(path)
+        return Step(number=0, action=action, call="", path=place) if place is not None and is_there == exists else None
+
+    def _place(self, path: object) -> tuple[bool, str | None]:
+        """Return whether something is at a path, and where in the folder that is, None if it is not in it."""
+        if isinstance(path, int):
+            absolute = os.readlink(f"/proc/self/fd/{path}") if os.path.exists(f"/proc/self/fd/{path}") else ""
+        elif isinstance(path, str | bytes | os.PathLike):
+            parent, name = os.path.split(os.path.abspath(os.fsdecode(path)))
+            absolute = os.path.join(os.path.realpath(parent), name)
+        else:
+            absolute = ""
+        is_inside = absolute.startswith(self._prefix)
+        return os.path.lexists(absolute), absolute[len(self._prefix) :] if is_inside else None
+
+
+def _observation(
+    family: Family, log: Path, output: Path, directive: Directive, expired_s: float, leftovers: list[str]
+) -> Observation:
+    lines = [msgspec.json.decode(line, type=_Line) for line in log.read_bytes().splitlines()]
+    steps = tuple(line.step for line in lines if line.step is not None)
+    failure = f"it left processes running, which were ended: {', '.join(leftovers[:5])}" if leftovers else ""
+    if expired_s:
+        failure = f"it did not end within {expired_s:g} s, and was ended"
+    fired = any(line.fired for line in lines)
+    count = max((step.number for step in steps), default=0)
+    count += fired and isinstance(directive, Answer) and count < directive.number
+    return Observation(
+        steps=steps,
+        count=count,
+        exit_code=family.exit_code,
+        signal=family.signal,
+        is_timed_out=bool(expired_s),
+        fired=fired,
+        diverged_at=next((line.diverged_at for line in lines if line.diverged_at is not None), None),
+        diverged=next((line.diverged for line in lines if line.diverged), ""),
+        blind_spots=(_BLIND, *(line.blind_spot for line in lines if line.blind_spot is not None)),
+        output=output.read_bytes()[-_OUTPUT_SHOWN_BYTES:].decode(errors="replace"),
+        failure=failure,
+    )

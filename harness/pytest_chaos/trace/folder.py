@@ -1,0 +1,187 @@
+"""The watched folder as the kernel sees it: which object is which node, and where a path of another process leads.
+
+An object is known by device and inode while it exists. An inode number is given again after its
+file is gone, so a node is forgotten when its last name goes and no open file is left, or when the
+number turns up as a new file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from pytest_chaos.trace.step import NO_CONTENT, ROOT_NODE, Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_Identity = tuple[int, int]
+
+
+class Place(NamedTuple):
+    """Where a path leads: its parent resolved, the last name as it is. ``path`` is relative to the watched folder."""
+
+    absolute: str
+    path: str
+    is_inside: bool
+
+
+class WatchedFolder:
+    """One folder and the nodes in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.root = os.path.realpath(directory)
+        self._prefix = self.root + "/"
+        self._nodes: dict[_Identity, int] = {}
+        self._paths: dict[int, str] = {}
+        self._nameless: set[int] = set()
+        self._noted: list[Callable[[], object]] = []
+        self._next = ROOT_NODE
+        root = os.stat(self.root)
+        self.device = root.st_dev
+        self.add(root, "")
+
+    def add(self, status: os.stat_result, path: str) -> int:
+        """Give an object its node: a new one, whatever had its inode number before."""
+        node = self.reserve(path)
+        self.bind(node, status)
+        return node
+
+    def reserve(self, path: str) -> int:
+        """Return a new node for what is about to be made at a path."""
+        node = self._next
+        self._next += 1
+        self._paths[node] = path
+        return node
+
+    def bind(self, node: int, status: os.stat_result) -> None:
+        """Say which object a node is, now that it is there."""
+        self._nodes[status.st_dev, status.st_ino] = node
+
+    def node(self, status: os.stat_result) -> int:
+        """Return the node of an object, 0 if it is none of this folder's."""
+        node = self._nodes.get((status.st_dev, status.st_ino), 0)
+        if node and node in self._nameless and status.st_nlink:  # its inode number was given to another file since
+            del self._nodes[status.st_dev, status.st_ino]
+            return 0
+        return node
+
+    def lose_name(self, node: int, status: os.stat_result) -> None:
+        """Note that a name of a node goes; after its last one, only who has it open can reach it."""
+        if node and status.st_nlink <= 1 and node not in self._nameless:
+            self._nameless.add(node)
+            self.undo_with(lambda: self._nameless.discard(node))
+
+    def gain_name(self, node: int) -> None:
+        """Note that a node gets a name."""
+        if node in self._nameless:
+            self._nameless.discard(node)
+            self.undo_with(lambda: self._nameless.add(node))
+
+    def take_in(self, status: os.stat_result, path: str) -> int:
+        """Give an object that comes from outside its node."""
+        node = self.add(status, path)
+        self.undo_with(lambda: self._nodes.pop((status.st_dev, status.st_ino), 0))
+        return node
+
+    def begin(self) -> None:
+        """Begin to look at a call: those before it were made."""
+        if self._noted:
+            self._noted.clear()
+
+    def undo_with(self, undo: Callable[[], object]) -> None:
+        """Have ``take_back`` do this, too."""
+        self._noted.append(undo)
+
+    def take_back(self) -> None:
+        """Forget what was noted since ``begin``: the call is not made, its caller was killed or was answered."""
+        while self._noted:
+            self._noted.pop()()
+
+    def node_of(self, identity: _Identity) -> int:
+        """Return the node with this device and inode, 0 if none has."""
+        return self._nodes.get(identity, 0)
+
+    def path(self, node: int) -> str:
+        """Return a path at which the node is, or was last."""
+        return self._paths.get(node, "")
+
+    def move(self, node: int, path: str) -> None:
+        """Note that a node is at another path now, and what is under it too."""
+        before = self._paths.get(node, "")
+        self._move(node, before, path)
+        self.undo_with(lambda: self._move(node, path, before))
+
+    def _move(self, node: int, before: str, path: str) -> None:
+        self._paths[node] = path
+        for other, under in self._paths.items():
+            if other != node and under.startswith(before + "/"):
+                self._paths[other] = path + under[len(before) :]
+
+    def place(self, absolute: str) -> Place:
+        """Resolve all but the last name of an absolute path."""
+        parent, _, name = absolute.rpartition("/")
+        if parent == self.root and name not in {"", ".", ".."}:  # where most are, and nothing needs to be resolved
+            return Place(absolute, name, is_inside=True)
+        parent, name = os.path.split(absolute.rstrip("/") or "/")
+        if name in {"", ".", ".."}:
+            resolved = os.path.realpath(absolute)
+        else:
+            resolved = os.path.join(os.path.realpath(parent), name)
+        return self._placed(resolved)
+
+    def look(self, absolute: str) -> tuple[Place, os.stat_result | None]:
+        """Resolve all of an absolute path, symbolic links at its end too, and return what is there."""
+        parent, _, name = absolute.rpartition("/")
+        if parent == self.root and name not in {"", ".", ".."}:
+            status = lstat(absolute)
+            if status is None or not stat.S_ISLNK(status.st_mode):
+                return Place(absolute, name, is_inside=True), status
+        place = self._placed(os.path.realpath(absolute))
+        return place, lstat(place.absolute)
+
+    def _placed(self, resolved: str) -> Place:
+        if resolved == self.root:
+            return Place(resolved, "", is_inside=True)
+        is_inside = resolved.startswith(self._prefix)
+        return Place(resolved, resolved[len(self._prefix) :] if is_inside else resolved, is_inside)
+
+    def scan(self, keep: Callable[[bytes], int] | None) -> Iterator[Entry]:
+        """Walk over what is in the folder, give each its node, and keep its bytes."""
+        for path, status in _walk(self.root, ""):
+            node = self.node(status) or self.add(status, path)
+            yield _entry(os.path.join(self.root, path), path, node, status, keep)
+
+
+def lstat(path: str) -> os.stat_result | None:
+    """Return what is at a path, links not followed; None where there is nothing, or nothing to be seen."""
+    try:
+        return os.lstat(path)
+    except (OSError, ValueError):
+        return None
+
+
+def _walk(root: str, under: str) -> Iterator[tuple[str, os.stat_result]]:
+    with os.scandir(os.path.join(root, under)) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        path = f"{under}/{entry.name}" if under else entry.name
+        yield path, entry.stat(follow_symlinks=False)
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(root, path)
+
+
+def _entry(absolute: str, path: str, node: int, status: os.stat_result, keep: Callable[[bytes], int] | None) -> Entry:
+    mode = stat.S_IMODE(status.st_mode)
+    if stat.S_ISDIR(status.st_mode):
+        return Entry(path=path, node=node, kind="folder", mode=mode)
+    if stat.S_ISLNK(status.st_mode):
+        return Entry(path=path, node=node, kind="symlink", target=os.readlink(absolute))
+    if not stat.S_ISREG(status.st_mode):
+        return Entry(path=path, node=node, kind="other", mode=mode)
+    with open(absolute, "rb") as file:
+        content = file.read()
+    place = keep(content) if keep is not None else NO_CONTENT
+    return Entry(path=path, node=node, kind="file", mode=mode, length=len(content), content=place)

@@ -1,0 +1,147 @@
+"""The steps of one observed run, with everything that was written, in a folder of two files.
+
+``contents.bin`` holds the bytes, one after the other as they were seen; ``recording.msgpack`` the
+rest. Contents are read from the file where they are wanted: a recording of a gigabyte does not take
+a gigabyte of memory.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+import msgspec
+
+from pytest_chaos.errors import UsageError
+from pytest_chaos.trace.step import NO_CONTENT, Action, BlindSpot, Entry, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+FORMAT: Final = 1
+"""Version of the files; raised when a field changes its meaning."""
+
+_CONTENTS: Final = "contents.bin"
+_STEPS: Final = "recording.msgpack"
+
+
+class _Saved(msgspec.Struct, frozen=True, array_like=True):
+    format: int
+    source: str
+    before: tuple[Entry, ...]
+    steps: tuple[Step, ...]
+    blind_spots: tuple[BlindSpot, ...]
+
+
+class Recorder:
+    """Takes down a run while it goes on. ``folder`` is made, and must not hold a recording yet."""
+
+    def __init__(self, folder: Path, source: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.before: list[Entry] = []
+        self.steps: list[Step] = []
+        self.blind_spots: list[BlindSpot] = []
+        self._source = source
+        self._contents = os.open(folder / _CONTENTS, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._contents_bytes = 0
+
+    def keep(self, content: bytes | memoryview) -> int:
+        """Append bytes to the contents and return their place."""
+        place = self._contents_bytes
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(self._contents, rest) :]
+        self._contents_bytes += len(content)
+        return place
+
+    def close(self) -> None:
+        """Write down the rest and close the files; the recording can be opened then."""
+        os.close(self._contents)
+        saved = _Saved(
+            FORMAT,
+            self._source,
+            tuple(map(_written, self.before)),
+            tuple(map(_written, self.steps)),
+            tuple(self.blind_spots),
+        )
+        (self.folder / _STEPS).write_bytes(msgspec.msgpack.encode(saved))
+
+
+class Recording:
+    """A finished recording. ``steps`` are in order, marks among them; ``count`` is the number of the last step.
+
+    ``before`` is what was in the folder when the run began. Raises UsageError for a folder that
+    holds no recording, or one of another format.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            saved = msgspec.msgpack.decode((folder / _STEPS).read_bytes(), type=_Saved)
+            self._contents = os.open(folder / _CONTENTS, os.O_RDONLY | os.O_CLOEXEC)
+        except (OSError, msgspec.MsgspecError) as error:
+            msg = f"{folder} holds no recording of steps that can be read ({error}); record the program again"
+            raise UsageError(msg) from error
+        if saved.format != FORMAT:
+            os.close(self._contents)
+            msg = f"{folder} has recording format {saved.format} and this version reads {FORMAT}; record again"
+            raise UsageError(msg)
+        self.folder = folder
+        self.source = saved.source
+        self.before: Sequence[Entry] = tuple(map(_read, saved.before))
+        self.steps: Sequence[Step] = tuple(map(_read, saved.steps))
+        self.blind_spots: Sequence[BlindSpot] = saved.blind_spots
+        self.count = max((step.number for step in saved.steps), default=0)
+
+    def __enter__(self) -> Self:
+        """Return the recording, which closes at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the recording."""
+        self.close()
+
+    def content(self, item: Step | Entry) -> bytes:
+        """Return the bytes of a write, a mark or a file; none for what has none."""
+        return b"" if item.content == NO_CONTENT else os.pread(self._contents, item.length, item.content)
+
+    def durable(self) -> list[Step]:
+        """Return the steps without the marks; step number k is at k - 1."""
+        return [step for step in self.steps if step.action is not Action.MARK]
+
+    def close(self) -> None:
+        """Close the file of the contents. Closing twice is fine."""
+        if self._contents >= 0:
+            os.close(self._contents)
+            self._contents = -1
+
+
+_Named = TypeVar("_Named", Entry, Step)
+_BYTES: Final = "\0"
+"""No path holds it; what follows is a path that is no UTF-8, a letter for each of its bytes."""
+
+
+def _written(item: _Named) -> _Named:
+    """Return an item whose paths can be written as text, whatever bytes they have."""
+    if (item.path + item.target).isascii():
+        return item
+    return msgspec.structs.replace(item, path=_letters(item.path), target=_letters(item.target))
+
+
+def _letters(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return _BYTES + os.fsencode(path).decode("latin-1")
+    return path
+
+
+def _read(item: _Named) -> _Named:
+    if not (item.path.startswith(_BYTES) or item.target.startswith(_BYTES)):
+        return item
+    return msgspec.structs.replace(item, path=_path(item.path), target=_path(item.target))
+
+
+def _path(letters: str) -> str:
+    return os.fsdecode(letters[1:].encode("latin-1")) if letters.startswith(_BYTES) else letters

@@ -1,0 +1,163 @@
+"""The command ``python -m durable_agents``: serve a pipeline that lives by webhooks.
+
+Exit codes: 0 told to end, and has; 3 what was asked for cannot be done, told in one sentence.
+
+Secrets are taken from the environment and from nowhere else, since arguments are shown to everybody
+on the machine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from typing import Any, Final, TypeVar
+
+import click
+import msgspec
+
+from durable_agents.errors import InvalidSetting, RecoveryError
+from durable_agents.jobs.reaper import ReaperSettings
+from durable_agents.jobs.stages import DEFAULT_PIPELINE, Pipeline
+from durable_agents.pipeline.application import Application
+from durable_agents.pipeline.reconciler import ReconcilerSettings
+from durable_agents.pipeline.serving import listen, serve
+from durable_agents.pipeline.tracker import HttpTracker
+from durable_agents.store import open_store
+from durable_agents.webhooks.signatures import SignatureScheme, StandardWebhooks, gitea, github
+
+PREFIX: Final = "CORE_"
+"""Begins the name of each variable of the environment; the rest is the name of the setting, in capitals."""
+
+MISTAKE: Final = 3
+_SCHEMES: Final[Mapping[str, Callable[[str], SignatureScheme]]] = {
+    "tracker": StandardWebhooks,
+    "github": github,
+    "gitea": gitea,
+}
+SettingsType = TypeVar("SettingsType", bound=msgspec.Struct)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Run parts of the recovery core."""
+
+
+@main.command("serve")
+@click.option("--db", "database", required=True, type=click.Path(dir_okay=False), help="The database; made if new.")
+@click.option("--gates", required=True, help="MODULE:NAME of a mapping from gates' names to functions of a task.")
+@click.option(
+    "--pipeline", default="", help="MODULE:NAME of a Pipeline; by default that of durable_agents.jobs.stages."
+)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Where to listen; anything else is open to others."
+)
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 is one that is free.")
+@click.option("--tracker-url", default="", help="The tracker's API, which the reconciler asks for issues.")
+@click.option("--project", "projects", multiple=True, help="A project of the tracker; may be given several times.")
+@click.option("--ci-gate", default="ci_green", show_default=True, help="The gate of the stage that a CI status leaves.")
+def serve_command(**options: Any) -> None:
+    """Receive deliveries, handle them, reap jobs, and make up for webhooks that were lost.
+
+    Secrets of sources: CORE_TRACKER_SECRET, CORE_GITHUB_SECRET, CORE_GITEA_SECRET (one or more);
+    the token for the tracker's API: CORE_TRACKER_TOKEN. Settings: CORE_RECONCILE_ENABLED,
+    CORE_RECONCILE_PLANE_ENABLED, CORE_RECONCILE_GRACE_DEFAULT_S and all others of
+    ReconcilerSettings and ReaperSettings.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with open_store(options["database"]) as store:
+        application = Application(
+            store,
+            gates=_loaded(options["gates"], "gates", Mapping),
+            pipeline=_loaded(options["pipeline"], "pipeline", Pipeline) if options["pipeline"] else DEFAULT_PIPELINE,
+            ci_gate=options["ci_gate"],
+            schemes=schemes(os.environ),
+            tracker=_tracker(options["tracker_url"]),
+            projects=options["projects"],
+            reaper=settings_from(os.environ, ReaperSettings),
+            reconciler=settings_from(os.environ, ReconcilerSettings),
+        )
+        with closing(listen(options["host"], options["port"])) as listener:
+            host, port, *_ = listener.getsockname()
+            click.echo(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
+            sys.stdout.flush()
+            serve(application, listener)
+
+
+def schemes(environment: Mapping[str, str]) -> dict[str, SignatureScheme]:
+    """Return how deliveries of each source are signed whose secret is there. Raises InvalidSetting, without secrets."""
+    found: dict[str, SignatureScheme] = {}
+    for source, scheme in _SCHEMES.items():
+        name = f"{PREFIX}{source.upper()}_SECRET"
+        if environment.get(name):
+            try:
+                found[source] = scheme(environment[name])
+            except InvalidSetting as error:
+                message = f"{name}: {error}"
+                raise InvalidSetting(message) from error
+            except ImportError as error:
+                message = (
+                    "Expected standardwebhooks, which checks the tracker's signatures, but it is not installed; "
+                    "pip install 'pytest-chaos[server]'."
+                )
+                raise InvalidSetting(message) from error
+    if not found:
+        names = ", ".join(f"{PREFIX}{source.upper()}_SECRET" for source in _SCHEMES)
+        message = f"Expected the secret of one source or more in the environment but there is none of {names}; set one."
+        raise InvalidSetting(message)
+    return found
+
+
+def settings_from(environment: Mapping[str, str], kind: type[SettingsType]) -> SettingsType:
+    """Return the settings that the environment gives, the defaults for the others. Raises InvalidSetting."""
+    given = {field.name: environment.get(f"{PREFIX}{field.name.upper()}", "") for field in msgspec.structs.fields(kind)}
+    try:
+        return msgspec.convert({name: text for name, text in given.items() if text}, kind, strict=False)
+    except msgspec.ValidationError as error:
+        message = f"Expected settings of {kind.__name__} in the environment ({PREFIX}...) but {error}; correct these."
+        raise InvalidSetting(message) from error
+
+
+def _tracker(url: str) -> HttpTracker | None:
+    return HttpTracker(url, token=os.environ.get(f"{PREFIX}TRACKER_TOKEN", "")) if url else None
+
+
+def _loaded(place: str, what: str, kind: type) -> Any:
+    """Return what ``MODULE:NAME`` names. Raises InvalidSetting."""
+    module, colon, name = place.partition(":")
+    if not (module and colon and name):
+        message = f"Expected --{what} as MODULE:NAME but got {place!r}; name a module and something in it."
+        raise InvalidSetting(message)
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        message = (
+            f"Expected --{what} to name something that can be imported but {place} raises {type(error).__name__}: "
+            f"{error}; is the module on the path?"
+        )
+        raise InvalidSetting(message) from error
+    if not isinstance(found, kind):
+        message = f"Expected {place} to be a {kind.__name__} but it is a {type(found).__name__}; give one."
+        raise InvalidSetting(message)
+    return found
+
+
+def run() -> None:
+    """Run the command, and end with its exit code."""
+    try:
+        main.main(standalone_mode=False, prog_name="python -m durable_agents")
+    except click.ClickException as error:
+        error.show()
+        sys.exit(MISTAKE)
+    except click.Abort:
+        sys.exit(0)
+    except RecoveryError as error:
+        click.echo(str(error), err=True)
+        sys.exit(MISTAKE)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,140 @@
+"""Lease files: an exclusive right that is a file, for what has no database: a repository, a device, a port.
+
+A file ``NAME.lease`` holds who has the lease: a pid and when that process was started. It is made
+under another name, flushed, and linked into place, which succeeds for one; so it is there whole or
+not at all. Its holder removes it. One whose holder is gone is stale, and reclaimed: under a lock on
+the file itself, after another look whether the path still is that file, so that of several who
+reclaim none removes the lease of whoever came next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from durable_agents.errors import InvalidSetting
+from durable_agents.processes import Liveness, look, start_of
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+SUFFIX: Final = ".lease"
+_BYTES_MAX: Final = 4096
+_LOGGER: Final = logging.getLogger(__name__)
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """Whose a lease file is."""
+
+    pid: int
+    process_start: str
+
+
+class LeaseFile:
+    """The lease ``name`` in a folder, for a ``with`` block: ``held`` tells whether this process has it.
+
+    Raises InvalidSetting for a name that is none, and OSError.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], name: str) -> None:
+        """Prepare; nothing is taken yet."""
+        if not name or "/" in name or "\0" in name or name.startswith("."):
+            message = f"Expected the name of a lease, a file name that does not begin with a dot, but got {name!r}."
+            raise InvalidSetting(message)
+        self.path: Final = Path(folder) / f"{name}{SUFFIX}"
+        self.held = False
+
+    def acquire(self) -> bool:
+        """Take the lease if it is free, or stale; return whether it is this process's now."""
+        if not self.held and (self._link() or (reclaim(self.path) and self._link())):
+            self.held = True
+        return self.held
+
+    def release(self) -> None:
+        """Give the lease back, if it is held."""
+        if self.held:
+            self.held = False
+            self.path.unlink(missing_ok=True)
+
+    def _link(self) -> bool:
+        holder = Holder(os.getpid(), start_of(os.getpid()) or "")
+        made = self.path.with_name(f".{self.path.name}.{secrets.token_hex(6)}")
+        try:
+            with made.open("xb") as file:
+                file.write(msgspec.json.encode(holder))
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(made, self.path)
+        except FileExistsError:
+            return False
+        finally:
+            made.unlink(missing_ok=True)
+        return True
+
+    def __enter__(self) -> Self:
+        """Try to take it."""
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give it back."""
+        self.release()
+
+
+def reclaim_all_stale_leases(folder: str | os.PathLike[str]) -> int:
+    """Remove the lease files of a folder whose holders are gone, and return how many; 0 without any, or without folder.
+
+    One that cannot be read, or removed, stops no other: it is left, with a warning.
+    """
+    try:
+        paths = sorted(Path(folder).glob(f"*{SUFFIX}"))
+    except OSError:
+        return 0
+    reclaimed = 0
+    for path in paths:
+        try:
+            reclaimed += reclaim(path)
+        except OSError as error:
+            _LOGGER.warning("lease file %s was left: %s", path, error)
+    return reclaimed
+
+
+def reclaim(path: Path) -> bool:
+    """Remove this lease file if its holder is gone; return whether it was removed here. Raises OSError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not _is_still(path, descriptor) or not _is_stale(path, os.read(descriptor, _BYTES_MAX)):
+            return False
+        path.unlink()
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    return False
+
+
+def _is_stale(path: Path, content: bytes) -> bool:
+    try:
+        holder = msgspec.json.decode(content, type=Holder)
+    except msgspec.DecodeError:
+        _LOGGER.warning("lease file %s is none of ours, or damaged, and was left: look at it and remove it", path)
+        return False
+    return look(holder.pid, holder.process_start) is Liveness.DEAD

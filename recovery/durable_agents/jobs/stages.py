@@ -1,0 +1,415 @@
+"""Stages: where a task is in its pipeline, and the one function by which it gets further.
+
+A pipeline is data: stages, each with the one that follows, the gate between the two, the agent that
+a job is written for when the stage is entered, and the agents whose end may leave it. Another
+pipeline is declared in one place, as a ``Pipeline``, and given to the engine.
+
+Everybody goes through ``advance_stage``: a webhook and the reconciler with ``finished_agent=None``,
+the monitor and the reaper with the agent of the job that ended, these two by way of the outbox. It
+changes the stage by compare-and-set on the stage *and the moment it was entered*, so that a task
+which came round to the same stage again is not advanced by a decision about its last visit, and
+writes the job of the next stage in the same transaction. So of any number who advance a task at
+once, one does, and there is one job (D19, D22).
+
+A stage with a human gate is left by ``approve`` alone, which names the human.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import sys
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from durable_agents.clock import Clock, Microseconds, SystemClock
+from durable_agents.errors import (
+    InvalidPipeline,
+    InvalidSetting,
+    RecoveryError,
+    UnknownAgent,
+    UnknownStage,
+    unknown_task,
+)
+from durable_agents.jobs.gates import TIMEOUT_S, Gate, GateResult, Gates
+from durable_agents.store.protocol import PAGE_ROWS_MAX
+from durable_agents.store.rows import Audit, OutboxEntry, OutboxKind, Task, TaskStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from durable_agents.store import Store, Transaction
+
+__all__ = ["DEFAULT_PIPELINE", "STAGE_CRASH_POINTS", "Advance", "Advanced", "Pipeline", "Stage", "StageEngine"]
+
+MAX_ATTEMPTS: Final = 2
+"""How often a job is started at most, unless told otherwise."""
+
+STAGE_CRASH_POINTS: Final = (
+    "recovery.stage.before_advance",
+    "recovery.stage.after_move",
+    "recovery.stage.after_next_job",
+    "recovery.stage.after_advance",
+)
+"""The audit events of one advance that moves a task, in order; the middle two lie before the COMMIT."""
+
+BEFORE_ADVANCE, AFTER_MOVE, AFTER_NEXT_JOB, AFTER_ADVANCE = STAGE_CRASH_POINTS
+_ENDED: Final = frozenset({TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED})
+_LOGGER: Final = logging.getLogger(__name__)
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage. ``next`` is the stage that follows, None for a final one.
+
+    ``gate`` names what has to be green to leave it; without one, nothing has to be. ``starts`` is
+    the agent that a job is written for when a task enters, if any; ``leavers`` are the agents whose
+    successful end may leave it. A stage without leavers is left by whoever evaluates its gate.
+    """
+
+    name: str
+    next: str | None = None
+    gate: str = ""
+    starts: str | None = None
+    leavers: tuple[str, ...] = ()
+    is_human_gated: bool = False
+
+
+class Pipeline(msgspec.Struct, frozen=True):
+    """Stages in their order. Raises InvalidPipeline, which names everything that is wrong with them."""
+
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        """Check that each stage leads to an end, and that names are names."""
+        problems = [*self._wrong_names(), *self._wrong_ways()]
+        if problems:
+            message = f"Expected a pipeline that leads to an end but {'; '.join(problems)}; correct its stages."
+            raise InvalidPipeline(message)
+
+    @property
+    def agents(self) -> frozenset[str]:
+        """All agents that the stages name."""
+        starts = {stage.starts for stage in self.stages if stage.starts is not None}
+        return frozenset(starts.union(*(stage.leavers for stage in self.stages)))
+
+    def stage(self, name: str) -> Stage:
+        """Return the stage of this name. Raises UnknownStage."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        known = ", ".join(stage.name for stage in self.stages)
+        message = f"Expected a stage of the pipeline but got {name!r}; it has {known}."
+        raise UnknownStage(message)
+
+    def leaves(self, agent: str) -> tuple[str, ...]:
+        """Return the stages that this agent may leave. Raises UnknownAgent."""
+        if agent not in self.agents:
+            message = f"Expected an agent of the pipeline but got {agent!r}; it has {', '.join(sorted(self.agents))}."
+            raise UnknownAgent(message)
+        return tuple(stage.name for stage in self.stages if agent in stage.leavers)
+
+    def _wrong_names(self) -> list[str]:
+        names = [stage.name for stage in self.stages]
+        problems = [] if names else ["it has no stage"]
+        problems += [f"{name!r} is there {names.count(name)} times" for name in set(names) if names.count(name) > 1]
+        agents = [agent for stage in self.stages for agent in (*stage.leavers, stage.starts) if agent is not None]
+        return problems + ["a name is empty" for name in (*names, *agents) if not name]
+
+    def _wrong_ways(self) -> list[str]:
+        following = {stage.name: stage.next for stage in self.stages}
+        problems = []
+        for stage in self.stages:
+            name: str | None = stage.name
+            for _ in self.stages:
+                name = following.get(name) if name is not None else None
+            if name is not None:
+                problems.append(f"{stage.name!r} leads in a circle")
+            if stage.next is not None and stage.next not in following:
+                problems.append(f"{stage.name!r} leads to {stage.next!r}, which is no stage")
+            if stage.next is None and (stage.gate or stage.leavers or stage.is_human_gated):
+                problems.append(f"{stage.name!r} is final and has what leaves it")
+        return problems
+
+
+DEFAULT_PIPELINE: Final = Pipeline(
+    (
+        Stage(name="analysis", next="architecture", starts="analyst", is_human_gated=True),
+        # The seeds' developer leaves the stage before its own.
+        Stage(
+            name="architecture",
+            next="development",
+            gate="architecture_done",
+            starts="architect",
+            leavers=("architect", "developer"),
+        ),
+        # What a developer pushes is judged by continuous integration, later: the webhook leaves
+        # this stage, and the reconciler where the webhook was lost. That the developer's process
+        # has ended is no reason to.
+        Stage(name="development", next="review", gate="ci_green", starts="developer"),
+        Stage(name="review", next="testing", gate="review_approved", starts="reviewer", leavers=("reviewer",)),
+        Stage(name="testing", next="deploy-staging", gate="tests_passed", starts="tester", leavers=("tester",)),
+        Stage(name="deploy-staging", next="deploy", gate="staging_healthy", starts="deployer", leavers=("deployer",)),
+        Stage(name="deploy", next="done", gate="production_healthy", starts="deployer", leavers=("deployer",)),
+        Stage(name="done"),
+    )
+)
+"""The pipeline of the seeds. Its gates are the user's to give, by these names."""
+
+
+class Advanced(enum.StrEnum):
+    """What came of an advance."""
+
+    MOVED = "moved"
+    GATE_RED = "gate_red"
+    STALE = "stale"
+    HUMAN_GATED = "human_gated"
+    NOT_THEIRS = "not_theirs"
+    FINAL = "final"
+    TASK_ENDED = "task_ended"
+
+
+class Advance(msgspec.Struct, frozen=True):
+    """What one call did. ``stage`` is where the task is as far as is known, ``job_id`` the job written, if one was."""
+
+    task_id: str
+    result: Advanced
+    stage: str
+    job_id: int | None = None
+    reason: str = ""
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether this call moved the task."""
+        return self.result is Advanced.MOVED
+
+
+class Move(msgspec.Struct, frozen=True):
+    """A decision to move a task: its gate was green. It holds as long as the task is where it was when it was read."""
+
+    task: Task
+    stage: Stage
+    repo: str
+    why: str
+
+
+class StageEngine:
+    """Moves tasks through a pipeline. ``gates`` has a gate for each name that the pipeline gives.
+
+    ``max_attempts`` is that of the jobs it writes. Raises InvalidPipeline and InvalidSetting. May
+    be shared by threads.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        pipeline: Pipeline = DEFAULT_PIPELINE,
+        gates: Mapping[str, Gate],
+        clock: Clock | None = None,
+        max_attempts: int = MAX_ATTEMPTS,
+        gate_timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """Check the pipeline against the gates; nothing is evaluated yet."""
+        self._store = store
+        self._pipeline = pipeline
+        self._gates = Gates(gates, timeout_s=gate_timeout_s)
+        self._clock: Clock = SystemClock() if clock is None else clock
+        self._max_attempts = max_attempts
+        missing = sorted({stage.gate for stage in pipeline.stages if stage.gate and stage.gate not in self._gates})
+        if missing:
+            message = f"Expected every gate of the pipeline but {', '.join(missing)} is missing; give a function each."
+            raise InvalidPipeline(message)
+        if isinstance(max_attempts, bool) or not isinstance(max_attempts, int) or max_attempts < 1:
+            message = f"Expected max_attempts of 1 or more but got {max_attempts!r}; say how often a job may start."
+            raise InvalidSetting(message)
+
+    @property
+    def store(self) -> Store:
+        """The store that this engine writes to."""
+        return self._store
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The stages."""
+        return self._pipeline
+
+    def evaluate(self, task_id: str) -> GateResult:
+        """Return the answer of the gate of the task's stage. Writes nothing, whatever it is.
+
+        Raises UnknownTask, UnknownStage, or any StoreError.
+        """
+        return self.evaluate_for(self._task(task_id))
+
+    def evaluate_for(self, task: Task) -> GateResult:
+        """Return the answer of the gate for a task as it was read. Raises UnknownStage."""
+        return self._gate(self._pipeline.stage(task.stage), task)
+
+    def advance_stage(self, task_id: str, stage: str, *, finished_agent: str | None, repo: str = "") -> Advance:
+        """Move the task from ``stage`` to the next one if it is there still and its gate is green; write the next job.
+
+        ``finished_agent`` is the agent whose job has ended with success, which must be one that may
+        leave the stage, or None. A red gate, and every other reason not to move, changes nothing at
+        all. Raises UnknownTask, UnknownStage, UnknownAgent, or any StoreError.
+        """
+        return self._advance(self.decide(task_id, stage, finished_agent=finished_agent, repo=repo))
+
+    def approve(self, task_id: str, stage: str, *, by: str, repo: str = "") -> Advance:
+        """Leave a stage with a human gate, since this human says so. Raises as ``advance_stage``, and InvalidSetting.
+
+        A gate that such a stage has besides must be green, too.
+        """
+        return self._advance(self.decide_approval(task_id, stage, by=by, repo=repo))
+
+    def decide(self, task_id: str, stage: str, *, finished_agent: str | None, repo: str = "") -> Move | Advance:
+        """Do the first half of ``advance_stage``, which writes nothing: return the move for ``apply``, or why not.
+
+        For those who have more to write in the transaction of the move, which a gate that takes its
+        time must not keep open.
+        """
+        here = self._pipeline.stage(stage)
+        task = self._task(task_id)
+        refusal = self.refusal(task, here, finished_agent)
+        if refusal is None and not (answer := self._gate(here, task)).is_green:
+            refusal = Advance(task_id, Advanced.GATE_RED, task.stage, reason=answer.reason)
+        why = f"{finished_agent} has ended" if finished_agent else "the gate is green"
+        return Move(task, here, repo, why) if refusal is None else refusal
+
+    def decide_approval(self, task_id: str, stage: str, *, by: str, repo: str = "") -> Move | Advance:
+        """Do the first half of ``approve``, which writes nothing. Raises as ``approve``."""
+        here = self._pipeline.stage(stage)
+        if not here.is_human_gated or not by:
+            message = f"Expected a stage with a human gate and who approves but got {stage!r} and {by!r}."
+            raise InvalidSetting(message)
+        task = self._task(task_id)
+        if task.stage != stage or task.status in _ENDED:
+            result = Advanced.STALE if task.stage != stage else Advanced.TASK_ENDED
+            return Advance(task_id, result, task.stage)
+        if not (answer := self._gate(here, task)).is_green:
+            return Advance(task_id, Advanced.GATE_RED, stage, reason=answer.reason)
+        return Move(task, here, repo, f"approved by {by}")
+
+    def apply(self, transaction: Transaction, move: Move) -> Advance:
+        """Do the second half: move the task if it is still where it was, and write the next job. Raises StoreErrors."""
+        task, here, now = move.task, move.stage, self._clock.now()
+        if not self._move(transaction, task, here, task.stage_entered_at, move.why, now):
+            found = transaction.task(task.task_id)
+            return Advance(task.task_id, Advanced.STALE, found.stage if found else task.stage)
+        job_id = self._write_next_job(transaction, task.task_id, here, move.repo, now)
+        return Advance(task.task_id, Advanced.MOVED, here.next or "", job_id)
+
+    def write_first_job(self, transaction: Transaction, task_id: str, *, repo: str = "") -> int | None:
+        """Write the job of the pipeline's first stage, if it starts any, in the transaction that creates the task."""
+        return self._write_job(transaction, task_id, self._pipeline.stages[0], repo, self._clock.now())
+
+    def refusal(self, task: Task, stage: Stage, finished_agent: str | None) -> Advance | None:
+        """Return why a machine may not move this task from this stage, its gate aside, or None. Raises UnknownAgent."""
+        is_leaver = finished_agent is None or stage.name in self._pipeline.leaves(finished_agent)
+        reasons = (
+            (task.stage != stage.name, Advanced.STALE),
+            (task.status in _ENDED, Advanced.TASK_ENDED),
+            (stage.next is None, Advanced.FINAL),
+            (stage.is_human_gated, Advanced.HUMAN_GATED),
+            (not is_leaver, Advanced.NOT_THEIRS),
+        )
+        result = next((reason for applies, reason in reasons if applies), None)
+        return None if result is None else Advance(task.task_id, result, task.stage)
+
+    def may_leave(self, task: Task, agent: str) -> bool:
+        """Tell whether the end of this agent may move the task from where it is; it is read-only, and no gate is asked.
+
+        A stage or an agent that the pipeline does not know is none that may.
+        """
+        try:
+            return self.refusal(task, self._pipeline.stage(task.stage), agent) is None
+        except (UnknownStage, UnknownAgent) as error:
+            _LOGGER.warning("task %s stays where it is: %s", task.task_id, error)
+            return False
+
+    def deliver(self) -> int:
+        """Do the advances that ended jobs have left in the outbox; return how many tasks it moved.
+
+        Anybody may call it at any time: an entry goes in the transaction that does what it says, so
+        it is done once. One that cannot be done stops no other. Raises a StoreError only when the
+        outbox cannot be read.
+        """
+        moved, after = 0, 0
+        while entries := self._store.outbox(OutboxKind.ADVANCE, after=after, limit=PAGE_ROWS_MAX):
+            for entry in entries:
+                try:
+                    moved += self.deliver_one(entry)
+                except RecoveryError as error:
+                    _LOGGER.warning("the advance of task %s is left for the next look: %s", entry.task_id, error)
+            after = entries[-1].outbox_id
+        return moved
+
+    def deliver_one(self, entry: OutboxEntry) -> bool:
+        """Do one intended advance, unless somebody has; return whether it moved the task. Raises any StoreError."""
+        now = self._clock.now()
+        sys.audit(BEFORE_ADVANCE, entry.task_id)
+        with self._store.transaction() as transaction:
+            task = transaction.task(entry.task_id or "")
+            if not transaction.delete_outbox(entry) or task is None:
+                return False
+            try:
+                here = self._pipeline.stage(entry.stage)
+            except UnknownStage as error:  # the pipeline was changed since: nobody could ever do it
+                transaction.insert_audit(Audit(task.task_id, "advance_dropped", entry.stage, None, str(error), now))
+                return False
+            is_ended = task.status in _ENDED
+            if is_ended or not self._move(
+                transaction, task, here, entry.entered_at, f"job {entry.job_id} of {entry.agent} has ended", now
+            ):
+                return False
+            self._write_next_job(transaction, task.task_id, here, entry.repo, now)
+        sys.audit(AFTER_ADVANCE, entry.task_id)
+        return True
+
+    def _advance(self, decided: Move | Advance) -> Advance:
+        """Apply a move in a transaction of its own."""
+        if isinstance(decided, Advance):
+            return decided
+        sys.audit(BEFORE_ADVANCE, decided.task.task_id)
+        with self._store.transaction() as transaction:
+            advance = self.apply(transaction, decided)
+        if advance.is_moved:
+            sys.audit(AFTER_ADVANCE, decided.task.task_id)
+        return advance
+
+    def _move(
+        self, transaction: Transaction, task: Task, here: Stage, entered_at: Microseconds, why: str, now: Microseconds
+    ) -> bool:
+        following = here.next or here.name
+        if not transaction.change_stage(
+            task.task_id, expected=here.name, entered_at=entered_at, stage=following, now=now
+        ):
+            return False
+        transaction.insert_audit(Audit(task.task_id, "stage_changed", here.name, following, why, now))
+        sys.audit(AFTER_MOVE, task.task_id)
+        return True
+
+    def _write_next_job(
+        self, transaction: Transaction, task_id: str, here: Stage, repo: str, now: Microseconds
+    ) -> int | None:
+        job_id = self._write_job(transaction, task_id, self._pipeline.stage(here.next or here.name), repo, now)
+        sys.audit(AFTER_NEXT_JOB, task_id)
+        return job_id
+
+    def _write_job(
+        self, transaction: Transaction, task_id: str, stage: Stage, repo: str, now: Microseconds
+    ) -> int | None:
+        if stage.starts is None:
+            return None
+        job = transaction.insert_job(
+            agent=stage.starts, repo=repo, task_id=task_id, max_attempts=self._max_attempts, now=now
+        )
+        return job.job_id
+
+    def _gate(self, stage: Stage, task: Task) -> GateResult:
+        return self._gates.evaluate(stage.gate, task) if stage.gate else GateResult(is_green=True)
+
+    def _task(self, task_id: str) -> Task:
+        task = self._store.task(task_id)
+        if task is None:
+            raise unknown_task(task_id)
+        return task

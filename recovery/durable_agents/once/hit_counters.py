@@ -1,0 +1,249 @@
+"""Counts of what was reused and what that saved, kept in memory and added to the store now and then.
+
+A hit must not write: a commit would cost a hundred times what the hit costs. So counts wait in
+memory and are added together, after every ``EVENTS_MAX`` events, when their owner closes, and when
+the interpreter ends. What waited for an owner that was collected as garbage goes to the next one of
+its scope in this process, or waits for that end.
+
+The end of the interpreter waits for a database that is locked ``EXIT_S_MAX`` seconds in all,
+whatever the patience of the stores: statistics are not worth more. What the database does not take
+then is lost, and so is what waits for a file that was removed or for a store that was closed before
+its owner. A process that is killed (or ends by ``os._exit``) loses at most ``EVENTS_MAX`` events of
+each cache or ledger, and as many more for each time that the database was being written, or refused
+to take them. A count is never added twice, not by a forked child either; whoever asks for the
+statistics gets what is stored and what waits in the cache or ledger that is asked.
+"""
+
+from __future__ import annotations
+
+import atexit
+import collections
+import contextlib
+import os
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from durable_agents.clock import Microseconds
+from durable_agents.errors import DatabaseUnavailable, RecoveryError, StoreError
+from durable_agents.store import ConnectionFactory, SqliteStore, Store
+from durable_agents.store.rows import Usage
+from durable_agents.store.sqlite.connections import could_begin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from durable_agents.clock import Clock
+
+EVENTS_MAX: Final = 500
+"""How many events wait in memory at most, and so how many a kill can lose."""
+EXIT_S_MAX: Final = 2.0
+"""How long the end of the interpreter waits for locked databases, in seconds and in all.
+
+A store that is no SqliteStore has a patience of its own.
+"""
+
+_LEFT_MAX: Final = 100
+
+
+class UsageCounter:
+    """The counts of one scope. May be shared by threads."""
+
+    __slots__ = ("__weakref__", "_clock", "_due", "_events", "_lock", "_scope", "_store", "_used", "_waiting")
+
+    def __init__(self, store: Store, scope: str, clock: Clock) -> None:
+        """Prepare; nothing waits yet."""
+        self._store = store
+        self._scope = scope
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._waiting = [0, 0, 0, 0]
+        self._used: dict[str, Microseconds] = {}
+        self._events = 0
+        self._due = EVENTS_MAX
+        for left in _taken(_place(store), scope):
+            self._put_back(left.waiting, left.used, left.events)
+        self._due = EVENTS_MAX
+        _COUNTERS.add(self)
+
+    def __del__(self) -> None:
+        """Leave what waits to others: here, in the middle of anything, the database may be this thread's already."""
+        if self._events and not _is_closed(self._store):
+            place = _place(self._store)
+            _LEFT.append(_Left(place, self._scope, Usage(*self._waiting), self._used, self._events))
+
+    def hit(self, *, tokens_saved: int = 0, time_saved_us: int = 0, used: str | None = None) -> None:
+        """Count a result that was handed out again. ``used`` is the stored name of a key that may be evicted."""
+        with self._lock:
+            waiting = self._waiting
+            waiting[0] += 1
+            waiting[2] += tokens_saved
+            waiting[3] += time_saved_us
+            if used is not None:
+                self._used[used] = self._clock.now()
+            self._events += 1
+        if self._events >= self._due:
+            self._try()
+
+    def miss(self) -> None:
+        """Count an execution."""
+        with self._lock:
+            self._waiting[1] += 1
+            self._events += 1
+        if self._events >= self._due:
+            self._try()
+
+    def flush(self) -> None:
+        """Add what waits to the store, in one commit. Raises any StoreError, and then what waits goes on waiting."""
+        self._flush_to(self._store)
+
+    def flush_hurriedly(self, deadline_s: float) -> None:
+        """Flush as at the end of the interpreter: at most until ``deadline_s`` of the monotonic clock."""
+        if self._events and not _is_closed(self._store):
+            with _hurried(_place(self._store), deadline_s) as store:
+                self._flush_to(store)
+
+    def _flush_to(self, store: Store) -> None:
+        with self._lock:
+            added, used, events = Usage(*self._waiting), self._used, self._events
+            self._waiting, self._used, self._events, self._due = [0, 0, 0, 0], {}, 0, EVENTS_MAX
+        if not events:
+            return
+        try:
+            _add(store, self._scope, added, used)
+        except BaseException:
+            self._put_back(added, used, events)
+            raise
+
+    def total(self) -> Usage:
+        """Return what is stored and what waits in this process. Raises any StoreError."""
+        self.flush()
+        return self._store.usage(self._scope)
+
+    def forget(self) -> None:
+        """Begin anew with nothing."""
+        self._lock = threading.Lock()
+        self._waiting, self._used, self._events, self._due = [0, 0, 0, 0], {}, 0, EVENTS_MAX
+
+    def _try(self) -> None:
+        """Flush, unless somebody writes just now: whoever only reads waits for no writer.
+
+        Then, and if the database refuses, the result is handed out all the same, and the next
+        attempt is put off.
+        """
+        if self._events < _PUT_OFF_MAX and not _can_write_now(self._store):
+            self._due = self._events + EVENTS_MAX
+            return
+        with contextlib.suppress(StoreError):
+            self.flush()
+
+    def _put_back(self, added: Usage, used: dict[str, Microseconds], events: int) -> None:
+        with self._lock:
+            for place, count in enumerate(msgspec.structs.astuple(added)):
+                self._waiting[place] += count
+            self._used = {} if events >= _USED_EVENTS_MAX else used | self._used
+            self._events += events
+            self._due = self._events + EVENTS_MAX
+
+
+class _Left(msgspec.Struct, frozen=True):
+    """What waited for an owner that was collected, and where it belongs."""
+
+    place: str | Store
+    scope: str
+    waiting: Usage
+    used: dict[str, Microseconds]
+    events: int
+
+
+_USED_EVENTS_MAX: Final = 20 * EVENTS_MAX
+_PUT_OFF_MAX: Final = 20 * EVENTS_MAX
+"""How many events may wait for a moment at which nobody writes; then the flush waits for one."""
+_COUNTERS: Final[weakref.WeakSet[UsageCounter]] = weakref.WeakSet()
+_LEFT: Final[collections.deque[_Left]] = collections.deque(maxlen=_LEFT_MAX)
+
+
+def _place(store: Store) -> str | Store:
+    """Return what says where a store writes, without keeping its connections open if it has a file."""
+    return store.path if isinstance(store, SqliteStore) else store
+
+
+def _is_closed(store: Store) -> bool:
+    return isinstance(store, SqliteStore) and store.is_closed
+
+
+def _can_write_now(store: Store) -> bool:
+    if not isinstance(store, SqliteStore) or store.is_closed:
+        return True
+    try:
+        connection = store.borrow()
+    except StoreError:
+        return True
+    try:
+        can = could_begin(connection)
+    except BaseException:
+        connection.close()
+        raise
+    store.give_back(connection)
+    return can
+
+
+def _taken(place: str | Store, scope: str) -> list[_Left]:
+    """Take what was left for this place and scope."""
+    taken: list[_Left] = []
+    for _ in range(len(_LEFT)):
+        with contextlib.suppress(IndexError):  # another thread may take, too
+            left = _LEFT.popleft()
+            (taken if (left.place, left.scope) == (place, scope) else _LEFT).append(left)
+    return taken
+
+
+def _add(store: Store, scope: str, added: Usage, used: dict[str, Microseconds]) -> None:
+    with store.transaction() as transaction:
+        transaction.add_usage(scope, added)
+        transaction.touch_keys(used)
+
+
+@contextlib.contextmanager
+def _hurried(place: str | Store, deadline_s: float) -> Iterator[Store]:
+    """Return a store for the place that waits at most until the deadline, and stands in no queue: that takes a thread.
+
+    Raises DatabaseUnavailable where the file is gone, instead of making it anew.
+    """
+    if not isinstance(place, str):
+        yield place
+        return
+    if not os.path.exists(place):  # noqa: PTH110 - the plain way, for what runs at the end of the interpreter
+        message = f"Expected the database {place} to be there still but it is gone; its last counts are lost."
+        raise DatabaseUnavailable(message)
+    patience_s = max(0.0, deadline_s - time.monotonic())
+    with SqliteStore(ConnectionFactory(place, patience_s), takes_turns=False) as store:
+        yield store
+
+
+def _forget_inherited() -> None:
+    """In a forked child, drop what waits: it is the parent's to add."""
+    _LEFT.clear()
+    for counter in list(_COUNTERS):
+        counter.forget()
+
+
+os.register_at_fork(after_in_child=_forget_inherited)
+
+
+def _flush_all() -> None:
+    """At the end of the interpreter, add what waits for caches that nobody closed: a client library's are such."""
+    deadline_s = time.monotonic() + EXIT_S_MAX
+    for counter in list(_COUNTERS):
+        with contextlib.suppress(RecoveryError):
+            counter.flush_hurriedly(deadline_s)
+    while _LEFT:
+        left = _LEFT.popleft()
+        with contextlib.suppress(RecoveryError), _hurried(left.place, deadline_s) as store:
+            _add(store, left.scope, left.waiting, left.used)
+
+
+atexit.register(_flush_all)

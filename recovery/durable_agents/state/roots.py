@@ -1,0 +1,96 @@
+"""Where an agent keeps its state: everything lies below one absolute folder, which settings name.
+
+Never the current folder: a program that is started from elsewhere would find another memory, and a
+test would leave files where it happens to run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from durable_agents.errors import DatabaseLocked, FolderLocked, InvalidSetting, StoreError
+from durable_agents.store.sqlite.write_lock_queue import Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+WORKSPACE_VARIABLE: Final = "CORE_WORKSPACE"
+HOME_VARIABLE: Final = "CORE_HOME"
+"""The environment's names of the folder. The first that is set counts."""
+
+LOCK_TIMEOUT_S: Final = 30.0
+
+
+class Roots(msgspec.Struct, frozen=True):
+    """The places of one agent's state, all below ``folder``. Raises InvalidSetting unless that is absolute."""
+
+    folder: str
+
+    def __post_init__(self) -> None:
+        """Check the folder."""
+        if not Path(self.folder).is_absolute():
+            message = (
+                f"Expected an absolute folder for the state but got {self.folder!r}; set {WORKSPACE_VARIABLE} or "
+                f"{HOME_VARIABLE} to one."
+            )
+            raise InvalidSetting(message)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Roots:
+        """Take the folder from CORE_WORKSPACE, else from CORE_HOME. Raises InvalidSetting where neither is set."""
+        settings = os.environ if environment is None else environment
+        return cls(settings.get(WORKSPACE_VARIABLE) or settings.get(HOME_VARIABLE) or "")
+
+    @property
+    def workspaces(self) -> Path:
+        """The folder below which each workspace has one of its own, named by its key."""
+        return Path(self.folder) / "workspace"
+
+    @property
+    def state(self) -> Path:
+        """The folder of what is the agent's own."""
+        return Path(self.folder) / ".core"
+
+    @property
+    def database(self) -> Path:
+        """The database file of the state store."""
+        return self.state / "db.sqlite"
+
+    @property
+    def buffers(self) -> Path:
+        """The folder of the buffers of cycles under way."""
+        return self.state / "state"
+
+    def make(self) -> None:
+        """Make the folders that are missing; those that cannot be made are for their users to complain about."""
+        for folder in (self.workspaces, self.buffers):
+            with contextlib.suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def locked(self, name: str, *, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+        """Be the only one, of all processes and threads, to do what ``name`` says, while the block lasts.
+
+        The kernel takes the lock back from a process that dies. Where no lock file can be made,
+        nothing else can be written either, and the block goes on without. Raises FolderLocked,
+        which names the holder.
+        """
+        self.make()
+        turns = Turns(str(self.state / name), timeout_s)
+        turn: int | None = None
+        try:
+            turn = turns.take()
+        except DatabaseLocked as error:
+            raise FolderLocked(str(error)) from error
+        except StoreError:
+            turn = None
+        try:
+            yield
+        finally:
+            if turn is not None:
+                Turns.give(turn)

@@ -1,0 +1,487 @@
+"""The tables, as the steps by which a file gets them. A step that was ever released is never edited, only followed.
+
+The number of steps that a file has had is its ``user_version``; ``application_id`` says that it is
+ours. Tables are STRICT: SQLite would otherwise store a text in an integer column without a word.
+
+How a file gets its tables: forwards, one transaction per step, whoever comes first.
+
+Any number of processes may open the same new file at once. Each step takes the write lock, looks at
+the version again and does the step only if it is still to be done, so a step is done once, and a
+crash leaves a file at some whole version.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from durable_agents.errors import CorruptDatabase, DatabaseUnavailable, ForeignDatabase, NewerSchema
+from durable_agents.store.sqlite.connections import (
+    BUSY_TIMEOUT_S,
+    ConnectionFactory,
+    factory_for,
+    result_code,
+    translated,
+)
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+APPLICATION_ID: Final = 0x50437263
+"""``PCrc`` in ASCII, in the header of each of our files (``file`` and ``sqlite3 .dbinfo`` show it)."""
+
+Migration: TypeAlias = tuple[str, ...]
+"""Statements that take a file from one schema version to the next, in one transaction."""
+
+_TASKS: Final = """
+CREATE TABLE tasks (
+    task_id          TEXT    NOT NULL PRIMARY KEY CHECK (task_id <> ''),
+    tracker_key      TEXT    UNIQUE CHECK (tracker_key <> ''),
+    status           TEXT    NOT NULL CHECK (status IN ('created', 'running', 'succeeded', 'failed', 'cancelled')),
+    stage            TEXT    NOT NULL,
+    stage_entered_at INTEGER NOT NULL,
+    created_at       INTEGER NOT NULL,
+    updated_at       INTEGER NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+
+_TASKS_BY_STATUS: Final = "CREATE INDEX tasks_by_status ON tasks (status, task_id)"
+
+# The snapshot is text, so that `sqlite3 FILE 'SELECT snapshot ...'` and json_extract work on it,
+# and comes last, so that the other columns are read without walking its overflow pages. The table
+# keeps its rowid: without one, rows of some kilobytes would lie in the key's own tree, which then
+# hardly fans out (measured: commits take a tenth longer).
+CHECKPOINTS: Final = """
+CREATE TABLE checkpoints (
+    task_id         TEXT    NOT NULL REFERENCES tasks (task_id),
+    sequence_number INTEGER NOT NULL CHECK (sequence_number >= 1),
+    type            TEXT    NOT NULL CHECK (type <> ''),
+    content_hash    TEXT    NOT NULL CHECK (length(content_hash) = 64),
+    created_at      INTEGER NOT NULL,
+    snapshot        TEXT    NOT NULL,
+    PRIMARY KEY (task_id, sequence_number)
+) STRICT
+"""
+
+_TASK_AUDITS: Final = """
+CREATE TABLE task_audits (
+    audit_id   INTEGER PRIMARY KEY,
+    task_id    TEXT    NOT NULL REFERENCES tasks (task_id),
+    event      TEXT    NOT NULL,
+    before     TEXT,
+    after      TEXT,
+    detail     TEXT    NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT
+"""
+
+_TASK_AUDITS_BY_TASK: Final = "CREATE INDEX task_audits_by_task ON task_audits (task_id, audit_id)"
+
+# One row per checkpoint, in its transaction: a checkpoint without one has no evidence, so no state
+# of the file can make one look verified. All items are in one JSON array (json_each takes it
+# apart): a row and a page for each item would cost a commit a tenth of its time (measured). The
+# table lies under its key: small rows, written in that order.
+_CHECKPOINT_EVIDENCE: Final = """
+CREATE TABLE checkpoint_evidence (
+    task_id         TEXT    NOT NULL,
+    sequence_number INTEGER NOT NULL,
+    required        INTEGER NOT NULL CHECK (required >= 1),
+    verified        INTEGER NOT NULL CHECK (verified IN (0, 1)),
+    verdicts        TEXT    NOT NULL CHECK (verdicts <> ''),
+    PRIMARY KEY (task_id, sequence_number),
+    FOREIGN KEY (task_id, sequence_number) REFERENCES checkpoints ON DELETE CASCADE
+) STRICT, WITHOUT ROWID
+"""
+
+# Holder and expiry are there exactly while an item is in progress: a lease without an expiry would
+# never be swept.
+_WORK_ITEMS: Final = """
+CREATE TABLE work_items (
+    work_item_id     INTEGER PRIMARY KEY,
+    task_id          TEXT    NOT NULL REFERENCES tasks (task_id),
+    type             TEXT    NOT NULL CHECK (type <> ''),
+    priority         INTEGER NOT NULL,
+    status           TEXT    NOT NULL CHECK (status IN ('pending', 'in_progress', 'completed', 'failed')),
+    retries          INTEGER NOT NULL CHECK (retries BETWEEN 0 AND max_retries),
+    max_retries      INTEGER NOT NULL CHECK (max_retries >= 0),
+    lease_token      INTEGER NOT NULL CHECK (lease_token >= 0),
+    lease_holder     TEXT    CHECK ((lease_holder IS NOT NULL) = (status = 'in_progress')),
+    lease_expires_at INTEGER CHECK ((lease_expires_at IS NOT NULL) = (status = 'in_progress')),
+    heartbeat_at     INTEGER,
+    error            TEXT    NOT NULL,
+    created_at       INTEGER NOT NULL,
+    updated_at       INTEGER NOT NULL
+) STRICT
+"""
+
+# Partial indexes hold what is waiting and what is held, and nothing of the millions that have
+# ended.
+_WORK_ITEMS_PENDING: Final = (
+    "CREATE INDEX work_items_pending ON work_items (priority DESC, work_item_id) WHERE status = 'pending'"
+)
+_WORK_ITEMS_PENDING_BY_TYPE: Final = (
+    "CREATE INDEX work_items_pending_by_type ON work_items (type, priority DESC, work_item_id) WHERE status = 'pending'"
+)
+_WORK_ITEMS_PENDING_BY_TASK: Final = (
+    "CREATE INDEX work_items_pending_by_task ON work_items (task_id, priority DESC, work_item_id) "
+    "WHERE status = 'pending'"
+)
+_WORK_ITEMS_LEASED: Final = (
+    "CREATE INDEX work_items_leased ON work_items (lease_expires_at, work_item_id) WHERE status = 'in_progress'"
+)
+
+# A token belongs to one grant of one item, so a token of another item fences nothing in.
+_WORK_ITEMS_GRANTS: Final = "CREATE UNIQUE INDEX work_items_by_token ON work_items (lease_token) WHERE lease_token > 0"
+
+# The inbox. What a delivery is known by is unique, so that it is accepted once whoever receives it.
+# The body comes last: listings do not walk its overflow pages. A partial index holds what waits,
+# and nothing of what was handled.
+_WEBHOOK_INBOX: Final = """
+CREATE TABLE webhook_inbox (
+    delivery_number INTEGER PRIMARY KEY AUTOINCREMENT,
+    source          TEXT    NOT NULL CHECK (source <> ''),
+    identity        TEXT    NOT NULL CHECK (identity <> ''),
+    delivery_id     TEXT    NOT NULL,
+    event           TEXT    NOT NULL,
+    received_at     INTEGER NOT NULL,
+    status          TEXT    NOT NULL CHECK (status IN ('pending', 'handled', 'failed')),
+    attempts        INTEGER NOT NULL CHECK (attempts >= 0),
+    error           TEXT    NOT NULL,
+    body            TEXT    NOT NULL,
+    UNIQUE (source, identity)
+) STRICT
+"""
+_WEBHOOK_INBOX_PENDING: Final = (
+    "CREATE INDEX webhook_inbox_pending ON webhook_inbox (delivery_number) WHERE status = 'pending'"
+)
+_WEBHOOK_INBOX_BY_AGE: Final = (
+    "CREATE INDEX webhook_inbox_handled ON webhook_inbox (received_at) WHERE status = 'handled'"
+)
+
+# An executor that has no process is dead; one whose process has no start cannot be told from a
+# later one of its number.
+_JOBS: Final = """
+CREATE TABLE jobs (
+    job_id        INTEGER PRIMARY KEY,
+    agent         TEXT    NOT NULL CHECK (agent <> ''),
+    repo          TEXT    NOT NULL,
+    task_id       TEXT    REFERENCES tasks (task_id),
+    status        TEXT    NOT NULL CHECK (status IN ('queued', 'running', 'done', 'failed')),
+    attempts      INTEGER NOT NULL CHECK (attempts BETWEEN 0 AND max_attempts),
+    max_attempts  INTEGER NOT NULL CHECK (max_attempts >= 1),
+    claim         INTEGER NOT NULL CHECK (claim >= 0),
+    run_id        INTEGER REFERENCES agent_runs (run_id),
+    pid           INTEGER,
+    process_start TEXT    CHECK (process_start IS NULL OR pid IS NOT NULL),
+    monitor_pid   INTEGER,
+    monitor_start TEXT    CHECK (monitor_start IS NULL OR monitor_pid IS NOT NULL),
+    started_at    INTEGER CHECK (started_at IS NOT NULL OR status <> 'running'),
+    error         TEXT    NOT NULL,
+    created_at    INTEGER NOT NULL,
+    updated_at    INTEGER NOT NULL
+) STRICT
+"""
+_AGENT_RUNS: Final = """
+CREATE TABLE agent_runs (
+    run_id      INTEGER PRIMARY KEY,
+    job_id      INTEGER NOT NULL REFERENCES jobs (job_id),
+    claim       INTEGER NOT NULL,
+    task_id     TEXT    REFERENCES tasks (task_id),
+    agent       TEXT    NOT NULL CHECK (agent <> ''),
+    started_at  INTEGER NOT NULL,
+    finished_at INTEGER CHECK ((finished_at IS NULL) = (exit_code IS NULL)),
+    exit_code   INTEGER CHECK (exit_code BETWEEN -64 AND 255)
+) STRICT
+"""
+_AGENT_RUNS_BY_JOB: Final = "CREATE INDEX agent_runs_by_job ON agent_runs (job_id, run_id)"
+_JOBS_RUNNING: Final = "CREATE INDEX jobs_running ON jobs (job_id) WHERE status = 'running'"
+_JOBS_QUEUED: Final = "CREATE INDEX jobs_queued ON jobs (job_id) WHERE status = 'queued'"
+_JOBS_QUEUED_BY_AGENT: Final = "CREATE INDEX jobs_queued_by_agent ON jobs (agent, job_id) WHERE status = 'queued'"
+_JOBS_ACTIVE: Final = "CREATE INDEX jobs_active ON jobs (task_id, job_id) WHERE status IN ('queued', 'running')"
+
+# Not a column of jobs: several reapers may count at their own pace, and a count is no news about
+# the job.
+_JOB_DEAD_TICKS: Final = """
+CREATE TABLE job_dead_ticks (
+    job_id INTEGER NOT NULL REFERENCES jobs (job_id),
+    reaper TEXT    NOT NULL,
+    claim  INTEGER NOT NULL,
+    ticks  INTEGER NOT NULL CHECK (ticks >= 1),
+    PRIMARY KEY (job_id, reaper)
+) STRICT, WITHOUT ROWID
+"""
+
+# What is done is deleted, so it holds what is under way and nothing of the past. One claim has one
+# end, so one entry.
+_OUTBOX: Final = """
+CREATE TABLE outbox (
+    outbox_id  INTEGER PRIMARY KEY,
+    kind       TEXT    NOT NULL CHECK (kind IN ('advance', 'alert')),
+    job_id     INTEGER NOT NULL REFERENCES jobs (job_id),
+    claim      INTEGER NOT NULL,
+    agent      TEXT    NOT NULL,
+    repo       TEXT    NOT NULL,
+    task_id    TEXT    REFERENCES tasks (task_id),
+    stage      TEXT    NOT NULL,
+    entered_at INTEGER NOT NULL,
+    text       TEXT    NOT NULL,
+    tries      INTEGER NOT NULL CHECK (tries >= 0),
+    taken_by   TEXT,
+    created_at INTEGER NOT NULL,
+    UNIQUE (job_id, claim, kind)
+) STRICT
+"""
+_OUTBOX_BY_KIND: Final = "CREATE INDEX outbox_by_kind ON outbox (kind, outbox_id)"
+
+# Small rows that are found by their key alone, so they lie under it.
+_STATE_ENTRIES: Final = """
+CREATE TABLE state_entries (
+    group_name TEXT NOT NULL CHECK (group_name <> ''),
+    key        TEXT NOT NULL CHECK (key <> ''),
+    value      TEXT NOT NULL CHECK (value <> ''),
+    PRIMARY KEY (group_name, key)
+) STRICT, WITHOUT ROWID
+"""
+
+# The marker of a cycle is its id, which no other cycle ever has; its name may come again.
+_CYCLES: Final = """
+CREATE TABLE cycles (
+    cycle_id     TEXT    NOT NULL PRIMARY KEY CHECK (cycle_id <> ''),
+    name         TEXT    NOT NULL CHECK (name <> ''),
+    committed_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+
+_CYCLE_ENTRIES: Final = """
+CREATE TABLE cycle_entries (
+    cycle_id TEXT    NOT NULL REFERENCES cycles (cycle_id),
+    place    INTEGER NOT NULL CHECK (place >= 1),
+    kind     TEXT    NOT NULL CHECK (kind <> ''),
+    value    TEXT    NOT NULL CHECK (value <> ''),
+    PRIMARY KEY (cycle_id, place)
+) STRICT
+"""
+
+
+# Keys: claims and results. The claim's expiry is there exactly while somebody executes, the result
+# exactly after it; so no state of a row is one that nobody would ever end. The result comes last: a
+# claim does not walk its overflow pages.
+_IDEMPOTENCY_KEYS: Final = """
+CREATE TABLE idempotency_keys (
+    key_number       INTEGER PRIMARY KEY,
+    key              TEXT    NOT NULL UNIQUE CHECK (key <> ''),
+    scope            TEXT    NOT NULL CHECK (scope <> ''),
+    request_hash     TEXT    NOT NULL CHECK (length(request_hash) = 64),
+    status           TEXT    NOT NULL CHECK (status IN ('executing', 'in_doubt', 'done', 'failed')),
+    token            INTEGER NOT NULL CHECK (token >= 1),
+    owner            TEXT    NOT NULL,
+    claim_expires_at INTEGER CHECK ((claim_expires_at IS NOT NULL) = (status = 'executing')),
+    expires_at       INTEGER CHECK ((expires_at IS NOT NULL) = (status IN ('done', 'failed'))),
+    used_at          INTEGER,
+    created_at       INTEGER NOT NULL,
+    result           BLOB    CHECK ((result IS NOT NULL) = (status IN ('done', 'failed')))
+) STRICT
+"""
+
+# Only what may be evicted is in it: the one of a tool ledger would cost each of its commits a page.
+_IDEMPOTENCY_KEYS_BY_USE: Final = (
+    "CREATE INDEX idempotency_keys_by_use ON idempotency_keys (scope, used_at, length(result)) "
+    "WHERE used_at IS NOT NULL AND status IN ('done', 'failed')"
+)
+
+_KEY_USAGE: Final = """
+CREATE TABLE key_usage (
+    scope         TEXT    NOT NULL PRIMARY KEY,
+    hits          INTEGER NOT NULL,
+    misses        INTEGER NOT NULL,
+    tokens_saved  INTEGER NOT NULL,
+    time_saved_us INTEGER NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+
+# Where tasks come from. Rows of tasks are read at every step and these are not, so they are apart.
+# A branch is found by its name, a commit by its repository: there are few open branches in one.
+_TASK_SOURCES: Final = """
+CREATE TABLE task_sources (
+    task_id TEXT NOT NULL PRIMARY KEY REFERENCES tasks (task_id),
+    repo    TEXT NOT NULL,
+    branch  TEXT NOT NULL,
+    sha     TEXT NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+_TASK_SOURCES_BY_BRANCH: Final = "CREATE INDEX task_sources_by_branch ON task_sources (repo, branch)"
+_TASK_SOURCES_BY_COMMIT: Final = "CREATE INDEX task_sources_by_commit ON task_sources (repo, sha) WHERE sha <> ''"
+
+# By the age of the stage, and not of the row (D21): what is due is at the front.
+_TASKS_WAITING: Final = (
+    "CREATE INDEX tasks_waiting ON tasks (stage, stage_entered_at, task_id) WHERE status IN ('created', 'running')"
+)
+
+_WEBHOOK_INBOX_FAILED: Final = (
+    "CREATE INDEX webhook_inbox_failed ON webhook_inbox (delivery_number) WHERE status = 'failed'"
+)
+
+_OUTBOX_ADVANCES: Final = "CREATE INDEX outbox_advances ON outbox (task_id) WHERE kind = 'advance'"
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (
+    (_TASKS, _TASKS_BY_STATUS, CHECKPOINTS, _TASK_AUDITS, _TASK_AUDITS_BY_TASK),
+    (_CHECKPOINT_EVIDENCE,),
+    (
+        _WORK_ITEMS,
+        _WORK_ITEMS_PENDING,
+        _WORK_ITEMS_PENDING_BY_TYPE,
+        _WORK_ITEMS_PENDING_BY_TASK,
+        _WORK_ITEMS_LEASED,
+        _WORK_ITEMS_GRANTS,
+    ),
+    (_WEBHOOK_INBOX, _WEBHOOK_INBOX_PENDING, _WEBHOOK_INBOX_BY_AGE),
+    (
+        _JOBS,
+        _AGENT_RUNS,
+        _AGENT_RUNS_BY_JOB,
+        _JOBS_RUNNING,
+        _JOBS_QUEUED,
+        _JOBS_QUEUED_BY_AGENT,
+        _JOBS_ACTIVE,
+        _JOB_DEAD_TICKS,
+        _OUTBOX,
+        _OUTBOX_BY_KIND,
+    ),
+    (_STATE_ENTRIES, _CYCLES, _CYCLE_ENTRIES),
+    (_IDEMPOTENCY_KEYS, _IDEMPOTENCY_KEYS_BY_USE, _KEY_USAGE),
+    (
+        _TASK_SOURCES,
+        _TASK_SOURCES_BY_BRANCH,
+        _TASK_SOURCES_BY_COMMIT,
+        _TASKS_WAITING,
+        _WEBHOOK_INBOX_FAILED,
+        _OUTBOX_ADVANCES,
+    ),
+)
+"""Step 1, step 2, ...: the schema version of this code is their number."""
+
+
+_PAGE_BYTES_MIN: Final = 512
+
+
+def init_factory(path: str | os.PathLike[str], *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> ConnectionFactory:
+    """Make sure that the file at ``path`` exists with the current schema, and return the factory of its connections.
+
+    Nothing is remembered outside the returned value. A file that is newer, foreign or damaged is
+    refused before anything is written to it, its write-ahead log included. Raises InvalidSetting
+    and any StoreError.
+    """
+    factory = factory_for(path, busy_timeout_s)
+    prepare(factory, MIGRATIONS)
+    return factory
+
+
+def prepare(factory: ConnectionFactory, migrations: Sequence[Migration]) -> None:
+    """Bring the factory's file to the version that ``migrations`` leads to."""
+    _refuse_untouched(factory, len(migrations))
+    with closing(factory()) as connection:
+        try:
+            while _migrate_one_step(connection, migrations, factory.path):
+                pass
+        except sqlite3.Error as error:
+            raise translated(error, factory.path, factory.busy_timeout_s) from error
+
+
+def _refuse_untouched(factory: ConnectionFactory, version: int) -> None:
+    """Look at an existing file through a read-only connection and raise if it is not one for us.
+
+    The last ordinary connection to a file copies its log into it when it closes: even a refusal
+    would write.
+    """
+    file = Path(factory.path)
+    try:
+        if not file.is_file() or file.stat().st_size == 0:
+            return
+        _refuse_stump(file)
+    except OSError as error:
+        message = f"Expected to look at {file} but {error.strerror}; it must be in a folder that may be entered."
+        raise DatabaseUnavailable(message) from error
+    try:
+        try:
+            _look(file, "ro", factory, version)
+        except sqlite3.OperationalError as error:
+            if result_code(error) != sqlite3.SQLITE_READONLY_ROLLBACK:
+                raise
+            # Who made the file was killed while he wrote to it, before it had a write-ahead log
+            # (exploring the first opening found it). To take back what he had half done is what
+            # opening a database is, whoever's it is.
+            _look(file, "rw", factory, version)
+    except sqlite3.Error as error:
+        raise translated(error, factory.path, factory.busy_timeout_s) from error
+
+
+def _look(file: Path, mode: str, factory: ConnectionFactory, version: int) -> None:
+    with closing(
+        sqlite3.connect(f"{file.as_uri()}?mode={mode}", uri=True, timeout=factory.busy_timeout_s)
+    ) as connection:
+        _version_of(connection, version, factory.path)
+
+
+def _refuse_stump(file: Path) -> None:
+    """Raise CorruptDatabase for less than the smallest page, which SQLite may take for a new database."""
+    size_bytes = file.stat().st_size
+    if size_bytes < _PAGE_BYTES_MIN:
+        message = (
+            f"Expected an SQLite database at {file} but it has {size_bytes} bytes; restore a copy, or move it away."
+        )
+        raise CorruptDatabase(message)
+
+
+def _migrate_one_step(connection: sqlite3.Connection, migrations: Sequence[Migration], path: str) -> bool:
+    """Do the next step that the file still needs; return whether there was one."""
+    if _version_of(connection, len(migrations), path) == len(migrations):
+        return False
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        done = _version_of(connection, len(migrations), path)
+        if done < len(migrations):
+            _execute_step(connection, migrations[done], path)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {done + 1}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return True
+
+
+def _execute_step(connection: sqlite3.Connection, migration: Migration, path: str) -> None:
+    for statement in migration:
+        try:
+            connection.execute(statement)
+        except sqlite3.OperationalError as error:
+            if result_code(error) != sqlite3.SQLITE_ERROR:
+                raise
+            message = f"Expected {path} to be new or ours but it has tables in the way ({error}); use another file."
+            raise ForeignDatabase(message) from error
+
+
+def _version_of(connection: sqlite3.Connection, version_max: int, path: str) -> int:
+    """Return the file's schema version. Raises NewerSchema or ForeignDatabase."""
+    # In this order: both are set in one commit, so whoever comes between the two reads can only add
+    # the name.
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    is_unclaimed = application == 0 and version == 0
+    if application != APPLICATION_ID and not is_unclaimed:
+        message = (
+            f"Expected {path} to be new or ours but another program numbers its versions in it "
+            f"(application_id {application}, user_version {version}); use another file."
+        )
+        raise ForeignDatabase(message)
+    if version > version_max:
+        message = (
+            f"Expected {path} to have schema version {version_max} or older but it has {version}; "
+            "update this package, the file was left as it is."
+        )
+        raise NewerSchema(message)
+    return version

@@ -1,0 +1,426 @@
+"""The worker: claim, do, checkpoint, complete; after a crash, go on behind the newest checkpoint that verifies.
+
+Work is a function that is called once per iteration with its number and the state that the
+iteration before it returned, and returns the state for the next. What it does to the world it does
+through ``iteration.write``: files whose names hold the iteration's number, each written whole and
+durable. A process that dies between an effect and its checkpoint leaves the effect without a
+checkpoint; the next one does that iteration again and writes the same file. So each effect is there
+exactly once, an iteration is attempted at most once more per crash, and one whose checkpoint was
+acknowledged is not repeated as long as its evidence holds.
+
+An iteration that neither writes nor gives other evidence leaves a checkpoint that recovery passes
+over (no evidence is not verified evidence), and is done again after a crash.
+
+How work is claimed is not the worker's business: it takes anything with the methods of ``Claims``.
+``LeaseClaims`` is for any number of workers, each write under the fence of a lease. ``TaskClaims``
+is for one worker per task, kept alive by a supervisor: it has no lease, so nothing but that keeps a
+second one away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import sys
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import quote
+
+import msgspec
+
+from durable_agents.errors import (
+    ClaimLost,
+    InvalidEvidence,
+    InvalidSetting,
+    InvalidSnapshot,
+    LeaseExpired,
+    LeaseLost,
+    StatusConflict,
+    UnknownProgress,
+    UnknownWorkItem,
+)
+from durable_agents.work.checkpoints import CheckpointType
+from durable_agents.work.tasks import TaskStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from durable_agents.work.artifacts import Artifacts
+    from durable_agents.work.checkpoints import Checkpoint, CheckpointManager
+    from durable_agents.work.evidence import Evidence, FileSha256
+    from durable_agents.work.leases import Lease, LeaseManager
+    from durable_agents.work.tasks import TaskManager
+
+WORKER_CRASH_POINTS: Final = (
+    "recovery.worker.before_claim",
+    "recovery.worker.after_claim",
+    "recovery.worker.after_resume",
+    "recovery.worker.before_iteration",
+    "recovery.worker.after_iteration",
+    "recovery.worker.after_checkpoint",
+    "recovery.worker.before_complete",
+    "recovery.worker.after_complete",
+)
+"""The audit events that ``run_once`` raises, the middle three once per iteration.
+
+Their arguments are the task id, empty before there is one, and the number of the iteration that was
+begun last.
+"""
+
+(
+    BEFORE_CLAIM,
+    AFTER_CLAIM,
+    AFTER_RESUME,
+    BEFORE_ITERATION,
+    AFTER_ITERATION,
+    AFTER_CHECKPOINT,
+    BEFORE_COMPLETE,
+    AFTER_COMPLETE,
+) = WORKER_CRASH_POINTS
+
+
+class Claim(Protocol):
+    """Work that this process holds. Each method raises ClaimLost, and has changed nothing, when it holds it no more."""
+
+    @property
+    def task_id(self) -> str:
+        """The task to work on."""
+        ...
+
+    def renew(self) -> None:
+        """Make sure that it is still held; called before each iteration."""
+        ...
+
+    def save(self, snapshot: object, evidence: Sequence[Evidence]) -> Checkpoint:
+        """Save a checkpoint of type iteration_end, in one transaction with the proof that the work is still held."""
+        ...
+
+    def complete(self) -> None:
+        """Say that all is done."""
+        ...
+
+    def fail(self, error: str) -> None:
+        """Say that it could not be done, for this reason."""
+        ...
+
+
+class Claims(Protocol):
+    """Where a worker gets its work."""
+
+    def claim(self) -> Claim | None:
+        """Return work that nobody else holds, or None where there is none."""
+        ...
+
+
+class Iteration:
+    """One call of the work function: what it is told, and what it does to the world."""
+
+    def __init__(self, task_id: str, number: int, state: Any, artifacts: Artifacts) -> None:
+        """Prepare the iteration; numbers begin at 1."""
+        self.task_id: Final = task_id
+        self.number: Final = number
+        self.state: Final = state
+        self._artifacts = artifacts
+        self._evidence: list[Evidence] = []
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """What has been given so far."""
+        return tuple(self._evidence)
+
+    def path(self, name: str) -> str:
+        """Return the path of an effect, keyed by task and iteration, relative to the folder of the artifacts."""
+        return f"task-{quote(self.task_id, safe='')}/{self.number:06d}/{name}"
+
+    def write(self, name: str, content: bytes) -> FileSha256:
+        """Write an effect, durable when this returns, and give it as evidence. Raises as ``Artifacts.write`` does."""
+        written = self._artifacts.write(self.path(name), content)
+        self._evidence.append(written)
+        return written
+
+    def give(self, evidence: Evidence) -> None:
+        """Give other evidence of what the iteration did."""
+        self._evidence.append(evidence)
+
+
+class Work(Protocol):
+    """What a worker does. Any function of an iteration will do."""
+
+    def __call__(self, iteration: Iteration, /) -> Any:
+        """Do the iteration and return the state for the next: JSON."""
+        ...
+
+
+class Ending(enum.StrEnum):
+    """How a worker left its work."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    LOST = "lost"
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What ``run_once`` did: the iterations ``resumed_from`` + 1 to ``done``, ``skipped`` checkpoints passed over.
+
+    ``error`` is a sentence, empty when the work was completed.
+    """
+
+    task_id: str
+    ending: Ending
+    resumed_from: int
+    done: int
+    skipped: int
+    error: str = ""
+
+
+class Worker:
+    """Does the ``iterations`` of ``work`` for one claim after another.
+
+    ``start`` is the state that the first iteration is given, JSON. ``artifacts`` must be those of
+    ``checkpoints``. Raises InvalidSetting.
+    """
+
+    def __init__(
+        self,
+        claims: Claims,
+        checkpoints: CheckpointManager,
+        artifacts: Artifacts,
+        work: Work,
+        *,
+        iterations: int,
+        start: Any = None,
+    ) -> None:
+        """Prepare the worker; nothing is claimed yet."""
+        if iterations < 1:
+            message = f"Expected 1 iteration or more but got {iterations!r}; say how many there are to do."
+            raise InvalidSetting(message)
+        self._claims = claims
+        self._checkpoints = checkpoints
+        self._artifacts = artifacts
+        self._work = work
+        self._iterations = iterations
+        self._start = start
+
+    def run_once(self) -> Outcome | None:
+        """Claim some work and do it to its end, from where it was left; return None where there is none to do.
+
+        An error of the work function, a result of it that is not JSON, and evidence that does not
+        verify end in ``fail``; a claim that was lost ends at once, with nothing further written.
+        Raises UnknownProgress, and any StoreError, after which the work is still claimed, and is
+        there for whoever claims it when that has run out.
+        """
+        sys.audit(BEFORE_CLAIM, "", 0)
+        claim = self._claims.claim()
+        if claim is None:
+            return None
+        sys.audit(AFTER_CLAIM, claim.task_id, 0)
+        done, state, skipped = self._progress(claim.task_id)
+        sys.audit(AFTER_RESUME, claim.task_id, done)
+        resumed_from = done
+        try:
+            while done < self._iterations:
+                state, error = self._iterate(claim, done + 1, state)
+                if error:
+                    claim.fail(error)
+                    return Outcome(claim.task_id, Ending.FAILED, resumed_from, done, skipped, error)
+                done += 1
+            sys.audit(BEFORE_COMPLETE, claim.task_id, done)
+            claim.complete()
+        except ClaimLost as error:
+            return Outcome(claim.task_id, Ending.LOST, resumed_from, done, skipped, str(error))
+        sys.audit(AFTER_COMPLETE, claim.task_id, done)
+        return Outcome(claim.task_id, Ending.COMPLETED, resumed_from, done, skipped)
+
+    def progress(self, task_id: str) -> int:
+        """Return the number of the last iteration that need not be done again, 0 for none."""
+        return self._progress(task_id)[0]
+
+    def _progress(self, task_id: str) -> tuple[int, Any, int]:
+        """Return the last iteration that is done, the state it left, and how many checkpoints were passed over."""
+        found = self._checkpoints.latest_verified(task_id, type=CheckpointType.ITERATION_END)
+        if found.checkpoint is None:
+            return 0, self._start, found.skipped_count
+        return (*_unpacked(found.checkpoint), found.skipped_count)
+
+    def _iterate(self, claim: Claim, number: int, state: Any) -> tuple[Any, str]:
+        """Do one iteration and save it; return the state after it, or what went wrong."""
+        claim.renew()
+        sys.audit(BEFORE_ITERATION, claim.task_id, number)
+        iteration = Iteration(claim.task_id, number, state, self._artifacts)
+        try:
+            state = self._work(iteration)
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong in the work is the work's failure
+            return None, f"Iteration {number} raised {type(error).__name__}: {_printable(error)}"
+        sys.audit(AFTER_ITERATION, claim.task_id, number)
+        try:
+            saved = claim.save({"iteration": number, "state": state}, iteration.evidence)
+        except (InvalidSnapshot, InvalidEvidence) as error:  # which the same work would run into again and again
+            return None, f"Iteration {number} returned what cannot be kept: {_printable(error)}"
+        if iteration.evidence and not saved.is_verified:
+            return None, f"Iteration {number} gave evidence that does not verify: {saved.verification}"
+        sys.audit(AFTER_CHECKPOINT, claim.task_id, number)
+        return saved.snapshot["state"], ""
+
+
+class LeaseClaims:
+    """Work items of a lease manager: any number of workers, each with a fence around all that it writes.
+
+    A claim is renewed before each iteration and is the fence of each checkpoint. The task itself is
+    left running: who enqueued the items knows when all of them are done.
+    """
+
+    def __init__(
+        self,
+        leases: LeaseManager,
+        checkpoints: CheckpointManager,
+        lease_holder: str,
+        *,
+        ttl_s: float,
+        type: str | None = None,  # noqa: A002 - the field's name
+        task_id: str | None = None,
+    ) -> None:
+        """Claim items of this type and task, or of any, for ``ttl_s`` seconds at a time."""
+        self._leases = leases
+        self._checkpoints = checkpoints
+        self._lease_holder = lease_holder
+        self._ttl_s = ttl_s
+        self._type = type
+        self._task_id = task_id
+
+    def claim(self) -> LeaseClaim | None:
+        """Lease the item that comes first, or return None. Raises as ``LeaseManager.acquire`` does."""
+        lease = self._leases.acquire(self._lease_holder, ttl_s=self._ttl_s, type=self._type, task_id=self._task_id)
+        return None if lease is None else LeaseClaim(self._leases, self._checkpoints, lease)
+
+
+class LeaseClaim:
+    """A work item that is held under a lease."""
+
+    def __init__(self, leases: LeaseManager, checkpoints: CheckpointManager, lease: Lease) -> None:
+        """Hold the item."""
+        self._leases = leases
+        self._checkpoints = checkpoints
+        self._lease = lease
+
+    @property
+    def task_id(self) -> str:
+        """The task to work on."""
+        return self._lease.task_id
+
+    def renew(self) -> None:
+        """Prolong the lease. Raises ClaimLost."""
+        with _losses():
+            self._lease = self._leases.renew(self._lease)
+
+    def save(self, snapshot: object, evidence: Sequence[Evidence]) -> Checkpoint:
+        """Save a checkpoint under the fence. Raises ClaimLost."""
+        with _losses():
+            return self._checkpoints.save(
+                self._lease.task_id,
+                snapshot,
+                type=CheckpointType.ITERATION_END,
+                evidence=evidence,
+                policy=None,
+                lease=self._lease,
+            )
+
+    def complete(self) -> None:
+        """End the item as completed. Raises ClaimLost."""
+        with _losses():
+            self._leases.complete(self._lease)
+
+    def fail(self, error: str) -> None:
+        """Give the item back after a failed attempt. Raises ClaimLost."""
+        with _losses():
+            self._leases.fail(self._lease, error)
+
+
+@contextlib.contextmanager
+def _losses() -> Iterator[None]:
+    try:
+        yield
+    except (LeaseExpired, LeaseLost, UnknownWorkItem) as error:
+        raise ClaimLost(str(error)) from error
+
+
+class TaskClaims:
+    """One task for one worker at a time: whoever starts the workers sees to that; there is no lease.
+
+    A task that is created or running is claimed, a final one is not.
+    """
+
+    def __init__(self, tasks: TaskManager, checkpoints: CheckpointManager, task_id: str) -> None:
+        """Claim this task, which must exist."""
+        self._tasks = tasks
+        self._checkpoints = checkpoints
+        self._task_id = task_id
+
+    def claim(self) -> TaskClaim | None:
+        """Set the task running, unless it is; return None when it is final. Raises UnknownTask, or any StoreError."""
+        status = self._tasks.get(self._task_id).status
+        if status is TaskStatus.CREATED:
+            self._tasks.set_status(self._task_id, TaskStatus.RUNNING, expected=TaskStatus.CREATED)
+        elif status is not TaskStatus.RUNNING:
+            return None
+        return TaskClaim(self._tasks, self._checkpoints, self._task_id)
+
+
+class TaskClaim:
+    """A task that is running, held until it is final."""
+
+    def __init__(self, tasks: TaskManager, checkpoints: CheckpointManager, task_id: str) -> None:
+        """Hold the task."""
+        self._tasks = tasks
+        self._checkpoints = checkpoints
+        self._task_id = task_id
+
+    @property
+    def task_id(self) -> str:
+        """The task to work on."""
+        return self._task_id
+
+    def renew(self) -> None:
+        """Raise ClaimLost if the task is no longer running: it was cancelled, say."""
+        status = self._tasks.get(self._task_id).status
+        if status is not TaskStatus.RUNNING:
+            raise _lost(self._task_id, f"it is {status}")
+
+    def save(self, snapshot: object, evidence: Sequence[Evidence]) -> Checkpoint:
+        """Save a checkpoint of type iteration_end."""
+        return self._checkpoints.save(
+            self._task_id, snapshot, type=CheckpointType.ITERATION_END, evidence=evidence, policy=None
+        )
+
+    def complete(self) -> None:
+        """Set the task succeeded."""
+        self._end(TaskStatus.SUCCEEDED, "")
+
+    def fail(self, error: str) -> None:
+        """Set the task failed."""
+        self._end(TaskStatus.FAILED, error)
+
+    def _end(self, status: TaskStatus, detail: str) -> None:
+        try:
+            self._tasks.set_status(self._task_id, status, expected=TaskStatus.RUNNING, detail=detail)
+        except StatusConflict as error:
+            raise _lost(self._task_id, str(error)) from error
+
+
+def _printable(error: Exception) -> str:
+    """Return the text of an error as a database can hold it: the name of a file in it need not be UTF-8."""
+    return str(error).encode(errors="backslashreplace").decode()
+
+
+def _lost(task_id: str, why: str) -> ClaimLost:
+    return ClaimLost(f"Expected to hold task {task_id!r} but {why}; stop working on it.")
+
+
+def _unpacked(checkpoint: Checkpoint) -> tuple[int, Any]:
+    """Return the iteration and the state that a worker's checkpoint holds."""
+    match checkpoint.snapshot:
+        case {"iteration": int(number), "state": state} if number >= 1 and len(checkpoint.snapshot) == 2:
+            return number, state
+    message = (
+        f"Expected checkpoint {checkpoint.sequence_number} of task {checkpoint.task_id!r} to hold an iteration and its "
+        "state but it was not saved by a worker; give checkpoints of your own another type than iteration_end."
+    )
+    raise UnknownProgress(message)

@@ -1,0 +1,173 @@
+"""Numbers and texts as a reader sees them: one place, so that all formats say the same. Pure.
+
+What a matrix does not prove: said next to the verdicts, with the figures of the very matrix. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from pytest_chaos.model.statistics import CONFIDENCE, gate_pass_probability, runs_needed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_chaos.model.campaign import MatrixSummary
+
+TEXT_CHARACTERS_MAX: Final = 600
+"""How much of a text that a program under test wrote is shown."""
+
+_SIZES: Final = ("B", "kB", "MB", "GB", "TB")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def percent(share: float | None) -> str:
+    """Show a share between 0 and 1. Only everything is 100 %, only nothing is 0 %: 4,999 of 5,000 is 99.9 %."""
+    if share is None:
+        return "—"
+    if share in (0.0, 1.0):
+        return f"{share * 100:.0f} %"
+    return f"{min(max(share * 100, 0.1), 99.9):.1f} %"
+
+
+def moment(iso: str) -> str:
+    """Show a moment in UTC, given in ISO 8601, in a form that may be broken between day and time."""
+    return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:\d\d)?(\.\d+)?(Z|\+00:00)?$", r"\1 \2 UTC", clean(iso))
+
+
+def duration(seconds: float) -> str:
+    """Show a number of seconds with a unit that suits it."""
+    if seconds < 0.0005:
+        return "0 s" if seconds <= 0 else f"{seconds * 1e6:.0f} µs"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 99.5:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def size(count_bytes: float) -> str:
+    """Show a number of bytes in decimal units."""
+    value, unit = float(count_bytes), _SIZES[0]
+    for unit in _SIZES:  # noqa: B007 - the unit at which the loop ends is the result
+        if abs(value) < 999.5:
+            break
+        value /= 1000
+    return f"{value:.3g} {unit}"
+
+
+def number(value: float) -> str:
+    """Show a count with separators, or a measured number with three digits that mean something."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
+
+
+def measure(name: str, value: float) -> str:
+    """Show a number by the unit its name ends with: ``_per_s``, ``_s``, ``_ms``, ``_bytes``, ``_rate``; else plain."""
+    if name.endswith("_per_s"):
+        return f"{number(value)} / s"
+    if name.endswith("_s"):
+        return duration(value)
+    if name.endswith("_ms"):
+        return duration(value / 1000)
+    if name.endswith(("_bytes", "_bytes_max")):
+        return size(value)
+    return percent(value) if name.endswith("_rate") and 0 <= value <= 1 else number(value)
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """Return the count with its noun."""
+    return f"{number(count)} {one if count == 1 else many or one + 's'}"
+
+
+def clean(text: str) -> str:
+    """Make control characters visible: a log line must neither colour a terminal nor turn the direction of a page."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text.replace("\r\n", "\n"))
+
+
+def clip(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
+    """Clean a text and cut it, saying how much is left out."""
+    shown = clean(text)
+    omitted = len(shown) - characters_max
+    return shown if omitted <= 0 else f"{shown[:characters_max].rstrip()} … ({plural(omitted, 'character')} more)"
+
+
+def href(path: str) -> str:
+    """Return a relative link to a path; whatever the record says, it cannot become a scheme or another host."""
+    return "./" + quote(path, safe="/", errors="replace")
+
+
+_SAMPLE_RATE: Final = 0.95
+"""The true pass rate of the scenario that the text takes as its example: it fails one time in twenty."""
+
+_WAL_RESET_FIXED: Final = (3, 51, 3)
+
+
+def not_proved(matrix: MatrixSummary) -> tuple[str, ...]:
+    """Return, in sentences, what stays open however green the matrix is."""
+    return (*_power_loss(matrix), *_samples(matrix), *_coverage(matrix), *_SCOPE)
+
+
+def known_limitations(matrix: MatrixSummary) -> tuple[str, ...]:
+    """Return what is known to be limited here: what the scenarios noted themselves, and the versions in use."""
+    noted = dict.fromkeys(
+        f"{each.scenario.title or each.scenario.id}: {text}" for each in matrix.scenarios for text in each.limitations
+    )
+    return (*noted, *_versions(matrix))
+
+
+_SCOPE: Final = (
+    "It is about one machine. Another kernel, file system, disk or SQLite version may keep writes differently.",
+    "Checkers find what they were told to look for. A property that nobody wrote down may be broken in every run.",
+)
+
+
+def _power_loss(matrix: MatrixSummary) -> Iterator[str]:
+    if not any("power" in fault.kind and fault.fired for each in matrix.scenarios for fault in each.faults):
+        yield (
+            "Nothing here is about power loss. A process that is killed leaves the page cache of the kernel whole, so "
+            "a commit that never reached the disk still looks durable afterwards."
+        )
+
+
+def _samples(matrix: MatrixSummary) -> Iterator[str]:
+    judged = [each for each in matrix.scenarios if each.pass_rate_lower is not None]
+    if not judged:
+        return
+    weakest = min(judged, key=lambda each: each.pass_rate_lower or 0.0)
+    yield (
+        f"Moments drawn at random are a sample, not all moments. {plural(weakest.held, 'run')} that held of "
+        f"{weakest.held + weakest.violated} ({weakest.scenario.id}) show, at {percent(CONFIDENCE)} confidence, a pass "
+        f"rate of at least {percent(weakest.pass_rate_lower)}; to claim 98 % takes {runs_needed(0.98)} clean runs."
+    )
+    chances = [(gate_pass_probability(_SAMPLE_RATE, each.runs, each.pass_rate_min), each) for each in judged]
+    passed, easiest = max(chances, key=lambda chance: chance[0])
+    yield (
+        f"A scenario that fails one time in twenty passes the easiest gate here ({percent(easiest.pass_rate_min)} of "
+        f"{plural(easiest.runs, 'run')}) in {percent(passed)} of all campaigns."
+    )
+
+
+def _coverage(matrix: MatrixSummary) -> Iterator[str]:
+    kinds = sorted({fault.kind for each in matrix.scenarios for fault in each.faults if fault.fired})
+    if kinds:
+        yield f"Only these faults fired: {', '.join(kinds)}. Nothing follows from that for any other."
+    points = [point for each in matrix.scenarios for point in each.crash_points]
+    if missed := sum(not point.fired for point in points):
+        yield f"No fault was fired at {missed} of the {plural(len(points), 'known crash point')}."
+
+
+def _versions(matrix: MatrixSummary) -> Iterator[str]:
+    sqlite = matrix.header.versions.get("sqlite", "")
+    parts = tuple(int(part) for part in re.findall(r"\d+", sqlite)[:3])
+    if parts and parts < _WAL_RESET_FIXED:
+        yield (
+            f"SQLite {sqlite} has the WAL-reset bug, mended in 3.51.3: with several connections it can, rarely, damage "
+            "a database. Compare a finding with its signature before blaming the target."
+        )

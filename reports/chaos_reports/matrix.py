@@ -1,0 +1,124 @@
+"""What a page shows of a summary: labels, the runs that are listed, the cuts, a digest of the records. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from pytest_chaos.model.campaign import MatrixSummary, ScenarioSummary
+from pytest_chaos.model.values import RunRecord, Verdict
+
+from chaos_reports.figures import known_limitations, not_proved, percent, plural
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RUNS_LISTED_MAX: Final = 50
+"""How many runs of one scenario a page lists, those that did not hold first."""
+
+RUNS_LISTED_TOTAL: Final = 1_000
+"""How many runs a page lists in all, about: with many scenarios, each lists fewer."""
+
+RUNS_LISTED_MIN: Final = 5
+
+TOLERATED: Final = "TOLERATED"
+
+GLYPHS: Final = {"HELD": "✓", TOLERATED: "≈", "INCONCLUSIVE": "?", "VIOLATED": "✗"}
+"""Stands beside the word, so that nothing depends on colour."""
+
+
+class ScenarioView(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the matrix and its details."""
+
+    summary: ScenarioSummary
+    label: str
+    anchor: str
+    runs: tuple[RunRecord, ...]
+    runs_omitted: int
+
+    @property
+    def points_hit(self) -> int:
+        """How many crash points a fault fired at."""
+        return sum(point.fired > 0 for point in self.summary.crash_points)
+
+
+class MatrixView(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole page. ``digest`` is the SHA-256 of the records, so that two renderings can be compared."""
+
+    summary: MatrixSummary
+    label: str
+    headline: str
+    scenarios: tuple[ScenarioView, ...]
+    not_proved: tuple[str, ...]
+    limitations: tuple[str, ...]
+    digest: str
+
+
+def view(matrix: MatrixSummary) -> MatrixView:
+    """Make the view of a summary."""
+    share = RUNS_LISTED_TOTAL // max(1, len(matrix.scenarios))
+    listed = max(RUNS_LISTED_MIN, min(RUNS_LISTED_MAX, share))
+    return MatrixView(
+        summary=matrix,
+        label=label(matrix.verdict, tolerated=matrix.tolerated),
+        headline=headline(matrix),
+        scenarios=tuple(_scenario(each, place, listed) for place, each in enumerate(matrix.scenarios, start=1)),
+        not_proved=not_proved(matrix),
+        limitations=known_limitations(matrix),
+        digest=_digest(matrix),
+    )
+
+
+def label(verdict: Verdict, *, tolerated: bool) -> str:
+    """Return the word for a verdict. What held only by tolerance has a word of its own and is never green."""
+    return TOLERATED if tolerated and verdict is Verdict.HELD else verdict.value
+
+
+def headline(matrix: MatrixSummary) -> str:
+    """Say in one sentence what came out."""
+    if not matrix.runs:
+        return "No run was recorded, so nothing was shown."
+    total = len(matrix.scenarios)
+    counts = [
+        (sum(each.verdict is Verdict.HELD and not each.tolerated for each in matrix.scenarios), "held"),
+        (sum(each.tolerated for each in matrix.scenarios), "held with tolerated failures"),
+        (sum(each.verdict is Verdict.VIOLATED for each in matrix.scenarios), "violated"),
+        (sum(each.verdict is Verdict.INCONCLUSIVE for each in matrix.scenarios), "inconclusive"),
+    ]
+    said = ", ".join(f"{count} {word}" for count, word in counts if count)
+    return f"{plural(total, 'scenario')}, {plural(matrix.runs, 'run')}: {said}."
+
+
+def outcome(summary: ScenarioSummary) -> str:
+    """Count the runs by what came of them."""
+    parts = ((summary.held, "held"), (summary.violated, "violated"), (summary.inconclusive, "inconclusive"))
+    return ", ".join(f"{count} {word}" for count, word in parts if count)
+
+
+def bound(summary: ScenarioSummary) -> str:
+    """Say what the pass rate is worth."""
+    return "no conclusive run" if summary.pass_rate_lower is None else f"at least {percent(summary.pass_rate_lower)}"
+
+
+def _scenario(summary: ScenarioSummary, place: int, listed: int) -> ScenarioView:
+    runs = _worst_first(summary.records)[:listed]
+    return ScenarioView(
+        summary=summary,
+        label=label(summary.verdict, tolerated=summary.tolerated),
+        anchor=f"scenario-{place}",
+        runs=tuple(runs),
+        runs_omitted=len(summary.records) - len(runs),
+    )
+
+
+def _worst_first(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    order = (Verdict.VIOLATED, Verdict.INCONCLUSIVE, Verdict.HELD)
+    return sorted(runs, key=lambda run: order.index(run.verdict))
+
+
+def _digest(matrix: MatrixSummary) -> str:
+    content = hashlib.sha256(msgspec.json.encode(matrix.header, order="sorted"))
+    for record in (record for each in matrix.scenarios for record in each.records):
+        content.update(msgspec.json.encode(record, order="sorted"))
+    return content.hexdigest()

@@ -1,0 +1,110 @@
+"""The matrix as lines of text, for pytest's terminal summary and for ``chaos report``."""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import TYPE_CHECKING, Final
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from chaos_reports.figures import clip, duration, percent, plural
+from chaos_reports.matrix import GLYPHS, bound, headline, label
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pytest_chaos.model.campaign import FailureSummary, MatrixSummary, ScenarioSummary
+
+FAILURES_SHOWN_MAX: Final = 10
+"""How many findings of one scenario the terminal shows; the page has more."""
+
+_COLOURS: Final = {"HELD": "green", "TOLERATED": "yellow", "INCONCLUSIVE": "magenta", "VIOLATED": "red"}
+_ASCII: Final = str.maketrans({"✓": "+", "≈": "~", "✗": "x", "—": "-", "…": "...", "µ": "u"})
+_WIDTH_MIN: Final = 40
+_WIDTH_UNWRAPPED: Final = 72
+"""From this width on, figures stand on one line; on a narrower terminal they are folded rather than cut."""
+
+
+def lines(
+    matrix: MatrixSummary, *, width: int = 80, page: Path | None = None, colour: bool = False, ascii_only: bool = False
+) -> list[str]:
+    """Return a table of the scenarios, the findings with the line that shows each again, and the path of the page."""
+    shown = [headline(matrix), *_table_lines(matrix, max(width, _WIDTH_MIN), colour=colour, ascii_only=ascii_only)]
+    for each in matrix.scenarios:
+        shown.extend(_findings(each))
+    if page is not None:
+        shown.append(f"chaos matrix: {page}")
+    return [line.translate(_ASCII) for line in shown] if ascii_only else shown
+
+
+def short_lines(matrix: MatrixSummary, *, ascii_only: bool = False) -> list[str]:
+    """Return one line per scenario, for ``pytest -q``."""
+    shown = [_short(each) for each in matrix.scenarios]
+    return [line.translate(_ASCII) for line in shown] if ascii_only else shown
+
+
+def _short(summary: ScenarioSummary) -> str:
+    runs, rate = plural(summary.runs, "run"), percent(summary.pass_rate)
+    return f"{_verdict(summary)} {clip(summary.scenario.id, 60)}: {runs}, pass rate {rate}"
+
+
+def _verdict(summary: ScenarioSummary) -> str:
+    name = label(summary.verdict, tolerated=summary.tolerated)
+    return f"{GLYPHS[name]} {name}"
+
+
+def _table_lines(matrix: MatrixSummary, width: int, *, colour: bool, ascii_only: bool) -> list[str]:
+    written = StringIO()
+    console = Console(
+        file=written,
+        width=width,
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        legacy_windows=False,
+    )
+    console.print(_table(matrix, width, ascii_only=ascii_only))
+    return [line.rstrip() for line in written.getvalue().splitlines()]
+
+
+def _table(matrix: MatrixSummary, width: int, *, ascii_only: bool) -> Table:
+    table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, expand=False, pad_edge=False)
+    for name in ("Verdict", "Scenario", "Faults fired"):
+        table.add_column(name, no_wrap=name == "Verdict", overflow="fold")
+    for name in ("Runs", "Pass rate", "Duration"):
+        table.add_column(name, justify="right", no_wrap=width >= _WIDTH_UNWRAPPED)
+    for each in matrix.scenarios:
+        name = label(each.verdict, tolerated=each.tolerated)
+        faults = "\n".join(f"{clip(fault.kind, 40)} {fault.fired}/{fault.planned}" for fault in each.faults) or "none"
+        title = clip(each.scenario.title, 120)
+        # Text, not str: square brackets in a title are no markup.
+        table.add_row(
+            Text(_verdict(each), style=_COLOURS[name]),
+            Text(f"{clip(each.scenario.id, 60)}\n{title}" if title else clip(each.scenario.id, 60)),
+            Text(faults),
+            Text(str(each.runs)),
+            Text(f"{percent(each.pass_rate)}\n{bound(each)}"),
+            Text(duration(each.duration_s)),
+        )
+    return table
+
+
+def _findings(summary: ScenarioSummary) -> Iterator[str]:
+    for failure in summary.failures[:FAILURES_SHOWN_MAX]:
+        yield from _finding(summary, failure)
+    if (omitted := len(summary.failures) + summary.failures_omitted - FAILURES_SHOWN_MAX) > 0:
+        yield f"{clip(summary.scenario.id, 60)}: {plural(omitted, 'more signature')} in the report"
+
+
+def _finding(summary: ScenarioSummary, failure: FailureSummary) -> Iterator[str]:
+    runs = plural(failure.runs, "run")
+    text = " ".join(clip(failure.texts.values[0][0], 240).split()) if failure.texts.values else ""
+    yield f"{clip(summary.scenario.id, 60)}: {clip(failure.signature, 120)} ({failure.kind}, {runs}): {text}"
+    if failure.reproduce:
+        replayed = ", ".join(text for text, _ in failure.reproduced.values)
+        yield f"    reproduce{f' (replays: {replayed})' if replayed else ''}: {clip(failure.reproduce[0], 1_000)}"
+    if failure.evidence:
+        yield f"    evidence:  {clip(failure.evidence[0], 1_000)}"

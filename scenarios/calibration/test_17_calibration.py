@@ -1,0 +1,184 @@
+"""Scenario 17: what is explored comes out as it is known to be; a tool that calls all sound, or all broken, fails here.
+
+A row holds when the *expected* verdict comes out: SQLite with DELETE+FULL loses acknowledged
+commits in a power loss, and an exploration that does not find it is as wrong as one that finds
+fault with WAL+FULL.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from scenarios.targets.checkpoints import Checkpoints
+from scenarios.targets.compiled import Compiled, NoCompiler, build
+from scenarios.targets.databases import DAMAGED, LOST, Database
+from scenarios.targets.files import UNREADABLE, InPlace, Renamed, RenamedSyncedBoth, RenamedSyncedFile
+from scenarios.targets.habits import (
+    TORN,
+    FolderNotSynced,
+    Habit,
+    HeaderWithoutBarrier,
+    IndexFirst,
+    LockLeftBehind,
+    LogWithoutLength,
+    RecordInParts,
+    TruncatedFirst,
+    UnlinkedFirst,
+)
+
+if TYPE_CHECKING:
+    from pytest_chaos import Run
+    from pytest_chaos.explore.report import Exploration, FamilyResult
+    from pytest_chaos.plugin.explore_fixture import Explore
+
+pytestmark = pytest.mark.chaos(
+    id="17-calibration",
+    title="What is known of programs comes out when they are explored",
+    why="A tool that finds nothing may have looked at nothing: it has to find what is known to be there, and no more.",
+    steps=[
+        "Programs whose outcome is known are recorded: SQLite in six configurations, JSON files, bad habits, C.",
+        "Every crash point, power-loss state and I/O error is built or made, and judged by the program's own check.",
+        "The findings of each are those that are known, by name; the sound ones have none.",
+        "What is built from the recording is what real kills leave, at every step.",
+        "The recovery core's own checkpoints are explored in the same way.",
+    ],
+)
+
+NOTHING: frozenset[str] = frozenset()
+
+
+class Row(NamedTuple):
+    """A program, and the signatures that its exploration has to find: in a crash, and when power fails.
+
+    ``allowed`` are signatures that a power loss may show besides.
+    """
+
+    target: object
+    crash: frozenset[str] = NOTHING
+    power: frozenset[str] = NOTHING
+    allowed: frozenset[str] = NOTHING
+
+
+ROWS = {
+    "wal-full": Row(Database("wal", "full", rows=4)),
+    "delete-extra": Row(Database("delete", "extra", rows=4)),
+    "wal-normal": Row(Database("wal", "normal", rows=4), power=frozenset({LOST})),
+    "delete-full": Row(Database("delete", "full", rows=4), power=frozenset({LOST})),
+    "delete-normal": Row(Database("delete", "normal", rows=10), power=frozenset({LOST, DAMAGED})),
+    "delete-off": Row(Database("delete", "off", rows=4), power=frozenset({LOST, DAMAGED})),
+    "json-in-place": Row(InPlace(), crash=frozenset({UNREADABLE}), power=frozenset({UNREADABLE, LOST})),
+    "json-renamed": Row(Renamed(), power=frozenset({UNREADABLE}), allowed=frozenset({LOST})),
+    "json-synced-file": Row(RenamedSyncedFile(), power=frozenset({LOST})),
+    "json-synced-both": Row(RenamedSyncedBoth()),
+}
+
+BAD = frozenset({TORN})
+HABITS: dict[str, Row] = {
+    "log-without-length": Row(LogWithoutLength(), crash=BAD, power=BAD),
+    "folder-not-synced": Row(FolderNotSynced(), power=frozenset({LOST})),
+    "index-first": Row(IndexFirst(), crash=BAD, power=BAD),
+    "truncated-first": Row(TruncatedFirst(), crash=BAD, power=BAD),
+    "record-in-parts": Row(RecordInParts(), crash=BAD, power=BAD),
+    "unlinked-first": Row(UnlinkedFirst(), crash=BAD, power=BAD),
+    "header-without-barrier": Row(HeaderWithoutBarrier(), power=BAD),
+    "lock-left-behind": Row(LockLeftBehind(), crash=BAD, power=BAD),
+}
+"""Habits that lost data in programs that many use, and what finds each; to rename what was not synced is above."""
+
+
+def mended_of(row: Row) -> Habit:
+    """Return the same program without its habit."""
+    assert isinstance(row.target, Habit)
+    return type(row.target)(is_mended=True)
+
+
+def judge(chaos: Run, explored: Exploration, row: Row) -> None:
+    """Expect just the findings that are known, and everything that was explored to have come to an answer."""
+    for family in explored.families:
+        expected = {"crash": row.crash, "power": row.power}.get(str(family.family), row.crash)
+        expect_signatures(chaos, explored, family, expected, row.allowed)
+
+
+def expect_signatures(
+    chaos: Run, explored: Exploration, family: FamilyResult, expected: frozenset[str], allowed: frozenset[str]
+) -> None:
+    """Record, with its coverage, whether a family found what it had to find."""
+    found = {each.signature for each in family.discoveries}
+    wanted = ", ".join(sorted(expected)) or "nothing"
+    seen = ", ".join(sorted(found)) or "nothing"
+    chaos.expect(
+        f"{explored.target}: {family.family} finds {wanted}",
+        observed=f"{seen} in {family.coverage}",
+        holds=expected <= found <= expected | allowed and family.is_complete,
+    )
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_known_outcomes(chaos: Run, explore: Explore, name: str) -> None:
+    """Under crashes and power losses each program is found guilty of what it is known for, and of nothing else."""
+    row = ROWS[name]
+
+    judge(chaos, explore(row.target, faults=("crash", "power"), judge=False), row)
+
+
+@pytest.mark.parametrize("name", HABITS)
+def test_known_habits(chaos: Run, explore: Explore, name: str) -> None:
+    """Each bad habit is found by its family of faults, and with the habit mended there is nothing to find."""
+    row = HABITS[name]
+
+    judge(chaos, explore(row.target, faults=("crash", "power"), judge=False), row)
+    mended = Row(mended_of(row))
+    judge(chaos, explore(mended.target, faults=("crash", "power"), judge=False), mended)
+
+
+@pytest.mark.chaos_deep
+@pytest.mark.parametrize("name", HABITS)
+def test_mended_habits_hold_under_everything(explore: Explore, name: str) -> None:
+    """Nor is there a false alarm in their recovery, or of an I/O error."""
+    explore(mended_of(HABITS[name]))
+
+
+@pytest.mark.chaos_deep
+@pytest.mark.parametrize("name", ["wal-full", "delete-extra", "json-synced-both"])
+def test_sound_programs_hold_under_everything(explore: Explore, name: str) -> None:
+    """What is known to be sound also survives kills in its recovery, and every I/O error."""
+    explore(ROWS[name].target, jobs=2)
+
+
+def test_every_state_is_what_a_real_kill_leaves(chaos: Run, explore: Explore) -> None:
+    """At all steps: the program is really killed there, and its directory is what the recording says."""
+    explored = explore(ROWS["wal-full"].target, faults=("crash",), confirmations=1000)
+    (crash,) = explored.families
+
+    chaos.expect(
+        "real kills that left the built state",
+        observed=f"{crash.confirmed} of {explored.steps}",
+        holds=crash.confirmed == explored.steps > 0,
+    )
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
+@pytest.mark.parametrize("how", ["careful", "careless"])
+def test_compiled_programs(chaos: Run, explore: Explore, how: str, *, static: bool) -> None:
+    """A program in C, also a static one, is seen like any other, without a change."""
+    try:
+        program = build(chaos.directory, static=static)
+    except NoCompiler as missing:
+        pytest.skip(str(missing))
+    power = frozenset({UNREADABLE}) if how == "careless" else NOTHING
+    row = Row(Compiled(program, how), power=power, allowed=frozenset({LOST}) if how == "careless" else NOTHING)
+
+    judge(chaos, explore(row.target, faults=("crash", "power"), judge=False), row)
+
+
+def test_checkpoints_survive(explore: Explore, manager: str) -> None:
+    """The recovery core loses no acknowledged checkpoint, at no crash point and in no power loss."""
+    explore(Checkpoints(manager, count=2), faults=("crash", "power"))
+
+
+@pytest.mark.chaos_deep
+def test_checkpoints_survive_everything(explore: Explore, manager: str) -> None:
+    """Nor when its recovery is killed, nor when the disk fails it or is full."""
+    explore(Checkpoints(manager), jobs=2)

@@ -1,0 +1,102 @@
+"""What became of jobs and tasks, read with nothing but sqlite3, and of executors, as their ledger and locks have it."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from pytest_chaos import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def rows(database: Path, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """Return what a statement finds."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        return connection.execute(statement, parameters).fetchall()
+
+
+def check_jobs(database: Path, jobs: int, *, statuses: tuple[str, ...] = ("done",)) -> Iterator[Finding]:
+    """Find, of the jobs with the first ids, those that have not ended so, or that ended more than once."""
+    found = dict(rows(database, "SELECT job_id, status FROM jobs WHERE job_id <= ?", jobs))
+    wrong = {job_id: status for job_id, status in found.items() if status not in statuses}
+    if wrong or len(found) != jobs:
+        text = f"{len(wrong)} of {len(found)} jobs are not {' or '.join(statuses)}: {dict(list(wrong.items())[:10])}"
+        yield Finding(signature="jobs:not-ended", text=text, kind="liveness", checker="check_jobs")
+    ends = Counter(
+        detail.partition(" of ")[0]
+        for (detail,) in rows(
+            database, "SELECT detail FROM task_audits WHERE event = 'job_ended' AND after <> 'queued'"
+        )
+    )
+    if repeated := {job: times for job, times in ends.items() if times > 1}:
+        yield Finding(signature="jobs:ended-twice", text=f"ends by job: {repeated}", checker="check_jobs")
+
+
+def check_ends(database: Path, jobs: int) -> Iterator[Finding]:
+    """Find jobs that were taken from their claim more often than once, or never."""
+    ends = Counter(
+        (job, claim.split(":")[0])
+        for job, _, claim in (
+            detail.partition(", claim ")
+            for (detail,) in rows(database, "SELECT detail FROM task_audits WHERE event = 'job_ended'")
+        )
+    )
+    if repeated := {end: times for end, times in ends.items() if times > 1}:
+        text = f"{len(repeated)} claims were ended more than once: {dict(list(repeated.items())[:10])}"
+        yield Finding(signature="jobs:claim-ended-twice", text=text, checker="check_ends")
+    if len(ends) != jobs:
+        text = f"{len(ends)} of {jobs} claims were ended"
+        yield Finding(signature="jobs:claim-not-ended", text=text, kind="liveness", checker="check_ends")
+
+
+def check_stages(database: Path, tasks: list[str], *, moved: bool = True) -> Iterator[Finding]:
+    """Find tasks that did not leave the stage build once, or whose next job is not there once."""
+    stages = dict(rows(database, "SELECT task_id, stage FROM tasks"))
+    moves = Counter(task for (task,) in rows(database, "SELECT task_id FROM task_audits WHERE event = 'stage_changed'"))
+    following = Counter(task for (task,) in rows(database, "SELECT task_id FROM jobs WHERE agent = 'checker'"))
+    for task in tasks:
+        for signature, is_wrong in (
+            ("stages:not-advanced", moved and stages[task] == "build"),
+            ("stages:advanced-twice", moves[task] > moved or stages[task] == "end"),
+            ("jobs:next-missing", moved and following[task] < 1),
+            ("jobs:next-twice", following[task] > moved),
+        ):
+            if is_wrong:
+                text = f"{task} is in {stages[task]} after {moves[task]} moves, with {following[task]} next jobs"
+                yield Finding(signature=signature, text=text, checker="check_stages")
+    if left := rows(database, "SELECT kind, job_id FROM outbox"):
+        yield Finding(signature="outbox:left", text=f"still to be done: {left[:10]}", kind="liveness")
+
+
+def ledger(folder: Path) -> list[tuple[int, int, int, str]]:
+    """Return what executors said, in order: job, claim, pid and what."""
+    try:
+        lines = (folder / "ledger").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    return [(int(job), int(claim), int(pid), what) for job, claim, pid, what in (line.split() for line in lines)]
+
+
+def check_executors(folder: Path) -> Iterator[Finding]:
+    """Find executors that met another one of their job alive, and claims that were executed twice."""
+    lines = ledger(folder)
+    if met := [(job, claim) for job, claim, _, what in lines if what == "overlap"]:
+        text = f"(job, claim) that began while another executor of the job lived: {met[:10]}"
+        yield Finding(signature="executors:two-at-once", text=text, checker="check_executors")
+    begun = Counter((job, claim) for job, claim, _, what in lines if what == "begin")
+    if repeated := {each: times for each, times in begun.items() if times > 1}:
+        text = f"claims that were executed more than once: {repeated}"
+        yield Finding(signature="executors:claim-executed-twice", text=text, checker="check_executors")
+
+
+def alerts(folder: Path) -> list[str]:
+    """Return the keys of the alerts that were told."""
+    try:
+        return (folder / "alerts").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []

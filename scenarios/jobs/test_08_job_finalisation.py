@@ -1,0 +1,203 @@
+"""Scenario 08: executor, monitor or reaper die anywhere between start and advance; the job ends once, all the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from durable_agents import (
+    JOB_CRASH_POINTS,
+    MONITOR_CRASH_POINTS,
+    REAPER_CRASH_POINTS,
+    STAGE_CRASH_POINTS,
+    JobQueue,
+    TaskManager,
+)
+from pytest_chaos import Finding, after_mark, at_point, kill, pause
+
+from scenarios.jobs.job_checks import check_executors, check_jobs, check_stages, ledger, rows
+from scenarios.work.checks import check_no_exceptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pytest_chaos import Agent, Run
+
+pytestmark = pytest.mark.chaos(
+    id="08-job-finalisation",
+    title="A job ends once, its stage is left once, and the next job is there once",
+    why="Between the exit code of an agent and the next stage lie a push, a comment and two writes; and processes die.",
+    steps=[
+        "A monitor runs the executor of a job; executor, monitor or reaper are killed at a named point.",
+        "A reaper and another monitor race for what they left, and a webhook for the stage.",
+        "The job is done once, the task has left its stage once, and the next job exists once.",
+    ],
+)
+
+TASK = "finalise"
+MONITOR = "scenarios.jobs.job_agents:monitor"
+REAPER = "scenarios.jobs.job_agents:reaper"
+WEBHOOK = "scenarios.jobs.job_agents:webhook"
+POINTS = (*JOB_CRASH_POINTS, *MONITOR_CRASH_POINTS, *STAGE_CRASH_POINTS)
+"""Where a monitor is killed: it passes each of these once for its job."""
+
+REAPER_POINTS = tuple(
+    point for point in REAPER_CRASH_POINTS if not point.endswith(("after_fence", "after_kill", "after_count"))
+)
+"""Where a reaper is killed that finds an exit code; the others belong to the tiers of scenario 09."""
+
+SETTINGS = {"reaper_finalize_grace_s": 0.05, "reaper_max_running_s": 60.0}
+
+
+class Pipeline:
+    """The moves of the scenario, by real processes."""
+
+    def __init__(self, chaos: Run, database: Path, parts: dict[str, str]) -> None:
+        self.chaos = chaos
+        self.database = database
+        self.common = {"database": str(database), "parts": parts}
+
+    def monitor(self, name: str, *conducts: str) -> Agent:
+        """Start a monitor whose executors behave so under these claims."""
+        kwargs = {**self.common, "conducts": list(conducts), "jobs": 1}
+        return self.chaos.spawn(MONITOR, kwargs=kwargs, name=name)
+
+    def reaper(self, name: str = "reaper", *, ticks: int = 0) -> Agent:
+        """Start a reaper that looks so often, or until all is done."""
+        kwargs = {**self.common, "name": name, "settings": SETTINGS, "ticks": ticks}
+        return self.chaos.spawn(REAPER, kwargs=kwargs, name=name)
+
+    def webhook(self, name: str = "webhook") -> Agent:
+        """Start a webhook that advances the task."""
+        return self.chaos.spawn(WEBHOOK, kwargs={**self.common, "task_id": TASK}, name=name)
+
+    def race_to_the_end(self) -> None:
+        """Let a reaper and a new monitor do what is left, at once."""
+        for agent in (self.reaper("reaper-last"), self.monitor("monitor-last")):
+            agent.wait_exit(timeout_s=60)
+        self.judge()
+
+    def judge(self) -> None:
+        """Expect one end, one advance, one next job, and never two executors."""
+        self.chaos.check(check_jobs(self.database, 1), expect="the job is done, once")
+        self.chaos.check(
+            check_stages(self.database, [TASK]), expect="the stage is left once, the next job is there once"
+        )
+        self.chaos.check(check_executors(self.database.parent), expect="one executor at a time, one for each claim")
+        self.chaos.check(check_no_exceptions(self.chaos.history), expect="no exception in any agent")
+
+
+@pytest.fixture
+def pipeline(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> Pipeline:
+    """Return the moves, on a database with one task and its builder's job."""
+    with JobQueue(db_path=fresh_db) as queue:
+        TaskManager(queue.store).create(TASK, stage="build")
+        queue.enqueue("builder", "repo", task_id=TASK, max_attempts=5)
+    return Pipeline(chaos, fresh_db, parts)
+
+
+def killed_monitor(pipeline: Pipeline, point: str) -> None:
+    """Kill a monitor at the point, and let others do the rest."""
+    pipeline.chaos.plan(kill("monitor", at_point(point)))
+    pipeline.chaos.note("crash_points", [point])
+    pipeline.monitor("monitor").wait_exit()
+    pipeline.race_to_the_end()
+
+
+def test_a_monitor_killed_at_a_point_drawn_from_the_seed(pipeline: Pipeline) -> None:
+    """The quick form: anywhere from the claim to the advance."""
+    drawn = pipeline.chaos.random("kills")
+    killed_monitor(pipeline, POINTS[int(drawn.random() * len(POINTS))])
+
+
+@pytest.mark.chaos_deep
+@pytest.mark.parametrize("point", POINTS, ids=lambda point: point.partition(".")[2])
+def test_a_monitor_killed_at_a_named_point(pipeline: Pipeline, point: str) -> None:
+    """Every named point between start and advance."""
+    killed_monitor(pipeline, point)
+
+
+def test_an_executor_that_nobody_knows_of_does_not_begin(pipeline: Pipeline) -> None:
+    """The monitor dies between the start of the executor and the note of its pid: that executor never does anything."""
+    pipeline.chaos.plan(kill("monitor", at_point("recovery.monitor.after_spawn")))
+    pipeline.monitor("monitor", "1=linger").wait_exit()
+    pipeline.race_to_the_end()
+    pipeline.chaos.check(check_unseen(pipeline.database.parent), expect="no executor begins before its pid is stored")
+
+
+def check_unseen(folder: Path) -> Iterator[Finding]:
+    """Find that the first claim was executed."""
+    if begun := [pid for _, claim, pid, what in ledger(folder) if (claim, what) == (1, "begin")]:
+        text = f"executor {begun[0]} began, and nobody knew of it"
+        yield Finding(signature="executors:began-unseen", text=text, checker="check_unseen")
+
+
+@pytest.mark.parametrize("conduct", ["die", "die-late", "fail"])
+def test_an_executor_that_dies(pipeline: Pipeline, conduct: str) -> None:
+    """Killed as it begins, or when it has done all but return, or failed: there is another attempt, which succeeds."""
+    pipeline.monitor("monitor", f"1={conduct}").wait_exit()
+    codes = [code for (code,) in rows(pipeline.database, "SELECT exit_code FROM agent_runs ORDER BY run_id")]
+    pipeline.chaos.expect("exit codes", observed=codes, holds=codes == [3 if conduct == "fail" else -9, 0])
+    pipeline.judge()
+
+
+@pytest.mark.parametrize(
+    "point", [pytest.param("recovery.reaper.after_claim", id="after_claim")]
+    + [
+        pytest.param(point, id=point.rpartition(".")[2], marks=pytest.mark.chaos_deep)
+        for point in (*REAPER_POINTS, *STAGE_CRASH_POINTS)
+        if not point.endswith("after_claim")
+    ],
+)  # fmt: skip
+def test_a_reaper_killed_at_a_named_point(pipeline: Pipeline, point: str) -> None:
+    """The monitor dies with the exit code recorded, and the reaper that takes over dies in its turn."""
+    pipeline.chaos.plan(kill("monitor", at_point("recovery.job.after_exit_code")), kill("reaper", at_point(point)))
+    pipeline.chaos.note("crash_points", [point])
+    pipeline.monitor("monitor").wait_exit()
+    pipeline.reaper().wait_exit(timeout_s=60)
+    pipeline.race_to_the_end()
+
+
+def test_a_webhook_comes_while_the_reaper_holds_its_claim_back(pipeline: Pipeline) -> None:
+    """The reaper has seen a green gate and stands still; the webhook leaves the stage; the reaper goes on."""
+    pipeline.chaos.plan(
+        kill("monitor", at_point("recovery.job.after_exit_code")),
+        pause("reaper", at_point("recovery.reaper.before_claim")),
+    )
+    pipeline.monitor("monitor").wait_exit()
+    reaper = pipeline.reaper()
+    reaper.wait_state("T")
+    pipeline.webhook().wait_exit()
+    reaper.resume()
+    reaper.wait_exit()
+    pipeline.judge()
+
+
+def test_a_webhook_comes_between_the_claim_and_the_advance(pipeline: Pipeline) -> None:
+    """The monitor has ended the job and stands still before the advance; webhook and reaper are faster than it."""
+    pipeline.chaos.plan(
+        pause("monitor", at_point("recovery.stage.before_advance")),
+        pause("webhook", at_point("recovery.stage.before_advance")),
+    )
+    monitor = pipeline.monitor("monitor")
+    monitor.wait_state("T")
+    webhook = pipeline.webhook()
+    webhook.wait_state("T")
+    pipeline.reaper().wait_exit()
+    for agent in (webhook, monitor):
+        agent.resume()
+        agent.wait_exit()
+    pipeline.judge()
+
+
+def test_the_reaper_ends_the_job_of_a_monitor_that_stands_still(pipeline: Pipeline) -> None:
+    """A monitor that was killed while it finalised is followed once, however many look; its finalizers ran once."""
+    pipeline.chaos.plan(kill("monitor", after_mark("finalised", kind="note")))
+    pipeline.monitor("monitor").wait_exit()
+    reapers = [pipeline.reaper(f"reaper-{number}") for number in range(3)]
+    for reaper in reapers:
+        reaper.wait_exit()
+    pipeline.judge()
+    begun = [line for line in ledger(pipeline.database.parent) if line[3] == "begin"]
+    pipeline.chaos.expect("executors", observed=len(begun), holds=len(begun) == 1)

@@ -1,0 +1,123 @@
+"""Scenario 16: a gate that stays red is silence, for thousands of looks; when it turns green, the task moves."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+from durable_agents import JobClaim, JobQueue, TaskManager
+from durable_agents.jobs.gates import HUNG_MAX
+from pytest_chaos import Finding
+
+from scenarios.jobs.job_checks import alerts, check_stages
+from scenarios.work.checks import check_no_exceptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pytest_chaos import Run
+
+pytestmark = pytest.mark.chaos(
+    id="16-red-gate",
+    title="A red gate is silence: no advance, no notification, not a row",
+    why="What looks every few seconds and says something each time fills logs, chats and disks, and is ignored.",
+    steps=[
+        "Tasks wait behind a red gate, one with a job that is being finalised; two processes look thousands of times.",
+        "Nothing moves, nobody is told, and the file of the database is what it was, byte for byte.",
+        "The gate turns green, and each task moves once.",
+        "For one task it hangs: it is red for that one, and for no other.",
+    ],
+)
+
+POLL = "scenarios.jobs.job_agents:poll"
+TASKS = [f"task-{number}" for number in range(4)]
+GATE_TIMEOUT_S = 0.2
+"""How long a gate that hangs is waited for: what answers at all does so at once."""
+
+
+def wait_behind_a_red_gate(database: Path) -> None:
+    """Leave tasks in build, the last one with a job whose exit code is there and whose monitor has time yet."""
+    (database.parent / "red").touch()
+    with JobQueue(db_path=database) as queue:
+        for task in TASKS:
+            TaskManager(queue.store).create(task, stage="build")
+        queue.enqueue("builder", task_id=TASKS[-1])
+        job = queue.claim()
+        assert job is not None
+        queue.record_exit(JobClaim(job.job_id, job.claim), 0)
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def content(database: Path) -> str:
+    """Return a digest of the database's file and its log: any write whatever would change it."""
+    digest = hashlib.sha256(database.read_bytes())
+    log = database.with_name(f"{database.name}-wal")
+    digest.update(log.read_bytes() if log.exists() else b"")
+    return digest.hexdigest()
+
+
+def check_silence(before: str, after: str, told: list[str], moved: int) -> Iterator[Finding]:
+    """Find what was done behind a red gate."""
+    for signature, is_wrong, text in (
+        ("silence:rows-written", before != after, "the files of the database have changed"),
+        ("silence:notified", bool(told), f"somebody was told: {told[:10]}"),
+        ("silence:advanced", bool(moved), f"{moved} advances through a red gate"),
+    ):
+        if is_wrong:
+            yield Finding(signature=signature, text=text, checker="check_silence")
+
+
+def look_many_times(chaos: Run, database: Path, parts: dict[str, str], looks: int) -> None:
+    """Let two processes look, and judge: before the gate turns, and after."""
+    wait_behind_a_red_gate(database)
+    before = content(database)
+    kwargs = {"database": str(database), "parts": parts, "task_ids": TASKS, "looks": looks}
+    agents = [chaos.spawn(POLL, kwargs=kwargs, name=f"poller-{number}") for number in range(2)]
+    said = [agent.wait_for("polled", timeout_s=100)[0].value for agent in agents]
+    moved = sum(value["moved"] for value in said)
+    seen = sum(value["looks"] for value in said) * len(TASKS)
+    chaos.expect("looks at a red gate", observed=seen, holds=seen == 2 * looks * len(TASKS))
+    told = alerts(database.parent)
+    chaos.check(check_silence(before, content(database), told, moved), expect="silence while the gate is red")
+    (database.parent / "red").unlink()
+    chaos.spawn(POLL, kwargs={**kwargs, "looks": 1}, name="green").wait_exit()
+    chaos.check(check_stages(database, TASKS), expect="each task moves once when the gate is green")
+    chaos.check(check_no_exceptions(chaos.history), expect="no exception in any agent")
+
+
+def test_hundreds_of_looks(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """The quick form."""
+    look_many_times(chaos, fresh_db, parts, 150)
+
+
+def test_a_gate_hangs_for_one_task(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """However often it is asked about that one, it answers for the others; it comes back, and answers for all."""
+    with JobQueue(db_path=fresh_db) as queue:
+        for task in TASKS:
+            TaskManager(queue.store).create(task, stage="build")
+    hanging, *others = TASKS
+    hang = fresh_db.with_name(f"hang-{hanging}")
+    hang.touch()
+    asked = [hanging] * (2 * HUNG_MAX) + others
+    kwargs = {"database": str(fresh_db), "parts": parts, "task_ids": asked, "looks": 3}
+    poller = chaos.spawn(POLL, kwargs={**kwargs, "gate_timeout_s": GATE_TIMEOUT_S}, name="poller")
+    said = poller.wait_for("polled", timeout_s=100)[0].value
+    poller.wait_exit()
+    chaos.check(check_stages(fresh_db, others), expect="a gate that hangs for one task is green for the others")
+    chaos.check(check_stages(fresh_db, [hanging], moved=False), expect="what does not answer moves nothing")
+    chaos.expect("nobody is told", observed=said["told"], holds=not said["told"])
+    hang.unlink()
+    chaos.spawn(POLL, kwargs={**kwargs, "looks": 1}, name="green").wait_exit()
+    chaos.check(check_stages(fresh_db, TASKS), expect="each task moves once when the gate has come back")
+    chaos.check(check_no_exceptions(chaos.history), expect="no exception in any agent")
+
+
+@pytest.mark.chaos_deep
+def test_thousands_of_looks(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """Two processes, four tasks, sixteen thousand evaluations and four thousand looks of a reaper."""
+    look_many_times(chaos, fresh_db, parts, 2000)

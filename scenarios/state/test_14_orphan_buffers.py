@@ -1,0 +1,188 @@
+"""Scenario 14: cycles die at every point, and no half of one is ever in the history, nor is a living one touched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from durable_agents import CYCLE_CRASH_POINTS, ORPHAN_CRASH_POINTS, Roots
+from pytest_chaos import Finding, after_mark, at_point, kill, pause
+
+from scenarios.state.state_checks import check_cycles, read_cycles
+from scenarios.work.checks import check_no_exceptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pytest_chaos import Agent, Run
+
+pytestmark = pytest.mark.chaos(
+    id="14-orphan-buffers",
+    title="A cycle is in the history whole, or not at all",
+    why="Half a round of findings, compared with a whole one, looks as if the other half had been fixed.",
+    steps=[
+        "Cycles are killed at each named point, under names that come again; another instance has one under way.",
+        "One buffer cannot be read any more.",
+        "An agent starts and recovers the orphans; it is killed at each point of that and starts again.",
+        "Whole cycles are in the history, the dead have left nothing, the unreadable is set aside with all its files.",
+        "The living one is untouched, and commits.",
+    ],
+)
+
+CYCLE = "scenarios.state.state_agents:run_cycle"
+START = "scenarios.state.state_agents:start_up"
+ENTRIES = 40
+NAME = "nightly"
+
+
+@pytest.fixture
+def root(chaos: Run) -> Path:
+    """Return an agent's folder."""
+    root = chaos.directory / "root"
+    Roots(str(root)).make()
+    return root
+
+
+def cycle(chaos: Run, root: Path, parts: dict[str, str], agent: str, name: str = NAME) -> Agent:
+    """Start an instance that does one cycle."""
+    kwargs = {"root": str(root), "name": name, "entries": ENTRIES, "parts": parts}
+    return chaos.spawn(CYCLE, kwargs=kwargs, name=agent)
+
+
+def start(chaos: Run, root: Path, parts: dict[str, str], name: str = "agent") -> None:
+    """Start an agent on the folder, which recovers orphans, and wait for its end."""
+    chaos.spawn(START, kwargs={"root": str(root), "parts": parts}, name=name).wait_exit()
+
+
+def buffers_in(root: Path) -> dict[str, bytes]:
+    """Return what lies in the folder of buffers, what is in quarantine under its path."""
+    folder = root / ".core" / "state"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def check_nothing_left(root: Path, but: set[str]) -> Iterator[Finding]:
+    """Find what dead cycles have left in the folder."""
+    for name in sorted(set(buffers_in(root)) - but):
+        kind = "left" if name.endswith(".buffer") else "sidecar-left"
+        yield Finding(signature=f"orphans:{kind}", text=f"{name} is still there", checker="check_nothing_left")
+
+
+def judge(chaos: Run, root: Path, *, cycles: int | None = None, but: set[str] | None = None) -> None:
+    """Expect whole cycles, all that were acknowledged, and nothing of the others anywhere."""
+    chaos.check(check_cycles(chaos.history, root), expect="whole cycles, and all that were acknowledged")
+    chaos.check(check_nothing_left(root, but or set()), expect="nothing is left of dead cycles")
+    found = len(read_cycles(root))
+    if cycles is not None:
+        chaos.expect("cycles in the history", observed=found, holds=found == cycles)
+    chaos.check(check_no_exceptions(chaos.history), expect="no exception in any agent")
+
+
+def test_cycles_killed_at_every_point(chaos: Run, root: Path, parts: dict[str, str]) -> None:
+    """One instance after another dies, all under one name; those that had committed are in the history, whole."""
+    victims = {f"victim-{number}": point for number, point in enumerate(CYCLE_CRASH_POINTS)}
+    chaos.plan(*(kill(name, at_point(point)) for name, point in victims.items()))
+    chaos.note("crash_points", list(CYCLE_CRASH_POINTS))
+    for name in victims:
+        cycle(chaos, root, parts, name).wait_exit()
+    left = [name for name in buffers_in(root) if name.endswith(".buffer")]
+    chaos.expect("orphans before the start", observed=len(left), holds=len(left) == len(victims) - 2)
+    start(chaos, root, parts)
+    judge(chaos, root, cycles=2)
+
+
+def test_a_second_instance_is_at_work(chaos: Run, root: Path, parts: dict[str, str]) -> None:
+    """It stands in the middle of a cycle while an agent starts: its files stay byte for byte, and it commits."""
+    chaos.plan(
+        pause("living", after_mark("half")),
+        kill("dying", at_point("recovery.cycle.before_commit")),
+    )
+    living = cycle(chaos, root, parts, "living")
+    living.wait_state("T")
+    before = buffers_in(root)
+    chaos.expect("files of the living cycle", observed=sorted(before), holds=len(before) >= 2)
+    cycle(chaos, root, parts, "dying").wait_exit()
+    start(chaos, root, parts)
+    after = buffers_in(root)
+    chaos.check(check_untouched(before, after), expect="the living cycle's files are untouched")
+    living.resume()
+    living.wait_exit()
+    done = [mark.agent for mark in chaos.history.acknowledged("cycle")]
+    chaos.expect("cycles that were committed", observed=done, holds=done == ["living"])
+    judge(chaos, root, cycles=1)
+
+
+def check_untouched(before: dict[str, bytes], after: dict[str, bytes]) -> Iterator[Finding]:
+    """Find files of a living cycle that are gone or changed."""
+    for name, content in before.items():
+        if after.get(name) != content:
+            what = "changed" if name in after else "gone"
+            yield Finding(signature="orphans:live-touched", text=f"{name} is {what}", checker="check_untouched")
+
+
+def test_a_name_comes_again(chaos: Run, root: Path, parts: dict[str, str]) -> None:
+    """Committed, killed, committed, under one name: both that were committed are in the history."""
+    chaos.plan(kill("second", at_point("recovery.cycle.in_commit")))
+    for name in ("first", "second", "third"):
+        cycle(chaos, root, parts, name).wait_exit()
+        start(chaos, root, parts, f"after-{name}")
+    judge(chaos, root, cycles=2)
+
+
+def test_a_buffer_cannot_be_read(chaos: Run, root: Path, parts: dict[str, str]) -> None:
+    """A page of a dead cycle's file is overwritten: it is set aside with what lies beside it, and never committed."""
+    chaos.plan(kill("victim", at_point("recovery.cycle.before_commit")))
+    cycle(chaos, root, parts, "victim").wait_exit()
+    damage(root)
+    before = buffers_in(root)
+    chaos.expect("files of the dead cycle", observed=sorted(before), holds=len(before) == 3)
+    start(chaos, root, parts)
+    moved = {f"quarantine/{name}" for name in before}
+    after = buffers_in(root)
+    chaos.expect("files set aside", observed=sorted(after), holds=set(after) == moved)
+    (file,) = (name for name in before if name.endswith(".buffer"))
+    kept = after.get(f"quarantine/{file}")
+    chaos.expect("the unreadable file is as it was", observed=len(kept or b""), holds=kept == before[file])
+    judge(chaos, root, cycles=0, but=moved)
+
+
+def damage(root: Path) -> None:
+    """Overwrite what tells SQLite that this is a database."""
+    (path,) = (root / ".core" / "state").glob("*.buffer")
+    content = path.read_bytes()
+    path.write_bytes(b"\x5a" * min(len(content), 4096) + content[4096:])
+
+
+def killed_and_repeated(chaos: Run, root: Path, parts: dict[str, str], points: tuple[str, ...]) -> None:
+    """Kill a start at each point, each time over one orphan and one unreadable one; another start does the rest."""
+    victims = {f"start-{number}": point for number, point in enumerate(points)}
+    dying = {f"{kind}-{name}" for name in victims for kind in ("orphan", "damaged")}
+    chaos.plan(
+        *(kill(name, at_point(point)) for name, point in victims.items()),
+        *(kill(name, at_point("recovery.cycle.before_commit")) for name in sorted(dying)),
+    )
+    chaos.note("crash_points", list(points))
+    aside: set[str] = set()
+    for name in victims:
+        cycle(chaos, root, parts, f"damaged-{name}", name="damaged").wait_exit()
+        damage(root)
+        aside |= {f"quarantine/{file}" for file in buffers_in(root) if file.startswith("damaged")}
+        cycle(chaos, root, parts, f"orphan-{name}").wait_exit()
+        start(chaos, root, parts, name)
+        start(chaos, root, parts, f"after-{name}")
+        found = set(buffers_in(root))
+        chaos.expect(f"{victims[name]}: what is left is set aside", observed=len(found), holds=found == aside)
+    judge(chaos, root, cycles=0, but=aside)
+
+
+def test_a_recovery_killed_at_points_drawn_from_the_seed(chaos: Run, root: Path, parts: dict[str, str]) -> None:
+    """The quick form: three of the named points."""
+    drawn = chaos.random("points")
+    points = tuple(sorted(ORPHAN_CRASH_POINTS, key=lambda _: drawn.random())[:3])
+    killed_and_repeated(chaos, root, parts, points)
+
+
+@pytest.mark.chaos_deep
+def test_a_recovery_killed_at_every_point(chaos: Run, root: Path, parts: dict[str, str]) -> None:
+    """All of them, one after another, in one folder."""
+    killed_and_repeated(chaos, root, parts, ORPHAN_CRASH_POINTS)

@@ -1,0 +1,185 @@
+"""The moves of scenarios 11 and 12: a tracker with its forge, the way to us, a receiver, a reconciler and a worker.
+
+Each is a process of its own. Deliveries go from the tracker through a courier to the receiver. Time
+is the world's: it passes when a test says so, and everybody has then seen it pass.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import urllib.request
+from typing import TYPE_CHECKING, Any, Final
+
+from scenarios.webhooks.tracker import KEY as FORGE_SECRET
+from scenarios.webhooks.tracker import SECRET, TOKEN, Client
+from scenarios.webhooks.webhook_agents import DEFAULT, FOLDER, PROJECT, REPO, TRACKER, sha_of
+from scenarios.webhooks.webhook_checks import check_executions, check_moves, check_tasks, is_quiet, stage_of
+from scenarios.webhooks.world import World
+from scenarios.work.checks import check_no_exceptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pytest_chaos import Agent, Run
+    from pytest_chaos.faults.toxics import Courier
+
+KEY: Final = "CORE-1"
+GRACE_S: Final = 600.0
+INTERVAL_S: Final = 60.0
+WAIT_S: Final = 30.0
+
+
+class Site:
+    """Everything that a pipeline needs. ``forge`` is in whose form pushes and statuses are delivered."""
+
+    def __init__(
+        self, chaos: Run, database: Path, parts: dict[str, str], *, forge: str = "github", pipeline: str = DEFAULT
+    ) -> None:
+        self.chaos = chaos
+        self.database = database
+        self.folder = database.parent
+        self.world = World(self.folder)
+        self.forge = forge
+        serving = chaos.spawn("scenarios.webhooks.tracker:serve", kwargs={"folder": str(self.folder)}, name="tracker")
+        self.tracker = int(serving.wait_for("serving", kind="note")[0].value)
+        self.client = Client(self.tracker)
+        self.common = {"folder": str(self.folder), "parts": parts | {"pipeline": pipeline}, "tracker": self.tracker}
+        self.port = 0
+        self.courier: Courier | None = None
+
+    # Processes.
+
+    def start(self, **settings: Any) -> None:
+        """Start all of them: the worker first, since a reconciler has nothing to do without."""
+        self.chaos.spawn("scenarios.webhooks.webhook_agents:work", kwargs=self.common, name="worker")
+        self.receive()
+        self.reconcile(**settings).wait_for("tick", kind="note")
+
+    def receive(self, name: str = "receiver", *, handles: bool = True) -> Agent:
+        """Start a receiver, on the port of the first one, and the courier before it."""
+        kwargs = {**self.common, "port": self.port, "handles": handles}
+        receiver = self.chaos.spawn("scenarios.webhooks.webhook_agents:receive", kwargs=kwargs, name=name)
+        self._put_courier_before(int(receiver.wait_for("receiving", kind="note")[0].value))
+        return receiver
+
+    def serve(self, *, grace_s: float, interval_s: float) -> Agent:
+        """Start all parts of the core but the worker as one process, by the command that users have."""
+        command = [
+            sys.executable,
+            "-m",
+            "durable_agents",
+            "serve",
+            "--db",
+            str(self.database),
+            "--port",
+            str(self.port),
+        ]
+        command += [
+            "--gates",
+            "scenarios.webhooks.served_gates:GATES",
+            "--tracker-url",
+            self.client.url,
+            "--project",
+            PROJECT,
+        ]
+        environment = {
+            FOLDER: str(self.folder),
+            TRACKER: str(self.tracker),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "CORE_TRACKER_SECRET": SECRET,
+            "CORE_GITHUB_SECRET": FORGE_SECRET,
+            "CORE_TRACKER_TOKEN": TOKEN,
+            "CORE_RECONCILE_GRACE_DEFAULT_S": str(grace_s),
+            "CORE_RECONCILE_INTERVAL_S": str(interval_s),
+        }
+        served = self.chaos.spawn(command, env=environment, name="served")
+        port = served.wait_for_output(r"listening on http://127\.0\.0\.1:(\d+)", timeout_s=WAIT_S)[1]
+        self._put_courier_before(int(port))
+        return served
+
+    def _put_courier_before(self, port: int) -> None:
+        self.port = port
+        if self.courier is None:
+            self.courier = self.chaos.courier(f"http://127.0.0.1:{port}")
+            for source in ("tracker", self.forge):
+                self.world.hook(source, f"{self.courier.url}/hooks/{source}")
+
+    def reconcile(self, name: str = "reconciler", *, gate: str = "", **settings: Any) -> Agent:
+        """Start a reconciler with the grace and the interval of this module, and what is given."""
+        found = {"reconcile_grace_default_s": GRACE_S, "reconcile_interval_s": INTERVAL_S, **settings}
+        kwargs = {**self.common, "settings": found, "gate": gate}
+        return self.chaos.spawn("scenarios.webhooks.webhook_agents:reconcile", kwargs=kwargs, name=name)
+
+    # What people and programs outside do.
+
+    def act(self, do: Callable[[], object]) -> None:
+        """Do something at the tracker or the forge, while planned faults go on firing."""
+        thread = threading.Thread(target=do)
+        thread.start()
+        self.chaos.wait_until(lambda: not thread.is_alive(), timeout_s=2 * WAIT_S, what="the tracker to have done it")
+
+    def move(self, key: str, state: str) -> None:
+        """Move an issue."""
+        self.act(lambda: self.client.move(key, state, project=PROJECT, repo=REPO))
+
+    def judge_commit(self, key: str, state: str) -> None:
+        """Let continuous integration say this of what the issue's developer has pushed."""
+        self.act(lambda: self.client.set_status(REPO, sha_of(f"feature/{key}"), state))
+
+    # Time.
+
+    def settle(self) -> None:
+        """Wait until nothing is to be handled or done."""
+        self.chaos.wait_until(lambda: is_quiet(self.database), timeout_s=WAIT_S, what="the work to be done")
+
+    def pass_time(self, duration_s: float = INTERVAL_S, *, settles: bool = True) -> None:
+        """Let this much time pass, and wait until the reconciler has looked after it, and all that follows is done."""
+        until = self.world.clock.now() + round(duration_s * 1_000_000)
+        self.world.clock.advance(duration_s)
+        self.chaos.wait_until(
+            lambda: any(mark.value["at"] >= until for mark in self.ticks()), timeout_s=WAIT_S, what="a look after it"
+        )
+        if settles:
+            self.settle()
+
+    def ticks(self) -> list[Any]:
+        """Return what the reconciler has noted of its looks."""
+        return [mark for mark in self.chaos.agent("reconciler").marks if mark.operation == "tick"]
+
+    def wait_for_stage(self, stage: str, *, key: str = KEY, until_s: float = GRACE_S + INTERVAL_S) -> float:
+        """Let time pass until the issue's task is in this stage, or ``until_s`` are over; return how long it took."""
+        self.settle()
+        passed_s = 0.0
+        while stage_of(self.database, key) != stage and passed_s < until_s:
+            self.pass_time()
+            passed_s += INTERVAL_S
+        return passed_s
+
+    def wait_in_real_time(self, stage: str, *, key: str = KEY) -> None:
+        """Wait until the issue's task is in this stage and nothing is left to do."""
+        self.chaos.wait_until(lambda: stage_of(self.database, key) == stage, timeout_s=WAIT_S, what=f"stage {stage}")
+        self.settle()
+
+    def status(self) -> Any:
+        """Return what the receiver shows of itself."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/status", timeout=WAIT_S) as answer:
+            return json.loads(answer.read())
+
+    # The end.
+
+    def told(self) -> list[str]:
+        """Return what people were told: issue and stage."""
+        file = self.folder / "told"
+        return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+
+    def judge(self, **stages: str) -> None:
+        """Expect these issues, underscores for dashes, in these stages, each stage left once and with one job."""
+        wanted = {key.replace("_", "-"): stage for key, stage in stages.items()}
+        self.chaos.check(check_tasks(self.database, wanted), expect="one task for each issue, where it should be")
+        self.chaos.check(check_moves(self.database), expect="each stage is left once, and has one job")
+        self.chaos.check(check_executions(self.folder), expect="each stage's work is done once")
+        self.chaos.check(check_no_exceptions(self.chaos.history), expect="no exception in any agent")

@@ -1,0 +1,157 @@
+"""What is outside of the core in some scenarios: issues, commits, and what time it is; all in one folder.
+
+Every program of such a scenario reads the same folder. ``WorldClock`` is the machine's clock plus a
+shift that lies in a file, so that hours pass for all of them at once while nobody waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any, Final
+
+from durable_agents import SystemClock
+
+_SCHEMA: Final = """
+    CREATE TABLE IF NOT EXISTS issues (
+        number INTEGER PRIMARY KEY, project TEXT, key TEXT UNIQUE, state TEXT, repo TEXT, updated_at TEXT
+    );
+    CREATE TABLE IF NOT EXISTS commits (
+        number INTEGER PRIMARY KEY, repo TEXT, branch TEXT, sha TEXT, state TEXT, UNIQUE (repo, sha)
+    );
+    CREATE TABLE IF NOT EXISTS hooks (source TEXT PRIMARY KEY, url TEXT);
+    CREATE TABLE IF NOT EXISTS moods (kind TEXT PRIMARY KEY, answers_left INTEGER, value TEXT);
+    CREATE TABLE IF NOT EXISTS sent (
+        number INTEGER PRIMARY KEY, source TEXT, event TEXT, delivery_id TEXT, outcome TEXT, url TEXT, headers TEXT,
+        body TEXT
+    );
+"""
+
+
+class WorldClock(SystemClock):
+    """The machine's clock, moved on by what the file ``clock`` of a folder says, in seconds."""
+
+    __slots__ = ("_file",)
+
+    def __init__(self, folder: str | Path) -> None:
+        self._file = Path(folder, "clock")
+
+    def now(self) -> int:
+        """Return the moment that it is in the world."""
+        shift = self._shift()  # first: whoever sees a shift tells a time that is not before it was made
+        return shift + super().now()
+
+    def monotonic(self) -> int:
+        """Return a reading that has moved as far."""
+        shift = self._shift()
+        return shift + super().monotonic()
+
+    def advance(self, duration_s: float) -> None:
+        """Let time pass for everybody who has this folder."""
+        beside = self._file.with_name("clock-next")
+        beside.write_text(str(self._shift() + round(duration_s * 1_000_000)), encoding="ascii")
+        beside.replace(self._file)
+
+    def _shift(self) -> int:
+        try:
+            return int(self._file.read_text(encoding="ascii"))
+        except FileNotFoundError:
+            return 0
+
+
+class World:
+    """Issues, commits, where deliveries go, and the moods of the server that tells of them; in a file."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open the folder's world, or begin it."""
+        self.folder = Path(folder)
+        self.clock = WorldClock(folder)
+        self._file = self.folder / "world.db"
+        with contextlib.closing(sqlite3.connect(self._file, timeout=30)) as connection:
+            connection.executescript(_SCHEMA)
+
+    def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Do one statement and return what it finds."""
+        with contextlib.closing(sqlite3.connect(self._file, timeout=30)) as connection, connection:
+            return connection.execute(statement, parameters).fetchall()
+
+    def hook(self, source: str, url: str) -> None:
+        """Have the deliveries of a source (``tracker``, ``github``, ``gitea``) sent to this address from now on."""
+        self.rows("INSERT OR REPLACE INTO hooks VALUES (?, ?)", source, url)
+
+    def hook_of(self, source: str) -> str | None:
+        """Return where the deliveries of a source are sent, None for nowhere."""
+        return next((str(url) for (url,) in self.rows("SELECT url FROM hooks WHERE source = ?", source)), None)
+
+    def set_issue(self, project: str, key: str, state: str, repo: str) -> bool:
+        """Put an issue into a state; return whether that changed it."""
+        before = self.rows("SELECT state FROM issues WHERE key = ?", key)
+        self.rows(
+            "INSERT INTO issues (project, key, state, repo, updated_at) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at",
+            *(project, key, state, repo, str(self.clock.now())),
+        )
+        return before != [(state,)]
+
+    def issues(self, project: str, state: str, after: int, limit: int) -> list[tuple[Any, ...]]:
+        """Return a page of issues: number, key, state, repo, moment of the last change."""
+        return self.rows(
+            "SELECT number, key, state, repo, updated_at FROM issues "
+            "WHERE project = ? AND state = ? AND number > ? ORDER BY number LIMIT ?",
+            *(project, state, after, limit),
+        )
+
+    def set_commit(self, repo: str, sha: str, state: str, branch: str = "") -> str:
+        """Put a commit into a state of continuous integration; return its branch, which only its push says."""
+        self.rows(
+            "INSERT INTO commits (repo, branch, sha, state) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (repo, sha) DO UPDATE SET state = excluded.state",
+            *(repo, branch, sha, state),
+        )
+        ((found,),) = self.rows("SELECT branch FROM commits WHERE repo = ? AND sha = ?", repo, sha)
+        return str(found)
+
+    def commit(self, repo: str, ref: str) -> tuple[str, str] | None:
+        """Return sha and state of a commit, or of the newest one of a branch."""
+        statement = "SELECT sha, state FROM commits WHERE repo = ? AND (sha = ? OR branch = ?) ORDER BY number DESC"
+        return next(iter(self.rows(statement, repo, ref, ref)), None)
+
+    def note_sent(
+        self, source: str, event: str, delivery_id: str, outcome: str, request: tuple[str, dict[str, str], str]
+    ) -> None:
+        """Keep what was answered to a delivery, and address, headers and body of what was sent."""
+        url, headers, body = request
+        self.rows(
+            "INSERT INTO sent (source, event, delivery_id, outcome, url, headers, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            *(source, event, delivery_id, outcome, url, json.dumps(headers), body),
+        )
+
+    def sent(self) -> list[tuple[str, str, str, str]]:
+        """Return the deliveries in the order in which they were sent: source, event, id, answer."""
+        return [
+            (source, event, delivery_id, outcome)
+            for source, event, delivery_id, outcome in self.rows(
+                "SELECT source, event, delivery_id, outcome FROM sent ORDER BY number"
+            )
+        ]
+
+    def requests(self) -> list[tuple[str, dict[str, str], str]]:
+        """Return address, headers and body of the deliveries in that order."""
+        found = self.rows("SELECT url, headers, body FROM sent ORDER BY number")
+        return [(url, json.loads(headers), body) for url, headers, body in found]
+
+    def set_mood(self, kind: str, *, answers: int | None = None, value: str = "") -> None:
+        """Set the mood (``tracker.MOODS``) of the next ``answers`` lists of issues; None: from now on."""
+        self.rows("INSERT OR REPLACE INTO moods VALUES (?, ?, ?)", kind, answers, value)
+
+    def cheer_up(self) -> None:
+        """Let the tracker answer as it should."""
+        self.rows("DELETE FROM moods")
+
+    def take_mood(self) -> tuple[str, str] | None:
+        """Return the mood of the answer that is due, and its value; None for a good one."""
+        self.rows("DELETE FROM moods WHERE answers_left <= 0")
+        self.rows("UPDATE moods SET answers_left = answers_left - 1")
+        return next(iter(self.rows("SELECT kind, value FROM moods ORDER BY kind LIMIT 1")), None)

@@ -1,0 +1,66 @@
+"""The program of scenario 07: a worker that sweeps, claims, works, and goes on where it was left."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from durable_agents import (
+    Artifacts,
+    CheckpointManager,
+    Ending,
+    LeaseClaims,
+    LeaseManager,
+    RecoverySweep,
+    TaskManager,
+    TaskStatus,
+    Worker,
+    WorkStatus,
+    open_store,
+)
+
+from scenarios.work.agents import made
+
+if TYPE_CHECKING:
+    from durable_agents import Iteration
+    from pytest_chaos import Marks
+
+EFFECT = "effect.txt"
+
+
+def work_to_the_end(
+    marks: Marks, database: str, folder: str, task_id: str, iterations: int, ttl_s: float, parts: dict[str, str]
+) -> None:
+    """Do all iterations of the task's one item, as one of many such processes would; end when the item has ended."""
+    with open_store(database) as store:
+        artifacts = Artifacts(folder)
+        saver: CheckpointManager = made(parts["checkpoints"], store, artifacts=artifacts)
+        tasks, leases, sweep = TaskManager(store), LeaseManager(store), RecoverySweep(store)
+        if tasks.get(task_id).status is TaskStatus.CREATED:
+            tasks.set_status(task_id, TaskStatus.RUNNING, expected=TaskStatus.CREATED)
+
+        def work(iteration: Iteration) -> dict[str, int]:
+            marks.intent("iteration", iteration.number)
+            iteration.write(EFFECT, content_of(iteration.number))
+            marks.ack("iteration", iteration.number)
+            return {"sum": (iteration.state or {"sum": 0})["sum"] + iteration.number}
+
+        claims = LeaseClaims(leases, saver, "worker", ttl_s=ttl_s, task_id=task_id)
+        worker: Worker = made(parts["worker"], claims, saver, artifacts, work, iterations=iterations)
+        while leases.get(1).status is not WorkStatus.COMPLETED:
+            outcome = worker.run_once()
+            if outcome is None:
+                sweep.run_once()
+                time.sleep(0.005)  # sleeps because a worker without work does; its lease runs out by itself
+            elif outcome.ending is Ending.COMPLETED:
+                marks.note("outcome", value={"resumed_from": outcome.resumed_from, "done": outcome.done})
+            elif outcome.ending is Ending.LOST:
+                marks.note("lost", value={"done": outcome.done})
+        if tasks.get(task_id).status is TaskStatus.RUNNING:
+            tasks.set_status(task_id, TaskStatus.SUCCEEDED, expected=TaskStatus.RUNNING)
+        marks.ack("task", task_id)
+
+
+def content_of(number: int) -> bytes:
+    """Return the effect of an iteration."""
+    return f"effect of iteration {number}\n".encode() * 40

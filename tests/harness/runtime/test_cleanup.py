@@ -1,0 +1,328 @@
+"""Nothing survives a run: no process and no file, whatever ends it; and of what was cut short, the evidence is saved.
+
+Each test runs pytest on a small project of its own, in a process that it can kill. Every process
+that descends from it carries a variable of the test's in its environment, whatever it does with its
+session and its parent: so they can be counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+from pytest_chaos import evidence
+from pytest_chaos.evidence import records
+from pytest_chaos.model.values import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pytest_chaos.model.values import RunRecord
+
+TARGETS = Path(__file__).with_name("targets.py")
+BOUND_S = 30.0
+
+TEST_FILE = """
+import os
+from pathlib import Path
+import pytest
+
+TARGETS = {targets!r}
+
+def begin(chaos):
+    chaos.spawn(TARGETS + ":family", name="family").wait_for("ready")
+    chaos.spawn(TARGETS + ":count_up", name="frozen").wait_for("step")
+    chaos.agent("frozen").pause()
+    chaos.expect("the family is there", observed="ready", holds=True)
+    ready = Path({folder!r}) / "ready"
+    ready.with_suffix(".new").write_text(str(os.getpid()))
+    ready.with_suffix(".new").rename(ready)
+
+def wait(chaos):
+    chaos.wait_until(lambda: False, timeout_s=60)
+
+@pytest.mark.chaos(id="90-cleanup", title="Nothing survives")
+{marker}
+def test_family(chaos):
+    begin(chaos)
+    {ending}
+"""
+
+
+class Session:
+    """A pytest session in a process of its own; ``folder`` holds its project, its results and its scratch files."""
+
+    def __init__(self, folder: Path, *, ending: str = "wait(chaos)", marker: str = "", more: str = "") -> None:
+        self.folder = folder
+        self.scratch = folder / "scratch"
+        self.results = folder / "results"
+        self.scratch.mkdir()
+        self.project = folder / "project"
+        self.project.mkdir()
+        (self.project / "pytest.ini").write_text("[pytest]\n")
+        source = TEST_FILE.format(targets=str(TARGETS), folder=str(folder), marker=marker, ending=ending)
+        (self.project / "test_family.py").write_text(source + more)
+        self.token = f"CHAOS_TEST_TOKEN={secrets.token_hex(8)}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *arguments: str, **variables: str) -> None:
+        """Start pytest, in a session that no signal of ours reaches by accident."""
+        name, value = self.token.split("=")
+        environment = {key: text for key, text in os.environ.items() if not key.startswith("PYTEST_")}
+        own = ["-p", "no:cacheprovider", "-p", "no:randomly", "--chaos-confirm=0"]
+        folders = [f"--chaos-scratch={self.scratch}", f"--chaos-results={self.results}"]
+        with (self.folder / "output").open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", *own, *folders, *arguments],
+                cwd=self.project,
+                env=environment | {name: value} | variables,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def output(self) -> str:
+        """Return what pytest has printed."""
+        return (self.folder / "output").read_text(errors="replace")
+
+    def wait_until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for a condition, with a bound, and say what pytest printed if it does not come."""
+        deadline_s = time.monotonic() + BOUND_S
+        while not condition():
+            assert time.monotonic() < deadline_s, f"{what} did not come: {self.output()}"
+            time.sleep(0.005)  # sleeps because this is the pause of a bounded wait
+
+    def until_ready(self) -> int:
+        """Wait until all agents and their descendants are there; return the pid of the process that runs the test."""
+        self.wait_until((self.folder / "ready").exists, "the agents")
+        return int((self.folder / "ready").read_text())
+
+    def until_ended(self) -> int:
+        """Wait for the end of pytest and return its exit status; a signal is negative, as in subprocess."""
+        assert self.process is not None
+        return self.process.wait(BOUND_S)
+
+    def process_id(self) -> int:
+        """Return the pid of pytest itself."""
+        assert self.process is not None
+        return self.process.pid
+
+    def processes(self) -> list[int]:
+        """Return every live process that descends from this session."""
+        return sorted(pid for pid in _pids() if self.token.encode() in _environment(pid))
+
+    def guardian(self) -> int:
+        """Return the pid of the guardian, which is told by its command line and leads a session."""
+        (pid,) = [pid for pid in self.processes() if _is_guardian(pid)]
+        return pid
+
+    def files(self) -> list[Path]:
+        """Return everything that is left in the scratch folder."""
+        return sorted(self.scratch.rglob("*"))
+
+    def assert_nothing_is_left(self) -> None:
+        """Wait, with a bound, until no process and no file is left."""
+        self.wait_until(lambda: not self.processes(), "the end of all processes")
+        self.wait_until(lambda: not self.files(), "the removal of all files")
+
+    def records(self) -> tuple[RunRecord, ...]:
+        """Return the records of the newest session."""
+        return records.read(self.results).runs
+
+    def packs(self) -> list[Path]:
+        """Return the session's evidence packs; each is whole, or this fails."""
+        found = sorted(self.results.glob("sessions/*/evidence/*"))
+        assert all(evidence.verify(pack) == [] for pack in found)
+        return found
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _environment(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    return b""
+
+
+def _is_guardian(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"pytest_chaos.runtime.guardian" in command and os.getsid(pid) == pid
+    return False
+
+
+class Starter(Protocol):
+    """Starts a session of pytest in the test's own folder."""
+
+    def __call__(self, *arguments: str, ending: str = ..., marker: str = ..., more: str = ...) -> Session:
+        """Return the session, started with these arguments."""
+        ...
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Starter]:
+    """Start a session, and end whatever is left of one whose test failed."""
+    sessions: list[Session] = []
+
+    def start_one(*arguments: str, ending: str = "wait(chaos)", marker: str = "", more: str = "") -> Session:
+        session = Session(tmp_path, ending=ending, marker=marker, more=more)
+        sessions.append(session)
+        session.start(*arguments)
+        return session
+
+    yield start_one
+    for session in sessions:
+        for pid in session.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        session.until_ended()
+
+
+def test_a_run_that_held_leaves_nothing(start: Starter) -> None:
+    """After a pass there is no process, no scratch file and no evidence: nothing went wrong."""
+    session = start(ending="pass")
+    assert session.until_ended() == 0, session.output()
+    session.assert_nothing_is_left()
+    assert session.packs() == []
+
+
+def test_the_run_before_is_gone_when_the_next_one_begins(start: Starter) -> None:
+    """Every process of a run is ended with it, not with the session."""
+    more = """
+def test_after(chaos):
+    marker = os.environ["CHAOS_TEST_TOKEN"].encode()
+    mine = [pid for pid in map(str, os.listdir("/proc")) if pid.isdigit() and marker in environment(pid)]
+    chaos.expect("pytest and its guardian, and the import that waits", observed=len(mine), holds=len(mine) == 3)
+
+def environment(pid):
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
+"""
+    session = start("-p", "no:xdist", ending="pass", more=more)
+    assert session.until_ended() == 0, session.output()
+
+
+def test_a_failed_run_leaves_only_its_evidence(start: Starter) -> None:
+    """After a failure the agents are gone, and the pack holds what they said."""
+    session = start(ending="assert 0, 'as it was meant to'")
+    assert session.until_ended() == 1, session.output()
+    session.assert_nothing_is_left()
+    (pack,) = session.packs()
+    assert "as it was meant to" in (pack / "failure.txt").read_text()
+    assert [record.verdict for record in session.records()] == [Verdict.VIOLATED]
+
+
+def test_a_timeout_by_signal_leaves_only_its_evidence(start: Starter) -> None:
+    """When pytest-timeout interrupts the test, the run is inconclusive, and everything is ended."""
+    session = start(marker='@pytest.mark.timeout(1, method="signal")')
+    assert session.until_ended() == 1, session.output()
+    session.assert_nothing_is_left()
+    assert len(session.packs()) == 1
+    assert [record.verdict for record in session.records()] == [Verdict.INCONCLUSIVE]
+
+
+def test_a_timeout_by_thread_leaves_only_its_evidence(start: Starter) -> None:
+    """When pytest-timeout ends pytest on the spot, the guardian ends the rest and saves pack and record."""
+    session = start(marker='@pytest.mark.timeout(1, method="thread")')
+    assert session.until_ended() == 1, session.output()
+    session.assert_nothing_is_left()
+    assert_salvaged(session)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGQUIT, signal.SIGHUP])
+def test_a_signal_that_ends_pytest_leaves_only_the_evidence(start: Starter, number: signal.Signals) -> None:
+    """When pytest itself is killed, the guardian ends the rest and saves pack and record."""
+    session = start()
+    os.kill(session.until_ready(), number)
+    assert session.until_ended() == -number, session.output()
+    session.assert_nothing_is_left()
+    assert_salvaged(session)
+
+
+def assert_salvaged(session: Session) -> None:
+    """See that pack and record of the run were made, though nobody was left who could have waited for them."""
+    (pack,) = session.packs()
+    assert len(list((pack / "database").iterdir())) >= 1
+    (record,) = session.records()
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert record.evidence == f"evidence/{pack.name}"
+    assert record.failure
+    command = [sys.executable, "-m", "chaos_reports", str(session.results), "--output", str(session.folder / "report")]
+    rendered = subprocess.run(command, check=False, capture_output=True, timeout=BOUND_S)
+    assert rendered.returncode == 2, rendered.stderr
+    assert "INCONCLUSIVE" in (session.folder / "report" / "matrix.md").read_text()
+
+
+def test_an_interrupt_leaves_nothing(start: Starter) -> None:
+    """Ctrl-C reaches the agents of a run as its orderly end."""
+    session = start()
+    os.kill(session.until_ready(), signal.SIGINT)
+    assert session.until_ended() == pytest.ExitCode.INTERRUPTED, session.output()
+    session.assert_nothing_is_left()
+
+
+def test_a_killed_worker_leaves_evidence_and_a_record(start: Starter) -> None:
+    """When an xdist worker dies, its guardian cleans up and the controller records the run with its evidence."""
+    session = start("-n1", "--max-worker-restart=0", "-p", "xdist")
+    os.kill(session.until_ready(), signal.SIGKILL)
+    assert session.until_ended() == 1, session.output()
+    session.assert_nothing_is_left()
+    (pack,) = session.packs()
+    (record,) = session.records()
+    assert (record.verdict, record.evidence) == (Verdict.INCONCLUSIVE, f"evidence/{pack.name}")
+
+
+def test_a_killed_controller_leaves_evidence_and_a_record(start: Starter) -> None:
+    """When xdist's controller dies, the guardian of the worker notices, ends everything, and records the run."""
+    session = start("-n1", "-p", "xdist")
+    assert session.until_ready() != session.process_id()
+    os.kill(session.process_id(), signal.SIGKILL)
+    session.until_ended()
+    session.assert_nothing_is_left()
+    assert_salvaged(session)
+
+
+def test_a_killed_guardian_leaves_nothing_and_has_a_successor(start: Starter) -> None:
+    """Without its guardian a run is inconclusive and ended all the same; the next run has a new guardian."""
+    more = """
+def test_after(chaos):
+    agent = chaos.spawn(TARGETS + ":count_up", name="next", kwargs={"total": 3})
+    chaos.expect("the next agent ends well", observed=agent.wait_exit(), holds=agent.wait_exit().code == 0)
+"""
+    session = start("-p", "no:xdist", more=more)
+    session.until_ready()
+    os.kill(session.guardian(), signal.SIGKILL)
+    assert session.until_ended() == 1, session.output()
+    session.assert_nothing_is_left()
+    assert [record.verdict for record in session.records()] == [Verdict.INCONCLUSIVE, Verdict.HELD], session.output()
+    assert len(session.packs()) == 1
+
+
+def test_the_next_session_sweeps_what_a_killed_guardian_and_pytest_left(start: Starter) -> None:
+    """Where the guardian was killed before pytest, the next session ends the rest and saves evidence and record."""
+    session = start("-p", "no:xdist", ending="wait(chaos) if not os.environ.get('SECOND') else None")
+    pytest_pid, guardian_pid = session.until_ready(), session.guardian()
+    os.kill(pytest_pid, signal.SIGSTOP)
+    os.kill(guardian_pid, signal.SIGKILL)
+    os.kill(pytest_pid, signal.SIGKILL)
+    assert session.until_ended() == -signal.SIGKILL
+    assert session.processes(), "nothing was left to be swept"
+    session.start("-p", "no:xdist", SECOND="1")
+    assert session.until_ended() == 0, session.output()
+    session.assert_nothing_is_left()
+    found = [record for path in session.results.glob("sessions/*") for record in records.read(path).runs]
+    assert {record.verdict for record in found} == {Verdict.INCONCLUSIVE, Verdict.HELD}
+    assert len(session.packs()) == 1

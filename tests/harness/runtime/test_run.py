@@ -1,0 +1,313 @@
+"""A run fixes its plan first, keeps what it was told, ends what it started, and is judged by the worst of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+from pytest_chaos.errors import AgentError, GuardianLost, SpawnError, UsageError, WaitExpired
+from pytest_chaos.evidence import open_pack, verify
+from pytest_chaos.model import plan
+from pytest_chaos.model.values import Assertion, Finding, Plan, Verdict
+from pytest_chaos.runtime import processes as tree
+from pytest_chaos.runtime.agent import GuardianClient
+from pytest_chaos.runtime.run import OBSERVED_CHARACTERS_MAX, reason
+
+from tests.harness.explore import targets
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_chaos.runtime.run import Run
+
+    from tests.harness.conftest import StartRun
+
+
+def expected(run: Run) -> Run:
+    """Let a run have its key assertion."""
+    run.expect("all is well", observed=1, holds=True)
+    return run
+
+
+def test_a_run_has_one_plan(run: Run) -> None:
+    """A second plan would make it unclear what was carried out."""
+    fixed = run.plan(plan.kill("writer"))
+    assert fixed == Plan(seed="seed", scenario="98-test", faults=(plan.kill("writer"),))
+    with pytest.raises(UsageError, match="one plan, fixed before its first agent starts"):
+        run.plan(plan.kill("writer"))
+
+
+def test_a_plan_comes_before_the_first_agent(run: Run) -> None:
+    """An agent that runs already could have passed the point that is planned for it."""
+    run.spawn(targets.tell)
+    with pytest.raises(UsageError, match="fixed before its first agent starts"):
+        run.plan(plan.kill("writer"))
+
+
+def test_a_plan_that_was_refused_leaves_no_trace(run: Run) -> None:
+    """All its problems are told at once, and another plan can be made."""
+    bad = plan.kill("writer", plan.at_point("", occurrence=0))
+    with pytest.raises(UsageError, match=r"no name(.|\n)*occurrence counts from 1"):
+        run.plan(bad)
+    assert run.plan().faults == ()
+
+
+def test_the_plan_is_on_disk_before_anything_starts(run: Run) -> None:
+    """Whoever saves the evidence of a killed run finds the plan in the header of its journal."""
+    fixed = run.plan(plan.kill("writer", plan.at_moment(0.5)))
+    assert run._journal.header().plan == fixed
+
+
+def test_a_replay_carries_out_the_packs_plan(start_run: StartRun) -> None:
+    """In a replay it is the pack's plan that is fired, and a note says that the test has another one now."""
+    old = Plan(seed="seed", scenario="98-test", faults=(plan.kill("writer", plan.after_mark("step", count=2)),))
+    run = start_run(replay=old)
+    assert run.plan(plan.kill("writer", plan.after_mark("step", count=7))) == old
+    run.spawn(targets.count_up, name="writer")
+    run.wait_for_faults()
+    record = expected(run).conclude()
+    assert record.plan == old
+    assert record.receipts[0].when == "after its 2nd ack of step"
+    assert "the pack's were carried out" in record.notes["replay"]
+
+
+def test_a_replay_of_the_same_plan_needs_no_note(start_run: StartRun) -> None:
+    """Where test and pack agree there is nothing to say."""
+    faults = (plan.kill("writer"),)
+    run = start_run(replay=Plan(seed="seed", scenario="98-test", faults=faults))
+    run.plan(*faults)
+    assert "replay" not in run.conclude().notes
+
+
+def test_randomness_depends_on_seed_iteration_and_purpose_alone(start_run: StartRun) -> None:
+    """The same run again draws the same; any other seed, iteration or purpose draws something else."""
+
+    def drawn(run: Run, *purpose: str) -> tuple[float, ...]:
+        stream = run.random(*purpose)
+        return tuple(stream.random() for _ in range(4))
+
+    assert drawn(start_run(), "delay") == drawn(start_run(), "delay")
+    others = [
+        drawn(start_run(), "delay"),
+        drawn(start_run(), "point"),
+        drawn(start_run(iteration=1), "delay"),
+        drawn(start_run(seed="seed2"), "delay"),
+    ]
+    assert len(set(others)) == 4
+
+
+def test_an_expectation_does_not_stop_the_test(run: Run) -> None:
+    """Everything that was expected is in the record, and the one that is broken fails the run."""
+    assert run.expect("leases", observed=[1, 2], holds=True)
+    assert not run.expect("orders", observed=None, holds=False)
+    record = run.conclude()
+    assert record.verdict is Verdict.VIOLATED
+    assert record.assertions == (
+        Assertion(name="leases", observed="[1, 2]", holds=True),
+        Assertion(name="orders", observed="None", holds=False),
+    )
+    assert [(finding.signature, finding.text) for finding in record.findings] == [
+        ("expectation:orders", "orders: None")
+    ]
+
+
+def test_what_was_observed_is_kept_short_and_encodable(run: Run) -> None:
+    """A long or a strange value costs nobody the record."""
+    run.expect("long", observed="x" * 10_000, holds=True)
+    run.expect("strange", observed="\udce9", holds=True)
+    long, strange = run.conclude().assertions
+    assert len(long.observed) == OBSERVED_CHARACTERS_MAX
+    assert strange.observed == "?"
+
+
+def test_a_run_that_expected_nothing_proves_nothing(run: Run) -> None:
+    """Not even a run in which nothing went wrong."""
+    run.spawn(targets.tell).wait_exit()
+    record = run.conclude()
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert [finding.signature for finding in record.findings] == ["harness:nothing-asserted"]
+
+
+@pytest.mark.parametrize(
+    ("error", "signature", "kind"),
+    [
+        (WaitExpired("it did not come"), "liveness:wait-expired", "liveness"),
+        (AgentError("it ended"), "liveness:agent-ended", "liveness"),
+        (AssertionError("1 == 2"), "assertion", "safety"),
+        (AssertionError(), "assertion", "safety"),
+        (pytest.fail.Exception("no good"), "assertion", "safety"),
+        (pytest.fail.Exception("Timeout (>1.0s) from pytest-timeout."), "harness:timeout", "harness"),
+        (GuardianLost("it was killed"), "harness:GuardianLost", "harness"),
+        (SpawnError("no such file"), "harness:SpawnError", "harness"),
+        (UsageError("a mistake"), "harness:UsageError", "harness"),
+        (KeyboardInterrupt(), "harness:KeyboardInterrupt", "harness"),
+        (ZeroDivisionError("in the test"), "harness:ZeroDivisionError", "harness"),
+        (OSError("caf\udce9"), "harness:OSError", "harness"),
+    ],
+    ids=ascii,
+)
+def test_each_error_of_a_test_says_what_it_may_say(run: Run, error: BaseException, signature: str, kind: str) -> None:
+    """What speaks about the target is a violation; what only ended the test leaves the run undecided."""
+    record = expected(run).conclude(error)
+    (finding,) = record.findings
+    assert (finding.signature, finding.kind) == (signature, kind)
+    assert record.verdict is (Verdict.INCONCLUSIVE if kind == "harness" else Verdict.VIOLATED)
+    assert finding.text
+    finding.text.encode()
+
+
+def test_the_worst_of_all_findings_decides(run: Run) -> None:
+    """An undecided part does not hide a violation."""
+    run.inconclusive("too little load")
+    run.check(["a checkpoint is missing"])
+    record = expected(run).conclude()
+    assert record.verdict is Verdict.VIOLATED
+    assert [finding.signature for finding in record.findings] == [
+        "harness:inconclusive",
+        "check:a checkpoint is missing",
+    ]
+    assert "a checkpoint is missing" in reason(record)
+    assert "too little load" not in reason(record)
+
+
+def test_a_run_can_say_that_it_decides_nothing(run: Run) -> None:
+    """Too little load is not a pass."""
+    run.inconclusive("only 3 of 20 kills hit the load")
+    record = expected(run).conclude()
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert "only 3 of 20 kills hit the load" in reason(record)
+
+
+def test_a_check_with_a_name_is_a_key_assertion(run: Run) -> None:
+    """Its name and what it found are in the record, and a finding is not counted twice."""
+    run.check([], expect="numbers are contiguous")
+    run.check([Finding(signature="durability:lost", text="7 is gone")], expect="nothing is lost")
+    record = run.conclude()
+    assert [(assertion.name, assertion.observed, assertion.holds) for assertion in record.assertions] == [
+        ("numbers are contiguous", "no finding", True),
+        ("nothing is lost", "durability:lost", False),
+    ]
+    assert [finding.signature for finding in record.findings] == ["durability:lost"]
+
+
+def test_a_violation_without_faults_is_of_its_own_kind(run: Run) -> None:
+    """What is found within ``clean_run`` is a bug of the target or a wrong checker, and says so."""
+    with run.clean_run():
+        run.check(["it was so from the beginning"])
+    run.check(["it was so after the fault"])
+    assert [finding.kind for finding in expected(run).conclude().findings] == ["clean-run", "safety"]
+
+
+def test_notes_are_json(run: Run) -> None:
+    """A fact that cannot be stored is refused with its name, and the others are in the record."""
+    run.note("kills in the window", 17)
+    with pytest.raises(UsageError, match="a note has to be JSON, and 'bad' is not"):
+        run.note("bad", object())
+    assert expected(run).conclude().notes == {"kills in the window": 17}
+
+
+def test_a_second_conclusion_changes_nothing(run: Run) -> None:
+    """The record of a run is made once, though teardown asks again."""
+    record = expected(run).conclude()
+    assert run.conclude(AssertionError("too late")) is record
+
+
+def test_the_record_says_what_became_of_each_agent(run: Run) -> None:
+    """One ended by itself, one by a fault, one was ended by the harness."""
+    run.spawn(targets.exit_with, kwargs={"code": 3}, name="self").wait_exit()
+    run.spawn(targets.count_up, name="killed").kill()
+    run.spawn(targets.count_up, name="left").wait_for("step")
+    record = expected(run).conclude()
+    assert [(agent.name, agent.exit_status) for agent in record.agents] == [
+        ("self", "exit code 3"),
+        ("killed", "signal 9"),
+        ("left", "ended by the harness"),
+    ]
+    assert record.verdict is Verdict.HELD
+
+
+def test_an_agent_that_does_not_exist_is_named(run: Run) -> None:
+    """The error has the names that there are."""
+    with pytest.raises(UsageError, match="no agent called 'x' was started; there are: none"):
+        run.agent("x")
+    run.spawn(targets.tell, name="y")
+    with pytest.raises(UsageError, match="no agent called 'x' was started; there are: y"):
+        run.agent("x")
+
+
+def test_torn_marks_are_noted(run: Run) -> None:
+    """A line that is no mark is not lost without a word."""
+    run._journal.marks_path.write_bytes(b'\n{"kind":"ack","op\n')
+    (line,) = expected(run).conclude().notes["torn_marks"]
+    assert line.startswith('{"kind":"ack","op (')
+
+
+def test_a_pack_of_a_run_is_whole_and_named_in_its_record(run: Run, tmp_path: Path) -> None:
+    """The pack holds the databases of the run's folder and those that it named elsewhere."""
+    for path in (run.directory / "in.db", run.database(tmp_path / "out.db")):
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE rows (number INTEGER)")
+    run.check(["something is wrong"])
+    record = run.pack(expected(run).conclude(), "the failure", tmp_path / "evidence", queries={})
+    pack = tmp_path / "evidence" / record.run_id
+    assert record.evidence == f"evidence/{record.run_id}"
+    assert verify(pack) == []
+    opened = open_pack(pack)
+    assert {row["path"].rpartition("/")[2] for row in opened.databases} == {"in.db", "out.db"}
+    assert "the failure" in opened.failure
+
+
+def test_evidence_that_cannot_be_written_is_a_note(run: Run, tmp_path: Path) -> None:
+    """A results folder in the way costs the pack, not the verdict."""
+    (tmp_path / "evidence").write_text("a file")
+    run.check(["something is wrong"])
+    record = run.pack(expected(run).conclude(), "the failure", tmp_path / "evidence", queries={})
+    assert (record.verdict, record.evidence) == (Verdict.VIOLATED, "")
+    (problem,) = record.notes["evidence_problems"]
+    assert "could not be written" in problem
+
+
+def test_removing_a_run_removes_its_folder(run: Run) -> None:
+    """Nothing of a finished run stays in the scratch folder."""
+    (run.directory / "left").write_text("x")
+    run.conclude()
+    run.remove()
+    assert not run.directory.parent.exists()
+
+
+def test_a_run_whose_guardian_was_killed_decides_nothing(start_run: StartRun, tmp_path: Path) -> None:
+    """A wait says so at once, children and daemons are ended, and even a violation is put down to the harness."""
+    (tmp_path / "own").mkdir()
+    with GuardianClient(tmp_path / "own") as own:
+        run = start_run(client=own)
+        agent = run.spawn(targets.family)
+        agent.wait_for("ready")
+        started = [process for process in tree.descendants(own.pid) if process.alive]
+        assert len(started) >= 6
+        os.kill(own.pid, signal.SIGKILL)
+        with pytest.raises(GuardianLost, match="the guardian of the agents was killed") as caught:
+            agent.wait_for("never")
+        assert not [process for process in started if tree.is_running(process.pid, process.start_ticks)]
+        run.check(["something is missing"])
+        record = expected(run).conclude(caught.value)
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert {finding.kind for finding in record.findings} == {"harness"}
+
+
+def test_the_end_of_a_guardian_is_no_end_of_an_agent(start_run: StartRun, tmp_path: Path) -> None:
+    """An agent that was awaited and died with its guardian is not blamed for it."""
+    (tmp_path / "own").mkdir()
+    with GuardianClient(tmp_path / "own") as own:
+        run = start_run(client=own)
+        agent = run.spawn(targets.count_up)
+        agent.wait_for("step")
+        os.kill(own.pid, signal.SIGKILL)
+        assert str(agent.wait_exit()) == "signal 9"
+        run.expect("it went on", observed=agent.state, holds=agent.running)
+        with pytest.raises(SpawnError, match="the guardian of the agents ended"):
+            run.spawn(targets.tell, name="next")
+        assert run.conclude().verdict is Verdict.INCONCLUSIVE

@@ -1,0 +1,107 @@
+"""The numbers of system calls are the kernel's own, and the filter traps what it is meant to, on both machines."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pytest_chaos.trace import kernel as filters
+from pytest_chaos.trace.kernel import AUDIT_ARCH, CLOSES, NUMBER_MAX, NUMBERS
+
+HEADERS = {
+    "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
+    "aarch64": Path("/usr/include/asm-generic/unistd.h"),
+}
+MACHINES = tuple(NUMBERS)
+ALWAYS = {
+    machine: set(numbers.values()) - {numbers[name] for name in SPECIAL if name in numbers}
+    for SPECIAL in [("open", "openat", "open_by_handle_at", "mmap", "mprotect", "ioctl", "fcntl")]
+    for machine, numbers in NUMBERS.items()
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_numbers_are_those_of_the_kernels_headers(machine: str) -> None:
+    """Each call that the headers of this machine know has this number; newer ones they may not know yet."""
+    if not HEADERS[machine].exists():
+        pytest.skip(f"there are no kernel headers for {machine} here")
+    text = HEADERS[machine].read_text()
+    known = {name: int(number) for name, number in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", text)}
+    ours = {name: number for name, number in NUMBERS[machine].items() if name in known}
+    assert ours == {name: known[name] for name in ours}
+    assert len(NUMBERS[machine]) - len(ours) <= 2
+    assert max(number for number in known.values() if number < 1000) <= NUMBER_MAX
+
+
+def run(program: bytes, machine: int, number: int, arguments: tuple[int, ...] = (0,) * 6) -> int:
+    """Run a filter as the kernel does, on one call, and return its verdict."""
+    data = struct.pack("<iIQ6Q", number, machine, 0, *arguments)
+    instructions = [struct.unpack_from("HBBI", program, place) for place in range(0, len(program), 8)]
+    at, accumulator = 0, 0
+    while True:
+        code, if_true, if_false, operand = instructions[at]
+        at += 1
+        match code:
+            case 0x20:
+                (accumulator,) = struct.unpack_from("<I", data, operand)
+            case 0x15:
+                at += if_true if accumulator == operand else if_false
+            case 0x25:
+                at += if_true if accumulator > operand else if_false
+            case 0x45:
+                at += if_true if accumulator & operand else if_false
+            case 0x06:
+                return int(operand)
+            case _:
+                pytest.fail(f"the filter has an instruction {code:#x} that nobody meant")
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@given(number=st.integers(0, NUMBER_MAX + 100), argument=st.integers(0, 2**32 - 1))
+def test_the_filter_traps_what_may_change_files_and_nothing_else(machine: str, number: int, argument: int) -> None:
+    """Listed calls always, opens and mappings by their flags, what is newer than this list always; the rest passes."""
+    numbers = NUMBERS[machine]
+    named = {value: name for name, value in numbers.items()}.get(number, "")
+    verdict = run(filters.program(machine), AUDIT_ARCH[machine], number, (argument,) * 6)
+    expected = number in ALWAYS[machine] or number > NUMBER_MAX
+    if named in {"open", "openat", "open_by_handle_at"}:
+        expected = bool(argument & filters.OPEN_FLAGS)
+    elif named == "mmap":
+        expected = bool(argument & filters.MAP_SHARED)
+    elif named == "mprotect":
+        expected = bool(argument & filters.PROT_WRITE)
+    elif named == "ioctl":
+        expected = argument in filters.CLONE_COMMANDS
+    elif named == "fcntl":
+        expected = argument == filters.SET_FLAGS_COMMAND
+    assert verdict == (filters.NOTIFY if expected else filters.ALLOW)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_closes_may_be_left_out(machine: str) -> None:
+    """Then they pass, and everything else is trapped as before."""
+    without, whole = filters.program(machine, closes=False), filters.program(machine)
+    for name, number in NUMBERS[machine].items():
+        both = [run(program, AUDIT_ARCH[machine], number, (2**32 - 1,) * 6) for program in (without, whole)]
+        assert both[0] == (filters.ALLOW if name in CLOSES else both[1])
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_call_of_another_machine_is_trapped(machine: str) -> None:
+    """A 32-bit call on a 64-bit kernel has other numbers: it is looked at whatever it is."""
+    assert run(filters.program(machine), 0x40000003, 3) == filters.NOTIFY
+    assert run(filters.program(machine), AUDIT_ARCH[machine], 0x40000001) == filters.NOTIFY
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_reading_is_free(machine: str) -> None:
+    """A file that is opened for reading, or for writing what is there, costs nothing."""
+    openat = NUMBERS[machine]["openat"]
+    for flags in (os.O_RDONLY, os.O_RDWR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC):
+        assert run(filters.program(machine), AUDIT_ARCH[machine], openat, (0, 0, flags, 0, 0, 0)) == filters.ALLOW
+    assert run(filters.program(machine), AUDIT_ARCH[machine], openat, (0, 0, os.O_CREAT, 0, 0, 0)) == filters.NOTIFY
