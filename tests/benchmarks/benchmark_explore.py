@@ -28,12 +28,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_chaos.explore.families.crash import crash_states
-from pytest_chaos.explore.families.power import Model, power_states
 from pytest_chaos.explore.judge import Known, Pool
 from pytest_chaos.explore.launch import step_source
 from pytest_chaos.explore.record import Recorded, record
+from pytest_chaos.explore.simulate.crash import crash_states
 from pytest_chaos.explore.simulate.folder import StateFolder
+from pytest_chaos.explore.simulate.power import Model, power_states
 from pytest_chaos.explore.target import subject_of
 from pytest_chaos.runtime import processes as tree
 from pytest_chaos.trace.recording import Recorder, Recording

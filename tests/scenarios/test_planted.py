@@ -166,24 +166,28 @@ def test_end_to_end_catches_its_planted_defects(session: Session, variant: str, 
 @pytest.mark.parametrize(
     ("variant", "signature", "test"),
     [
-        ("reaper:AdvancesAfterwards", "stages:not-advanced", "test_a_reaper_killed_at_a_named_point[after_claim]"),
-        ("jobs:AdvancesAfterwards", "stages:not-advanced", "test_a_monitor_killed_at_a_named_point[job.after_settle]"),
+        ("jobs.reaper:AdvancesAfterwards", "stages:not-advanced", "test_a_reaper_killed_at_a_named_point[after_claim]"),
         (
-            "reaper:AdvancesBeforeClaim",
+            "jobs.jobs:AdvancesAfterwards",
+            "stages:not-advanced",
+            "test_a_monitor_killed_at_a_named_point[job.after_settle]",
+        ),
+        (
+            "jobs.reaper:AdvancesBeforeClaim",
             "stages:advanced-twice",
             "test_a_webhook_comes_while_the_reaper_holds_its_claim_back",
         ),
         (
-            "stages:AdvancesBlindly",
+            "jobs.stages:AdvancesBlindly",
             "stages:advanced-twice",
             "test_a_webhook_comes_between_the_claim_and_the_advance",
         ),
         (
-            "stages:AdvancesFirst",
+            "jobs.stages:AdvancesFirst",
             "jobs:next-missing",
             "test_a_monitor_killed_at_a_named_point[stage.after_next_job]",
         ),
-        ("jobs:StartsUnseen", "executors:began-unseen", "test_an_executor_that_nobody_knows_of_does_not_begin"),
+        ("jobs.jobs:StartsUnseen", "executors:began-unseen", "test_an_executor_that_nobody_knows_of_does_not_begin"),
     ],
 )
 def test_finalisation_catches_its_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
@@ -195,19 +199,19 @@ def test_finalisation_catches_its_planted_defects(session: Session, variant: str
     ("variant", "signature", "test"),
     [
         (
-            "reaper:RequeuesTheLiving",
+            "jobs.reaper:RequeuesTheLiving",
             "executors:two-at-once",
             "test_an_executor_past_the_ceiling_is_ended_before_the_next_one[linger-S]",
         ),
         (
-            "jobs:UnfencedEnd",
+            "jobs.jobs:UnfencedEnd",
             "jobs:taken-from-its-owner",
             "test_a_monitor_that_wakes_when_its_job_is_another_ones",
         ),
-        ("reaper:AsksSignalZero", "ghosts:not-reaped", "test_ghosts_are_noticed_by_reapers_that_restart"),
-        ("reaper:ForgetsStreaks", "ghosts:not-reaped", "test_ghosts_are_noticed_by_reapers_that_restart"),
+        ("jobs.reaper:AsksSignalZero", "ghosts:not-reaped", "test_ghosts_are_noticed_by_reapers_that_restart"),
+        ("jobs.reaper:ForgetsStreaks", "ghosts:not-reaped", "test_ghosts_are_noticed_by_reapers_that_restart"),
         (
-            "reaper:ReapsFinalising",
+            "jobs.reaper:ReapsFinalising",
             "reaper:reaped-the-living",
             "test_a_monitor_that_stands_still_while_it_finalises[recovery.monitor.after_finalise]",
         ),
@@ -322,15 +326,27 @@ def test_lost_rejections_catch_a_claim_that_begins_what_was_cancelled(session: S
 @pytest.mark.parametrize(
     ("variant", "signature", "test"),
     [
-        ("webhooks:AcknowledgesFirst", "durability:acknowledged-lost", "test_the_receiver_dies_when_it_has_answered"),
-        ("webhooks:HandlesInHalves", "time:too-late", "test_the_receiver_is_killed[start-after_handle]"),
-        ("webhooks:KnowsNobody", "inbox:accepted-twice", "test_every_delivery_comes_three_times[one-after-the-other]"),
-        ("webhooks:TrustsAnybody", "receiver:forgery-accepted", "test_forged_deliveries"),
-        ("webhooks:KnowsNoTime", "receiver:forgery-accepted", "test_forged_deliveries"),
-        ("webhooks:ChecksThenInserts", "tasks:created-twice", "test_the_reconciler_starts_what_a_webhook_starts"),
-        ("webhooks:BelievesTheStatus", "gate:left-while-red", "test_an_old_green_comes_late"),
-        ("stages:AdvancesBlindly", "stages:advanced-twice", "test_the_reconciler_moves_what_a_webhook_moves"),
-        ("stages:AdvancesBlindly", "stages:advanced-twice", "test_a_webhook_moves_what_the_reconciler_moves"),
+        (
+            "webhooks.webhooks:AcknowledgesFirst",
+            "durability:acknowledged-lost",
+            "test_the_receiver_dies_when_it_has_answered",
+        ),
+        ("webhooks.webhooks:HandlesInHalves", "time:too-late", "test_the_receiver_is_killed[start-after_handle]"),
+        (
+            "webhooks.webhooks:KnowsNobody",
+            "inbox:accepted-twice",
+            "test_every_delivery_comes_three_times[one-after-the-other]",
+        ),
+        ("webhooks.webhooks:TrustsAnybody", "receiver:forgery-accepted", "test_forged_deliveries"),
+        ("webhooks.webhooks:KnowsNoTime", "receiver:forgery-accepted", "test_forged_deliveries"),
+        (
+            "webhooks.webhooks:ChecksThenInserts",
+            "tasks:created-twice",
+            "test_the_reconciler_starts_what_a_webhook_starts",
+        ),
+        ("webhooks.webhooks:BelievesTheStatus", "gate:left-while-red", "test_an_old_green_comes_late"),
+        ("jobs.stages:AdvancesBlindly", "stages:advanced-twice", "test_the_reconciler_moves_what_a_webhook_moves"),
+        ("jobs.stages:AdvancesBlindly", "stages:advanced-twice", "test_a_webhook_moves_what_the_reconciler_moves"),
     ],
 )
 def test_receivers_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:

@@ -132,9 +132,9 @@ def explore(
     TARGET is module:Target or path/to/file.py:Target, a class with run(directory, marks) and
     check(directory, marks). Instead of it, --run and --check give two commands.
     """
-    from pytest_chaos.explore.families.power import SAMPLES, Model
     from pytest_chaos.explore.report import Family
     from pytest_chaos.explore.session import IO_RUNS, RECOVERIES, Options
+    from pytest_chaos.explore.simulate.power import SAMPLES, Model
     from pytest_chaos.model.seed import draw_seed, normalise_seed
 
     subject, command = _subject(target, run_command, check_command, check_timeout)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pytest_chaos.errors import ChaosError, UsageError
-from pytest_chaos.explore.families.crash import explore_crashes, find_crash
+from pytest_chaos.explore.families.crash import explore_crashes
 from pytest_chaos.explore.families.events import NOTE, EventExploration
 from pytest_chaos.explore.families.io import explore_errors, trouble_of
 from pytest_chaos.explore.families.power import explore_power_losses, find_loss
@@ -44,6 +44,7 @@ from pytest_chaos.explore.report import (
     reproduction,
 )
 from pytest_chaos.explore.session import Options, Progress, Saved, Session
+from pytest_chaos.explore.simulate.crash import find_crash
 from pytest_chaos.explore.simulate.folder import StateFolder, read_folder
 from pytest_chaos.model.values import Finding
 from pytest_chaos.trace.comparison import numbered, traces_but

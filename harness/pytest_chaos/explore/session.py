@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from pytest_chaos.errors import UsageError
-from pytest_chaos.explore.families.power import SAMPLES, Model
 from pytest_chaos.explore.judge import CHECK_TIMEOUT_S, Judgement, Known, Pool
 from pytest_chaos.explore.report import (
     CONFIRMED_BY_A_KILL,
@@ -25,6 +24,7 @@ from pytest_chaos.explore.report import (
     grouped,
     one_of_each,
 )
+from pytest_chaos.explore.simulate.power import SAMPLES, Model
 from pytest_chaos.model.values import Finding, Json
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytest_chaos.explore.families.crash import TEARS_MAX, crash_states, find_crash, tears
 from pytest_chaos.explore.simulate.content import PAGE_BYTES, Content, PageStore
+from pytest_chaos.explore.simulate.crash import TEARS_MAX, crash_states, find_crash, tears
 from pytest_chaos.explore.simulate.disk import Disk, RecordingError
 from pytest_chaos.explore.simulate.state import live_items, marks_of
 from pytest_chaos.trace.step import Action

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest_chaos.errors import UsageError
-from pytest_chaos.explore.families.power import (
+from pytest_chaos.explore.simulate.content import PageStore
+from pytest_chaos.explore.simulate.power import (
     EXHAUSTIVE_MAX,
     PENDING_MAX,
     SAMPLES,
@@ -21,7 +22,6 @@ from pytest_chaos.explore.families.power import (
     power_states,
     walk_moments,
 )
-from pytest_chaos.explore.simulate.content import PageStore
 from pytest_chaos.model.seed import stream
 from pytest_chaos.trace.step import Action
 

@@ -295,7 +295,7 @@ def test_the_declared_crash_points_are_those_that_are_passed(world: World) -> No
     listening = [True]
 
     def hook(event: str, _: object) -> None:
-        if listening and event.startswith("durable_agents.jobs.monitor."):
+        if listening and event.startswith("recovery.monitor."):
             passed.append(event)
 
     sys.addaudithook(hook)

@@ -250,7 +250,7 @@ def test_the_declared_crash_points_are_those_that_are_passed(
     listening = True
 
     def hook(event: str, _: object) -> None:
-        if listening and event.startswith("durable_agents.work.sweep."):
+        if listening and event.startswith("recovery.sweep."):
             passed.append(event)
 
     sys.addaudithook(hook)

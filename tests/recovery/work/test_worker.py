@@ -51,7 +51,7 @@ _heard: list[tuple[str, tuple[object, ...]]] | None = None
 
 
 def _listen(event: str, arguments: tuple[object, ...]) -> None:
-    if _heard is not None and event.startswith("durable_agents.work.worker."):
+    if _heard is not None and event.startswith("recovery.worker."):
         _heard.append((event, arguments))
 
 

@@ -10,11 +10,11 @@ import contextlib
 import shutil
 from typing import TYPE_CHECKING, Final
 
-from pytest_chaos.explore.families.crash import crash_states, find_crash
 from pytest_chaos.explore.record import recorded_run
 from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, Discovery, Family, FamilyResult, grouped
 from pytest_chaos.explore.session import Hearing
 from pytest_chaos.explore.simulate.content import PageStore
+from pytest_chaos.explore.simulate.crash import crash_states, find_crash
 from pytest_chaos.explore.simulate.disk import RecordingError
 from pytest_chaos.explore.simulate.folder import StateFolder, read_folder
 from pytest_chaos.explore.simulate.state import State, durable_digest

@@ -1,0 +1,518 @@
+"""Which part of what is pending has reached the disk: choices, all of them or a fair sample, and their short names.
+
+Pure arithmetic on bits: what a bit stands for is for ``power`` to know.
+
+What a power failure may leave on the disk, under two named models.
+
+What was synced is certain; of everything else each part may be there or not: a pending write whole,
+not at all, or torn by sectors of 512 bytes, in any order with others (Pillai et al., "All File
+Systems Are Not Created Equal", OSDI 2014). The models differ in names, permissions and sizes that
+are set:
+
+``strict`` is what POSIX promises. A name is certain once the folder it is in was fsynced, and until
+then names come and go independently of each other; an fsync of a file says nothing about its name.
+A rename happens whole or not at all.
+
+``ext4`` keeps changes of metadata in the order in which they were made: a failure leaves a prefix
+of them. An fsync commits the metadata of that file or folder, and so everything before it in the
+journal. It is weaker than ext4 as it is mounted by default: that a file which replaces another by
+rename is written out first (``auto_da_alloc``) is a courtesy.
+
+Of a program that never syncs the newest 512 changes are uncertain, and older ones are taken to be
+written: a kernel writes back after some seconds by itself, and what it may do with them was tried
+while they were new.
+
+SQLite's ``-shm`` files are memory that happens to have a name; no state here has one.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import re
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from pytest_chaos.errors import UsageError
+from pytest_chaos.explore.simulate.content import PAGE_BYTES
+from pytest_chaos.explore.simulate.crash import moments
+from pytest_chaos.explore.simulate.disk import Disk, Moding, Naming, Syncing, Writing, renamed
+from pytest_chaos.explore.simulate.state import State, items_of
+from pytest_chaos.model.seed import stream
+from pytest_chaos.trace.step import NO_NODE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pytest_chaos.explore.simulate.content import Content, PageStore
+    from pytest_chaos.explore.simulate.crash import Moment
+    from pytest_chaos.explore.simulate.disk import Effect, Names
+    from pytest_chaos.model.seed import Stream
+    from pytest_chaos.trace.recording import Recording
+
+EXHAUSTIVE_MAX: Final = 64
+"""A moment that allows at most this many states has all of them built; of others a sample is drawn."""
+SAMPLES: Final = 24
+"""States of a moment that allows more, drawn in equal parts from all kinds of loss."""
+
+_EVEN: Final = 0.5
+_GROUP: Final = re.compile(r"([0-9a-f]+|w)(?:x(\d+))?")
+
+
+class Choice(NamedTuple):
+    """What has reached the disk. ``metadata`` has a bit for each pending change, from the oldest (bit 0).
+
+    ``data`` has, for each pending change of a file's content, a bit for each sector, from the
+    lowest.
+    """
+
+    metadata: int
+    data: tuple[int, ...]
+
+
+class Pending(NamedTuple):
+    """What there is to choose from: ``changes`` of metadata, ``in_order`` or not, and writes of so many ``sectors``."""
+
+    changes: int
+    in_order: bool
+    sectors: tuple[int, ...]
+
+    @property
+    def everything(self) -> Choice:
+        """The choice by which nothing is lost."""
+        return Choice((1 << self.changes) - 1, tuple((1 << count) - 1 for count in self.sectors))
+
+    @property
+    def choices_count(self) -> int:
+        """How many choices there are."""
+        orders = self.changes + 1 if self.in_order else 1 << self.changes
+        return orders << sum(self.sectors)
+
+    @property
+    def is_exhaustive(self) -> bool:
+        """Whether all choices are few enough to build every one."""
+        return sum(self.sectors) + self.changes <= EXHAUSTIVE_MAX and self.choices_count <= EXHAUSTIVE_MAX
+
+    def choices(self, randomness: Callable[[], Stream], *, samples: int = SAMPLES) -> Iterator[Choice]:
+        """Return all choices when they are few, else a sample that has some of every kind of loss."""
+        if self.is_exhaustive:
+            return self._all()
+        return itertools.islice(_in_turns(_Sample(self, randomness()).kinds()), samples)
+
+    def _all(self) -> Iterator[Choice]:
+        ranges = [range((1 << count) - 1, -1, -1) for count in self.sectors]
+        count = self.changes
+        metadata = [(1 << bits) - 1 for bits in range(count + 1)] if self.in_order else range(1 << count)
+        return (Choice(bits, data) for bits in reversed(metadata) for data in itertools.product(*ranges))
+
+    def smaller(self, choice: Choice) -> Iterator[Choice]:
+        """Return choices by which less is lost: all metadata there, one more change, one more write whole."""
+        everything = self.everything
+        if choice.metadata != everything.metadata:
+            yield choice._replace(metadata=everything.metadata)
+        missing = [bit for bit in range(self.changes) if not choice.metadata >> bit & 1]
+        for bit in missing[:1] if self.in_order else missing:
+            yield choice._replace(metadata=choice.metadata | 1 << bit)
+        for place, full in enumerate(everything.data):
+            if choice.data[place] != full:
+                yield choice._replace(data=_with(choice.data, place, full))
+
+    def lost(self, choice: Choice) -> int:
+        """Return how many changes and writes are missing or torn."""
+        everything = self.everything
+        changes = (everything.metadata & ~choice.metadata).bit_count()
+        return changes + sum(mask != full for mask, full in zip(choice.data, everything.data, strict=True))
+
+    def encode(self, choice: Choice) -> str:
+        """Return a short text for a choice: ``3.wx12-0-f0`` (``w`` is a whole write, ``x12`` twelve times)."""
+        full = self.everything.data
+        masks = ["w" if mask == full[place] else f"{mask:x}" for place, mask in enumerate(choice.data)]
+        groups = [(mask, len(list(group))) for mask, group in itertools.groupby(masks)]
+        return f"{choice.metadata:x}." + "-".join(mask if count == 1 else f"{mask}x{count}" for mask, count in groups)
+
+    def decode(self, text: str) -> Choice:
+        """Return the choice that ``encode`` gave this text. Raises UsageError when it does not fit what is pending."""
+        metadata, _, groups = text.partition(".")
+        matches = [_GROUP.fullmatch(group) for group in groups.split("-") if group]
+        masks = [match[1] for match in matches if match is not None for _ in range(int(match[2] or 1))]
+        full = self.everything
+        if None in matches or len(masks) != len(full.data) or not re.fullmatch("[0-9a-f]+", metadata):
+            msg = f"the state {text!r} does not fit {len(full.data)} pending writes: it was made of another recording"
+            raise UsageError(msg)
+        pairs = zip(masks, full.data, strict=True)
+        data = tuple(whole if mask == "w" else int(mask, 16) & whole for mask, whole in pairs)
+        return Choice(int(metadata, 16) & full.metadata, data)
+
+
+class _Sample:
+    """Draws choices of each kind of loss: all or nothing, one missing, one alone, a prefix, a tear, chance."""
+
+    def __init__(self, pending: Pending, randomness: Stream) -> None:
+        self._pending = pending
+        self._random = randomness.random
+        self._all = pending.everything
+        self._none = (0,) * len(pending.sectors)
+
+    def kinds(self) -> list[Iterator[Choice]]:
+        everything, none = self._all, self._none
+        extremes = (everything, Choice(0, none), Choice(everything.metadata, none), Choice(0, everything.data))
+        return [
+            iter(extremes),
+            (Choice(self._change_missing(place), everything.data) for place in self._places(self._pending.changes)),
+            (Choice(self._change_alone(place), none) for place in self._places(self._pending.changes)),
+            (everything._replace(data=_with(everything.data, place, 0)) for place in self._places(len(none))),
+            (everything._replace(data=_with(none, place, everything.data[place])) for place in self._places(len(none))),
+            (
+                Choice(self._some_metadata(), everything.data[:place] + none[place:])
+                for place in self._places(len(none))
+            ),
+            (self._torn(place) for place in self._places(len(none)) if self._pending.sectors[place] > 1),
+            (Choice(self._some_metadata(), self._some_writes()) for _ in range(SAMPLES)),
+            (Choice(self._some_metadata(), tuple(map(self._some, everything.data))) for _ in range(SAMPLES)),
+        ]
+
+    def _places(self, count: int) -> Iterator[int]:
+        """Return places in a random order; of very many only as many as can be used."""
+        if count > SAMPLES:
+            return (int(self._random() * count) for _ in range(SAMPLES))
+        return iter(sorted(range(count), key=lambda _: self._random()))
+
+    def _change_missing(self, place: int) -> int:
+        return (1 << place) - 1 if self._pending.in_order else self._all.metadata & ~(1 << place)
+
+    def _change_alone(self, place: int) -> int:
+        return (2 << place) - 1 if self._pending.in_order else 1 << place
+
+    def _some_metadata(self) -> int:
+        changes = self._pending.changes
+        return (
+            (1 << int(self._random() * (changes + 1))) - 1 if self._pending.in_order else self._some(self._all.metadata)
+        )
+
+    def _some_writes(self) -> tuple[int, ...]:
+        return tuple(mask if self._random() < _EVEN else 0 for mask in self._all.data)
+
+    def _torn(self, place: int) -> Choice:
+        return self._all._replace(data=_with(self._all.data, place, self._some(self._all.data[place])))
+
+    def _some(self, mask: int) -> int:
+        return sum(1 << bit for bit in range(mask.bit_length()) if self._random() < _EVEN)
+
+
+def _with(data: Sequence[int], place: int, mask: int) -> tuple[int, ...]:
+    return (*data[:place], mask, *data[place + 1 :])
+
+
+def _in_turns(kinds: list[Iterator[Choice]]) -> Iterator[Choice]:
+    while kinds:
+        for kind in tuple(kinds):
+            try:
+                yield next(kind)
+            except StopIteration:
+                kinds.remove(kind)
+
+
+SECTOR_BYTES: Final = 512
+PENDING_MAX: Final = 512
+"""So many changes of contents, and of metadata, are uncertain at a time."""
+_MEMORY_FILE: Final = "-shm"
+_SHOWN: Final = 12
+
+
+class Model(enum.StrEnum):
+    """What the file system is taken to promise."""
+
+    STRICT = "strict"
+    EXT4 = "ext4"
+
+
+_Metadata: TypeAlias = Naming | Moding | Writing
+
+
+class _Unit(NamedTuple):
+    """A pending change of a file's content. ``is_certain``: the journal has it already."""
+
+    change: Writing
+    is_certain: bool = False
+
+
+class PowerLoss:
+    """What is certain and what is pending while a recorded program runs, and what a failure may leave now."""
+
+    def __init__(self, disk: Disk, model: Model) -> None:
+        self._disk = disk
+        self._model = model
+        self._names: Names = disk.names
+        self._modes = dict(disk.modes)
+        self._contents: dict[int, Content] = dict(disk.contents)
+        self._metadata: list[_Metadata] = []
+        self._data: dict[int, list[_Unit]] = {}
+        self._waiting: deque[Writing] = deque()
+        self._in_memory: set[int] = set()
+        self._built: dict[tuple[int, tuple[int, ...]], Content] = {}
+        self._free_now: list[_Unit] | None = None
+
+    # What the program does
+
+    def follow(self, effect: Effect | None) -> None:
+        """Take in what a step changed, once the disk has it."""
+        self._built.clear()
+        self._free_now = None
+        if isinstance(effect, Syncing):
+            self._sync(effect.node)
+        elif isinstance(effect, Naming):
+            self._name(effect)
+        elif isinstance(effect, Moding):
+            self._metadata.append(effect)
+        elif isinstance(effect, Writing) and effect.node not in self._in_memory:
+            self._data.setdefault(effect.node, []).append(_Unit(effect))
+            self._waiting.append(effect)
+            if self._is_journalled(effect):
+                self._metadata.append(effect)
+        self._write_back()
+
+    def _write_back(self) -> None:
+        """Take the oldest changes to be written where there are too many to choose from."""
+        while len(self._waiting) > PENDING_MAX:
+            change = self._waiting.popleft()
+            units = self._data.get(change.node, [])
+            if units and units[0].change is change:  # else it was synced meanwhile
+                before = self._contents.get(change.node) or self._disk.empty
+                self._contents[change.node] = self._disk.written(before, change, keep=self._disk.keep)
+                del units[0]
+                self._metadata = [each for each in self._metadata if each is not change]
+        if len(self._metadata) > PENDING_MAX:
+            self._commit([True, *[False] * (len(self._metadata) - 1)])
+
+    def _is_journalled(self, change: Writing) -> bool:
+        return not change.is_write and self._model is Model.EXT4
+
+    def _name(self, effect: Naming) -> None:
+        for _, name, node in effect.settings:
+            if name.endswith(_MEMORY_FILE) and node != NO_NODE:
+                self._in_memory.add(node)
+            elif node != NO_NODE:
+                self._modes.setdefault(node, self._disk.modes[node])
+        if not all(name.endswith(_MEMORY_FILE) for _, name, _ in effect.settings):
+            self._metadata.append(effect)
+
+    def _sync(self, node: int) -> None:
+        for pending in (node,) if node != NO_NODE else tuple(self._data):
+            if pending in self._data:
+                self._settle(pending)
+        touched = [node == NO_NODE or self._touches(change, node) for change in self._metadata]
+        if self._model is Model.EXT4:
+            upto = max((place for place, hit in enumerate(touched) if hit), default=-1)
+            touched = [place <= upto for place in range(len(touched))]
+        else:
+            touched = _with_what_they_need(self._metadata, touched)
+        self._commit(touched)
+
+    def _touches(self, change: _Metadata, node: int) -> bool:
+        """Whether an fsync of this node is about the change."""
+        if not isinstance(change, Naming):
+            return change.node == node
+        of_folder = any(folder == node for folder, _, _ in change.settings)
+        return of_folder or (self._model is Model.EXT4 and any(named == node for _, _, named in change.settings))
+
+    def _settle(self, node: int) -> None:
+        """Make all that a file holds certain. What the journal has of it still stands there, for the order's sake."""
+        self._contents[node] = self._disk.contents[node]
+        del self._data[node]
+
+    def _commit(self, chosen: Sequence[bool]) -> None:
+        for change in itertools.compress(self._metadata, chosen):
+            if isinstance(change, Naming):
+                self._names = renamed(self._names, change)
+            elif isinstance(change, Moding):
+                self._modes[change.node] = change.mode
+            elif change.node in self._data:
+                units = self._data[change.node]
+                self._data[change.node] = [
+                    _Unit(unit.change, unit.is_certain or unit.change is change) for unit in units
+                ]
+        self._metadata = [change for change, is_gone in zip(self._metadata, chosen, strict=True) if not is_gone]
+
+    # What may be there now
+
+    @property
+    def _free(self) -> list[_Unit]:
+        """The changes of contents that have a choice of their own: neither certain nor part of the journal."""
+        if self._free_now is None:
+            units = (unit for units in self._data.values() for unit in units)
+            self._free_now = [unit for unit in units if not unit.is_certain and not self._is_journalled(unit.change)]
+        return self._free_now
+
+    @property
+    def pending(self) -> Pending:
+        """What there is to choose from."""
+        sectors = tuple(_sectors(unit.change) for unit in self._free)
+        return Pending(len(self._metadata), self._model is Model.EXT4, sectors)
+
+    def build(self, pending: Pending, choice: Choice, moment: Moment) -> State:
+        """Return the state that is left when just this has reached the disk."""
+        landed = {id(change): choice.metadata >> bit & 1 for bit, change in enumerate(self._metadata)}
+        landed |= {id(unit.change): mask for unit, mask in zip(self._free, choice.data, strict=True)}
+        names, modes = self._names, self._modes
+        for change in self._metadata:
+            if landed[id(change)] and isinstance(change, Naming):
+                names = renamed(names, change)
+            elif landed[id(change)] and isinstance(change, Moding):
+                modes = {**modes, change.node: change.mode}
+        contents = {node: self._content(node, landed) for node in self._data}
+
+        def content_of(node: int) -> Content:
+            return contents.get(node) or self._contents.get(node) or self._disk.empty
+
+        items = items_of(self._disk, names, content_of, modes, keep=lambda path: not path.endswith(_MEMORY_FILE))
+        prefix = f"power:{self._model}:{moment.number}m{moment.marks}:"
+        lost = [*self._metadata, *(unit.change for unit in self._free)]
+        text = _Loss(moment, tuple(lost), pending, choice).words
+        return State(
+            lambda: prefix + pending.encode(choice),
+            moment.number,
+            moment.marks,
+            items,
+            lost=pending.lost(choice),
+            text=text,
+        )
+
+    def _content(self, node: int, landed: dict[int, int]) -> Content:
+        units = self._data[node]
+        masks = tuple(_full(unit.change) if unit.is_certain else landed[id(unit.change)] for unit in units)
+        key = (node, masks)
+        if key not in self._built:
+            whole = all(mask == _full(unit.change) for unit, mask in zip(units, masks, strict=True))
+            self._built[key] = self._disk.contents[node] if whole else self._partly(node, masks)
+        return self._built[key]
+
+    def _partly(self, node: int, masks: Sequence[int]) -> Content:
+        """Return the content of which these parts have landed."""
+        units, before = self._data[node], self._contents.get(node) or self._disk.empty
+        if not all(unit.change.is_write for unit in units):
+            return self._one_by_one(node, masks)
+        dirty: set[int] = set()
+        for unit, mask in zip(units, masks, strict=True):
+            if mask != _full(unit.change):
+                dirty.update(_pages(unit.change))
+        pieces: list[tuple[int, bytes]] = []
+        size = before.size
+        for unit, mask in zip(units, masks, strict=True):
+            if mask:
+                runs = list(_runs(mask, unit.change))
+                size = max(size, runs[-1][1])
+                if not dirty.isdisjoint(_pages(unit.change)):
+                    data, offset = self._disk.data(unit.change), unit.change.offset
+                    pieces += [(start, data[start - offset : end - offset]) for start, end in runs]
+        return before.blended(self._disk.contents[node], dirty, pieces, size)
+
+    def _one_by_one(self, node: int, masks: Sequence[int]) -> Content:
+        content = self._contents.get(node) or self._disk.empty
+        for unit, mask in zip(self._data[node], masks, strict=True):
+            if mask == _full(unit.change):
+                content = self._disk.written(content, unit.change)
+            elif mask:
+                data, offset = self._disk.data(unit.change), unit.change.offset
+                for start, end in _runs(mask, unit.change):
+                    content = content.write(start, data[start - offset : end - offset])
+        return content
+
+
+class _Loss(NamedTuple):
+    """The words for a loss, put together when they are wanted: most states are never spoken of."""
+
+    moment: Moment
+    changes: tuple[_Metadata, ...]
+    pending: Pending
+    choice: Choice
+
+    def words(self) -> str:
+        """Say what is lost."""
+        at = f"before step {self.moment.step}" if self.moment.step is not None else f"after {self.moment.marks} marks"
+        everything = self.pending.everything
+        missing = [
+            change
+            for bit, change in enumerate(self.changes[: self.pending.changes])
+            if not self.choice.metadata >> bit & 1
+        ]
+        parts = [f"{change.step} is lost" for change in missing]
+        writes = zip(self.changes[self.pending.changes :], self.choice.data, everything.data, strict=True)
+        for change, mask, full in writes:
+            if mask != full:
+                torn = f"has {mask.bit_count()} of {full.bit_count()} sectors" if mask else "is lost"
+                parts.append(f"{change.step} {torn}")
+        more = f"; and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
+        return f"power lost {at}: " + ("; ".join(parts[:_SHOWN]) + more if parts else "nothing is lost")
+
+
+def power_states(
+    recording: Recording, store: PageStore, model: Model, *, seed: str, samples: int = SAMPLES, every: int = 1
+) -> Iterator[tuple[State, bool]]:
+    """Return the states that a power failure may leave, moment by moment; the same seed gives the same states.
+
+    With each comes whether its moment has all of its states built. Equal states come more than
+    once. Of a long run only one in ``every`` moments is looked at, beginning with one that is
+    drawn.
+    """
+    first = int(stream(seed, "power", str(model), "first").random() * every)
+    for place, (moment, loss) in enumerate(walk_moments(recording, store, model)):
+        if (place - first) % every:
+            continue
+        pending = loss.pending
+        purpose = ("power", str(model), moment.number, moment.marks)
+        for choice in pending.choices(lambda: stream(seed, *purpose), samples=samples):  # noqa: B023 - used at once
+            yield loss.build(pending, choice, moment), pending.is_exhaustive
+
+
+def walk_moments(recording: Recording, store: PageStore, model: Model) -> Iterator[tuple[Moment, PowerLoss]]:
+    """Return every moment of the run with what is pending in it; the second is good until the next is asked for."""
+    disk = Disk(recording, store)
+    loss = PowerLoss(disk, model)
+    followed: Effect | None = None
+    for moment, effect in moments(recording, disk):
+        loss.follow(followed)
+        yield moment, loss
+        followed = effect
+    loss.follow(followed)
+
+
+def _with_what_they_need(changes: Sequence[_Metadata], chosen: Sequence[bool]) -> list[bool]:
+    """Return the choice with every earlier change of names in the same folders: they cannot be overtaken."""
+    folders: set[int] = set()
+    result = list(chosen)
+    for place in reversed(range(len(changes))):
+        change = changes[place]
+        if isinstance(change, Naming):
+            mine = {folder for folder, _, _ in change.settings}
+            if result[place] or mine & folders:
+                result[place] = True
+                folders |= mine
+    return result
+
+
+def _sectors(change: Writing) -> int:
+    if not change.is_write or not change.length:
+        return 1
+    return (change.offset + change.length - 1) // SECTOR_BYTES - change.offset // SECTOR_BYTES + 1
+
+
+def _pages(change: Writing) -> range:
+    """Return the numbers of the pages that a write touches."""
+    return range(change.offset // PAGE_BYTES, (change.offset + max(change.length, 1) - 1) // PAGE_BYTES + 1)
+
+
+def _full(change: Writing) -> int:
+    return (1 << _sectors(change)) - 1
+
+
+def _runs(mask: int, change: Writing) -> Iterator[tuple[int, int]]:
+    """Return start and end in the file of each run of sectors that landed, cut to what was written."""
+    first, end = change.offset // SECTOR_BYTES, change.offset + change.length
+    place = 0
+    while mask >> place:
+        rest = mask >> place
+        place += (rest & -rest).bit_length() - 1
+        rest = mask >> place
+        count = (~rest & (rest + 1)).bit_length() - 1
+        yield max(change.offset, (first + place) * SECTOR_BYTES), min(end, (first + place + count) * SECTOR_BYTES)
+        place += count
