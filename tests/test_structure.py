@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from tests import rooms
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -393,3 +395,9 @@ def test_a_package_index_is_found(path: str, line: str) -> None:
     assert len(index_problems(path, f"a\n{line}\n")) == 1
     assert index_problems("constraints.txt", "pytest==9.2.0\n") == []
     assert index_problems("pyproject.toml", 'Source = "https://github.com/someone/pytest-chaos"\n') == []
+
+
+def test_the_picture_of_the_rooms_is_up_to_date() -> None:
+    """docs/architecture.md shows the imports as they are."""
+    text = rooms.DOCUMENT.read_text(encoding="utf-8")
+    assert text == rooms.with_picture(text), "run python -m tests.rooms"
