@@ -33,6 +33,8 @@ from typing import TYPE_CHECKING, Final
 from pytest_chaos.explore.simulate.folder import StateFolder
 from pytest_chaos.model.history import History
 from pytest_chaos.runtime.marks import Marks
+from pytest_chaos.trace.calls import decoder  # noqa: F401 - declares the calls
+from pytest_chaos.trace.calls.table import filter_code
 from pytest_chaos.trace.kernel import Filter
 from pytest_chaos.trace.recording import Recorder
 from pytest_chaos.trace.seccomp import SeccompSource
@@ -107,16 +109,16 @@ def program(directory: Path, marks: Path) -> Program:
 
 def cycles_per_second(base: Path, start: Barrier | None = None) -> float:
     """Kill at each step once, open and check what is left, and return how many a second that were."""
-    with contextlib.closing(SeccompSource().stand_by(program)) as standing:
+    with contextlib.closing(SeccompSource().runner(program)) as runner:
         directory, marks = fresh(base, "whole")
-        whole = standing.observe(directory, marks=marks)
+        whole = runner.observe(directory, marks=marks)
         assert whole.count == CYCLES, whole.count
         if start is not None:
             start.wait()
         began_s = time.perf_counter()
         for number in range(1, whole.count + 1):
             directory, marks = fresh(base, "killed")
-            killed = standing.observe(directory, marks=marks, directive=KillBefore(number=number), expected=whole.steps)
+            killed = runner.observe(directory, marks=marks, directive=KillBefore(number=number), expected=whole.steps)
             assert killed.fired, killed
             check(directory, marks)
         return whole.count / (time.perf_counter() - began_s)
@@ -171,10 +173,10 @@ def call_us(base: Path, *, records: bool) -> float:
     """Return what a trapped call costs, in microseconds."""
     directory, marks = fresh(base, "watched")
     recorder = Recorder(Path(tempfile.mkdtemp(dir=base)), "seccomp") if records else None
-    with contextlib.closing(SeccompSource().stand_by(lambda *_: lambda: work(directory, marks, LONG_RUN))) as standing:
+    with contextlib.closing(SeccompSource().runner(lambda *_: lambda: work(directory, marks, LONG_RUN))) as runner:
         unwatched_s = _unwatched_s(base)
         began_s = time.perf_counter()
-        seen = standing.observe(directory, marks=marks, recorder=recorder, timeout_s=300)
+        seen = runner.observe(directory, marks=marks, recorder=recorder, timeout_s=300)
         watched_s = time.perf_counter() - began_s
     if recorder is not None:
         recorder.close()
@@ -187,7 +189,7 @@ def raw_call_us(base: Path) -> float:
     unwatched_s = _unwatched_s(base)
     began_s = time.perf_counter()
     ours, theirs = socket.socketpair()
-    filter_ = Filter()
+    filter_ = Filter(filter_code())
     pid = os.fork()
     if pid == 0:
         socket.send_fds(theirs, [b"+"], [filter_.put_on()])

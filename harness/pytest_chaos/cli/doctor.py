@@ -140,7 +140,7 @@ def _kernel() -> Check:
 
 
 def _seccomp() -> Check:
-    from pytest_chaos.trace.choosing import why_not_seccomp  # it looks at the machine when it is imported
+    from pytest_chaos.trace.source import why_not_seccomp  # takes 20 ms, for one of many checks
 
     available, found = _user_notification(platform.machine(), _ACTIONS)
     if available and (refused := why_not_seccomp()):

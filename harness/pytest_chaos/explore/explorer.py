@@ -47,7 +47,7 @@ from pytest_chaos.explore.session import Options, Progress, Saved, Session
 from pytest_chaos.explore.simulate.crash import find_crash
 from pytest_chaos.explore.simulate.folder import StateFolder, read_folder
 from pytest_chaos.model.values import Finding
-from pytest_chaos.trace.comparison import numbered, traces_but
+from pytest_chaos.trace.comparison import effects_with, placeholders
 from pytest_chaos.trace.step import readable
 
 if TYPE_CHECKING:
@@ -270,14 +270,14 @@ class Explorer:
         Names that the program draws do not count: what was found of the earlier run is told with
         those of this one.
         """
-        numbers = numbered(drawn, recorded.recording.steps)
+        numbers = placeholders(drawn, recorded.recording.steps)
         names = [readable(name) for name in numbers]
         options = msgspec.structs.replace(self._options, jobs=1, budget_s=None)
         parts = (
             self._subject.name,
             self._subject.sources(),
             options,
-            traces_but(numbers, recorded.recording.steps),
+            effects_with(numbers, recorded.recording.steps),
         )
         fingerprint = blake2b(repr(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
         if self._progress is not None and self._progress.exists():

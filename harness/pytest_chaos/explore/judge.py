@@ -31,7 +31,6 @@ from pytest_chaos.model.history import History
 from pytest_chaos.model.values import Finding, Mark
 from pytest_chaos.runtime import processes as tree
 from pytest_chaos.trace.comparison import drawn_names
-from pytest_chaos.trace.kernel import adopt_orphans, die_with_parent
 from pytest_chaos.trace.program import leave
 from pytest_chaos.trace.source import Directive
 from pytest_chaos.trace.step import readable
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
     from pytest_chaos.explore.simulate.state import Item
     from pytest_chaos.explore.target import Subject
-    from pytest_chaos.trace.source import Standing, StepSource
+    from pytest_chaos.trace.source import ProgramRunner, StepSource
     from pytest_chaos.trace.step import Step
 
 CHECK_TIMEOUT_S: Final = 10.0
@@ -177,7 +176,7 @@ class Pool:
     """
 
     def __init__(self, known: Known, folder: Path, *, jobs: int = 1, timeout_s: float = CHECK_TIMEOUT_S) -> None:
-        self._adopted_before = adopt_orphans()
+        self._adopted_before = tree.adopt_orphans()
         self._known = known
         self._folder = folder
         self._timeout_s = timeout_s
@@ -236,7 +235,7 @@ class Pool:
             worker.end()
         self._workers = []
         _reap(self._before)
-        adopt_orphans(adopts=self._adopted_before)
+        tree.adopt_orphans(adopts=self._adopted_before)
 
     def _free(self) -> Worker:
         """Return the worker with the least to do, of several the one that rests longest, once it has a folder free."""
@@ -336,12 +335,12 @@ def _work(known: Known, base: Path, channel: socket.socket, other: socket.socket
     try:
         other.close()
         os.setsid()
-        die_with_parent()
-        adopt_orphans()
+        tree.die_with_parent()
+        tree.adopt_orphans()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         output = _redirect(base / "output")
-        standing = known.source.stand_by(known.subject.program)
+        standing = known.source.runner(known.subject.program)
         while content := channel.recv(MESSAGE_BYTES_MAX):
             request = msgspec.msgpack.decode(content, type=Check | RealRun)
             for judgement in _judge(known, standing, base, request):
@@ -379,7 +378,7 @@ def _memory_bytes_max() -> int:
     return _START_BYTES + MEMORY_BYTES_MAX
 
 
-def _judge(known: Known, standing: Standing, base: Path, request: Check | RealRun) -> Iterator[Judgement]:
+def _judge(known: Known, standing: ProgramRunner, base: Path, request: Check | RealRun) -> Iterator[Judgement]:
     """Return what came of it; of a run first what came of that, and then all."""
     directory = base / f"state-{request.folder}"
     marks_file = base / f"marks-{request.folder}"
@@ -404,7 +403,7 @@ def _as_recorded(finding: Finding, drawn: Mapping[str, str]) -> Finding:
     return msgspec.structs.replace(finding, signature=signature, text=text)
 
 
-def _run(known: Known, standing: Standing, base: Path, request: RealRun) -> tuple[Judgement, Sequence[Step]]:
+def _run(known: Known, standing: ProgramRunner, base: Path, request: RealRun) -> tuple[Judgement, Sequence[Step]]:
     """Return what came of a run, and the steps that it made."""
     directory, marks_file = base / f"state-{request.folder}", base / f"marks-{request.folder}"
     marks_file.unlink(missing_ok=True)

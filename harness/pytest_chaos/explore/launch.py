@@ -34,8 +34,8 @@ from pytest_chaos.model.values import Finding
 from pytest_chaos.runtime import processes as tree
 from pytest_chaos.runtime import scratch
 from pytest_chaos.runtime.agent import OWNER_VARIABLE
-from pytest_chaos.trace.kernel import adopt_orphans, die_with_parent
 from pytest_chaos.trace.program import leave
+from pytest_chaos.trace.source import source_for, why_not_seccomp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -162,7 +162,7 @@ def _guard(
     """Start the explorer, wait for an end, and clean up; never returns."""
     try:
         os.setsid()
-        adopt_orphans()
+        tree.adopt_orphans()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         guardian = os.getpid()
@@ -226,7 +226,7 @@ def _explore(
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        die_with_parent()
+        tree.die_with_parent()
         if os.getppid() != guardian:  # it was killed before that was said
             os._exit(1)
         os.environ[OWNER_VARIABLE] = str(folders[0].resolve())  # by which the next one's sweep knows what is left
@@ -330,8 +330,6 @@ def work_folders(*bases: Path) -> Iterator[list[Path]]:
 
 def step_source(name: str | None = None) -> StepSource:
     """Return the source of steps of this name, or the best of this machine. Raises StepsUnavailable, UsageError."""
-    from pytest_chaos.trace.choosing import source_for  # it looks at the machine when it is imported
-
     return source_for(name)
 
 
@@ -367,8 +365,6 @@ def _device(point: Path) -> int:
 
 def _fallen_back(found: Exploration) -> Exploration:
     """Return the result with what keeps it from being taken for more than it is: nobody asked for named events only."""
-    from pytest_chaos.trace.choosing import why_not_seccomp
-
     text = f"only named audit events were explored, which --source audit accepts, since {why_not_seccomp()}"
     finding = Finding(signature="harness:named-events-only", text=text, kind="harness", checker="explore")
     return msgspec.structs.replace(found, findings=(*found.findings, finding))

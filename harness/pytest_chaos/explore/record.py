@@ -28,9 +28,9 @@ from pytest_chaos.explore.simulate.folder import differences, read_folder
 from pytest_chaos.explore.simulate.state import Item, live_items, marks_of
 from pytest_chaos.model.history import History
 from pytest_chaos.model.values import Finding
+from pytest_chaos.runtime import processes
 from pytest_chaos.trace.comparison import drawn_names
-from pytest_chaos.trace.kernel import adopt_orphans
-from pytest_chaos.trace.program import Family, children, launch
+from pytest_chaos.trace.program import ProcessTree, launch
 from pytest_chaos.trace.recording import Recorder, Recording
 from pytest_chaos.trace.step import Action, readable
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from pytest_chaos.explore.target import Subject
     from pytest_chaos.model.values import Mark
-    from pytest_chaos.trace.source import Directive, Observation, Program, Standing, StepSource
+    from pytest_chaos.trace.source import Directive, Observation, Program, ProgramRunner, StepSource
     from pytest_chaos.trace.step import BlindSpot, Step
 
 _SHOWN_UNWATCHED: Final = 5
@@ -90,17 +90,17 @@ def _shapes(kinds: Mapping[str, int], paths: Sequence[str]) -> list[tuple[int, i
 
 def _run(program: Program, directory: Path, marks: Path, timeout_s: float) -> int | None:
     """Run it like a watched one, but for the filter, and return its exit code; None when it had to be ended."""
-    adopted_before = adopt_orphans()
+    adopted_before = processes.adopt_orphans()
     output = marks.with_name(marks.name + ".output")
     for file in (marks, output):
         file.write_bytes(b"")
-    others = children()
-    family = Family(launch(program, directory, marks, output, lambda: None), others)
+    others = processes.children()
+    family = ProcessTree(launch(program, directory, marks, output, lambda: None), others)
     try:
         has_ended = bool(select.select([family.pidfd], [], [], timeout_s)[0])
     finally:
         family.end()
-        adopt_orphans(adopts=adopted_before)
+        processes.adopt_orphans(adopts=adopted_before)
     return (family.exit_code if family.exit_code is not None else -1) if has_ended else None
 
 
@@ -200,7 +200,7 @@ def record_again(
 
 
 def recorded_run(
-    standing: Standing,
+    standing: ProgramRunner,
     source_name: str,
     directory: Path,
     *,

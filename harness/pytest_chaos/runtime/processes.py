@@ -8,7 +8,9 @@ A pid alone names nobody: it is reused. Everything here goes by the pair of pid 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import select
 import signal
 import time
 from pathlib import Path
@@ -16,8 +18,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
+    from ctypes import CDLL
 
 _POLL_S: Final = 0.002
+_LINKS_OF_ONE_THREAD: Final = 3
+"""Links of ``/proc/self/task`` with one thread: stat(2) is cheaper than listing it."""
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_GET_CHILD_SUBREAPER: Final = 37
 
 
 class Process(NamedTuple):
@@ -27,6 +35,7 @@ class Process(NamedTuple):
     start_ticks: int
     parent_pid: int
     state: str
+    name: str
 
     @property
     def alive(self) -> bool:
@@ -40,8 +49,9 @@ def read(pid: int) -> Process | None:
         content = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
-    fields = content.rpartition(")")[2].split()
-    return Process(pid, int(fields[19]), int(fields[1]), fields[0])
+    before, _, after = content.rpartition(")")
+    fields = after.split()
+    return Process(pid, int(fields[19]), int(fields[1]), fields[0], before.partition("(")[2])
 
 
 def start_ticks() -> int:
@@ -57,6 +67,54 @@ def is_running(pid: int, start_ticks: int) -> bool:
     """Return whether this very process still runs."""
     process = read(pid)
     return process is not None and process.start_ticks == start_ticks and process.alive
+
+
+def threads() -> list[int]:
+    """Return the ids of this process's threads."""
+    if os.stat("/proc/self/task").st_nlink == _LINKS_OF_ONE_THREAD:  # noqa: PTH116 - called for each traced run
+        return [os.getpid()]
+    return [int(name) for name in os.listdir("/proc/self/task")]
+
+
+def children() -> list[int]:
+    """Return the pids of this process's children, zombies included."""
+    found: list[int] = []
+    for thread in threads():
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children", "rb") as file:  # noqa: PTH123 - as above
+            found += map(int, file.read().split())
+    return found
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether the process of a pidfd has ended, reaped or not."""
+    poll = select.poll()  # select() takes no descriptor above 1023
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def adopt_orphans(*, adopts: bool = True) -> bool:
+    """Make this process the parent of each descendant whose own parent ends (a child subreaper).
+
+    Return whether it was one before, so that it can be undone.
+    """
+    import ctypes  # see _libc
+
+    before = ctypes.c_int()
+    _libc().prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    _libc().prctl(_PR_SET_CHILD_SUBREAPER, int(adopts), 0, 0, 0)
+    return bool(before.value)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent's thread ends."""
+    _libc().prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+@functools.cache
+def _libc() -> CDLL:
+    import ctypes  # costs 3 ms, which the process of pytest need not pay
+
+    return ctypes.CDLL(None)
 
 
 def descendants(root: int, *, without: Collection[int] = ()) -> list[Process]:

@@ -1,17 +1,25 @@
-"""The step engine: what a program does to its disk, call by call, and the means to stop it at any of these calls.
+"""The trace of a program: each durable step that it makes, and the means to stop it at any of them.
+
+A *durable step* is a system call that changes what a crash would leave in the watched folder. Steps
+are numbered from 1 in the one order in which the step source saw them. Marks lie between them in the
+same order, and have no number of their own.
 
     step        pure: a durable step, an entry of a folder, a blind spot
-    likeness    pure: whether two runs make the same steps, but for names that are drawn anew
-    recording   the steps of one observed run with everything that was written, on disk and read back
-    source      what a source of steps can be asked
-    seccomp     the first source: system calls, trapped (filter, syscalls, kernel, memory, folder,
-                descriptors, copying); decoding says which call comes when, calls what becomes of it
-    audit       the second source: a Python program's audit events
-    launching   how a watched program is started, and family: how it is ended with all its descendants
-    standby     a process that has the next run of a program ready (the first source's)
-    choosing    which source is there on this machine
+    comparison  pure: whether two runs make the same steps, but for drawn names
+    recording   the steps of a run with everything that was written, on disk
+    source      the interface: sources, directives, observations; which source works on this machine
+    seccomp     the first source: trapped system calls of any program
+    calls/      decoding a trapped call; where a system call is added
+    folder      the watched folder: nodes and paths
+    memory      the caller's memory, descriptors and mappings, through /proc
+    kernel      filter and listener of seccomp notifications
+    zygote      the process that forks each run with the filter on
+    program     how a program is started, and ended with all its descendants
+    audit       the second source: audit events of a Python program
 
-A *durable step* is a system call that changes what a crash would leave behind in the watched
-folder. Steps are numbered from 1 in the one order in which the source saw them; marks lie between
-them, in the same order, and have no number of their own.
+With seccomp, ``zygote`` forks the program, ``kernel`` receives its calls, ``calls`` decodes each to
+steps, and ``seccomp`` numbers them, carries out the directive, and answers the call.
+
+The rooms ``explore``, ``plugin`` and ``cli`` may import this one; it imports ``runtime`` and
+``errors``.
 """

@@ -1,14 +1,13 @@
-"""The second source of steps: audit events of a Python program.
+"""The second step source: audit events of a Python program (PEP 578).
 
-The interpreter says, through ``sys.audit``, that it is about to open, rename or remove something
-(PEP 578), and a program may say what it likes under names of its own, as ``recovery`` does at each
-of its crash points. Each such event is a step here, at which the program is stopped, or told an
-error, before it goes on.
+The interpreter says, through ``sys.audit``, that it is about to open, rename or remove something, and
+a program may raise events under names of its own (named points), as ``durable_agents`` does at each of
+its crash points. Each such event is a step, at which the program is stopped, or gets an error, before
+it goes on.
 
-What it cannot see is more than what it can, and each observation says so: the bytes that are
-written, what a C library does by itself (SQLite above all), and what other programs do. So nothing
-can be recorded with it, and no state be built from what it saw; real kills at its steps are what it
-is for, where there is no seccomp.
+It cannot see most things, and each observation says so: the bytes that are written, what a C library
+does by itself (SQLite above all), and what other programs do. So it cannot record, and no state can
+be built from its steps. It serves real kills at its steps, where there is no seccomp.
 """
 
 from __future__ import annotations
@@ -22,22 +21,32 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pytest_chaos.errors import StepsUnavailable, UsageError
-from pytest_chaos.trace.comparison import Likeness
-from pytest_chaos.trace.kernel import adopt_orphans
-from pytest_chaos.trace.program import Family, children, launch
-from pytest_chaos.trace.source import Answer, Directive, KillAfterMark, KillBefore, Observation, Watch
+from pytest_chaos.errors import StepsUnavailable
+from pytest_chaos.runtime import processes
+from pytest_chaos.trace.comparison import TraceComparison
+from pytest_chaos.trace.program import ProcessTree, launch
+from pytest_chaos.trace.source import (
+    OUTPUT_SHOWN_BYTES,
+    TIMEOUT_S,
+    Directive,
+    InjectError,
+    KillAfterMark,
+    KillBefore,
+    Observation,
+    Watch,
+    check_settings,
+    failure_of,
+)
 from pytest_chaos.trace.step import Action, BlindSpot, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+    from typing import Unpack
 
     from pytest_chaos.trace.recording import Recorder
-    from pytest_chaos.trace.source import Program, Standing
+    from pytest_chaos.trace.source import MakeProgram, ObserveOptions, Program
 
-TIMEOUT_S: Final = 60.0
-_OUTPUT_SHOWN_BYTES: Final = 16 * 1024
 _BLIND: Final = BlindSpot(
     what="contents", text="audit events tell that a file is opened for writing, and nothing of what is written to it"
 )
@@ -51,14 +60,13 @@ _OTHERS: Final = {
     "mmap.__new__": "shared-mapping",
     "ctypes.dlopen": "library",
 }
-"""Events after which something happens that nobody here sees."""
+"""Events after which something happens that no audit event shows, and its blind spot."""
 
 
 class AuditSource:
-    """Watches Python functions by audit events. ``points`` are prefixes of the program's own events.
+    """Observes Python functions by audit events. ``points`` are prefixes of the program's own events.
 
-    Unlike a trapped system call, an event may be followed by a failure: a step says that something
-    was about to happen.
+    An event says that something is about to happen; unlike a trapped call, it may still fail.
     """
 
     name = "audit"
@@ -66,54 +74,25 @@ class AuditSource:
     def __init__(self, points: Sequence[str] = ("recovery.",)) -> None:
         self._points = tuple(points)
 
-    def stand_by(self, make: Callable[[Path, Path], Program]) -> Standing:
-        """Return what forks the program anew for every run. See ``StepSource.stand_by``."""
-        return _Anew(self, make)
-
-    def observe(
-        self,
-        program: Program,
-        directory: Path,
-        *,
-        marks: Path,
-        directive: Directive = Watch(),  # noqa: B008 - a frozen value
-        expected: Sequence[Step] = (),
-        recorder: Recorder | None = None,
-        timeout_s: float = TIMEOUT_S,
-    ) -> Observation:
+    def observe(self, program: Program, directory: Path, **options: Unpack[ObserveOptions]) -> Observation:
         """Run the function with ``directory`` watched. See ``StepSource.observe``.
 
         Raises StepsUnavailable for what audit events cannot do: record, watch a command, or stop at
         a mark.
         """
-        if recorder is not None or not callable(program) or isinstance(directive, KillAfterMark):
-            msg = "audit events can neither record, nor watch a command, nor stop at a mark: that takes seccomp (Linux)"
-            raise StepsUnavailable(msg)
-        if not directory.is_dir() or not timeout_s > 0:
-            msg = f"a folder is watched, for more than 0 s, and this is {directory} for {timeout_s} s"
-            raise UsageError(msg)
-        marks.touch()
-        output, log = marks.with_name(marks.name + ".output"), marks.with_name(marks.name + ".steps")
-        for file in (output, log):
-            file.write_bytes(b"")
-        adopted_before = adopt_orphans()
-        watcher = _Watcher(directory, marks, log, directive, expected, self._points)
-        others = children()
-        family = Family(launch(program, directory, marks, output, watcher.begin), others)
-        try:
-            is_timed_out = not select.select([family.pidfd], [], [], timeout_s)[0]
-        finally:
-            leftovers = family.end()
-            adopt_orphans(adopts=adopted_before)
-        return _observation(family, log, output, directive, timeout_s if is_timed_out else 0.0, leftovers)
+        return self.runner(lambda *_: program).observe(directory, **options)
+
+    def runner(self, make: MakeProgram) -> AuditRunner:
+        """Return a runner, which prepares nothing: it forks the program anew for every run."""
+        return AuditRunner(make, self._points)
 
 
-class _Anew:
-    """Runs a program again and again, and prepares nothing."""
+class AuditRunner:
+    """Runs a Python function that is forked from this process, with an audit hook."""
 
-    def __init__(self, source: AuditSource, make: Callable[[Path, Path], Program]) -> None:
-        self._source = source
+    def __init__(self, make: MakeProgram, points: tuple[str, ...]) -> None:
         self._make = make
+        self._points = points
 
     def observe(
         self,
@@ -125,23 +104,34 @@ class _Anew:
         recorder: Recorder | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> Observation:
-        """Run it once more. See ``StepSource.observe``."""
-        return self._source.observe(
-            self._make(directory, marks),
-            directory,
-            marks=marks,
-            directive=directive,
-            expected=expected,
-            recorder=recorder,
-            timeout_s=timeout_s,
-        )
+        """Run it once more. See ``AuditSource.observe``."""
+        program = self._make(directory, marks)
+        if recorder is not None or not callable(program) or isinstance(directive, KillAfterMark):
+            msg = "audit events can neither record, nor watch a command, nor stop at a mark: that takes seccomp (Linux)"
+            raise StepsUnavailable(msg)
+        check_settings(directory, timeout_s)
+        marks.touch()
+        output, log = marks.with_name(marks.name + ".output"), marks.with_name(marks.name + ".steps")
+        for file in (output, log):
+            file.write_bytes(b"")
+        adopted_before = processes.adopt_orphans()
+        hook = _Hook(directory, marks, log, directive, expected, self._points)
+        others = processes.children()
+        tree = ProcessTree(launch(program, directory, marks, output, hook.install), others)
+        try:
+            is_timed_out = not select.select([tree.pidfd], [], [], timeout_s)[0]
+        finally:
+            leftovers = tree.end()
+            processes.adopt_orphans(adopts=adopted_before)
+        failure = failure_of(leftovers, timeout_s if is_timed_out else None)
+        return _observation(tree, log, output, directive, failure, is_timed_out=is_timed_out)
 
     def close(self) -> None:
-        """Nothing stands by."""
+        """Do nothing: nothing is prepared."""
 
 
 class _Line(msgspec.Struct, frozen=True, array_like=True):
-    """A line of the log: a step, something unseen, or that the directive was carried out, or that all diverged."""
+    """A line of the log: a step, a blind spot, the directive carried out, or a divergence."""
 
     step: Step | None = None
     blind_spot: BlindSpot | None = None
@@ -150,8 +140,8 @@ class _Line(msgspec.Struct, frozen=True, array_like=True):
     diverged: str = ""
 
 
-class _Watcher:
-    """Lives in the program: hears its events, writes down the steps, and carries out the directive."""
+class _Hook:
+    """The audit hook inside the program: writes the steps to a log, and carries out the directive."""
 
     def __init__(
         self,
@@ -168,12 +158,12 @@ class _Watcher:
         self._log_path = str(log)
         self._directive = directive
         self._expected = [step for step in expected if not step.is_mark]
-        self._likeness = Likeness(self._expected)
+        self._comparison = TraceComparison(self._expected)
         self._points = points
         self._count = 0
         self._marks_seen = 0
         self._is_busy = False
-        self._answers_left = 0.0
+        self._errors_left = 0.0
         self._decoders: dict[str, Callable[[tuple[Any, ...]], Step | None]] = {
             "open": self._open,
             "os.rename": self._rename,
@@ -186,13 +176,13 @@ class _Watcher:
             "os.chmod": lambda given: self._named(Action.CHANGE_MODE, given[0], exists=True),
         }
 
-    def begin(self) -> None:
-        """Hear events from now on; there is no way back."""
+    def install(self) -> None:
+        """Hear events from now on; an audit hook cannot be removed."""
         self._log = os.open(self._log_path, os.O_WRONLY | os.O_APPEND)
         sys.addaudithook(self._hear)
 
     def _hear(self, event: str, given: tuple[Any, ...]) -> None:
-        if self._is_busy:
+        if self._is_busy:  # an event of the hook's own calls
             return
         self._is_busy = True
         try:
@@ -212,30 +202,29 @@ class _Watcher:
         return None
 
     def _pass(self, step: Step) -> None:
-        """Count a step, and stop there if that is what was asked for."""
+        """Count a step, and kill the program or raise an error there if the directive says so."""
         self._see_marks()
         number = self._count + 1
         step = msgspec.structs.replace(step, number=number)
-        if self._expected and not self._likeness.follows(step):
+        if self._expected and not self._comparison.follows(step):
             self._end(_Line(diverged_at=number, diverged=str(step)))
         if isinstance(self._directive, KillBefore) and number == self._directive.number:
             self._end(_Line(fired=True))
         self._count = number
-        if isinstance(self._directive, Answer) and self._answers(number):
+        if isinstance(self._directive, InjectError) and self._fails(self._directive, number):
             self._write(_Line(fired=True))
             code = getattr(errno, self._directive.error or "EIO")
             raise OSError(code, os.strerror(code), step.path)
         self._write(_Line(step=step))
 
-    def _answers(self, number: int) -> bool:
-        assert isinstance(self._directive, Answer)  # noqa: S101 - or nobody would ask
-        if number == self._directive.number:
-            self._answers_left = float("inf") if self._directive.times is None else self._directive.times
-        self._answers_left -= 1
-        return self._answers_left >= 0 and number >= self._directive.number
+    def _fails(self, injected: InjectError, number: int) -> bool:
+        if number == injected.number:
+            self._errors_left = float("inf") if injected.times is None else injected.times
+        self._errors_left -= 1
+        return self._errors_left >= 0 and number >= injected.number
 
     def _see_marks(self) -> None:
-        """Put the marks that were written since the last step between the steps."""
+        """Log the marks that were written since the last step."""
         with open(self._marks, "rb") as file:
             file.seek(self._marks_seen)
             content = file.read()
@@ -281,7 +270,7 @@ class _Watcher:
         return Step(number=0, action=action, call="", path=place) if place is not None and is_there == exists else None
 
     def _place(self, path: object) -> tuple[bool, str | None]:
-        """Return whether something is at a path, and where in the folder that is, None if it is not in it."""
+        """Return whether a path exists, and its path in the folder, None for one outside."""
         if isinstance(path, int):
             absolute = os.readlink(f"/proc/self/fd/{path}") if os.path.exists(f"/proc/self/fd/{path}") else ""
         elif isinstance(path, str | bytes | os.PathLike):
@@ -294,26 +283,23 @@ class _Watcher:
 
 
 def _observation(
-    family: Family, log: Path, output: Path, directive: Directive, expired_s: float, leftovers: list[str]
+    tree: ProcessTree, log: Path, output: Path, directive: Directive, failure: str, *, is_timed_out: bool
 ) -> Observation:
     lines = [msgspec.json.decode(line, type=_Line) for line in log.read_bytes().splitlines()]
     steps = tuple(line.step for line in lines if line.step is not None)
-    failure = f"it left processes running, which were ended: {', '.join(leftovers[:5])}" if leftovers else ""
-    if expired_s:
-        failure = f"it did not end within {expired_s:g} s, and was ended"
     fired = any(line.fired for line in lines)
     count = max((step.number for step in steps), default=0)
-    count += fired and isinstance(directive, Answer) and count < directive.number
+    count += fired and isinstance(directive, InjectError) and count < directive.number
     return Observation(
         steps=steps,
         count=count,
-        exit_code=family.exit_code,
-        signal=family.signal,
-        is_timed_out=bool(expired_s),
+        exit_code=tree.exit_code,
+        signal=tree.signal,
+        is_timed_out=is_timed_out,
         fired=fired,
         diverged_at=next((line.diverged_at for line in lines if line.diverged_at is not None), None),
         diverged=next((line.diverged for line in lines if line.diverged), ""),
         blind_spots=(_BLIND, *(line.blind_spot for line in lines if line.blind_spot is not None)),
-        output=output.read_bytes()[-_OUTPUT_SHOWN_BYTES:].decode(errors="replace"),
+        output=output.read_bytes()[-OUTPUT_SHOWN_BYTES:].decode(errors="replace"),
         failure=failure,
     )

@@ -1,8 +1,8 @@
-"""The watched folder as the kernel sees it: which object is which node, and where a path of another process leads.
+"""The watched folder: which object is which node, and where a path of another process leads.
 
-An object is known by device and inode while it exists. An inode number is given again after its
-file is gone, so a node is forgotten when its last name goes and no open file is left, or when the
-number turns up as a new file.
+An object is identified by device and inode while it exists. An inode number is reused after its file
+is gone, so a node is forgotten when its last name goes and no open file is left, or when the number
+turns up as a new file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _Identity = tuple[int, int]
 
 
 class Place(NamedTuple):
-    """Where a path leads: its parent resolved, the last name as it is. ``path`` is relative to the watched folder."""
+    """A resolved path. ``path`` is relative to the watched folder if it is inside, else absolute."""
 
     absolute: str
     path: str
@@ -44,32 +44,32 @@ class WatchedFolder:
         self.add(root, "")
 
     def add(self, status: os.stat_result, path: str) -> int:
-        """Give an object its node: a new one, whatever had its inode number before."""
+        """Give an object a new node, whether or not its inode number was another object's."""
         node = self.reserve(path)
         self.bind(node, status)
         return node
 
     def reserve(self, path: str) -> int:
-        """Return a new node for what is about to be made at a path."""
+        """Return a new node for an object that is about to be made."""
         node = self._next
         self._next += 1
         self._paths[node] = path
         return node
 
     def bind(self, node: int, status: os.stat_result) -> None:
-        """Say which object a node is, now that it is there."""
+        """Note the object of a node, now that it exists."""
         self._nodes[status.st_dev, status.st_ino] = node
 
     def node(self, status: os.stat_result) -> int:
-        """Return the node of an object, 0 if it is none of this folder's."""
+        """Return the node of an object, 0 for one that is not in this folder."""
         node = self._nodes.get((status.st_dev, status.st_ino), 0)
-        if node and node in self._nameless and status.st_nlink:  # its inode number was given to another file since
+        if node and node in self._nameless and status.st_nlink:  # its inode number was reused
             del self._nodes[status.st_dev, status.st_ino]
             return 0
         return node
 
     def lose_name(self, node: int, status: os.stat_result) -> None:
-        """Note that a name of a node goes; after its last one, only who has it open can reach it."""
+        """Note that a name of a node goes; after its last one it lives while it is open."""
         if node and status.st_nlink <= 1 and node not in self._nameless:
             self._nameless.add(node)
             self.undo_with(lambda: self._nameless.discard(node))
@@ -81,35 +81,35 @@ class WatchedFolder:
             self.undo_with(lambda: self._nameless.add(node))
 
     def take_in(self, status: os.stat_result, path: str) -> int:
-        """Give an object that comes from outside its node."""
+        """Give a node to an object that comes from outside."""
         node = self.add(status, path)
         self.undo_with(lambda: self._nodes.pop((status.st_dev, status.st_ino), 0))
         return node
 
     def begin(self) -> None:
-        """Begin to look at a call: those before it were made."""
+        """Begin with a call: the calls before it were done, and cannot be taken back."""
         if self._noted:
             self._noted.clear()
 
     def undo_with(self, undo: Callable[[], object]) -> None:
-        """Have ``take_back`` do this, too."""
+        """Register an undo for ``take_back``."""
         self._noted.append(undo)
 
     def take_back(self) -> None:
-        """Forget what was noted since ``begin``: the call is not made, its caller was killed or was answered."""
+        """Undo all notes since ``begin``: the call is not done, its caller was killed or got an error."""
         while self._noted:
             self._noted.pop()()
 
     def node_of(self, identity: _Identity) -> int:
-        """Return the node with this device and inode, 0 if none has."""
+        """Return the node with this device and inode, 0 if there is none."""
         return self._nodes.get(identity, 0)
 
     def path(self, node: int) -> str:
-        """Return a path at which the node is, or was last."""
+        """Return a path of a node, or its last one."""
         return self._paths.get(node, "")
 
     def move(self, node: int, path: str) -> None:
-        """Note that a node is at another path now, and what is under it too."""
+        """Note that a node, and all under it, is at another path now."""
         before = self._paths.get(node, "")
         self._move(node, before, path)
         self.undo_with(lambda: self._move(node, path, before))
@@ -121,9 +121,9 @@ class WatchedFolder:
                 self._paths[other] = path + under[len(before) :]
 
     def place(self, absolute: str) -> Place:
-        """Resolve all but the last name of an absolute path."""
+        """Resolve an absolute path but for its last name."""
         parent, _, name = absolute.rpartition("/")
-        if parent == self.root and name not in {"", ".", ".."}:  # where most are, and nothing needs to be resolved
+        if parent == self.root and name not in {"", ".", ".."}:  # the most frequent case needs no lstat
             return Place(absolute, name, is_inside=True)
         parent, name = os.path.split(absolute.rstrip("/") or "/")
         if name in {"", ".", ".."}:
@@ -133,7 +133,7 @@ class WatchedFolder:
         return self._placed(resolved)
 
     def look(self, absolute: str) -> tuple[Place, os.stat_result | None]:
-        """Resolve all of an absolute path, symbolic links at its end too, and return what is there."""
+        """Resolve an absolute path with a symbolic link at its end; return what is there, too."""
         parent, _, name = absolute.rpartition("/")
         if parent == self.root and name not in {"", ".", ".."}:
             status = lstat(absolute)
@@ -149,14 +149,14 @@ class WatchedFolder:
         return Place(resolved, resolved[len(self._prefix) :] if is_inside else resolved, is_inside)
 
     def scan(self, keep: Callable[[bytes], int] | None) -> Iterator[Entry]:
-        """Walk over what is in the folder, give each its node, and keep its bytes."""
+        """Walk over the folder's content, give each object its node, and keep its bytes."""
         for path, status in _walk(self.root, ""):
             node = self.node(status) or self.add(status, path)
             yield _entry(os.path.join(self.root, path), path, node, status, keep)
 
 
 def lstat(path: str) -> os.stat_result | None:
-    """Return what is at a path, links not followed; None where there is nothing, or nothing to be seen."""
+    """Return the status of the object at a path, None where it cannot be had."""
     try:
         return os.lstat(path)
     except (OSError, ValueError):

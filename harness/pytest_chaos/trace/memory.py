@@ -1,16 +1,7 @@
-"""Another process as the supervisor sees it: its memory, its descriptors, its folders, through ``/proc``.
+"""Another process, read through ``/proc``: its memory, its descriptors, its mappings (proc(5)).
 
-Where the descriptors of a program's first thread lead, kept in mind where every call is heard of
-that changes it.
-
-To ask the kernel of each write where it goes costs as much as all the rest of a look at it. A
-descriptor leads to one file until it is closed, or another is put in its place (dup2, dup3), or an
-exec closes it; a filter that traps these makes the question unnecessary. It pays for a program that
-writes more often than it closes.
-
-Only the first thread's are kept: its number is not given away while the program runs, so no later
-process can be taken for it. A close by any thread counts, whosever files it closes: at worst it is
-asked once more.
+Every function takes a thread id, which ``/proc`` accepts as it accepts a pid. Two errors: Unreadable
+(the kernel does not let us look) and Failing (there is nothing there).
 """
 
 from __future__ import annotations
@@ -20,33 +11,36 @@ import os
 import struct
 from typing import Final, NamedTuple
 
-PATH_BYTES_MAX: Final = 4096
 AT_FDCWD: Final = -100
+"""Stands for the working folder where a call takes the descriptor of a folder."""
+PATH_BYTES_MAX: Final = 4096
+"""PATH_MAX: longer paths are refused."""
 _PAGE_BYTES: Final = 4096
 _OPEN_MAX: Final = 64
 _VECTOR: Final = struct.Struct("<QQ")
+"""struct iovec: address, length."""
 
 
 class Unreadable(Exception):  # noqa: N818 - it says what the process is
-    """The process does not let itself be looked into: its calls may do what nobody sees."""
+    """The process may not be read: it changed its user, or said PR_SET_DUMPABLE 0. Its steps cannot be seen."""
 
 
 class Failing(Exception):  # noqa: N818 - it says what the call is about to do
-    """The call is going to fail: its descriptor is not open, its pointer leads nowhere, its caller is gone."""
+    """The call is going to fail: descriptor not open, pointer to nowhere, or its caller is gone."""
 
 
 class OpenFile(NamedTuple):
-    """What the kernel says of a descriptor: where it stands, and how it was opened."""
+    """An open file: its position, and the flags it was opened with."""
 
     position: int
     flags: int
 
 
 class Memory:
-    """Reads the memory of processes, and what their descriptors are.
+    """Reads the memory and the descriptors of processes.
 
-    Keeps their ``mem`` files and their folders of descriptors open: to open them costs more than to
-    read.
+    It keeps ``/proc/PID/mem`` and ``/proc/PID/fd`` open, because opening them costs more than
+    reading.
     """
 
     def __init__(self) -> None:
@@ -54,12 +48,12 @@ class Memory:
         self._folders: dict[int, int] = {}
 
     def status(self, thread: int, descriptor: int) -> os.stat_result:
-        """Return what an open descriptor is. Raises Failing or Unreadable."""
+        """Return the status of an open file. Raises Failing or Unreadable."""
         folder = self._folders.get(thread)
         if folder is not None:
             try:
                 return os.stat(str(descriptor), dir_fd=folder)
-            except OSError:  # it is not open, or the folder was of an earlier thread with this number
+            except OSError:  # not open, or the folder was an earlier thread's with the same id
                 os.close(self._folders.pop(thread))
         try:
             return os.stat(str(descriptor), dir_fd=self._folder(thread))
@@ -67,13 +61,13 @@ class Memory:
             raise _refusal(error, f"descriptor {descriptor} of thread {thread}") from error
 
     def read(self, thread: int, address: int, count: int) -> bytes:
-        """Return ``count`` bytes. Raises Failing where there are not as many, Unreadable where none may be read."""
+        """Return ``count`` bytes. Raises Failing where there are fewer, Unreadable where none may be read."""
         file = self._files.get(thread)
         if file is not None:
             data = _pread(file, count, address)
             if len(data) == count:
                 return data
-            os.close(self._files.pop(thread))  # the memory was another program's, from before an exec
+            os.close(self._files.pop(thread))  # it leads to the memory from before an exec
         data = self._open_and_read(thread, address, count)
         if len(data) != count:
             msg = f"there are no {count} bytes at {address:#x} of thread {thread}"
@@ -81,7 +75,7 @@ class Memory:
         return data
 
     def text(self, thread: int, address: int) -> str:
-        """Return the path that a pointer leads to: up to its NUL, never across a page that need not be there."""
+        """Return the path at an address, up to its NUL. The page after it need not be mapped."""
         found = b""
         while len(found) < PATH_BYTES_MAX:
             count = _PAGE_BYTES - (address + len(found)) % _PAGE_BYTES
@@ -95,15 +89,14 @@ class Memory:
 
     def vectors(self, thread: int, address: int, count: int) -> list[tuple[int, int]]:
         """Return the pieces (address, length) of an ``iovec`` array."""
-        data = self.read(thread, address, count * _VECTOR.size)
-        return list(_VECTOR.iter_unpack(data))
+        return list(_VECTOR.iter_unpack(self.read(thread, address, count * _VECTOR.size)))
 
     def number(self, thread: int, address: int) -> int:
         """Return a signed 64-bit number."""
         return int.from_bytes(self.read(thread, address, 8), "little", signed=True)
 
     def close(self) -> None:
-        """Close what was kept open."""
+        """Close the files that are kept open."""
         for files in (self._files, self._folders):
             for file in files.values():
                 os.close(file)
@@ -141,13 +134,13 @@ def _pread(file: int, count: int, address: int) -> bytes:
 
 
 def _refusal(error: OSError, what: str) -> Unreadable | Failing:
-    """Return what an error of /proc means."""
+    """Translate an error of ``/proc``."""
     text = f"{what} cannot be looked at: {error.strerror}"
     return Unreadable(text) if error.errno in {errno.EACCES, errno.EPERM} else Failing(text)
 
 
 def path_of(thread: int, descriptor: int) -> str:
-    """Return the path that a descriptor leads to; AT_FDCWD is the working folder. Raises Failing or Unreadable."""
+    """Return the path of a descriptor, of the working folder for AT_FDCWD. Raises Failing or Unreadable."""
     name = "cwd" if descriptor == AT_FDCWD else f"fd/{descriptor}"
     try:
         return os.readlink(f"/proc/{thread}/{name}")
@@ -174,7 +167,7 @@ def process_of(thread: int) -> int:
 
 
 def umask_of(thread: int) -> int:
-    """Return which permissions the files that a process makes do not get. Raises Failing or Unreadable."""
+    """Return the umask of a process. Raises Failing or Unreadable."""
     return int(_status_line(thread, b"Umask:"), 8)
 
 
@@ -199,43 +192,3 @@ def mapped_at(thread: int, address: int) -> tuple[int, int] | None:
     except OSError as error:
         raise _refusal(error, f"the mappings of thread {thread}") from error
     return None
-
-
-ALL: Final = -1
-"""Stands for all descriptors."""
-
-
-class Descriptors:
-    """What the descriptors of one thread lead to, by a number that is not 0. ``is_on``: all closes are heard of."""
-
-    def __init__(self, thread: int, *, is_on: bool) -> None:
-        self._thread = thread
-        self._is_on = is_on
-        self._known: dict[int, int] = {}
-        self._changing: dict[int, int] = {}
-        self.closes = 0
-
-    def leads_to(self, thread: int, descriptor: int) -> int:
-        """Return where a descriptor leads, 0 where that is not known."""
-        return self._known.get(descriptor, 0) if thread == self._thread else 0
-
-    def learn(self, thread: int, descriptor: int, target: int) -> None:
-        """Keep in mind where a descriptor leads, unless another thread is just closing it."""
-        if self._is_on and thread == self._thread:
-            changing = self._changing.values()
-            if descriptor not in changing and ALL not in changing:
-                self._known[descriptor] = target
-
-    def change(self, thread: int, descriptor: int) -> None:
-        """Forget a descriptor, or all: this thread is about to have it lead elsewhere."""
-        self.closes += 1
-        if descriptor == ALL:
-            self._known.clear()
-        else:
-            self._known.pop(descriptor, None)
-        self._changing[thread] = descriptor
-
-    def has_changed(self, thread: int) -> None:
-        """Note that what a thread was about to do is done: it is making its next call."""
-        if self._changing:
-            self._changing.pop(thread, None)

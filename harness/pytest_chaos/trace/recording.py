@@ -1,8 +1,8 @@
-"""The steps of one observed run, with everything that was written, in a folder of two files.
+"""Recordings: the steps of one observed run with everything that was written, in a folder of two files.
 
-``contents.bin`` holds the bytes, one after the other as they were seen; ``recording.msgpack`` the
-rest. Contents are read from the file where they are wanted: a recording of a gigabyte does not take
-a gigabyte of memory.
+``contents.bin`` holds the bytes in the order in which they were seen, ``recording.msgpack`` the rest.
+Contents are read from the file when they are wanted, so a recording of a gigabyte needs no gigabyte
+of memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pytest_chaos.errors import UsageError
 from pytest_chaos.trace.step import NO_CONTENT, Action, BlindSpot, Entry, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 FORMAT: Final = 1
@@ -35,7 +35,7 @@ class _Saved(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Recorder:
-    """Takes down a run while it goes on. ``folder`` is made, and must not hold a recording yet."""
+    """Records a run while it goes on. ``folder`` is made, and must not hold a recording yet."""
 
     def __init__(self, folder: Path, source: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ class Recorder:
         self._contents_bytes = 0
 
     def keep(self, content: bytes | memoryview) -> int:
-        """Append bytes to the contents and return their place."""
+        """Append bytes to the contents; return their place."""
         place = self._contents_bytes
         rest = memoryview(content)
         while rest:
@@ -57,7 +57,7 @@ class Recorder:
         return place
 
     def close(self) -> None:
-        """Write down the rest and close the files; the recording can be opened then."""
+        """Write the steps and close the files; then the recording can be opened."""
         os.close(self._contents)
         saved = _Saved(
             FORMAT,
@@ -70,10 +70,10 @@ class Recorder:
 
 
 class Recording:
-    """A finished recording. ``steps`` are in order, marks among them; ``count`` is the number of the last step.
+    """A finished recording. ``steps`` has marks among the steps; ``count`` is the number of the last step.
 
-    ``before`` is what was in the folder when the run began. Raises UsageError for a folder that
-    holds no recording, or one of another format.
+    ``before`` is the content of the folder when the run began. Raises UsageError for a folder
+    without a recording, or with one of another format.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -81,11 +81,11 @@ class Recording:
             saved = msgspec.msgpack.decode((folder / _STEPS).read_bytes(), type=_Saved)
             self._contents = os.open(folder / _CONTENTS, os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, msgspec.MsgspecError) as error:
-            msg = f"{folder} holds no recording of steps that can be read ({error}); record the program again"
+            msg = f"{folder} must hold a readable recording of steps; got {error}. Record the program again"
             raise UsageError(msg) from error
         if saved.format != FORMAT:
             os.close(self._contents)
-            msg = f"{folder} has recording format {saved.format} and this version reads {FORMAT}; record again"
+            msg = f"the recording in {folder} must have format {FORMAT}; got {saved.format}. Record the program again"
             raise UsageError(msg)
         self.folder = folder
         self.source = saved.source
@@ -95,7 +95,7 @@ class Recording:
         self.count = max((step.number for step in saved.steps), default=0)
 
     def __enter__(self) -> Self:
-        """Return the recording, which closes at the end of the block."""
+        """Return the recording."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,7 +103,7 @@ class Recording:
         self.close()
 
     def content(self, item: Step | Entry) -> bytes:
-        """Return the bytes of a write, a mark or a file; none for what has none."""
+        """Return the bytes of a write, a mark or a file; b"" for a step without content."""
         return b"" if item.content == NO_CONTENT else os.pread(self._contents, item.length, item.content)
 
     def durable(self) -> list[Step]:
@@ -111,7 +111,7 @@ class Recording:
         return [step for step in self.steps if step.action is not Action.MARK]
 
     def close(self) -> None:
-        """Close the file of the contents. Closing twice is fine."""
+        """Close the contents. Closing twice is fine."""
         if self._contents >= 0:
             os.close(self._contents)
             self._contents = -1
@@ -119,14 +119,20 @@ class Recording:
 
 _Named = TypeVar("_Named", Entry, Step)
 _BYTES: Final = "\0"
-"""No path holds it; what follows is a path that is no UTF-8, a letter for each of its bytes."""
+"""No path has a NUL. After it follows a path that is not UTF-8, one letter for each of its bytes."""
 
 
 def _written(item: _Named) -> _Named:
-    """Return an item whose paths can be written as text, whatever bytes they have."""
-    if (item.path + item.target).isascii():
-        return item
-    return msgspec.structs.replace(item, path=_letters(item.path), target=_letters(item.target))
+    """Return an item whose paths can be encoded, whatever bytes they have."""
+    return _with_paths(item, _letters) if not (item.path + item.target).isascii() else item
+
+
+def _read(item: _Named) -> _Named:
+    return _with_paths(item, _path) if _BYTES in item.path + item.target else item
+
+
+def _with_paths(item: _Named, change: Callable[[str], str]) -> _Named:
+    return msgspec.structs.replace(item, path=change(item.path), target=change(item.target))
 
 
 def _letters(path: str) -> str:
@@ -135,12 +141,6 @@ def _letters(path: str) -> str:
     except UnicodeEncodeError:
         return _BYTES + os.fsencode(path).decode("latin-1")
     return path
-
-
-def _read(item: _Named) -> _Named:
-    if not (item.path.startswith(_BYTES) or item.target.startswith(_BYTES)):
-        return item
-    return msgspec.structs.replace(item, path=_path(item.path), target=_path(item.target))
 
 
 def _path(letters: str) -> str:

@@ -1,17 +1,17 @@
-"""What a source of steps can be asked: run this program in this folder, watch it, and do this to it.
+"""Step sources: run this program in this folder, observe its durable steps, and do this to it.
 
-Two sources implement ``StepSource``: seccomp notifications (Linux; any program, process trees,
-every system call) and named audit events (everywhere; a Python program that tells what it is about
-to do). Everything that explores is written against this module, and does not know which of them it
-has.
+Two sources implement ``StepSource``: seccomp notifications (Linux; any program, process trees, every
+system call) and audit events (everywhere; a Python program that says what it is about to do). The
+room ``explore`` uses this module alone, and does not know which source it has.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, Required, TypeAlias, TypedDict, Unpack
 
 import msgspec
 
+from pytest_chaos.errors import StepsUnavailable, UsageError
 from pytest_chaos.trace.step import BlindSpot, Step
 
 if TYPE_CHECKING:
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
     Program: TypeAlias = Callable[[], None] | Sequence[str]
     """A function, called in a forked process, or a command line."""
+    MakeProgram: TypeAlias = Callable[[Path, Path], Program]
+    """Returns the program for a folder and a mark file."""
+
+SOURCES: Final = ("seccomp", "audit")
+TIMEOUT_S: Final = 60.0
+OUTPUT_SHOWN_BYTES: Final = 16 * 1024
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
@@ -29,24 +35,23 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
 
 
 class KillBefore(msgspec.Struct, frozen=True, kw_only=True, tag="kill_before"):
-    """End the program and all its processes with SIGKILL as it makes step ``number``, which then does not happen."""
+    """End the program and all its processes with SIGKILL as it makes step ``number``, which is then not done."""
 
     number: int
 
 
 class KillAfterMark(msgspec.Struct, frozen=True, kw_only=True, tag="kill_after_mark"):
-    """End it with SIGKILL at the ``count``-th mark (from 1, of any kind), which is written: the moment of an ack."""
+    """End it with SIGKILL once its ``count``-th mark (from 1, of any kind) is written: the moment of an ack."""
 
     count: int
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True, tag="answer"):
-    """Answer step ``number`` with an error in place of doing it. ``error`` is a name of ``errno``, such as ``ENOSPC``.
+class InjectError(msgspec.Struct, frozen=True, kw_only=True, tag="inject_error"):
+    """Fail step ``number`` in place of doing it. ``error`` is a name of ``errno``, such as ``ENOSPC``.
 
-    ``times`` is how many steps are answered: 1 is this one; None is this one and all that could
-    meet the same trouble (for ENOSPC whatever needs room, for EIO whatever touches the file). With
-    ``short_bytes`` the call is a write of which so many bytes are really written, by the source,
-    and reported as written.
+    ``times`` is how many steps fail. 1 is this one. None is this one and all that the same trouble
+    concerns: for ENOSPC each step that needs room, for EIO each step on the file. With
+    ``short_bytes`` the step is a write; the source writes so many bytes itself and reports them.
     """
 
     number: int
@@ -55,19 +60,20 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag="answer"):
     short_bytes: int | None = None
 
 
-Directive: TypeAlias = Watch | KillBefore | KillAfterMark | Answer
+Directive: TypeAlias = Watch | KillBefore | KillAfterMark | InjectError
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one run. ``exit_code`` is the program's, ``signal`` what ended it; one of the two, unless it hung.
+    """The outcome of one run.
 
-    ``fired`` says that the directive was carried out (the process died of our SIGKILL, the error
-    was handed out). ``diverged_at`` is the number of the first step that was not the expected one,
-    None where all were; ``diverged`` is that step in words. Names that the program draws anew in
-    every run may differ. ``steps`` are without contents; ``strays`` are paths outside of the folder
-    that the program changed; ``output`` is the tail of what it printed. ``failure`` says, in a
-    sentence, why the observation cannot be trusted (the supervisor lost the program, say), and is
-    empty where it can.
+    - ``steps`` have no contents; ``count`` is the number of the last one.
+    - One of ``exit_code`` and ``signal`` says how the program ended, unless it hung.
+    - ``fired``: the directive was carried out (the SIGKILL was ours, the error was returned).
+    - ``diverged_at`` is the number of the first step that was not the expected one but for drawn
+      names, None for no such step; ``diverged`` is that step as text.
+    - ``strays`` are paths outside the folder that the program changed.
+    - ``output`` is the tail of what it printed.
+    - ``failure`` is a sentence that says why the observation cannot be trusted, or empty.
     """
 
     steps: tuple[Step, ...]
@@ -84,56 +90,96 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     failure: str = ""
 
 
-class Standing(Protocol):
-    """A program that stands by to be run again and again, and every time from the same beginning."""
+class ObserveOptions(TypedDict, total=False):
+    """The options of ``observe``.
 
-    def observe(
-        self,
-        directory: Path,
-        *,
-        marks: Path,
-        directive: Directive = ...,
-        expected: Sequence[Step] = (),
-        recorder: Recorder | None = None,
-        timeout_s: float = ...,
-    ) -> Observation:
+    - ``marks`` is the file, outside the folder, that ``CHAOS_MARKS`` names to the agents. Each write
+      to it becomes a MARK among the steps.
+    - With ``expected``, the program is ended at the first step that differs; see ``diverged_at``.
+    - A ``recorder`` records the folder as it was, every step and every byte. It is left open.
+    """
+
+    marks: Required[Path]
+    directive: Directive
+    expected: Sequence[Step]
+    recorder: Recorder | None
+    timeout_s: float
+
+
+class ProgramRunner(Protocol):
+    """Runs one program again and again, each time from the same beginning."""
+
+    def observe(self, directory: Path, **options: Unpack[ObserveOptions]) -> Observation:
         """Run it once more. See ``StepSource.observe``."""
         ...
 
     def close(self) -> None:
-        """End what stands by. Closing twice is fine."""
+        """End what was prepared for the next run. Closing twice is fine."""
         ...
 
 
 class StepSource(Protocol):
-    """A way to see a program's durable steps."""
+    """A way to observe a program's durable steps."""
 
     name: str
 
-    def stand_by(self, make: Callable[[Path, Path], Program]) -> Standing:
-        """Return what runs the program that ``make`` returns for a folder and a mark file, and costs less a run.
+    def runner(self, make: MakeProgram) -> ProgramRunner:
+        """Return a runner of the program that ``make`` returns; its runs cost less than ``observe``.
 
-        What this process imports or changes after the first run is not seen by the program.
+        The program does not see what this process imports or changes after the first run.
         """
         ...
 
-    def observe(
-        self,
-        program: Program,
-        directory: Path,
-        *,
-        marks: Path,
-        directive: Directive = ...,
-        expected: Sequence[Step] = (),
-        recorder: Recorder | None = None,
-        timeout_s: float = ...,
-    ) -> Observation:
-        """Run the program with ``directory`` watched, and return what came of it once all its processes are gone.
+    def observe(self, program: Program, directory: Path, **options: Unpack[ObserveOptions]) -> Observation:
+        """Run the program with ``directory`` watched; return once all its processes are gone.
 
-        ``marks`` is the file, outside of ``directory``, that the agents write marks to
-        (``CHAOS_MARKS`` names it to them); what is written to it becomes MARK entries among the
-        steps. With ``expected``, a step that differs from it is reported in ``diverged_at``, and
-        the program is ended there. A ``recorder`` takes down the folder as it was, every step and
-        every byte; it is left open. Raises StepsUnavailable where this source does not work.
+        Raises StepsUnavailable where this source does not work.
         """
         ...
+
+
+def check_settings(directory: Path, timeout_s: float) -> None:
+    """Raise UsageError for a folder or a timeout that no run can have."""
+    if not directory.is_dir() or not timeout_s > 0:  # NaN compares false
+        msg = f"cannot watch {directory}: it must be a directory and the timeout must be > 0 (got {timeout_s} s)"
+        raise UsageError(msg)
+
+
+def failure_of(leftovers: Sequence[str], expired_s: float | None) -> str:
+    """Return why a run cannot be trusted that left processes or timed out, else an empty text."""
+    if expired_s is not None:
+        return f"it did not end within {expired_s:g} s, and was ended"
+    return f"it left processes running, which were ended: {', '.join(leftovers[:5])}" if leftovers else ""
+
+
+def source_for(name: str | None = None) -> StepSource:
+    """Return the source of this name; without one, seccomp, or audit events where it does not work.
+
+    Raises UsageError for an unknown name, StepsUnavailable for a source that does not work here.
+    """
+    # Here, because both import this module, and seccomp looks at the machine when it is imported.
+    from pytest_chaos.trace.audit import AuditSource
+    from pytest_chaos.trace.seccomp import SeccompSource
+
+    if name == "audit":
+        return AuditSource()
+    if name not in {None, "seccomp"}:
+        msg = f"the step source must be one of {', '.join(SOURCES)}; got {name!r}"
+        raise UsageError(msg)
+    try:
+        source = SeccompSource()
+        source.try_out()
+    except StepsUnavailable:
+        if name is not None:
+            raise
+        return AuditSource()
+    return source
+
+
+def why_not_seccomp() -> str:
+    """Return why seccomp does not work on this machine, or an empty text where it does."""
+    try:
+        source_for("seccomp")
+    except StepsUnavailable as error:
+        return str(error)
+    return ""

@@ -1,10 +1,9 @@
-"""A durable step: one call that changes what a crash would leave. Pure values.
+"""Durable steps: calls that change what a crash would leave. Pure values.
 
-Objects are known by a *node*, a number given to each file, folder or link when it is first seen or
-made, which stays with it over renames and further hard links, and is never given again: an inode
-number would be, after an unlink. Paths are relative to the watched folder, with ``/`` and without a
-leading one; the folder itself is the empty path. A name that is not UTF-8 is held with surrogate
-escapes, as ``os.fsdecode`` gives it.
+A *node* is the number of a file, folder or link. It is given when the object is first seen or made,
+stays with it over renames and further hard links, and is never reused, as an inode number would be
+after an unlink. Paths are relative to the watched folder, with ``/``; the folder itself is the empty
+path. A name that is not UTF-8 has surrogate escapes, as ``os.fsdecode`` gives it.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from typing import Final
 import msgspec
 
 NO_NODE: Final = 0
-"""Stands for no object; nodes begin at 1, which is the watched folder."""
+"""No object; nodes begin at 1."""
 
 ROOT_NODE: Final = 1
 """The node of the watched folder itself."""
 
 NO_CONTENT: Final = -1
-"""Stands for no place in the contents of a recording."""
+"""No place in the contents of a recording."""
 
 
 class Action(enum.StrEnum):
-    """What a step does. The fields of ``Step`` that it uses are named with each."""
+    """The effect of a step, with the fields of ``Step`` that it uses."""
 
     CREATE = "create"
     """``node`` is a new empty file at ``path``; ``mode`` its permissions."""
@@ -40,47 +39,51 @@ class Action(enum.StrEnum):
     LINK = "link"
     """``node`` gets a further name ``path``."""
     UNLINK = "unlink"
-    """The name ``path`` of ``node`` goes, and the file with its last name."""
+    """The name ``path`` of ``node`` goes; with its last name the file goes."""
     REMOVE_FOLDER = "remove_folder"
     """The folder ``node`` at ``path`` goes."""
     RENAME = "rename"
-    """``node`` moves from ``path`` to ``target``, in place of what is there. ``path`` is empty, and ``node`` new, for
-    a file that comes from outside the watched folder (``length`` bytes of ``content`` are what it
-    holds); ``target`` is empty for what leaves it."""
+    """``node`` moves from ``path`` to ``target`` and replaces what is there. A file that comes from outside the
+    watched folder has an empty ``path``, a new ``node``, and ``length`` bytes of ``content``. One that
+    leaves the folder has an empty ``target``."""
     EXCHANGE = "exchange"
-    """What is at ``path`` (``node``) and at ``target`` change places."""
+    """The objects at ``path`` (``node``) and at ``target`` change places."""
     WRITE = "write"
-    """``length`` bytes of ``content`` go to ``offset`` of ``node``, in this one call. A copy by the kernel (sendfile,
-    splice, copy_file_range, reflink) is a write of what was copied."""
+    """``length`` bytes of ``content`` go to ``offset`` of ``node``, in one call. A copy by the kernel (sendfile,
+    splice, copy_file_range, reflink) is a write of the copied bytes."""
     TRUNCATE = "truncate"
-    """``node`` gets the size ``length``; what it grows by is zero."""
+    """``node`` gets the size ``length``; bytes that it gains are zero."""
     ALLOCATE = "allocate"
-    """``node`` gets at least the size ``offset + length``; what it grows by is zero."""
+    """``node`` gets at least the size ``offset + length``; bytes that it gains are zero."""
     ZERO = "zero"
-    """``length`` bytes from ``offset`` of ``node`` become zero (a hole or zeros); its size stays."""
+    """``length`` bytes from ``offset`` of ``node`` become zero; its size stays."""
     CHANGE_MODE = "change_mode"
     """``node`` gets the permissions ``mode``."""
     SYNC = "sync"
-    """fsync of ``node``, a file or a folder; of a file opened with O_SYNC it follows each write."""
+    """fsync of ``node``, a file or a folder. It follows each write to a file that was opened with O_SYNC."""
     SYNC_DATA = "sync_data"
-    """fdatasync or msync of ``node``, or a write to a file opened with O_DSYNC: data, and the size it needs."""
+    """fdatasync or msync of ``node``: data, and the size it needs. It follows each write with O_DSYNC."""
     SYNC_RANGE = "sync_range"
-    """sync_file_range of ``node``: starts or awaits writing, and promises nothing (its manual page says so)."""
+    """sync_file_range of ``node``: starts or awaits writing, and promises nothing (sync_file_range(2))."""
     SYNC_ALL = "sync_all"
     """sync or syncfs: everything in the watched folder."""
     POINT = "point"
-    """Nothing changes: the program passes a point that it has named itself; ``path`` is the name. Audit events only."""
+    """A named point of the program; ``path`` is its name. Nothing changes. Audit events only."""
     MARK = "mark"
-    """Not a step: an agent wrote a mark; the bytes are its ``content``. Its number is that of the step before it."""
+    """Not a step: a mark, whose bytes are its ``content``. Its number is that of the step before it."""
 
 
 def readable(text: str) -> str:
-    """Return a text that can be written anywhere: what is no UTF-8 in a name is shown by the numbers of its bytes."""
+    r"""Return a text that can be encoded as UTF-8; bytes of a name that cannot are shown by their numbers.
+
+    >>> readable("caf\udce9")
+    'caf\\xe9'
+    """
     if text.isascii():
         return text
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # no name has such letters, but a check may say anything
+    except UnicodeEncodeError:  # a lone surrogate in a text of a check; no file name has one
         return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -88,11 +91,14 @@ SYNCS: Final = frozenset({Action.SYNC, Action.SYNC_DATA, Action.SYNC_RANGE, Acti
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """One step, or one mark. ``offset`` and ``length`` are in bytes, ``mode`` is permission bits.
+    """A durable step, or a mark. ``offset`` and ``length`` are in bytes, ``mode`` is permission bits.
 
-    ``call`` is the name of the system call (or audit event). ``process`` and ``thread`` count those
-    of the run from 1 in the order in which they were seen, so that two runs of one program compare
-    equal.
+    ``call`` is the system call or audit event. ``process`` and ``thread`` are counted from 1 in the
+    order in which the run shows them, so that two runs of one program compare equal.
+
+    >>> step = Step(number=12, action=Action.WRITE, call="pwrite64", path="a.db-wal", offset=32, length=4096)
+    >>> str(step)
+    '12: write a.db-wal 4096 bytes at 32'
     """
 
     number: int
@@ -110,17 +116,17 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
 
     @property
     def is_mark(self) -> bool:
-        """Whether this is a mark and not a step."""
+        """Whether this is a mark."""
         return self.action is Action.MARK
 
     @property
-    def trace(self) -> tuple[Action, str, str, int, int]:
-        """What two runs of a deterministic program have in common at this step."""
+    def effect(self) -> tuple[Action, str, str, int, int]:
+        """The part of a step that is equal in two runs of a deterministic program."""
         return (self.action, self.path, self.target, self.offset, self.length)
 
-    def does_as(self, other: Step) -> bool:
-        """Whether the traces of two steps are equal; asked of every step of a run that is to be as another one was."""
-        return (
+    def has_effect_of(self, other: Step) -> bool:
+        """Whether the effects of two steps are equal."""
+        return (  # without making two tuples: asked of every step of a run
             self.action is other.action
             and self.path == other.path
             and self.target == other.target
@@ -129,7 +135,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
         )
 
     def __str__(self) -> str:
-        """Say the step as a report does: ``12: write a.db-wal 4096 bytes at 32``."""
+        """Return the step as reports show it."""
         where = f"{self.path} -> {self.target}" if self.target else self.path
         extent = f" {self.length} bytes at {self.offset}" if self.action is Action.WRITE else ""
         size = f" to {self.length} bytes" if self.action is Action.TRUNCATE else ""
@@ -137,10 +143,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is at one path before a run begins. ``kind`` is file, folder, symlink or other; a link's text is ``target``.
+    """The object at one path before a run begins. ``kind`` is file, folder, symlink or other.
 
-    Several entries with one ``node`` are hard links. ``content`` is the place of a file's
-    ``length`` bytes in the recording's contents.
+    Entries with the same ``node`` are hard links. ``content`` is the place of a file's ``length``
+    bytes in the recording; ``target`` is the text of a symbolic link.
     """
 
     path: str
@@ -153,11 +159,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class BlindSpot(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that the source could not see, or denied because it could not have seen it.
+    """Something that the step source could not see, or denied because it could not have seen it.
 
-    ``what`` is a short name (``io_uring``, ``shared-mapping``, ``nested-filter``,
-    ``unreadable-process``); with ``is_denied`` the program was told that there is no such call, and
-    nothing escaped.
+    ``what`` is a short name (``io_uring``, ``shared-mapping``, ``unreadable-process``). With
+    ``is_denied`` the program got an error, so nothing escaped. ``number`` is the last step before it.
     """
 
     what: str

@@ -1,21 +1,20 @@
-"""A process that stands by with the program loaded and the filter on, and has the next run of it ready.
+"""The zygote: a process with the program loaded and the filter on, which forks each run.
 
-A run used to be forked from the process that watches. That costs most of a short run: the watcher
-copies each page that it writes to while the program lives, and each new program puts on a filter
-and prepares itself from the beginning. Here one process, the nurse, does all that once; its
-children inherit the filter, and with it the one listener of them all. It has always one child that
-waits for its folder, so that the next run begins while the last one is judged. What the watcher
-imports or changes later is not seen by them, so every run begins from the same memory.
+Forking a run from the observing process costs most of a short run: the observer copies each page that
+it writes to while the program lives, and each new program installs a filter and prepares itself. The
+zygote does all that once. Its children inherit the filter, and with it the one listener. One child
+always waits for its folder, so the next run begins while the last one is judged. The zygote does not
+see what the observer imports or changes later, so every run begins from the same memory.
 
-The nurse is the program's parent: it reaps it when it is told to, so that its number is not given
-away. Orphans of the program come to the watching process, which adopts them; when that ends, all of
-them are killed.
+The zygote is the program's parent. It reaps the program when it is told to, so that its pid is not
+reused before. Orphans of the program come to the observing process, which adopts them. When that one
+ends, the kernel kills zygote and program.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import ctypes
 import gc
 import os
 import select
@@ -25,58 +24,59 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from pytest_chaos.errors import AgentError, StepsUnavailable
-from pytest_chaos.trace.kernel import Listener, adopt_orphans, die_with_parent, trim_memory
+from pytest_chaos.errors import AgentError
+from pytest_chaos.runtime import processes
+from pytest_chaos.trace.kernel import Listener, unavailable
 from pytest_chaos.trace.memory import umask_of
-from pytest_chaos.trace.program import EXIT_OF_A_MISTAKE, Child, become, enter, prepare
+from pytest_chaos.trace.program import EXIT_NOT_WATCHED, StartedProgram, become, enter, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pytest_chaos.trace.kernel import Filter, Notification
-    from pytest_chaos.trace.source import Program
+    from pytest_chaos.trace.source import MakeProgram
 
+LOST: Final = "the process that starts the program was killed: let the program end only what it has started"
 _READY: Final = b"+"
 _REAP: Final = b"reap"
 _MESSAGE_BYTES_MAX: Final = 16 * 1024
 
 
-class Standby:
-    """Stands by to run what ``make`` returns for a folder and a mark file. Close it, and nothing of it is left.
+class TraceZygote:
+    """The observer's side of a zygote. ``make`` returns the program for a folder and a mark file.
 
     ``output`` is a file in memory for what the program prints, emptied before each run. With
-    ``once`` there is one run. Raises StepsUnavailable where no filter can be put on.
+    ``once`` there is one run. Raises StepsUnavailable where the filter is refused.
     """
 
-    def __init__(self, make: Callable[[Path, Path], Program], filter_: Filter, *, once: bool = False) -> None:
-        self._adopted_before = adopt_orphans()
+    def __init__(self, make: MakeProgram, filter_: Filter, *, once: bool = False) -> None:
+        self._adopted_before = processes.adopt_orphans()
         self.output = os.memfd_create("output")
         self.umask = umask_of(os.getpid())
+        # SEQPACKET keeps messages apart, and ends with an empty one when the other side dies.
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
             self._channel.close()
-            _stand_by(make, filter_, theirs, self.output, once=once)
+            _serve(make, filter_, theirs, self.output, once=once)
         theirs.close()
         self._pidfd = os.pidfd_open(self.pid)
         self.early: list[Notification] = []
-        """Calls of a program that were heard of before its number was."""
+        """Calls of a program that were received before its pid."""
         try:
-            self.listener = Listener(_taken(self._channel))
+            self.listener = Listener(_received_listener(self._channel))
         except BaseException:
             self._end()
             raise
 
-    def start(self, directory: Path, marks: Path) -> Child:
-        """Run the program. Raises AgentError where the process that stands by was ended by somebody."""
-        if select.select([self._pidfd], [], [], 0)[0]:
-            raise _lost()
+    def start(self, directory: Path, marks: Path) -> StartedProgram:
+        """Run the program. Raises AgentError when the zygote was killed."""
+        if processes.has_ended(self._pidfd):
+            raise AgentError(LOST)
         os.ftruncate(self.output, 0)
         self.early.clear()
-        self._say(os.fsencode(directory) + b"\0" + os.fsencode(marks))
-        return Child(int(self._hear()), self._reap)
+        self._send(os.fsencode(directory) + b"\0" + os.fsencode(marks))
+        return StartedProgram(int(self._receive()), self._reap)
 
     def close(self) -> None:
         """End it. Closing twice is fine."""
@@ -85,25 +85,28 @@ class Standby:
             self._end()
 
     def _reap(self) -> int:
-        """Reap the program, which has ended, and return its status, as ``waitpid`` gives it."""
-        self._say(_REAP)
-        return int(self._hear())
+        """Have the zygote reap the program, which has ended; return its status, as ``waitpid`` gives it."""
+        self._send(_REAP)
+        return int(self._receive())
 
-    def _say(self, content: bytes) -> None:
+    def _send(self, content: bytes) -> None:
         try:
             self._channel.send(content)
         except OSError as error:
-            raise _lost() from error
+            raise AgentError(LOST) from error
 
-    def _hear(self) -> bytes:
-        """Wait for an answer, and meanwhile let calls pass of who is to give it: a hook that runs at a fork, say."""
+    def _receive(self) -> bytes:
+        """Wait for an answer. Meanwhile let the zygote's own calls pass, such as those of a hook at forks."""
         poll = select.poll()
         poll.register(self._channel, select.POLLIN)
         poll.register(self.listener.descriptor, select.POLLIN)
         while True:
             ready = dict(poll.poll())
             if self._channel.fileno() in ready:
-                return self._answer()
+                with contextlib.suppress(ConnectionResetError):  # it was killed with our message unread
+                    if content := self._channel.recv(64):
+                        return content
+                raise AgentError(LOST)
             if (call := self.listener.receive()) is None:
                 continue
             if call.thread == self.pid:
@@ -111,40 +114,24 @@ class Standby:
             else:
                 self.early.append(call)
 
-    def _answer(self) -> bytes:
-        try:
-            if content := self._channel.recv(64):
-                return content
-        except ConnectionResetError:  # it was killed before it had read what it was told
-            pass
-        raise _lost()
-
     def _end(self) -> None:
         self._channel.close()
         os.close(self.output)
         os.close(self._pidfd)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # before it is reaped: its number is its own yet
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # before it is reaped: the id is its own yet
             os.killpg(self.pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
         with contextlib.suppress(ChildProcessError):
-            while True:  # the child that waits is of its group, and has come to us
+            while True:  # the waiting child is of its group, and has come to us as an orphan
                 os.waitpid(-self.pid, 0)
         self.pid = 0
-        adopt_orphans(adopts=self._adopted_before)
+        processes.adopt_orphans(adopts=self._adopted_before)
 
 
-LOST: Final = "the process that starts the program was killed: let the program end only what it has started"
-
-
-def _lost() -> AgentError:
-    return AgentError(LOST)
-
-
-def _taken(channel: socket.socket) -> int:
-    """Take the listener that the other process sends, or say why it has none."""
+def _received_listener(channel: socket.socket) -> int:
     content, descriptors, _, _ = socket.recv_fds(channel, 16, 1)
     if content == _READY and descriptors:
         os.set_inheritable(descriptors[0], False)  # noqa: FBT003 - its name says it
@@ -155,29 +142,19 @@ def _taken(channel: socket.socket) -> int:
     raise unavailable(int(content[1:]))
 
 
-def unavailable(number: int) -> StepsUnavailable:
-    """Return the error that says why a filter was refused."""
-    if number == errno.EBUSY:
-        why = "a supervisor watches this process already (a container's, or another run of this), and there can be one"
-    else:
-        why = f"this kernel or container allows no seccomp notifications ({os.strerror(number)})"
-    return StepsUnavailable(f"steps cannot be counted by seccomp here: {why}; named audit events still work")
+# In the zygote
 
 
-# In the process that stands by
-
-
-def _stand_by(
-    make: Callable[[Path, Path], Program], filter_: Filter, channel: socket.socket, output: int, *, once: bool
-) -> NoReturn:
-    """Have a child ready whenever one is asked for. After the filter is on, no call here is trapped."""
-    code = EXIT_OF_A_MISTAKE
+def _serve(make: MakeProgram, filter_: Filter, channel: socket.socket, output: int, *, once: bool) -> NoReturn:
+    """Have a child ready whenever a run is asked for."""
+    code = EXIT_NOT_WATCHED
     try:
-        os.setsid()  # or the interrupt of a terminal would end it, and who watches could not end its run in order
-        die_with_parent()
+        os.setsid()  # or the SIGINT of a terminal would end it, and the observer could not end its run in order
+        processes.die_with_parent()
         prepare(output)
-        trim_memory()  # each page less is one less to be forked and let go, with every run
-        gc.freeze()  # or a collection in a child would write to, and so copy, the pages of all that is here
+        _trim_memory()  # each page less is one less to be forked and freed with every run
+        gc.freeze()  # or a collection in a child would write to, and so copy, all pages that are here
+        # From here on no call of this process may be one that is trapped.
         _put_on(filter_, channel)
         is_wanted = True
         while is_wanted:
@@ -192,13 +169,19 @@ def _stand_by(
 
 
 def _reaped(child: int, channel: socket.socket) -> bool:
-    """Wait for the child's end and for leave to reap it; return whether somebody is there who gave it."""
+    """Wait for the child's end, then for the order to reap it; return whether the order came."""
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     while said := channel.recv(_MESSAGE_BYTES_MAX):
-        if said == _REAP:  # else it was meant for the child, which somebody has killed before it began
+        if said == _REAP:  # else it was meant for the child, which was killed before it began
             channel.send(b"%d" % os.waitpid(child, 0)[1])
             return True
     return False
+
+
+def _trim_memory() -> None:
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc
+        libc.malloc_trim(0)
 
 
 def _put_on(filter_: Filter, channel: socket.socket) -> None:
@@ -206,18 +189,18 @@ def _put_on(filter_: Filter, channel: socket.socket) -> None:
         listener = filter_.put_on()
     except OSError as error:
         channel.sendall(b"-" + str(error.errno).encode())
-        os._exit(EXIT_OF_A_MISTAKE)
+        os._exit(EXIT_NOT_WATCHED)
     socket.send_fds(channel, [_READY], [listener])
     os.close(listener)
 
 
-def _wait_and_run(make: Callable[[Path, Path], Program], channel: socket.socket) -> NoReturn:
-    """Wait for a folder and a mark file, and be the program."""
-    die_with_parent()
+def _wait_and_run(make: MakeProgram, channel: socket.socket) -> NoReturn:
+    """Wait for a folder and a mark file, then be the program."""
+    processes.die_with_parent()
     request = channel.recv(_MESSAGE_BYTES_MAX)
     if not request:
         os._exit(0)
     channel.close()
-    directory, _, marks = request.partition(b"\0")
-    enter(os.fsdecode(directory), os.fsdecode(marks))
-    become(lambda: make(Path(os.fsdecode(directory)), Path(os.fsdecode(marks))))
+    directory, _, marks = (os.fsdecode(part) for part in request.partition(b"\0"))
+    enter(directory, marks)
+    become(lambda: make(Path(directory), Path(marks)))

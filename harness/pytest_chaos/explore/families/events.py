@@ -22,7 +22,7 @@ from pytest_chaos.explore.report import (
 )
 from pytest_chaos.explore.target import CommandSubject
 from pytest_chaos.model.values import Finding
-from pytest_chaos.trace.source import Answer, KillBefore, Watch
+from pytest_chaos.trace.source import InjectError, KillBefore, Watch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,7 +81,7 @@ class EventExploration:
             return _Runs(pool, self._options, family, kills).explore()
         if family is Family.IO:
             errors: list[tuple[Step, Directive]] = [
-                (step, Answer(number=step.number, error="EIO")) for step in self._steps if step.path
+                (step, InjectError(number=step.number, error="EIO")) for step in self._steps if step.path
             ]
             return _Runs(pool, self._options, family, errors).explore()
         text = f"{family} needs a recording, and so seccomp: named audit events give kills and errors only"

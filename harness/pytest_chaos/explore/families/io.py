@@ -15,7 +15,7 @@ from pytest_chaos.explore.session import Hearing
 from pytest_chaos.explore.simulate.state import State
 from pytest_chaos.model.seed import stream
 from pytest_chaos.model.values import Finding
-from pytest_chaos.trace.source import Answer
+from pytest_chaos.trace.source import InjectError
 from pytest_chaos.trace.step import SYNCS, Action
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ class Trouble(NamedTuple):
         return f"io:{self.step.number}:{self.error}{'*' if self.lasts else ''}"
 
     @property
-    def directive(self) -> Answer:
+    def directive(self) -> InjectError:
         """What the source of steps is told."""
         times = None if self.lasts else 1
-        return Answer(number=self.step.number, error=self.error, times=times, short_bytes=self.short_bytes)
+        return InjectError(number=self.step.number, error=self.error, times=times, short_bytes=self.short_bytes)
 
     @property
     def text(self) -> str:

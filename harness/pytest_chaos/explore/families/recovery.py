@@ -149,7 +149,7 @@ class _Recoveries:
     def _kill_at(self, base: State, number: int, found: Discovery) -> None:
         directory, marks = self._folder / "state", self._folder / "marks"
         source, program = self._session.source, self._program(base, directory, marks)
-        with contextlib.closing(source.stand_by(lambda *_: program)) as standing:
+        with contextlib.closing(source.runner(lambda *_: program)) as standing:
             seen, unlike = recorded_run(
                 standing,
                 source.name,

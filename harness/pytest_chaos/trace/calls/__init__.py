@@ -1,13 +1,18 @@
-"""What becomes of each trapped call: one method a call, by its name, in the room of what it changes.
+"""Decoding trapped system calls: a notification in, durable steps out, before the call is done.
 
-    decoded     what becomes of a call
-    looking     what every call is looked at with
-    writes      write and its relatives, marks among them; copies, those by the kernel
-    sizes       truncate, fallocate
-    making      open, mkdir, mknod, link; moving, unlink, rename
-    attributes  chmod, extended attributes
-    syncs       fsync and its relatives
-    unseen      what changes no file, and yet what can be seen
+    table     number, filter rule and decoder of each call, declared together; the filter's code
+    base      what each decoder uses: the caller's memory, the folder's nodes, the steps
+    writes    write and its relatives; marks and output among them
+    copies    sendfile, copy_file_range, splice, reflinks
+    paths     create, open, link, rename, remove, resize
+    metadata  permissions, flushes, descriptors, mappings; refused calls
+    decoder   the decoder of a run, made of all these
 
-``decoding.Decoder`` puts them together.
+To add a system call, declare a method in the module of its subject; nothing else changes::
+
+    @system_call("fsync", x86_64=74, aarch64=82)
+    def fsync(self, call: Notification) -> Decoded:
+        return self._synced(call, Action.SYNC)
+
+Imported by ``trace.seccomp`` alone.
 """

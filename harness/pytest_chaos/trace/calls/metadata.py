@@ -1,22 +1,16 @@
-"""Attributes of files: permissions, which states are built with, and extended ones, which they are not.
-
-Flushes: of a file, a folder, a range, a mapping, a file system, everything.
-
-Calls that change nothing, and yet what can be seen: descriptors that lead elsewhere, mappings,
-rings.
-"""
+"""Calls on open files and mappings that write no bytes: attributes, flushes, descriptors, memory, rings."""
 
 from __future__ import annotations
 
 import errno
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pytest_chaos.trace import memory
-from pytest_chaos.trace.calls.caller import LOW_HALF, NOTHING, Decoded, Looking, denied, descriptor_in
-from pytest_chaos.trace.folder import Place, lstat
-from pytest_chaos.trace.kernel import PROT_WRITE
-from pytest_chaos.trace.memory import ALL, AT_FDCWD
+from pytest_chaos.trace.calls.base import LOW_HALF, NOTHING, Decoded, DecoderBase, denied, descriptor_in, one
+from pytest_chaos.trace.calls.table import any_bit, one_of, system_call
+from pytest_chaos.trace.folder import lstat
+from pytest_chaos.trace.memory import AT_FDCWD
 from pytest_chaos.trace.step import Action, BlindSpot
 
 if TYPE_CHECKING:
@@ -24,141 +18,144 @@ if TYPE_CHECKING:
 
     from pytest_chaos.trace.kernel import Notification
 
+PROT_WRITE: Final = 2
+MAP_SHARED: Final = 1
+F_SETFL: Final = 4
+"""The command of fcntl that may make a file append."""
 
-class Attributes(Looking):
-    """The calls that change what is kept beside a file's contents."""
 
-    def chmod(self, call: Notification) -> Decoded:
-        """Change permissions by path."""
-        return self._chmod(*self._look(call, AT_FDCWD, call.arguments[0]), call.arguments[1])
+class AttributeCalls(DecoderBase):
+    """The calls that change permissions, which states are built with, or extended attributes, which they are not."""
 
+    @system_call("chmod", x86_64=90, takes=2, at=(0,))
+    @system_call("fchmodat", x86_64=268, aarch64=53)
+    @system_call("fchmodat2", x86_64=452, aarch64=452)
     def fchmodat(self, call: Notification) -> Decoded:
-        """Change permissions relative to a folder."""
+        """Change permissions by path."""
         folder, path, mode, *_ = call.arguments
-        return self._chmod(*self._look(call, folder, path), mode)
+        place, status = self._look(call, folder, path)
+        if status is None or not place.is_inside:
+            return NOTHING
+        return self._changed_mode(self.folder.node(status), status, mode)
 
+    @system_call("fchmod", x86_64=91, aarch64=52)
     def fchmod(self, call: Notification) -> Decoded:
         """Change permissions of an open file."""
         status = self.memory.status(call.thread, descriptor_in(call.arguments[0]))
         return self._changed_mode(self._node(call.thread, status), status, call.arguments[1])
 
-    def _chmod(self, place: Place, status: os.stat_result | None, mode: int) -> Decoded:
-        if status is None or not place.is_inside:
-            return NOTHING
-        return self._changed_mode(self.folder.node(status), status, mode)
-
     def _changed_mode(self, node: int, status: os.stat_result, mode: int) -> Decoded:
         if not node or stat.S_IMODE(status.st_mode) == mode & 0o7777:
             return NOTHING
-        step = self._step(Action.CHANGE_MODE, path=self.folder.path(node), node=node, mode=mode & 0o7777)
-        return Decoded(steps=(step,))
+        return one(self._step(Action.CHANGE_MODE, path=self.folder.path(node), node=node, mode=mode & 0o7777))
 
-    def setxattr(self, call: Notification) -> Decoded:
-        """Set an extended attribute by path."""
-        return self._attributed(self._look(call, AT_FDCWD, call.arguments[0])[1])
-
-    def lsetxattr(self, call: Notification) -> Decoded:
-        """Set one of a symbolic link itself."""
-        return self._attributed(lstat(self._place(call, AT_FDCWD, call.arguments[0]).absolute))
-
-    def fsetxattr(self, call: Notification) -> Decoded:
-        """Set one of an open file."""
-        return self._attributed(self.memory.status(call.thread, descriptor_in(call.arguments[0])))
-
+    @system_call("setxattr", x86_64=188, aarch64=5, at=(0,))
+    @system_call("setxattrat", x86_64=463, aarch64=463)
     def setxattrat(self, call: Notification) -> Decoded:
-        """Set one relative to a folder."""
+        """Set an extended attribute by path."""
         return self._attributed(self._look(call, *call.arguments[:2])[1])
 
+    @system_call("lsetxattr", x86_64=189, aarch64=6)
+    def lsetxattr(self, call: Notification) -> Decoded:
+        """Set an extended attribute of a symbolic link itself."""
+        return self._attributed(lstat(self._place(call, AT_FDCWD, call.arguments[0]).absolute))
+
+    @system_call("fsetxattr", x86_64=190, aarch64=7)
+    def fsetxattr(self, call: Notification) -> Decoded:
+        """Set an extended attribute of an open file."""
+        return self._attributed(self.memory.status(call.thread, descriptor_in(call.arguments[0])))
+
     def _attributed(self, status: os.stat_result | None) -> Decoded:
-        """Refuse, as a file system does that keeps no attributes: states are built without them."""
         if status is None or not self.folder.node(status):
             return NOTHING
         text = "an extended attribute was refused, as by a file system that has none"
-        return Decoded(error=errno.EOPNOTSUPP, blind_spot=BlindSpot(what="attributes", text=text, is_denied=True))
+        return denied("attributes", text, errno.EOPNOTSUPP)
 
 
-class Syncs(Looking):
+class SyncCalls(DecoderBase):
     """The calls that flush."""
 
+    @system_call("fsync", x86_64=74, aarch64=82)
     def fsync(self, call: Notification) -> Decoded:
         """Flush a file or a folder."""
         return self._synced(call, Action.SYNC)
 
+    @system_call("fdatasync", x86_64=75, aarch64=83)
     def fdatasync(self, call: Notification) -> Decoded:
-        """Flush a file's data."""
+        """Flush a file's data, and the size it needs."""
         return self._synced(call, Action.SYNC_DATA)
 
+    @system_call("sync_file_range", x86_64=277, aarch64=84)
     def sync_file_range(self, call: Notification) -> Decoded:
-        """Start or await writing of a range, which promises nothing."""
+        """Start or await writing of a range, which promises nothing (sync_file_range(2))."""
         return self._synced(call, Action.SYNC_RANGE)
 
     def _synced(self, call: Notification, action: Action) -> Decoded:
-        thread, descriptor = call.thread, call.arguments[0] & LOW_HALF
-        node = self.descriptors.leads_to(thread, descriptor)
-        if not node:
-            node = self._learnt(thread, descriptor, self.memory.status(thread, descriptor))
-        if node <= 0:
-            return NOTHING
-        return Decoded(steps=(self._step(action, path=self.folder.path(node), node=node),), is_step=True)
+        node, _ = self._target(call.thread, call.arguments[0] & LOW_HALF)
+        return one(self._step(action, path=self.folder.path(node), node=node)) if node > 0 else NOTHING
 
+    @system_call("sync", x86_64=162, aarch64=81)
     def sync(self, _call: Notification) -> Decoded:
         """Flush everything."""
-        return Decoded(steps=(self._step(Action.SYNC_ALL),))
+        return one(self._step(Action.SYNC_ALL))
 
+    @system_call("syncfs", x86_64=306, aarch64=267)
     def syncfs(self, call: Notification) -> Decoded:
         """Flush a file system, if it is the folder's."""
         status = self.memory.status(call.thread, descriptor_in(call.arguments[0]))
-        return Decoded(steps=(self._step(Action.SYNC_ALL),)) if status.st_dev == self.folder.device else NOTHING
+        return one(self._step(Action.SYNC_ALL)) if status.st_dev == self.folder.device else NOTHING
 
+    @system_call("msync", x86_64=26, aarch64=227)
     def msync(self, call: Notification) -> Decoded:
         """Flush a mapping."""
         found = memory.mapped_at(call.thread, call.arguments[0])
         node = self.folder.node_of(found) if found is not None else 0
-        step = self._step(Action.SYNC_DATA, path=self.folder.path(node), node=node)
-        return Decoded(steps=(step,)) if node else NOTHING
+        return one(self._step(Action.SYNC_DATA, path=self.folder.path(node), node=node)) if node else NOTHING
 
 
-class Unseen(Looking):
-    """The calls after which something else has to be looked at, and those after which nothing could be."""
+class OtherCalls(DecoderBase):
+    """The calls that change no file, and change what can be seen of later ones."""
 
+    @system_call("close", x86_64=3, aarch64=57, is_close=True)
     def close(self, call: Notification) -> Decoded:
-        """Close a file."""
+        """Close a descriptor."""
         self.descriptors.change(call.thread, call.arguments[0] & LOW_HALF)
         return NOTHING
 
-    def dup2(self, call: Notification) -> Decoded:
-        """Have a descriptor lead where another one does."""
+    @system_call("dup2", x86_64=33, is_close=True)
+    @system_call("dup3", x86_64=292, aarch64=24, is_close=True)
+    def dup3(self, call: Notification) -> Decoded:
+        """Make a descriptor lead where another one does."""
         self.descriptors.change(call.thread, call.arguments[1] & LOW_HALF)
         return NOTHING
 
-    dup3 = dup2
-
+    @system_call("close_range", x86_64=436, aarch64=436, is_close=True)
     def close_range(self, call: Notification) -> Decoded:
-        """Close many, or have the next exec close them."""
-        self.descriptors.change(call.thread, ALL)
+        """Close many descriptors, or mark them for the next exec."""
+        self.descriptors.change(call.thread, self.descriptors.ALL)
         return NOTHING
 
+    @system_call("execve", x86_64=59, aarch64=221)
+    @system_call("execveat", x86_64=322, aarch64=281)
     def execve(self, call: Notification) -> Decoded:
-        """Become another program: its memory is another, and some of its files are closed."""
-        self.memory.close()
-        self.descriptors.change(call.thread, ALL)
+        """Run another program: its memory is new, and descriptors with FD_CLOEXEC are closed."""
+        self.memory.close()  # an open /proc/PID/mem leads to the memory from before the exec for ever
+        self.descriptors.change(call.thread, self.descriptors.ALL)
         return NOTHING
 
-    execveat = execve
-
+    @system_call("mmap", x86_64=9, aarch64=222, when=any_bit(3, MAP_SHARED))
     def mmap(self, call: Notification) -> Decoded:
-        """Map a file, shared: what is written through it is not seen."""
+        """Map a file, shared: stores to the mapping are no system calls, so they are not seen."""
         descriptor = descriptor_in(call.arguments[4])
-        if descriptor < 0:
-            return NOTHING
-        node = self._node(call.thread, self.memory.status(call.thread, descriptor))
+        node = self._node(call.thread, self.memory.status(call.thread, descriptor)) if descriptor >= 0 else 0
         if not node:
             return NOTHING
         self._has_mappings = True
         return self._mapped(node) if call.arguments[2] & PROT_WRITE else NOTHING
 
+    @system_call("mprotect", x86_64=10, aarch64=226, when=any_bit(2, PROT_WRITE))
     def mprotect(self, call: Notification) -> Decoded:
-        """Make memory writable: of a file that is mapped and shared, what is written from now on is not seen."""
+        """Make memory writable: that of a shared file mapping, too."""
         found = memory.mapped_at(call.thread, call.arguments[0]) if self._has_mappings else None
         node = self.folder.node_of(found) if found is not None else 0
         return self._mapped(node) if node else NOTHING
@@ -166,15 +163,18 @@ class Unseen(Looking):
     def _mapped(self, node: int) -> Decoded:
         return Decoded(blind_spot=BlindSpot(what="shared-mapping", text=self.folder.path(node)))
 
+    @system_call("fcntl", x86_64=72, aarch64=25, when=one_of(1, F_SETFL))
     def fcntl(self, _call: Notification) -> Decoded:
-        """Change the flags of an open file: from now on they are looked at with every write."""
+        """Change the flags of an open file: from now on they are read with every write."""
         self._looks_at_flags = True
         return NOTHING
 
+    @system_call("io_uring_setup", x86_64=425, aarch64=425)
     def io_uring_setup(self, _call: Notification) -> Decoded:
-        """Refuse: what goes through a ring is no system call."""
+        """Refuse: requests in a ring are no system calls, so no filter sees them."""
         return denied("io_uring", "io_uring was refused, whose writes cannot be seen; programs then use plain calls")
 
+    @system_call("io_setup", x86_64=206, aarch64=0)
     def io_setup(self, _call: Notification) -> Decoded:
-        """Refuse: what is submitted asynchronously cannot be seen either."""
+        """Refuse: requests of io_submit(2) are done later, in an order that nobody sees."""
         return denied("aio", "asynchronous input and output (io_setup) was refused, whose writes cannot be seen")

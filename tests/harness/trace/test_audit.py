@@ -15,10 +15,9 @@ import pytest
 from pytest_chaos.errors import StepsUnavailable, UsageError
 from pytest_chaos.runtime.marks import Marks
 from pytest_chaos.trace.audit import AuditSource
-from pytest_chaos.trace.choosing import source_for
 from pytest_chaos.trace.recording import Recorder
 from pytest_chaos.trace.seccomp import SeccompSource
-from pytest_chaos.trace.source import Answer, KillAfterMark, KillBefore, Watch
+from pytest_chaos.trace.source import InjectError, KillAfterMark, KillBefore, Watch, source_for
 from pytest_chaos.trace.step import Action
 
 from tests.harness.evidence.replaying import contents
@@ -169,10 +168,10 @@ def test_a_step_is_answered_with_an_error(lab: Lab) -> None:
             except OSError as failure:
                 print(failure.errno)
 
-    observation = lab.watch(rename, directive=Answer(number=2, error="EIO"))
+    observation = lab.watch(rename, directive=InjectError(number=2, error="EIO"))
     assert (observation.fired, observation.output.split()) == (True, [str(errno.EIO)])
     assert contents(lab.directory).keys() == {"b"}
-    lab.watch(rename, directive=Answer(number=2, error="ENOSPC", times=None))
+    lab.watch(rename, directive=InjectError(number=2, error="ENOSPC", times=None))
     assert contents(lab.directory).keys() == {"a"}
 
 
@@ -201,12 +200,12 @@ def test_what_takes_the_other_source_is_refused(lab: Lab) -> None:
         source.observe(["true"], lab.directory, marks=lab.marks)
     with pytest.raises(StepsUnavailable, match="takes seccomp"):
         lab.watch(work, directive=KillAfterMark(count=1))
-    with pytest.raises(UsageError, match="a folder is watched"):
+    with pytest.raises(UsageError, match=r"must be a directory and the timeout must be > 0 \(got 0.0 s\)"):
         lab.watch(work, timeout_s=0.0)
 
 
 def test_a_source_is_found_by_name() -> None:
     """The best there is, one that is named, and a sentence for one that is none."""
     assert [source_for(name).name for name in (None, "seccomp", "audit")] == ["seccomp", "seccomp", "audit"]
-    with pytest.raises(UsageError, match="no source of steps called 'ptrace'; there are seccomp, audit"):
+    with pytest.raises(UsageError, match="must be one of seccomp, audit; got 'ptrace'"):
         source_for("ptrace")

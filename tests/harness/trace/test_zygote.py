@@ -1,4 +1,4 @@
-"""A program that stands by: every run begins from the same memory, whatever the run before has done."""
+"""A program with a zygote: every run begins from the same memory, whatever the run before has done."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pytest_chaos.trace.seccomp import SeccompStanding
+    from pytest_chaos.trace.seccomp import SeccompRunner
     from pytest_chaos.trace.source import Directive, Observation, Program
 
 COUNTED: list[int] = []
@@ -25,13 +25,13 @@ WATCH = Watch()
 
 
 class Lab:
-    """A program that stands by, a folder to be watched and a mark file."""
+    """A program with a zygote, a folder to be watched and a mark file."""
 
     def __init__(self, folder: Path, act: Callable[[Path], None]) -> None:
         self.directory = folder / "watched"
         self.directory.mkdir()
         self.marks = folder / "marks"
-        self.standing: SeccompStanding = SeccompSource().stand_by(self._make)
+        self.runner: SeccompRunner = SeccompSource().runner(self._make)
         self._act = act
 
     def _make(self, directory: Path, _: Path) -> Program:
@@ -39,7 +39,7 @@ class Lab:
 
     def run(self, directive: Directive = WATCH) -> Observation:
         """Run it once more."""
-        return self.standing.observe(self.directory, marks=self.marks, directive=directive, timeout_s=30)
+        return self.runner.observe(self.directory, marks=self.marks, directive=directive, timeout_s=30)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def before() -> Iterator[None]:
 def lab(folder: Path, act: Callable[[Path], None]) -> Iterator[Lab]:
     """Return a lab whose program does this, and close it."""
     made = Lab(folder, act)
-    with contextlib.closing(made.standing):
+    with contextlib.closing(made.runner):
         yield made
 
 
@@ -113,14 +113,14 @@ def test_a_program_that_kills_its_parent_is_killed_and_told(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("before")
-def test_what_stands_by_is_replaced_when_it_was_killed_between_runs(tmp_path: Path) -> None:
+def test_a_zygote_is_replaced_when_it_was_killed_between_runs(tmp_path: Path) -> None:
     """The next run does not notice."""
     with lab(tmp_path, _count) as made:
         made.run()
-        standby = made.standing._standby
-        assert standby is not None
-        os.kill(standby.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, standby.pid, os.WEXITED | os.WNOWAIT)
+        zygote = made.runner._zygote
+        assert zygote is not None
+        os.kill(zygote.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, zygote.pid, os.WEXITED | os.WNOWAIT)
         assert made.run().exit_code == 0
 
 
@@ -141,7 +141,7 @@ def test_a_daemon_of_each_run_is_ended_with_it(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("before")
 def test_a_hook_at_forks_may_make_calls_that_are_trapped(tmp_path: Path) -> None:
-    """It runs in the process that stands by, which wears the filter too, and would wait for ever."""
+    """It runs in the zygote, which wears the filter too, and would wait for ever."""
     is_on = True
     outside = tmp_path / "outside"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_chaos.trace.comparison import Likeness, drawn_names, numbered, traces_but
+from pytest_chaos.trace.comparison import TraceComparison, drawn_names, effects_with, placeholders
 from pytest_chaos.trace.step import Action, Step
 
 
@@ -24,16 +24,16 @@ def _published(name: str) -> list[Step]:
 def test_a_drawn_name_is_followed_through_the_run() -> None:
     """Created, synced and renamed under another name it is the same file all the same."""
     assert dict(drawn_names(_published("tmp4k2j"), _published("tmpx9_a"))) == {"tmp4k2j": "tmpx9_a"}
-    likeness = Likeness(_published("tmpx9_a"))
-    assert all(likeness.follows(step) for step in _published("tmp4k2j"))
+    comparison = TraceComparison(_published("tmpx9_a"))
+    assert all(comparison.follows(step) for step in _published("tmp4k2j"))
 
 
 def test_a_name_that_goes_on_as_another_one_is_another_step() -> None:
     """A renaming is one to one: what was created is what is synced."""
-    likeness = Likeness(_published("tmpx9_a"))
+    comparison = TraceComparison(_published("tmpx9_a"))
     other = _steps((Action.CREATE, "new/tmp4k2j", ""), (Action.SYNC, "new/tmp0000", ""))
 
-    assert [likeness.follows(step) for step in other] == [True, False]
+    assert [comparison.follows(step) for step in other] == [True, False]
 
 
 def test_threads_that_change_places_are_told() -> None:
@@ -41,7 +41,7 @@ def test_threads_that_change_places_are_told() -> None:
     first = _steps((Action.CREATE, "left", ""), (Action.CREATE, "rite", ""))
     second = _steps((Action.CREATE, "rite", ""), (Action.CREATE, "left", ""))
 
-    assert not Likeness(first).follows(second[0])
+    assert not TraceComparison(first).follows(second[0])
     assert not drawn_names(second, first)
 
 
@@ -66,40 +66,40 @@ def test_a_name_that_has_gone_may_be_drawn_again() -> None:
 
     slow, fast = saved_twice("f.10001", "f.10002"), saved_twice("f.20005", "f.20005")
     for first, second in ((slow, fast), (fast, slow), (slow, slow)):
-        likeness = Likeness(first)
-        assert all(likeness.follows(step) for step in second)
+        comparison = TraceComparison(first)
+        assert all(comparison.follows(step) for step in second)
 
 
 def test_other_lengths_and_short_names_are_no_drawn_names() -> None:
     """What draws letters draws as many each time, and more than a few; a number may be longer or shorter."""
     for name, other in (("a", "b"), ("tmpaa", "tmpaaa"), ("1", "12345"), ("tmpaa", "tmp123")):
-        assert not Likeness(_published(name)).follows(_published(other)[0])
-    assert Likeness(_published("st14082959489994944994.tmp")).follows(_published("st9215578769100556801.tmp")[0])
+        assert not TraceComparison(_published(name)).follows(_published(other)[0])
+    assert TraceComparison(_published("st14082959489994944994.tmp")).follows(_published("st9215578769100556801.tmp")[0])
 
 
 def test_a_step_beyond_the_end_is_another_step() -> None:
     """The earlier run had ended there."""
-    assert not Likeness(_published("tmpx9_a")[:2]).follows(_published("tmpx9_a")[2])
+    assert not TraceComparison(_published("tmpx9_a")[:2]).follows(_published("tmpx9_a")[2])
 
 
-def _traces(drawn: list[str], steps: list[Step]) -> list[tuple[Action, str, str, int, int]]:
-    return traces_but(numbered(drawn, steps), steps)
+def _effects(drawn: list[str], steps: list[Step]) -> list[tuple[Action, str, str, int, int]]:
+    return effects_with(placeholders(drawn, steps), steps)
 
 
-def test_drawn_names_do_not_count_in_the_traces() -> None:
-    """Two runs that differ in these alone have the same traces; any other name tells them apart."""
+def test_drawn_names_do_not_count_in_the_effects() -> None:
+    """Two runs that differ in these alone have the same effects; any other name tells them apart."""
     first, second = _published("tmpx9_a"), _published("tmp4k2j")
 
-    assert _traces(["tmpx9_a"], first) == _traces(["tmp4k2j"], second)
-    assert _traces([], first) != _traces([], second)
-    assert _traces([], first) == [step.trace for step in first]
+    assert _effects(["tmpx9_a"], first) == _effects(["tmp4k2j"], second)
+    assert _effects([], first) != _effects([], second)
+    assert _effects([], first) == [step.effect for step in first]
 
 
-def test_traces_still_tell_which_drawn_name_is_which() -> None:
+def test_effects_still_tell_which_drawn_name_is_which() -> None:
     """Of two files the first goes, or the second: that is another program, whatever they are called."""
 
     def two(gone: str) -> list[Step]:
         made = [(Action.CREATE, "aaaa", ""), (Action.SYMLINK, "bbbb", "to/aaaa")]
         return _steps(*made, (Action.UNLINK, gone, ""))
 
-    assert _traces(["aaaa", "bbbb"], two("aaaa")) != _traces(["aaaa", "bbbb"], two("bbbb"))
+    assert _effects(["aaaa", "bbbb"], two("aaaa")) != _effects(["aaaa", "bbbb"], two("bbbb"))

@@ -1,13 +1,9 @@
-"""What a trapped call would do to the watched folder: a notification in, steps out, before the call has happened.
+"""From notification to steps: what a trapped call will do to the watched folder, before it is done.
 
-A call that is going to fail, or to change nothing, is not a step; so each is looked at as the
-kernel will look at it, on the folder as it is now. What a call makes has no inode yet: its node is
-reserved, and bound when the caller is heard of next, by when the call is over. One process with one
-thread is so seen exactly; between processes and threads the order is that of their calls'
-beginnings.
-
-Here is which call comes to whom, and how one call is told from the next; what becomes of each is in
-``calls``.
+A call that is going to fail, or to change nothing, is not a step; so each is checked as the kernel
+will check it, on the folder as it is now. An object that a call makes has no inode yet: its node is
+reserved, and bound when the caller makes its next call, by when this one is over. So the steps of
+one thread are exact; between threads and processes the order is that of the calls' beginnings.
 """
 
 from __future__ import annotations
@@ -17,12 +13,13 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from pytest_chaos.trace import memory
-from pytest_chaos.trace.calls.caller import NAMES, NOTHING, Decoded, Run, denied, descriptor_in
-from pytest_chaos.trace.calls.content import WRITES, Copies
-from pytest_chaos.trace.calls.metadata import Attributes, Syncs, Unseen
-from pytest_chaos.trace.calls.paths import Making, Moving
+from pytest_chaos.trace.calls.base import NOTHING, Decoded, RunStart, denied, descriptor_in
+from pytest_chaos.trace.calls.copies import CopyCalls
+from pytest_chaos.trace.calls.metadata import AttributeCalls, OtherCalls, SyncCalls
+from pytest_chaos.trace.calls.paths import CreateCalls, NameCalls
+from pytest_chaos.trace.calls.table import NUMBER_MAX, TABLE
 from pytest_chaos.trace.folder import WatchedFolder, lstat
-from pytest_chaos.trace.kernel import AUDIT_ARCH, MACHINE, NUMBER_MAX
+from pytest_chaos.trace.kernel import AUDIT_ARCH, MACHINE
 from pytest_chaos.trace.memory import Failing, Unreadable
 from pytest_chaos.trace.step import Action, BlindSpot, Step
 
@@ -37,21 +34,20 @@ _MAKES: Final = frozenset({Action.CREATE, Action.MAKE_FOLDER, Action.MAKE_NODE, 
 _TAKES_AWAY: Final = frozenset({Action.UNLINK, Action.REMOVE_FOLDER, Action.RENAME})
 
 
-class Decoder(Copies, Making, Moving, Attributes, Syncs, Unseen):
-    """Makes steps of calls, one after the other."""
+class Decoder(CopyCalls, CreateCalls, NameCalls, AttributeCalls, SyncCalls, OtherCalls):
+    """Decodes the calls of one run, in the order in which they are trapped."""
 
-    def __init__(self, folder: WatchedFolder, run: Run, keep: Callable[[bytes], int] | None = None) -> None:
-        """Begin a run in a folder. ``keep`` takes contents; it is None where none are wanted."""
+    def __init__(self, folder: WatchedFolder, run: RunStart, keep: Callable[[bytes], int] | None = None) -> None:
         super().__init__(folder, run, keep)
         self._turn = 0
         self._last = NOTHING
 
     def decode(self, call: Notification, number: int) -> Decoded:
-        """Return what becomes of a call; its first step gets this number."""
+        """Return the meaning of a call; its first step gets this number."""
         if call.thread != self._turn:
             self._take_turns(call.thread)
-        if call.thread in self._waiting:
-            self._settle(call.thread)
+        if call.thread in self._unbound:
+            self._bind(call.thread)
         self.descriptors.has_changed(call.thread)
         if call.machine != _OUR_MACHINE or call.number > NUMBER_MAX:
             return denied("unknown-call", f"call {call.number} of machine {call.machine:#x} is not known here")
@@ -59,7 +55,7 @@ class Decoder(Copies, Making, Moving, Attributes, Syncs, Unseen):
         self._call = call
         self.folder.begin()
         try:
-            self._last = decoded = _CALLS[call.number](self, call)
+            self._last = decoded = _DECODERS[call.number](self, call)
         except Failing:
             self._last = decoded = NOTHING
         except Unreadable as error:
@@ -67,32 +63,32 @@ class Decoder(Copies, Making, Moving, Attributes, Syncs, Unseen):
         return decoded
 
     def take_back(self) -> None:
-        """Forget what the call that was decoded last would have done: it is not made."""
+        """Undo what decoding the last call has noted: the call will not be done."""
         assert self._call is not None  # noqa: S101 - something was decoded
         self._last = NOTHING
         self.folder.take_back()
-        self._waiting.pop(self._call.thread, None)
+        self._unbound.pop(self._call.thread, None)
 
     def finish(self) -> None:
         """Bind what was made last; all callers are gone."""
-        for thread in list(self._waiting):
-            self._settle(thread)
+        for thread in list(self._unbound):
+            self._bind(thread)
         self.memory.close()
 
     def _take_turns(self, thread: int) -> None:
-        """Wait until the last call, another thread's, has been done: where this one appends depends on it.
+        """Wait, for a bounded time, until the last call, another thread's, has taken effect.
 
-        That it was let pass does not say that it is over, and the kernel tells nobody. So its
-        effect is waited for, for a bounded time, since it may fail as well: of our own looking,
-        which a machine that stands still does not shorten.
+        An append's offset depends on it. SECCOMP_USER_NOTIF_FLAG_CONTINUE lets a call begin, and
+        nothing tells when it is over; it may also fail, and then its effect never comes.
         """
         self._turn = thread
         if self._last.steps:
+            # Our own processor time is the bound: a machine that is busy does not shorten the look.
             ends_s = time.thread_time() + _TURN_TIMEOUT_S
             while not self._is_done(self._last.steps[0]) and time.thread_time() < ends_s:
                 os.sched_yield()
-        for other in list(self._waiting):  # what it has made is bound before anybody else moves or removes it
-            self._settle(other)
+        for other in list(self._unbound):  # before anybody else moves or removes what it has made
+            self._bind(other)
 
     def _is_done(self, step: Step) -> bool:
         """Tell whether the last call, which makes this step, has had the effect that others depend on."""
@@ -109,7 +105,7 @@ class Decoder(Copies, Making, Moving, Attributes, Syncs, Unseen):
         return self.folder.node_of((there.st_dev, there.st_ino)) != step.node
 
     def _is_written(self, call: Notification, step: Step) -> bool:
-        if NAMES[call.number] not in WRITES or self.is_positioned(call):
+        if not self.is_write(call) or self.is_positioned(call):
             return True
         try:
             opened = memory.open_file(call.thread, descriptor_in(call.arguments[0]))
@@ -121,7 +117,6 @@ class Decoder(Copies, Making, Moving, Attributes, Syncs, Unseen):
         return opened.position != step.offset
 
 
-_SAME: Final = {"writev": "write", "pwritev": "write", "pwritev2": "write", "fchmodat2": "fchmodat"}
-_CALLS: Final[dict[int, Callable[[Decoder, Notification], Decoded]]] = {
-    number: getattr(Decoder, _SAME.get(name, name)) for number, name in NAMES.items()
+_DECODERS: Final[dict[int, Callable[[Decoder, Notification], Decoded]]] = {
+    call.numbers[MACHINE]: call.decode for call in TABLE if MACHINE in call.numbers
 }

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from pytest_chaos.trace.kernel import MACHINE, NUMBERS, Filter
+from pytest_chaos.trace.calls.table import NAMES
 from pytest_chaos.trace.recording import Recorder, Recording
-from pytest_chaos.trace.seccomp import SeccompStanding
+from pytest_chaos.trace.seccomp import SeccompRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ class Lab:
 
     def __init__(self, folder: Path, *, closes: bool) -> None:
         self._folder = folder
-        self._filter = Filter(closes=closes)
+        self._closes = closes
         self.directory = folder / "watched"
         self.directory.mkdir()
 
@@ -43,8 +43,8 @@ class Lab:
             program()
 
         recorder = Recorder(self._folder / "recording", "seccomp")
-        with closing(SeccompStanding(lambda *_: run, self._filter)) as standing:
-            seen = standing.observe(self.directory, marks=self._folder / "marks", recorder=recorder, timeout_s=30)
+        with closing(SeccompRunner(lambda *_: run, closes=self._closes)) as runner:
+            seen = runner.observe(self.directory, marks=self._folder / "marks", recorder=recorder, timeout_s=30)
         recorder.close()
         assert (seen.failure, seen.exit_code) == ("", 0), seen.output
         return seen, Recording(recorder.folder)
@@ -167,7 +167,7 @@ def _write_past_append() -> None:
     os.write(descriptor, b"four")
     piece = ctypes.create_string_buffer(b"X", 1)
     vector = (ctypes.c_size_t * 2)(ctypes.addressof(piece), 1)
-    number, no_append = ctypes.c_long(NUMBERS[MACHINE]["pwritev2"]), 0x20
+    number, no_append = ctypes.c_long(next(number for number, name in NAMES.items() if name == "pwritev2")), 0x20
     written = LIBC.syscall(number, descriptor, ctypes.byref(vector), 1, ctypes.c_long(0), ctypes.c_long(0), no_append)
     Path("how").write_text(str(written))
 
