@@ -25,6 +25,7 @@ from pytest_chaos.errors import StepsUnavailable
 from pytest_chaos.runtime import processes
 from pytest_chaos.trace.comparison import TraceComparison
 from pytest_chaos.trace.program import ProcessTree, launch
+from pytest_chaos.trace.recording import decoded, encodable
 from pytest_chaos.trace.source import (
     OUTPUT_SHOWN_BYTES,
     TIMEOUT_S,
@@ -33,6 +34,7 @@ from pytest_chaos.trace.source import (
     KillAfterMark,
     KillBefore,
     Observation,
+    StepSource,
     Watch,
     check_settings,
     failure_of,
@@ -40,12 +42,11 @@ from pytest_chaos.trace.source import (
 from pytest_chaos.trace.step import Action, BlindSpot, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
-    from typing import Unpack
 
     from pytest_chaos.trace.recording import Recorder
-    from pytest_chaos.trace.source import MakeProgram, ObserveOptions, Program
+    from pytest_chaos.trace.source import MakeProgram
 
 _BLIND: Final = BlindSpot(
     what="contents", text="audit events tell that a file is opened for writing, and nothing of what is written to it"
@@ -61,9 +62,19 @@ _OTHERS: Final = {
     "ctypes.dlopen": "library",
 }
 """Events after which something happens that no audit event shows, and its blind spot."""
+_ON_A_PATH: Final = {
+    "os.remove": (Action.UNLINK, 0, True),
+    "os.rmdir": (Action.REMOVE_FOLDER, 0, True),
+    "os.mkdir": (Action.MAKE_FOLDER, 0, False),
+    "os.link": (Action.LINK, 1, False),
+    "os.symlink": (Action.SYMLINK, 1, False),
+    "os.truncate": (Action.TRUNCATE, 0, True),
+    "os.chmod": (Action.CHANGE_MODE, 0, True),
+}
+"""Events that are a step when the argument at an index is a path in the folder that exists, or does not yet."""
 
 
-class AuditSource:
+class AuditSource(StepSource):
     """Observes Python functions by audit events. ``points`` are prefixes of the program's own events.
 
     An event says that something is about to happen; unlike a trapped call, it may still fail.
@@ -73,14 +84,6 @@ class AuditSource:
 
     def __init__(self, points: Sequence[str] = ("recovery.",)) -> None:
         self._points = tuple(points)
-
-    def observe(self, program: Program, directory: Path, **options: Unpack[ObserveOptions]) -> Observation:
-        """Run the function with ``directory`` watched. See ``StepSource.observe``.
-
-        Raises StepsUnavailable for what audit events cannot do: record, watch a command, or stop at
-        a mark.
-        """
-        return self.runner(lambda *_: program).observe(directory, **options)
 
     def runner(self, make: MakeProgram) -> AuditRunner:
         """Return a runner, which prepares nothing: it forks the program anew for every run."""
@@ -104,7 +107,10 @@ class AuditRunner:
         recorder: Recorder | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> Observation:
-        """Run it once more. See ``AuditSource.observe``."""
+        """Run it once more. See ``ProgramRunner.observe``.
+
+        Audit events can neither record, nor watch a command, nor stop at a mark.
+        """
         program = self._make(directory, marks)
         if recorder is not None or not callable(program) or isinstance(directive, KillAfterMark):
             msg = "audit events can neither record, nor watch a command, nor stop at a mark: that takes seccomp (Linux)"
@@ -164,17 +170,6 @@ class _Hook:
         self._marks_seen = 0
         self._is_busy = False
         self._errors_left = 0.0
-        self._decoders: dict[str, Callable[[tuple[Any, ...]], Step | None]] = {
-            "open": self._open,
-            "os.rename": self._rename,
-            "os.remove": lambda given: self._named(Action.UNLINK, given[0], exists=True),
-            "os.rmdir": lambda given: self._named(Action.REMOVE_FOLDER, given[0], exists=True),
-            "os.mkdir": lambda given: self._named(Action.MAKE_FOLDER, given[0], exists=False),
-            "os.link": lambda given: self._named(Action.LINK, given[1], exists=False),
-            "os.symlink": self._symlink,
-            "os.truncate": self._truncate,
-            "os.chmod": lambda given: self._named(Action.CHANGE_MODE, given[0], exists=True),
-        }
 
     def install(self) -> None:
         """Hear events from now on; an audit hook cannot be removed."""
@@ -194,28 +189,53 @@ class _Hook:
             self._is_busy = False
 
     def _step(self, event: str, given: tuple[Any, ...]) -> Step | None:
-        if event in self._decoders:
-            step = self._decoders[event](given)
-            return None if step is None else msgspec.structs.replace(step, call=event)
-        if event.startswith(self._points):
-            return Step(number=0, action=Action.POINT, call=event, path=event)
-        return None
+        """Return the step that an event announces, None for an event that announces none."""
+        number = self._count + 1
+        if event == "open":
+            return self._open(number, *given)
+        if event == "os.rename":
+            (is_there, source), (_, target) = self._place(given[0]), self._place(given[1])
+            if not is_there or (source is None and target is None):
+                return None
+            return Step(number=number, action=Action.RENAME, call=event, path=source or "", target=target or "")
+        if event in _ON_A_PATH:
+            action, argument, exists = _ON_A_PATH[event]
+            is_there, place = self._place(given[argument])
+            if place is None or is_there != exists:
+                return None
+            target = os.fsdecode(given[0]) if action is Action.SYMLINK else ""
+            length = int(given[1]) if action is Action.TRUNCATE else 0
+            return Step(number=number, action=action, call=event, path=place, target=target, length=length)
+        is_point = event.startswith(self._points)
+        return Step(number=number, action=Action.POINT, call=event, path=event) if is_point else None
+
+    def _open(self, number: int, path: object, _mode: object, flags: object) -> Step | None:
+        if not isinstance(flags, int) or not flags & (os.O_CREAT | os.O_TRUNC):
+            return None
+        is_there, place = self._place(path)
+        if place is None:
+            return None
+        if is_there:  # O_TRUNC of an empty file changes nothing
+            action = Action.TRUNCATE
+            is_step = bool(flags & os.O_TRUNC) and os.path.getsize(os.path.join(self._root, place)) > 0
+        else:
+            action = Action.CREATE
+            is_step = bool(flags & os.O_CREAT)
+        return Step(number=number, action=action, call="open", path=place) if is_step else None
 
     def _pass(self, step: Step) -> None:
         """Count a step, and kill the program or raise an error there if the directive says so."""
         self._see_marks()
-        number = self._count + 1
-        step = msgspec.structs.replace(step, number=number)
         if self._expected and not self._comparison.follows(step):
-            self._end(_Line(diverged_at=number, diverged=str(step)))
-        if isinstance(self._directive, KillBefore) and number == self._directive.number:
+            self._end(_Line(diverged_at=step.number, diverged=str(step)))
+        if isinstance(self._directive, KillBefore) and step.number == self._directive.number:
             self._end(_Line(fired=True))
-        self._count = number
-        if isinstance(self._directive, InjectError) and self._fails(self._directive, number):
+        self._count = step.number
+        if isinstance(self._directive, InjectError) and self._fails(self._directive, step.number):
             self._write(_Line(fired=True))
             code = getattr(errno, self._directive.error or "EIO")
             raise OSError(code, os.strerror(code), step.path)
-        self._write(_Line(step=step))
+        self._write(_Line(step=encodable(step)))
 
     def _fails(self, injected: InjectError, number: int) -> bool:
         if number == injected.number:
@@ -239,36 +259,6 @@ class _Hook:
     def _write(self, line: _Line) -> None:
         os.write(self._log, msgspec.json.encode(line) + b"\n")
 
-    def _open(self, given: tuple[Any, ...]) -> Step | None:
-        path, _, flags = given
-        if not isinstance(flags, int) or not flags & (os.O_CREAT | os.O_TRUNC):
-            return None
-        is_there, place = self._place(path)
-        if place is None or (is_there and not flags & os.O_TRUNC):
-            return None
-        if not is_there:
-            return Step(number=0, action=Action.CREATE, call="", path=place) if flags & os.O_CREAT else None
-        has_content = os.path.getsize(os.path.join(self._root, place)) > 0
-        return Step(number=0, action=Action.TRUNCATE, call="", path=place) if has_content else None
-
-    def _rename(self, given: tuple[Any, ...]) -> Step | None:
-        (is_there, source), (_, target) = self._place(given[0]), self._place(given[1])
-        if not is_there or (source is None and target is None):
-            return None
-        return Step(number=0, action=Action.RENAME, call="", path=source or "", target=target or "")
-
-    def _symlink(self, given: tuple[Any, ...]) -> Step | None:
-        step = self._named(Action.SYMLINK, given[1], exists=False)
-        return None if step is None else msgspec.structs.replace(step, target=os.fsdecode(given[0]))
-
-    def _truncate(self, given: tuple[Any, ...]) -> Step | None:
-        step = self._named(Action.TRUNCATE, given[0], exists=True)
-        return None if step is None else msgspec.structs.replace(step, length=int(given[1]))
-
-    def _named(self, action: Action, path: object, *, exists: bool) -> Step | None:
-        is_there, place = self._place(path)
-        return Step(number=0, action=action, call="", path=place) if place is not None and is_there == exists else None
-
     def _place(self, path: object) -> tuple[bool, str | None]:
         """Return whether a path exists, and its path in the folder, None for one outside."""
         if isinstance(path, int):
@@ -286,7 +276,7 @@ def _observation(
     tree: ProcessTree, log: Path, output: Path, directive: Directive, failure: str, *, is_timed_out: bool
 ) -> Observation:
     lines = [msgspec.json.decode(line, type=_Line) for line in log.read_bytes().splitlines()]
-    steps = tuple(line.step for line in lines if line.step is not None)
+    steps = tuple(decoded(line.step) for line in lines if line.step is not None)
     fired = any(line.fired for line in lines)
     count = max((step.number for step in steps), default=0)
     count += fired and isinstance(directive, InjectError) and count < directive.number

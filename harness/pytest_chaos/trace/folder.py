@@ -11,7 +11,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_chaos.trace.step import NO_CONTENT, ROOT_NODE, Entry
+from pytest_chaos.trace.step import ROOT_NODE, Entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -181,7 +181,8 @@ def _entry(absolute: str, path: str, node: int, status: os.stat_result, keep: Ca
         return Entry(path=path, node=node, kind="symlink", target=os.readlink(absolute))
     if not stat.S_ISREG(status.st_mode):
         return Entry(path=path, node=node, kind="other", mode=mode)
+    if keep is None:
+        return Entry(path=path, node=node, kind="file", mode=mode, length=status.st_size)
     with open(absolute, "rb") as file:
         content = file.read()
-    place = keep(content) if keep is not None else NO_CONTENT
-    return Entry(path=path, node=node, kind="file", mode=mode, length=len(content), content=place)
+    return Entry(path=path, node=node, kind="file", mode=mode, length=len(content), content=keep(content))

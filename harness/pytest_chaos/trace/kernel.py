@@ -30,7 +30,6 @@ AUDIT_ARCH: Final[Mapping[str, int]] = {"x86_64": 0xC000003E, "aarch64": 0xC0000
 
 # Numbers of system calls that the C library has no function for.
 _SECCOMP: Final = {"x86_64": 317, "aarch64": 277}
-_PIDFD_OPEN: Final = 434
 _PIDFD_GETFD: Final = 438
 
 _SET_MODE_FILTER: Final = 1
@@ -177,9 +176,7 @@ def unavailable(number: int) -> StepsUnavailable:
 
 def borrow_descriptor(process: int, descriptor: int) -> int:
     """Return a descriptor for another process's open file (pidfd_getfd(2)), position shared. Raises OSError."""
-    pidfd: int = _libc.syscall(ctypes.c_long(_PIDFD_OPEN), process, 0)
-    if pidfd < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    pidfd = os.pidfd_open(process)
     try:
         borrowed: int = _libc.syscall(ctypes.c_long(_PIDFD_GETFD), pidfd, descriptor, 0)
     finally:

@@ -56,7 +56,7 @@ class Memory:
             except OSError:  # not open, or the folder was an earlier thread's with the same id
                 os.close(self._folders.pop(thread))
         try:
-            return os.stat(str(descriptor), dir_fd=self._folder(thread))
+            return os.stat(str(descriptor), dir_fd=self._opened(self._folders, thread, "fd"))
         except OSError as error:
             raise _refusal(error, f"descriptor {descriptor} of thread {thread}") from error
 
@@ -68,7 +68,10 @@ class Memory:
             if len(data) == count:
                 return data
             os.close(self._files.pop(thread))  # it leads to the memory from before an exec
-        data = self._open_and_read(thread, address, count)
+        try:
+            data = _pread(self._opened(self._files, thread, "mem"), count, address)
+        except OSError as error:
+            raise _refusal(error, f"the memory of thread {thread}") from error
         if len(data) != count:
             msg = f"there are no {count} bytes at {address:#x} of thread {thread}"
             raise Failing(msg)
@@ -102,22 +105,11 @@ class Memory:
                 os.close(file)
             files.clear()
 
-    def _folder(self, thread: int) -> int:
-        if len(self._folders) >= _OPEN_MAX:
+    def _opened(self, files: dict[int, int], thread: int, name: str) -> int:
+        if len(files) >= _OPEN_MAX:
             self.close()
-        folder = os.open(f"/proc/{thread}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._folders[thread] = folder
-        return folder
-
-    def _open_and_read(self, thread: int, address: int, count: int) -> bytes:
-        if len(self._files) >= _OPEN_MAX:
-            self.close()
-        try:
-            file = os.open(f"/proc/{thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise _refusal(error, f"the memory of thread {thread}") from error
-        self._files[thread] = file
-        return _pread(file, count, address)
+        files[thread] = file = os.open(f"/proc/{thread}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        return file
 
 
 def _pread(file: int, count: int, address: int) -> bytes:

@@ -62,8 +62,8 @@ class Recorder:
         saved = _Saved(
             FORMAT,
             self._source,
-            tuple(map(_written, self.before)),
-            tuple(map(_written, self.steps)),
+            tuple(map(encodable, self.before)),
+            tuple(map(encodable, self.steps)),
             tuple(self.blind_spots),
         )
         (self.folder / _STEPS).write_bytes(msgspec.msgpack.encode(saved))
@@ -89,8 +89,8 @@ class Recording:
             raise UsageError(msg)
         self.folder = folder
         self.source = saved.source
-        self.before: Sequence[Entry] = tuple(map(_read, saved.before))
-        self.steps: Sequence[Step] = tuple(map(_read, saved.steps))
+        self.before: Sequence[Entry] = tuple(map(decoded, saved.before))
+        self.steps: Sequence[Step] = tuple(map(decoded, saved.steps))
         self.blind_spots: Sequence[BlindSpot] = saved.blind_spots
         self.count = max((step.number for step in saved.steps), default=0)
 
@@ -122,12 +122,13 @@ _BYTES: Final = "\0"
 """No path has a NUL. After it follows a path that is not UTF-8, one letter for each of its bytes."""
 
 
-def _written(item: _Named) -> _Named:
+def encodable(item: _Named) -> _Named:
     """Return an item whose paths can be encoded, whatever bytes they have."""
     return _with_paths(item, _letters) if not (item.path + item.target).isascii() else item
 
 
-def _read(item: _Named) -> _Named:
+def decoded(item: _Named) -> _Named:
+    """Undo ``encodable``."""
     return _with_paths(item, _path) if _BYTES in item.path + item.target else item
 
 

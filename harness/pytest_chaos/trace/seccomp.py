@@ -11,7 +11,6 @@ the program, and calls of what is left fail with ENOSYS.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import os
@@ -24,7 +23,7 @@ import msgspec
 from pytest_chaos.errors import AgentError
 from pytest_chaos.runtime import processes
 from pytest_chaos.trace import memory
-from pytest_chaos.trace.calls.base import NOTHING, Decoded, RunStart
+from pytest_chaos.trace.calls.base import NOTHING, Decoded
 from pytest_chaos.trace.calls.decoder import Decoder
 from pytest_chaos.trace.calls.table import filter_code
 from pytest_chaos.trace.comparison import TraceComparison
@@ -39,6 +38,7 @@ from pytest_chaos.trace.source import (
     KillAfterMark,
     KillBefore,
     Observation,
+    StepSource,
     Watch,
     check_settings,
     failure_of,
@@ -49,11 +49,10 @@ from pytest_chaos.trace.zygote import LOST, TraceZygote
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-    from typing import Unpack
 
     from pytest_chaos.trace.kernel import Notification
     from pytest_chaos.trace.recording import Recorder
-    from pytest_chaos.trace.source import MakeProgram, ObserveOptions, Program
+    from pytest_chaos.trace.source import MakeProgram
 
 OUTPUT_BYTES_MAX: Final = 64 * 1024 * 1024
 """What a program may print in one run. It is in memory, so the write that would pass this is never made."""
@@ -72,7 +71,7 @@ def _filter(*, closes: bool) -> Filter:
     return Filter(filter_code(closes=closes))
 
 
-class SeccompSource:
+class SeccompSource(StepSource):
     """Observes programs by seccomp notifications. Raises StepsUnavailable where the machine's calls are not known.
 
     Call ``observe`` from a process with one thread: it forks.
@@ -88,11 +87,6 @@ class SeccompSource:
         if number := _filter(closes=True).refusal():
             raise unavailable(number)
 
-    def observe(self, program: Program, directory: Path, **options: Unpack[ObserveOptions]) -> Observation:
-        """Run the program with ``directory`` watched. See ``StepSource.observe``."""
-        with contextlib.closing(SeccompRunner(lambda *_: program, once=True)) as runner:
-            return runner.observe(directory, **options)
-
     def runner(self, make: MakeProgram) -> SeccompRunner:
         """Return a runner, which forks its zygote when it runs for the first time."""
         return SeccompRunner(make)
@@ -101,10 +95,9 @@ class SeccompSource:
 class SeccompRunner:
     """Runs a program that a zygote has ready. ``closes`` says which filter the runs begin with (``filter_code``)."""
 
-    def __init__(self, make: MakeProgram, *, closes: bool = True, once: bool = False) -> None:
+    def __init__(self, make: MakeProgram, *, closes: bool = True) -> None:
         self._make = make
         self._has_closes = closes
-        self._once = once
         self._closes = self._steps = 0
         self._expected: Sequence[Step] = ()
         self._durable: list[Step] = []
@@ -120,15 +113,22 @@ class SeccompRunner:
         recorder: Recorder | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> Observation:
-        """Run it once more. See ``StepSource.observe``."""
+        """Run it once more. See ``ProgramRunner.observe``."""
         check_settings(directory, timeout_s)
         marks.touch()
         folder = WatchedFolder(directory)
         keep = recorder.keep if recorder is not None else None
         before = list(folder.scan(keep))
         zygote, tree = self._start(directory, marks)
-        start = RunStart(tree.pid, zygote.umask, self._has_closes, os.stat(marks), os.fstat(zygote.output))
-        decoder = Decoder(folder, start, keep)
+        decoder = Decoder(
+            folder,
+            keep,
+            leader=tree.pid,
+            umask=zygote.umask,
+            sees_closes=self._has_closes,
+            marks=os.stat(marks),
+            output=os.fstat(zygote.output),
+        )
         run = _ObservedRun(tree, zygote, decoder, directive, self._durable_of(expected))
         try:
             run.take_calls(time.monotonic() + timeout_s)
@@ -171,7 +171,7 @@ class SeccompRunner:
 
     def _started(self, directory: Path, marks: Path) -> tuple[TraceZygote, ProcessTree]:
         if self._zygote is None:
-            self._zygote = TraceZygote(self._make, _filter(closes=self._has_closes), once=self._once)
+            self._zygote = TraceZygote(self._make, _filter(closes=self._has_closes))
         others = processes.children()
         return self._zygote, ProcessTree(self._zygote.start(directory, marks), others)
 

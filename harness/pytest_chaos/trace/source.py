@@ -7,6 +7,7 @@ room ``explore`` uses this module alone, and does not know which source it has.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final, Protocol, Required, TypeAlias, TypedDict, Unpack
 
 import msgspec
@@ -110,7 +111,10 @@ class ProgramRunner(Protocol):
     """Runs one program again and again, each time from the same beginning."""
 
     def observe(self, directory: Path, **options: Unpack[ObserveOptions]) -> Observation:
-        """Run it once more. See ``StepSource.observe``."""
+        """Run it once more with ``directory`` watched; return once all its processes are gone.
+
+        Raises StepsUnavailable where the source does not work, or cannot do what is asked for.
+        """
         ...
 
     def close(self) -> None:
@@ -124,18 +128,16 @@ class StepSource(Protocol):
     name: str
 
     def runner(self, make: MakeProgram) -> ProgramRunner:
-        """Return a runner of the program that ``make`` returns; its runs cost less than ``observe``.
+        """Return a runner of the program that ``make`` returns.
 
         The program does not see what this process imports or changes after the first run.
         """
         ...
 
     def observe(self, program: Program, directory: Path, **options: Unpack[ObserveOptions]) -> Observation:
-        """Run the program with ``directory`` watched; return once all its processes are gone.
-
-        Raises StepsUnavailable where this source does not work.
-        """
-        ...
+        """Run a program once. See ``ProgramRunner.observe``."""
+        with contextlib.closing(self.runner(lambda *_: program)) as runner:
+            return runner.observe(directory, **options)
 
 
 def check_settings(directory: Path, timeout_s: float) -> None:

@@ -43,11 +43,11 @@ _MESSAGE_BYTES_MAX: Final = 16 * 1024
 class TraceZygote:
     """The observer's side of a zygote. ``make`` returns the program for a folder and a mark file.
 
-    ``output`` is a file in memory for what the program prints, emptied before each run. With
-    ``once`` there is one run. Raises StepsUnavailable where the filter is refused.
+    ``output`` is a file in memory for what the program prints, emptied before each run. Raises
+    StepsUnavailable where the filter is refused.
     """
 
-    def __init__(self, make: MakeProgram, filter_: Filter, *, once: bool = False) -> None:
+    def __init__(self, make: MakeProgram, filter_: Filter) -> None:
         self._adopted_before = processes.adopt_orphans()
         self.output = os.memfd_create("output")
         self.umask = umask_of(os.getpid())
@@ -58,7 +58,7 @@ class TraceZygote:
         self.pid = os.fork()
         if self.pid == 0:
             self._channel.close()
-            _serve(make, filter_, theirs, self.output, once=once)
+            _serve(make, filter_, theirs, self.output)
         theirs.close()
         self._pidfd = os.pidfd_open(self.pid)
         self.early: list[Notification] = []
@@ -145,7 +145,7 @@ def _received_listener(channel: socket.socket) -> int:
 # In the zygote
 
 
-def _serve(make: MakeProgram, filter_: Filter, channel: socket.socket, output: int, *, once: bool) -> NoReturn:
+def _serve(make: MakeProgram, filter_: Filter, channel: socket.socket, output: int) -> NoReturn:
     """Have a child ready whenever a run is asked for."""
     code = EXIT_NOT_WATCHED
     try:
@@ -156,14 +156,14 @@ def _serve(make: MakeProgram, filter_: Filter, channel: socket.socket, output: i
         gc.freeze()  # or a collection in a child would write to, and so copy, all pages that are here
         # From here on no call of this process may be one that is trapped.
         _put_on(filter_, channel)
-        is_wanted = True
-        while is_wanted:
+        while True:
             child = os.fork()
             if child == 0:
                 _wait_and_run(make, channel)
             channel.send(b"%d" % child)
-            is_wanted = _reaped(child, channel) and not once
-        code = 0
+            if not _reaped(child, channel):
+                code = 0
+                break
     finally:
         os._exit(code)
 

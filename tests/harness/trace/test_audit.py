@@ -175,6 +175,13 @@ def test_a_step_is_answered_with_an_error(lab: Lab) -> None:
     assert contents(lab.directory).keys() == {"a"}
 
 
+def test_a_name_that_is_not_utf_8_is_a_step(lab: Lab) -> None:
+    """It is logged as any other name, and the program goes on."""
+    observation = lab.watch(lambda: Path(os.fsdecode(b"caf\xe9")).mkdir())
+    assert [step.path for step in observation.steps] == [os.fsdecode(b"caf\xe9")]
+    assert observation.exit_code == 0
+
+
 def test_a_program_that_behaves_otherwise_has_diverged(lab: Lab) -> None:
     """It is ended at the first step that differs."""
     expected = lab.watch(work).steps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -13,7 +13,7 @@ from pytest_chaos.trace import memory
 from pytest_chaos.trace.calls.table import NAMES
 from pytest_chaos.trace.folder import Place, WatchedFolder, lstat
 from pytest_chaos.trace.memory import Failing, Memory, Unreadable
-from pytest_chaos.trace.step import NO_CONTENT, NO_NODE, Action, BlindSpot, Step
+from pytest_chaos.trace.step import NO_CONTENT, Action, BlindSpot, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,20 +71,6 @@ def descriptor_in(word: int) -> int:
 def signed_word(word: int) -> int:
     """Return a word as a signed number of 64 bits."""
     return word - (1 << 64) if word >= SIGN_BIT else word
-
-
-class RunStart(NamedTuple):
-    """What is known when a run begins: its first process and that one's umask.
-
-    ``marks`` and ``output`` are files outside the watched folder; writes to them are no strays.
-    ``sees_closes`` is whether the filter traps the calls that make a descriptor lead elsewhere.
-    """
-
-    leader: int
-    umask: int
-    sees_closes: bool
-    marks: os.stat_result
-    output: os.stat_result
 
 
 class Descriptors:
@@ -145,23 +131,40 @@ class _Unbound(NamedTuple):
 class DecoderBase:
     """The state of decoding one run. Subclasses decode the calls, one method each."""
 
-    def __init__(self, folder: WatchedFolder, run: RunStart, keep: Callable[[bytes], int] | None = None) -> None:
-        """Begin a run in a folder. ``keep`` stores contents and returns their place; None where none are wanted."""
+    def __init__(
+        self,
+        folder: WatchedFolder,
+        keep: Callable[[bytes], int] | None,
+        *,
+        leader: int,
+        umask: int,
+        sees_closes: bool,
+        marks: os.stat_result,
+        output: os.stat_result,
+    ) -> None:
+        """Begin a run in a folder, by its first process and that one's umask.
+
+        ``keep`` stores contents and returns their place; it is None where none are wanted.
+        ``sees_closes`` is whether the filter traps closes. Writes to the files ``marks`` and
+        ``output`` are no strays.
+        """
         self.folder = folder
         self.memory = Memory()
-        self.descriptors = Descriptors(run.leader, is_on=run.sees_closes)
+        self.descriptors = Descriptors(leader, is_on=sees_closes)
         self._keep = keep
-        self._marks = _identity(run.marks)
-        self._output = _identity(run.output)
+        self._marks = _identity(marks)
+        self._output = _identity(output)
         self._printed_bytes = 0
         self._unbound: dict[int, list[_Unbound]] = {}
         self._unnamed: list[int] = []
         self._looks_at_flags = False
         self._has_mappings = False
-        self._umask_at_first: int | None = run.umask
+        self._umask_at_first: int | None = umask
         self._number = 0
         self._call: Notification | None = None
-        self._ordinals: dict[int, tuple[int, int]] = {run.leader: (1, 1)}
+        self._turn = 0
+        self._last = NOTHING
+        self._ordinals: dict[int, tuple[int, int]] = {leader: (1, 1)}
 
     # Nodes
 
@@ -206,38 +209,18 @@ class DecoderBase:
 
     # Steps
 
-    def _step(
-        self,
-        action: Action,
-        *,
-        path: str = "",
-        target: str = "",
-        node: int = NO_NODE,
-        offset: int = 0,
-        length: int = 0,
-        mode: int = 0,
-        content: int = NO_CONTENT,
-    ) -> Step:
-        """Return the next step of the call that is being decoded."""
+    def _step(self, action: Action, **fields: Any) -> Step:
+        """Return the next step of the call that is being decoded; ``fields`` are those of ``Step``."""
         call = self._call
         assert call is not None  # noqa: S101 - a step is a call's
         process, thread = self._ordinals.get(call.thread) or self._new_ordinals(call.thread)
         number = self._number
         self._number += 1
-        return Step(
-            number=number,
-            action=action,
-            call=NAMES[call.number],
-            path=path,
-            target=target,
-            node=node,
-            offset=offset,
-            length=length,
-            mode=mode,
-            content=content,
-            process=process,
-            thread=thread,
-        )
+        name = NAMES[call.number]
+        return Step(number=number, action=action, call=name, process=process, thread=thread, **fields)
+
+    def _stored(self, content: bytes) -> int:
+        return NO_CONTENT if self._keep is None else self._keep(content)
 
     def _new_ordinals(self, thread: int) -> tuple[int, int]:
         """Number a thread, and its process, in the order in which the run shows them; both from 1."""

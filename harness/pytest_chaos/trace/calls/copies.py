@@ -21,7 +21,6 @@ from pytest_chaos.trace.calls.base import LOW_HALF, NOTHING, Decoded, denied, de
 from pytest_chaos.trace.calls.table import one_of, system_call
 from pytest_chaos.trace.calls.writes import WRITE_BYTES_MAX, WriteCalls
 from pytest_chaos.trace.memory import Failing
-from pytest_chaos.trace.step import NO_CONTENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,9 +133,6 @@ class CopyCalls(WriteCalls):
         offset = self.memory.number(thread, target_offset) if target_offset else opened.position
         offset = self.memory.status(thread, target).st_size if opened.flags & os.O_APPEND else offset
         return self._written(node, offset, len(content), self._stored(content), opened.flags)
-
-    def _stored(self, content: bytes) -> int:
-        return NO_CONTENT if self._keep is None else self._keep(content)
 
     def _offset(self, thread: int, descriptor: int, address: int) -> int:
         return self.memory.number(thread, address) if address else memory.open_file(thread, descriptor).position

@@ -13,12 +13,12 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from pytest_chaos.trace import memory
-from pytest_chaos.trace.calls.base import NOTHING, Decoded, RunStart, denied, descriptor_in
+from pytest_chaos.trace.calls.base import NOTHING, Decoded, denied, descriptor_in
 from pytest_chaos.trace.calls.copies import CopyCalls
 from pytest_chaos.trace.calls.metadata import AttributeCalls, OtherCalls, SyncCalls
 from pytest_chaos.trace.calls.paths import CreateCalls, NameCalls
 from pytest_chaos.trace.calls.table import NUMBER_MAX, TABLE
-from pytest_chaos.trace.folder import WatchedFolder, lstat
+from pytest_chaos.trace.folder import lstat
 from pytest_chaos.trace.kernel import AUDIT_ARCH, MACHINE
 from pytest_chaos.trace.memory import Failing, Unreadable
 from pytest_chaos.trace.step import Action, BlindSpot, Step
@@ -36,11 +36,6 @@ _TAKES_AWAY: Final = frozenset({Action.UNLINK, Action.REMOVE_FOLDER, Action.RENA
 
 class Decoder(CopyCalls, CreateCalls, NameCalls, AttributeCalls, SyncCalls, OtherCalls):
     """Decodes the calls of one run, in the order in which they are trapped."""
-
-    def __init__(self, folder: WatchedFolder, run: RunStart, keep: Callable[[bytes], int] | None = None) -> None:
-        super().__init__(folder, run, keep)
-        self._turn = 0
-        self._last = NOTHING
 
     def decode(self, call: Notification, number: int) -> Decoded:
         """Return the meaning of a call; its first step gets this number."""
