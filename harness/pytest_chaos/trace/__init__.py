@@ -1,8 +1,8 @@
 """The trace of a program: each durable step that it makes, and the means to stop it at any of them.
 
 A *durable step* is a system call that changes what a crash would leave in the watched folder. Steps
-are numbered from 1 in the one order in which the step source saw them. Marks lie between them in the
-same order, and have no number of their own.
+are numbered from 1 in the one order in which the step source saw them. Marks lie between them in
+the same order, and have no number of their own.
 
     step        pure: a durable step, an entry of a folder, a blind spot
     comparison  pure: whether two runs make the same steps, but for drawn names

@@ -1,13 +1,13 @@
 """The second step source: audit events of a Python program (PEP 578).
 
-The interpreter says, through ``sys.audit``, that it is about to open, rename or remove something, and
-a program may raise events under names of its own (named points), as ``durable_agents`` does at each of
-its crash points. Each such event is a step, at which the program is stopped, or gets an error, before
-it goes on.
+The interpreter says, through ``sys.audit``, that it is about to open, rename or remove something,
+and a program may raise events under names of its own (named points), as ``durable_agents`` does at
+each of its crash points. Each such event is a step, at which the program is stopped, or gets an
+error, before it goes on.
 
-It cannot see most things, and each observation says so: the bytes that are written, what a C library
-does by itself (SQLite above all), and what other programs do. So it cannot record, and no state can
-be built from its steps. It serves real kills at its steps, where there is no seccomp.
+It cannot see most things, and each observation says so: the bytes that are written, what a C
+library does by itself (SQLite above all), and what other programs do. So it cannot record, and no
+state can be built from its steps. It serves real kills at its steps, where there is no seccomp.
 """
 
 from __future__ import annotations
@@ -71,11 +71,11 @@ _ON_A_PATH: Final = {
     "os.truncate": (Action.TRUNCATE, 0, True),
     "os.chmod": (Action.CHANGE_MODE, 0, True),
 }
-"""Events that are a step when the argument at an index is a path in the folder that exists, or does not yet."""
+"""The step of an event: which argument is its path, and whether that must exist."""
 
 
 class AuditSource(StepSource):
-    """Observes Python functions by audit events. ``points`` are prefixes of the program's own events.
+    """Observes Python functions by audit events. ``points`` are prefixes of a program's own events.
 
     An event says that something is about to happen; unlike a trapped call, it may still fail.
     """
@@ -147,7 +147,7 @@ class _Line(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Hook:
-    """The audit hook inside the program: writes the steps to a log, and carries out the directive."""
+    """The audit hook inside the program: logs the steps, and carries out the directive."""
 
     def __init__(
         self,

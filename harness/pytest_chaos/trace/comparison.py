@@ -1,10 +1,10 @@
-"""Trace comparison: whether two runs make the same steps, but for names that the program draws at random. Pure.
+"""Trace comparison: whether two runs make the same steps, but for randomly drawn names. Pure.
 
-``mkstemp``, git and ``sed -i`` draw a name, give it to a file, and rename or remove that soon after.
-Two runs of such a program do the same to files of other names. So a step counts as the expected one
-when it is equal after a renaming. The renaming grows with the steps and stays one to one. A name
-that the first run used itself is not a drawn one; otherwise two threads that changed places would
-pass.
+``mkstemp``, git and ``sed -i`` draw a name, give it to a file, and rename or remove that soon
+after. Two runs of such a program do the same to files of other names. So a step counts as the
+expected one when it is equal after a renaming. The renaming grows with the steps and stays one to
+one. A name that the first run used itself is not a drawn one; otherwise two threads that changed
+places would pass.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _GIVES_A_NAME: Final = _MAKES_A_NAME | {Action.RENAME}
 
 
 class TraceComparison:
-    """Compares the steps of a run, in their order, with ``expected``, the durable steps of an earlier run."""
+    """Compares the steps of a run, in order, with ``expected``, those of an earlier run."""
 
     def __init__(self, expected: Sequence[Step]) -> None:
         self._expected = expected
@@ -63,7 +63,7 @@ class TraceComparison:
         return True
 
     def _without(self, step: Step, before: Step) -> dict[str, str]:
-        """Return the renaming without the two names that are made here: their earlier bearers are gone."""
+        """Return the renaming without the two names made here; earlier bearers are gone."""
         gone, gone_before = step.path.rpartition("/")[2], before.path.rpartition("/")[2]
         return {name: other for name, other in self._drawn.items() if name != gone and other != gone_before}
 
@@ -77,7 +77,7 @@ class TraceComparison:
 
 
 def drawn_names(steps: Sequence[Step], expected: Sequence[Step]) -> Mapping[str, str]:
-    """Return the names that a run drew, each with that of the earlier run, up to where the two differ."""
+    """Return the names that a run drew, each with the earlier run's, up to the first difference."""
     comparison = TraceComparison([step for step in expected if not step.is_mark])
     for step in steps:
         if not step.is_mark and not comparison.follows(step):
@@ -96,7 +96,7 @@ def placeholders(drawn: Iterable[str], steps: Sequence[Step]) -> Mapping[str, st
 
 
 def effects_with(numbers: Mapping[str, str], steps: Sequence[Step]) -> list[tuple[Action, str, str, int, int]]:
-    """Return the effects of steps with placeholders for drawn names: equal for runs that differ in these alone."""
+    """Return the effects of steps, equal for runs that differ in drawn names alone."""
 
     def without(path: str) -> str:
         return "/".join(numbers.get(name, name) for name in path.split("/")) if numbers else path
@@ -108,7 +108,7 @@ def effects_with(numbers: Mapping[str, str], steps: Sequence[Step]) -> list[tupl
 
 
 def _look_drawn(name: str, other: str) -> bool:
-    """Whether two names may be draws: of equal length, or each with a number, whose length may vary."""
+    """Whether two names may be draws: equally long, or each with a number, which may be longer."""
     if min(len(name), len(other)) < _CHARACTERS_MIN:
         return False
     return len(name) == len(other) or all(any(map(str.isdigit, each)) for each in (name, other))

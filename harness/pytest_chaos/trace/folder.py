@@ -1,8 +1,8 @@
 """The watched folder: which object is which node, and where a path of another process leads.
 
-An object is identified by device and inode while it exists. An inode number is reused after its file
-is gone, so a node is forgotten when its last name goes and no open file is left, or when the number
-turns up as a new file.
+An object is identified by device and inode while it exists. An inode number is reused after its
+file is gone, so a node is forgotten when its last name goes and no open file is left, or when the
+number turns up as a new file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _Identity = tuple[int, int]
 
 
 class Place(NamedTuple):
-    """A resolved path. ``path`` is relative to the watched folder if it is inside, else absolute."""
+    """A resolved path. ``path`` is relative to the watched folder if inside, else absolute."""
 
     absolute: str
     path: str
@@ -96,7 +96,7 @@ class WatchedFolder:
         self._noted.append(undo)
 
     def take_back(self) -> None:
-        """Undo all notes since ``begin``: the call is not done, its caller was killed or got an error."""
+        """Undo all notes since ``begin``: the call is not done."""
         while self._noted:
             self._noted.pop()()
 

@@ -1,8 +1,8 @@
-"""The kernel's interface to watch a process's system calls: seccomp notifications, by ctypes and ioctl.
+"""Seccomp notifications: the kernel's interface to watch system calls, by ctypes and ioctl.
 
-A trapped call waits in the kernel. The process that holds the listener receives a notification, looks
-at the caller, and answers: let it pass, fail it, or claim that it was done. Sources: seccomp(2),
-seccomp_unotify(2), pidfd_getfd(2), ``linux/seccomp.h``.
+A trapped call waits in the kernel. The process that holds the listener receives a notification,
+looks at the caller, and answers: let it pass, fail it, or claim that it was done. Sources:
+seccomp(2), seccomp_unotify(2), pidfd_getfd(2), ``linux/seccomp.h``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Notification(msgspec.Struct, frozen=True, gc=False):
-    """A call that waits for its answer. ``thread`` is its caller's id; ``arguments`` are six unsigned words."""
+    """A waiting call. ``thread`` is its caller's id; ``arguments`` are six unsigned words."""
 
     id: int
     thread: int
@@ -69,14 +69,14 @@ class _Program(ctypes.Structure):
 
 
 class Filter:
-    """A filter, ready to be put on: it is made before a fork, so that the child has nothing to allocate."""
+    """A filter, made before a fork, so that the child has nothing to allocate."""
 
     def __init__(self, code: bytes) -> None:
         self._code = ctypes.create_string_buffer(code, len(code))
         self._program = _Program(len(code) // 8, ctypes.addressof(self._code))
 
     def put_on(self) -> int:
-        """Put the filter on this process, for good, and return the descriptor of its listener. Raises OSError."""
+        """Put the filter on this process, for good; return its listener. Raises OSError."""
         # Without privileges a filter needs no_new_privs, or it could deceive a setuid program.
         _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         # WAIT_KILLABLE (Linux 5.19): a signal to the caller does not interrupt a call that we have
@@ -91,7 +91,7 @@ class Filter:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def refusal(self) -> int:
-        """Return the errno with which this machine refuses the filter, 0 where it accepts it: a child tries."""
+        """Return the errno with which this machine refuses the filter, else 0: a child tries."""
         with warnings.catch_warnings():  # Python 3.12 warns of threads; this child takes no lock of theirs
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
@@ -133,7 +133,7 @@ class Listener:
         return Notification(identity, thread, number, machine, arguments)
 
     def let_pass(self, notification: Notification) -> bool:
-        """Have the kernel do the call as if it had not been trapped; return whether its caller still lived.
+        """Have the kernel do the call as if untrapped; return whether its caller still lived.
 
         If so, the memory that was read in between was the caller's. Otherwise it may have been that
         of a later process with the same id (seccomp_unotify(2), "Design goals").
@@ -161,7 +161,7 @@ class Listener:
         return True
 
     def close(self) -> None:
-        """Close the listener: from now on the calls of processes with the filter fail with ENOSYS."""
+        """Close the listener: from now on calls of processes with the filter fail with ENOSYS."""
         os.close(self.descriptor)
 
 
@@ -175,7 +175,7 @@ def unavailable(number: int) -> StepsUnavailable:
 
 
 def borrow_descriptor(process: int, descriptor: int) -> int:
-    """Return a descriptor for another process's open file (pidfd_getfd(2)), position shared. Raises OSError."""
+    """Return a descriptor for another process's open file, position shared. Raises OSError."""
     pidfd = os.pidfd_open(process)
     try:
         borrowed: int = _libc.syscall(ctypes.c_long(_PIDFD_GETFD), pidfd, descriptor, 0)

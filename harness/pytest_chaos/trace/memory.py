@@ -1,7 +1,7 @@
 """Another process, read through ``/proc``: its memory, its descriptors, its mappings (proc(5)).
 
-Every function takes a thread id, which ``/proc`` accepts as it accepts a pid. Two errors: Unreadable
-(the kernel does not let us look) and Failing (there is nothing there).
+Every function takes a thread id, which ``/proc`` accepts as it accepts a pid. Two errors:
+Unreadable (the kernel does not let us look) and Failing (there is nothing there).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _VECTOR: Final = struct.Struct("<QQ")
 
 
 class Unreadable(Exception):  # noqa: N818 - it says what the process is
-    """The process may not be read: it changed its user, or said PR_SET_DUMPABLE 0. Its steps cannot be seen."""
+    """The process may not be read: it changed its user, or is not dumpable."""
 
 
 class Failing(Exception):  # noqa: N818 - it says what the call is about to do
@@ -61,7 +61,7 @@ class Memory:
             raise _refusal(error, f"descriptor {descriptor} of thread {thread}") from error
 
     def read(self, thread: int, address: int, count: int) -> bytes:
-        """Return ``count`` bytes. Raises Failing where there are fewer, Unreadable where none may be read."""
+        """Return ``count`` bytes. Raises Failing for fewer, Unreadable where none may be read."""
         file = self._files.get(thread)
         if file is not None:
             data = _pread(file, count, address)
@@ -132,7 +132,7 @@ def _refusal(error: OSError, what: str) -> Unreadable | Failing:
 
 
 def path_of(thread: int, descriptor: int) -> str:
-    """Return the path of a descriptor, of the working folder for AT_FDCWD. Raises Failing or Unreadable."""
+    """Return the path of a descriptor or of AT_FDCWD. Raises Failing or Unreadable."""
     name = "cwd" if descriptor == AT_FDCWD else f"fd/{descriptor}"
     try:
         return os.readlink(f"/proc/{thread}/{name}")
@@ -172,7 +172,7 @@ def _status_line(thread: int, name: bytes) -> bytes:
 
 
 def mapped_at(thread: int, address: int) -> tuple[int, int] | None:
-    """Return device and inode of the file that is mapped at an address, or None. Raises Failing or Unreadable."""
+    """Return device and inode of the file mapped at an address. Raises Failing or Unreadable."""
     try:
         with open(f"/proc/{thread}/maps", "rb") as file:
             for line in file:

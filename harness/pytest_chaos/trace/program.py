@@ -36,14 +36,14 @@ _END_TIMEOUT_S: Final = 10.0
 
 
 class StartedProgram(NamedTuple):
-    """A program that was started. ``reap`` waits for its end and returns its status, as ``waitpid`` gives it."""
+    """A started program. ``reap`` waits for its end and returns its status, as ``waitpid`` does."""
 
     pid: int
     reap: Callable[[], int]
 
 
 def launch(program: Program, directory: Path, marks: Path, output: Path, watch: Callable[[], None]) -> StartedProgram:
-    """Fork the program. The child never returns; it ends with the program's exit code, as Python itself would."""
+    """Fork the program. The child never returns; it ends with the code that Python would give."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -101,10 +101,10 @@ def become(make: Callable[[], Program]) -> NoReturn:
 
 
 def leave(code: int) -> NoReturn:
-    """End a forked process with its output flushed, if there is room; never return into its parent's code.
+    """End a forked process with its output flushed, if there is room; never return.
 
-    On a full disk the flush fails. An exception must not pass, or two processes would run the
-    parent's code.
+    On a full disk the flush fails. That exception must not pass, or a second process would go on
+    with the parent's code.
     """
     try:
         sys.stdout.flush()
@@ -127,7 +127,7 @@ class ProcessTree:
     """The processes of one run: the program and all its descendants."""
 
     def __init__(self, started: StartedProgram, others: list[int]) -> None:
-        """Take charge of a started program; ``others`` are the children that this process had before."""
+        """Take charge of a program; ``others`` are the children that this process had before."""
         self.pid = started.pid
         self._reap_program = started.reap
         self.is_orphaned = False
@@ -140,12 +140,13 @@ class ProcessTree:
         """Kill the program and its session at once."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        # The pid cannot have been reused as a process group: the program is not reaped before ``end``.
+        # The pid cannot have been reused as a process group: the program is not reaped before
+        # ``end``.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def end(self) -> list[str]:
-        """End and reap everything; return the processes that still ran when the program itself had ended."""
+        """End and reap everything; return the processes that the program had left running."""
         had_ended = processes.has_ended(self.pidfd)
         leftovers: list[str] = []
         if not had_ended:

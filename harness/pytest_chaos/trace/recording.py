@@ -1,8 +1,8 @@
-"""Recordings: the steps of one observed run with everything that was written, in a folder of two files.
+"""Recordings: the steps of one observed run with all written bytes, in a folder of two files.
 
-``contents.bin`` holds the bytes in the order in which they were seen, ``recording.msgpack`` the rest.
-Contents are read from the file when they are wanted, so a recording of a gigabyte needs no gigabyte
-of memory.
+``contents.bin`` holds the bytes in the order in which they were seen, ``recording.msgpack`` the
+rest. Contents are read from the file when they are wanted, so a recording of a gigabyte needs no
+gigabyte of memory.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Recorder:
 
 
 class Recording:
-    """A finished recording. ``steps`` has marks among the steps; ``count`` is the number of the last step.
+    """A finished recording. Marks are among ``steps``; ``count`` is the number of the last step.
 
     ``before`` is the content of the folder when the run began. Raises UsageError for a folder
     without a recording, or with one of another format.
@@ -119,7 +119,7 @@ class Recording:
 
 _Named = TypeVar("_Named", Entry, Step)
 _BYTES: Final = "\0"
-"""No path has a NUL. After it follows a path that is not UTF-8, one letter for each of its bytes."""
+"""No path has a NUL. After it comes a path that is not UTF-8, a letter for each byte."""
 
 
 def encodable(item: _Named) -> _Named:

@@ -1,12 +1,12 @@
-"""The first step source: seccomp notifications. Any program, in any language, unmodified, with all its descendants.
+"""The first step source: seccomp notifications. Any program, unmodified, with all descendants.
 
-The program runs in a session of its own. Before its first instruction it has a filter, which it cannot
-take off and all its children inherit. From then on each call that could change a file waits until the
-observing process, here, has looked at it. Nothing else of the program is changed: no library is
-preloaded, no memory is written, and root is not needed.
+The program runs in a session of its own. Before its first instruction it has a filter, which it
+cannot take off and all its children inherit. From then on each call that could change a file waits
+until the observing process, here, has looked at it. Nothing else of the program is changed: no
+library is preloaded, no memory is written, and root is not needed.
 
-The observing process adopts orphans, so a daemon cannot get away. When it is killed, the kernel kills
-the program, and calls of what is left fail with ENOSYS.
+The observing process adopts orphans, so a daemon cannot get away. When it is killed, the kernel
+kills the program, and calls of what is left fail with ENOSYS.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from pytest_chaos.trace.source import MakeProgram
 
 OUTPUT_BYTES_MAX: Final = 64 * 1024 * 1024
-"""What a program may print in one run. It is in memory, so the write that would pass this is never made."""
+"""A program's output is kept in memory: the write that would pass this is never done."""
 _STRAYS_MAX: Final = 100
 _STEPS_A_CLOSE: Final = 2
 """A trapped close costs as much as asking twice what a descriptor leads to."""
@@ -72,7 +72,7 @@ def _filter(*, closes: bool) -> Filter:
 
 
 class SeccompSource(StepSource):
-    """Observes programs by seccomp notifications. Raises StepsUnavailable where the machine's calls are not known.
+    """Observes programs by seccomp notifications. Raises StepsUnavailable on an unknown machine.
 
     Call ``observe`` from a process with one thread: it forks.
     """
@@ -83,7 +83,7 @@ class SeccompSource(StepSource):
         _filter(closes=True)
 
     def try_out(self) -> None:
-        """Raise StepsUnavailable where the kernel, a container or another supervisor refuses the filter."""
+        """Raise StepsUnavailable where the kernel, or another supervisor, refuses the filter."""
         if number := _filter(closes=True).refusal():
             raise unavailable(number)
 
@@ -93,7 +93,7 @@ class SeccompSource(StepSource):
 
 
 class SeccompRunner:
-    """Runs a program that a zygote has ready. ``closes`` says which filter the runs begin with (``filter_code``)."""
+    """Runs a program from a zygote. ``closes`` is the filter to begin with, see ``filter_code``."""
 
     def __init__(self, make: MakeProgram, *, closes: bool = True) -> None:
         self._make = make
@@ -153,7 +153,7 @@ class SeccompRunner:
         return self._durable
 
     def _choose_filter(self, closes: int, steps: int) -> None:
-        """Take the filter without closes for the next runs when trapping them costs more than it saves."""
+        """Take the filter without closes when trapping them costs more than it saves."""
         self._closes += closes
         self._steps += steps
         is_enough = self._closes + self._steps > _CALLS_TO_JUDGE_BY
@@ -258,10 +258,10 @@ class _ObservedRun:
         )
 
     def _harmed(self) -> tuple[str, ...]:
-        """Return the strays that are not as before: those that were made and removed again did no harm.
+        """Return the strays that are not as before; those made and removed again did no harm.
 
-        Nor did settings of a process in its ``/proc``, which Java makes at each start: they are gone
-        with it.
+        Nor did settings of a process in its ``/proc``, which Java makes at each start: they are
+        gone with it.
         """
         harmed = (path for path, existed in self._strays.items() if existed or os.path.lexists(path))
         return tuple(readable(path) for path in harmed if not _is_of_a_process_gone(path))
@@ -343,7 +343,7 @@ class _ObservedRun:
         del self.steps[len(self.steps) - count :]
 
     def _is_as_expected(self, step: Step) -> bool:
-        """Whether a step may pass without a closer look: no directive is about it, and it does not diverge."""
+        """Whether a step passes without a closer look: no directive, and as expected."""
         number, expected = step.number, self._expected
         if self._injected is not None or number == self._kill_at:
             return False
@@ -359,7 +359,7 @@ class _ObservedRun:
         return True
 
     def _is_concerned(self, injected: InjectError, step: Step) -> bool:
-        """Whether a later step meets the same trouble: on a full disk whatever needs room, else the same file."""
+        """Whether a later step meets the same trouble: a full disk, or the same file."""
         if injected.times is not None:
             return True
         if injected.error == "ENOSPC":

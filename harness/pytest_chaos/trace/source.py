@@ -1,8 +1,8 @@
 """Step sources: run this program in this folder, observe its durable steps, and do this to it.
 
-Two sources implement ``StepSource``: seccomp notifications (Linux; any program, process trees, every
-system call) and audit events (everywhere; a Python program that says what it is about to do). The
-room ``explore`` uses this module alone, and does not know which source it has.
+Two sources implement ``StepSource``: seccomp notifications (Linux; any program, process trees,
+every system call) and audit events (everywhere; a Python program that says what it is about to do).
+The room ``explore`` uses this module alone, and does not know which source it has.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
 
 
 class KillBefore(msgspec.Struct, frozen=True, kw_only=True, tag="kill_before"):
-    """End the program and all its processes with SIGKILL as it makes step ``number``, which is then not done."""
+    """SIGKILL the program and all its processes as it makes step ``number``, which is not done."""
 
     number: int
 
 
 class KillAfterMark(msgspec.Struct, frozen=True, kw_only=True, tag="kill_after_mark"):
-    """End it with SIGKILL once its ``count``-th mark (from 1, of any kind) is written: the moment of an ack."""
+    """SIGKILL it once its ``count``-th mark (from 1, any kind) is written: right after an ack."""
 
     count: int
 
 
 class InjectError(msgspec.Struct, frozen=True, kw_only=True, tag="inject_error"):
-    """Fail step ``number`` in place of doing it. ``error`` is a name of ``errno``, such as ``ENOSPC``.
+    """Fail step ``number`` in place of doing it. ``error`` names an ``errno``, such as ``ENOSPC``.
 
     ``times`` is how many steps fail. 1 is this one. None is this one and all that the same trouble
     concerns: for ENOSPC each step that needs room, for EIO each step on the file. With
@@ -94,8 +94,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 class ObserveOptions(TypedDict, total=False):
     """The options of ``observe``.
 
-    - ``marks`` is the file, outside the folder, that ``CHAOS_MARKS`` names to the agents. Each write
-      to it becomes a MARK among the steps.
+    - ``marks`` is the file, outside the folder, that ``CHAOS_MARKS`` names to the agents. Each
+      write to it becomes a MARK among the steps.
     - With ``expected``, the program is ended at the first step that differs; see ``diverged_at``.
     - A ``recorder`` records the folder as it was, every step and every byte. It is left open.
     """

@@ -2,8 +2,8 @@
 
 A *node* is the number of a file, folder or link. It is given when the object is first seen or made,
 stays with it over renames and further hard links, and is never reused, as an inode number would be
-after an unlink. Paths are relative to the watched folder, with ``/``; the folder itself is the empty
-path. A name that is not UTF-8 has surrogate escapes, as ``os.fsdecode`` gives it.
+after an unlink. Paths are relative to the watched folder, with ``/``; the folder itself is the
+empty path. A name that is not UTF-8 has surrogate escapes, as ``os.fsdecode`` gives it.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Action(enum.StrEnum):
     REMOVE_FOLDER = "remove_folder"
     """The folder ``node`` at ``path`` goes."""
     RENAME = "rename"
-    """``node`` moves from ``path`` to ``target`` and replaces what is there. A file that comes from outside the
-    watched folder has an empty ``path``, a new ``node``, and ``length`` bytes of ``content``. One that
-    leaves the folder has an empty ``target``."""
+    """``node`` moves from ``path`` to ``target`` and replaces what is there. A file from outside has
+    an empty ``path``, a new ``node``, and ``length`` bytes of ``content``. One that leaves the watched
+    folder has an empty ``target``."""
     EXCHANGE = "exchange"
     """The objects at ``path`` (``node``) and at ``target`` change places."""
     WRITE = "write"
-    """``length`` bytes of ``content`` go to ``offset`` of ``node``, in one call. A copy by the kernel (sendfile,
-    splice, copy_file_range, reflink) is a write of the copied bytes."""
+    """``length`` bytes of ``content`` go to ``offset`` of ``node``, in one call. A copy by the
+    kernel (sendfile, splice, copy_file_range, reflink) is a write of the copied bytes."""
     TRUNCATE = "truncate"
     """``node`` gets the size ``length``; bytes that it gains are zero."""
     ALLOCATE = "allocate"
@@ -60,21 +60,21 @@ class Action(enum.StrEnum):
     CHANGE_MODE = "change_mode"
     """``node`` gets the permissions ``mode``."""
     SYNC = "sync"
-    """fsync of ``node``, a file or a folder. It follows each write to a file that was opened with O_SYNC."""
+    """fsync of ``node``, a file or a folder. With O_SYNC it follows each write."""
     SYNC_DATA = "sync_data"
-    """fdatasync or msync of ``node``: data, and the size it needs. It follows each write with O_DSYNC."""
+    """fdatasync or msync of ``node``: data, and its size. With O_DSYNC it follows each write."""
     SYNC_RANGE = "sync_range"
-    """sync_file_range of ``node``: starts or awaits writing, and promises nothing (sync_file_range(2))."""
+    """sync_file_range of ``node``: starts or awaits writing, and promises nothing."""
     SYNC_ALL = "sync_all"
     """sync or syncfs: everything in the watched folder."""
     POINT = "point"
     """A named point of the program; ``path`` is its name. Nothing changes. Audit events only."""
     MARK = "mark"
-    """Not a step: a mark, whose bytes are its ``content``. Its number is that of the step before it."""
+    """Not a step: a mark, whose bytes are its ``content``. Its number is that of the last step."""
 
 
 def readable(text: str) -> str:
-    r"""Return a text that can be encoded as UTF-8; bytes of a name that cannot are shown by their numbers.
+    r"""Return a text that can be encoded as UTF-8; other bytes of a name are shown as numbers.
 
     >>> readable("caf\udce9")
     'caf\\xe9'
@@ -91,13 +91,12 @@ SYNCS: Final = frozenset({Action.SYNC, Action.SYNC_DATA, Action.SYNC_RANGE, Acti
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """A durable step, or a mark. ``offset`` and ``length`` are in bytes, ``mode`` is permission bits.
+    """A durable step, or a mark. ``offset`` and ``length`` in bytes, ``mode`` as permission bits.
 
     ``call`` is the system call or audit event. ``process`` and ``thread`` are counted from 1 in the
     order in which the run shows them, so that two runs of one program compare equal.
 
-    >>> step = Step(number=12, action=Action.WRITE, call="pwrite64", path="a.db-wal", offset=32, length=4096)
-    >>> str(step)
+    >>> str(Step(number=12, action=Action.WRITE, call="write", path="a.db-wal", offset=32, length=4096))
     '12: write a.db-wal 4096 bytes at 32'
     """
 
@@ -162,7 +161,8 @@ class BlindSpot(msgspec.Struct, frozen=True, kw_only=True):
     """Something that the step source could not see, or denied because it could not have seen it.
 
     ``what`` is a short name (``io_uring``, ``shared-mapping``, ``unreadable-process``). With
-    ``is_denied`` the program got an error, so nothing escaped. ``number`` is the last step before it.
+    ``is_denied`` the program got an error, so nothing escaped. ``number`` is the last step before
+    it.
     """
 
     what: str

@@ -1,14 +1,15 @@
 """The zygote: a process with the program loaded and the filter on, which forks each run.
 
-Forking a run from the observing process costs most of a short run: the observer copies each page that
-it writes to while the program lives, and each new program installs a filter and prepares itself. The
-zygote does all that once. Its children inherit the filter, and with it the one listener. One child
-always waits for its folder, so the next run begins while the last one is judged. The zygote does not
-see what the observer imports or changes later, so every run begins from the same memory.
+Forking a run from the observing process costs most of a short run: the observer copies each page
+that it writes to while the program lives, and each new program installs a filter and prepares
+itself. The zygote does all that once. Its children inherit the filter, and with it the one
+listener. One child always waits for its folder, so the next run begins while the last one is
+judged. The zygote does not see what the observer imports or changes later, so every run begins from
+the same memory.
 
 The zygote is the program's parent. It reaps the program when it is told to, so that its pid is not
-reused before. Orphans of the program come to the observing process, which adopts them. When that one
-ends, the kernel kills zygote and program.
+reused before. Orphans of the program come to the observing process, which adopts them. When that
+one ends, the kernel kills zygote and program.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class TraceZygote:
             self._end()
 
     def _reap(self) -> int:
-        """Have the zygote reap the program, which has ended; return its status, as ``waitpid`` gives it."""
+        """Have the zygote reap the ended program; return its status, as ``waitpid`` does."""
         self._send(_REAP)
         return int(self._receive())
 
@@ -96,7 +97,7 @@ class TraceZygote:
             raise AgentError(LOST) from error
 
     def _receive(self) -> bytes:
-        """Wait for an answer. Meanwhile let the zygote's own calls pass, such as those of a hook at forks."""
+        """Wait for an answer; meanwhile let the zygote's own calls pass (of hooks at fork)."""
         poll = select.poll()
         poll.register(self._channel, select.POLLIN)
         poll.register(self.listener.descriptor, select.POLLIN)

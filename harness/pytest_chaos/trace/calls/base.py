@@ -1,4 +1,4 @@
-"""What every decoder of calls uses: the caller's memory and paths, the folder's nodes, the steps made of them."""
+"""The base of all decoders: the caller's memory and paths, the folder's nodes, the steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SIGN_BIT: Final = 1 << 63
 """An unsigned word from here on is a negative signed one; no file reaches so far."""
 LOW_HALF: Final = 0xFFFFFFFF
-"""The half of a word that holds a descriptor. A negative one becomes a number that is never open."""
+"""The half of a word with a descriptor. A negative one becomes a number that is never open."""
 MARK_FILE: Final = -1
 """Stands for the mark file where a descriptor's node is asked for."""
 
@@ -32,7 +32,7 @@ _OWN_PATHS: Final = ("/proc/self/", "/proc/thread-self/", "/dev/fd/", *_STANDARD
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
-    """The meaning of a call. With ``error`` it is denied. A ``mark`` is no step and has no number of its own.
+    """The meaning of a call. With ``error`` it is denied. A ``mark`` is no step and has no number.
 
     ``stray`` is a path outside the watched folder that the call changes. ``printed_bytes`` is what
     the run has printed, this call included. ``is_step`` says that it is one step and nothing else,
@@ -74,11 +74,11 @@ def signed_word(word: int) -> int:
 
 
 class Descriptors:
-    """A cache: what the descriptors of the program's first thread lead to, as a number that is not 0.
+    """A cache of what the descriptors of the program's first thread lead to (a number, not 0).
 
     Asking the kernel for the target of each write costs as much as decoding the rest of it. A
-    descriptor leads to one file until it is closed, replaced (dup2, dup3), or closed by an exec; with
-    a filter that traps these (``is_on``) the answer can be kept.
+    descriptor leads to one file until it is closed, replaced (dup2, dup3), or closed by an exec;
+    with a filter that traps these (``is_on``) the answer can be kept.
 
     Only the first thread is cached: its id cannot be reused while the program runs. A close by any
     thread of any process counts; at worst a target is asked for once more.
@@ -198,7 +198,7 @@ class DecoderBase:
         return node
 
     def _target(self, thread: int, descriptor: int) -> tuple[int, os.stat_result | None]:
-        """Return the node that a descriptor leads to, MARK_FILE, or 0; and its status where that was needed."""
+        """Return a descriptor's node, MARK_FILE or 0, and its status where that was needed."""
         if known := self.descriptors.leads_to(thread, descriptor):
             return known, None
         status = self.memory.status(thread, descriptor)
@@ -210,7 +210,7 @@ class DecoderBase:
     # Steps
 
     def _step(self, action: Action, **fields: Any) -> Step:
-        """Return the next step of the call that is being decoded; ``fields`` are those of ``Step``."""
+        """Return the next step of the call that is decoded; ``fields`` are those of ``Step``."""
         call = self._call
         assert call is not None  # noqa: S101 - a step is a call's
         process, thread = self._ordinals.get(call.thread) or self._new_ordinals(call.thread)
@@ -223,7 +223,7 @@ class DecoderBase:
         return NO_CONTENT if self._keep is None else self._keep(content)
 
     def _new_ordinals(self, thread: int) -> tuple[int, int]:
-        """Number a thread, and its process, in the order in which the run shows them; both from 1."""
+        """Number a thread and its process from 1, in the order in which the run shows them."""
         try:
             process = memory.process_of(thread)
         except (Failing, Unreadable):
@@ -265,7 +265,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _path_of(thread: int, path: str) -> str:
-    """Return a path that each process resolves to something of its own, as this thread would resolve it."""
+    """Resolve a path that leads each process to something of its own, as this thread would."""
     if path in _STANDARD:
         return f"/proc/{thread}/{_STANDARD[path]}"
     if path.startswith("/dev/fd/"):

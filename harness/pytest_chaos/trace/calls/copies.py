@@ -1,7 +1,7 @@
-"""Copies inside the kernel: sendfile, copy_file_range, splice, reflinks. Each is a write of the bytes it will copy.
+"""Copies inside the kernel (sendfile, copy_file_range, splice, reflinks) are writes.
 
-The bytes are read before the call is let pass, from where the kernel will read them. A pipe is read
-with tee(2), which leaves its bytes there.
+Each is a write of the bytes that it will copy. They are read before the call is let pass, from
+where the kernel will read them. A pipe is read with tee(2), which leaves its bytes there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CLONE: Final = 0x40049409
 """FICLONE: share all blocks of another file, whose descriptor is the argument."""
 CLONE_RANGE: Final = 0x4020940D
-"""FICLONERANGE: share some of them; the argument is the address of four numbers of eight bytes each."""
+"""FICLONERANGE: share some of them; the argument is the address of a ``file_clone_range``."""
 
 _SPLICE_F_NONBLOCK: Final = 2
 _F_SETPIPE_SZ: Final = 1031
@@ -40,7 +40,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class CloneRange(NamedTuple):
-    """A part of a file that is shared with another (``struct file_clone_range``). Length 0 means up to its end."""
+    """A part of a file that is shared (``struct file_clone_range``); length 0 is up to its end."""
 
     source: int
     start: int
@@ -93,7 +93,8 @@ class CopyCalls(WriteCalls):
             return self._stray(thread, target, status)
         content = in_pipe(thread, descriptor_in(source), min(count, WRITE_BYTES_MAX))
         if content is None:
-            # The kernel would wait for a writer, who is trapped too: the bytes come after the answer.
+            # The kernel would wait for a writer, who is trapped too: the bytes come after the
+            # answer.
             text = "a copy from a pipe that was empty yet, whose bytes are not known beforehand, was refused"
             return denied("splice", text, errno.EINVAL)
         if not content or memory.open_file(thread, target).flags & os.O_APPEND:  # EINVAL, splice(2)
@@ -102,7 +103,7 @@ class CopyCalls(WriteCalls):
 
     @system_call("ioctl", x86_64=16, aarch64=29, when=one_of(1, CLONE, CLONE_RANGE))
     def ioctl(self, call: Notification) -> Decoded:
-        """Share blocks with another file. On a file system without reflinks the call fails by itself."""
+        """Share blocks with another file. A file system without reflinks fails the call itself."""
         thread, target = call.thread, descriptor_in(call.arguments[0])
         node = self._node(thread, self.memory.status(thread, target))
         if not node:
@@ -140,7 +141,7 @@ class CopyCalls(WriteCalls):
 
 @contextlib.contextmanager
 def _opened(thread: int, descriptor: int, flags: int = 0) -> Iterator[int]:
-    """Open a file of another process anew, so that its position stays; Failing where it cannot be read."""
+    """Open another process's file anew, so that its position stays. Raises Failing."""
     try:
         file = os.open(f"/proc/{thread}/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC | flags)
     except OSError as error:
@@ -186,7 +187,7 @@ def _has_ended(pipe: int) -> bool:
 
 
 def shares_blocks(folder: str) -> bool | None:
-    """Tell whether files in this folder can share blocks; None where that cannot be tried with two unnamed files."""
+    """Whether two unnamed files in a folder can share blocks; None where that cannot be tried."""
     try:
         source, target = (os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600) for _ in range(2))
     except OSError:

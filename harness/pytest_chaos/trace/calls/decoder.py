@@ -86,7 +86,7 @@ class Decoder(CopyCalls, CreateCalls, NameCalls, AttributeCalls, SyncCalls, Othe
             self._bind(other)
 
     def _is_done(self, step: Step) -> bool:
-        """Tell whether the last call, which makes this step, has had the effect that others depend on."""
+        """Whether the last call, which made this step, has had the effect that others need."""
         assert self._call is not None  # noqa: S101 - it has made a step
         if step.action is Action.WRITE:
             return self._is_written(self._call, step)

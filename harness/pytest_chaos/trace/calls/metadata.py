@@ -1,4 +1,4 @@
-"""Calls on open files and mappings that write no bytes: attributes, flushes, descriptors, memory, rings."""
+"""Calls that write no bytes: attributes, flushes, descriptors, mappings, rings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ F_SETFL: Final = 4
 
 
 class AttributeCalls(DecoderBase):
-    """The calls that change permissions, which states are built with, or extended attributes, which they are not."""
+    """Calls that change permissions, or extended attributes, which no state is built with."""
 
     @system_call("chmod", x86_64=90, takes=2, at=(0,))
     @system_call("fchmodat", x86_64=268, aarch64=53)

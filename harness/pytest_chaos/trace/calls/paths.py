@@ -1,7 +1,8 @@
 """Names and sizes: files, folders and links that are made, removed, moved or resized.
 
 A call that is going to fail makes no step, so each decoder checks the kernel's own conditions
-first: there is a parent folder, nothing (or something) at the path, a folder to be removed is empty.
+first: there is a parent folder, nothing (or something) at the path, a folder to be removed is
+empty.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _ZERO_RANGE: Final = 0x10
 TMPFILE_BIT: Final = 0o20000000
 """The bit that tells O_TMPFILE from O_DIRECTORY, which it contains."""
 OPEN_FLAGS: Final = os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_SYNC | os.O_DSYNC | TMPFILE_BIT
-"""The flags of open that make or empty a file, or change what later writes do. Other opens are not trapped."""
+"""The flags of open that make or empty a file, or change later writes. No other open is trapped."""
 _CREAT: Final = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
 
 _AT_REMOVEDIR: Final = 0x200
@@ -109,14 +110,14 @@ class CreateCalls(SizeCalls):
 
     @system_call("openat2", x86_64=437, aarch64=437)
     def openat2(self, call: Notification) -> Decoded:
-        """Open with flags and mode in memory (``struct open_how``), where no filter can see them."""
+        """Open with flags and mode in memory (``struct open_how``), where no filter sees them."""
         folder, path, how, *_ = call.arguments
         flags, mode = (self.memory.number(call.thread, how + 8 * index) for index in range(2))
         return self._opened(call, folder, path, flags, mode)
 
     @system_call("open_by_handle_at", x86_64=304, aarch64=265, when=any_bit(2, OPEN_FLAGS))
     def open_by_handle_at(self, _call: Notification) -> Decoded:
-        """Fail with EPERM, as the kernel does for non-root callers: a handle has no path that we could follow."""
+        """Fail with EPERM, as for non-root callers: a handle has no path that we could follow."""
         text = "open_by_handle_at with flags that change a file was refused: what has no path cannot be told"
         return denied("open-by-handle", text, errno.EPERM)
 
@@ -328,7 +329,7 @@ class NameCalls(DecoderBase):
 
 
 def _makes_way(path: str, there: os.stat_result, moved: os.stat_result) -> bool:
-    """Tell whether a rename replaces what is at a path: a file by a file, a folder by a folder if it is empty."""
+    """Whether a rename may replace the target: a file a file, a folder an empty folder."""
     if not stat.S_ISDIR(there.st_mode):
         return not stat.S_ISDIR(moved.st_mode)
     return stat.S_ISDIR(moved.st_mode) and not _has_entries(path)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Decode = Callable[[Any, Notification], Decoded]
 
 NUMBER_MAX: Final = 469
-"""The highest call of Linux 6.17. A higher number is trapped and denied: it may change files unseen."""
+"""The highest call of Linux 6.17. Higher ones are trapped and denied: they may write unseen."""
 
 ALLOW: Final = 0x7FFF0000
 NOTIFY: Final = 0x7FC00000
@@ -52,7 +52,7 @@ _Instruction = tuple[int, int, int, int]
 
 
 class SystemCall(NamedTuple):
-    """A row of the table. ``when`` are the instructions that decide about the call, in place of NOTIFY."""
+    """A row of the table. ``when`` are the instructions that decide about the call."""
 
     name: str
     numbers: dict[str, int]
@@ -138,7 +138,8 @@ def filter_code(machine: str = MACHINE, *, closes: bool = True) -> bytes:
         raise StepsUnavailable(msg)
     calls = [call for call in TABLE if machine in call.numbers and (closes or not call.is_close)]
     code: list[_Instruction] = [
-        # A call of another machine (a 32-bit program) has other numbers: always trapped, and denied.
+        # A call of another machine (a 32-bit program) has other numbers: always trapped, and
+        # denied.
         (_LOAD, 0, 0, _MACHINE_AT),
         (_JUMP_EQUAL, 1, 0, AUDIT_ARCH[machine]),
         (_RETURN, 0, 0, NOTIFY),

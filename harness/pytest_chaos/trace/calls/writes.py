@@ -1,4 +1,4 @@
-"""Writes from the caller's memory: where each goes, and the bytes. Writes of marks and of output are no steps."""
+"""Writes from the caller's memory: place and bytes. Marks and output are no steps."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _SYNC_BITS: Final = os.O_SYNC & ~os.O_DSYNC
 
 
 class Extent(NamedTuple):
-    """A write: pieces (address, length) of the caller's memory, their place in the file, the open flags that hold."""
+    """A write: pieces (address, length) of memory, place in the file, flags of open that hold."""
 
     pieces: tuple[tuple[int, int], ...]
     length: int
@@ -58,7 +58,7 @@ class WriteCalls(DecoderBase):
 
     @system_call("pwrite64", x86_64=18, aarch64=68)
     def pwrite64(self, call: Notification) -> Decoded:
-        """Write at an offset. The most frequent step, of databases above all, so it has a short path."""
+        """Write at an offset: of databases the most frequent step, so it has a short path."""
         thread, given = call.thread, call.arguments
         descriptor, length, offset = given[0] & LOW_HALF, given[2], given[3]
         node = self.descriptors.leads_to(thread, descriptor) or self._target(thread, descriptor)[0]
@@ -114,7 +114,7 @@ class WriteCalls(DecoderBase):
         return name in _POSITIONED or (name == "pwritev2" and signed_word(call.arguments[3]) >= 0)
 
     def _printed(self, call: Notification) -> Decoded:
-        """Count the bytes of a print, before it is done: the file's size would not show those of other threads."""
+        """Count printed bytes before they are written: the file lacks those of other threads."""
         self._printed_bytes += self._extent(call, with_place=False).length
         return Decoded(printed_bytes=self._printed_bytes)
 
@@ -130,7 +130,7 @@ class WriteCalls(DecoderBase):
         )
 
     def _kept(self, thread: int, extent: Extent, keep: Callable[[bytes], int]) -> int:
-        """Store the bytes of a write, some megabytes at a time, and return the place of the first."""
+        """Store the bytes of a write, some megabytes at a time; return the place of the first."""
         if extent.length <= _CHUNK_BYTES:
             return keep(self._bytes(thread, extent))
         places = [
