@@ -233,6 +233,7 @@ class _Hook:
         self._count = step.number
         if isinstance(self._directive, InjectError) and self._fails(self._directive, step.number):
             self._write(_Line(fired=True))
+            # An exception from a hook aborts the operation that the event announces (PEP 578).
             code = getattr(errno, self._directive.error or "EIO")
             raise OSError(code, os.strerror(code), step.path)
         self._write(_Line(step=encodable(step)))
@@ -253,6 +254,7 @@ class _Hook:
             self._write(_Line(step=Step(number=self._count, action=Action.MARK, call="write", length=len(line))))
 
     def _end(self, line: _Line) -> None:
+        # SIGKILL from inside: no handler, no "finally", no buffer is run or written any more.
         self._write(line)
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -52,10 +52,13 @@ class TraceComparison:
         """Match the names of two steps. Only a step that gives a name may bring a new one."""
         if len(parts := _parts(step)) != len(others := _parts(before)):
             return False
+        # A name that is made is a new file, also when an earlier one had the name: a name that is
+        # made of the time is the same twice in a fast run, and not in a slow one.
         fresh = self._without(step, before) if step.action in _MAKES_A_NAME else dict(self._drawn)
         for name, other in zip(parts, others, strict=True):
             if fresh.get(name, name) == other:
                 continue
+            # Only a step that gives a name may draw one; afterwards the pair must stay together.
             if name in fresh or step.action not in _GIVES_A_NAME or not self._may_be_drawn(name, other, fresh):
                 return False
             fresh[name] = other

@@ -116,6 +116,7 @@ class WatchedFolder:
 
     def _move(self, node: int, before: str, path: str) -> None:
         self._paths[node] = path
+        # Paths of what a rename has replaced stay, as its node's last ones.
         for other, under in self._paths.items():
             if other != node and under.startswith(before + "/"):
                 self._paths[other] = path + under[len(before) :]
@@ -134,13 +135,12 @@ class WatchedFolder:
 
     def look(self, absolute: str) -> tuple[Place, os.stat_result | None]:
         """Resolve an absolute path with a symbolic link at its end; return what is there, too."""
-        parent, _, name = absolute.rpartition("/")
-        if parent == self.root and name not in {"", ".", ".."}:
-            status = lstat(absolute)
-            if status is None or not stat.S_ISLNK(status.st_mode):
-                return Place(absolute, name, is_inside=True), status
-        place = self._placed(os.path.realpath(absolute))
-        return place, lstat(place.absolute)
+        place = self.place(absolute)
+        status = lstat(place.absolute)
+        if status is not None and stat.S_ISLNK(status.st_mode):
+            place = self._placed(os.path.realpath(place.absolute))
+            status = lstat(place.absolute)
+        return place, status
 
     def _placed(self, resolved: str) -> Place:
         if resolved == self.root:

@@ -68,6 +68,8 @@ class Memory:
             if len(data) == count:
                 return data
             os.close(self._files.pop(thread))  # it leads to the memory from before an exec
+        # Opening needs the right to ptrace the process (proc(5), PTRACE_MODE_ATTACH). We have it of
+        # our descendants, also under Yama (ptrace_scope 1), unless they changed their user.
         try:
             data = _pread(self._opened(self._files, thread, "mem"), count, address)
         except OSError as error:
@@ -113,6 +115,8 @@ class Memory:
 
 
 def _pread(file: int, count: int, address: int) -> bytes:
+    # A read stops at a page that is not mapped, and may return less at any page; EIO means that not
+    # even the first byte is mapped.
     try:
         data = os.pread(file, count, address)
         while 0 < len(data) < count:
@@ -147,7 +151,7 @@ def open_file(thread: int, descriptor: int) -> OpenFile:
     except OSError as error:
         raise _refusal(error, f"descriptor {descriptor} of thread {thread}") from error
     try:
-        lines = os.read(file, 256).split(b"\n", 2)
+        lines = os.read(file, 256).split(b"\n", 2)  # "pos:\t123\nflags:\t0100002\n..."
     finally:
         os.close(file)
     return OpenFile(int(lines[0].split()[1]), int(lines[1].split()[1], 8))
@@ -175,7 +179,7 @@ def mapped_at(thread: int, address: int) -> tuple[int, int] | None:
     """Return device and inode of the file mapped at an address. Raises Failing or Unreadable."""
     try:
         with open(f"/proc/{thread}/maps", "rb") as file:
-            for line in file:
+            for line in file:  # "FIRST-LAST PERMISSIONS OFFSET MAJOR:MINOR INODE PATH"
                 span, _, _, device, inode, *_ = line.split(None, 5)
                 first, last = (int(part, 16) for part in span.split(b"-"))
                 if first <= address < last:

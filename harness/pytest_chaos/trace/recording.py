@@ -44,6 +44,7 @@ class Recorder:
         self.steps: list[Step] = []
         self.blind_spots: list[BlindSpot] = []
         self._source = source
+        # Contents come before the steps that refer to them; a crash leaves a folder without steps.
         self._contents = os.open(folder / _CONTENTS, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._contents_bytes = 0
 

@@ -134,7 +134,7 @@ class SeccompRunner:
             run.take_calls(time.monotonic() + timeout_s)
         finally:
             run.leftovers = tree.end()
-            decoder.finish()
+            decoder.finish()  # only now is every call over
         observation = run.observation(timeout_s)
         self._choose_filter(decoder.descriptors.closes, len(run.steps))
         if tree.is_orphaned:
@@ -159,7 +159,7 @@ class SeccompRunner:
         is_enough = self._closes + self._steps > _CALLS_TO_JUDGE_BY
         if is_enough and self._has_closes and self._closes * _STEPS_A_CLOSE > self._steps:
             self._has_closes = False
-            self.close()
+            self.close()  # a filter cannot be taken off: the next run gets a new zygote
 
     def _start(self, directory: Path, marks: Path) -> tuple[TraceZygote, ProcessTree]:
         """Start the program. A zygote that was killed since the last run is replaced once."""
@@ -172,7 +172,7 @@ class SeccompRunner:
     def _started(self, directory: Path, marks: Path) -> tuple[TraceZygote, ProcessTree]:
         if self._zygote is None:
             self._zygote = TraceZygote(self._make, _filter(closes=self._has_closes))
-        others = processes.children()
+        others = processes.children()  # the zygote among them
         return self._zygote, ProcessTree(self._zygote.start(directory, marks), others)
 
     def close(self) -> None:
@@ -215,6 +215,8 @@ class _ObservedRun:
 
     def take_calls(self, deadline_s: float) -> None:
         """Take calls until the program has ended, was ended, or has had its time."""
+        # SECCOMP_IOCTL_NOTIF_RECV blocks, and does not return when all processes with the filter
+        # are gone; poll(2) reports that, and the program's end by its pidfd.
         poll = select.poll()
         listener = self._listener.descriptor
         poll.register(listener, select.POLLIN)
@@ -267,6 +269,9 @@ class _ObservedRun:
         return tuple(readable(path) for path in harmed if not _is_of_a_process_gone(path))
 
     def _take(self, call: Notification) -> None:
+        # After our answer the kernel reads paths and buffers again. Another thread may have changed
+        # them meanwhile (seccomp_unotify(2) warns of it): the trace of such a program is wrong, as
+        # is the program. We observe programs, and protect nothing.
         decoded = self._decoder.decode(call, self._count + 1)
         if decoded is NOTHING:
             self._listener.let_pass(call)
@@ -306,6 +311,7 @@ class _ObservedRun:
         self._mark_count += 1
         self.steps.append(mark)
         if self._mark_count == self._kill_at_mark:
+            # Let pass, the call might be done or not when the SIGKILL comes; so it is done for it.
             self._write_for(call, mark.length)
             self._kill()
         elif not self._listener.let_pass(call):
@@ -322,7 +328,7 @@ class _ObservedRun:
                 self._kill(fired=False)
                 return
             if number == self._kill_at:
-                if place:  # a write and its sync are one call: the write is done, the sync is not
+                if place:  # a write to an O_SYNC file is one call and two steps: killed between them
                     self._write_for(call, decoded.steps[0].length)
                 self._kill()
                 return

@@ -43,9 +43,9 @@ class Action(enum.StrEnum):
     REMOVE_FOLDER = "remove_folder"
     """The folder ``node`` at ``path`` goes."""
     RENAME = "rename"
-    """``node`` moves from ``path`` to ``target`` and replaces what is there. A file from outside has
-    an empty ``path``, a new ``node``, and ``length`` bytes of ``content``. One that leaves the watched
-    folder has an empty ``target``."""
+    """``node`` moves from ``path`` to ``target`` and replaces what is there. A file from outside
+    has an empty ``path``, a new ``node``, and ``length`` bytes of ``content``. A file that leaves
+    the watched folder has an empty ``target``."""
     EXCHANGE = "exchange"
     """The objects at ``path`` (``node``) and at ``target`` change places."""
     WRITE = "write"
@@ -96,8 +96,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     ``call`` is the system call or audit event. ``process`` and ``thread`` are counted from 1 in the
     order in which the run shows them, so that two runs of one program compare equal.
 
-    >>> str(Step(number=12, action=Action.WRITE, call="write", path="a.db-wal", offset=32, length=4096))
-    '12: write a.db-wal 4096 bytes at 32'
+    >>> str(Step(number=12, action=Action.WRITE, call="write", path="a.db", offset=32, length=4096))
+    '12: write a.db 4096 bytes at 32'
     """
 
     number: int

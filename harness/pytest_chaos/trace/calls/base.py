@@ -239,13 +239,14 @@ class DecoderBase:
     def _stray(self, thread: int, descriptor: int, status: os.stat_result) -> Decoded:
         if not stat.S_ISREG(status.st_mode) or self._is_ours(status) or not status.st_nlink:
             return NOTHING
+        # A deleted file, or one in memory (memfd_create(2)), leaves nothing behind.
         path = memory.path_of(thread, descriptor)
         return NOTHING if path.startswith("/memfd:") else Decoded(stray=path)
 
     # Paths
 
     def _absolute(self, thread: int, folder: int, path: str) -> str:
-        if path.startswith(_OWN_PATHS):
+        if path.startswith(_OWN_PATHS):  # /proc/self would be ours
             return _path_of(thread, path)
         if path.startswith("/"):
             return path

@@ -108,6 +108,7 @@ class CopyCalls(WriteCalls):
         node = self._node(thread, self.memory.status(thread, target))
         if not node:
             return NOTHING
+        # FICLONE is in the filter for every file system; on most it fails, and no bytes are copied.
         can = shares_blocks(self.folder.root)
         if can is None:
             text = "a reflink (FICLONE) was refused, as by a file system that has none; programs then copy"

@@ -41,6 +41,7 @@ class Decoder(CopyCalls, CreateCalls, NameCalls, AttributeCalls, SyncCalls, Othe
         """Return the meaning of a call; its first step gets this number."""
         if call.thread != self._turn:
             self._take_turns(call.thread)
+        # A thread makes one call at a time: its last one is over, and what it made has an inode.
         if call.thread in self._unbound:
             self._bind(call.thread)
         self.descriptors.has_changed(call.thread)
@@ -53,7 +54,7 @@ class Decoder(CopyCalls, CreateCalls, NameCalls, AttributeCalls, SyncCalls, Othe
             self._last = decoded = _DECODERS[call.number](self, call)
         except Failing:
             self._last = decoded = NOTHING
-        except Unreadable as error:
+        except Unreadable as error:  # never silent: a trace without its steps would look complete
             self._last = decoded = Decoded(blind_spot=BlindSpot(what="unreadable-process", text=str(error)))
         return decoded
 

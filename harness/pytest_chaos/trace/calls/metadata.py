@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PROT_WRITE: Final = 2
 MAP_SHARED: Final = 1
+"""Also a bit of MAP_SHARED_VALIDATE (mmap(2))."""
 F_SETFL: Final = 4
 """The command of fcntl that may make a file append."""
 
@@ -68,6 +69,7 @@ class AttributeCalls(DecoderBase):
     def _attributed(self, status: os.stat_result | None) -> Decoded:
         if status is None or not self.folder.node(status):
             return NOTHING
+        # Programs must live with that: tmpfs had no user attributes before Linux 6.6 (xattr(7)).
         text = "an extended attribute was refused, as by a file system that has none"
         return denied("attributes", text, errno.EOPNOTSUPP)
 
@@ -118,7 +120,7 @@ class OtherCalls(DecoderBase):
 
     @system_call("close", x86_64=3, aarch64=57, is_close=True)
     def close(self, call: Notification) -> Decoded:
-        """Close a descriptor."""
+        """Close a descriptor. It is free also when close fails (close(2))."""
         self.descriptors.change(call.thread, call.arguments[0] & LOW_HALF)
         return NOTHING
 
@@ -150,7 +152,7 @@ class OtherCalls(DecoderBase):
         node = self._node(call.thread, self.memory.status(call.thread, descriptor)) if descriptor >= 0 else 0
         if not node:
             return NOTHING
-        self._has_mappings = True
+        self._has_mappings = True  # until then no mprotect needs a look at /proc/PID/maps
         return self._mapped(node) if call.arguments[2] & PROT_WRITE else NOTHING
 
     @system_call("mprotect", x86_64=10, aarch64=226, when=any_bit(2, PROT_WRITE))
@@ -166,7 +168,7 @@ class OtherCalls(DecoderBase):
     @system_call("fcntl", x86_64=72, aarch64=25, when=one_of(1, F_SETFL))
     def fcntl(self, _call: Notification) -> Decoded:
         """Change the flags of an open file: from now on they are read with every write."""
-        self._looks_at_flags = True
+        self._looks_at_flags = True  # of all files: the flags belong to the open file, which others may share
         return NOTHING
 
     @system_call("io_uring_setup", x86_64=425, aarch64=425)

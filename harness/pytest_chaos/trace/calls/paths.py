@@ -128,10 +128,11 @@ class CreateCalls(SizeCalls):
                 return Decoded(stray=place.absolute) if flags & os.O_CREAT else NOTHING
             empties = stat.S_ISREG(status.st_mode) and bool(flags & os.O_TRUNC)
             return Decoded(stray=place.absolute) if empties and not self._is_ours(status) else NOTHING
-        if flags & (os.O_DSYNC | os.O_APPEND):
+        if flags & (os.O_DSYNC | os.O_APPEND):  # O_SYNC contains O_DSYNC
             self._looks_at_flags = True
         mode &= ~self._umask(call.thread) & 0o7777
         if flags & TMPFILE_BIT:
+            # Its path is a folder, so nothing can be bound to it: see ``_node``.
             node = self.folder.reserve("")
             self._unnamed.append(node)
             self.folder.undo_with(lambda: self._unnamed.remove(node))
@@ -221,6 +222,7 @@ class CreateCalls(SizeCalls):
         if not node:
             text = f"a hard link to a file outside of the folder was refused: {place.path}"
             return denied("link-from-outside", text, errno.EXDEV)
+        # A link counts as a name before it is done; ``take_back`` undoes it.
         self.folder.gain_name(node)
         if not self.folder.path(node):
             self.folder.move(node, place.path)
