@@ -1,4 +1,4 @@
-"""What it costs to watch a program: kills at a step, trapped calls, and calls whose contents are recorded.
+"""Costs of observing a program: kills at a step, trapped calls, calls with recorded contents.
 
 Run by hand: ``python tests/benchmarks/benchmark_steps.py``. The program is that of the prototypes:
 ten checkpoints of 4 kB in SQLite (WAL, FULL) on a memory file system, each acknowledged by a mark,
@@ -83,7 +83,7 @@ def work(directory: Path, marks_path: Path, count: int) -> None:
 
 
 def check(directory: Path, marks_path: Path) -> None:
-    """Open what a kill has left, see that it is sound, and that everything acknowledged is there."""
+    """Open the folder that a kill left; check its integrity and everything acknowledged."""
     with contextlib.closing(sqlite3.connect(directory / "a.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         there = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'ck'").fetchone()[0]
@@ -108,7 +108,7 @@ def program(directory: Path, marks: Path) -> Program:
 
 
 def cycles_per_second(base: Path, start: Barrier | None = None) -> float:
-    """Kill at each step once, open and check what is left, and return how many a second that were."""
+    """Kill at each step once, open and check what is left; return the cycles a second."""
     with contextlib.closing(SeccompSource().runner(program)) as runner:
         directory, marks = fresh(base, "whole")
         whole = runner.observe(directory, marks=marks)
@@ -125,7 +125,7 @@ def cycles_per_second(base: Path, start: Barrier | None = None) -> float:
 
 
 def unwatched_cycles_per_second(base: Path, start: Barrier | None = None) -> float:
-    """Return what a cycle costs that sees nothing: half of the run, on average, is done before the kill."""
+    """Return the rate of unobserved cycles, in which on average half of the run is done."""
     if start is not None:
         start.wait()
     began_s, count = time.perf_counter(), CYCLES
@@ -147,7 +147,7 @@ def unwatched_cycles_per_second(base: Path, start: Barrier | None = None) -> flo
 
 
 def by_workers(base: Path, count: int, measure: Callable[[Path, Barrier | None], float]) -> tuple[float, float]:
-    """Return the cycles a second of several processes together, and what a cycle takes of a processor, in ms."""
+    """Return the cycles a second of several processes, and the processor time of one, in ms."""
     start = multiprocessing.Barrier(count)
     rates, costs_ms = multiprocessing.Array("d", count), multiprocessing.Array("d", count)
 
@@ -184,7 +184,7 @@ def call_us(base: Path, *, records: bool) -> float:
 
 
 def raw_call_us(base: Path) -> float:
-    """Return what a trapped call costs at least: a supervisor in Python that looks at none of them."""
+    """Return the least cost of a trapped call: an observer in Python that decodes none of them."""
     directory, marks = fresh(base, "raw")
     unwatched_s = _unwatched_s(base)
     began_s = time.perf_counter()
@@ -206,7 +206,7 @@ def raw_call_us(base: Path) -> float:
 
 
 def _let_all_pass(listener: int) -> int:
-    """Answer every call without a look, as fast as Python can; its structures are those of ``linux/seccomp.h``."""
+    """Let every call pass as fast as Python can; the structures are in ``linux/seccomp.h``."""
     receive, send, set_flags = 0xC0502100, 0xC0182101, 0x40082104
     with contextlib.suppress(OSError):
         fcntl.ioctl(listener, set_flags, 1)
@@ -248,7 +248,7 @@ def measured(base: Path) -> Iterator[tuple[str, float]]:
 
 
 def main() -> int:
-    """Measure by turns, print medians beside targets and raw limits, and return 0 when every target is met."""
+    """Measure in rounds, print medians beside targets and raw limits; return 0 if all are met."""
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(dir=MEMORY, prefix=f"chaos-benchmark-{os.getpid()}-") as folder:
         for _ in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""A watched folder, a mark file and a step source, for the tests of decoding and of the seccomp source."""
+"""A watched folder, a mark file and a step source, for tests of decoding and of seccomp."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Lab:
         return self.source.observe(called, self.directory, marks=self.marks, directive=directive, **options)
 
     def record(self, program: Callable[[], object] | list[str]) -> tuple[Observation, Recording]:
-        """Run a program, record it, and see that the recording describes the folder that it left."""
+        """Run and record a program; check that the recording describes the folder that it left."""
         self._count += 1
         recorder = Recorder(self.folder / f"recording-{self._count}", "seccomp")
         observation = self.watch(program, recorder=recorder)

@@ -16,7 +16,7 @@ _NUMBERS = itertools.count()
 
 
 class HandMade(Recording):
-    """A recording that lets its file go with itself: tests have many, and say nothing of their end."""
+    """A recording that closes its file at its own end: tests have many, and close none."""
 
     def __del__(self) -> None:
         """Close the file."""

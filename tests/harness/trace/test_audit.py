@@ -1,4 +1,4 @@
-"""The second source: a Python program's audit events; what it sees as the first one does, and what it cannot."""
+"""The audit source sees what both sources can see, and says what it cannot see."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_what_it_cannot_see_is_said(lab: Lab) -> None:
 
 @pytest.mark.parametrize("number", range(1, 12))
 def test_a_kill_at_each_step_leaves_what_was_done_before(lab: Lab, number: int) -> None:
-    """The step itself has not happened: what is there is what the other source leaves when it is stopped there."""
+    """The step itself is not done: the folder is as the other source leaves it at that step."""
     observation = lab.watch(work, directive=KillBefore(number=number), expected=lab.watch(work).steps)
     assert (observation.fired, observation.signal, observation.count) == (True, signal.SIGKILL, number - 1)
     left = contents(lab.directory)

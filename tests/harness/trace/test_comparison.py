@@ -71,7 +71,7 @@ def test_a_name_that_has_gone_may_be_drawn_again() -> None:
 
 
 def test_other_lengths_and_short_names_are_no_drawn_names() -> None:
-    """What draws letters draws as many each time, and more than a few; a number may be longer or shorter."""
+    """Draws have equally many letters, and more than a few; a number may be longer or shorter."""
     for name, other in (("a", "b"), ("tmpaa", "tmpaaa"), ("1", "12345"), ("tmpaa", "tmp123")):
         assert not TraceComparison(_published(name)).follows(_published(other)[0])
     assert TraceComparison(_published("st14082959489994944994.tmp")).follows(_published("st9215578769100556801.tmp")[0])
@@ -87,7 +87,7 @@ def _effects(drawn: list[str], steps: list[Step]) -> list[tuple[Action, str, str
 
 
 def test_drawn_names_do_not_count_in_the_effects() -> None:
-    """Two runs that differ in these alone have the same effects; any other name tells them apart."""
+    """Runs that differ in these alone have equal effects; any other name tells them apart."""
     first, second = _published("tmpx9_a"), _published("tmp4k2j")
 
     assert _effects(["tmpx9_a"], first) == _effects(["tmp4k2j"], second)
@@ -96,7 +96,7 @@ def test_drawn_names_do_not_count_in_the_effects() -> None:
 
 
 def test_effects_still_tell_which_drawn_name_is_which() -> None:
-    """Of two files the first goes, or the second: that is another program, whatever they are called."""
+    """Of two files the first goes, or the second: other programs, whatever the names are."""
 
     def two(gone: str) -> list[Step]:
         made = [(Action.CREATE, "aaaa", ""), (Action.SYMLINK, "bbbb", "to/aaaa")]

@@ -32,7 +32,7 @@ def test_copies_by_the_kernel_are_writes(lab: Lab) -> None:
 
 
 def test_what_is_spliced_from_a_pipe_is_a_write(lab: Lab) -> None:
-    """At the file's own place, and at a given one; what stays in the pipe, and what comes out of a file, is none."""
+    """At the file's position, and at an offset; reading from a file into a pipe is no step."""
 
     def work() -> None:
         reading, writing = os.pipe()
@@ -56,7 +56,7 @@ def test_what_is_spliced_from_a_pipe_is_a_write(lab: Lab) -> None:
 
 
 def test_what_is_spliced_from_an_empty_pipe_is_refused(lab: Lab) -> None:
-    """Nobody knows yet what it would be: that is reported, and the program goes on with an error."""
+    """Its bytes are not known yet: that is reported, and the program goes on with an error."""
 
     def ask() -> None:
         reading, _ = os.pipe()
@@ -73,7 +73,7 @@ def test_what_is_spliced_from_an_empty_pipe_is_refused(lab: Lab) -> None:
 def test_a_reflink_is_a_write_where_the_file_system_has_them(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, *, can: bool | None, is_whole: bool
 ) -> None:
-    """Elsewhere the kernel says no, and nothing has happened; where nobody can tell, it is refused and reported.
+    """Elsewhere the kernel refuses it; where that is unknown, it is refused and reported.
 
     The call itself fails on the file systems of this machine: what is looked at is what is made of
     it.

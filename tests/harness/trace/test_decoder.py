@@ -19,7 +19,7 @@ from tests.harness.trace.lab import LIBC, MODE, Lab, ten_checkpoints
 
 
 def test_sqlite_is_recorded_whole(lab: Lab) -> None:
-    """Ten commits in WAL mode: the replayed folder is the real one, marks lie between the steps, sharing is named."""
+    """Ten commits in WAL mode: replayed folder, marks between the steps, the shared mapping."""
     observation, recording = lab.record(lambda: ten_checkpoints(lab.marks))
     assert observation.count > 100
     marks = [json.loads(recording.content(step)) for step in recording.steps if step.is_mark]
@@ -73,7 +73,7 @@ def test_writers_at_once_have_one_order(lab: Lab) -> None:
 
 
 def test_names_that_are_changed_at_once_have_one_order(lab: Lab) -> None:
-    """Three processes replace and remove one file: each is looked at once the one before it is done."""
+    """Three processes replace and remove one file: each call waits for the one before it."""
 
     def replace(name: str) -> None:
         for count in range(20):
@@ -115,7 +115,7 @@ def test_a_place_that_processes_share_is_followed(lab: Lab) -> None:
 
 
 def test_what_cannot_be_seen_is_refused_and_said(lab: Lab) -> None:
-    """io_uring and asynchronous input and output: the program is told that there is no such call."""
+    """io_uring and asynchronous I/O: the program is told that there is no such call."""
 
     def ask() -> None:
         uring = LIBC.syscall(425, 8, ctypes.create_string_buffer(120))
@@ -131,7 +131,7 @@ def test_what_cannot_be_seen_is_refused_and_said(lab: Lab) -> None:
 
 
 def test_an_inode_number_that_is_given_again_is_another_file(lab: Lab) -> None:
-    """Removed in the folder, and made again outside of it with the same number: what is written there is a stray."""
+    """Removed in the folder, made again outside with the same number: a write there is a stray."""
     outside = lab.folder / "outside"
 
     def work() -> None:
@@ -153,7 +153,7 @@ def test_an_inode_number_that_is_given_again_is_another_file(lab: Lab) -> None:
 
 
 def test_a_mapping_that_becomes_writable_is_told(lab: Lab) -> None:
-    """First mapped for reading only, then made writable by mprotect: from then on nobody sees what is written."""
+    """First mapped for reading only, then made writable by mprotect: later stores are unseen."""
 
     def work() -> None:
         Path("a").write_bytes(bytes(4096))
@@ -167,7 +167,7 @@ def test_a_mapping_that_becomes_writable_is_told(lab: Lab) -> None:
 
 
 def test_a_call_with_wrong_arguments_is_no_blind_spot(lab: Lab) -> None:
-    """A closed descriptor, a pointer to nowhere: the call fails by itself, and nothing was hidden."""
+    """A closed descriptor, a pointer to nowhere: the call fails by itself, nothing is hidden."""
 
     def work() -> None:
         closed = os.dup(0)

@@ -1,4 +1,4 @@
-"""Where a descriptor leads is asked once, and again whenever it may lead elsewhere; both filters see the same."""
+"""A descriptor's target is cached until any change; both filters see the same."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _bind() -> None:
 
 
 def test_the_name_of_a_socket_is_a_step(lab: Lab) -> None:
-    """It stays behind when the program dies, and the next one cannot bind; names that are no paths do not."""
+    """It outlives the program, and the next one cannot bind; an abstract name does not."""
     seen, recording = lab.record(_bind)
     recording.close()
     assert [str(step) for step in seen.steps] == ["1: make_node socket", "2: unlink socket"]

@@ -171,7 +171,7 @@ def test_a_file_without_a_name_may_get_one(lab: Lab) -> None:
 
 
 def test_what_comes_and_goes_is_followed(lab: Lab) -> None:
-    """A file that is moved in brings its bytes; one that is moved out is gone; both are strays, too."""
+    """A file that is moved in brings its bytes; one that is moved out is gone; both are strays."""
     outside = lab.folder / "outside"
     outside.write_bytes(b"from elsewhere")
 
@@ -192,7 +192,7 @@ def _refused(call: Callable[[], object]) -> None:
 
 
 def test_a_file_whose_removal_was_answered_is_still_watched(lab: Lab) -> None:
-    """What is refused is not done: the file is where it was, and what is written to it is a step."""
+    """The file is still where it was, and a write to it is a step."""
 
     def program() -> None:
         descriptor = os.open("a", os.O_WRONLY | os.O_CREAT, MODE)

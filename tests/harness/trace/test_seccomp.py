@@ -25,7 +25,7 @@ from tests.harness.trace.lab import LIBC, MODE, Lab, is_gone, said, ten_checkpoi
 
 
 def test_what_a_process_sets_of_its_own_is_no_stray(lab: Lab) -> None:
-    """It is gone with the process: a Java machine says at each start what a dump of its memory would hold."""
+    """It is gone with the process: Java sets at each start what its core dump would hold."""
 
     def name_itself() -> None:
         Path("a").write_bytes(b"x")
@@ -39,7 +39,7 @@ def test_what_a_process_sets_of_its_own_is_no_stray(lab: Lab) -> None:
 
 
 def test_changes_outside_are_strays(lab: Lab) -> None:
-    """What is made or removed elsewhere is reported; marks, what is printed, and what is gone again are not."""
+    """Changes elsewhere are reported; marks, output and files that are gone again are not."""
     (lab.folder / "elsewhere").write_bytes(b"x")
 
     def stray() -> None:
@@ -66,7 +66,7 @@ def test_two_recordings_of_one_program_are_alike(lab: Lab) -> None:
 
 
 def test_a_kill_at_each_step_leaves_the_recorded_state(lab: Lab) -> None:
-    """At every tenth step of SQLite's, and at the first and the last: the real folder is the replayed one."""
+    """At some steps of SQLite's, first and last too: the real folder is the replayed one."""
     _, recording = lab.record(lambda: ten_checkpoints(lab.marks, 3))
     for number in sorted({1, 2, 3, recording.count, *range(5, recording.count, 7)}):
         lab.again()
@@ -132,7 +132,7 @@ def test_an_interrupted_call_is_made_again(lab: Lab) -> None:
 
 @pytest.mark.parametrize("short_bytes", [0, 1, 3])
 def test_a_short_write_is_really_short(lab: Lab, short_bytes: int) -> None:
-    """So many bytes are in the file as the program was told, and the position has moved by as many."""
+    """As many bytes are in the file as were reported, and the position has moved by as many."""
 
     def write() -> None:
         descriptor = os.open("a", os.O_WRONLY | os.O_CREAT, MODE)
@@ -306,7 +306,7 @@ def test_wrong_settings_are_said(lab: Lab, timeout_s: float) -> None:
 
 
 def test_a_program_dies_with_its_supervisor(lab: Lab) -> None:
-    """The supervisor is killed in the middle: the program is gone, and has changed nothing any more."""
+    """The observer is killed in the middle: the program is gone, and changes nothing any more."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         supervisor = os.fork()
@@ -357,7 +357,7 @@ def test_an_ordinary_user_can_watch(lab: Lab) -> None:
     ("count", "pieces"), [(100, 1), (1, 100), (2, 50), (20_000, 0)], ids=["many", "one", "two", "tiny"]
 )
 def test_who_prints_without_end_is_ended_by_the_byte(lab: Lab, count: int, pieces: int) -> None:
-    """A hundred megabytes, in however many calls: what is beyond the limit is never written, nor is anything after."""
+    """A hundred megabytes in any number of calls: the one that passes the limit is not done."""
     megabyte = b"x" * 1_000_000
 
     def program() -> None:

@@ -1,4 +1,4 @@
-"""The numbers of system calls are the kernel's own, and the filter traps what it is meant to, on both machines."""
+"""The table: numbers are the kernel's own; the filter traps what it should, on both machines."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ VERDICTS = {
     ("aarch64", True): "597c4c67beebf393",
     ("aarch64", False): "b952dc0912d30715",
 }
-"""Digests of the verdicts about all calls with many arguments, made before the filter came from a table."""
+"""Digests of the verdicts about all calls with many arguments, from before there was a table."""
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_numbers_are_those_of_the_kernels_headers(machine: str) -> None:
-    """Each call that the headers of this machine know has this number; newer ones they may not know yet."""
+    """Each call that this machine's headers know has this number; they may not know newer ones."""
     if not HEADERS[machine].exists():
         pytest.skip(f"there are no kernel headers for {machine} here")
     text = HEADERS[machine].read_text()
@@ -80,7 +80,7 @@ def run(program: bytes, machine: int, number: int, arguments: tuple[int, ...] = 
 @pytest.mark.parametrize("machine", MACHINES)
 @given(number=st.integers(0, NUMBER_MAX + 100), argument=st.integers(0, 2**32 - 1))
 def test_the_filter_traps_what_may_change_files_and_nothing_else(machine: str, number: int, argument: int) -> None:
-    """Listed calls always, opens and mappings by their flags, what is newer than this list always; the rest passes."""
+    """Listed calls always, opens and mappings by their flags, higher numbers always, no others."""
     numbers = NUMBERS[machine]
     named = {value: name for name, value in numbers.items()}.get(number, "")
     verdict = run(filter_code(machine), AUDIT_ARCH[machine], number, (argument,) * 6)
@@ -109,7 +109,7 @@ def test_closes_may_be_left_out(machine: str) -> None:
 
 @pytest.mark.parametrize(("machine", "closes"), VERDICTS)
 def test_the_filter_decides_as_it_always_did(machine: str, *, closes: bool) -> None:
-    """The verdict about every call, with arguments that conditions look at; a new call gets a new digest."""
+    """The verdict about every call, with many arguments; adding a call changes its digest."""
     code = filter_code(machine, closes=closes)
     arguments = [0, *(1 << bit for bit in range(32)), CLONE, CLONE_RANGE, 3, 5, 2**32 - 1, 1 << 32]
     verdicts = [

@@ -23,7 +23,7 @@ def _write_plainly() -> None:
 
 
 def test_writes_go_where_the_kernel_puts_them(lab: Lab) -> None:
-    """Positions move, positioned writes do not move them, a hole is zero, and each sync is a step."""
+    """Positions move, positioned writes do not move them, holes are zero, each sync is a step."""
     observation, recording = lab.record(_write_plainly)
     assert said(observation.steps) == [
         "create a",
@@ -55,7 +55,7 @@ def _open_in_all_ways() -> None:
 
 
 def test_the_flags_of_open_count(lab: Lab) -> None:
-    """O_APPEND writes at the end, even what is positioned; O_SYNC and O_DSYNC sync; what changes nothing is no step."""
+    """O_APPEND writes at the end, despite an offset; O_SYNC and O_DSYNC sync; no change, no step."""
     observation, recording = lab.record(_open_in_all_ways)
     assert said(observation.steps) == [
         "create append",

@@ -1,4 +1,4 @@
-"""A program with a zygote: every run begins from the same memory, whatever the run before has done."""
+"""The zygote: every run begins from the same memory, whatever the run before has done."""
 
 from __future__ import annotations
 
