@@ -55,7 +55,7 @@ def _open_in_all_ways() -> None:
 
 
 def test_the_flags_of_open_count(lab: Lab) -> None:
-    """O_APPEND writes at the end, despite an offset; O_SYNC and O_DSYNC sync; no change, no step."""
+    """O_APPEND writes at the end, despite an offset; O_SYNC, O_DSYNC sync; no change is no step."""
     observation, recording = lab.record(_open_in_all_ways)
     assert said(observation.steps) == [
         "create append",
