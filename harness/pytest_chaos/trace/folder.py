@@ -116,7 +116,7 @@ class WatchedFolder:
 
     def _move(self, node: int, before: str, path: str) -> None:
         self._paths[node] = path
-        # Paths of what a rename has replaced stay, as its node's last ones.
+        # A renamed folder takes along all that is under it.
         for other, under in self._paths.items():
             if other != node and under.startswith(before + "/"):
                 self._paths[other] = path + under[len(before) :]

@@ -27,7 +27,7 @@ LOW_HALF: Final = 0xFFFFFFFF
 MARK_FILE: Final = -1
 """Stands for the mark file where a descriptor's node is asked for."""
 
-_STANDARD: Final = {"/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2"}
+_STANDARD: Final = {"/dev/stdin": "/dev/fd/0", "/dev/stdout": "/dev/fd/1", "/dev/stderr": "/dev/fd/2"}
 _OWN_PATHS: Final = ("/proc/self/", "/proc/thread-self/", "/dev/fd/", *_STANDARD)
 
 
@@ -191,8 +191,8 @@ class DecoderBase:
                     return unbound.node
         if not self._unnamed or status.st_nlink:
             return 0
-        # A file without a name is first seen again when it is used. They are told apart by order:
-        # nobody could name them.
+        # A file without a name (O_TMPFILE) is first seen again when it is used: no path leads to it
+        # when its open is over. Several are told apart by their order alone.
         node = self._unnamed.pop(0)
         self.folder.bind(node, status)
         return node
@@ -267,8 +267,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 def _path_of(thread: int, path: str) -> str:
     """Resolve a path that leads each process to something of its own, as this thread would."""
-    if path in _STANDARD:
-        return f"/proc/{thread}/{_STANDARD[path]}"
+    path = _STANDARD.get(path, path)
     if path.startswith("/dev/fd/"):
         return f"/proc/{thread}/fd/{path.removeprefix('/dev/fd/')}"
-    return f"/proc/{thread}/{path.removeprefix('/proc/self/').removeprefix('/proc/thread-self/')}"
+    return f"/proc/{thread}/{path.split('/', 3)[3]}"  # without "/proc/self/" or "/proc/thread-self/"
