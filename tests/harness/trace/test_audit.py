@@ -157,7 +157,7 @@ def test_a_programs_own_points_are_steps(lab: Lab) -> None:
     assert lab.marks.read_text().count("put") == 1
 
 
-def test_a_step_is_answered_with_an_error(lab: Lab) -> None:
+def test_a_step_fails_with_an_error(lab: Lab) -> None:
     """The program sees it in place of doing it, once, or from there on."""
 
     def rename() -> None:

@@ -191,7 +191,7 @@ def _refused(call: Callable[[], object]) -> None:
         call()
 
 
-def test_a_file_whose_removal_was_answered_is_still_watched(lab: Lab) -> None:
+def test_a_file_whose_removal_was_refused_is_still_watched(lab: Lab) -> None:
     """The file is still where it was, and a write to it is a step."""
 
     def program() -> None:
@@ -204,7 +204,7 @@ def test_a_file_whose_removal_was_answered_is_still_watched(lab: Lab) -> None:
     assert seen.strays == ()
 
 
-def test_a_file_whose_rename_was_answered_keeps_its_path(lab: Lab) -> None:
+def test_a_file_whose_rename_was_refused_keeps_its_path(lab: Lab) -> None:
     """A step after a rename that was refused speaks of the old name, of what is in a folder too."""
 
     def program() -> None:
@@ -234,7 +234,7 @@ def test_a_file_that_was_not_let_in_is_none_of_the_folders(lab: Lab) -> None:
     assert str(outside) in seen.strays
 
 
-def test_a_link_that_was_answered_gives_no_name(lab: Lab) -> None:
+def test_a_link_that_was_refused_gives_no_name(lab: Lab) -> None:
     """A file without a name stays without one, and is known by its next name."""
 
     def program() -> None:

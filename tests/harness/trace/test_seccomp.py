@@ -108,7 +108,7 @@ def test_a_write_to_a_synced_file_is_killed_between_write_and_sync(lab: Lab) -> 
 
 
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC", "EDQUOT"])
-def test_a_step_is_answered_with_an_error(lab: Lab, error: str) -> None:
+def test_a_step_fails_with_an_error(lab: Lab, error: str) -> None:
     """The program sees it, the file does not change, and later steps are done."""
 
     def write() -> None:

@@ -65,7 +65,7 @@ TABLE: Final[list[SystemCall]] = []
 NAMES: Final[dict[int, str]] = {}
 """The calls of this machine, by number."""
 
-_Decode = TypeVar("_Decode", bound="Decode")
+_Method = TypeVar("_Method", bound="Decode")
 
 
 def system_call(
@@ -77,7 +77,7 @@ def system_call(
     is_close: bool = False,
     takes: int = 6,
     at: Sequence[int] = (),
-) -> Callable[[_Decode], _Decode]:
+) -> Callable[[_Method], _Method]:
     """Have a method decode a system call, by its number on each machine.
 
     ``when`` (``any_bit``, ``one_of``) traps it only with certain arguments. ``is_close`` is for
@@ -88,7 +88,7 @@ def system_call(
     given = {"x86_64": x86_64, "aarch64": aarch64}
     numbers = {machine: number for machine, number in given.items() if number is not None}
 
-    def register(decode: _Decode) -> _Decode:
+    def register(decode: _Method) -> _Method:
         adapted = _adapted(decode, takes, at) if at or takes < 6 else decode
         TABLE.append(SystemCall(name, numbers, when, is_close, adapted))
         if MACHINE in numbers:
