@@ -56,7 +56,7 @@ def edges() -> dict[str, set[str]]:
 
 
 def picture() -> str:
-    """Return the rooms as a Mermaid flow chart; the modules at the root of a package are used everywhere, so no arrows."""
+    """Return the rooms as a Mermaid flow chart, without the modules at the root of a package: all use them."""
     graph = edges()
     lines = ["```mermaid", "flowchart TD"]
     for package in PACKAGES:

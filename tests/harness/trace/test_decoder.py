@@ -166,6 +166,21 @@ def test_a_mapping_that_becomes_writable_is_told(lab: Lab) -> None:
     assert [(spot.what, spot.text) for spot in observation.blind_spots] == [("shared-mapping", "a")]
 
 
+def test_only_a_synchronous_msync_is_a_flush(lab: Lab) -> None:
+    """MS_ASYNC waits for nothing: a step that promises no more than sync_file_range does."""
+
+    def work() -> None:
+        Path("a").write_bytes(bytes(4096))
+        with open("a", "rb") as file:
+            LIBC.mmap.restype = ctypes.c_void_p
+            address = LIBC.mmap(None, ctypes.c_size_t(4096), 1, 1, file.fileno(), ctypes.c_long(0))
+            for flags in (1, 4):  # MS_ASYNC, MS_SYNC
+                assert LIBC.msync(ctypes.c_void_p(address), ctypes.c_size_t(4096), flags) == 0
+
+    steps = lab.watch(work).steps
+    assert [step.action for step in steps[-2:]] == [Action.SYNC_RANGE, Action.SYNC_DATA]
+
+
 def test_a_call_with_wrong_arguments_is_no_blind_spot(lab: Lab) -> None:
     """A closed descriptor, a pointer to nowhere: the call fails by itself, nothing is hidden."""
 

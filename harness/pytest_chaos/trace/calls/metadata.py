@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PROT_WRITE: Final = 2
 MAP_SHARED: Final = 1
 """Also a bit of MAP_SHARED_VALIDATE (mmap(2))."""
+MS_SYNC: Final = 4
+"""The only flag of msync(2) that waits for the disk."""
 F_SETFL: Final = 4
 """The command of fcntl that may make a file append."""
 
@@ -109,10 +111,11 @@ class SyncCalls(DecoderBase):
 
     @system_call("msync", x86_64=26, aarch64=227)
     def msync(self, call: Notification) -> Decoded:
-        """Flush a mapping."""
+        """Flush a mapping, with MS_SYNC; MS_ASYNC starts nothing since Linux 2.6.19 (msync(2))."""
         found = memory.mapped_at(call.thread, call.arguments[0])
         node = self.folder.node_of(found) if found is not None else 0
-        return one(self._step(Action.SYNC_DATA, path=self.folder.path(node), node=node)) if node else NOTHING
+        action = Action.SYNC_DATA if call.arguments[2] & MS_SYNC else Action.SYNC_RANGE
+        return one(self._step(action, path=self.folder.path(node), node=node)) if node else NOTHING
 
 
 class OtherCalls(DecoderBase):
