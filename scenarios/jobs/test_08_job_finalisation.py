@@ -6,10 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from durable_agents import (
-    JOB_CRASH_POINTS,
-    MONITOR_CRASH_POINTS,
-    REAPER_CRASH_POINTS,
-    STAGE_CRASH_POINTS,
+    JobCrashPoint,
     JobQueue,
     TaskManager,
 )
@@ -39,11 +36,11 @@ TASK = "finalise"
 MONITOR = "scenarios.jobs.job_agents:monitor"
 REAPER = "scenarios.jobs.job_agents:reaper"
 WEBHOOK = "scenarios.jobs.job_agents:webhook"
-POINTS = (*JOB_CRASH_POINTS, *MONITOR_CRASH_POINTS, *STAGE_CRASH_POINTS)
+POINTS = (*JobCrashPoint.of("job"), *JobCrashPoint.of("monitor"), *JobCrashPoint.of("stage"))
 """Where a monitor is killed: it passes each of these once for its job."""
 
 REAPER_POINTS = tuple(
-    point for point in REAPER_CRASH_POINTS if not point.endswith(("after_fence", "after_kill", "after_count"))
+    point for point in JobCrashPoint.of("reaper") if not point.endswith(("after_fence", "after_kill", "after_count"))
 )
 """Where a reaper is killed that finds an exit code; the others belong to the tiers of scenario 09."""
 
@@ -146,7 +143,7 @@ def test_an_executor_that_dies(pipeline: Pipeline, conduct: str) -> None:
     "point", [pytest.param("recovery.reaper.after_claim", id="after_claim")]
     + [
         pytest.param(point, id=point.rpartition(".")[2], marks=pytest.mark.chaos_deep)
-        for point in (*REAPER_POINTS, *STAGE_CRASH_POINTS)
+        for point in (*REAPER_POINTS, *JobCrashPoint.of("stage"))
         if not point.endswith("after_claim")
     ],
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from durable_agents import REAPER_CRASH_POINTS, JobClaim, JobQueue, TaskManager
+from durable_agents import JobClaim, JobCrashPoint, JobQueue, TaskManager
 from pytest_chaos import at_point, kill
 from pytest_chaos.checkers import exactly_once
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.chaos(
 REAPER = "scenarios.jobs.job_agents:reaper"
 START_UP = "scenarios.jobs.job_agents:start_up"
 SETTINGS = {"reaper_finalize_grace_s": 0.0, "reaper_dead_ticks": 1}
-POINTS = tuple(point for point in REAPER_CRASH_POINTS if point.endswith(("tick", "look", "claim", "commit")))
+POINTS = tuple(point for point in JobCrashPoint.of("reaper") if point.endswith(("tick", "look", "claim", "commit")))
 
 
 def leave_jobs(database: Path, count: int) -> list[str]:

@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from durable_agents import (
     ARTIFACT_CRASH_POINTS,
-    ORPHAN_CRASH_POINTS,
-    STARTUP_CRASH_POINTS,
-    TRACK_CRASH_POINTS,
-    WORKSPACE_CRASH_POINTS,
     Roots,
+    StateCrashPoint,
     StateStore,
     Workspaces,
     WorkspaceStatus,
@@ -51,7 +48,12 @@ TEAR = "scenarios.state.state_agents:write_by_halves"
 START = "scenarios.state.state_agents:start_up"
 TRACK = "scenarios.state.state_agents:track"
 
-POINTS = (*STARTUP_CRASH_POINTS, *WORKSPACE_CRASH_POINTS, *ARTIFACT_CRASH_POINTS, *ORPHAN_CRASH_POINTS)
+POINTS = (
+    *StateCrashPoint.of("startup"),
+    *StateCrashPoint.of("hydrate"),
+    *ARTIFACT_CRASH_POINTS,
+    *StateCrashPoint.of("orphans"),
+)
 FAILED = Expected("failed", "failed")
 LIVES = Expected("running", "running", is_live=True)
 
@@ -280,7 +282,7 @@ def test_a_start_killed_at_every_named_point(chaos: Run, parts: dict[str, str]) 
 
 
 @pytest.mark.parametrize(
-    "point", [*TRACK_CRASH_POINTS, *ARTIFACT_CRASH_POINTS], ids=lambda point: point.split(".", 1)[1]
+    "point", [*StateCrashPoint.of("workspace"), *ARTIFACT_CRASH_POINTS], ids=lambda point: point.split(".", 1)[1]
 )
 def test_an_agent_killed_while_it_tracks(chaos: Run, parts: dict[str, str], point: str) -> None:
     """The change is there whole or not at all, and the next start has file, registry, queue and counts in line."""

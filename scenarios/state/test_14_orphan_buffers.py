@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from durable_agents import CYCLE_CRASH_POINTS, ORPHAN_CRASH_POINTS, Roots
+from durable_agents import Roots, StateCrashPoint
 from pytest_chaos import Finding, after_mark, at_point, kill, pause
 
 from scenarios.state.state_checks import check_cycles, read_cycles
@@ -80,9 +80,9 @@ def judge(chaos: Run, root: Path, *, cycles: int | None = None, but: set[str] | 
 
 def test_cycles_killed_at_every_point(chaos: Run, root: Path, parts: dict[str, str]) -> None:
     """One instance after another dies, all under one name; those that had committed are in the history, whole."""
-    victims = {f"victim-{number}": point for number, point in enumerate(CYCLE_CRASH_POINTS)}
+    victims = {f"victim-{number}": point for number, point in enumerate(StateCrashPoint.of("cycle"))}
     chaos.plan(*(kill(name, at_point(point)) for name, point in victims.items()))
-    chaos.note("crash_points", list(CYCLE_CRASH_POINTS))
+    chaos.note("crash_points", list(StateCrashPoint.of("cycle")))
     for name in victims:
         cycle(chaos, root, parts, name).wait_exit()
     left = [name for name in buffers_in(root) if name.endswith(".buffer")]
@@ -178,11 +178,11 @@ def killed_and_repeated(chaos: Run, root: Path, parts: dict[str, str], points: t
 def test_a_recovery_killed_at_points_drawn_from_the_seed(chaos: Run, root: Path, parts: dict[str, str]) -> None:
     """The quick form: three of the named points."""
     drawn = chaos.random("points")
-    points = tuple(sorted(ORPHAN_CRASH_POINTS, key=lambda _: drawn.random())[:3])
+    points = tuple(sorted(StateCrashPoint.of("orphans"), key=lambda _: drawn.random())[:3])
     killed_and_repeated(chaos, root, parts, points)
 
 
 @pytest.mark.chaos_deep
 def test_a_recovery_killed_at_every_point(chaos: Run, root: Path, parts: dict[str, str]) -> None:
     """All of them, one after another, in one folder."""
-    killed_and_repeated(chaos, root, parts, ORPHAN_CRASH_POINTS)
+    killed_and_repeated(chaos, root, parts, StateCrashPoint.of("orphans"))

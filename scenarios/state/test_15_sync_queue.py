@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from durable_agents import SYNC_CRASH_POINTS, Roots
+from durable_agents import Roots, StateCrashPoint
 from pytest_chaos import after_mark, at_delivery, at_point, deliver, kill
 from pytest_chaos.model.plan import draw_deliveries
 
@@ -144,12 +144,12 @@ def killed(chaos: Run, parts: dict[str, str], points: list[tuple[str, int]]) -> 
 def test_killed_at_points_drawn_from_the_seed(chaos: Run, parts: dict[str, str]) -> None:
     """The quick form: two kills while it queues, or pushes."""
     drawn = chaos.random("kills")
-    points = sorted(SYNC_CRASH_POINTS, key=lambda _: drawn.random())[:2]
+    points = sorted(StateCrashPoint.of("sync"), key=lambda _: drawn.random())[:2]
     killed(chaos, parts, [(point, 2) for point in points])
 
 
 @pytest.mark.chaos_deep
-@pytest.mark.parametrize("point", SYNC_CRASH_POINTS, ids=lambda point: point.rpartition(".")[2])
+@pytest.mark.parametrize("point", StateCrashPoint.of("sync"), ids=lambda point: point.rpartition(".")[2])
 def test_killed_at_a_named_point(chaos: Run, parts: dict[str, str], point: str) -> None:
     """One pusher dies there while it queues or pushes its first, the next while it does a later one."""
     killed(chaos, parts, [(point, 1), (point, 2)])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from durable_agents.jobs.crash_points import JobCrashPoint
 from durable_agents.processes import Liveness, look, start_of
 from durable_agents.store.protocol import PAGE_ROWS_MAX
 from durable_agents.store.rows import OutboxEntry, OutboxKind
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
 TRIES_MAX: Final = 10
 """How often an alert is tried; then it is given up, in the log."""
 
-ALERT_CRASH_POINTS: Final = ("recovery.alert.after_take", "recovery.alert.after_send", "recovery.alert.after_delete")
-"""The audit events of one alert that is sent, in order."""
 
-AFTER_TAKE, AFTER_SEND, AFTER_DELETE = ALERT_CRASH_POINTS
 _LOGGER: Final = logging.getLogger(__name__)
 
 
@@ -88,7 +86,7 @@ class Alerts:
             return False
         if not self._take(entry, entry.taken_by, me):
             return False
-        sys.audit(AFTER_TAKE, entry.job_id)
+        sys.audit(JobCrashPoint.ALERT_AFTER_TAKE, entry.job_id)
         try:
             self._notifier(_alert(entry))
         except BaseException as error:
@@ -97,9 +95,9 @@ class Alerts:
                 raise
             _LOGGER.warning("alert %s was not sent: %s: %s", _alert(entry).key, type(error).__name__, error)
             return False
-        sys.audit(AFTER_SEND, entry.job_id)
+        sys.audit(JobCrashPoint.ALERT_AFTER_SEND, entry.job_id)
         self._delete(entry)
-        sys.audit(AFTER_DELETE, entry.job_id)
+        sys.audit(JobCrashPoint.ALERT_AFTER_DELETE, entry.job_id)
         return True
 
     def _take(self, entry: OutboxEntry, expected: str | None, taken_by: str | None) -> bool:

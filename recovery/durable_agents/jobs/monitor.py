@@ -28,6 +28,7 @@ import msgspec
 
 from durable_agents.errors import InvalidSetting, JobLost
 from durable_agents.jobs import queue as outcomes
+from durable_agents.jobs.crash_points import JobCrashPoint
 from durable_agents.jobs.queue import JobClaim
 from durable_agents.store.rows import JobStatus
 
@@ -39,26 +40,6 @@ if TYPE_CHECKING:
     from durable_agents.jobs.stages import StageEngine
     from durable_agents.store.rows import Job
 
-MONITOR_CRASH_POINTS: Final = (
-    "recovery.monitor.after_spawn",
-    "recovery.monitor.after_start",
-    "recovery.monitor.after_exit",
-    "recovery.monitor.before_finalise",
-    "recovery.monitor.after_finalise",
-    "recovery.monitor.before_advance",
-    "recovery.monitor.after_advance",
-)
-"""The audit events of one job, in order, besides those of its queue and of the stage engine."""
-
-(
-    AFTER_SPAWN,
-    AFTER_START,
-    AFTER_EXIT,
-    BEFORE_FINALISE,
-    AFTER_FINALISE,
-    BEFORE_ADVANCE,
-    AFTER_ADVANCE,
-) = MONITOR_CRASH_POINTS
 
 _SHELL: Final = "/bin/sh"
 _GATE: Final = 'read -r go || exit 125; exec "$@" </dev/null'
@@ -158,11 +139,11 @@ class Monitor:
             self._queue.settle(outcome)
         except JobLost as error:
             return Ended(job.job_id, Ending.LOST, exit_code, None, str(error))
-        sys.audit(BEFORE_ADVANCE, job.job_id)
+        sys.audit(JobCrashPoint.MONITOR_BEFORE_ADVANCE, job.job_id)
         self._engine.deliver()
         if self._alerts is not None:
             self._alerts.deliver()
-        sys.audit(AFTER_ADVANCE, job.job_id)
+        sys.audit(JobCrashPoint.MONITOR_AFTER_ADVANCE, job.job_id)
         return Ended(job.job_id, Ending.SETTLED, exit_code, outcome.status, outcome.error)
 
     def _started(self, job: Job, claim: JobClaim) -> subprocess.Popen[bytes]:
@@ -179,15 +160,15 @@ class Monitor:
         """Let the executor run to its end and return its exit code; however this is left, its group is gone."""
         with process:
             try:
-                sys.audit(AFTER_SPAWN, job.job_id)
+                sys.audit(JobCrashPoint.MONITOR_AFTER_SPAWN, job.job_id)
                 self._queue.started(claim, process.pid)
-                sys.audit(AFTER_START, job.job_id)
+                sys.audit(JobCrashPoint.MONITOR_AFTER_START, job.job_id)
                 self._open_gate(process)
                 os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             finally:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)  # before it is waited for: until then the number is its own
-        sys.audit(AFTER_EXIT, job.job_id)
+        sys.audit(JobCrashPoint.MONITOR_AFTER_EXIT, job.job_id)
         return process.returncode
 
     @staticmethod
@@ -199,14 +180,14 @@ class Monitor:
 
     def _finalise(self, job: Job, claim: JobClaim, exit_code: int) -> Outcome:
         """Do what is to be done while the job is still running, and decide what becomes of it. Raises JobLost."""
-        sys.audit(BEFORE_FINALISE, job.job_id)
+        sys.audit(JobCrashPoint.MONITOR_BEFORE_FINALISE, job.job_id)
         for finalizer in self._finalizers:
             self._queue.check(claim)
             try:
                 finalizer(job, exit_code)
             except Exception as error:  # noqa: BLE001 - whatever goes wrong in it has failed the attempt
                 return outcomes.of_failure(job, _text(f"its finalizer raised {type(error).__name__}: {error}"))
-        sys.audit(AFTER_FINALISE, job.job_id)
+        sys.audit(JobCrashPoint.MONITOR_AFTER_FINALISE, job.job_id)
         return outcomes.of_exit(job, exit_code, self._engine)
 
 

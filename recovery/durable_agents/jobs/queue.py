@@ -34,6 +34,7 @@ import msgspec
 
 from durable_agents.clock import Microseconds
 from durable_agents.errors import InvalidJob, JobLost, UnknownJob
+from durable_agents.jobs.crash_points import JobCrashPoint
 from durable_agents.manager import Manager
 from durable_agents.processes import start_of
 from durable_agents.store.rows import AgentRun, Audit, Job, JobStatus, OutboxEntry, OutboxKind
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from durable_agents.jobs.stages import StageEngine
     from durable_agents.store import Transaction
 
-__all__ = ["JOB_CRASH_POINTS", "AgentRun", "Job", "JobClaim", "JobQueue", "JobStatus", "Outcome"]
+__all__ = ["AgentRun", "Job", "JobClaim", "JobQueue", "JobStatus", "Outcome"]
 
 MAX_ATTEMPTS: Final = 2
 EXIT_CODES: Final = range(-64, 256)
@@ -55,32 +56,6 @@ ATTEMPTS_MAX: Final = 1_000_000
 _ENDS: Final = (JobStatus.QUEUED, JobStatus.DONE, JobStatus.FAILED)
 _TEXT_CHARACTERS_MAX: Final = 2000
 
-CLAIM_CRASH_POINTS: Final = (
-    "recovery.job.before_claim",
-    "recovery.job.after_claim_update",
-    "recovery.job.after_claim",
-)
-EXIT_CRASH_POINTS: Final = (
-    "recovery.job.before_exit_code",
-    "recovery.job.after_exit_code_update",
-    "recovery.job.after_exit_code",
-)
-SETTLE_CRASH_POINTS: Final = (
-    "recovery.job.before_settle",
-    "recovery.job.after_end_update",
-    "recovery.job.after_outbox",
-    "recovery.job.after_settle",
-)
-JOB_CRASH_POINTS: Final = CLAIM_CRASH_POINTS + EXIT_CRASH_POINTS + SETTLE_CRASH_POINTS
-"""The audit events of ``claim``, of ``record_exit`` and of the end of a claim, each in order.
-
-Those between the first and the last of each lie before the COMMIT. Their argument is the id of the
-job, or 0.
-"""
-
-BEFORE_CLAIM, AFTER_CLAIM_UPDATE, AFTER_CLAIM = CLAIM_CRASH_POINTS
-BEFORE_EXIT_CODE, AFTER_EXIT_CODE_UPDATE, AFTER_EXIT_CODE = EXIT_CRASH_POINTS
-BEFORE_SETTLE, AFTER_END_UPDATE, AFTER_OUTBOX, AFTER_SETTLE = SETTLE_CRASH_POINTS
 
 JOB_VARIABLE: Final = "RECOVERY_JOB_ID"
 """By this variable an executor, and what it starts, is known."""
@@ -179,12 +154,12 @@ class JobQueue(Manager):
         for agent in agents or ():
             _check_name("agent", agent)
         pid = os.getpid()
-        sys.audit(BEFORE_CLAIM, 0)
+        sys.audit(JobCrashPoint.JOB_BEFORE_CLAIM, 0)
         with self._store.transaction() as transaction:
             now = self._clock.now()
             job = transaction.claim_job(agents, monitor_pid=pid, monitor_start=start_of(pid), now=now)
-            sys.audit(AFTER_CLAIM_UPDATE, 0 if job is None else job.job_id)
-        sys.audit(AFTER_CLAIM, 0 if job is None else job.job_id)
+            sys.audit(JobCrashPoint.JOB_AFTER_CLAIM_UPDATE, 0 if job is None else job.job_id)
+        sys.audit(JobCrashPoint.JOB_AFTER_CLAIM, 0 if job is None else job.job_id)
         return job
 
     def started(self, claim: JobClaim, pid: int) -> None:
@@ -212,13 +187,13 @@ class JobQueue(Manager):
                 "wait returned."
             )
             raise InvalidJob(message)
-        sys.audit(BEFORE_EXIT_CODE, claim.job_id)
+        sys.audit(JobCrashPoint.JOB_BEFORE_EXIT_CODE, claim.job_id)
         with self._store.transaction() as transaction:
             now = self._clock.now()
             if not transaction.record_exit(claim.job_id, claim.claim, exit_code=exit_code, now=now):
                 raise _lost(transaction, claim)
-            sys.audit(AFTER_EXIT_CODE_UPDATE, claim.job_id)
-        sys.audit(AFTER_EXIT_CODE, claim.job_id)
+            sys.audit(JobCrashPoint.JOB_AFTER_EXIT_CODE_UPDATE, claim.job_id)
+        sys.audit(JobCrashPoint.JOB_AFTER_EXIT_CODE, claim.job_id)
 
     def check(self, claim: JobClaim) -> None:
         """Raise JobLost unless the job is running under this claim. What is written to the store wants ``require``."""
@@ -231,11 +206,11 @@ class JobQueue(Manager):
 
         Raises JobLost, or any StoreError.
         """
-        sys.audit(BEFORE_SETTLE, outcome.job_id)
+        sys.audit(JobCrashPoint.JOB_BEFORE_SETTLE, outcome.job_id)
         with self._store.transaction() as transaction:
             if not settle(transaction, outcome, self._clock.now()):
                 raise _lost(transaction, JobClaim(outcome.job_id, outcome.claim))
-        sys.audit(AFTER_SETTLE, outcome.job_id)
+        sys.audit(JobCrashPoint.JOB_AFTER_SETTLE, outcome.job_id)
 
     def reap_running_job(self, job_id: int, status: JobStatus, *, error: str = "") -> bool:
         """End a job by hand, whatever its claim; False unless it is running. Raises InvalidJob, or any StoreError.
@@ -268,7 +243,7 @@ def settle(transaction: Transaction, outcome: Outcome, now: Microseconds) -> boo
     key = (outcome.job_id, outcome.claim)
     if not transaction.end_claim(*key, status=outcome.status, error=outcome.error, now=now):
         return False
-    sys.audit(AFTER_END_UPDATE, outcome.job_id)
+    sys.audit(JobCrashPoint.JOB_AFTER_END_UPDATE, outcome.job_id)
     if outcome.task_id is not None:
         audit = Audit(outcome.task_id, "job_ended", "running", outcome.status.value, _detail(outcome), now)
         transaction.insert_audit(audit)
@@ -276,7 +251,7 @@ def settle(transaction: Transaction, outcome: Outcome, now: Microseconds) -> boo
         transaction.insert_outbox(_entry(outcome, OutboxKind.ADVANCE, now))
     if outcome.alert:
         transaction.insert_outbox(_entry(outcome, OutboxKind.ALERT, now))
-    sys.audit(AFTER_OUTBOX, outcome.job_id)
+    sys.audit(JobCrashPoint.JOB_AFTER_OUTBOX, outcome.job_id)
     return True
 
 

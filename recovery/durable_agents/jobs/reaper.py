@@ -57,6 +57,7 @@ from durable_agents.errors import (
 from durable_agents.jobs import lease_files
 from durable_agents.jobs import queue as outcomes
 from durable_agents.jobs.alerts import Alerts, Notifier, log
+from durable_agents.jobs.crash_points import JobCrashPoint
 from durable_agents.jobs.queue import JOB_VARIABLE, Outcome, settle
 from durable_agents.processes import Liveness, ProcessTable, end_group
 from durable_agents.service import PeriodicService
@@ -139,32 +140,8 @@ def _key(job: RunningJob, *, has_exited: bool) -> tuple[int, Microseconds, bool]
     return (job.job_id, job.started_at if since is None else since, has_exited)
 
 
-__all__ = ["REAPER_CRASH_POINTS", "JobReaper", "Reaped", "ReaperSettings", "Tick", "Tier"]
+__all__ = ["JobReaper", "Reaped", "ReaperSettings", "Tick", "Tier"]
 
-REAPER_CRASH_POINTS: Final = (
-    "recovery.reaper.before_tick",
-    "recovery.reaper.after_look",
-    "recovery.reaper.after_count",
-    "recovery.reaper.after_fence",
-    "recovery.reaper.after_kill",
-    "recovery.reaper.before_claim",
-    "recovery.reaper.before_commit",
-    "recovery.reaper.after_claim",
-    "recovery.reaper.after_tick",
-)
-"""The audit events of a look, in order; those of fence and kill once for each job past the ceiling."""
-
-(
-    BEFORE_TICK,
-    AFTER_LOOK,
-    AFTER_COUNT,
-    AFTER_FENCE,
-    AFTER_KILL,
-    BEFORE_CLAIM,
-    BEFORE_COMMIT,
-    AFTER_CLAIM,
-    AFTER_TICK,
-) = REAPER_CRASH_POINTS
 
 BATCH: Final = 100
 """Jobs that are ended in one transaction: a few milliseconds of write lock."""
@@ -329,11 +306,11 @@ class JobReaper:
         return 0 if folder is None else lease_files.reclaim_all_stale_leases(folder)
 
     def _look(self, now: Microseconds) -> Tick:
-        sys.audit(BEFORE_TICK, now)
+        sys.audit(JobCrashPoint.REAPER_BEFORE_TICK, now)
         advanced = self._engine.deliver()
         jobs = list(self._running())
         looks = self._judged(jobs, now)
-        sys.audit(AFTER_LOOK, now)
+        sys.audit(JobCrashPoint.REAPER_AFTER_LOOK, now)
         self._count(looks)
         errors: list[str] = []
         ended = Counter[JobStatus]()
@@ -349,7 +326,7 @@ class JobReaper:
         advanced += self._engine.deliver()
         alerted = self._alerts.deliver()
         self._tell(errors)
-        sys.audit(AFTER_TICK, now)
+        sys.audit(JobCrashPoint.REAPER_AFTER_TICK, now)
         return Tick(
             running=len(jobs),
             dead=sum(look.ticks > 0 for look in looks),
@@ -398,7 +375,7 @@ class JobReaper:
             with self._store.transaction() as transaction:
                 rows = [DeadTicks(look.job.job_id, look.job.claim, look.ticks) for look in changed]
                 transaction.set_dead_ticks(self._name, rows)
-            sys.audit(AFTER_COUNT, len(changed))
+            sys.audit(JobCrashPoint.REAPER_AFTER_COUNT, len(changed))
 
     # What becomes of them, in batches.
 
@@ -446,10 +423,10 @@ class JobReaper:
         except RecoveryError as error:
             errors.append(f"Job {job.job_id} was left: {error}")
             return None
-        sys.audit(AFTER_FENCE, job.job_id)
+        sys.audit(JobCrashPoint.REAPER_AFTER_FENCE, job.job_id)
         if not self._end_rest(job, errors):
             return None
-        sys.audit(AFTER_KILL, job.job_id)
+        sys.audit(JobCrashPoint.REAPER_AFTER_KILL, job.job_id)
         return job.claim if job.is_fenced else job.claim + 1
 
     def _end_rest(self, job: RunningJob, errors: list[str]) -> bool:
@@ -477,11 +454,11 @@ class JobReaper:
         """End these claims in one transaction, or each in its own where one of them cannot be; return how many were."""
         if not found:
             return 0
-        sys.audit(BEFORE_CLAIM, len(found))
+        sys.audit(JobCrashPoint.REAPER_BEFORE_CLAIM, len(found))
         try:
             with self._store.transaction() as transaction:
                 won = [outcome for outcome in found if settle(transaction, outcome, now)]
-                sys.audit(BEFORE_COMMIT, len(won))
+                sys.audit(JobCrashPoint.REAPER_BEFORE_COMMIT, len(won))
         except _FATAL:
             raise
         except RecoveryError as error:
@@ -492,7 +469,7 @@ class JobReaper:
         self._note(won, tier, now)
         if ended is not None:
             ended.update(outcome.status for outcome in won)
-        sys.audit(AFTER_CLAIM, len(won))
+        sys.audit(JobCrashPoint.REAPER_AFTER_CLAIM, len(won))
         return len(won)
 
     def _note(self, won: Sequence[Outcome], tier: Tier, now: Microseconds) -> None:

@@ -32,6 +32,7 @@ from durable_agents.errors import (
     UnknownStage,
     unknown_task,
 )
+from durable_agents.jobs.crash_points import JobCrashPoint
 from durable_agents.jobs.gates import TIMEOUT_S, Gate, GateResult, Gates
 from durable_agents.store.protocol import PAGE_ROWS_MAX
 from durable_agents.store.rows import Audit, OutboxEntry, OutboxKind, Task, TaskStatus
@@ -41,20 +42,12 @@ if TYPE_CHECKING:
 
     from durable_agents.store import Store, Transaction
 
-__all__ = ["DEFAULT_PIPELINE", "STAGE_CRASH_POINTS", "Advance", "Advanced", "Pipeline", "Stage", "StageEngine"]
+__all__ = ["DEFAULT_PIPELINE", "Advance", "Advanced", "Pipeline", "Stage", "StageEngine"]
 
 MAX_ATTEMPTS: Final = 2
 """How often a job is started at most, unless told otherwise."""
 
-STAGE_CRASH_POINTS: Final = (
-    "recovery.stage.before_advance",
-    "recovery.stage.after_move",
-    "recovery.stage.after_next_job",
-    "recovery.stage.after_advance",
-)
-"""The audit events of one advance that moves a task, in order; the middle two lie before the COMMIT."""
 
-BEFORE_ADVANCE, AFTER_MOVE, AFTER_NEXT_JOB, AFTER_ADVANCE = STAGE_CRASH_POINTS
 _ENDED: Final = frozenset({TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED})
 _LOGGER: Final = logging.getLogger(__name__)
 
@@ -346,7 +339,7 @@ class StageEngine:
     def deliver_one(self, entry: OutboxEntry) -> bool:
         """Do one intended advance, unless somebody has; return whether it moved the task. Raises any StoreError."""
         now = self._clock.now()
-        sys.audit(BEFORE_ADVANCE, entry.task_id)
+        sys.audit(JobCrashPoint.STAGE_BEFORE_ADVANCE, entry.task_id)
         with self._store.transaction() as transaction:
             task = transaction.task(entry.task_id or "")
             if not transaction.delete_outbox(entry) or task is None:
@@ -362,18 +355,18 @@ class StageEngine:
             ):
                 return False
             self._write_next_job(transaction, task.task_id, here, entry.repo, now)
-        sys.audit(AFTER_ADVANCE, entry.task_id)
+        sys.audit(JobCrashPoint.STAGE_AFTER_ADVANCE, entry.task_id)
         return True
 
     def _advance(self, decided: Move | Advance) -> Advance:
         """Apply a move in a transaction of its own."""
         if isinstance(decided, Advance):
             return decided
-        sys.audit(BEFORE_ADVANCE, decided.task.task_id)
+        sys.audit(JobCrashPoint.STAGE_BEFORE_ADVANCE, decided.task.task_id)
         with self._store.transaction() as transaction:
             advance = self.apply(transaction, decided)
         if advance.is_moved:
-            sys.audit(AFTER_ADVANCE, decided.task.task_id)
+            sys.audit(JobCrashPoint.STAGE_AFTER_ADVANCE, decided.task.task_id)
         return advance
 
     def _move(
@@ -385,14 +378,14 @@ class StageEngine:
         ):
             return False
         transaction.insert_audit(Audit(task.task_id, "stage_changed", here.name, following, why, now))
-        sys.audit(AFTER_MOVE, task.task_id)
+        sys.audit(JobCrashPoint.STAGE_AFTER_MOVE, task.task_id)
         return True
 
     def _write_next_job(
         self, transaction: Transaction, task_id: str, here: Stage, repo: str, now: Microseconds
     ) -> int | None:
         job_id = self._write_job(transaction, task_id, self._pipeline.stage(here.next or here.name), repo, now)
-        sys.audit(AFTER_NEXT_JOB, task_id)
+        sys.audit(JobCrashPoint.STAGE_AFTER_NEXT_JOB, task_id)
         return job_id
 
     def _write_job(

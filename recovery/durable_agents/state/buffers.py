@@ -33,7 +33,8 @@ import msgspec
 from durable_agents.clock import Clock, SystemClock
 from durable_agents.errors import InvalidCycle
 from durable_agents.processes import Liveness, look, start_of
-from durable_agents.state.cycles import AFTER_BEGIN, BEFORE_BEGIN, NAME_PATTERN, SIDECARS, SUFFIX, Buffer, Owner
+from durable_agents.state.crash_points import StateCrashPoint
+from durable_agents.state.cycles import NAME_PATTERN, SIDECARS, SUFFIX, Buffer, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,26 +44,6 @@ if TYPE_CHECKING:
     from durable_agents.state.roots import Roots
     from durable_agents.store.rows import Cycle
 
-ORPHAN_CRASH_POINTS: Final = (
-    "recovery.orphans.before_look",
-    "recovery.orphans.before_discard",
-    "recovery.orphans.after_discard_file",
-    "recovery.orphans.after_discard",
-    "recovery.orphans.before_quarantine",
-    "recovery.orphans.after_quarantine_file",
-    "recovery.orphans.after_quarantine",
-)
-"""The audit events of ``recover_orphans``: the first once, the next three for each discarded, the rest quarantined."""
-
-(
-    BEFORE_LOOK,
-    BEFORE_DISCARD,
-    AFTER_DISCARD_FILE,
-    AFTER_DISCARD,
-    BEFORE_QUARANTINE,
-    AFTER_QUARANTINE_FILE,
-    AFTER_QUARANTINE,
-) = ORPHAN_CRASH_POINTS
 
 QUARANTINE: Final = "quarantine"
 
@@ -132,9 +113,9 @@ class Buffers:
         cycle_id = f"{self._clock.now():016x}-{secrets.token_hex(6)}"
         start = start_of(os.getpid())
         assert start is not None  # noqa: S101 - this very process
-        sys.audit(BEFORE_BEGIN, cycle_id)
+        sys.audit(StateCrashPoint.CYCLE_BEFORE_BEGIN, cycle_id)
         buffer = self.buffer(self.folder, Owner(name, cycle_id, os.getpid(), start), self._state, self._clock)
-        sys.audit(AFTER_BEGIN, cycle_id)
+        sys.audit(StateCrashPoint.CYCLE_AFTER_BEGIN, cycle_id)
         return buffer
 
     def history(self, *, after: str = "") -> Iterator[Cycle]:
@@ -160,7 +141,7 @@ class Buffers:
         found: list[Found] = []
         problems: list[str] = []
         with self._roots.locked(_LOCK):
-            sys.audit(BEFORE_LOOK, "")
+            sys.audit(StateCrashPoint.ORPHANS_BEFORE_LOOK, "")
             for stem, suffixes in self._listed(problems).items():
                 try:
                     found.append(self._judge(stem, suffixes))
@@ -203,16 +184,16 @@ class Buffers:
         return look(owner.pid, owner.start) is not Liveness.DEAD
 
     def _discard(self, stem: str, detail: str) -> Found:
-        sys.audit(BEFORE_DISCARD, stem)
+        sys.audit(StateCrashPoint.ORPHANS_BEFORE_DISCARD, stem)
         for suffix in ("", *SIDECARS):
             (self.folder / (stem + SUFFIX + suffix)).unlink(missing_ok=True)
             if not suffix:
-                sys.audit(AFTER_DISCARD_FILE, stem)
-        sys.audit(AFTER_DISCARD, stem)
+                sys.audit(StateCrashPoint.ORPHANS_AFTER_DISCARD_FILE, stem)
+        sys.audit(StateCrashPoint.ORPHANS_AFTER_DISCARD, stem)
         return Found(stem, Fate.DISCARDED, detail)
 
     def _quarantine(self, stem: str, detail: str) -> Found:
-        sys.audit(BEFORE_QUARANTINE, stem)
+        sys.audit(StateCrashPoint.ORPHANS_BEFORE_QUARANTINE, stem)
         with contextlib.ExitStack() as stack:
             folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, folder)
@@ -227,8 +208,8 @@ class Buffers:
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(name, name, src_dir_fd=folder, dst_dir_fd=place)
                 if not suffix:
-                    sys.audit(AFTER_QUARANTINE_FILE, stem)
-        sys.audit(AFTER_QUARANTINE, stem)
+                    sys.audit(StateCrashPoint.ORPHANS_AFTER_QUARANTINE_FILE, stem)
+        sys.audit(StateCrashPoint.ORPHANS_AFTER_QUARANTINE, stem)
         _log.warning("the buffer %s is in %s: %s", stem, QUARANTINE, detail)
         return Found(stem, Fate.QUARANTINED, detail)
 

@@ -21,6 +21,7 @@ import msgspec
 
 from durable_agents import snapshots
 from durable_agents.errors import BufferNotWritten, CycleEnded, InvalidCycle, InvalidSnapshot
+from durable_agents.state.crash_points import StateCrashPoint
 from durable_agents.state.groups import VALUE_BYTES_MAX
 from durable_agents.store.rows import Cycle, CycleEntry
 
@@ -32,21 +33,6 @@ if TYPE_CHECKING:
     from durable_agents.state.groups import StateStore
     from durable_agents.store import Transaction
 
-CYCLE_CRASH_POINTS: Final = (
-    "recovery.cycle.before_begin",
-    "recovery.cycle.after_begin",
-    "recovery.cycle.before_put",
-    "recovery.cycle.after_put",
-    "recovery.cycle.before_commit",
-    "recovery.cycle.in_commit",
-    "recovery.cycle.after_commit",
-    "recovery.cycle.after_remove",
-)
-"""The audit events of a cycle, in order; the two of ``put`` once for each entry."""
-
-BEFORE_BEGIN, AFTER_BEGIN, BEFORE_PUT, AFTER_PUT, BEFORE_COMMIT, IN_COMMIT, AFTER_COMMIT, AFTER_REMOVE = (
-    CYCLE_CRASH_POINTS
-)
 
 CYCLE_ENTRIES_MAX: Final = 1_000_000
 NAME_PATTERN: Final = r"[A-Za-z0-9._-]{1,100}"
@@ -134,13 +120,13 @@ class Buffer:
         InvalidCycle, CycleEnded, BufferNotWritten.
         """
         content = self._checked(kind, value)
-        sys.audit(BEFORE_PUT, self.cycle_id)
+        sys.audit(StateCrashPoint.CYCLE_BEFORE_PUT, self.cycle_id)
         with self._lock, _written(self._path):
             self._check_open()
             self._connection.execute(_PUT, (kind, content.decode()))
             self._entries += 1
             place = self._entries
-        sys.audit(AFTER_PUT, self.cycle_id)
+        sys.audit(StateCrashPoint.CYCLE_AFTER_PUT, self.cycle_id)
         return place
 
     def commit(self) -> bool:
@@ -154,13 +140,13 @@ class Buffer:
             self._check_open()
             store = self._state.store
             if store is not None:
-                sys.audit(BEFORE_COMMIT, self.cycle_id)
+                sys.audit(StateCrashPoint.CYCLE_BEFORE_COMMIT, self.cycle_id)
                 with store.transaction() as transaction:
                     self._copy_into(transaction)
-                    sys.audit(IN_COMMIT, self.cycle_id)
-                sys.audit(AFTER_COMMIT, self.cycle_id)
+                    sys.audit(StateCrashPoint.CYCLE_IN_COMMIT, self.cycle_id)
+                sys.audit(StateCrashPoint.CYCLE_AFTER_COMMIT, self.cycle_id)
             self._remove()
-            sys.audit(AFTER_REMOVE, self.cycle_id)
+            sys.audit(StateCrashPoint.CYCLE_AFTER_REMOVE, self.cycle_id)
             return store is not None
 
     def discard(self) -> None:

@@ -23,6 +23,7 @@ import msgspec
 
 from durable_agents.errors import RecoveryError
 from durable_agents.state.buffers import Buffers, Orphans
+from durable_agents.state.crash_points import StateCrashPoint
 from durable_agents.state.roots import LOCK_TIMEOUT_S
 from durable_agents.state.runtime import RuntimeState, load_runtime
 from durable_agents.state.workspaces import Hydration, Workspaces
@@ -32,16 +33,6 @@ if TYPE_CHECKING:
 
     from durable_agents.state.groups import StateStore
 
-STARTUP_CRASH_POINTS: Final = (
-    "recovery.startup.before_hydrate",
-    "recovery.startup.before_runtime",
-    "recovery.startup.before_orphans",
-    "recovery.startup.before_loops",
-    "recovery.startup.after_loops",
-)
-"""The audit events of ``startup``, in order; those of its steps come in between."""
-
-BEFORE_HYDRATE, BEFORE_RUNTIME, BEFORE_ORPHANS, BEFORE_LOOPS, AFTER_LOOPS = STARTUP_CRASH_POINTS
 
 _LOCK: Final = "startup"
 
@@ -78,18 +69,18 @@ def startup(
     """
     problems: list[str] = []
     with workspaces.roots.locked(_LOCK, timeout_s=lock_timeout_s):
-        sys.audit(BEFORE_HYDRATE)
+        sys.audit(StateCrashPoint.STARTUP_BEFORE_HYDRATE)
         hydration = workspaces.hydrate()
         problems += [f"{each.workspace}: {each.problem}: {each.detail}" for each in hydration.problems]
-        sys.audit(BEFORE_RUNTIME)
+        sys.audit(StateCrashPoint.STARTUP_BEFORE_RUNTIME)
         runtime = _runtime(state, problems)
-        sys.audit(BEFORE_ORPHANS)
+        sys.audit(StateCrashPoint.STARTUP_BEFORE_ORPHANS)
         orphans = buffers.recover_orphans()
         problems += orphans.problems
-    sys.audit(BEFORE_LOOPS)
+    sys.audit(StateCrashPoint.STARTUP_BEFORE_LOOPS)
     for loop in loops:
         loop.start()
-    sys.audit(AFTER_LOOPS)
+    sys.audit(StateCrashPoint.STARTUP_AFTER_LOOPS)
     return Startup(hydration, runtime, orphans, tuple(problems))
 
 

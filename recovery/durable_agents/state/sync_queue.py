@@ -37,6 +37,7 @@ from durable_agents.errors import (
     SyncQueueFull,
     SyncQueueNotWritten,
 )
+from durable_agents.state.crash_points import StateCrashPoint
 from durable_agents.state.groups import VALUE_BYTES_MAX, StateGroup
 from durable_agents.store.rows import StateEntry
 from durable_agents.work.artifacts import Artifacts
@@ -59,16 +60,6 @@ SYNC_QUEUE_FILE: Final = "sync_queue.json"
 SYNC_QUEUE_KEY: Final = "queue"
 SYNC_QUEUE_VERSION: Final = 1
 
-SYNC_CRASH_POINTS: Final = (
-    "recovery.sync.before_push",
-    "recovery.sync.after_push",
-    "recovery.sync.before_file",
-    "recovery.sync.after_file",
-    "recovery.sync.after_store",
-)
-"""The audit events of pushing one entry, in order; queueing one passes the last three."""
-
-BEFORE_PUSH, AFTER_PUSH, BEFORE_FILE, AFTER_FILE, AFTER_STORE = SYNC_CRASH_POINTS
 
 _LOCK: Final = "sync_queue"
 _KEY_BYTES_MAX: Final = 200
@@ -210,7 +201,7 @@ class SyncQueue:
 
     def _deliver(self, entry: SyncEntry) -> None:
         """Push, and dequeue only then."""
-        sys.audit(BEFORE_PUSH, entry.key)
+        sys.audit(StateCrashPoint.SYNC_BEFORE_PUSH, entry.key)
         try:
             self._push(entry)
         except PushFailed:
@@ -221,7 +212,7 @@ class SyncQueue:
                 f"{error}; it is tried again."
             )
             raise PushFailed(message) from error
-        sys.audit(AFTER_PUSH, entry.key)
+        sys.audit(StateCrashPoint.SYNC_AFTER_PUSH, entry.key)
         self._dequeue(entry)
 
     def _dequeue(self, entry: SyncEntry) -> None:
@@ -255,11 +246,11 @@ class SyncQueue:
     def _write(self, revision: int, entries: tuple[SyncEntry, ...]) -> None:
         """Write both copies, the file first: an empty queue has no row, so the file must know that it is newer."""
         queue = Queue(revision + 1, entries)
-        sys.audit(BEFORE_FILE, queue.revision)
+        sys.audit(StateCrashPoint.SYNC_BEFORE_FILE, queue.revision)
         problems = [self._write_file(queue)]
-        sys.audit(AFTER_FILE, queue.revision)
+        sys.audit(StateCrashPoint.SYNC_AFTER_FILE, queue.revision)
         problems.append(self._write_store(queue, is_file_behind=bool(problems[0])))
-        sys.audit(AFTER_STORE, queue.revision)
+        sys.audit(StateCrashPoint.SYNC_AFTER_STORE, queue.revision)
         if all(problems):
             message = (
                 f"Expected to write the sync queue to its file or to the store but could do neither ({problems[0]}; "

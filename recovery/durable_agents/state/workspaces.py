@@ -46,6 +46,7 @@ import msgspec
 from durable_agents.clock import Clock, Microseconds, SystemClock
 from durable_agents.errors import CorruptState, InvalidWorkspace, RecoveryError
 from durable_agents.processes import Liveness, ProcessTable, start_of
+from durable_agents.state.crash_points import StateCrashPoint
 from durable_agents.state.groups import StateGroup, StateStore
 from durable_agents.state.status_files import (
     Reading,
@@ -214,32 +215,6 @@ def _count_of(entry: StateEntry | None) -> int:
         return 0
 
 
-WORKSPACE_CRASH_POINTS: Final = (
-    "recovery.hydrate.before_read",
-    "recovery.hydrate.after_read",
-    "recovery.hydrate.after_dispatches",
-    "recovery.hydrate.before_file",
-    "recovery.hydrate.after_file",
-    "recovery.hydrate.before_commit",
-    "recovery.hydrate.in_commit",
-    "recovery.hydrate.after_commit",
-)
-"""The audit events of ``hydrate``, in order; the two about a file once for each that is rewritten."""
-
-BEFORE_READ, AFTER_READ, AFTER_DISPATCHES, BEFORE_FILE, AFTER_FILE, BEFORE_COMMIT, IN_COMMIT, AFTER_COMMIT = (
-    WORKSPACE_CRASH_POINTS
-)
-
-TRACK_CRASH_POINTS: Final = (
-    "recovery.workspace.before_file",
-    "recovery.workspace.after_file",
-    "recovery.workspace.before_commit",
-    "recovery.workspace.after_commit",
-)
-"""The audit events of ``track``, in order."""
-
-TRACK_BEFORE_FILE, TRACK_AFTER_FILE, TRACK_BEFORE_COMMIT, TRACK_AFTER_COMMIT = TRACK_CRASH_POINTS
-
 _GONE: Final = "gone"
 """The start of a process that had ended when its workspace was tracked; whoever gets its number has another."""
 
@@ -342,9 +317,9 @@ class Workspaces:
         check_workspace(name)
         written = self._completed(status)
         with self._roots.locked(_LOCK):
-            sys.audit(TRACK_BEFORE_FILE, name)
+            sys.audit(StateCrashPoint.WORKSPACE_BEFORE_FILE, name)
             self._files.write(name, written)
-            sys.audit(TRACK_AFTER_FILE, name)
+            sys.audit(StateCrashPoint.WORKSPACE_AFTER_FILE, name)
             self._mirror(name, written)
             self._registry[name] = written
         return written
@@ -368,12 +343,12 @@ class Workspaces:
         """
         problems: list[WorkspaceProblem] = []
         with self._roots.locked(_LOCK):
-            sys.audit(BEFORE_READ, "")
+            sys.audit(StateCrashPoint.HYDRATE_BEFORE_READ, "")
             stored = self._stored(problems)
             found = self._found(stored, problems)
-            sys.audit(AFTER_READ, "")
+            sys.audit(StateCrashPoint.HYDRATE_AFTER_READ, "")
             self._note_dispatches(stored, found, problems)
-            sys.audit(AFTER_DISPATCHES, "")
+            sys.audit(StateCrashPoint.HYDRATE_AFTER_DISPATCHES, "")
             table = ProcessTable.read()  # after everything was listed: who started since is not in it
             before = {each.name: each.status for each in found if each.status is not None}
             live = tuple(name for name, status in before.items() if is_live(status, table))
@@ -413,8 +388,8 @@ class Workspaces:
             return
         with store.transaction() as transaction:
             update_derived_views(transaction, name, status)
-            sys.audit(TRACK_BEFORE_COMMIT, name)
-        sys.audit(TRACK_AFTER_COMMIT, name)
+            sys.audit(StateCrashPoint.WORKSPACE_BEFORE_COMMIT, name)
+        sys.audit(StateCrashPoint.WORKSPACE_AFTER_COMMIT, name)
 
     def _stored(self, problems: list[WorkspaceProblem]) -> dict[str, StateEntry]:
         try:
@@ -469,9 +444,9 @@ class Workspaces:
                 is_torn = each.reading.problem is StatusProblem.HALF_WRITTEN
                 is_wanted = each.name in registry and is_torn and each.name not in live
                 if is_wanted or (each.name in ghosts and self._may_write(each)):
-                    sys.audit(BEFORE_FILE, each.name)
+                    sys.audit(StateCrashPoint.HYDRATE_BEFORE_FILE, each.name)
                     self._files.write(each.name, registry[each.name])
-                    sys.audit(AFTER_FILE, each.name)
+                    sys.audit(StateCrashPoint.HYDRATE_AFTER_FILE, each.name)
                     restored += [each.name] * is_wanted
             except RecoveryError as error:
                 problems.append(WorkspaceProblem(each.name, "not_written", str(error)))
@@ -515,14 +490,14 @@ class Workspaces:
             stored_counts = self._state.entries(StateGroup.CONCURRENCY)
             put += counts_in_line(running_counts(registry.values()), stored_counts)
             gone = [name for name in queue if name not in wanted]
-            sys.audit(BEFORE_COMMIT, "")
+            sys.audit(StateCrashPoint.HYDRATE_BEFORE_COMMIT, "")
             if put or gone:
                 with store.transaction() as transaction:
                     transaction.put_states(put)
                     for name in gone:
                         transaction.delete_state(StateGroup.QUEUE, name)
-                    sys.audit(IN_COMMIT, "")
-            sys.audit(AFTER_COMMIT, "")
+                    sys.audit(StateCrashPoint.HYDRATE_IN_COMMIT, "")
+            sys.audit(StateCrashPoint.HYDRATE_AFTER_COMMIT, "")
         except RecoveryError as error:
             problems.append(WorkspaceProblem("", "store_not_written", str(error)))
 

@@ -15,9 +15,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import msgspec
-from durable_agents import JobClaim, JobQueue, Monitor
+from durable_agents import JobClaim, JobCrashPoint, JobQueue, Monitor
 from durable_agents.errors import JobLost
-from durable_agents.jobs.queue import AFTER_SETTLE, BEFORE_SETTLE, settle
+from durable_agents.jobs.queue import settle
 from durable_agents.processes import start_of
 from durable_agents.store.sqlite.jobs import _CLAIM, _INSERT_RUN, OLDEST
 
@@ -92,10 +92,10 @@ class UnfencedEnd(JobQueue):
 
     def settle(self, outcome: Outcome) -> None:
         """End it whoever has it."""
-        sys.audit(BEFORE_SETTLE, outcome.job_id)
+        sys.audit(JobCrashPoint.JOB_BEFORE_SETTLE, outcome.job_id)
         with self._store.transaction() as transaction:
             job = transaction.job(outcome.job_id)
             assert job is not None
             if not settle(transaction, msgspec.structs.replace(outcome, claim=job.claim), self._clock.now()):
                 raise JobLost
-        sys.audit(AFTER_SETTLE, outcome.job_id)
+        sys.audit(JobCrashPoint.JOB_AFTER_SETTLE, outcome.job_id)

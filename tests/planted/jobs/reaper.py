@@ -19,9 +19,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import msgspec
-from durable_agents import JobReaper
+from durable_agents import JobCrashPoint, JobReaper
 from durable_agents.jobs.queue import settle
-from durable_agents.jobs.reaper import AFTER_CLAIM, BEFORE_CLAIM, BEFORE_COMMIT, Tier
 from durable_agents.processes import Liveness, ProcessTable
 
 from tests.planted.jobs.stages import advance_blindly
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from durable_agents import JobStatus
     from durable_agents.clock import Microseconds
     from durable_agents.jobs.queue import Outcome
-    from durable_agents.jobs.reaper import _Look
+    from durable_agents.jobs.reaper import Tier, _Look
     from durable_agents.store.rows import RunningJob
 
 
@@ -90,7 +89,7 @@ class AdvancesBeforeClaim(JobReaper):
 
     def _of_succeeded(self, looks: Sequence[_Look], errors: list[str]) -> Iterator[list[Outcome]]:
         for batch in super()._of_succeeded(looks, errors):
-            sys.audit(BEFORE_CLAIM, len(batch))
+            sys.audit(JobCrashPoint.REAPER_BEFORE_CLAIM, len(batch))
             for outcome in batch:
                 if outcome.leaves is not None and outcome.task_id is not None:
                     advance_blindly(self._engine, outcome.task_id, outcome.leaves)
@@ -131,7 +130,7 @@ class CountsLostClaims(JobReaper):
         del errors
         if not found:
             return 0
-        sys.audit(BEFORE_CLAIM, len(found))
+        sys.audit(JobCrashPoint.REAPER_BEFORE_CLAIM, len(found))
         with self._store.transaction() as transaction:
             for outcome in found:
                 transaction.execute(  # type: ignore[attr-defined]
@@ -139,9 +138,9 @@ class CountsLostClaims(JobReaper):
                 )
                 transaction.execute("DELETE FROM outbox WHERE job_id = ?", (outcome.job_id,))  # type: ignore[attr-defined]
                 settle(transaction, outcome, now)
-            sys.audit(BEFORE_COMMIT, len(found))
+            sys.audit(JobCrashPoint.REAPER_BEFORE_COMMIT, len(found))
         self._note(found, tier, now)
         if ended is not None:
             ended.update(outcome.status for outcome in found)
-        sys.audit(AFTER_CLAIM, len(found))
+        sys.audit(JobCrashPoint.REAPER_AFTER_CLAIM, len(found))
         return len(found)

@@ -14,9 +14,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from durable_agents import StageEngine
+from durable_agents import JobCrashPoint, StageEngine
 from durable_agents.jobs.gates import TIMEOUT_S, GateResult, Gates
-from durable_agents.jobs.stages import AFTER_MOVE, AFTER_NEXT_JOB
 from durable_agents.store.rows import Audit
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class AdvancesBlindly(StageEngine):
     ) -> bool:
         del entered_at, why, now
         write_stage(transaction, task.task_id, here.name, here.next or here.name)
-        sys.audit(AFTER_MOVE, task.task_id)
+        sys.audit(JobCrashPoint.STAGE_AFTER_MOVE, task.task_id)
         return True
 
 
@@ -80,7 +79,7 @@ class AdvancesFirst(StageEngine):
         connection = transaction.connection  # type: ignore[attr-defined]
         connection.execute("COMMIT")
         connection.execute("BEGIN IMMEDIATE")
-        sys.audit(AFTER_NEXT_JOB, task_id)
+        sys.audit(JobCrashPoint.STAGE_AFTER_NEXT_JOB, task_id)
         job = transaction.insert_job(agent=agent, repo=repo, task_id=task_id, max_attempts=2, now=now)
         return job.job_id
 

@@ -17,9 +17,9 @@ import sqlite3
 import sys
 from typing import TYPE_CHECKING
 
-from durable_agents import Buffer, Buffers, Fate
-from durable_agents.state.buffers import AFTER_DISCARD, AFTER_DISCARD_FILE, BEFORE_DISCARD, Found
-from durable_agents.state.cycles import AFTER_COMMIT, AFTER_REMOVE, BEFORE_COMMIT, IN_COMMIT, SUFFIX, Owner
+from durable_agents import Buffer, Buffers, Fate, StateCrashPoint
+from durable_agents.state.buffers import Found
+from durable_agents.state.cycles import SUFFIX, Owner
 from durable_agents.store.rows import Cycle, CycleEntry
 
 if TYPE_CHECKING:
@@ -73,16 +73,16 @@ class TwoTransactions(Buffers):
             """Commit in two transactions, past the same crash points."""
             store = self._state.store
             assert store is not None
-            sys.audit(BEFORE_COMMIT, self.cycle_id)
+            sys.audit(StateCrashPoint.CYCLE_BEFORE_COMMIT, self.cycle_id)
             with store.transaction() as transaction:
                 transaction.insert_cycle(self._marker())
-            sys.audit(IN_COMMIT, self.cycle_id)
+            sys.audit(StateCrashPoint.CYCLE_IN_COMMIT, self.cycle_id)
             with store.transaction() as transaction:
                 for page in self._pages():
                     transaction.insert_cycle_entries(page)
-            sys.audit(AFTER_COMMIT, self.cycle_id)
+            sys.audit(StateCrashPoint.CYCLE_AFTER_COMMIT, self.cycle_id)
             self._remove()
-            sys.audit(AFTER_REMOVE, self.cycle_id)
+            sys.audit(StateCrashPoint.CYCLE_AFTER_REMOVE, self.cycle_id)
             return True
 
 
@@ -90,10 +90,10 @@ class LeavesSidecars(Buffers):
     """Removes what it was told to remove."""
 
     def _discard(self, stem: str, detail: str) -> Found:
-        sys.audit(BEFORE_DISCARD, stem)
+        sys.audit(StateCrashPoint.ORPHANS_BEFORE_DISCARD, stem)
         (self.folder / (stem + SUFFIX)).unlink(missing_ok=True)
-        sys.audit(AFTER_DISCARD_FILE, stem)
-        sys.audit(AFTER_DISCARD, stem)
+        sys.audit(StateCrashPoint.ORPHANS_AFTER_DISCARD_FILE, stem)
+        sys.audit(StateCrashPoint.ORPHANS_AFTER_DISCARD, stem)
         return Found(stem, Fate.DISCARDED, detail)
 
 

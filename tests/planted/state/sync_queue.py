@@ -17,8 +17,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from durable_agents import SyncQueue
-from durable_agents.state.sync_queue import AFTER_PUSH, BEFORE_PUSH
+from durable_agents import StateCrashPoint, SyncQueue
 
 if TYPE_CHECKING:
     from durable_agents import SyncEntry
@@ -30,18 +29,18 @@ class DequeuesFirst(SyncQueue):
 
     def _deliver(self, entry: SyncEntry) -> None:
         self._dequeue(entry)
-        sys.audit(BEFORE_PUSH, entry.key)
+        sys.audit(StateCrashPoint.SYNC_BEFORE_PUSH, entry.key)
         self._push(entry)
-        sys.audit(AFTER_PUSH, entry.key)
+        sys.audit(StateCrashPoint.SYNC_AFTER_PUSH, entry.key)
 
 
 class NewKeyEachTime(SyncQueue):
     """Gives each request a key of its own."""
 
     def _deliver(self, entry: SyncEntry) -> None:
-        sys.audit(BEFORE_PUSH, entry.key)
+        sys.audit(StateCrashPoint.SYNC_BEFORE_PUSH, entry.key)
         self._push(msgspec.structs.replace(entry, key=secrets.token_hex(16)))
-        sys.audit(AFTER_PUSH, entry.key)
+        sys.audit(StateCrashPoint.SYNC_AFTER_PUSH, entry.key)
         self._dequeue(entry)
 
 

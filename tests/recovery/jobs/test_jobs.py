@@ -10,9 +10,9 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from durable_agents import JOB_CRASH_POINTS, JobClaim, JobQueue, JobStatus, ManualClock, TaskManager
+from durable_agents import JobClaim, JobCrashPoint, JobQueue, JobStatus, ManualClock, TaskManager
 from durable_agents.errors import InvalidJob, InvalidSetting, JobLost, UnknownJob, UnknownTask
-from durable_agents.jobs.queue import CLAIM_CRASH_POINTS, EXIT_CRASH_POINTS, SETTLE_CRASH_POINTS, Outcome, require
+from durable_agents.jobs.queue import Outcome, require
 from durable_agents.store.rows import Job, OutboxKind
 from durable_agents.store.sqlite import jobs as sqlite_jobs
 
@@ -238,14 +238,15 @@ queue.settle(Outcome(job_id=job.job_id, claim=job.claim, **end))
 """
 
 
-@pytest.mark.parametrize("point", JOB_CRASH_POINTS)
+@pytest.mark.parametrize("point", JobCrashPoint.of("job"))
 def test_a_kill_leaves_each_step_whole_or_not_there(queue: JobQueue, tmp_path: Path, point: str) -> None:
     """Up to a COMMIT there is nothing of a step, after it everything."""
     command = [sys.executable, "-c", _KILLED, str(tmp_path / "store.db"), point]
     assert subprocess.run(command, timeout=60, check=False).returncode == -signal.SIGKILL
-    place = JOB_CRASH_POINTS.index(point)
-    commits = (CLAIM_CRASH_POINTS[-1], EXIT_CRASH_POINTS[-1], SETTLE_CRASH_POINTS[-1])
-    is_claimed, is_recorded, is_settled = (place >= JOB_CRASH_POINTS.index(commit) for commit in commits)
+    points = JobCrashPoint.of("job")
+    place = points.index(JobCrashPoint(point))
+    commits = (JobCrashPoint.JOB_AFTER_CLAIM, JobCrashPoint.JOB_AFTER_EXIT_CODE, JobCrashPoint.JOB_AFTER_SETTLE)
+    is_claimed, is_recorded, is_settled = (place >= points.index(commit) for commit in commits)
     job = queue.get(1)
     status = JobStatus.DONE if is_settled else JobStatus.RUNNING if is_claimed else JobStatus.QUEUED
     assert (job.status, job.attempts, job.claim) == (status, is_claimed, is_claimed)
@@ -268,7 +269,7 @@ def test_the_declared_crash_points_are_those_that_are_passed(queue: JobQueue) ->
     queue.record_exit(claim_of(job), 0)
     queue.settle(outcome(job))
     listening.clear()
-    assert tuple(passed) == JOB_CRASH_POINTS
+    assert tuple(passed) == JobCrashPoint.of("job")
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import pytest
 from durable_agents import (
-    REAPER_CRASH_POINTS,
-    STAGE_CRASH_POINTS,
     JobClaim,
+    JobCrashPoint,
     JobQueue,
     JobReaper,
     ManualClock,
@@ -39,7 +38,6 @@ from durable_agents import (
 )
 from durable_agents.errors import JobLost
 from durable_agents.jobs import queue as outcomes
-from durable_agents.jobs.queue import CLAIM_CRASH_POINTS, EXIT_CRASH_POINTS, SETTLE_CRASH_POINTS
 from durable_agents.processes import Liveness, Process, ProcessTable
 from durable_agents.store import init_factory
 from hypothesis import HealthCheck, Phase, settings
@@ -78,6 +76,8 @@ LEAVES = {"builder": "build", "checker": "check"}
 FOLLOWING = {"build": "check", "check": "end"}
 GRACE, CEILING = 300_000_000, 3600_000_000
 JOBS_MAX = 12
+JOB_POINTS, REAPER_POINTS, STAGE_POINTS = (JobCrashPoint.of(name) for name in ("job", "reaper", "stage"))
+CLAIM_POINTS, EXIT_POINTS, SETTLE_POINTS = JOB_POINTS[:3], JOB_POINTS[3:6], JOB_POINTS[6:]
 FIRST_PID = 50_000_000  # larger than any number of a process of this machine
 _MEMORY = Path("/dev/shm")  # crashes of a process lose no page cache, so nothing is to be learnt from a disk
 
@@ -310,7 +310,7 @@ class JobsMachine(RuleBasedStateMachine):
             job = self.queue.enqueue(agent, task_id=task, max_attempts=max_attempts)
             self.jobs[job.job_id] = Known(job.job_id, agent, task, max_attempts)
 
-    @rule(crash=rarely(CLAIM_CRASH_POINTS))
+    @rule(crash=rarely(CLAIM_POINTS))
     def claim(self, crash: str | None) -> None:
         """Claim the oldest queued job; no earlier executor of it lives."""
         queued = [job for job in self.jobs.values() if job.status == "queued"]
@@ -318,7 +318,7 @@ class JobsMachine(RuleBasedStateMachine):
         if not queued:
             assert done in ([None], None)
             return
-        if done is None and crash != CLAIM_CRASH_POINTS[-1]:
+        if done is None and crash != CLAIM_POINTS[-1]:
             return
         known = min(queued, key=lambda job: job.job_id)
         assert done is None or (done[0] is not None and done[0].job_id == known.job_id)
@@ -372,7 +372,7 @@ class JobsMachine(RuleBasedStateMachine):
                 self.clock.advance(GRACE / 1e6)
 
     @precondition(lambda self: any(attempt.ended_with is not None for attempt in self.attempts))
-    @rule(which=st.integers(0, 9), crash=rarely(EXIT_CRASH_POINTS))
+    @rule(which=st.integers(0, 9), crash=rarely(EXIT_POINTS))
     def record_exit(self, which: int, crash: str | None, only: Attempt | None = None) -> None:
         """Record how an executor ended, or be told that the job is lost."""
         attempt = only or self.awake(which, lambda each: each.ended_with is not None and not each.has_recorded)
@@ -381,7 +381,7 @@ class JobsMachine(RuleBasedStateMachine):
         self.world.set_state(attempt.executor, "")
         code, held = attempt.ended_with, self.holds(attempt)
         done = self.call(lambda: self.told_lost(lambda: self.queue.record_exit(claim_of(attempt), code), held), crash)
-        if held and (done is not None or crash == EXIT_CRASH_POINTS[-1]):
+        if held and (done is not None or crash == EXIT_POINTS[-1]):
             known = self.jobs[attempt.job_id]
             known.exit_code, known.finished_at = code, self.clock.now()
         attempt.has_recorded = True
@@ -389,7 +389,7 @@ class JobsMachine(RuleBasedStateMachine):
             self.a_monitor_dies(self.attempts.index(attempt))
 
     @precondition(lambda self: any(attempt.has_recorded for attempt in self.attempts))
-    @rule(which=st.integers(0, 9), crash=rarely((*SETTLE_CRASH_POINTS, *STAGE_CRASH_POINTS)))
+    @rule(which=st.integers(0, 9), crash=rarely(SETTLE_POINTS + STAGE_POINTS))
     def settle(self, which: int, crash: str | None) -> None:
         """End a job whose exit code is recorded, and do the advance, or be told that the job is lost."""
         attempt = self.awake(which, lambda each: each.has_recorded)
@@ -411,7 +411,7 @@ class JobsMachine(RuleBasedStateMachine):
         self.forget(attempt)
         self.world.set_state(attempt.monitor, "")
 
-    @rule(task=st.sampled_from(TASKS), crash=rarely(STAGE_CRASH_POINTS))
+    @rule(task=st.sampled_from(TASKS), crash=rarely(STAGE_POINTS))
     def webhook(self, task: str, crash: str | None) -> None:
         """Advance a task from where it is, if its gate is green."""
         before = self.stage(task)
@@ -419,13 +419,13 @@ class JobsMachine(RuleBasedStateMachine):
             return
         done = self.call(lambda: [self.engine.advance_stage(task, before, finished_agent=None).is_moved], crash)
         assert done in ([self.is_green], None)
-        is_moved = done == [True] or (done is None and crash == STAGE_CRASH_POINTS[-1])
+        is_moved = done == [True] or (done is None and crash == STAGE_POINTS[-1])
         assert self.stage(task) == (FOLLOWING[before] if is_moved else before)
         self.learn_jobs()
 
     # What reapers do.
 
-    @rule(crash=rarely(REAPER_CRASH_POINTS + STAGE_CRASH_POINTS))
+    @rule(crash=rarely(REAPER_POINTS + STAGE_POINTS))
     def look(self, crash: str | None) -> None:
         """Look once: exactly as the model says, or part of it after a crash."""
         self.deliver_first(crash)
@@ -442,7 +442,7 @@ class JobsMachine(RuleBasedStateMachine):
         """Look once, without a crash."""
         self.look(None)
 
-    @rule(crash=st.sampled_from([*REAPER_CRASH_POINTS[-4:-1], STAGE_CRASH_POINTS[0]]))
+    @rule(crash=st.sampled_from([*REAPER_POINTS[-4:-1], STAGE_POINTS[0]]))
     def look_and_die(self, crash: str) -> None:
         """Look, and die about a claim, or between it and the advance."""
         self.look(crash)

@@ -12,10 +12,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from durable_agents import JobQueue, JobStatus, Monitor, Pipeline, Stage, StageEngine, TaskManager
+from durable_agents import JobCrashPoint, JobQueue, JobStatus, Monitor, Pipeline, Stage, StageEngine, TaskManager
 from durable_agents.errors import InvalidSetting
 from durable_agents.jobs.alerts import Alert, Alerts
-from durable_agents.jobs.monitor import MONITOR_CRASH_POINTS, Ending
+from durable_agents.jobs.monitor import Ending
 from durable_agents.processes import Liveness, look, start_of
 from durable_agents.store.rows import OutboxKind
 
@@ -266,7 +266,7 @@ with JobQueue(db_path=path) as queue:
 """
 
 
-@pytest.mark.parametrize("point", MONITOR_CRASH_POINTS)
+@pytest.mark.parametrize("point", JobCrashPoint.of("monitor"))
 def test_a_monitor_that_is_killed_leaves_what_was_recorded(queue: JobQueue, tmp_path: Path, point: str) -> None:
     """Killed at each of its points, it leaves a job that can be told, and an advance in the outbox is not lost."""
     queue.enqueue("builder", task_id="t")
@@ -274,7 +274,7 @@ def test_a_monitor_that_is_killed_leaves_what_was_recorded(queue: JobQueue, tmp_
     command = [sys.executable, "-c", _MONITOR, str(tmp_path / "store.db"), str(touched), point]
     assert subprocess.run(command, timeout=60, check=False).returncode == -signal.SIGKILL
     job, (run,) = queue.get(1), queue.runs(1)
-    place = MONITOR_CRASH_POINTS.index(point)
+    place = JobCrashPoint.of("monitor").index(JobCrashPoint(point))
     assert (job.pid is None) == (place < 1)
     assert (run.exit_code is None) == (place < 3)
     assert job.status == ("done" if place >= 5 else "running")
@@ -302,7 +302,7 @@ def test_the_declared_crash_points_are_those_that_are_passed(world: World) -> No
     world.queue.enqueue("builder", task_id="t")
     world.monitor("true").run_once()
     listening.clear()
-    assert tuple(passed) == MONITOR_CRASH_POINTS
+    assert tuple(passed) == JobCrashPoint.of("monitor")
 
 
 def test_an_alert_that_cannot_be_sent_is_tried_again_and_given_up(

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from durable_agents import (
-    REAPER_CRASH_POINTS,
     JobClaim,
+    JobCrashPoint,
     JobQueue,
     JobReaper,
     JobStatus,
@@ -740,7 +740,7 @@ with JobQueue(db_path=path, clock=clock) as queue:
 """
 
 
-@pytest.mark.parametrize("point", REAPER_CRASH_POINTS)
+@pytest.mark.parametrize("point", JobCrashPoint.of("reaper"))
 def test_a_reaper_that_is_killed_is_followed_by_another(world: World, tmp_path: Path, point: str) -> None:
     """Killed at any point of a look with work in each tier, it leaves what the next looks end, each job once."""
     process = world.process()
@@ -774,7 +774,7 @@ def test_the_declared_crash_points_are_those_that_are_passed(world: World) -> No
     sys.addaudithook(hook)
     world.reaper().run_once()
     listening.clear()
-    assert tuple(passed) == REAPER_CRASH_POINTS
+    assert tuple(passed) == JobCrashPoint.of("reaper")
 
 
 def test_last_reaped_has_the_job(world: World) -> None:

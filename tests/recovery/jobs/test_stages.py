@@ -16,9 +16,9 @@ import msgspec
 import pytest
 from durable_agents import (
     DEFAULT_PIPELINE,
-    STAGE_CRASH_POINTS,
     Advanced,
     GateResult,
+    JobCrashPoint,
     ManualClock,
     Pipeline,
     Stage,
@@ -29,7 +29,6 @@ from durable_agents import (
 )
 from durable_agents.errors import InvalidPipeline, InvalidSetting, UnknownAgent, UnknownStage, UnknownTask
 from durable_agents.jobs.gates import HUNG_MAX
-from durable_agents.jobs.stages import AFTER_ADVANCE
 from durable_agents.store.rows import OutboxEntry, OutboxKind
 
 if TYPE_CHECKING:
@@ -338,13 +337,13 @@ StageEngine(open_store(path), pipeline=Pipeline(stages), gates={}).advance_stage
 """
 
 
-@pytest.mark.parametrize("point", STAGE_CRASH_POINTS)
+@pytest.mark.parametrize("point", JobCrashPoint.of("stage"))
 def test_an_advance_that_is_killed_is_whole_or_not_there(store: SqliteStore, tmp_path: Path, point: str) -> None:
     """Stage, audit row and job are all there, or none; a second advance makes it so."""
     create(store, "build")
     command = [sys.executable, "-c", _KILLED, str(tmp_path / "store.db")]
     assert subprocess.run([*command, point], timeout=60, check=False).returncode == -signal.SIGKILL
-    moved = point == AFTER_ADVANCE
+    moved = point == JobCrashPoint.STAGE_AFTER_ADVANCE
     task = store.task("t")
     assert task is not None
     assert task.stage == ("check" if moved else "build")
@@ -410,4 +409,4 @@ def test_the_declared_crash_points_are_those_that_are_passed(store: SqliteStore,
     sys.addaudithook(hook)
     engine.advance_stage("t", "build", finished_agent=None)
     listening.clear()
-    assert tuple(passed) == STAGE_CRASH_POINTS
+    assert tuple(passed) == JobCrashPoint.of("stage")

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from durable_agents import (
-    STAGE_CRASH_POINTS,
     JobClaim,
+    JobCrashPoint,
     JobQueue,
     ManualClock,
     Pipeline,
@@ -73,7 +73,7 @@ STAGES = [stage.name for stage in PIPELINE.stages]
 KEYS = ("A-1", "A-2")
 REPO = "shop"
 GRACE_S = 600.0
-TASKS_POINTS = (*HANDLER_CRASH_POINTS, *STAGE_CRASH_POINTS)
+TASKS_POINTS = (*HANDLER_CRASH_POINTS, *JobCrashPoint.of("stage"))
 _MEMORY = Path("/dev/shm")  # crashes of a process lose no page cache, so nothing is to be learnt from a disk
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from durable_agents import CYCLE_CRASH_POINTS, Buffers, Fate, Roots, StateStore, open_store
+from durable_agents import Buffers, Fate, Roots, StateCrashPoint, StateStore, open_store
 from durable_agents.errors import BufferNotWritten, CycleEnded, DatabaseLocked, InvalidCycle
 from durable_agents.processes import start_of
 from durable_agents.state.cycles import SIDECARS, Owner
@@ -123,13 +123,14 @@ def test_a_cycle_that_has_ended_is_over(buffers: Buffers) -> None:
         cycle.commit()
 
 
-@pytest.mark.parametrize("point", CYCLE_CRASH_POINTS)
+@pytest.mark.parametrize("point", StateCrashPoint.of("cycle"))
 def test_a_cycle_killed_anywhere_is_there_whole_or_not_at_all(buffers: Buffers, roots: Roots, point: str) -> None:
     """After the orphans are recovered the folder is empty, and the history has all of it, or none."""
     killed_cycle(roots, point)
     before = files(buffers.folder)
     found = buffers.recover_orphans()
-    is_committed = CYCLE_CRASH_POINTS.index(point) >= CYCLE_CRASH_POINTS.index("recovery.cycle.after_commit")
+    points = StateCrashPoint.of("cycle")
+    is_committed = points.index(StateCrashPoint(point)) >= points.index(StateCrashPoint.CYCLE_AFTER_COMMIT)
     whole = ("qa", [("finding", {"number": number}) for number in range(3)])
     assert history(buffers) == [whole][: int(is_committed)]
     assert files(buffers.folder) == []

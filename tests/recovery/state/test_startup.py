@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from durable_agents import (
-    ORPHAN_CRASH_POINTS,
-    STARTUP_CRASH_POINTS,
-    WORKSPACE_CRASH_POINTS,
     Buffers,
     Fate,
     PeriodicService,
     Roots,
     RuntimeState,
     Startup,
+    StateCrashPoint,
     StateGroup,
     StateStore,
     Workspaces,
@@ -107,8 +105,8 @@ def test_the_order_is_workspaces_runtime_orphans_loops(roots: Roots, heard: list
     found = start(roots, started)
     assert started == ["first", "second"]
     passed = list(dict.fromkeys(event for event in heard if not event.startswith("recovery.artifact.")))
-    hydrate, orphans = list(WORKSPACE_CRASH_POINTS), list(ORPHAN_CRASH_POINTS)
-    begin, runtime, recover, loops, end = STARTUP_CRASH_POINTS
+    hydrate, orphans = list(StateCrashPoint.of("hydrate")), list(StateCrashPoint.of("orphans"))
+    begin, runtime, recover, loops, end = StateCrashPoint.of("startup")
     tests = ["recovery.test.first", "recovery.test.second"]
     assert passed == [begin, *hydrate, runtime, recover, *orphans, loops, *tests, end]
     assert (found.hydration.ghosts, found.problems) == ((GHOST,), ())
