@@ -49,7 +49,7 @@ from .pipeline.tracker import Issue as Issue
 from .pipeline.tracker import Tracker as Tracker
 from .service import PeriodicService as PeriodicService
 from .state.buffers import Buffers as Buffers
-from .state.buffers import Fate as Fate
+from .state.buffers import Disposition as Disposition
 from .state.buffers import Orphans as Orphans
 from .state.crash_points import StateCrashPoint as StateCrashPoint
 from .state.cycles import Buffer as Buffer

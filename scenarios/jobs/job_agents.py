@@ -101,7 +101,7 @@ def monitor(marks: Marks, database: str, parts: dict[str, str], conducts: list[s
         if ended is None:
             time.sleep(LOOK_S)  # sleeps because a monitor without work does; the run bounds it
         else:
-            marks.ack("job", ended.job_id, value={"ending": ended.ending, "exit_code": ended.exit_code})
+            marks.ack("job", ended.job_id, value={"is_lost": ended.is_lost, "exit_code": ended.exit_code})
     marks.ack("monitored")
 
 

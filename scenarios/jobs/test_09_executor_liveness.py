@@ -165,7 +165,7 @@ def test_a_monitor_that_wakes_when_its_job_is_another_ones(watch: Watch) -> None
     monitor.resume()
     (told,) = monitor.wait_for("job")
     watch.chaos.check(check_owner(watch), expect="the owner's claim is left alone")
-    watch.chaos.expect("the monitor is told", observed=told.value["ending"], holds=told.value["ending"] == "lost")
+    watch.chaos.expect("the monitor is told", observed=told.value["is_lost"], holds=told.value["is_lost"])
     (watch.database.parent / "go").touch()
     for agent in (second, monitor):
         agent.wait_exit(timeout_s=60)

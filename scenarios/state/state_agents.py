@@ -77,7 +77,7 @@ def start_up(marks: Marks, root: str, parts: dict[str, str]) -> None:
             "live": list(found.hydration.live),
             "problems": [f"{each.workspace}: {each.problem}" for each in found.hydration.problems],
             "registry": {name: status.status for name, status in workspaces.all().items()},
-            "orphans": [[each.file, str(each.fate)] for each in found.orphans.found],
+            "orphans": [[each.file, str(each.disposition)] for each in found.orphans.found],
         }
         marks.ack("start-up", value=value)
 

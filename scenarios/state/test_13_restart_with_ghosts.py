@@ -16,7 +16,7 @@ from durable_agents import (
     WorkspaceStatus,
 )
 from durable_agents.processes import start_of
-from durable_agents.state.cycles import Owner
+from durable_agents.state.cycles import BufferOwner
 from durable_agents.state.status_files import WorkspaceState
 from pytest_chaos import at_point, kill, pause
 from pytest_chaos.model.plan import after_mark
@@ -101,7 +101,7 @@ class Folder:
             "org/stored": Expected("failed", "none"),
             "org/linked": Expected("failed", "running"),
         }
-        dead = Owner("qa", "0" * 16 + "-" + "a" * 12, 4_194_305, "00000000-0000-0000-0000-000000000000:1")
+        dead = BufferOwner("qa", "0" * 16 + "-" + "a" * 12, 4_194_305, "00000000-0000-0000-0000-000000000000:1")
         (self.roots.buffers / f"{dead.stem}.buffer").write_bytes(b"")
         (self.roots.buffers / "nobody's.buffer").write_bytes(b"")
 

@@ -20,7 +20,7 @@ from durable_agents import (
     persist_runtime,
 )
 from durable_agents.state.buffers import QUARANTINE
-from durable_agents.state.cycles import Owner
+from durable_agents.state.cycles import BufferOwner
 from durable_agents.state.startup import startup
 from pytest_chaos import Finding
 
@@ -38,7 +38,7 @@ AFTER_START = {"queued": "queued", "running": "failed", "completed": "completed"
 """What a start makes of a status whose executor, pid 0, is dead."""
 PUSHES = ("first", "second")
 FINDINGS = 3
-OWNER = Owner("qa", "0" * 16 + "-" + "a" * 12, 4_194_305, "00000000-0000-0000-0000-000000000000:1")
+OWNER = BufferOwner("qa", "0" * 16 + "-" + "a" * 12, 4_194_305, "00000000-0000-0000-0000-000000000000:1")
 SOUND = {
     "workspaces": "durable_agents:Workspaces",
     "buffers": "durable_agents:Buffers",

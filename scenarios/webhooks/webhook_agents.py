@@ -176,7 +176,7 @@ def work(marks: Marks, folder: str, parts: dict[str, str], tracker: int) -> None
         if ended is None:
             time.sleep(LOOK_S)  # sleeps because a worker without work does; the run bounds it
         else:
-            marks.note("worked", ended.job_id, value={"ending": ended.ending, "exit_code": ended.exit_code})
+            marks.note("worked", ended.job_id, value={"is_lost": ended.is_lost, "exit_code": ended.exit_code})
 
 
 def reconcile(

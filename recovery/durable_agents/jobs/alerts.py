@@ -1,9 +1,9 @@
-"""Alerts: what somebody has to be told is written down with what it is about, and sent afterwards.
+"""Alerts: one message for each failed job, sent at least once from the outbox.
 
-An alert is a row of the outbox, written in the transaction in which a job failed, so there is one
-for each failure. It is sent by whoever comes first, says whose it is while it is being sent, and
-goes when it was. A sender that dies while it sends leaves the one honest doubt: whether it came
-through. Its alert is sent again, with the same ``key``, by which the receiver can tell.
+An alert is a row of the outbox, written in the transaction in which its job failed. A sender marks
+the row with its own process, sends, and deletes the row. If a sender dies while it sends, nobody
+knows whether the message came through: it is sent again with the same ``key``, by which the
+receiver recognises it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ if TYPE_CHECKING:
     from durable_agents.store import Store
 
 TRIES_MAX: Final = 10
-"""How often an alert is tried; then it is given up, in the log."""
-
+"""Attempts to send one alert; after the last it is dropped, with an error in the log."""
 
 _LOGGER: Final = logging.getLogger(__name__)
 
 
 class Alert(msgspec.Struct, frozen=True):
-    """What a notifier is given. ``key`` is the same whenever one failure is told again."""
+    """The argument of a notifier. ``key`` identifies one failure, however often it is sent."""
 
     key: str
     job_id: int
@@ -41,34 +40,30 @@ class Alert(msgspec.Struct, frozen=True):
 
 
 class Notifier(Protocol):
-    """Whoever tells people: a chat, a pager. Anything that can be called with an alert will do.
-
-    It should bound its own waiting: nobody else does.
-    """
+    """A callable that tells people: a chat, a pager. It must bound its own waiting."""
 
     def __call__(self, alert: Alert, /) -> None:
-        """Send it; an error means that it was not sent, and is to be tried again."""
+        """Send the alert. An exception means that it was not sent; it is tried again."""
         ...
 
 
-def log(alert: Alert) -> None:
-    """Write the alert into the log: the notifier of those who gave none."""
+def log_alert(alert: Alert) -> None:
+    """Write the alert into the log: the default notifier."""
     _LOGGER.error("%s", alert.text)
 
 
 class Alerts:
-    """Sends the alerts of a store through a notifier. May be shared by threads."""
+    """Sender of a store's alerts. May be shared by threads."""
 
-    def __init__(self, store: Store, notifier: Notifier = log) -> None:
-        """Prepare; nothing is sent yet."""
+    def __init__(self, store: Store, notifier: Notifier = log_alert) -> None:
         self._store = store
         self._notifier = notifier
 
     def deliver(self) -> int:
-        """Send what is to be sent, and return how many alerts were. Raises any StoreError.
+        """Send all alerts that wait, and return how many were sent. Raises any StoreError.
 
-        A notifier that raises stops no other alert; its own is tried again at the next call,
-        ``TRIES_MAX`` times.
+        If the notifier raises, the other alerts are still sent. The failed one is tried again at
+        the next call, ``TRIES_MAX`` times in all.
         """
         me = f"{os.getpid()}/{start_of(os.getpid())}"
         sent, after = 0, 0
@@ -87,13 +82,14 @@ class Alerts:
         if not self._take(entry, entry.taken_by, me):
             return False
         sys.audit(JobCrashPoint.ALERT_AFTER_TAKE, entry.job_id)
+        key = f"job-{entry.job_id}-claim-{entry.claim}"
         try:
-            self._notifier(_alert(entry))
+            self._notifier(Alert(key, entry.job_id, entry.agent, entry.task_id, entry.text))
         except BaseException as error:
             self._take(entry, me, None)
             if not isinstance(error, Exception):
                 raise
-            _LOGGER.warning("alert %s was not sent: %s: %s", _alert(entry).key, type(error).__name__, error)
+            _LOGGER.warning("alert %s was not sent: %s: %s", key, type(error).__name__, error)
             return False
         sys.audit(JobCrashPoint.ALERT_AFTER_SEND, entry.job_id)
         self._delete(entry)
@@ -107,11 +103,6 @@ class Alerts:
     def _delete(self, entry: OutboxEntry) -> None:
         with self._store.transaction() as transaction:
             transaction.delete_outbox(entry)
-
-
-def _alert(entry: OutboxEntry) -> Alert:
-    key = f"job-{entry.job_id}-claim-{entry.claim}"
-    return Alert(key, entry.job_id, entry.agent, entry.task_id, entry.text)
 
 
 def _is_alive(sender: str) -> bool:

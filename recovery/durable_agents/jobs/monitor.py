@@ -1,23 +1,22 @@
-"""The monitor: claims a job, runs its executor as a process of its own, and says how it ended.
+"""Monitor: claims a job, runs its executor as a process of its own, and records how it ended.
 
-In this order: the job is claimed; the executor is started behind a gate and waits there; its
-process is written down; the gate opens. So nothing is ever done by an executor that nobody knows
-of: when the monitor dies before the process is written down, or is refused since the job was reaped
-meanwhile, the gate closes and the executor ends without having begun. When it ends, the exit code
-is recorded first, and only then comes what may take long or fail: the finalizers (a push, a
-comment), then the end of the job with the intended advance, then the advance. A reaper leaves a
-monitor alone while it finalises (``durable_agents.jobs.reaper``), and takes over from a dead one
-behind whatever was recorded.
+The order is fixed. The job is claimed; the executor is started behind a gate, where it waits; its
+process is recorded; the gate opens. So an executor does nothing before the store knows its process:
+if the monitor dies earlier, or is refused because the job was reaped meanwhile, the gate closes and
+the executor ends without having begun.
 
-A monitor that was stopped and wakes asks before each finalizer whether the job is still its own.
-That is no fence: what a finalizer does to the world cannot be taken back, so one should do nothing
-when it is done a second time.
+When the executor ends, its exit code is recorded first. Then comes what may be slow or fail: the
+finalizers (a push, a comment), the end of the job with the intended advance, and the advance. A
+reaper leaves a finalising monitor alone, and continues after a dead one from what was recorded
+(``durable_agents.jobs.reaper``).
+
+Before each finalizer the monitor asks whether the job is still its own. That is no fence, because
+an effect on the world cannot be taken back: a finalizer should do nothing when it is run again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import os
 import signal
 import subprocess
@@ -36,20 +35,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from durable_agents.jobs.alerts import Alerts
-    from durable_agents.jobs.queue import JobQueue, Outcome
+    from durable_agents.jobs.queue import JobOutcome, JobQueue
     from durable_agents.jobs.stages import StageEngine
     from durable_agents.store.rows import Job
 
 
 _SHELL: Final = "/bin/sh"
 _GATE: Final = 'read -r go || exit 125; exec "$@" </dev/null'
-"""Waits for a line, and becomes the executor, under the same pid; without a line it ends."""
+"""Waits for a line, then becomes the executor under the same pid. At end of file it exits."""
 
 _ERROR_CHARACTERS_MAX: Final = 500
 
 
-class Command(Protocol):
-    """Which program executes a job. Any function of a job will do."""
+class ExecutorCommand(Protocol):
+    """A function that says which program executes a job."""
 
     def __call__(self, job: Job, /) -> Sequence[str]:
         """Return the program and its arguments."""
@@ -57,58 +56,55 @@ class Command(Protocol):
 
 
 class Finalizer(Protocol):
-    """What is to be done when the exit code is known and the job has not ended yet: a push, a comment."""
+    """An action between the exit of the executor and the end of the job: a push, a comment."""
 
     def __call__(self, job: Job, exit_code: int, /) -> None:
-        """Do it. May be called again for the same job by another monitor, after a crash. An error fails the attempt."""
+        """Act. After a crash, another monitor may call it again. An exception fails the attempt."""
         ...
 
 
-class Ending(enum.StrEnum):
-    """How a monitor left a job: as decided, or to whoever took it from it."""
+class JobEnd(msgspec.Struct, frozen=True):
+    """The end of one job in a monitor. ``status`` is None if the job was lost to another process.
 
-    SETTLED = "settled"
-    LOST = "lost"
-
-
-class Ended(msgspec.Struct, frozen=True):
-    """What a monitor made of one job. ``status`` and ``exit_code`` are None where it lost the job before."""
+    ``exit_code`` is None if that happened before the executor ended, or if none was started.
+    """
 
     job_id: int
-    ending: Ending
     exit_code: int | None
     status: JobStatus | None
     error: str
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether a reaper or another monitor took the job."""
+        return self.status is None
+
 
 class _NotStartedError(Exception):
-    """There is no executor, for this reason."""
+    """The executor could not be started."""
 
 
 class Monitor:
-    """Runs jobs of a queue, one at a time: each a process in a group of its own, told of its claim by its environment.
+    """Runner of a queue's jobs, one at a time, each as a process in a group of its own.
 
-    ``agents`` are those whose jobs it takes, all unless given. ``environment`` is added to this
-    process's own. ``alerts`` are sent after a job if given; a reaper sends them, too. Raises
-    InvalidSetting.
+    The executor finds its claim in its environment (``JobClaim.from_environment``). ``agents``
+    limits the monitor to the jobs of these agents. ``environment`` is added to this process's own.
+    ``alerts`` are sent after each job; a reaper sends them, too. Raises InvalidSetting.
     """
 
     def __init__(
         self,
         queue: JobQueue,
         engine: StageEngine,
-        command: Command,
+        command: ExecutorCommand,
         *,
         finalizers: Sequence[Finalizer] = (),
         agents: Sequence[str] | None = None,
         environment: Mapping[str, str] | None = None,
         alerts: Alerts | None = None,
     ) -> None:
-        """Prepare; nothing is claimed yet."""
         if engine.store is not queue.store:
-            message = (
-                "Expected queue and engine of one store but they have two; give both the same, as one transaction is."
-            )
+            message = "queue and engine must have one store; got two. Give both the same one."
             raise InvalidSetting(message)
         self._queue = queue
         self._engine = engine
@@ -118,10 +114,10 @@ class Monitor:
         self._environment = {} if environment is None else dict(environment)
         self._alerts = alerts
 
-    def run_once(self) -> Ended | None:
-        """Claim a job and see it through to its end; None where there is none to claim.
+    def run_once(self) -> JobEnd | None:
+        """Claim a job and see it through to its end; None if no job is queued.
 
-        Raises any StoreError, after which the job is still running, and there for a reaper.
+        After a StoreError the job is still marked as running, and a reaper takes it over.
         """
         job = self._queue.claim(agents=self._agents)
         if job is None:
@@ -138,16 +134,16 @@ class Monitor:
                 outcome = self._finalise(job, claim, exit_code)
             self._queue.settle(outcome)
         except JobLost as error:
-            return Ended(job.job_id, Ending.LOST, exit_code, None, str(error))
+            return JobEnd(job.job_id, exit_code, None, str(error))
         sys.audit(JobCrashPoint.MONITOR_BEFORE_ADVANCE, job.job_id)
         self._engine.deliver()
         if self._alerts is not None:
             self._alerts.deliver()
         sys.audit(JobCrashPoint.MONITOR_AFTER_ADVANCE, job.job_id)
-        return Ended(job.job_id, Ending.SETTLED, exit_code, outcome.status, outcome.error)
+        return JobEnd(job.job_id, exit_code, outcome.status, outcome.error)
 
     def _started(self, job: Job, claim: JobClaim) -> subprocess.Popen[bytes]:
-        """Return the executor, which waits behind its gate. Raises _NotStartedError."""
+        """Start the executor, which waits behind its gate. Raises _NotStartedError."""
         try:
             arguments = (_SHELL, "-c", _GATE, "executor", *self._command(job))
             environment = {**os.environ, **self._environment, **claim.environment()}
@@ -157,7 +153,7 @@ class Monitor:
             raise _NotStartedError(message) from error
 
     def _execute(self, process: subprocess.Popen[bytes], job: Job, claim: JobClaim) -> int:
-        """Let the executor run to its end and return its exit code; however this is left, its group is gone."""
+        """Let the executor run, and return its exit code. Its group is killed however this is left."""
         with process:
             try:
                 sys.audit(JobCrashPoint.MONITOR_AFTER_SPAWN, job.job_id)
@@ -167,30 +163,30 @@ class Monitor:
                 os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             finally:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)  # before it is waited for: until then the number is its own
+                    os.killpg(process.pid, signal.SIGKILL)  # before wait(): a zombie still owns its pid
         sys.audit(JobCrashPoint.MONITOR_AFTER_EXIT, job.job_id)
         return process.returncode
 
     @staticmethod
     def _open_gate(process: subprocess.Popen[bytes]) -> None:
-        assert process.stdin is not None  # noqa: S101 - it was asked for
-        with contextlib.suppress(BrokenPipeError):  # it was ended before it began
+        assert process.stdin is not None  # noqa: S101 - started with stdin=PIPE
+        with contextlib.suppress(BrokenPipeError):  # the executor was killed behind the gate
             process.stdin.write(b"go\n")
             process.stdin.close()
 
-    def _finalise(self, job: Job, claim: JobClaim, exit_code: int) -> Outcome:
-        """Do what is to be done while the job is still running, and decide what becomes of it. Raises JobLost."""
+    def _finalise(self, job: Job, claim: JobClaim, exit_code: int) -> JobOutcome:
+        """Run the finalizers while the job is still running, and decide how it ends. Raises JobLost."""
         sys.audit(JobCrashPoint.MONITOR_BEFORE_FINALISE, job.job_id)
         for finalizer in self._finalizers:
             self._queue.check(claim)
             try:
                 finalizer(job, exit_code)
-            except Exception as error:  # noqa: BLE001 - whatever goes wrong in it has failed the attempt
+            except Exception as error:  # noqa: BLE001 - any error of a finalizer fails the attempt
                 return outcomes.of_failure(job, _text(f"its finalizer raised {type(error).__name__}: {error}"))
         sys.audit(JobCrashPoint.MONITOR_AFTER_FINALISE, job.job_id)
         return outcomes.of_exit(job, exit_code, self._engine)
 
 
 def _text(text: str) -> str:
-    """Return a text that a column can hold."""
+    """Return the text without what a column cannot hold: NUL, lone surrogates."""
     return text.encode(errors="replace").decode()[:_ERROR_CHARACTERS_MAX].replace("\0", "")

@@ -1,26 +1,25 @@
-"""Jobs: runs of agents that are queued, claimed, and end once.
+"""Job queue: runs of agents that are queued, claimed, and end once.
 
 A job is queued, running, done or failed; the last two are final. It is started at most
-``max_attempts`` times; each start is a *claim* and a row of ``agent_runs``. The claim is a number
-that rises, and a fence as a lease's token is: what is written about a running job names it, and the
-store compares it in the same transaction. Whoever lost a job, since a reaper ended it or somebody
-claimed it anew, is refused with ``JobLost`` and has changed nothing.
+``max_attempts`` times. Each start is a *claim* and a row of ``agent_runs``. The claim is a number
+that rises and fences as a lease's token does: each write about a running job names it, and the
+store compares it in the same transaction. If a reaper has ended the job, or another process has
+claimed it, the write raises ``JobLost`` and changes nothing.
 
-How a claim ends is decided by whoever knows how its run ended (``durable_agents.jobs.queue``), and
-``settle`` makes it so: the job's status, what follows from it for the task's stage, and the alert
-of a failure, in one transaction. What follows is not done there but written down (the outbox), and
-done right after by whoever comes first; so a process that dies in between loses nothing, and
-nothing is done twice (D16).
+``settle`` ends a claim in one transaction: the status of the job, the intended advance of its task,
+and the alert of a failure. Advance and alert are rows of the outbox, acted on afterwards by
+whichever process comes first. So a process that dies in between loses nothing, and nothing is done
+twice (D16, docs/design.md).
 
-What is to become of a job, judged by how its run went: one table for the monitor and for every tier
-of the reaper.
+The outcome depends on how the run ended, by one table for the monitor and for each tier of the
+reaper:
 
 | the run | the job | besides |
 |---|---|---|
 | exit 0, and the agent may not leave the task's stage (it is past it, or a human decides) | done | |
 | exit 0, and the gate of the stage is green | done | the task is to leave the stage |
-| exit 0, and the gate is red | as below | nothing at all |
-| another exit, or none that anybody knows, and attempts remain | queued | |
+| exit 0, and the gate is red | as below | nothing |
+| another exit, or an unknown one, and attempts remain | queued | |
 | the same, and no attempts remain | failed | one alert |
 """
 
@@ -28,29 +27,29 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
 from durable_agents.clock import Microseconds
 from durable_agents.errors import InvalidJob, JobLost, UnknownJob
 from durable_agents.jobs.crash_points import JobCrashPoint
+from durable_agents.jobs.stages import MAX_ATTEMPTS
 from durable_agents.manager import Manager
 from durable_agents.processes import start_of
-from durable_agents.store.rows import AgentRun, Audit, Job, JobStatus, OutboxEntry, OutboxKind
+from durable_agents.store.rows import AgentRun, Audit, Job, JobStatus, OutboxEntry, OutboxKind, RunningJob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from durable_agents.jobs.gates import GateResult
     from durable_agents.jobs.stages import StageEngine
     from durable_agents.store import Transaction
 
-__all__ = ["AgentRun", "Job", "JobClaim", "JobQueue", "JobStatus", "Outcome"]
+__all__ = ["AgentRun", "Job", "JobClaim", "JobOutcome", "JobQueue", "JobStatus"]
 
-MAX_ATTEMPTS: Final = 2
+Attempt: TypeAlias = Job | RunningJob
 EXIT_CODES: Final = range(-64, 256)
-"""What an exit code can be: 0 to 255, or -n for an end by signal n."""
+"""Exit codes: 0 to 255, or -n for an end by signal n."""
 
 ATTEMPTS_MAX: Final = 1_000_000
 _ENDS: Final = (JobStatus.QUEUED, JobStatus.DONE, JobStatus.FAILED)
@@ -58,23 +57,27 @@ _TEXT_CHARACTERS_MAX: Final = 2000
 
 
 JOB_VARIABLE: Final = "RECOVERY_JOB_ID"
-"""By this variable an executor, and what it starts, is known."""
+"""The environment variable that marks an executor and the processes that it starts."""
 _CLAIM_VARIABLE: Final = "RECOVERY_JOB_CLAIM"
 
 
 class JobClaim(msgspec.Struct, frozen=True):
-    """The right to work on a job, as long as nobody has a newer one. An executor finds its own in its environment."""
+    """The right to work on a job until there is a newer claim. An executor finds its own in its environment.
+
+    >>> JobClaim.from_environment(JobClaim(7, claim=2).environment())
+    JobClaim(job_id=7, claim=2)
+    """
 
     job_id: int
     claim: int
 
     def environment(self) -> dict[str, str]:
-        """Return the variables by which an executor is told."""
+        """Return the variables that tell an executor its claim."""
         return {JOB_VARIABLE: str(self.job_id), _CLAIM_VARIABLE: str(self.claim)}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> JobClaim:
-        """Return the claim that this process was started for. Raises InvalidJob where it was started for none."""
+        """Return the claim that this process was started for. Raises InvalidJob without one."""
         try:
             return cls(int(environment[JOB_VARIABLE]), int(environment[_CLAIM_VARIABLE]))
         except (KeyError, ValueError) as error:
@@ -85,10 +88,11 @@ class JobClaim(msgspec.Struct, frozen=True):
             raise InvalidJob(message) from error
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to become of a claim. ``leaves`` is the stage that the task is to leave then, entered at ``entered_at``.
+class JobOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a claim is to end.
 
-    ``alert`` is what somebody has to be told, empty for nothing.
+    ``leaves`` is the stage that the task is to leave, entered at ``entered_at``; None for no
+    advance. ``alert`` is the text of an alert, empty for none.
     """
 
     job_id: int
@@ -101,6 +105,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     leaves: str | None = None
     entered_at: Microseconds = 0
     alert: str = ""
+
+    @classmethod
+    def of(cls, job: Attempt, status: JobStatus, *, claim: int | None = None, **rest: Any) -> JobOutcome:
+        """Return an outcome of this job, under its own claim unless another is given."""
+        held = job.claim if claim is None else claim
+        return cls(
+            job_id=job.job_id, claim=held, agent=job.agent, repo=job.repo, task_id=job.task_id, status=status, **rest
+        )
 
 
 class JobQueue(Manager):
@@ -201,7 +213,7 @@ class JobQueue(Manager):
         if job is None or job.status is not JobStatus.RUNNING or job.claim != claim.claim:
             raise _refusal(job, claim)
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: JobOutcome) -> None:
         """End a claim as decided: its status, the intended advance and the alert are there together, or not at all.
 
         Raises JobLost, or any StoreError.
@@ -226,19 +238,10 @@ class JobQueue(Manager):
             job = transaction.job(job_id)
             if job is None or job.status is not JobStatus.RUNNING:
                 return False
-            outcome = Outcome(
-                job_id=job_id,
-                claim=job.claim,
-                agent=job.agent,
-                repo=job.repo,
-                task_id=job.task_id,
-                status=JobStatus(status),
-                error=error,
-            )
-            return settle(transaction, outcome, self._clock.now())
+            return settle(transaction, JobOutcome.of(job, JobStatus(status), error=error), self._clock.now())
 
 
-def settle(transaction: Transaction, outcome: Outcome, now: Microseconds) -> bool:
+def settle(transaction: Transaction, outcome: JobOutcome, now: Microseconds) -> bool:
     """End a claim in the caller's transaction; False, and no change, when it is not held any more."""
     key = (outcome.job_id, outcome.claim)
     if not transaction.end_claim(*key, status=outcome.status, error=outcome.error, now=now):
@@ -261,7 +264,7 @@ def require(transaction: Transaction, claim: JobClaim) -> None:
         raise _lost(transaction, claim)
 
 
-def _entry(outcome: Outcome, kind: OutboxKind, now: Microseconds) -> OutboxEntry:
+def _entry(outcome: JobOutcome, kind: OutboxKind, now: Microseconds) -> OutboxEntry:
     return OutboxEntry(
         outbox_id=0,
         kind=kind,
@@ -279,7 +282,7 @@ def _entry(outcome: Outcome, kind: OutboxKind, now: Microseconds) -> OutboxEntry
     )
 
 
-def _detail(outcome: Outcome) -> str:
+def _detail(outcome: JobOutcome) -> str:
     text = f"job {outcome.job_id} of {outcome.agent}, claim {outcome.claim}"
     return f"{text}: {outcome.error}"[:_TEXT_CHARACTERS_MAX] if outcome.error else text
 
@@ -313,43 +316,17 @@ def _check_name(what: str, name: object) -> None:
         raise InvalidJob(message)
 
 
-class Attempt(Protocol):
-    """What has to be known of a running job: a Job and a RunningJob both do."""
-
-    @property
-    def job_id(self) -> int: ...
-    @property
-    def claim(self) -> int: ...
-    @property
-    def agent(self) -> str: ...
-    @property
-    def repo(self) -> str: ...
-    @property
-    def task_id(self) -> str | None: ...
-    @property
-    def attempts(self) -> int: ...
-    @property
-    def max_attempts(self) -> int: ...
+def of_failure(job: Attempt, error: str, *, claim: int | None = None) -> JobOutcome:
+    """Return the outcome of a failed attempt: queued again while attempts remain, else failed with an alert."""
+    if job.attempts < job.max_attempts:
+        return JobOutcome.of(job, JobStatus.QUEUED, claim=claim, error=error)
+    subject = f"Job {job.job_id} of {job.agent}" + ("" if job.task_id is None else f" for task {job.task_id}")
+    alert = f"{subject} failed after {job.attempts} of {job.max_attempts} attempts: {error}."
+    return JobOutcome.of(job, JobStatus.FAILED, claim=claim, error=error, alert=alert)
 
 
-def of_failure(job: Attempt, error: str, *, claim: int | None = None) -> Outcome:
-    """Return what becomes of an attempt that came to nothing: another one while there are any, else a failure."""
-    remain = job.attempts < job.max_attempts
-    alert = f"Job {job.job_id} of {job.agent}{_of_task(job)} failed after {job.attempts} of {job.max_attempts} attempts"
-    return Outcome(
-        job_id=job.job_id,
-        claim=job.claim if claim is None else claim,
-        agent=job.agent,
-        repo=job.repo,
-        task_id=job.task_id,
-        status=JobStatus.QUEUED if remain else JobStatus.FAILED,
-        error=error,
-        alert="" if remain else f"{alert}: {error}.",
-    )
-
-
-def of_exit(job: Attempt, exit_code: int, engine: StageEngine, *, claim: int | None = None) -> Outcome:
-    """Return what becomes of a job whose executor has ended so. Evaluates the gate, read only, if it comes to that.
+def of_exit(job: Attempt, exit_code: int, engine: StageEngine, *, claim: int | None = None) -> JobOutcome:
+    """Return the outcome of a run that ended with this exit code. May evaluate the gate, read only.
 
     Raises any StoreError.
     """
@@ -358,29 +335,9 @@ def of_exit(job: Attempt, exit_code: int, engine: StageEngine, *, claim: int | N
         return of_failure(job, f"its executor had {how}", claim=claim)
     task = None if job.task_id is None else engine.store.task(job.task_id)
     if task is None or not engine.may_leave(task, job.agent):
-        return _done(job, None, 0, claim)
+        return JobOutcome.of(job, JobStatus.DONE, claim=claim)
     answer = engine.evaluate_for(task)
     if not answer.is_green:
-        return of_failure(job, f"the gate of {task.stage} is red{_because(answer)}", claim=claim)
-    return _done(job, task.stage, task.stage_entered_at, claim)
-
-
-def _done(job: Attempt, leaves: str | None, entered_at: int, claim: int | None) -> Outcome:
-    return Outcome(
-        job_id=job.job_id,
-        claim=job.claim if claim is None else claim,
-        agent=job.agent,
-        repo=job.repo,
-        task_id=job.task_id,
-        status=JobStatus.DONE,
-        leaves=leaves,
-        entered_at=entered_at,
-    )
-
-
-def _of_task(job: Attempt) -> str:
-    return "" if job.task_id is None else f" for task {job.task_id}"
-
-
-def _because(answer: GateResult) -> str:
-    return f": {answer.reason}" if answer.reason else ""
+        because = f": {answer.reason}" if answer.reason else ""
+        return of_failure(job, f"the gate of {task.stage} is red{because}", claim=claim)
+    return JobOutcome.of(job, JobStatus.DONE, claim=claim, leaves=task.stage, entered_at=task.stage_entered_at)

@@ -1,35 +1,32 @@
-"""The settings of a reaper: one value, checked once, with everything that is wrong in one error.
+"""Reaper: ends jobs whose executor or monitor has died, and those that run for too long.
 
-Ages of running jobs, which a clock that is set back cannot hold up: by the wall clock, or by what
-was seen.
+Each tick (``run_once``) goes through the running jobs in three tiers.
 
-The reaper: ends jobs whose executor, or whose monitor, has died, and those that run for too long.
+1. *Dead*: the executor was dead in ``reaper_dead_ticks`` consecutive ticks, and no exit code is
+   recorded. The rest of its group is killed; the job is queued again, or fails. The count of dead
+   ticks is in the store, under the reaper's name, so it survives a restart (D20). A stopped monitor
+   does not count as dead: it records the exit code when it is continued.
+2. *Exited*: the exit code was recorded ``reaper_finalize_grace_s`` ago, and the monitor has died
+   since. A monitor that lives, or is stopped, is left to finalise until the job has run for
+   ``reaper_max_running_s``. The finalizers that it did not run (a push, a comment) are not run here;
+   the gate of the stage decides whether they matter.
+3. *Too long*: the job has run for ``reaper_max_running_s`` without an exit code. First it is fenced
+   off, then its process group is killed and seen dead, then it is queued again (D17). If the kill
+   fails, the job stays fenced off, with an error, and the next tick tries again.
 
-Each look (``run_once``) goes through the running jobs in three tiers.
+The outcome of a job is decided by the same table as in a monitor (``durable_agents.jobs.queue``).
+The claim is ended by compare-and-set, with the intended advance in the same transaction; the advance
+follows. A reaper that loses the compare-and-set does nothing (D16, D19, docs/design.md). Any number
+of reapers, monitors and starts may do this at once, and die anywhere.
 
-1. *Dead*: the executor is dead in ``reaper_dead_ticks`` consecutive looks, and nobody has recorded how it ended. What
-   is left of its group is ended; the job is tried again, or fails. The count is in the store, by the reaper's name, so
-   a restart forgets nothing (D20). A monitor that is stopped is given time: it will record the end when it goes on.
-2. *Exited*: the exit code was recorded ``reaper_finalize_grace_s`` ago, and the monitor has died since. A monitor that
-   lives, or is stopped, is left to finalise until the job runs for longer than ``reaper_max_running_s``. What its
-   finalizers had still to do (a push, a comment) is not done here: whether it matters, the gate of the stage says.
-3. *Too long*: the job runs for longer than ``reaper_max_running_s`` without an exit code. First it is fenced off, then
-   its process and the group are killed and seen dead, and then it is tried again (D17). One that cannot be killed stays
-   fenced off, with an error, for the next look, which writes nothing more about it.
+**Time.** A time in state is measured by the wall clock and by this reaper's own observation; the
+longer counts. So a clock that is set back delays nothing for longer than a reaper runs. A clock that
+is set forward makes every job old: tier 2 then still asks whether the monitor lives, and tier 3 ends
+jobs too early.
 
-What becomes of a job is decided as a monitor decides it (``durable_agents.jobs.queue``). It is then
-claimed by compare-and-set, with the intended advance in the same transaction, and the advance is
-done after; who loses the claim does nothing (D16, D19). Any number of reapers, monitors and
-start-ups may do this at once, and die anywhere.
-
-**Time.** An age is by the wall clock or by how long this reaper itself has seen the job so,
-whichever is longer: a clock that is set back holds up nothing for longer than a reaper runs. One
-that is set forward makes everything old: tier 2 then asks whether the monitor lives, and tier 3
-ends what should have been given longer.
-
-**Errors.** What concerns one job (it cannot be stored, its process cannot be killed) is told in
-``Tick.errors``, with one warning as long as it stays so, and stops no other. What would meet all
-alike (a locked database) is raised; the loop of ``start`` goes on after it.
+**Errors.** An error about one job (it cannot be stored, its process cannot be killed) goes into
+``Tick.errors``, with one warning as long as it lasts, and stops no other job. An error that would
+meet every job (a locked database) is raised; the loop of ``start`` continues after it.
 """
 
 from __future__ import annotations
@@ -39,7 +36,7 @@ import logging
 import math
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
@@ -56,9 +53,9 @@ from durable_agents.errors import (
 )
 from durable_agents.jobs import lease_files
 from durable_agents.jobs import queue as outcomes
-from durable_agents.jobs.alerts import Alerts, Notifier, log
+from durable_agents.jobs.alerts import Alerts, Notifier, log_alert
 from durable_agents.jobs.crash_points import JobCrashPoint
-from durable_agents.jobs.queue import JOB_VARIABLE, Outcome, settle
+from durable_agents.jobs.queue import JOB_VARIABLE, JobOutcome, settle
 from durable_agents.processes import Liveness, ProcessTable, end_group
 from durable_agents.service import PeriodicService
 from durable_agents.store.protocol import PAGE_ROWS_MAX
@@ -72,16 +69,27 @@ if TYPE_CHECKING:
     from durable_agents.jobs.stages import StageEngine
     from durable_agents.service import Health
 
+__all__ = ["JobReaper", "Reaped", "ReaperSettings", "Tick", "Tier"]
+
+BATCH: Final = 100
+"""Jobs that are ended in one transaction: a few milliseconds of write lock."""
+
+ERRORS_MAX: Final = 100
 _DURATION_S_MAX: Final = 365 * 24 * 3600.0
 _TICKS_MAX: Final = 1_000_000
+_FATAL: Final = (DatabaseFull, DatabaseLocked, DatabaseReadOnly, DatabaseUnavailable, StoreClosed)
+_LOGGER: Final = logging.getLogger(__name__)
 
 
 class ReaperSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """When a reaper does what. Durations are seconds. Raises InvalidSetting, which names all that cannot be meant.
+    """Settings of a reaper; durations are in seconds. Raises InvalidSetting, which lists all problems.
 
-    ``reaper_enabled`` and ``lease_reclaim_enabled`` are switches of their own; what is off does
-    nothing, and is no error. ``lease_folder`` is where the lease files are that a start reclaims,
-    if anywhere.
+    ``reaper_enabled`` and ``lease_reclaim_enabled`` are independent switches; a part that is off
+    does nothing and raises nothing. ``lease_folder`` holds the lease files that a start reclaims.
+
+    >>> ReaperSettings(reaper_dead_ticks=0)
+    Traceback (most recent call last):
+    durable_agents.errors.InvalidSetting: reaper_dead_ticks must be from 1 to 1000000; got 0. Correct the settings.
     """
 
     reaper_enabled: bool = True
@@ -96,63 +104,46 @@ class ReaperSettings(msgspec.Struct, frozen=True, kw_only=True):
         """Check all of them."""
         problems = []
         if isinstance(self.reaper_dead_ticks, bool) or not 1 <= self.reaper_dead_ticks <= _TICKS_MAX:
-            problems.append(
-                f"reaper_dead_ticks={self.reaper_dead_ticks!r} is no number of ticks from 1 to {_TICKS_MAX}"
-            )
+            problems.append(f"reaper_dead_ticks must be from 1 to {_TICKS_MAX}; got {self.reaper_dead_ticks!r}")
         for name, low in (("finalize_grace", 0.0), ("max_running", 0.001), ("interval", 0.001)):
             value = getattr(self, f"reaper_{name}_s")
             if not (math.isfinite(value) and low <= value <= _DURATION_S_MAX):
-                problems.append(f"reaper_{name}_s={value!r} is not between {low:g} and {_DURATION_S_MAX:g} s")
+                problems.append(f"reaper_{name}_s must be from {low:g} to {_DURATION_S_MAX:g} s; got {value!r}")
         if problems:
-            message = f"Expected settings of a reaper but {'; '.join(problems)}; correct these."
+            message = f"{', and '.join(problems)}. Correct the settings."
             raise InvalidSetting(message)
 
 
-class Ages:
-    """How long something has been so: by the wall clock, or by how long it was seen so, whichever is longer."""
+_State: TypeAlias = tuple[int, bool, Microseconds]
+"""A job's id, whether its executor has ended, and since when."""
+
+
+class TimeInState:
+    """How long running jobs have been in their states: by the wall clock or as observed, whichever is longer."""
 
     def __init__(self, clock: Clock) -> None:
-        """Begin to see."""
         self._clock = clock
-        self._seen: dict[tuple[int, Microseconds, bool], Microseconds] = {}
+        self._seen_since: dict[_State, Microseconds] = {}
 
-    def see(self, jobs: Sequence[RunningJob]) -> None:
-        """Remember since when these are as they are, and forget all others."""
+    def observe(self, jobs: Sequence[RunningJob]) -> None:
+        """Note the states of these jobs, and forget all others."""
         now = self._clock.monotonic()
-        keys = [_key(job, has_exited=job.exit_code is not None) for job in jobs]
-        keys += [_key(job, has_exited=False) for job in jobs if job.exit_code is not None]
-        self._seen = {key: self._seen.get(key, now) for key in keys}
+        self._seen_since = {state: self._seen_since.get(state, now) for job in jobs for state in _states(job)}
 
-    def running(self, job: RunningJob, now: Microseconds) -> Microseconds:
-        """Return since when the job runs, in microseconds."""
-        return self._age(_key(job, has_exited=False), now)
-
-    def exited(self, job: RunningJob, now: Microseconds) -> Microseconds:
-        """Return since when its exit code is there, in microseconds."""
-        return self._age(_key(job, has_exited=True), now)
-
-    def _age(self, key: tuple[int, Microseconds, bool], now: Microseconds) -> Microseconds:
-        return max(now - key[1], self._clock.monotonic() - self._seen[key])
+    def of(self, job: RunningJob, now: Microseconds) -> list[Microseconds]:
+        """Return for how long a job has been running and, with an exit code, for how long it has been there."""
+        elapsed = self._clock.monotonic()
+        return [max(now - state[2], elapsed - self._seen_since[state]) for state in _states(job)]
 
 
-def _key(job: RunningJob, *, has_exited: bool) -> tuple[int, Microseconds, bool]:
-    since = job.finished_at if has_exited else job.started_at
-    return (job.job_id, job.started_at if since is None else since, has_exited)
-
-
-__all__ = ["JobReaper", "Reaped", "ReaperSettings", "Tick", "Tier"]
-
-
-BATCH: Final = 100
-"""Jobs that are ended in one transaction: a few milliseconds of write lock."""
-
-ERRORS_MAX: Final = 100
-_FATAL: Final = (DatabaseFull, DatabaseLocked, DatabaseReadOnly, DatabaseUnavailable, StoreClosed)
-_LOGGER: Final = logging.getLogger(__name__)
+def _states(job: RunningJob) -> Iterator[_State]:
+    yield (job.job_id, False, job.started_at)
+    if job.exit_code is not None:
+        yield (job.job_id, True, job.started_at if job.finished_at is None else job.finished_at)
 
 
 class Tier(enum.IntEnum):
-    """Why a job was reaped; 0 is a start that found it so."""
+    """The reason why a job was reaped; 0 for ``requeue_running_jobs`` at a start."""
 
     START = 0
     DEAD = 1
@@ -161,7 +152,7 @@ class Tier(enum.IntEnum):
 
 
 class Reaped(msgspec.Struct, frozen=True):
-    """One job that a reaper has ended, and what became of it."""
+    """One job that a reaper has ended, with its new status."""
 
     job_id: int
     claim: int
@@ -171,7 +162,7 @@ class Reaped(msgspec.Struct, frozen=True):
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """What one look did itself. A claim that was lost is in none of the counts; ``errors`` are sentences."""
+    """The result of one tick. Claims lost to another process are not counted; ``errors`` are sentences."""
 
     running: int = 0
     dead: int = 0
@@ -183,8 +174,8 @@ class Tick(msgspec.Struct, frozen=True):
     errors: tuple[str, ...] = ()
 
 
-class _Look(msgspec.Struct, frozen=True):
-    """What is to be done about one job, and in how many consecutive ticks it was dead."""
+class _Case(msgspec.Struct, frozen=True):
+    """The tier in which a job is ended now, if any, and its consecutive dead ticks."""
 
     job: RunningJob
     tier: Tier | None
@@ -192,10 +183,14 @@ class _Look(msgspec.Struct, frozen=True):
 
 
 class JobReaper:
-    """Looks after the running jobs of a queue. ``name`` is what its count of dead ticks is kept under.
+    """Reaper of a queue's running jobs. ``notifier`` is told of jobs that failed. Raises InvalidSetting.
 
-    Reapers of one name share a count, so give each of several its own, and keep it over restarts.
-    ``notifier`` is told of failures. Raises InvalidSetting.
+    The dead ticks are counted in the store under ``name``. Reapers of one name share a count: give
+    each its own, and keep it over restarts.
+
+    ``reaped_total`` counts the jobs that this reaper has ended, and ``last_reaped`` is the newest.
+    ``last_run_ts`` is the moment of the newest tick, failed ones included. ``errors`` has the
+    errors of the newest tick; each was logged when it was new.
     """
 
     def __init__(
@@ -204,12 +199,14 @@ class JobReaper:
         engine: StageEngine,
         *,
         settings: ReaperSettings | None = None,
-        notifier: Notifier = log,
+        notifier: Notifier = log_alert,
         name: str = "reaper",
     ) -> None:
-        """Prepare; nothing is reaped yet."""
         if engine.store is not queue.store or not name:
-            message = f"Expected queue and engine of one store, and a name, but got {engine!r} and {name!r}."
+            message = (
+                f"queue and engine of a reaper must have one store, and its name must not be empty; got {engine!r} "
+                f"and {name!r}. Give both the same store, and a name."
+            )
             raise InvalidSetting(message)
         self._queue = queue
         self._store = queue.store
@@ -217,44 +214,24 @@ class JobReaper:
         self._settings = ReaperSettings() if settings is None else settings
         self._alerts = Alerts(queue.store, notifier)
         self._name = name
-        self._ages = Ages(queue.clock)
-        self._reaped_total = 0
-        self._last_reaped: Reaped | None = None
-        self._last_run_ts: Microseconds | None = None
-        self._errors: tuple[str, ...] = ()
+        self._time_in_state = TimeInState(queue.clock)
+        self.reaped_total = 0
+        self.last_reaped: Reaped | None = None
+        self.last_run_ts: Microseconds | None = None
+        self.errors: tuple[str, ...] = ()
         self._service = PeriodicService(
             self.run_once, interval_s=self._settings.reaper_interval_s, name=name, clock=queue.clock
         )
 
     @property
-    def reaped_total(self) -> int:
-        """How many jobs this reaper has ended, claims that it lost not among them."""
-        return self._reaped_total
-
-    @property
-    def last_reaped(self) -> Reaped | None:
-        """The job that this reaper ended last."""
-        return self._last_reaped
-
-    @property
-    def last_run_ts(self) -> Microseconds | None:
-        """When the newest look was, a failed one too."""
-        return self._last_run_ts
-
-    @property
-    def errors(self) -> tuple[str, ...]:
-        """What the newest look could not do, in sentences; each was logged when it was new."""
-        return self._errors
-
-    @property
     def health(self) -> Health:
-        """How its loop is."""
+        """The health of its loop."""
         return self._service.health
 
     def start(self) -> None:
-        """Put right what an earlier process has left, then look every ``reaper_interval_s``. Starting twice is fine.
+        """Repair what an earlier process left, then tick every ``reaper_interval_s``. Idempotent.
 
-        What goes wrong in the first part is logged: the loop comes to it again.
+        Errors of the repair are logged: the loop meets the same jobs again.
         """
         if self._settings.lease_reclaim_enabled:
             self._isolated("the reclaim of lease files", self.reclaim_all_stale_leases)
@@ -263,30 +240,30 @@ class JobReaper:
             self._service.start()
 
     def stop(self, *, timeout_s: float = 10.0) -> bool:
-        """Stop after the look that is under way; return whether it ended within ``timeout_s`` seconds."""
+        """Stop after the tick under way; return whether it ended within ``timeout_s`` seconds."""
         return self._service.stop(timeout_s=timeout_s)
 
     def tick(self) -> None:
-        """Look now, in this thread; an error is kept in ``health`` and not raised."""
+        """Tick now, in this thread; an error is kept in ``health`` and not raised."""
         self._service.tick()
 
     def run_once(self, now: Microseconds | None = None) -> Tick:
-        """Look once, as of ``now`` (the clock's time unless given), and return what this look did.
+        """Tick once, as of ``now`` (default: the clock's time), and return what this tick did.
 
         Raises the StoreErrors that would meet every job (locked, full, read-only, unavailable,
-        closed); what it has done before stays done.
+        closed). What was done before the error stays done.
         """
         moment = self._queue.clock.now() if now is None else now
         try:
             return self._look(moment) if self._settings.reaper_enabled else Tick()
         finally:
-            self._last_run_ts = moment
+            self.last_run_ts = moment
 
     def requeue_running_jobs(self) -> int:
-        """Give back, at a start, the jobs whose executor and monitor are both gone; return how many were ended here.
+        """End the jobs whose executor and monitor are both dead, at a start; return how many.
 
-        One look suffices for these, since nobody is left who could still say how they ended. A job
-        with an exit code is left to tier 2. Without attempts left a job fails, as in any tier.
+        One look suffices, since no process is left that could record their exit codes. A job with
+        an exit code is left to tier 2. A job without attempts left fails, as in any tier.
         """
         jobs = list(self._running())
         table = self._processes()
@@ -301,7 +278,7 @@ class JobReaper:
         return won
 
     def reclaim_all_stale_leases(self) -> int:
-        """Remove the lease files whose holders are gone, and return how many; 0 without any, and without a folder."""
+        """Remove the lease files whose holders are dead, and return how many; 0 without a folder."""
         folder = self._settings.lease_folder
         return 0 if folder is None else lease_files.reclaim_all_stale_leases(folder)
 
@@ -309,12 +286,14 @@ class JobReaper:
         sys.audit(JobCrashPoint.REAPER_BEFORE_TICK, now)
         advanced = self._engine.deliver()
         jobs = list(self._running())
-        looks = self._judged(jobs, now)
+        table = self._processes()  # after the jobs were listed: a process started since is not in it
+        self._time_in_state.observe(jobs)
+        looks = [self._judge(job, table, now) for job in jobs]
         sys.audit(JobCrashPoint.REAPER_AFTER_LOOK, now)
         self._count(looks)
         errors: list[str] = []
         ended = Counter[JobStatus]()
-        # Gates may be slow: whatever needs none comes first.
+        # Gates may be slow, so the tiers that need none come first.
         for tier, found in (
             (Tier.DEAD, self._of_dead(looks, errors)),
             (Tier.EXITED, self._of_failed(looks)),
@@ -335,10 +314,8 @@ class JobReaper:
             failed=ended[JobStatus.FAILED],
             advanced=advanced,
             alerted=alerted,
-            errors=self._errors,
+            errors=self.errors,
         )
-
-    # What is to be done.
 
     def _processes(self) -> ProcessTable:
         return ProcessTable.read()
@@ -349,27 +326,21 @@ class JobReaper:
             yield from page
             after = page[-1].job_id
 
-    def _judged(self, jobs: Sequence[RunningJob], now: Microseconds) -> list[_Look]:
-        """Judge the jobs against one reading of the process table, which comes after they were listed."""
-        table = self._processes()
-        self._ages.see(jobs)
-        return [self._judge(job, table, now) for job in jobs]
-
-    def _judge(self, job: RunningJob, table: ProcessTable, now: Microseconds) -> _Look:
-        is_too_long = self._ages.running(job, now) > microseconds(self._settings.reaper_max_running_s)
-        if job.exit_code is not None:
-            grace = microseconds(self._settings.reaper_finalize_grace_s)
-            is_over = self._ages.exited(job, now) >= grace
+    def _judge(self, job: RunningJob, table: ProcessTable, now: Microseconds) -> _Case:
+        running, *exited = self._time_in_state.of(job, now)
+        is_too_long = running > microseconds(self._settings.reaper_max_running_s)
+        if exited:
+            is_over = exited[0] >= microseconds(self._settings.reaper_finalize_grace_s)
             is_left = is_over and (is_too_long or _monitor(job, table) is Liveness.DEAD)
-            return _Look(job, Tier.EXITED if is_left else None, 0)
+            return _Case(job, Tier.EXITED if is_left else None, 0)
         if is_too_long:
-            return _Look(job, Tier.TOO_LONG, job.dead_ticks)
+            return _Case(job, Tier.TOO_LONG, job.dead_ticks)
         is_dead = _executor(job, table) is Liveness.DEAD and _monitor(job, table) is not Liveness.STOPPED
         ticks = job.dead_ticks + 1 if is_dead else 0
-        return _Look(job, Tier.DEAD if ticks >= self._settings.reaper_dead_ticks else None, ticks)
+        return _Case(job, Tier.DEAD if ticks >= self._settings.reaper_dead_ticks else None, ticks)
 
-    def _count(self, looks: Sequence[_Look]) -> None:
-        """Store what has changed of the dead ticks, but for jobs that are ended now."""
+    def _count(self, looks: Sequence[_Case]) -> None:
+        """Store the dead ticks that changed, except those of jobs that are ended in this tick."""
         changed = [look for look in looks if look.tier is None and look.ticks != look.job.dead_ticks]
         if changed:
             with self._store.transaction() as transaction:
@@ -377,9 +348,7 @@ class JobReaper:
                 transaction.set_dead_ticks(self._name, rows)
             sys.audit(JobCrashPoint.REAPER_AFTER_COUNT, len(changed))
 
-    # What becomes of them, in batches.
-
-    def _of_dead(self, looks: Sequence[_Look], errors: list[str]) -> Iterator[list[Outcome]]:
+    def _of_dead(self, looks: Sequence[_Case], errors: list[str]) -> Iterator[list[JobOutcome]]:
         found = [look for look in looks if look.tier is Tier.DEAD]
         for start in range(0, len(found), BATCH):
             batch = [look for look in found[start : start + BATCH] if self._end_rest(look.job, errors)]
@@ -388,12 +357,12 @@ class JobReaper:
                 for look in batch
             ]
 
-    def _of_failed(self, looks: Sequence[_Look]) -> Iterator[list[Outcome]]:
+    def _of_failed(self, looks: Sequence[_Case]) -> Iterator[list[JobOutcome]]:
         found = [look.job for look in looks if look.tier is Tier.EXITED and look.job.exit_code != 0]
         for start in range(0, len(found), BATCH):
             yield [outcomes.of_exit(job, job.exit_code or 1, self._engine) for job in found[start : start + BATCH]]
 
-    def _of_succeeded(self, looks: Sequence[_Look], errors: list[str]) -> Iterator[list[Outcome]]:
+    def _of_succeeded(self, looks: Sequence[_Case], errors: list[str]) -> Iterator[list[JobOutcome]]:
         for look in looks:
             if look.tier is Tier.EXITED and look.job.exit_code == 0:
                 try:
@@ -403,7 +372,7 @@ class JobReaper:
                 except RecoveryError as error:
                     errors.append(f"Job {look.job.job_id} was left: {error}")
 
-    def _of_too_long(self, looks: Sequence[_Look], now: Microseconds, errors: list[str]) -> Iterator[list[Outcome]]:
+    def _of_too_long(self, looks: Sequence[_Case], now: Microseconds, errors: list[str]) -> Iterator[list[JobOutcome]]:
         for look in looks:
             if look.tier is Tier.TOO_LONG:
                 claim = self._fence_and_end(look.job, now, errors)
@@ -412,7 +381,7 @@ class JobReaper:
                     yield [outcomes.of_failure(look.job, error, claim=claim)]
 
     def _fence_and_end(self, job: RunningJob, now: Microseconds, errors: list[str]) -> int | None:
-        """Refuse the executor from now on (once), kill it, see it dead; return the claim that is this reaper's then."""
+        """Fence the executor off, unless it is already, kill it and see it dead; return the reaper's new claim."""
         key = (job.job_id, job.claim)
         try:
             with self._store.transaction() as transaction:
@@ -430,9 +399,9 @@ class JobReaper:
         return job.claim if job.is_fenced else job.claim + 1
 
     def _end_rest(self, job: RunningJob, errors: list[str]) -> bool:
-        """Kill what is left of the executor and its group; return whether it is gone.
+        """Kill the rest of the executor and its group; return whether all are gone.
 
-        Without a start nobody can say whose the number is, so it is not signalled.
+        A pid without its start time is not signalled: it may be another process's by now.
         """
         if job.pid is None or job.pid <= 0 or not job.process_start:
             return True
@@ -445,13 +414,13 @@ class JobReaper:
 
     def _settle(
         self,
-        found: Sequence[Outcome],
+        found: Sequence[JobOutcome],
         tier: Tier,
         now: Microseconds,
         errors: list[str],
         ended: Counter[JobStatus] | None = None,
     ) -> int:
-        """End these claims in one transaction, or each in its own where one of them cannot be; return how many were."""
+        """End these claims in one transaction, or each in its own if that fails; return how many were ended."""
         if not found:
             return 0
         sys.audit(JobCrashPoint.REAPER_BEFORE_CLAIM, len(found))
@@ -472,16 +441,16 @@ class JobReaper:
         sys.audit(JobCrashPoint.REAPER_AFTER_CLAIM, len(won))
         return len(won)
 
-    def _note(self, won: Sequence[Outcome], tier: Tier, now: Microseconds) -> None:
-        self._reaped_total += len(won)
+    def _note(self, won: Sequence[JobOutcome], tier: Tier, now: Microseconds) -> None:
+        self.reaped_total += len(won)
         if won:
             newest = won[-1]
-            self._last_reaped = Reaped(newest.job_id, newest.claim, tier, newest.status, now)
+            self.last_reaped = Reaped(newest.job_id, newest.claim, tier, newest.status, now)
 
     def _tell(self, errors: Sequence[str]) -> None:
-        """Keep what could not be done, and log what the look before did not say."""
-        before, self._errors = self._errors, tuple(errors[:ERRORS_MAX])
-        for text in self._errors:
+        """Keep the errors, and log those that the tick before did not have."""
+        before, self.errors = self.errors, tuple(errors[:ERRORS_MAX])
+        for text in self.errors:
             if text not in before:
                 _LOGGER.warning("%s", text)
 

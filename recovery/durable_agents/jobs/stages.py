@@ -1,15 +1,15 @@
-"""Stages: where a task is in its pipeline, and the one function by which it gets further.
+"""Stages: the pipeline of a task, and the one function that advances it.
 
-A pipeline is data: stages, each with the one that follows, the gate between the two, the agent that
-a job is written for when the stage is entered, and the agents whose end may leave it. Another
-pipeline is declared in one place, as a ``Pipeline``, and given to the engine.
+A pipeline is data: stages, each with its successor, the gate between the two, the agent that gets a
+job when the stage is entered, and the agents whose successful end may leave it. Another pipeline is
+one ``Pipeline`` value, given to the engine.
 
-Everybody goes through ``advance_stage``: a webhook and the reconciler with ``finished_agent=None``,
-the monitor and the reaper with the agent of the job that ended, these two by way of the outbox. It
-changes the stage by compare-and-set on the stage *and the moment it was entered*, so that a task
-which came round to the same stage again is not advanced by a decision about its last visit, and
-writes the job of the next stage in the same transaction. So of any number who advance a task at
-once, one does, and there is one job (D19, D22).
+Every advance goes through ``advance_stage``: a webhook and the reconciler call it with
+``finished_agent=None``, the monitor and the reaper by way of the outbox, with the agent whose job
+ended. It changes the stage by compare-and-set on the stage *and the moment it was entered*, and
+writes the job of the next stage in the same transaction. So of any number of callers one moves the
+task, and one job is written (D19, D22, docs/design.md). The moment is compared because a pipeline
+may lead a task back to a stage that it has left.
 
 A stage with a human gate is left by ``approve`` alone, which names the human.
 """
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_PIPELINE", "Advance", "Advanced", "Pipeline", "Stage", "StageEngine"]
 
 MAX_ATTEMPTS: Final = 2
-"""How often a job is started at most, unless told otherwise."""
+"""Default number of times that a job may be started."""
 
 
 _ENDED: Final = frozenset({TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED})
@@ -53,11 +53,11 @@ _LOGGER: Final = logging.getLogger(__name__)
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage. ``next`` is the stage that follows, None for a final one.
+    """One stage of a pipeline. ``next`` names its successor, None for a final stage.
 
-    ``gate`` names what has to be green to leave it; without one, nothing has to be. ``starts`` is
-    the agent that a job is written for when a task enters, if any; ``leavers`` are the agents whose
-    successful end may leave it. A stage without leavers is left by whoever evaluates its gate.
+    ``gate`` names the gate that must be green to leave it; empty for none. ``starts`` is the agent
+    that gets a job when a task enters. ``leavers`` are the agents whose successful end may leave
+    the stage; a stage without leavers is left by a webhook or the reconciler.
     """
 
     name: str
@@ -69,15 +69,20 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pipeline(msgspec.Struct, frozen=True):
-    """Stages in their order. Raises InvalidPipeline, which names everything that is wrong with them."""
+    """Stages in order. Raises InvalidPipeline, which lists all problems.
+
+    >>> stages = (Stage(name="build", next="ship", leavers=("builder",)), Stage(name="ship"))
+    >>> Pipeline(stages).leaves("builder")
+    ('build',)
+    """
 
     stages: tuple[Stage, ...]
 
     def __post_init__(self) -> None:
-        """Check that each stage leads to an end, and that names are names."""
+        """Check that each stage leads to a final one, and that names are unique and not empty."""
         problems = [*self._wrong_names(), *self._wrong_ways()]
         if problems:
-            message = f"Expected a pipeline that leads to an end but {'; '.join(problems)}; correct its stages."
+            message = f"a pipeline must lead to a final stage; in this one {'; '.join(problems)}. Correct its stages."
             raise InvalidPipeline(message)
 
     @property
@@ -92,13 +97,13 @@ class Pipeline(msgspec.Struct, frozen=True):
             if stage.name == name:
                 return stage
         known = ", ".join(stage.name for stage in self.stages)
-        message = f"Expected a stage of the pipeline but got {name!r}; it has {known}."
+        message = f"stage must be one of the pipeline; got {name!r}. Use one of {known}."
         raise UnknownStage(message)
 
     def leaves(self, agent: str) -> tuple[str, ...]:
         """Return the stages that this agent may leave. Raises UnknownAgent."""
         if agent not in self.agents:
-            message = f"Expected an agent of the pipeline but got {agent!r}; it has {', '.join(sorted(self.agents))}."
+            message = f"agent must be one of the pipeline; got {agent!r}. Use one of {', '.join(sorted(self.agents))}."
             raise UnknownAgent(message)
         return tuple(stage.name for stage in self.stages if agent in stage.leavers)
 
@@ -121,14 +126,14 @@ class Pipeline(msgspec.Struct, frozen=True):
             if stage.next is not None and stage.next not in following:
                 problems.append(f"{stage.name!r} leads to {stage.next!r}, which is no stage")
             if stage.next is None and (stage.gate or stage.leavers or stage.is_human_gated):
-                problems.append(f"{stage.name!r} is final and has what leaves it")
+                problems.append(f"{stage.name!r} is final and has a gate, leavers or a human gate")
         return problems
 
 
 DEFAULT_PIPELINE: Final = Pipeline(
     (
         Stage(name="analysis", next="architecture", starts="analyst", is_human_gated=True),
-        # The seeds' developer leaves the stage before its own.
+        # As in the original documents, the developer leaves the stage before its own.
         Stage(
             name="architecture",
             next="development",
@@ -136,9 +141,8 @@ DEFAULT_PIPELINE: Final = Pipeline(
             starts="architect",
             leavers=("architect", "developer"),
         ),
-        # What a developer pushes is judged by continuous integration, later: the webhook leaves
-        # this stage, and the reconciler where the webhook was lost. That the developer's process
-        # has ended is no reason to.
+        # No leavers: continuous integration judges the push later. Its webhook leaves this stage,
+        # or the reconciler if the webhook was lost.
         Stage(name="development", next="review", gate="ci_green", starts="developer"),
         Stage(name="review", next="testing", gate="review_approved", starts="reviewer", leavers=("reviewer",)),
         Stage(name="testing", next="deploy-staging", gate="tests_passed", starts="tester", leavers=("tester",)),
@@ -147,11 +151,11 @@ DEFAULT_PIPELINE: Final = Pipeline(
         Stage(name="done"),
     )
 )
-"""The pipeline of the seeds. Its gates are the user's to give, by these names."""
+"""The pipeline of the original documents. The user gives a gate for each of its names."""
 
 
 class Advanced(enum.StrEnum):
-    """What came of an advance."""
+    """The result of an attempt to advance a task."""
 
     MOVED = "moved"
     GATE_RED = "gate_red"
@@ -163,7 +167,7 @@ class Advanced(enum.StrEnum):
 
 
 class Advance(msgspec.Struct, frozen=True):
-    """What one call did. ``stage`` is where the task is as far as is known, ``job_id`` the job written, if one was."""
+    """What one call did: ``stage`` is where the task was seen last, ``job_id`` the job that was written."""
 
     task_id: str
     result: Advanced
@@ -178,7 +182,7 @@ class Advance(msgspec.Struct, frozen=True):
 
 
 class Move(msgspec.Struct, frozen=True):
-    """A decision to move a task: its gate was green. It holds as long as the task is where it was when it was read."""
+    """A decision to move a task whose gate was green. It is void once the task has left its stage."""
 
     task: Task
     stage: Stage
@@ -187,10 +191,10 @@ class Move(msgspec.Struct, frozen=True):
 
 
 class StageEngine:
-    """Moves tasks through a pipeline. ``gates`` has a gate for each name that the pipeline gives.
+    """The mover of tasks through a pipeline. ``gates`` has a gate for each name in the pipeline.
 
-    ``max_attempts`` is that of the jobs it writes. Raises InvalidPipeline and InvalidSetting. May
-    be shared by threads.
+    ``max_attempts`` bounds the starts of each job that it writes. Raises InvalidPipeline and
+    InvalidSetting. May be shared by threads.
     """
 
     def __init__(
@@ -203,7 +207,6 @@ class StageEngine:
         max_attempts: int = MAX_ATTEMPTS,
         gate_timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """Check the pipeline against the gates; nothing is evaluated yet."""
         self._store = store
         self._pipeline = pipeline
         self._gates = Gates(gates, timeout_s=gate_timeout_s)
@@ -211,54 +214,53 @@ class StageEngine:
         self._max_attempts = max_attempts
         missing = sorted({stage.gate for stage in pipeline.stages if stage.gate and stage.gate not in self._gates})
         if missing:
-            message = f"Expected every gate of the pipeline but {', '.join(missing)} is missing; give a function each."
+            message = (
+                f"gates must have all gates of the pipeline; {', '.join(missing)} is missing. Add a function each."
+            )
             raise InvalidPipeline(message)
         if isinstance(max_attempts, bool) or not isinstance(max_attempts, int) or max_attempts < 1:
-            message = f"Expected max_attempts of 1 or more but got {max_attempts!r}; say how often a job may start."
+            message = f"max_attempts must be 1 or more; got {max_attempts!r}. Say how often a job may be started."
             raise InvalidSetting(message)
 
     @property
     def store(self) -> Store:
-        """The store that this engine writes to."""
+        """The store of its tasks."""
         return self._store
 
     @property
     def pipeline(self) -> Pipeline:
-        """The stages."""
+        """The stages and their order."""
         return self._pipeline
 
     def evaluate(self, task_id: str) -> GateResult:
-        """Return the answer of the gate of the task's stage. Writes nothing, whatever it is.
-
-        Raises UnknownTask, UnknownStage, or any StoreError.
-        """
+        """Evaluate the gate of the task's stage; writes nothing. Raises UnknownTask, UnknownStage, StoreErrors."""
         return self.evaluate_for(self._task(task_id))
 
     def evaluate_for(self, task: Task) -> GateResult:
-        """Return the answer of the gate for a task as it was read. Raises UnknownStage."""
+        """Evaluate the gate for a task that was read before. Raises UnknownStage."""
         return self._gate(self._pipeline.stage(task.stage), task)
 
     def advance_stage(self, task_id: str, stage: str, *, finished_agent: str | None, repo: str = "") -> Advance:
-        """Move the task from ``stage`` to the next one if it is there still and its gate is green; write the next job.
+        """Move the task from ``stage`` to the next one, if its gate is green, and write the next job.
 
-        ``finished_agent`` is the agent whose job has ended with success, which must be one that may
-        leave the stage, or None. A red gate, and every other reason not to move, changes nothing at
-        all. Raises UnknownTask, UnknownStage, UnknownAgent, or any StoreError.
+        ``finished_agent`` is the agent whose job ended successfully, which must be a leaver of the
+        stage; None for a webhook or the reconciler. If the task does not move, nothing is written.
+        Raises UnknownTask, UnknownStage, UnknownAgent, or any StoreError.
         """
         return self._advance(self.decide(task_id, stage, finished_agent=finished_agent, repo=repo))
 
     def approve(self, task_id: str, stage: str, *, by: str, repo: str = "") -> Advance:
-        """Leave a stage with a human gate, since this human says so. Raises as ``advance_stage``, and InvalidSetting.
+        """Leave a stage with a human gate, in the name of this human; its other gate must be green, too.
 
-        A gate that such a stage has besides must be green, too.
+        Raises as ``advance_stage``, and InvalidSetting.
         """
         return self._advance(self.decide_approval(task_id, stage, by=by, repo=repo))
 
     def decide(self, task_id: str, stage: str, *, finished_agent: str | None, repo: str = "") -> Move | Advance:
-        """Do the first half of ``advance_stage``, which writes nothing: return the move for ``apply``, or why not.
+        """Do the first half of ``advance_stage``, which writes nothing: return a move, or the refusal.
 
-        For those who have more to write in the transaction of the move, which a gate that takes its
-        time must not keep open.
+        A caller that has more to write in the same transaction passes the move to ``apply`` there:
+        a slow gate must not keep a transaction open.
         """
         here = self._pipeline.stage(stage)
         task = self._task(task_id)
@@ -272,7 +274,9 @@ class StageEngine:
         """Do the first half of ``approve``, which writes nothing. Raises as ``approve``."""
         here = self._pipeline.stage(stage)
         if not here.is_human_gated or not by:
-            message = f"Expected a stage with a human gate and who approves but got {stage!r} and {by!r}."
+            message = (
+                f"an approval must name a stage with a human gate, and a human; got {stage!r} and {by!r}. Name both."
+            )
             raise InvalidSetting(message)
         task = self._task(task_id)
         if task.stage != stage or task.status in _ENDED:
@@ -283,7 +287,7 @@ class StageEngine:
         return Move(task, here, repo, f"approved by {by}")
 
     def apply(self, transaction: Transaction, move: Move) -> Advance:
-        """Do the second half: move the task if it is still where it was, and write the next job. Raises StoreErrors."""
+        """Move the task, if it has not left its stage meanwhile, and write the next job. Raises StoreErrors."""
         task, here, now = move.task, move.stage, self._clock.now()
         if not self._move(transaction, task, here, task.stage_entered_at, move.why, now):
             found = transaction.task(task.task_id)
@@ -292,11 +296,11 @@ class StageEngine:
         return Advance(task.task_id, Advanced.MOVED, here.next or "", job_id)
 
     def write_first_job(self, transaction: Transaction, task_id: str, *, repo: str = "") -> int | None:
-        """Write the job of the pipeline's first stage, if it starts any, in the transaction that creates the task."""
+        """Write the job of the first stage, if it has one, in the transaction that creates the task."""
         return self._write_job(transaction, task_id, self._pipeline.stages[0], repo, self._clock.now())
 
     def refusal(self, task: Task, stage: Stage, finished_agent: str | None) -> Advance | None:
-        """Return why a machine may not move this task from this stage, its gate aside, or None. Raises UnknownAgent."""
+        """Return why no machine may move this task from this stage, or None; asks no gate. Raises UnknownAgent."""
         is_leaver = finished_agent is None or stage.name in self._pipeline.leaves(finished_agent)
         reasons = (
             (task.stage != stage.name, Advanced.STALE),
@@ -309,10 +313,7 @@ class StageEngine:
         return None if result is None else Advance(task.task_id, result, task.stage)
 
     def may_leave(self, task: Task, agent: str) -> bool:
-        """Tell whether the end of this agent may move the task from where it is; it is read-only, and no gate is asked.
-
-        A stage or an agent that the pipeline does not know is none that may.
-        """
+        """Tell whether this agent's end may move the task; False for an unknown stage or agent. Asks no gate."""
         try:
             return self.refusal(task, self._pipeline.stage(task.stage), agent) is None
         except (UnknownStage, UnknownAgent) as error:
@@ -320,11 +321,11 @@ class StageEngine:
             return False
 
     def deliver(self) -> int:
-        """Do the advances that ended jobs have left in the outbox; return how many tasks it moved.
+        """Do the advances that ended jobs have left in the outbox; return how many tasks were moved.
 
-        Anybody may call it at any time: an entry goes in the transaction that does what it says, so
-        it is done once. One that cannot be done stops no other. Raises a StoreError only when the
-        outbox cannot be read.
+        Any process may call it at any time: an entry is deleted in the transaction that moves the
+        task, so it is done once. An entry that fails stops no other. Raises a StoreError only if
+        the outbox cannot be read.
         """
         moved, after = 0, 0
         while entries := self._store.outbox(OutboxKind.ADVANCE, after=after, limit=PAGE_ROWS_MAX):
@@ -337,7 +338,7 @@ class StageEngine:
         return moved
 
     def deliver_one(self, entry: OutboxEntry) -> bool:
-        """Do one intended advance, unless somebody has; return whether it moved the task. Raises any StoreError."""
+        """Do one intended advance, unless it is done already; return whether it moved the task. Raises StoreErrors."""
         now = self._clock.now()
         sys.audit(JobCrashPoint.STAGE_BEFORE_ADVANCE, entry.task_id)
         with self._store.transaction() as transaction:
@@ -346,7 +347,7 @@ class StageEngine:
                 return False
             try:
                 here = self._pipeline.stage(entry.stage)
-            except UnknownStage as error:  # the pipeline was changed since: nobody could ever do it
+            except UnknownStage as error:  # the pipeline was changed since: this entry can never be done
                 transaction.insert_audit(Audit(task.task_id, "advance_dropped", entry.stage, None, str(error), now))
                 return False
             is_ended = task.status in _ENDED
@@ -359,7 +360,6 @@ class StageEngine:
         return True
 
     def _advance(self, decided: Move | Advance) -> Advance:
-        """Apply a move in a transaction of its own."""
         if isinstance(decided, Advance):
             return decided
         sys.audit(JobCrashPoint.STAGE_BEFORE_ADVANCE, decided.task.task_id)

@@ -34,7 +34,7 @@ from durable_agents.clock import Clock, SystemClock
 from durable_agents.errors import InvalidCycle
 from durable_agents.processes import Liveness, look, start_of
 from durable_agents.state.crash_points import StateCrashPoint
-from durable_agents.state.cycles import NAME_PATTERN, SIDECARS, SUFFIX, Buffer, Owner
+from durable_agents.state.cycles import NAME_PATTERN, SIDECARS, SUFFIX, Buffer, BufferOwner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _log: Final = logging.getLogger("durable_agents.state.buffers")
 
 
-class Fate(enum.StrEnum):
+class Disposition(enum.StrEnum):
     """What became of a buffer that was found."""
 
     LEFT = "left"
@@ -62,23 +62,23 @@ class Fate(enum.StrEnum):
     QUARANTINED = "quarantined"
 
 
-class Found(msgspec.Struct, frozen=True):
+class FoundBuffer(msgspec.Struct, frozen=True):
     """A buffer that was found: its file's name without the folder, its fate, and why."""
 
     file: str
-    fate: Fate
+    disposition: Disposition
     detail: str = ""
 
 
 class Orphans(msgspec.Struct, frozen=True):
     """What one look at the folder of buffers did; ``problems`` are sentences about what could not be done."""
 
-    found: tuple[Found, ...] = ()
+    found: tuple[FoundBuffer, ...] = ()
     problems: tuple[str, ...] = ()
 
-    def count(self, fate: Fate) -> int:
+    def count(self, disposition: Disposition) -> int:
         """Return how many buffers met this fate."""
-        return sum(each.fate is fate for each in self.found)
+        return sum(each.disposition is disposition for each in self.found)
 
 
 class Buffers:
@@ -114,7 +114,7 @@ class Buffers:
         start = start_of(os.getpid())
         assert start is not None  # noqa: S101 - this very process
         sys.audit(StateCrashPoint.CYCLE_BEFORE_BEGIN, cycle_id)
-        buffer = self.buffer(self.folder, Owner(name, cycle_id, os.getpid(), start), self._state, self._clock)
+        buffer = self.buffer(self.folder, BufferOwner(name, cycle_id, os.getpid(), start), self._state, self._clock)
         sys.audit(StateCrashPoint.CYCLE_AFTER_BEGIN, cycle_id)
         return buffer
 
@@ -138,7 +138,7 @@ class Buffers:
         A missing folder has none. Doing it twice, or after it was killed anywhere, comes to the
         same. Files that are no buffers are not touched. Raises FolderLocked.
         """
-        found: list[Found] = []
+        found: list[FoundBuffer] = []
         problems: list[str] = []
         with self._roots.locked(_LOCK):
             sys.audit(StateCrashPoint.ORPHANS_BEFORE_LOOK, "")
@@ -167,10 +167,10 @@ class Buffers:
                 stems.setdefault(stem, set()).add(suffix)
         return stems
 
-    def _judge(self, stem: str, suffixes: set[str]) -> Found:
-        owner = Owner.of(stem)
+    def _judge(self, stem: str, suffixes: set[str]) -> FoundBuffer:
+        owner = BufferOwner.of(stem)
         if owner is not None and self._is_live(owner):
-            return Found(stem, Fate.LEFT, f"process {owner.pid} lives")
+            return FoundBuffer(stem, Disposition.LEFT, f"process {owner.pid} lives")
         if "" not in suffixes:
             if os.path.lexists(self.folder / QUARANTINE / (stem + SUFFIX)):
                 return self._quarantine(stem, "its file is there already")
@@ -180,19 +180,19 @@ class Buffers:
             return self._quarantine(stem, problem)
         return self._discard(stem, "its owner is dead")
 
-    def _is_live(self, owner: Owner) -> bool:
+    def _is_live(self, owner: BufferOwner) -> bool:
         return look(owner.pid, owner.start) is not Liveness.DEAD
 
-    def _discard(self, stem: str, detail: str) -> Found:
+    def _discard(self, stem: str, detail: str) -> FoundBuffer:
         sys.audit(StateCrashPoint.ORPHANS_BEFORE_DISCARD, stem)
         for suffix in ("", *SIDECARS):
             (self.folder / (stem + SUFFIX + suffix)).unlink(missing_ok=True)
             if not suffix:
                 sys.audit(StateCrashPoint.ORPHANS_AFTER_DISCARD_FILE, stem)
         sys.audit(StateCrashPoint.ORPHANS_AFTER_DISCARD, stem)
-        return Found(stem, Fate.DISCARDED, detail)
+        return FoundBuffer(stem, Disposition.DISCARDED, detail)
 
-    def _quarantine(self, stem: str, detail: str) -> Found:
+    def _quarantine(self, stem: str, detail: str) -> FoundBuffer:
         sys.audit(StateCrashPoint.ORPHANS_BEFORE_QUARANTINE, stem)
         with contextlib.ExitStack() as stack:
             folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -211,7 +211,7 @@ class Buffers:
                     sys.audit(StateCrashPoint.ORPHANS_AFTER_QUARANTINE_FILE, stem)
         sys.audit(StateCrashPoint.ORPHANS_AFTER_QUARANTINE, stem)
         _log.warning("the buffer %s is in %s: %s", stem, QUARANTINE, detail)
-        return Found(stem, Fate.QUARANTINED, detail)
+        return FoundBuffer(stem, Disposition.QUARANTINED, detail)
 
 
 def _make_room(place: int, stem: str) -> None:

@@ -47,7 +47,7 @@ _PUT: Final = "INSERT INTO entries (kind, value) VALUES (?, ?)"
 _ENTRIES: Final = "SELECT place, kind, CAST(value AS BLOB) FROM entries WHERE place > ? ORDER BY place LIMIT ?"
 
 
-class Owner(msgspec.Struct, frozen=True):
+class BufferOwner(msgspec.Struct, frozen=True):
     """What the name of a buffer's file says: of which cycle it is, and of which process."""
 
     name: str
@@ -56,7 +56,7 @@ class Owner(msgspec.Struct, frozen=True):
     start: str
 
     @classmethod
-    def of(cls, stem: str) -> Owner | None:
+    def of(cls, stem: str) -> BufferOwner | None:
         """Return the owner that the name of a file tells, None for a name that is not of our making."""
         match = _FILE.fullmatch(stem)
         return None if match is None else cls(match[1], match[2], int(match[3]), match[4])
@@ -73,7 +73,7 @@ class Buffer:
     May be shared by threads of the process that began it.
     """
 
-    def __init__(self, folder: Path, owner: Owner, state: StateStore, clock: Clock) -> None:
+    def __init__(self, folder: Path, owner: BufferOwner, state: StateStore, clock: Clock) -> None:
         """Make the file. Raises BufferNotWritten."""
         self._path = folder / (owner.stem + SUFFIX)
         self._owner = owner

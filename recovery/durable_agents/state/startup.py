@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _LOCK: Final = "startup"
 
 
-class Loop(Protocol):
+class Startable(Protocol):
     """What goes on by itself once it is started: a PeriodicService, or anything with this method."""
 
     def start(self) -> object:
@@ -58,7 +58,7 @@ def startup(
     workspaces: Workspaces,
     buffers: Buffers,
     state: StateStore,
-    loops: Iterable[Loop] = (),
+    loops: Iterable[Startable] = (),
     *,
     lock_timeout_s: float = LOCK_TIMEOUT_S,
 ) -> Startup:

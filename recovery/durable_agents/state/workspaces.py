@@ -240,7 +240,7 @@ class Hydration(msgspec.Struct, frozen=True):
     problems: tuple[WorkspaceProblem, ...] = ()
 
 
-class _Found(msgspec.Struct, frozen=True):
+class _KnownWorkspace(msgspec.Struct, frozen=True):
     """One workspace as it was read: what its file says, and what the store says."""
 
     name: str
@@ -409,7 +409,7 @@ class Workspaces:
                 problems.append(WorkspaceProblem(name, str(other.problem), other.detail))
         return readings
 
-    def _found(self, stored: dict[str, StateEntry], problems: list[WorkspaceProblem]) -> list[_Found]:
+    def _found(self, stored: dict[str, StateEntry], problems: list[WorkspaceProblem]) -> list[_KnownWorkspace]:
         """Join files and store by name. What either says wrongly is told."""
         readings = self._readings(problems)
         found = []
@@ -426,12 +426,12 @@ class Workspaces:
                 problems.append(WorkspaceProblem(name, "corrupt_entry", "the store's entry is no status"))
             if reading.problem not in {None, StatusProblem.MISSING}:
                 problems.append(WorkspaceProblem(name, str(reading.problem), reading.detail))
-            found.append(_Found(name, reading, status))
+            found.append(_KnownWorkspace(name, reading, status))
         return found
 
     def _rewrite(
         self,
-        found: list[_Found],
+        found: list[_KnownWorkspace],
         registry: dict[str, WorkspaceStatus],
         ghosts: tuple[str, ...],
         live: tuple[str, ...],
@@ -456,14 +456,14 @@ class Workspaces:
             problems.append(WorkspaceProblem("", "leftovers", str(error)))
         return tuple(restored)
 
-    def _may_write(self, found: _Found) -> bool:
+    def _may_write(self, found: _KnownWorkspace) -> bool:
         """Tell whether a ghost's file is a status, or missing from a folder that is there."""
         if found.reading.status is not None:
             return True
         return found.reading.problem is StatusProblem.MISSING and self._files.has_folder(found.name)
 
     def _note_dispatches(
-        self, stored: dict[str, StateEntry], found: list[_Found], problems: list[WorkspaceProblem]
+        self, stored: dict[str, StateEntry], found: list[_KnownWorkspace], problems: list[WorkspaceProblem]
     ) -> None:
         """Add the dispatches that the store does not know of, before a ghost's file says no more that it ran."""
         try:

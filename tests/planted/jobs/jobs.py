@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from durable_agents import Job
-    from durable_agents.jobs.queue import Outcome
+    from durable_agents.jobs.queue import JobOutcome
 
 
 class AdvancesAfterwards(Monitor):
     """Keeps the intended advance in its head."""
 
-    def _finalise(self, job: Job, claim: JobClaim, exit_code: int) -> Outcome:
+    def _finalise(self, job: Job, claim: JobClaim, exit_code: int) -> JobOutcome:
         outcome = super()._finalise(job, claim, exit_code)
         self._intended = outcome
         deliver = self._engine.deliver
@@ -90,7 +90,7 @@ class UnfencedEnd(JobQueue):
             assert job is not None
             transaction.record_exit(job.job_id, job.claim, exit_code=exit_code, now=self._clock.now())
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: JobOutcome) -> None:
         """End it whoever has it."""
         sys.audit(JobCrashPoint.JOB_BEFORE_SETTLE, outcome.job_id)
         with self._store.transaction() as transaction:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from durable_agents import JobStatus
     from durable_agents.clock import Microseconds
-    from durable_agents.jobs.queue import Outcome
-    from durable_agents.jobs.reaper import Tier, _Look
+    from durable_agents.jobs.queue import JobOutcome
+    from durable_agents.jobs.reaper import Tier, _Case
     from durable_agents.store.rows import RunningJob
 
 
@@ -41,7 +41,7 @@ class AdvancesAfterwards(JobReaper):
 
     def _settle(
         self,
-        found: Sequence[Outcome],
+        found: Sequence[JobOutcome],
         tier: Tier,
         now: Microseconds,
         errors: list[str],
@@ -87,7 +87,7 @@ class AsksSignalZero(JobReaper):
 class AdvancesBeforeClaim(JobReaper):
     """Looks at the gate, leaves the stage, and claims what it then has done already."""
 
-    def _of_succeeded(self, looks: Sequence[_Look], errors: list[str]) -> Iterator[list[Outcome]]:
+    def _of_succeeded(self, looks: Sequence[_Case], errors: list[str]) -> Iterator[list[JobOutcome]]:
         for batch in super()._of_succeeded(looks, errors):
             sys.audit(JobCrashPoint.REAPER_BEFORE_CLAIM, len(batch))
             for outcome in batch:
@@ -99,7 +99,7 @@ class AdvancesBeforeClaim(JobReaper):
 class ForgetsStreaks(JobReaper):
     """Keeps its counts to itself."""
 
-    def _count(self, looks: Sequence[_Look]) -> None:
+    def _count(self, looks: Sequence[_Case]) -> None:
         self._kept = {look.job.job_id: look.ticks for look in looks}
 
     def _running(self) -> Iterator[RunningJob]:
@@ -121,7 +121,7 @@ class CountsLostClaims(JobReaper):
 
     def _settle(
         self,
-        found: Sequence[Outcome],
+        found: Sequence[JobOutcome],
         tier: Tier,
         now: Microseconds,
         errors: list[str],

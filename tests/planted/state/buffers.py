@@ -17,9 +17,9 @@ import sqlite3
 import sys
 from typing import TYPE_CHECKING
 
-from durable_agents import Buffer, Buffers, Fate, StateCrashPoint
-from durable_agents.state.buffers import Found
-from durable_agents.state.cycles import SUFFIX, Owner
+from durable_agents import Buffer, Buffers, Disposition, StateCrashPoint
+from durable_agents.state.buffers import FoundBuffer
+from durable_agents.state.cycles import SUFFIX, BufferOwner
 from durable_agents.store.rows import Cycle, CycleEntry
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class DiscardsTheLiving(Buffers):
     """Takes every buffer that is there at the start for an orphan."""
 
-    def _is_live(self, owner: Owner) -> bool:
+    def _is_live(self, owner: BufferOwner) -> bool:
         assert owner
         return False
 
@@ -51,8 +51,8 @@ class MarksByName(Buffers):
 class CommitsOrphans(Buffers):
     """Saves what can be saved."""
 
-    def _discard(self, stem: str, detail: str) -> Found:
-        owner, path = Owner.of(stem), self.folder / (stem + SUFFIX)
+    def _discard(self, stem: str, detail: str) -> FoundBuffer:
+        owner, path = BufferOwner.of(stem), self.folder / (stem + SUFFIX)
         store = self._state.store
         if owner is not None and store is not None and path.exists():
             with contextlib.closing(sqlite3.connect(path)) as connection, contextlib.suppress(sqlite3.Error):
@@ -89,16 +89,16 @@ class TwoTransactions(Buffers):
 class LeavesSidecars(Buffers):
     """Removes what it was told to remove."""
 
-    def _discard(self, stem: str, detail: str) -> Found:
+    def _discard(self, stem: str, detail: str) -> FoundBuffer:
         sys.audit(StateCrashPoint.ORPHANS_BEFORE_DISCARD, stem)
         (self.folder / (stem + SUFFIX)).unlink(missing_ok=True)
         sys.audit(StateCrashPoint.ORPHANS_AFTER_DISCARD_FILE, stem)
         sys.audit(StateCrashPoint.ORPHANS_AFTER_DISCARD, stem)
-        return Found(stem, Fate.DISCARDED, detail)
+        return FoundBuffer(stem, Disposition.DISCARDED, detail)
 
 
 class DiscardsTheUnreadable(Buffers):
     """Quarantines nothing."""
 
-    def _quarantine(self, stem: str, detail: str) -> Found:
+    def _quarantine(self, stem: str, detail: str) -> FoundBuffer:
         return self._discard(stem, detail)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from durable_agents.processes import ProcessTable
-    from durable_agents.state.workspaces import WorkspaceProblem, _Found
+    from durable_agents.state.workspaces import WorkspaceProblem, _KnownWorkspace
     from durable_agents.store.rows import StateEntry
 
 
@@ -74,7 +74,7 @@ class ForgetsTheDisk(Workspaces):
 class StoreWins(Workspaces):
     """Takes the file for a copy."""
 
-    def _found(self, stored: dict[str, StateEntry], problems: list[WorkspaceProblem]) -> list[_Found]:
+    def _found(self, stored: dict[str, StateEntry], problems: list[WorkspaceProblem]) -> list[_KnownWorkspace]:
         found = super()._found(stored, problems)
         return [
             each

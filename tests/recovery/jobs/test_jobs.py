@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from durable_agents import JobClaim, JobCrashPoint, JobQueue, JobStatus, ManualClock, TaskManager
 from durable_agents.errors import InvalidJob, InvalidSetting, JobLost, UnknownJob, UnknownTask
-from durable_agents.jobs.queue import Outcome, require
+from durable_agents.jobs.queue import JobOutcome, require
 from durable_agents.store.rows import Job, OutboxKind
 from durable_agents.store.sqlite import jobs as sqlite_jobs
 
@@ -41,9 +41,9 @@ def claim_of(job: Job) -> JobClaim:
     return JobClaim(job.job_id, job.claim)
 
 
-def outcome(job: Job, status: JobStatus = JobStatus.DONE, **others: Any) -> Outcome:
+def outcome(job: Job, status: JobStatus = JobStatus.DONE, **others: Any) -> JobOutcome:
     """Return an end of this claim."""
-    return Outcome(
+    return JobOutcome(
         job_id=job.job_id,
         claim=job.claim,
         agent=job.agent,
@@ -168,7 +168,7 @@ def test_unknown_jobs_and_tasks_are_errors(queue: JobQueue) -> None:
         with pytest.raises((UnknownJob, JobLost), match="id 99"):
             call(99)
     with pytest.raises(UnknownJob):
-        queue.settle(Outcome(job_id=99, claim=1, agent="a", repo="", task_id=None, status=JobStatus.DONE))
+        queue.settle(JobOutcome(job_id=99, claim=1, agent="a", repo="", task_id=None, status=JobStatus.DONE))
     with pytest.raises(UnknownTask):
         queue.enqueue("a", task_id="nobody")
     with pytest.raises(InvalidSetting):
@@ -223,7 +223,7 @@ def test_an_executor_finds_its_claim_in_its_environment() -> None:
 _KILLED = """
 import os, signal, sys
 from durable_agents import JobClaim, JobQueue, JobStatus
-from durable_agents.jobs.queue import Outcome
+from durable_agents.jobs.queue import JobOutcome
 path, point = sys.argv[1:]
 queue = JobQueue(db_path=path)
 queue.enqueue("a", task_id="t")
@@ -234,7 +234,7 @@ sys.addaudithook(hook)
 job = queue.claim()
 queue.record_exit(JobClaim(job.job_id, job.claim), 0)
 end = dict(agent="a", repo="", task_id="t", status=JobStatus.DONE, leaves="build", alert="x")
-queue.settle(Outcome(job_id=job.job_id, claim=job.claim, **end))
+queue.settle(JobOutcome(job_id=job.job_id, claim=job.claim, **end))
 """
 
 

@@ -15,7 +15,6 @@ import pytest
 from durable_agents import JobCrashPoint, JobQueue, JobStatus, Monitor, Pipeline, Stage, StageEngine, TaskManager
 from durable_agents.errors import InvalidSetting
 from durable_agents.jobs.alerts import Alert, Alerts
-from durable_agents.jobs.monitor import Ending
 from durable_agents.processes import Liveness, look, start_of
 from durable_agents.store.rows import OutboxKind
 
@@ -75,7 +74,7 @@ def test_a_job_that_succeeds_moves_its_task(world: World) -> None:
     world.queue.enqueue("builder", "r", task_id="t")
     ended = world.monitor("true").run_once()
     assert ended is not None
-    assert (ended.ending, ended.exit_code, ended.status) == (Ending.SETTLED, 0, JobStatus.DONE)
+    assert (ended.is_lost, ended.exit_code, ended.status) == (False, 0, JobStatus.DONE)
     assert world.stage() == "check"
     assert [(job.agent, job.repo, job.status) for job in world.queue.store.active_jobs("t")] == [
         ("checker", "r", JobStatus.QUEUED)
@@ -182,7 +181,7 @@ def test_a_job_that_was_lost_meanwhile_never_begins(world: World, tmp_path: Path
 
     ended = Monitor(world.queue, world.engine, reap_first).run_once()
     assert ended is not None
-    assert (ended.ending, ended.exit_code, ended.status) == (Ending.LOST, None, None)
+    assert (ended.is_lost, ended.exit_code, ended.status) == (True, None, None)
     assert not touched.exists()
     assert world.queue.get(1).status is JobStatus.QUEUED
 
@@ -207,7 +206,7 @@ def test_a_job_that_was_lost_while_it_ran_is_not_finalised(world: World) -> None
     thread.join(_TIMEOUT_S)
     (ended,) = done
     assert ended is not None
-    assert (ended.ending, ended.exit_code) == (Ending.LOST, -signal.SIGTERM)
+    assert (ended.is_lost, ended.exit_code) == (True, -signal.SIGTERM)
     assert (world.finalised, world.stage()) == ([], "build")
     assert look(job.pid, job.process_start) is Liveness.DEAD
 

@@ -375,7 +375,7 @@ def test_the_default_pipeline_is_that_of_the_seeds(store: SqliteStore) -> None:
         ((Stage(name="a", next="b"), Stage(name="b", next="a")), "'a' leads in a circle; 'b' leads in a circle"),
         ((Stage(name="a"), Stage(name="a")), "'a' is there 2 times"),
         ((Stage(name=""),), "a name is empty"),
-        ((Stage(name="a", gate="g"),), "'a' is final and has what leaves it"),
+        ((Stage(name="a", gate="g"),), "'a' is final and has a gate, leavers or a human gate"),
         ((Stage(name="a", starts=""),), "a name is empty"),
     ],
 )

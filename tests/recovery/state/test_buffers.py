@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from durable_agents import Buffers, Fate, Roots, StateCrashPoint, StateStore, open_store
+from durable_agents import Buffers, Disposition, Roots, StateCrashPoint, StateStore, open_store
 from durable_agents.errors import BufferNotWritten, CycleEnded, DatabaseLocked, InvalidCycle
 from durable_agents.processes import start_of
-from durable_agents.state.cycles import SIDECARS, Owner
+from durable_agents.state.cycles import SIDECARS, BufferOwner
 
 from tests.recovery.disks import fill, small_disk
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _ROOT: Final = Path(__file__).parents[3]
 _TIMEOUT_S: Final = 60
-_DEAD: Final = Owner("qa", "0" * 16 + "-" + "a" * 12, 4_194_305, "00000000-0000-0000-0000-000000000000:1")
+_DEAD: Final = BufferOwner("qa", "0" * 16 + "-" + "a" * 12, 4_194_305, "00000000-0000-0000-0000-000000000000:1")
 
 _CYCLE: Final = """
 import os, signal, sys
@@ -134,7 +134,11 @@ def test_a_cycle_killed_anywhere_is_there_whole_or_not_at_all(buffers: Buffers, 
     whole = ("qa", [("finding", {"number": number}) for number in range(3)])
     assert history(buffers) == [whole][: int(is_committed)]
     assert files(buffers.folder) == []
-    assert found.count(Fate.DISCARDED) == (0 if point.endswith(("before_begin", "after_remove")) else 1) == bool(before)
+    assert (
+        found.count(Disposition.DISCARDED)
+        == (0 if point.endswith(("before_begin", "after_remove")) else 1)
+        == bool(before)
+    )
     assert found.problems == ()
     assert buffers.recover_orphans().found == ()
 
@@ -148,7 +152,7 @@ def test_a_live_owners_buffer_is_not_touched(buffers: Buffers, roots: Roots) -> 
         before = {name: (buffers.folder / name).read_bytes() for name in files(buffers.folder)}
         assert path.name in before
         found = buffers.recover_orphans()
-        assert {each.fate for each in found.found} == {Fate.LEFT}
+        assert {each.disposition for each in found.found} == {Disposition.LEFT}
         assert len(found.found) == 2
         assert {name: (buffers.folder / name).read_bytes() for name in files(buffers.folder)} == before
         ours.commit()
@@ -164,7 +168,7 @@ def test_a_stopped_owner_lives(buffers: Buffers, roots: Roots) -> None:
         process.stdout.readline()
         process.send_signal(signal.SIGSTOP)
         os.waitpid(process.pid, os.WUNTRACED)
-        assert [each.fate for each in buffers.recover_orphans().found] == [Fate.LEFT]
+        assert [each.disposition for each in buffers.recover_orphans().found] == [Disposition.LEFT]
         process.send_signal(signal.SIGCONT)
         process.communicate("go\n", timeout=_TIMEOUT_S)
     assert [name for name, _ in history(buffers)] == ["qa"]
@@ -174,9 +178,9 @@ def test_a_number_that_went_round_is_not_the_owner(buffers: Buffers, state: Stat
     """The pid is alive and was started at another time: the buffer is an orphan."""
     start = start_of(os.getpid())
     assert start is not None
-    owner = Owner("qa", _DEAD.cycle_id, os.getpid(), start[:-1] + str((int(start[-1]) + 1) % 10))
+    owner = BufferOwner("qa", _DEAD.cycle_id, os.getpid(), start[:-1] + str((int(start[-1]) + 1) % 10))
     lay_buffer(buffers, owner)
-    assert [each.fate for each in buffers.recover_orphans().found] == [Fate.DISCARDED]
+    assert [each.disposition for each in buffers.recover_orphans().found] == [Disposition.DISCARDED]
     assert files(buffers.folder) == []
 
 
@@ -201,7 +205,7 @@ def test_two_cycles_of_one_name_at_once(buffers: Buffers) -> None:
     assert sorted(entries[0][1] for _, entries in history(buffers)) == ["first", "second"]
 
 
-def lay_buffer(buffers: Buffers, owner: Owner, content: bytes | None = None) -> Path:
+def lay_buffer(buffers: Buffers, owner: BufferOwner, content: bytes | None = None) -> Path:
     """Put a buffer into the folder, sound unless its content is given."""
     path = buffers.folder / (owner.stem + ".buffer")
     if content is None:
@@ -252,7 +256,7 @@ def test_an_unreadable_orphan_is_quarantined_with_what_is_beside_it(
     content = path.read_bytes() if path.is_file() else b""
     (buffers.folder / "stranger.txt").write_text("kept")
     found = buffers.recover_orphans()
-    assert [each.fate for each in found.found] == [Fate.QUARANTINED]
+    assert [each.disposition for each in found.found] == [Disposition.QUARANTINED]
     place = buffers.folder / "quarantine"
     assert {entry.name for entry in place.iterdir()} == {path.name + suffix for suffix in ("", *SIDECARS)}
     if content and lay is not _link:
@@ -268,14 +272,14 @@ def test_a_buffer_whose_name_tells_no_owner_is_quarantined(buffers: Buffers) -> 
     """Nobody can tell whether its owner lives, so it is neither committed nor removed."""
     path = buffers.folder / "somebody's.buffer"
     path.write_bytes(b"")
-    assert [each.fate for each in buffers.recover_orphans().found] == [Fate.QUARANTINED]
+    assert [each.disposition for each in buffers.recover_orphans().found] == [Disposition.QUARANTINED]
     assert files(buffers.folder) == ["quarantine/somebody's.buffer"]
 
 
 def test_an_empty_orphan_is_discarded(buffers: Buffers) -> None:
     """Its owner died before it wrote anything: there is nothing to look at."""
     lay_buffer(buffers, _DEAD, b"")
-    assert [each.fate for each in buffers.recover_orphans().found] == [Fate.DISCARDED]
+    assert [each.disposition for each in buffers.recover_orphans().found] == [Disposition.DISCARDED]
     assert files(buffers.folder) == []
 
 
@@ -285,7 +289,7 @@ def test_a_quarantine_keeps_every_buffer_of_a_name(buffers: Buffers) -> None:
     for content in contents:
         for suffix in ("", "-wal"):
             (buffers.folder / f"somebody's.buffer{suffix}").write_text(content + suffix)
-        assert buffers.recover_orphans().count(Fate.QUARANTINED) == 1
+        assert buffers.recover_orphans().count(Disposition.QUARANTINED) == 1
     place = buffers.folder / "quarantine"
     names = ["somebody's.1", "somebody's.2", "somebody's"]
     assert [(place / f"{name}.buffer").read_text() for name in names] == contents
@@ -329,7 +333,7 @@ def test_without_a_store_a_cycle_is_not_stored(roots: Roots) -> None:
     with StateStore(db_path=roots.database) as state:
         buffers = Buffers(roots, state)
         lay_buffer(buffers, _DEAD)
-        assert buffers.recover_orphans().count(Fate.DISCARDED) == 1
+        assert buffers.recover_orphans().count(Disposition.DISCARDED) == 1
         with buffers.begin("qa") as cycle:
             cycle.put("finding", 1)
             assert not cycle.commit()

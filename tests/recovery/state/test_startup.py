@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from durable_agents import (
     Buffers,
-    Fate,
+    Disposition,
     PeriodicService,
     Roots,
     RuntimeState,
@@ -27,7 +27,7 @@ from durable_agents import (
     persist_runtime,
 )
 from durable_agents.errors import FolderLocked
-from durable_agents.state.cycles import Owner
+from durable_agents.state.cycles import BufferOwner
 from durable_agents.state.startup import startup
 
 from tests.recovery.disks import fill, small_disk
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GHOST: Final = "core/go-io/ghost"
-_ORPHAN: Final = Owner("qa", "0" * 16 + "-" + "a" * 12, 4_194_305, "00000000-0000-0000-0000-000000000000:1")
+_ORPHAN: Final = BufferOwner("qa", "0" * 16 + "-" + "a" * 12, 4_194_305, "00000000-0000-0000-0000-000000000000:1")
 
 _heard: list[str] | None = None
 
@@ -110,7 +110,7 @@ def test_the_order_is_workspaces_runtime_orphans_loops(roots: Roots, heard: list
     tests = ["recovery.test.first", "recovery.test.second"]
     assert passed == [begin, *hydrate, runtime, recover, *orphans, loops, *tests, end]
     assert (found.hydration.ghosts, found.problems) == ((GHOST,), ())
-    assert (found.orphans.count(Fate.DISCARDED), found.orphans.count(Fate.QUARANTINED)) == (1, 1)
+    assert (found.orphans.count(Disposition.DISCARDED), found.orphans.count(Disposition.QUARANTINED)) == (1, 1)
 
 
 def test_a_loop_is_a_periodic_service(roots: Roots) -> None:
