@@ -48,11 +48,11 @@ from .pipeline.tracker import HttpTracker as HttpTracker
 from .pipeline.tracker import Issue as Issue
 from .pipeline.tracker import Tracker as Tracker
 from .service import PeriodicService as PeriodicService
+from .state.buffers import Buffer as Buffer
 from .state.buffers import Buffers as Buffers
 from .state.buffers import Disposition as Disposition
 from .state.buffers import Orphans as Orphans
 from .state.crash_points import StateCrashPoint as StateCrashPoint
-from .state.cycles import Buffer as Buffer
 from .state.groups import StateGroup as StateGroup
 from .state.groups import StateStore as StateStore
 from .state.http_push import HttpPush as HttpPush

@@ -16,7 +16,7 @@ from durable_agents import (
     WorkspaceStatus,
 )
 from durable_agents.processes import start_of
-from durable_agents.state.cycles import BufferOwner
+from durable_agents.state.buffers import BufferOwner
 from durable_agents.state.status_files import WorkspaceState
 from pytest_chaos import at_point, kill, pause
 from pytest_chaos.model.plan import after_mark

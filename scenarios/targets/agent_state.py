@@ -19,8 +19,7 @@ from durable_agents import (
     load_runtime,
     persist_runtime,
 )
-from durable_agents.state.buffers import QUARANTINE
-from durable_agents.state.cycles import BufferOwner
+from durable_agents.state.buffers import QUARANTINE, BufferOwner
 from durable_agents.state.startup import startup
 from pytest_chaos import Finding
 

@@ -1,17 +1,21 @@
-"""Buffers: where cycles keep what they find until it gets into the history, and what becomes of them after a crash.
+"""Buffers: findings of a cycle, kept apart until they get into the history all at once.
 
-A *cycle* is one round of work whose findings are only worth something together: half of a round,
-compared with the round before, would show findings as fixed that nobody looked for. So each cycle
-writes to a buffer of its own (``durable_agents.state.cycles``), and its commit copies all of it
-into the store in one transaction. A crash leaves the buffer behind, an orphan; ``recover_orphans``
-removes it and never commits it. A buffer whose owner lives is left alone, whichever process looks
-(D24).
+A *cycle* is one round of work. Half of a round, compared with the round before, would show findings
+as fixed that were never looked for. So each cycle writes to a buffer of its own, a database file,
+and ``commit`` copies it into the store in one transaction.
 
-**An unreadable orphan** is moved into ``quarantine``, with the files that SQLite keeps beside it,
-and nothing in it is changed: somebody may want to know why. The order is the file first, then what
-lies beside it, in removing as in moving; so whoever is killed in between leaves something that
-tells the next how to go on. What the quarantine has under that name already (only a name that is
-not of our making comes twice) makes room first, under the next free number.
+**Names.** The name of the file has the cycle's name, its id, and its owner by pid and start
+(``durable_agents.processes``): a name cannot be half-written, and is judged without opening the
+file. The history is keyed by the id, which is new for each cycle. Cycles of one name are common; a
+marker by name would take the second for one that was committed (D25).
+
+**Orphans.** A crash leaves the buffer behind. ``recover_orphans`` removes it and never commits it.
+A buffer whose owner lives is left alone, whichever process looks (D24, docs/design.md).
+
+**Quarantine.** An unreadable orphan is moved into ``quarantine`` unchanged, with the files that
+SQLite keeps beside it. Removing and moving take the file first and its sidecars after it, so a
+sidecar without a file tells the next run how to continue. An earlier file of the same name in the
+quarantine, possible only for names of another form, gets a number first.
 """
 
 from __future__ import annotations
@@ -26,15 +30,18 @@ import secrets
 import sqlite3
 import stat
 import sys
-from typing import TYPE_CHECKING, Any, Final
+import threading
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
+from durable_agents import snapshots
 from durable_agents.clock import Clock, SystemClock
-from durable_agents.errors import InvalidCycle
+from durable_agents.errors import BufferNotWritten, CycleEnded, InvalidCycle, InvalidSnapshot
 from durable_agents.processes import Liveness, look, start_of
 from durable_agents.state.crash_points import StateCrashPoint
-from durable_agents.state.cycles import NAME_PATTERN, SIDECARS, SUFFIX, Buffer, BufferOwner
+from durable_agents.state.groups import VALUE_BYTES_MAX
+from durable_agents.store.rows import Cycle, CycleEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,20 +49,191 @@ if TYPE_CHECKING:
 
     from durable_agents.state.groups import StateStore
     from durable_agents.state.roots import Roots
-    from durable_agents.store.rows import Cycle
+    from durable_agents.store import Transaction
 
+CYCLE_ENTRIES_MAX: Final = 1_000_000
+NAME_PATTERN: Final = r"[A-Za-z0-9._-]{1,100}"
+SUFFIX: Final = ".buffer"
+SIDECARS: Final = ("-wal", "-shm", "-journal")
+"""Suffixes of the files that SQLite keeps beside a database file."""
 
 QUARANTINE: Final = "quarantine"
 
-_MAGIC: Final = b"SQLite format 3\0"
+_FILE: Final = re.compile(rf"({NAME_PATTERN})~([0-9a-f]{{16}}-[0-9a-f]{{12}})~(\d{{1,10}})~([0-9a-f-]{{36}}:\d+)")
+_TABLE: Final = "CREATE TABLE entries (place INTEGER PRIMARY KEY, kind TEXT NOT NULL, value TEXT NOT NULL) STRICT"
+_PUT: Final = "INSERT INTO entries (kind, value) VALUES (?, ?)"
+_ENTRIES: Final = "SELECT place, kind, CAST(value AS BLOB) FROM entries WHERE place > ? ORDER BY place LIMIT ?"
 _PAGE: Final = 1000
+_MAGIC: Final = b"SQLite format 3\0"
 _LOCK: Final = "buffers"
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _log: Final = logging.getLogger("durable_agents.state.buffers")
 
 
+class BufferOwner(msgspec.Struct, frozen=True):
+    """The name of a buffer's file: its cycle, and the process that it belongs to."""
+
+    name: str
+    cycle_id: str
+    pid: int
+    start: str
+
+    @classmethod
+    def of(cls, stem: str) -> BufferOwner | None:
+        """Return the owner in the name of a file, None for a name of another form."""
+        match = _FILE.fullmatch(stem)
+        return None if match is None else cls(match[1], match[2], int(match[3]), match[4])
+
+    @property
+    def stem(self) -> str:
+        """The name of the file, without its suffix."""
+        return f"{self.name}~{self.cycle_id}~{self.pid}~{self.start}"
+
+
+class Buffer:
+    """One cycle under way, used in a ``with`` block that discards it unless it was committed.
+
+    May be shared by threads of the process that began it. Raises BufferNotWritten.
+    """
+
+    def __init__(self, folder: Path, owner: BufferOwner, state: StateStore, clock: Clock) -> None:
+        self.path: Final = folder / (owner.stem + SUFFIX)
+        self._owner = owner
+        self._state = state
+        self._clock = clock
+        self._entries = 0
+        self._is_over = False
+        self._lock = threading.Lock()
+        with _written(self.path):
+            self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            try:
+                self._set_up()
+            except BaseException:
+                self._remove()
+                raise
+
+    @property
+    def cycle_id(self) -> str:
+        """The id of the cycle in the history."""
+        return self._owner.cycle_id
+
+    @property
+    def name(self) -> str:
+        """The name of the cycle, which earlier cycles may have had, too."""
+        return self._owner.name
+
+    def __enter__(self) -> Self:
+        """Return the buffer."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Discard what was not committed."""
+        self.discard()
+
+    def put(self, kind: str, value: object) -> int:
+        """Add a finding, which is JSON; return its place in the cycle, from 1. Not durable before the commit.
+
+        Raises InvalidCycle, CycleEnded, BufferNotWritten.
+        """
+        content = self._checked(kind, value)
+        sys.audit(StateCrashPoint.CYCLE_BEFORE_PUT, self.cycle_id)
+        with self._lock, _written(self.path):
+            self._check_open()
+            self._connection.execute(_PUT, (kind, content.decode()))
+            self._entries += 1
+            place = self._entries
+        sys.audit(StateCrashPoint.CYCLE_AFTER_PUT, self.cycle_id)
+        return place
+
+    def commit(self) -> bool:
+        """Copy the cycle into the history, in one transaction; durable when this returns True.
+
+        Without a store the cycle is discarded and this returns False. After a StoreError the cycle
+        is still open, and a second commit is safe: an id is inserted once. Raises CycleEnded,
+        BufferNotWritten, StoreErrors.
+        """
+        with self._lock:
+            self._check_open()
+            store = self._state.store
+            if store is not None:
+                sys.audit(StateCrashPoint.CYCLE_BEFORE_COMMIT, self.cycle_id)
+                with store.transaction() as transaction:
+                    self._copy_into(transaction)
+                    sys.audit(StateCrashPoint.CYCLE_IN_COMMIT, self.cycle_id)
+                sys.audit(StateCrashPoint.CYCLE_AFTER_COMMIT, self.cycle_id)
+            self._remove()
+            sys.audit(StateCrashPoint.CYCLE_AFTER_REMOVE, self.cycle_id)
+            return store is not None
+
+    def discard(self) -> None:
+        """Remove the buffer without a commit; no error if the cycle has ended."""
+        with self._lock:
+            if not self._is_over:
+                self._remove()
+
+    def _set_up(self) -> None:
+        # Nothing is flushed: after a loss of power the owner is dead, so its buffer is an orphan
+        # whatever it holds. No rollback journal before the write-ahead log: a crash would leave a
+        # hot journal, which a read-only connection cannot roll back.
+        self._connection.execute("PRAGMA synchronous = OFF")
+        self._connection.execute("PRAGMA journal_mode = MEMORY")
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute(_TABLE)
+
+    def _marker(self) -> Cycle:
+        return Cycle(self.cycle_id, self.name, self._clock.now())
+
+    def _copy_into(self, transaction: Transaction) -> None:
+        if transaction.insert_cycle(self._marker()):
+            for page in self._pages():
+                transaction.insert_cycle_entries(page)
+
+    def _pages(self) -> Iterator[list[CycleEntry]]:
+        after = 0
+        with _written(self.path):
+            while rows := self._connection.execute(_ENTRIES, (after, _PAGE)).fetchall():
+                yield [CycleEntry(self.cycle_id, *row) for row in rows]
+                after = rows[-1][0]
+
+    def _checked(self, kind: object, value: object) -> bytes:
+        if not isinstance(kind, str) or not kind or "\0" in kind or self._entries >= CYCLE_ENTRIES_MAX:
+            message = (
+                f"kind must be text that is not empty, and a cycle have at most {CYCLE_ENTRIES_MAX} entries; got "
+                f"{kind!r} for entry {self._entries + 1}. Name the kind, or begin another cycle."
+            )
+            raise InvalidCycle(message)
+        try:
+            kind.encode()
+            return snapshots.encoded(value, VALUE_BYTES_MAX)[0]
+        except (UnicodeEncodeError, InvalidSnapshot) as error:
+            message = f"an entry must be JSON of at most {VALUE_BYTES_MAX} bytes; {error}"
+            raise InvalidCycle(message) from error
+
+    def _check_open(self) -> None:
+        if self._is_over:
+            message = f"cycle {self.cycle_id} ({self.name}) must be under way; it has ended. Begin another."
+            raise CycleEnded(message)
+
+    def _remove(self) -> None:
+        self._is_over = True
+        self._connection.close()  # the last connection removes the sidecars
+        for suffix in ("", *SIDECARS):
+            with contextlib.suppress(OSError):  # a file that is left is an orphan once this process ends
+                self.path.with_name(self.path.name + suffix).unlink()
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Turn an error of SQLite or of the file system into BufferNotWritten."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        message = f"the buffer {path} must be written; got '{error}'. Free space, or make its folder writable."
+        raise BufferNotWritten(message) from error
+
+
 class Disposition(enum.StrEnum):
-    """What became of a buffer that was found."""
+    """What was done with a buffer."""
 
     LEFT = "left"
     DISCARDED = "discarded"
@@ -63,7 +241,7 @@ class Disposition(enum.StrEnum):
 
 
 class FoundBuffer(msgspec.Struct, frozen=True):
-    """A buffer that was found: its file's name without the folder, its fate, and why."""
+    """A buffer in the folder: the name of its file, what was done with it, and why."""
 
     file: str
     disposition: Disposition
@@ -71,23 +249,35 @@ class FoundBuffer(msgspec.Struct, frozen=True):
 
 
 class Orphans(msgspec.Struct, frozen=True):
-    """What one look at the folder of buffers did; ``problems`` are sentences about what could not be done."""
+    """The result of ``recover_orphans``; ``problems`` are sentences about what could not be done."""
 
     found: tuple[FoundBuffer, ...] = ()
     problems: tuple[str, ...] = ()
 
     def count(self, disposition: Disposition) -> int:
-        """Return how many buffers met this fate."""
+        """Return how many buffers were dealt with in this way."""
         return sum(each.disposition is disposition for each in self.found)
 
 
 class Buffers:
-    """The buffers of the cycles below one root, and the history that they get into. May be shared by threads."""
+    """The buffers of cycles below one root, and their history. May be shared by threads.
+
+    >>> import tempfile
+    >>> from durable_agents import Roots, StateStore
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     roots = Roots(folder)
+    ...     with StateStore(db_path=roots.database) as state:
+    ...         buffers = Buffers(roots, state)
+    ...         with buffers.begin("nightly") as cycle:
+    ...             place = cycle.put("finding", {"file": "a.py"})
+    ...             is_kept = cycle.commit()
+    ...         print(is_kept, [each.name for each in buffers.history()])
+    True ['nightly']
+    """
 
     buffer: type[Buffer] = Buffer
 
     def __init__(self, roots: Roots, state: StateStore, *, clock: Clock | None = None) -> None:
-        """Prepare; nothing is made yet."""
         self._roots = roots
         self._state = state
         self._clock: Clock = SystemClock() if clock is None else clock
@@ -98,15 +288,15 @@ class Buffers:
         return self._roots.buffers
 
     def begin(self, name: str) -> Buffer:
-        """Begin a cycle of this name, which may have been used before, also at this moment by others.
+        """Begin a cycle. Others, earlier or under way, may have the same name.
 
-        Raises InvalidCycle for a name that cannot be part of a file's, BufferNotWritten.
+        Raises InvalidCycle for a name that cannot be part of a file's name, BufferNotWritten.
         """
         if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
             shown = repr(name)
             message = (
-                f"Expected the name of a cycle to be 1 to 100 letters, digits, '.', '_' and '-' but got {shown[:120]}; "
-                "replace what else is in it."
+                f"the name of a cycle must be 1 to 100 letters, digits, '.', '_' and '-'; got {shown[:120]}. "
+                "Replace the other characters."
             )
             raise InvalidCycle(message)
         self._roots.make()
@@ -119,24 +309,24 @@ class Buffers:
         return buffer
 
     def history(self, *, after: str = "") -> Iterator[Cycle]:
-        """Yield the committed cycles, oldest first, those behind the id ``after``."""
+        """Yield the committed cycles after the id ``after``, oldest first."""
         store = self._state.store
         while store is not None and (page := store.cycles(after=after, limit=_PAGE)):
             yield from page
             after = page[-1].cycle_id
 
     def entries(self, cycle_id: str) -> Iterator[tuple[str, Any]]:
-        """Yield kind and value of each entry of a committed cycle, in their order."""
+        """Yield kind and value of each entry of a committed cycle, in order."""
         store, after = self._state.store, 0
         while store is not None and (page := store.cycle_entries(cycle_id, after=after, limit=_PAGE)):
             yield from ((entry.kind, msgspec.json.decode(entry.value)) for entry in page)
             after = page[-1].place
 
     def recover_orphans(self) -> Orphans:
-        """Discard the buffers whose owners are dead, quarantine what cannot be read, leave those of the living.
+        """Discard buffers of dead owners, quarantine unreadable ones, leave those of living owners.
 
-        A missing folder has none. Doing it twice, or after it was killed anywhere, comes to the
-        same. Files that are no buffers are not touched. Raises FolderLocked.
+        Idempotent, also after it was killed anywhere. Files that are no buffers are not touched; a
+        missing folder is an empty one. Raises FolderLocked.
         """
         found: list[FoundBuffer] = []
         problems: list[str] = []
@@ -152,7 +342,7 @@ class Buffers:
         return Orphans(tuple(found), tuple(problems))
 
     def _listed(self, problems: list[str]) -> dict[str, set[str]]:
-        """Return what lies in the folder, by the name of a buffer's file: which suffixes there are."""
+        """Return the suffixes of the files in the folder, by the stem of their buffer."""
         stems: dict[str, set[str]] = {}
         try:
             names = sorted(os.listdir(self.folder))
@@ -195,11 +385,12 @@ class Buffers:
     def _quarantine(self, stem: str, detail: str) -> FoundBuffer:
         sys.audit(StateCrashPoint.ORPHANS_BEFORE_QUARANTINE, stem)
         with contextlib.ExitStack() as stack:
-            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            folder = os.open(self.folder, _FOLDER)
             stack.callback(os.close, folder)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(QUARANTINE, dir_fd=folder)
-            place = os.open(QUARANTINE, _FOLDER, dir_fd=folder)  # refused where it is a link, which would lead outside
+            # O_NOFOLLOW: a link in its place would lead outside.
+            place = os.open(QUARANTINE, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
             stack.callback(os.close, place)
             if os.path.lexists(self.folder / (stem + SUFFIX)):
                 _make_room(place, stem)
@@ -215,7 +406,7 @@ class Buffers:
 
 
 def _make_room(place: int, stem: str) -> None:
-    """Give an earlier buffer of this name another one, its file last: while that is there, the number is not used."""
+    """Rename an earlier buffer of this name to the next free number, its file last: that reserves the number."""
     names = set(os.listdir(place))
     if stem + SUFFIX not in names:
         return
@@ -226,14 +417,14 @@ def _make_room(place: int, stem: str) -> None:
 
 
 def _unreadable(path: Path) -> str:
-    """Return why an orphan's file is no sound database, or nothing; without changing it, or following a link."""
+    """Return why a file is no sound database, empty if it is one. Changes nothing and follows no link."""
     status = os.lstat(path)
     if not stat.S_ISREG(status.st_mode):
         return "is a link" if stat.S_ISLNK(status.st_mode) else "is not a regular file"
     if not status.st_size:
-        return ""  # its owner died before anything was written
+        return ""  # its owner died before the first write
     with path.open("rb") as file:
-        if file.read(len(_MAGIC)) != _MAGIC:  # which a log beside it that has the whole content would hide
+        if file.read(len(_MAGIC)) != _MAGIC:  # SQLite would not notice if the log beside it has all pages
             return "does not begin as a database"
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:

@@ -1,12 +1,12 @@
 """Grouped state: JSON under a key of a group, for what an agent must still know after a restart.
 
 The groups of an agent are in ``StateGroup``; any other text is a group, too. One store holds them
-all. It is opened when it is first needed, once, and the folder that its file lies in is made. Where
-it cannot be opened the agent goes on without a memory: every read finds nothing, every write says
-False, and one warning says why. That is for stores that cannot be had at all. What passes, a full
-disk or a lock that is held for too long, raises, be it at the opening or at a write: the caller
-would rely on what was not written, or take what was not read for nothing. The next call tries
-again.
+all. It is opened once, at its first use, and the folder of its file is made.
+
+If the store cannot be opened, the agent continues without a memory: every read finds nothing, every
+write returns False, and one warning says why. A passing problem (a full disk, a lock that is held
+for too long) raises instead, and the next call tries again: a caller would otherwise rely on a
+value that was not written, or take a value that was not read for missing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import errno
 import logging
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import msgspec
 
@@ -40,18 +40,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KEY_BYTES_MAX: Final = 1024
-"""The longest key or group, in bytes of UTF-8: they are read whole at every look-up."""
+"""The longest key or group, in bytes of UTF-8."""
 
 VALUE_BYTES_MAX: Final = 16 * 1024 * 1024
-"""The largest value, in bytes of JSON. What is larger belongs into a file."""
+"""The largest value, in bytes of JSON. Put larger ones into files."""
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _log: Final = logging.getLogger("durable_agents.state.groups")
-_decode: Final = msgspec.json.Decoder().decode
+_Value = TypeVar("_Value")
 
 
 class StateGroup(enum.StrEnum):
-    """The groups that an agent keeps: what each holds is said where it is written."""
+    """The groups of an agent."""
 
     REGISTRY = "registry"
     QUEUE = "queue"
@@ -64,17 +64,18 @@ class StateGroup(enum.StrEnum):
 class StateStore:
     """Grouped state over one store. May be shared by threads.
 
-    Give it a store, or the path of a database file, which it opens at the first use and will close.
+    Give it a store, or the path of a database file, which it opens at the first use and closes.
     Raises InvalidSetting for both and for neither.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, StateStore(db_path=f"{folder}/db.sqlite") as state:
+    ...     print(state.set("settings", "theme", {"dark": True}), state.get("settings", "theme"))
+    True {'dark': True}
     """
 
     def __init__(self, store: Store | None = None, *, db_path: str | os.PathLike[str] | None = None) -> None:
-        """Prepare; nothing is opened yet."""
         if (store is None) == (db_path is None):
-            message = (
-                f"Expected either a store or a db_path but got store={store!r} and db_path={db_path!r}; "
-                "give exactly one."
-            )
+            message = f"one of store and db_path must be given; got {store!r} and {db_path!r}. Give exactly one."
             raise InvalidSetting(message)
         self._store = store
         self._db_path = db_path
@@ -84,15 +85,14 @@ class StateStore:
 
     @property
     def store(self) -> Store | None:
-        """The store, opened by the first who asks; None where it cannot be opened, which is warned of once.
+        """The store, opened at the first use; None if it cannot be opened, with one warning.
 
-        A database that somebody else keeps locked raises DatabaseLocked, one without room
-        DatabaseFull, and the next who asks tries again: neither is a reason to go on without it for
-        good. Raises StoreClosed after ``close``.
+        Raises DatabaseLocked and DatabaseFull, which pass: the next use tries again. Raises
+        StoreClosed after ``close``.
         """
         with self._lock:
             if self._is_closed:
-                message = "Expected an open state store but it was closed; make another one."
+                message = "the state store must be open; it was closed. Make another one."
                 raise StoreClosed(message)
             if self._store is None and not self._is_refused and self._db_path is not None:
                 self._store = self._opened(self._db_path)
@@ -118,7 +118,7 @@ class StateStore:
         self.close()
 
     def close(self) -> None:
-        """Close the store if it was opened here. Closing twice is fine, and so is closing what was never opened."""
+        """Close the store if it was opened here. Idempotent, also before the first use."""
         with self._lock:
             self._is_closed = True
             if self._db_path is not None and self._store is not None:
@@ -126,7 +126,7 @@ class StateStore:
                 self._store = None
 
     def set(self, group: str, key: str, value: object) -> bool:
-        """Keep a value, which is JSON, under a key; durable when this returns True. False without a store.
+        """Store a JSON value under a key; durable when this returns True, False without a store.
 
         Raises InvalidState, or any StoreError.
         """
@@ -138,15 +138,15 @@ class StateStore:
         return True
 
     def get(self, group: str, key: str) -> Any:
-        """Return the value under a key, or None where there is none. Raises InvalidState, CorruptState, StoreErrors."""
+        """Return the value under a key, or None. Raises InvalidState, CorruptState, StoreErrors."""
         check_name("group", group)
         check_name("key", key)
         store = self.store
         entry = None if store is None else store.state(group, key)
-        return None if entry is None else value_of(entry)
+        return None if entry is None else decoded(entry, Any)
 
     def delete(self, group: str, key: str) -> bool:
-        """Forget a key and return whether it was there; one that was not is no error. Raises as ``get``."""
+        """Delete a key and return whether it was there. Raises as ``get``."""
         check_name("group", group)
         check_name("key", key)
         if (store := self.store) is None:
@@ -155,12 +155,12 @@ class StateStore:
             return transaction.delete_state(group, key)
 
     def count(self, group: str) -> int:
-        """Return how many keys a group has; 0 without a store. Raises as ``get``."""
+        """Return the number of keys in a group; 0 without a store. Raises as ``get``."""
         check_name("group", group)
         return 0 if (store := self.store) is None else store.state_count(group)
 
     def entries(self, group: str, *, after: str = "") -> Iterator[StateEntry]:
-        """Yield what is stored in a group, in the order of its keys, those behind ``after``. Raises as ``get``."""
+        """Yield the entries of a group after the key ``after``, in the order of keys. Raises as ``get``."""
         check_name("group", group)
         store = self.store
         while store is not None:
@@ -171,53 +171,52 @@ class StateStore:
             after = page[-1].key
 
     def restore(self, group: str) -> Iterator[tuple[str, Any]]:
-        """Yield each key of a group with its value. Whoever walks may stop early. Raises as ``get``."""
-        for entry in self.entries(group):
-            yield entry.key, value_of(entry)
+        """Yield each key of a group with its value; a caller may stop early. Raises as ``get``."""
+        return ((entry.key, decoded(entry, Any)) for entry in self.entries(group))
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the folder of a store. Raises DatabaseFull; what else is in the way is told by the store."""
+    """Make the folder of a store. Raises DatabaseFull; the store itself reports any other problem."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if error.errno in _NO_ROOM:
-            message = f"Expected room for the folder {folder} but the disk is full ({error}); free some space."
+            message = f"the folder {folder} must be made; the disk is full ({error}). Free some space."
             raise DatabaseFull(message) from error
 
 
 def checked_entry(group: str, key: str, value: object) -> StateEntry:
-    """Return what is to be stored. Raises InvalidState unless it would come back as it is."""
+    """Return the entry of a value. Raises InvalidState unless JSON gives the value back unchanged."""
     check_name("group", group)
     check_name("key", key)
     try:
         content, _, _ = snapshots.encoded(value, VALUE_BYTES_MAX)
     except InvalidSnapshot as error:
-        message = f"Expected JSON of at most {VALUE_BYTES_MAX} bytes under {key!r} of {group!r} but got none: {error}"
+        message = f"the value under {key!r} of {group!r} must be JSON of at most {VALUE_BYTES_MAX} bytes; {error}"
         raise InvalidState(message) from error
     return StateEntry(group, key, content)
 
 
-def value_of(entry: StateEntry) -> Any:
-    """Return the value of an entry. Raises CorruptState."""
+def decoded(entry: StateEntry, kind: type[_Value]) -> _Value:
+    """Return the value of an entry. Raises CorruptState unless it is JSON of this type."""
     try:
-        return _decode(entry.value)
+        return msgspec.json.decode(entry.value, type=kind)
     except (ValueError, msgspec.MsgspecError) as error:
         message = (
-            f"Expected JSON under {entry.key!r} of {entry.group!r} but found {entry.value[:100]!r} ({error}); "
-            "delete the key, or restore a copy."
+            f"the value under {entry.key!r} of {entry.group!r} must be JSON of its type; got {entry.value[:100]!r} "
+            f"({error}). Delete the key, or restore a copy."
         )
         raise CorruptState(message) from error
 
 
 def check_name(what: str, name: object) -> None:
-    """Raise InvalidState unless this can be a key, or a group: text, not empty, short, without NUL, in UTF-8."""
+    """Raise InvalidState unless this can be a key or a group: short text without NUL and lone surrogates."""
     problem = _problem(name)
     if problem:
         shown = repr(name)
         message = (
-            f"Expected a {what} of 1 to {KEY_BYTES_MAX} bytes of text but got {problem} ({shown[:60]}); "
-            "give a short name, and put what is long into the value."
+            f"{what} must be 1 to {KEY_BYTES_MAX} bytes of text; got {problem} ({shown[:60]}). Give a short name, and "
+            "put long text into the value."
         )
         raise InvalidState(message)
 

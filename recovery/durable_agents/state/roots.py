@@ -1,7 +1,7 @@
-"""Where an agent keeps its state: everything lies below one absolute folder, which settings name.
+"""Roots: the places of an agent's state, all below one absolute folder that settings name.
 
-Never the current folder: a program that is started from elsewhere would find another memory, and a
-test would leave files where it happens to run.
+The current folder is never used: a program that is started from elsewhere would find another
+memory, and a test would leave files where it happens to run.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
 WORKSPACE_VARIABLE: Final = "CORE_WORKSPACE"
 HOME_VARIABLE: Final = "CORE_HOME"
-"""The environment's names of the folder. The first that is set counts."""
+"""Environment variables with the folder. The first that is set counts."""
 
 LOCK_TIMEOUT_S: Final = 30.0
 
 
 class Roots(msgspec.Struct, frozen=True):
-    """The places of one agent's state, all below ``folder``. Raises InvalidSetting unless that is absolute."""
+    """The places of one agent's state, below an absolute folder. Raises InvalidSetting.
+
+    >>> str(Roots.from_environment({"CORE_WORKSPACE": "/srv/agent"}).database)
+    '/srv/agent/.core/db.sqlite'
+    """
 
     folder: str
 
@@ -35,25 +39,25 @@ class Roots(msgspec.Struct, frozen=True):
         """Check the folder."""
         if not Path(self.folder).is_absolute():
             message = (
-                f"Expected an absolute folder for the state but got {self.folder!r}; set {WORKSPACE_VARIABLE} or "
+                f"the folder of the state must be absolute; got {self.folder!r}. Set {WORKSPACE_VARIABLE} or "
                 f"{HOME_VARIABLE} to one."
             )
             raise InvalidSetting(message)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Roots:
-        """Take the folder from CORE_WORKSPACE, else from CORE_HOME. Raises InvalidSetting where neither is set."""
+        """Take the folder from CORE_WORKSPACE, else from CORE_HOME. Raises InvalidSetting if both are unset."""
         settings = os.environ if environment is None else environment
         return cls(settings.get(WORKSPACE_VARIABLE) or settings.get(HOME_VARIABLE) or "")
 
     @property
     def workspaces(self) -> Path:
-        """The folder below which each workspace has one of its own, named by its key."""
+        """The folder of the workspaces, each in a folder named by its key."""
         return Path(self.folder) / "workspace"
 
     @property
     def state(self) -> Path:
-        """The folder of what is the agent's own."""
+        """The folder of the agent's own files."""
         return Path(self.folder) / ".core"
 
     @property
@@ -63,21 +67,21 @@ class Roots(msgspec.Struct, frozen=True):
 
     @property
     def buffers(self) -> Path:
-        """The folder of the buffers of cycles under way."""
+        """The folder of the buffers."""
         return self.state / "state"
 
     def make(self) -> None:
-        """Make the folders that are missing; those that cannot be made are for their users to complain about."""
+        """Make the missing folders. Errors are left to the code that uses them."""
         for folder in (self.workspaces, self.buffers):
             with contextlib.suppress(OSError):
                 folder.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
     def locked(self, name: str, *, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-        """Be the only one, of all processes and threads, to do what ``name`` says, while the block lasts.
+        """Hold the lock ``name`` of this folder, against all processes and threads, during a ``with`` block.
 
-        The kernel takes the lock back from a process that dies. Where no lock file can be made,
-        nothing else can be written either, and the block goes on without. Raises FolderLocked,
+        The kernel releases the lock of a process that dies. If no lock file can be made, nothing
+        else can be written there either, and the block runs without the lock. Raises FolderLocked,
         which names the holder.
         """
         self.make()

@@ -1,7 +1,7 @@
-"""Runtime state: until when which agent is left in peace after failures, and how often it failed in a row.
+"""Runtime state: the back-off deadline of each agent type, and its consecutive failures.
 
-A restart that forgot it would ask a service again at once that had said "too many requests" a
-second ago.
+It survives a restart, so that a service which said "too many requests" a second ago is not asked
+again at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 
 from durable_agents.clock import Microseconds
 from durable_agents.errors import CorruptState, InvalidState
-from durable_agents.state.groups import StateGroup, StateStore, checked_entry
+from durable_agents.state.groups import StateGroup, StateStore, checked_entry, decoded
 
 if TYPE_CHECKING:
     from durable_agents.store.rows import StateEntry
@@ -22,22 +22,18 @@ FAIL_COUNT_KEY: Final = "fail_count"
 
 
 class RuntimeState(msgspec.Struct, frozen=True):
-    """By type of agent: ``backoff`` until which moment it is not asked, ``fail_count`` how often it failed in a row."""
+    """By agent type: ``backoff`` is the moment until which it is not asked, ``fail_count`` its failures in a row."""
 
     backoff: dict[str, Microseconds] = {}
     fail_count: dict[str, int] = {}
 
 
-_decode: Final = msgspec.json.Decoder(dict[str, int]).decode
-
-
 def persist_runtime(state: StateStore, runtime: RuntimeState) -> bool:
-    """Keep both in one transaction; durable when this returns True, False without a store. What is empty has no row.
+    """Store both mappings in one transaction; durable when this returns True, False without a store.
 
-    Raises InvalidState for what is no such mapping, or any StoreError.
+    An empty mapping has no row. Raises InvalidState for another type, or any StoreError.
     """
-    wanted = {BACKOFF_KEY: runtime.backoff, FAIL_COUNT_KEY: runtime.fail_count}
-    entries = {key: _entry(key, value) for key, value in wanted.items()}
+    entries = {key: _entry(key, getattr(runtime, key)) for key in (BACKOFF_KEY, FAIL_COUNT_KEY)}
     if (store := state.store) is None:
         return False
     with store.transaction() as transaction:
@@ -50,24 +46,20 @@ def persist_runtime(state: StateStore, runtime: RuntimeState) -> bool:
 
 
 def load_runtime(state: StateStore) -> RuntimeState:
-    """Return what was kept, nothing where nothing was. Raises CorruptState, or any StoreError."""
+    """Return the stored runtime state, empty without any. Raises CorruptState, or any StoreError."""
     return RuntimeState(_loaded(state, BACKOFF_KEY), _loaded(state, FAIL_COUNT_KEY))
 
 
 def _entry(key: str, value: dict[str, int]) -> StateEntry | None:
     entry = checked_entry(StateGroup.RUNTIME, key, value)
     try:
-        return entry if _decode(entry.value) else None
-    except (ValueError, msgspec.MsgspecError) as error:
-        message = f"Expected whole numbers by the name of an agent for {key} but got {value!r}; convert them."
+        return entry if decoded(entry, dict[str, int]) else None
+    except CorruptState as error:
+        message = f"{key} must be whole numbers by the name of an agent; got {value!r}. Convert them."
         raise InvalidState(message) from error
 
 
 def _loaded(state: StateStore, key: str) -> dict[str, int]:
     store = state.store
     entry = None if store is None else store.state(StateGroup.RUNTIME, key)
-    try:
-        return {} if entry is None else _decode(entry.value)
-    except (ValueError, msgspec.MsgspecError) as error:
-        message = f"Expected numbers by agent under {key!r} of 'runtime' but found others ({error}); delete the key."
-        raise CorruptState(message) from error
+    return {} if entry is None else decoded(entry, dict[str, int])

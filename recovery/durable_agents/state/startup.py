@@ -1,17 +1,16 @@
-"""Start-up: what an agent does before it does anything, in this order, however it ended the last time.
+"""Start-up: the steps that an agent takes first, in this order, however it ended the last time.
 
-1. *Workspaces* are hydrated: what runs, waits and has ended is known, ghosts have failed.
-2. *Runtime state* is loaded: who is not to be asked before when.
+1. *Workspaces* are hydrated: ghosts have failed, and the rest of the registry is known.
+2. *Runtime state* is loaded: which agent type is not to be asked before when.
 3. *Orphans* are recovered: no half of a cycle is taken for a whole one.
 4. *Loops* are started, which rely on all of that.
 
-Each step is idempotent, and what it writes is whole at any moment. So a start-up that is killed
-anywhere and done again comes to the same state, and one after a clean stop writes nothing. Of two
-at once, on one folder, the second waits for the first; and finds nothing left to do.
+Each step is idempotent, and its writes are whole at any moment. So a start-up that is killed
+anywhere and repeated comes to the same state, and one after a clean stop writes nothing. Of two
+start-ups at once on one folder, the second waits for the first and then finds nothing to do.
 
-What cannot be done is a sentence in ``problems``, and the agent starts all the same: without a
-store it remembers nothing, in a folder that it cannot write it fails ghosts in its registry alone,
-on a full disk likewise.
+A step that fails adds a sentence to ``problems``, and the agent starts all the same. Without a store
+it remembers nothing; on a full disk, or in a read-only folder, ghosts fail in the registry only.
 """
 
 from __future__ import annotations
@@ -38,15 +37,15 @@ _LOCK: Final = "startup"
 
 
 class Startable(Protocol):
-    """What goes on by itself once it is started: a PeriodicService, or anything with this method."""
+    """A loop with a ``start`` that returns at once, such as a PeriodicService."""
 
     def start(self) -> object:
-        """Begin, and return."""
+        """Start the loop, and return."""
         ...
 
 
 class Startup(msgspec.Struct, frozen=True):
-    """What a start-up found, by its steps; ``problems`` are sentences about what could not be done or is not right."""
+    """The results of a start-up, by its steps; ``problems`` are sentences about all of them."""
 
     hydration: Hydration
     runtime: RuntimeState
@@ -62,10 +61,10 @@ def startup(
     *,
     lock_timeout_s: float = LOCK_TIMEOUT_S,
 ) -> Startup:
-    """Do all steps, and return what they found. All three parts have to be of one root.
+    """Take all steps, and return their results. All three parts must be of one root.
 
-    Raises FolderLocked when another start-up keeps the folder for longer than ``lock_timeout_s``
-    seconds, with nothing started; and what a loop raises that cannot start.
+    Raises FolderLocked if another start-up holds the folder for longer than ``lock_timeout_s``
+    seconds, with nothing started; and any exception of a loop's ``start``.
     """
     problems: list[str] = []
     with workspaces.roots.locked(_LOCK, timeout_s=lock_timeout_s):

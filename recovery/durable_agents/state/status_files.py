@@ -1,10 +1,7 @@
-"""Status files: each workspace says in its own ``status.json`` how far it is, and that file is the truth about it.
+"""Status files: the ``status.json`` of each workspace, which is the truth about how far it is.
 
-It is written whole (``durable_agents.work.artifacts``), but others may write it too, with any
-program, or put something else in its place. So it is read with distrust: no link is followed,
-nothing but a regular file of a bounded size is opened, and what is found is told as one of
-``StatusProblem``. Of those only a half-written file is ever replaced, and what was in it is kept
-beside it.
+Files are read as ``durable_agents.state.json_files`` says. Only a half-written one is ever replaced
+by a status; its old content is kept beside it.
 """
 
 from __future__ import annotations
@@ -14,13 +11,14 @@ import enum
 import errno
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
 from durable_agents.clock import Microseconds
 from durable_agents.errors import InvalidSetting, InvalidWorkspace, WorkspaceNotWritten
-from durable_agents.work.artifacts import UNFINISHED_PREFIX, Artifacts, Look, open_folder, read_in
+from durable_agents.state.json_files import FileProblem, JsonFormat, Reading, formatted
+from durable_agents.work.artifacts import UNFINISHED_PREFIX, Artifacts, open_folder, read_in
 from durable_agents.work.evidence import Reason, parts_inside
 
 if TYPE_CHECKING:
@@ -28,19 +26,17 @@ if TYPE_CHECKING:
 
 STATUS_FILE: Final = "status.json"
 STATUS_VERSION: Final = 1
-"""The version of the file's format. A file without one is of this version."""
-
 STATUS_BYTES_MAX: Final = 1024 * 1024
 NAME_BYTES_MAX: Final = 512
 DEPTH_MAX: Final = 4
-"""How many folders deep a workspace can be: ORGANISATION/REPOSITORY/TASK, and one to spare."""
+"""Folder levels of a workspace's name: ORGANISATION/REPOSITORY/TASK, and one to spare."""
 
 DAMAGED_FILE: Final = STATUS_FILE + ".damaged"
-"""Where the content of a half-written file is kept. There is one: the newest."""
+"""The copy of a half-written file. Only the newest is kept."""
 
 
 class WorkspaceState(enum.StrEnum):
-    """The states that mean something here; a workspace may be in any other, which is kept as it is."""
+    """The states with a meaning here. A workspace may be in any other state, which is kept as it is."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -49,9 +45,9 @@ class WorkspaceState(enum.StrEnum):
 
 
 class WorkspaceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a workspace is. ``status`` is a WorkspaceState, or another text that its owner understands.
+    """The status of a workspace. ``status`` is a WorkspaceState or another text.
 
-    ``pid`` is its executor's, and ``pid_start`` tells that process from a later one with its number
+    ``pid`` is its executor's; ``pid_start`` tells that process from a later one of the same pid
     (``durable_agents.processes.start_of``). Times are microseconds since 1970.
     """
 
@@ -68,82 +64,48 @@ class WorkspaceStatus(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
-class StatusProblem(enum.StrEnum):
-    """What can be in the place of a status."""
+StatusReading: TypeAlias = Reading[WorkspaceStatus]
 
-    MISSING = "missing"
-    HALF_WRITTEN = "half_written"
-    LINK = "link"
-    NOT_A_FILE = "not_a_file"
-    TOO_LARGE = "too_large"
-    UNREADABLE = "unreadable"
-    NO_STATUS = "no_status"
-    OTHER_VERSION = "other_version"
-
-
-class Reading(msgspec.Struct, frozen=True):
-    """What was read: a status, or a problem and a sentence about it."""
-
-    status: WorkspaceStatus | None = None
-    problem: StatusProblem | None = None
-    detail: str = ""
-    content: bytes = b""
-
-
-class _Header(msgspec.Struct, frozen=True):
-    version: int = STATUS_VERSION
-
-
-_PROBLEMS: Final = {
-    Reason.MISSING: StatusProblem.MISSING,
-    Reason.OUTSIDE: StatusProblem.LINK,
-    Reason.NOT_A_FILE: StatusProblem.NOT_A_FILE,
-    Reason.TOO_LARGE: StatusProblem.TOO_LARGE,
-}
-_REPLACEABLE: Final = frozenset({None, StatusProblem.MISSING, StatusProblem.HALF_WRITTEN})
-_version: Final = msgspec.json.Decoder(_Header).decode
+_FORMAT: Final = JsonFormat(WorkspaceStatus, version=STATUS_VERSION, bytes_max=STATUS_BYTES_MAX)
+_REPLACEABLE: Final = frozenset({None, FileProblem.MISSING, FileProblem.HALF_WRITTEN})
 _status: Final = msgspec.json.Decoder(WorkspaceStatus).decode
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
-# Under the name by which it can be told, another folder would be read and written.
-_NAMELESS: Final = Reading(problem=StatusProblem.UNREADABLE, detail="the name of its folder is not UTF-8; rename it")
+# The printable form of such a name is the name of another folder.
+_NAMELESS: Final = StatusReading(
+    problem=FileProblem.UNREADABLE, detail="the name of its folder is not UTF-8; rename it"
+)
 
 
 class StatusFiles:
-    """The status files below one folder, which may be missing as long as nothing is written."""
+    """The status files below one folder, whose own path may contain links. The first write makes it."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """Use the folder, whose own path may contain links."""
-        self._folder = Path(folder)
+        self.folder: Final = Path(folder)
         self._opened: Artifacts | None = None
         self._littered: list[str] = []
 
-    @property
-    def folder(self) -> Path:
-        """The folder that the names of workspaces are relative to."""
-        return self._folder
+    def walk(self) -> Iterator[tuple[str, StatusReading]]:
+        """Yield each workspace with its reading. A folder with a status file is one, and is not searched.
 
-    def walk(self) -> Iterator[tuple[str, Reading]]:
-        """Yield each workspace with what its file says. A folder with a status file is one; within it none is sought.
-
-        Links and hidden folders are not entered; a link to a folder, and a folder that cannot be
-        listed, are told.
+        Links and hidden folders are not entered. A link to a folder, and a folder that cannot be
+        listed, are yielded as problems.
         """
         self._littered = []
-        if self._folder.is_dir():
-            root = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if self.folder.is_dir():
+            root = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 yield from self._walk(root, "", 0)
             finally:
                 os.close(root)
 
     def discard_leftovers(self) -> int:
-        """Remove what the last ``walk`` saw of writers that were killed; return how many files there were."""
+        """Remove the temporary files of killed writers that the last ``walk`` saw; return how many."""
         littered, self._littered = self._littered, []
         return sum(self._artifacts().discard_leftovers_of(name) for name in littered)
 
-    def _walk(self, folder: int, parent: str, depth: int) -> Iterator[tuple[str, Reading]]:
-        """Walk on open folders, as artifacts do: there is no moment between looking and opening."""
+    def _walk(self, folder: int, parent: str, depth: int) -> Iterator[tuple[str, StatusReading]]:
+        # Walks on open folders: nothing can be exchanged between the look at a name and its opening.
         with os.scandir(folder) as found:
             entries = list(found)
         names = [entry.name for entry in entries]
@@ -151,20 +113,19 @@ class StatusFiles:
             self._littered.append(parent)
         if parent and STATUS_FILE in names:
             name = _printable(parent)
-            reading = reading_of(read_in(folder, STATUS_FILE, bytes_max=STATUS_BYTES_MAX))
+            reading = _FORMAT.reading_of(read_in(folder, STATUS_FILE, bytes_max=STATUS_BYTES_MAX))
             yield name, reading if name == parent else _NAMELESS
         elif depth < DEPTH_MAX:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if not entry.name.startswith(".") and entry.is_dir():
-                    yield from self._enter(
-                        folder, entry.name, f"{parent}/{entry.name}" if parent else entry.name, depth
-                    )
+                    name = f"{parent}/{entry.name}" if parent else entry.name
+                    yield from self._enter(folder, entry.name, name, depth)
 
-    def _enter(self, folder: int, entry: str, name: str, depth: int) -> Iterator[tuple[str, Reading]]:
+    def _enter(self, folder: int, entry: str, name: str, depth: int) -> Iterator[tuple[str, StatusReading]]:
         try:
             inner = open_folder(entry, folder)
         except OSError as error:
-            problem = StatusProblem.LINK if error.errno == errno.ELOOP else StatusProblem.UNREADABLE
+            problem = FileProblem.LINK if error.errno == errno.ELOOP else FileProblem.UNREADABLE
             yield _printable(name), Reading(problem=problem, detail=f"its folder: {error.strerror or error}")
             return
         try:
@@ -172,83 +133,59 @@ class StatusFiles:
         finally:
             os.close(inner)
 
-    def read(self, name: str) -> Reading:
-        """Return what the status file of a workspace says; never raises for what is found there."""
-        if self._opened is None and not self._folder.is_dir():
-            return Reading(problem=StatusProblem.MISSING)
-        return reading_of(self._artifacts().read(f"{name}/{STATUS_FILE}", bytes_max=STATUS_BYTES_MAX))
+    def read(self, name: str) -> StatusReading:
+        """Read the status file of a workspace; never raises for what is found there."""
+        if self._opened is None and not self.folder.is_dir():
+            return Reading(problem=FileProblem.MISSING)
+        return _FORMAT.read(self._artifacts(), f"{name}/{STATUS_FILE}")
 
     def has_folder(self, name: str) -> bool:
-        """Tell whether the workspace has a folder of its own, and no link on the way to it."""
-        return self._folder.is_dir() and self._artifacts().look(name).reason is Reason.NOT_A_FILE
+        """Tell whether the workspace has a folder, with no link on the way to it."""
+        return self.folder.is_dir() and self._artifacts().look(name).reason is Reason.NOT_A_FILE
 
     def write(self, name: str, status: WorkspaceStatus) -> None:
-        """Replace the file's own fields and keep what else is in it; whole and durable when this returns.
+        """Write a status, and keep the file's other fields. Whole and durable when this returns.
 
-        A half-written file is kept as ``status.json.damaged``, and what writers left who were
-        killed is removed. Raises WorkspaceNotWritten for what is not ours to replace, and
-        ArtifactNotWritten for what the file system refuses.
+        A half-written file is kept as ``status.json.damaged``. Temporary files of killed writers
+        are removed. Raises WorkspaceNotWritten for a file that is not ours to replace, and
+        ArtifactNotWritten for an error of the file system.
         """
         before = self.read(name)
         if before.problem not in _REPLACEABLE:
             message = (
-                f"Expected a status file of version {STATUS_VERSION} at {name}/{STATUS_FILE} but it is "
-                f"{before.problem} ({before.detail}); move it away, it was left as it is."
+                f"{name}/{STATUS_FILE} must be a status file of version {STATUS_VERSION}; got {before.problem} "
+                f"({before.detail}). It was left as it is: move it away."
             )
             raise WorkspaceNotWritten(message)
         with contextlib.suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         try:
             artifacts = self._artifacts()
         except InvalidSetting as error:
             message = (
-                f"Expected to make the folder {self._folder} for {name}/{STATUS_FILE} but could not; make it, or let "
-                "this process write where it is to be."
+                f"the folder {self.folder} must exist for {name}/{STATUS_FILE}, and could not be made. Make it, or let "
+                "this process write in its parent."
             )
             raise WorkspaceNotWritten(message) from error
-        if before.problem is StatusProblem.HALF_WRITTEN and before.content:
+        if before.problem is FileProblem.HALF_WRITTEN and before.content:
             artifacts.write(f"{name}/{DAMAGED_FILE}", before.content)
         artifacts.write(f"{name}/{STATUS_FILE}", content_of(status, before))
         artifacts.discard_leftovers_of(name)
 
     def _artifacts(self) -> Artifacts:
         if self._opened is None:
-            self._opened = Artifacts(self._folder)
+            self._opened = Artifacts(self.folder)
         return self._opened
 
 
-def reading_of(look: Look) -> Reading:
-    """Return what a look at a status file amounts to."""
-    if look.reason is not Reason.VERIFIED:
-        return Reading(problem=_PROBLEMS.get(look.reason, StatusProblem.UNREADABLE), detail=look.detail)
-    return read_status(look.content)
-
-
-def read_status(content: bytes) -> Reading:
-    """Return the status that the content of a file is, or what is wrong with it."""
-    try:
-        content.decode()  # a decoder skips the fields that it does not know, whatever their bytes
-        header = _version(content)
-        if header.version != STATUS_VERSION:
-            detail = f"version {header.version}, known is {STATUS_VERSION}"
-            return Reading(problem=StatusProblem.OTHER_VERSION, detail=detail, content=content)
-        return Reading(_status(content), content=content)
-    except msgspec.ValidationError as error:
-        return Reading(problem=StatusProblem.NO_STATUS, detail=str(error), content=content)
-    except (ValueError, RecursionError, msgspec.DecodeError) as error:
-        detail = f"{len(content)} bytes: {error}"
-        return Reading(problem=StatusProblem.HALF_WRITTEN, detail=detail, content=content)
-
-
-def content_of(status: WorkspaceStatus, before: Reading) -> bytes:
-    """Return the content of a file that says this, and all that ``before`` says beside it."""
-    fields = _fields(before.content) if before.status is not None else {}
-    own = msgspec.to_builtins(status)
-    return msgspec.json.format(_encode({**fields, "version": STATUS_VERSION, **own})) + b"\n"
+def content_of(status: WorkspaceStatus, before: StatusReading) -> bytes:
+    """Return the content of a file with this status, and with the other fields of the file before."""
+    fields = _fields(before.content) if before.value is not None else {}
+    return formatted({**fields, "version": STATUS_VERSION, **msgspec.to_builtins(status)})
 
 
 def is_status(status: object) -> bool:
-    """Tell whether this is a status that would be read as it was written: fields of their types, and a status."""
+    """Tell whether this is a status that is read as it was written: not empty, each field of its type."""
     try:
         return isinstance(status, WorkspaceStatus) and bool(status.status) and _status(_encode(status)) == status
     except (TypeError, ValueError, msgspec.MsgspecError):
@@ -256,20 +193,20 @@ def is_status(status: object) -> bool:
 
 
 def check_workspace(name: object) -> None:
-    """Raise InvalidWorkspace unless this names a folder below that of the workspaces, in one way only."""
+    """Raise InvalidWorkspace unless this names a folder below that of the workspaces, in its only spelling."""
     parts = parts_inside(name)
     if not parts or "/".join(parts) != name or len(parts) > DEPTH_MAX or len(name.encode()) > NAME_BYTES_MAX:
         shown = repr(name)
         message = (
-            f"Expected the name of a workspace, such as 'org/repo/task', of at most {DEPTH_MAX} parts and "
-            f"{NAME_BYTES_MAX} bytes, but got {shown[:80]}; leave out a leading slash, '.', '..' and empty parts."
+            f"the name of a workspace, such as 'org/repo/task', must have at most {DEPTH_MAX} parts and "
+            f"{NAME_BYTES_MAX} bytes; got {shown[:80]}. Leave out a leading slash, '.', '..' and empty parts."
         )
         raise InvalidWorkspace(message)
     if any(part.startswith(".") for part in parts):
-        message = f"Expected the name of a workspace without hidden folders but got {name!r}; leave out leading dots."
+        message = f"the name of a workspace must have no hidden folders; got {name!r}. Leave out leading dots."
         raise InvalidWorkspace(message)
 
 
 def _printable(name: str) -> str:
-    """Return the name as text that can be written down, also where the file system has bytes that are no UTF-8."""
+    """Return a name as valid text, with escapes for bytes that are not UTF-8."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -18,8 +18,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from durable_agents import Buffer, Buffers, Disposition, StateCrashPoint
-from durable_agents.state.buffers import FoundBuffer
-from durable_agents.state.cycles import SUFFIX, BufferOwner
+from durable_agents.state.buffers import SUFFIX, BufferOwner, FoundBuffer
 from durable_agents.store.rows import Cycle, CycleEntry
 
 if TYPE_CHECKING:

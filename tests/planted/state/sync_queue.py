@@ -21,14 +21,14 @@ from durable_agents import StateCrashPoint, SyncQueue
 
 if TYPE_CHECKING:
     from durable_agents import SyncEntry
-    from durable_agents.state.sync_queue import Queue
+    from durable_agents.state.sync_queue import SyncQueueCopy
 
 
 class DequeuesFirst(SyncQueue):
     """Takes an entry off the queue and sends it."""
 
     def _deliver(self, entry: SyncEntry) -> None:
-        self._dequeue(entry)
+        self.drop(entry.key)
         sys.audit(StateCrashPoint.SYNC_BEFORE_PUSH, entry.key)
         self._push(entry)
         sys.audit(StateCrashPoint.SYNC_AFTER_PUSH, entry.key)
@@ -41,13 +41,13 @@ class NewKeyEachTime(SyncQueue):
         sys.audit(StateCrashPoint.SYNC_BEFORE_PUSH, entry.key)
         self._push(msgspec.structs.replace(entry, key=secrets.token_hex(16)))
         sys.audit(StateCrashPoint.SYNC_AFTER_PUSH, entry.key)
-        self._dequeue(entry)
+        self.drop(entry.key)
 
 
 class FileOnly(SyncQueue):
     """Keeps the queue in its file."""
 
-    def _write_store(self, queue: Queue, *, is_file_behind: bool) -> str:
+    def _write_store(self, queue: SyncQueueCopy, *, is_file_behind: bool) -> str:
         assert queue is not None
         return "" if not is_file_behind else "there is no store"
 
@@ -55,7 +55,7 @@ class FileOnly(SyncQueue):
 class StoreOnly(SyncQueue):
     """Keeps the queue in the store."""
 
-    def _write_file(self, queue: Queue) -> str:
+    def _write_file(self, queue: SyncQueueCopy) -> str:
         assert queue is not None
         return ""
 

@@ -78,8 +78,8 @@ class StoreWins(Workspaces):
         found = super()._found(stored, problems)
         return [
             each
-            if each.stored is None or each.reading.status is None
-            else msgspec.structs.replace(each, reading=msgspec.structs.replace(each.reading, status=each.stored))
+            if each.stored is None or each.reading.value is None
+            else msgspec.structs.replace(each, reading=msgspec.structs.replace(each.reading, value=each.stored))
             for each in found
         ]
 

@@ -27,7 +27,7 @@ from durable_agents import (
     persist_runtime,
 )
 from durable_agents.errors import FolderLocked
-from durable_agents.state.cycles import BufferOwner
+from durable_agents.state.buffers import BufferOwner
 from durable_agents.state.startup import startup
 
 from tests.recovery.disks import fill, small_disk

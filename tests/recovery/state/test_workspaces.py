@@ -105,7 +105,7 @@ def test_roots_come_from_settings_and_never_from_the_current_folder(tmp_path: Pa
     assert Roots.from_environment(both).folder == str(tmp_path / "w")
     assert Roots.from_environment({"CORE_HOME": "/h"}).database == Path("/h/.core/db.sqlite")
     for environment in ({}, {"CORE_WORKSPACE": "relative"}, {"CORE_HOME": "."}):
-        with pytest.raises(InvalidSetting, match="set CORE_WORKSPACE or CORE_HOME"):
+        with pytest.raises(InvalidSetting, match="Set CORE_WORKSPACE or CORE_HOME"):
             Roots.from_environment(environment)
 
 
@@ -542,7 +542,7 @@ def test_a_root_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     roots = Roots(str(tmp_path / "file"))
     with StateStore(db_path=roots.database) as state:
         workspaces = Workspaces(roots, state)
-        with pytest.raises(WorkspaceNotWritten, match="make it, or let"):
+        with pytest.raises(WorkspaceNotWritten, match="Make it, or let"):
             workspaces.track(NAME, status())
         assert workspaces.get(NAME) is None
     assert (tmp_path / "file").read_text() == "mine"
