@@ -2,8 +2,8 @@
 
 The flow::
 
-    JobQueue.enqueue -> Monitor: claim, start, exit code, finalizers, settle -> outbox -> StageEngine
-                        JobReaper: settle, for a monitor that died or hangs  -> outbox -> Alerts
+    JobQueue.enqueue -> Monitor: claim, start, exit code, settle   -> outbox -> StageEngine
+                        JobReaper: settle what a monitor cannot  -> outbox -> Alerts
 
 - ``queue``: jobs, their claims (the fence of everything that is written about a running job), and
   the one table of what becomes of a job when its run has ended.

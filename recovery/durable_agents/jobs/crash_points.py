@@ -8,7 +8,7 @@ from durable_agents.crash_points import CrashPoint
 class JobCrashPoint(CrashPoint):
     """Audit events of the job queue, its monitors and reapers, the stage engine and alerts."""
 
-    # JobQueue.claim, record_exit and settle. Between the first and the last of each lies the COMMIT.
+    # JobQueue.claim, record_exit and settle. The last of each follows its COMMIT.
     JOB_BEFORE_CLAIM = "recovery.job.before_claim"
     JOB_AFTER_CLAIM_UPDATE = "recovery.job.after_claim_update"
     JOB_AFTER_CLAIM = "recovery.job.after_claim"

@@ -56,7 +56,10 @@ class Gate(Protocol):
 
 
 class Gates:
-    """Gates by name. ``timeout_s`` bounds one evaluation. Raises InvalidSetting. May be shared by threads."""
+    """Gates by name, each evaluation bounded by ``timeout_s``. May be shared by threads.
+
+    Raises InvalidSetting.
+    """
 
     def __init__(self, gates: Mapping[str, Gate], *, timeout_s: float = TIMEOUT_S) -> None:
         if not (math.isfinite(timeout_s) and 0 < timeout_s <= TIMEOUT_S_MAX):

@@ -153,7 +153,7 @@ class Monitor:
             raise _NotStartedError(message) from error
 
     def _execute(self, process: subprocess.Popen[bytes], job: Job, claim: JobClaim) -> int:
-        """Let the executor run, and return its exit code. Its group is killed however this is left."""
+        """Let the executor run, return its exit code, and kill its group in any case."""
         with process:
             try:
                 sys.audit(JobCrashPoint.MONITOR_AFTER_SPAWN, job.job_id)
@@ -175,7 +175,7 @@ class Monitor:
             process.stdin.close()
 
     def _finalise(self, job: Job, claim: JobClaim, exit_code: int) -> JobOutcome:
-        """Run the finalizers while the job is still running, and decide how it ends. Raises JobLost."""
+        """Run the finalizers, and decide how the job ends. Raises JobLost."""
         sys.audit(JobCrashPoint.MONITOR_BEFORE_FINALISE, job.job_id)
         for finalizer in self._finalizers:
             self._queue.check(claim)

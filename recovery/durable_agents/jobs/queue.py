@@ -62,7 +62,9 @@ _CLAIM_VARIABLE: Final = "RECOVERY_JOB_CLAIM"
 
 
 class JobClaim(msgspec.Struct, frozen=True):
-    """The right to work on a job until there is a newer claim. An executor finds its own in its environment.
+    """The right to work on a job, until there is a newer claim.
+
+    An executor finds its own in its environment.
 
     >>> JobClaim.from_environment(JobClaim(7, claim=2).environment())
     JobClaim(job_id=7, claim=2)
@@ -317,7 +319,7 @@ def _check_name(what: str, name: object) -> None:
 
 
 def of_failure(job: Attempt, error: str, *, claim: int | None = None) -> JobOutcome:
-    """Return the outcome of a failed attempt: queued again while attempts remain, else failed with an alert."""
+    """Return the outcome of a failed attempt: queued while attempts remain, else failed."""
     if job.attempts < job.max_attempts:
         return JobOutcome.of(job, JobStatus.QUEUED, claim=claim, error=error)
     subject = f"Job {job.job_id} of {job.agent}" + ("" if job.task_id is None else f" for task {job.task_id}")

@@ -8,21 +8,21 @@ Each tick (``run_once``) goes through the running jobs in three tiers.
    does not count as dead: it records the exit code when it is continued.
 2. *Exited*: the exit code was recorded ``reaper_finalize_grace_s`` ago, and the monitor has died
    since. A monitor that lives, or is stopped, is left to finalise until the job has run for
-   ``reaper_max_running_s``. The finalizers that it did not run (a push, a comment) are not run here;
-   the gate of the stage decides whether they matter.
+   ``reaper_max_running_s``. Finalizers that it did not run (a push, a comment) are not run here; the
+   gate of the stage decides whether they matter.
 3. *Too long*: the job has run for ``reaper_max_running_s`` without an exit code. First it is fenced
    off, then its process group is killed and seen dead, then it is queued again (D17). If the kill
    fails, the job stays fenced off, with an error, and the next tick tries again.
 
 The outcome of a job is decided by the same table as in a monitor (``durable_agents.jobs.queue``).
-The claim is ended by compare-and-set, with the intended advance in the same transaction; the advance
-follows. A reaper that loses the compare-and-set does nothing (D16, D19, docs/design.md). Any number
-of reapers, monitors and starts may do this at once, and die anywhere.
+The claim is ended by compare-and-set, with the intended advance in the same transaction. A reaper
+that loses the compare-and-set does nothing (D16, D19, docs/design.md). Any number of reapers,
+monitors and starts may do this at once, and die anywhere.
 
 **Time.** A time in state is measured by the wall clock and by this reaper's own observation; the
-longer counts. So a clock that is set back delays nothing for longer than a reaper runs. A clock that
-is set forward makes every job old: tier 2 then still asks whether the monitor lives, and tier 3 ends
-jobs too early.
+longer counts. So a clock that is set back delays nothing for longer than a reaper runs. A clock
+that is set forward makes every job old: tier 2 then still asks whether the monitor lives, and tier
+3 ends jobs too early.
 
 **Errors.** An error about one job (it cannot be stored, its process cannot be killed) goes into
 ``Tick.errors``, with one warning as long as it lasts, and stops no other job. An error that would
@@ -32,6 +32,7 @@ meet every job (a locked database) is raised; the loop of ``start`` continues af
 from __future__ import annotations
 
 import enum
+import itertools
 import logging
 import math
 import sys
@@ -62,7 +63,7 @@ from durable_agents.store.protocol import PAGE_ROWS_MAX
 from durable_agents.store.rows import DeadTicks, JobStatus, RunningJob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from durable_agents.clock import Clock
     from durable_agents.jobs.queue import JobQueue
@@ -82,14 +83,13 @@ _LOGGER: Final = logging.getLogger(__name__)
 
 
 class ReaperSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of a reaper; durations are in seconds. Raises InvalidSetting, which lists all problems.
+    """Settings of a reaper, with durations in seconds. Raises InvalidSetting with all problems.
 
     ``reaper_enabled`` and ``lease_reclaim_enabled`` are independent switches; a part that is off
     does nothing and raises nothing. ``lease_folder`` holds the lease files that a start reclaims.
 
-    >>> ReaperSettings(reaper_dead_ticks=0)
-    Traceback (most recent call last):
-    durable_agents.errors.InvalidSetting: reaper_dead_ticks must be from 1 to 1000000; got 0. Correct the settings.
+    >>> ReaperSettings(reaper_max_running_s=600).reaper_dead_ticks
+    2
     """
 
     reaper_enabled: bool = True
@@ -119,7 +119,7 @@ _State: TypeAlias = tuple[int, bool, Microseconds]
 
 
 class TimeInState:
-    """How long running jobs have been in their states: by the wall clock or as observed, whichever is longer."""
+    """How long jobs have been running, or ended: by the wall clock or as observed, the longer."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -131,7 +131,7 @@ class TimeInState:
         self._seen_since = {state: self._seen_since.get(state, now) for job in jobs for state in _states(job)}
 
     def of(self, job: RunningJob, now: Microseconds) -> list[Microseconds]:
-        """Return for how long a job has been running and, with an exit code, for how long it has been there."""
+        """Return the time since the job started and, with an exit code, since it was recorded."""
         elapsed = self._clock.monotonic()
         return [max(now - state[2], elapsed - self._seen_since[state]) for state in _states(job)]
 
@@ -162,7 +162,7 @@ class Reaped(msgspec.Struct, frozen=True):
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """The result of one tick. Claims lost to another process are not counted; ``errors`` are sentences."""
+    """The result of one tick, without the claims that were lost; ``errors`` are sentences."""
 
     running: int = 0
     dead: int = 0
@@ -183,10 +183,10 @@ class _Case(msgspec.Struct, frozen=True):
 
 
 class JobReaper:
-    """Reaper of a queue's running jobs. ``notifier`` is told of jobs that failed. Raises InvalidSetting.
+    """Reaper of a queue's running jobs; ``notifier`` is told of those that failed.
 
-    The dead ticks are counted in the store under ``name``. Reapers of one name share a count: give
-    each its own, and keep it over restarts.
+    Raises InvalidSetting. The dead ticks are counted in the store under ``name``. Reapers of one
+    name share a count: give each its own, and keep it over restarts.
 
     ``reaped_total`` counts the jobs that this reaper has ended, and ``last_reaped`` is the newest.
     ``last_run_ts`` is the moment of the newest tick, failed ones included. ``errors`` has the
@@ -278,7 +278,7 @@ class JobReaper:
         return won
 
     def reclaim_all_stale_leases(self) -> int:
-        """Remove the lease files whose holders are dead, and return how many; 0 without a folder."""
+        """Remove the lease files of dead holders, and return how many; 0 without a folder."""
         folder = self._settings.lease_folder
         return 0 if folder is None else lease_files.reclaim_all_stale_leases(folder)
 
@@ -349,18 +349,16 @@ class JobReaper:
             sys.audit(JobCrashPoint.REAPER_AFTER_COUNT, len(changed))
 
     def _of_dead(self, looks: Sequence[_Case], errors: list[str]) -> Iterator[list[JobOutcome]]:
-        found = [look for look in looks if look.tier is Tier.DEAD]
-        for start in range(0, len(found), BATCH):
-            batch = [look for look in found[start : start + BATCH] if self._end_rest(look.job, errors)]
+        for batch in _batches(look for look in looks if look.tier is Tier.DEAD):
             yield [
                 outcomes.of_failure(look.job, f"its executor (pid {look.job.pid}) was dead in {look.ticks} looks")
                 for look in batch
+                if self._end_rest(look.job, errors)
             ]
 
     def _of_failed(self, looks: Sequence[_Case]) -> Iterator[list[JobOutcome]]:
-        found = [look.job for look in looks if look.tier is Tier.EXITED and look.job.exit_code != 0]
-        for start in range(0, len(found), BATCH):
-            yield [outcomes.of_exit(job, job.exit_code or 1, self._engine) for job in found[start : start + BATCH]]
+        for batch in _batches(look for look in looks if look.tier is Tier.EXITED and look.job.exit_code != 0):
+            yield [outcomes.of_exit(look.job, look.job.exit_code or 1, self._engine) for look in batch]
 
     def _of_succeeded(self, looks: Sequence[_Case], errors: list[str]) -> Iterator[list[JobOutcome]]:
         for look in looks:
@@ -381,7 +379,7 @@ class JobReaper:
                     yield [outcomes.of_failure(look.job, error, claim=claim)]
 
     def _fence_and_end(self, job: RunningJob, now: Microseconds, errors: list[str]) -> int | None:
-        """Fence the executor off, unless it is already, kill it and see it dead; return the reaper's new claim."""
+        """Fence the executor off, kill it and see it dead; return the claim that is now ours."""
         key = (job.job_id, job.claim)
         try:
             with self._store.transaction() as transaction:
@@ -420,7 +418,7 @@ class JobReaper:
         errors: list[str],
         ended: Counter[JobStatus] | None = None,
     ) -> int:
-        """End these claims in one transaction, or each in its own if that fails; return how many were ended."""
+        """End these claims in one transaction, or in one each if that fails; return how many."""
         if not found:
             return 0
         sys.audit(JobCrashPoint.REAPER_BEFORE_CLAIM, len(found))
@@ -460,6 +458,12 @@ class JobReaper:
             do()
         except (RecoveryError, OSError) as error:
             _LOGGER.warning("%s at the start failed: %s", what, error)
+
+
+def _batches(cases: Iterable[_Case]) -> Iterator[list[_Case]]:
+    rest = iter(cases)
+    while batch := list(itertools.islice(rest, BATCH)):
+        yield batch
 
 
 def _executor(job: RunningJob, table: ProcessTable) -> Liveness:

@@ -167,7 +167,7 @@ class Advanced(enum.StrEnum):
 
 
 class Advance(msgspec.Struct, frozen=True):
-    """What one call did: ``stage`` is where the task was seen last, ``job_id`` the job that was written."""
+    """What one call did: the last known stage of the task, and the job that was written."""
 
     task_id: str
     result: Advanced
@@ -182,7 +182,7 @@ class Advance(msgspec.Struct, frozen=True):
 
 
 class Move(msgspec.Struct, frozen=True):
-    """A decision to move a task whose gate was green. It is void once the task has left its stage."""
+    """A decision to move a task whose gate was green, void once the task has left the stage."""
 
     task: Task
     stage: Stage
@@ -207,8 +207,8 @@ class StageEngine:
         max_attempts: int = MAX_ATTEMPTS,
         gate_timeout_s: float = TIMEOUT_S,
     ) -> None:
-        self._store = store
-        self._pipeline = pipeline
+        self.store: Final = store
+        self.pipeline: Final = pipeline
         self._gates = Gates(gates, timeout_s=gate_timeout_s)
         self._clock: Clock = SystemClock() if clock is None else clock
         self._max_attempts = max_attempts
@@ -222,26 +222,16 @@ class StageEngine:
             message = f"max_attempts must be 1 or more; got {max_attempts!r}. Say how often a job may be started."
             raise InvalidSetting(message)
 
-    @property
-    def store(self) -> Store:
-        """The store of its tasks."""
-        return self._store
-
-    @property
-    def pipeline(self) -> Pipeline:
-        """The stages and their order."""
-        return self._pipeline
-
     def evaluate(self, task_id: str) -> GateResult:
-        """Evaluate the gate of the task's stage; writes nothing. Raises UnknownTask, UnknownStage, StoreErrors."""
+        """Evaluate the gate of the task's stage; writes nothing. Raises UnknownTask, UnknownStage."""
         return self.evaluate_for(self._task(task_id))
 
     def evaluate_for(self, task: Task) -> GateResult:
         """Evaluate the gate for a task that was read before. Raises UnknownStage."""
-        return self._gate(self._pipeline.stage(task.stage), task)
+        return self._gate(self.pipeline.stage(task.stage), task)
 
     def advance_stage(self, task_id: str, stage: str, *, finished_agent: str | None, repo: str = "") -> Advance:
-        """Move the task from ``stage`` to the next one, if its gate is green, and write the next job.
+        """Move the task from ``stage`` to the next one if its gate is green; write the next job.
 
         ``finished_agent`` is the agent whose job ended successfully, which must be a leaver of the
         stage; None for a webhook or the reconciler. If the task does not move, nothing is written.
@@ -250,44 +240,44 @@ class StageEngine:
         return self._advance(self.decide(task_id, stage, finished_agent=finished_agent, repo=repo))
 
     def approve(self, task_id: str, stage: str, *, by: str, repo: str = "") -> Advance:
-        """Leave a stage with a human gate, in the name of this human; its other gate must be green, too.
+        """Leave a stage with a human gate, in the name of this human.
 
-        Raises as ``advance_stage``, and InvalidSetting.
+        Its other gate must be green, too. Raises as ``advance_stage``, and InvalidSetting.
         """
         return self._advance(self.decide_approval(task_id, stage, by=by, repo=repo))
 
     def decide(self, task_id: str, stage: str, *, finished_agent: str | None, repo: str = "") -> Move | Advance:
-        """Do the first half of ``advance_stage``, which writes nothing: return a move, or the refusal.
+        """Do the first half of ``advance_stage``: return a move, or the refusal. Writes nothing.
 
         A caller that has more to write in the same transaction passes the move to ``apply`` there:
         a slow gate must not keep a transaction open.
         """
-        here = self._pipeline.stage(stage)
+        here = self.pipeline.stage(stage)
         task = self._task(task_id)
-        refusal = self.refusal(task, here, finished_agent)
-        if refusal is None and not (answer := self._gate(here, task)).is_green:
-            refusal = Advance(task_id, Advanced.GATE_RED, task.stage, reason=answer.reason)
         why = f"{finished_agent} has ended" if finished_agent else "the gate is green"
-        return Move(task, here, repo, why) if refusal is None else refusal
+        return self._decided(Move(task, here, repo, why), self.refusal(task, here, finished_agent))
 
     def decide_approval(self, task_id: str, stage: str, *, by: str, repo: str = "") -> Move | Advance:
         """Do the first half of ``approve``, which writes nothing. Raises as ``approve``."""
-        here = self._pipeline.stage(stage)
+        here = self.pipeline.stage(stage)
         if not here.is_human_gated or not by:
             message = (
                 f"an approval must name a stage with a human gate, and a human; got {stage!r} and {by!r}. Name both."
             )
             raise InvalidSetting(message)
         task = self._task(task_id)
-        if task.stage != stage or task.status in _ENDED:
-            result = Advanced.STALE if task.stage != stage else Advanced.TASK_ENDED
-            return Advance(task_id, result, task.stage)
-        if not (answer := self._gate(here, task)).is_green:
-            return Advance(task_id, Advanced.GATE_RED, stage, reason=answer.reason)
-        return Move(task, here, repo, f"approved by {by}")
+        refusal = self.refusal(task, here, None)
+        is_refused = refusal is not None and refusal.result is not Advanced.HUMAN_GATED
+        return self._decided(Move(task, here, repo, f"approved by {by}"), refusal if is_refused else None)
+
+    def _decided(self, move: Move, refusal: Advance | None) -> Move | Advance:
+        """Return the refusal, else the move if its gate is green."""
+        if refusal is None and not (answer := self._gate(move.stage, move.task)).is_green:
+            return Advance(move.task.task_id, Advanced.GATE_RED, move.task.stage, reason=answer.reason)
+        return move if refusal is None else refusal
 
     def apply(self, transaction: Transaction, move: Move) -> Advance:
-        """Move the task, if it has not left its stage meanwhile, and write the next job. Raises StoreErrors."""
+        """Move the task, if it has not left its stage meanwhile, and write the next job."""
         task, here, now = move.task, move.stage, self._clock.now()
         if not self._move(transaction, task, here, task.stage_entered_at, move.why, now):
             found = transaction.task(task.task_id)
@@ -296,12 +286,12 @@ class StageEngine:
         return Advance(task.task_id, Advanced.MOVED, here.next or "", job_id)
 
     def write_first_job(self, transaction: Transaction, task_id: str, *, repo: str = "") -> int | None:
-        """Write the job of the first stage, if it has one, in the transaction that creates the task."""
-        return self._write_job(transaction, task_id, self._pipeline.stages[0], repo, self._clock.now())
+        """Write the first stage's job, if any, in the transaction that creates the task."""
+        return self._write_job(transaction, task_id, self.pipeline.stages[0], repo, self._clock.now())
 
     def refusal(self, task: Task, stage: Stage, finished_agent: str | None) -> Advance | None:
-        """Return why no machine may move this task from this stage, or None; asks no gate. Raises UnknownAgent."""
-        is_leaver = finished_agent is None or stage.name in self._pipeline.leaves(finished_agent)
+        """Return why no machine may move this task, its gate aside, or None. Raises UnknownAgent."""
+        is_leaver = finished_agent is None or stage.name in self.pipeline.leaves(finished_agent)
         reasons = (
             (task.stage != stage.name, Advanced.STALE),
             (task.status in _ENDED, Advanced.TASK_ENDED),
@@ -313,22 +303,22 @@ class StageEngine:
         return None if result is None else Advance(task.task_id, result, task.stage)
 
     def may_leave(self, task: Task, agent: str) -> bool:
-        """Tell whether this agent's end may move the task; False for an unknown stage or agent. Asks no gate."""
+        """Tell whether this agent's end may move the task; False if its stage is unknown."""
         try:
-            return self.refusal(task, self._pipeline.stage(task.stage), agent) is None
+            return self.refusal(task, self.pipeline.stage(task.stage), agent) is None
         except (UnknownStage, UnknownAgent) as error:
             _LOGGER.warning("task %s stays where it is: %s", task.task_id, error)
             return False
 
     def deliver(self) -> int:
-        """Do the advances that ended jobs have left in the outbox; return how many tasks were moved.
+        """Do the advances in the outbox; return how many tasks were moved.
 
         Any process may call it at any time: an entry is deleted in the transaction that moves the
         task, so it is done once. An entry that fails stops no other. Raises a StoreError only if
         the outbox cannot be read.
         """
         moved, after = 0, 0
-        while entries := self._store.outbox(OutboxKind.ADVANCE, after=after, limit=PAGE_ROWS_MAX):
+        while entries := self.store.outbox(OutboxKind.ADVANCE, after=after, limit=PAGE_ROWS_MAX):
             for entry in entries:
                 try:
                     moved += self.deliver_one(entry)
@@ -338,24 +328,22 @@ class StageEngine:
         return moved
 
     def deliver_one(self, entry: OutboxEntry) -> bool:
-        """Do one intended advance, unless it is done already; return whether it moved the task. Raises StoreErrors."""
+        """Do one advance of the outbox, unless it is done; return whether it moved the task."""
         now = self._clock.now()
         sys.audit(JobCrashPoint.STAGE_BEFORE_ADVANCE, entry.task_id)
-        with self._store.transaction() as transaction:
+        with self.store.transaction() as transaction:
             task = transaction.task(entry.task_id or "")
             if not transaction.delete_outbox(entry) or task is None:
                 return False
             try:
-                here = self._pipeline.stage(entry.stage)
+                here = self.pipeline.stage(entry.stage)
             except UnknownStage as error:  # the pipeline was changed since: this entry can never be done
                 transaction.insert_audit(Audit(task.task_id, "advance_dropped", entry.stage, None, str(error), now))
                 return False
-            is_ended = task.status in _ENDED
-            if is_ended or not self._move(
-                transaction, task, here, entry.entered_at, f"job {entry.job_id} of {entry.agent} has ended", now
-            ):
+            visit = msgspec.structs.replace(task, stage_entered_at=entry.entered_at)
+            move = Move(visit, here, entry.repo, f"job {entry.job_id} of {entry.agent} has ended")
+            if task.status in _ENDED or not self.apply(transaction, move).is_moved:
                 return False
-            self._write_next_job(transaction, task.task_id, here, entry.repo, now)
         sys.audit(JobCrashPoint.STAGE_AFTER_ADVANCE, entry.task_id)
         return True
 
@@ -363,7 +351,7 @@ class StageEngine:
         if isinstance(decided, Advance):
             return decided
         sys.audit(JobCrashPoint.STAGE_BEFORE_ADVANCE, decided.task.task_id)
-        with self._store.transaction() as transaction:
+        with self.store.transaction() as transaction:
             advance = self.apply(transaction, decided)
         if advance.is_moved:
             sys.audit(JobCrashPoint.STAGE_AFTER_ADVANCE, decided.task.task_id)
@@ -384,7 +372,7 @@ class StageEngine:
     def _write_next_job(
         self, transaction: Transaction, task_id: str, here: Stage, repo: str, now: Microseconds
     ) -> int | None:
-        job_id = self._write_job(transaction, task_id, self._pipeline.stage(here.next or here.name), repo, now)
+        job_id = self._write_job(transaction, task_id, self.pipeline.stage(here.next or here.name), repo, now)
         sys.audit(JobCrashPoint.STAGE_AFTER_NEXT_JOB, task_id)
         return job_id
 
@@ -402,7 +390,7 @@ class StageEngine:
         return self._gates.evaluate(stage.gate, task) if stage.gate else GateResult(is_green=True)
 
     def _task(self, task_id: str) -> Task:
-        task = self._store.task(task_id)
+        task = self.store.task(task_id)
         if task is None:
             raise unknown_task(task_id)
         return task

@@ -98,7 +98,8 @@ class Buffer:
 
     def __init__(self, folder: Path, owner: BufferOwner, state: StateStore, clock: Clock) -> None:
         self.path: Final = folder / (owner.stem + SUFFIX)
-        self._owner = owner
+        self.cycle_id: Final = owner.cycle_id
+        self.name: Final = owner.name
         self._state = state
         self._clock = clock
         self._entries = 0
@@ -112,16 +113,6 @@ class Buffer:
                 self._remove()
                 raise
 
-    @property
-    def cycle_id(self) -> str:
-        """The id of the cycle in the history."""
-        return self._owner.cycle_id
-
-    @property
-    def name(self) -> str:
-        """The name of the cycle, which earlier cycles may have had, too."""
-        return self._owner.name
-
     def __enter__(self) -> Self:
         """Return the buffer."""
         return self
@@ -131,7 +122,7 @@ class Buffer:
         self.discard()
 
     def put(self, kind: str, value: object) -> int:
-        """Add a finding, which is JSON; return its place in the cycle, from 1. Not durable before the commit.
+        """Add a JSON value; return its place in the cycle, from 1. Not durable before the commit.
 
         Raises InvalidCycle, CycleEnded, BufferNotWritten.
         """
@@ -180,11 +171,8 @@ class Buffer:
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute(_TABLE)
 
-    def _marker(self) -> Cycle:
-        return Cycle(self.cycle_id, self.name, self._clock.now())
-
     def _copy_into(self, transaction: Transaction) -> None:
-        if transaction.insert_cycle(self._marker()):
+        if transaction.insert_cycle(Cycle(self.cycle_id, self.name, self._clock.now())):
             for page in self._pages():
                 transaction.insert_cycle_entries(page)
 
@@ -249,7 +237,7 @@ class FoundBuffer(msgspec.Struct, frozen=True):
 
 
 class Orphans(msgspec.Struct, frozen=True):
-    """The result of ``recover_orphans``; ``problems`` are sentences about what could not be done."""
+    """The result of ``recover_orphans``; ``problems`` are sentences about what failed."""
 
     found: tuple[FoundBuffer, ...] = ()
     problems: tuple[str, ...] = ()
@@ -278,14 +266,10 @@ class Buffers:
     buffer: type[Buffer] = Buffer
 
     def __init__(self, roots: Roots, state: StateStore, *, clock: Clock | None = None) -> None:
+        self.folder: Final = roots.buffers
         self._roots = roots
         self._state = state
         self._clock: Clock = SystemClock() if clock is None else clock
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the buffers."""
-        return self._roots.buffers
 
     def begin(self, name: str) -> Buffer:
         """Begin a cycle. Others, earlier or under way, may have the same name.
@@ -406,7 +390,7 @@ class Buffers:
 
 
 def _make_room(place: int, stem: str) -> None:
-    """Rename an earlier buffer of this name to the next free number, its file last: that reserves the number."""
+    """Give an earlier buffer of this name the next free number; its file goes last."""
     names = set(os.listdir(place))
     if stem + SUFFIX not in names:
         return
@@ -417,7 +401,7 @@ def _make_room(place: int, stem: str) -> None:
 
 
 def _unreadable(path: Path) -> str:
-    """Return why a file is no sound database, empty if it is one. Changes nothing and follows no link."""
+    """Return why a file is no sound database, or an empty text. Follows no link."""
     status = os.lstat(path)
     if not stat.S_ISREG(status.st_mode):
         return "is a link" if stat.S_ISLNK(status.st_mode) else "is not a regular file"

@@ -68,7 +68,7 @@ class StateStore:
     Raises InvalidSetting for both and for neither.
 
     >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder, StateStore(db_path=f"{folder}/db.sqlite") as state:
+    >>> with tempfile.TemporaryDirectory() as folder, StateStore(db_path=f"{folder}/db") as state:
     ...     print(state.set("settings", "theme", {"dark": True}), state.get("settings", "theme"))
     True {'dark': True}
     """
@@ -160,7 +160,7 @@ class StateStore:
         return 0 if (store := self.store) is None else store.state_count(group)
 
     def entries(self, group: str, *, after: str = "") -> Iterator[StateEntry]:
-        """Yield the entries of a group after the key ``after``, in the order of keys. Raises as ``get``."""
+        """Yield the entries of a group behind ``after``, in the order of keys. Raises as ``get``."""
         check_name("group", group)
         store = self.store
         while store is not None:
@@ -176,7 +176,7 @@ class StateStore:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the folder of a store. Raises DatabaseFull; the store itself reports any other problem."""
+    """Make the folder of a store. Raises DatabaseFull; the store reports other problems."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -186,7 +186,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def checked_entry(group: str, key: str, value: object) -> StateEntry:
-    """Return the entry of a value. Raises InvalidState unless JSON gives the value back unchanged."""
+    """Return the entry of a value. Raises InvalidState unless JSON gives it back unchanged."""
     check_name("group", group)
     check_name("key", key)
     try:
@@ -210,7 +210,7 @@ def decoded(entry: StateEntry, kind: type[_Value]) -> _Value:
 
 
 def check_name(what: str, name: object) -> None:
-    """Raise InvalidState unless this can be a key or a group: short text without NUL and lone surrogates."""
+    """Raise InvalidState unless this is short text without NUL and lone surrogates."""
     problem = _problem(name)
     if problem:
         shown = repr(name)

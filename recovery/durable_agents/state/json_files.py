@@ -22,7 +22,7 @@ _Value = TypeVar("_Value")
 
 
 class FileProblem(enum.StrEnum):
-    """What is in the place of a proper file."""
+    """The reasons why a file has no value."""
 
     MISSING = "missing"
     HALF_WRITTEN = "half_written"
@@ -76,7 +76,7 @@ class JsonFormat(Generic[_Value]):
         self._decode = msgspec.json.Decoder(kind).decode
 
     def read(self, artifacts: Artifacts, path: str) -> Reading[_Value]:
-        """Read a file; never raises for what is found there."""
+        """Read a file. A problem is in the reading and not raised."""
         return self.reading_of(artifacts.read(path, bytes_max=self.bytes_max))
 
     def reading_of(self, look: Look) -> Reading[_Value]:
@@ -86,7 +86,7 @@ class JsonFormat(Generic[_Value]):
         return self.parse(look.content)
 
     def parse(self, content: bytes) -> Reading[_Value]:
-        """Return the value of a content, or what is wrong with it."""
+        """Return the value of a content, or its problem."""
         try:
             version = _header(content).version
             if version not in {msgspec.UNSET, self.version}:

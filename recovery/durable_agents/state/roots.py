@@ -46,7 +46,7 @@ class Roots(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Roots:
-        """Take the folder from CORE_WORKSPACE, else from CORE_HOME. Raises InvalidSetting if both are unset."""
+        """Take the folder from CORE_WORKSPACE, else from CORE_HOME. Raises InvalidSetting."""
         settings = os.environ if environment is None else environment
         return cls(settings.get(WORKSPACE_VARIABLE) or settings.get(HOME_VARIABLE) or "")
 
@@ -78,7 +78,7 @@ class Roots(msgspec.Struct, frozen=True):
 
     @contextlib.contextmanager
     def locked(self, name: str, *, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-        """Hold the lock ``name`` of this folder, against all processes and threads, during a ``with`` block.
+        """Hold a lock of this folder against all processes and threads, in a ``with`` block.
 
         The kernel releases the lock of a process that dies. If no lock file can be made, nothing
         else can be written there either, and the block runs without the lock. Raises FolderLocked,

@@ -22,16 +22,17 @@ FAIL_COUNT_KEY: Final = "fail_count"
 
 
 class RuntimeState(msgspec.Struct, frozen=True):
-    """By agent type: ``backoff`` is the moment until which it is not asked, ``fail_count`` its failures in a row."""
+    """By agent type: the moment before which it is not asked, and its failures in a row."""
 
     backoff: dict[str, Microseconds] = {}
     fail_count: dict[str, int] = {}
 
 
 def persist_runtime(state: StateStore, runtime: RuntimeState) -> bool:
-    """Store both mappings in one transaction; durable when this returns True, False without a store.
+    """Store both mappings in one transaction, durable when this returns True.
 
-    An empty mapping has no row. Raises InvalidState for another type, or any StoreError.
+    Returns False without a store. An empty mapping has no row. Raises InvalidState for another
+    type, or any StoreError.
     """
     entries = {key: _entry(key, getattr(runtime, key)) for key in (BACKOFF_KEY, FAIL_COUNT_KEY)}
     if (store := state.store) is None:
@@ -46,7 +47,7 @@ def persist_runtime(state: StateStore, runtime: RuntimeState) -> bool:
 
 
 def load_runtime(state: StateStore) -> RuntimeState:
-    """Return the stored runtime state, empty without any. Raises CorruptState, or any StoreError."""
+    """Return the stored runtime state, empty without any. Raises CorruptState, StoreErrors."""
     return RuntimeState(_loaded(state, BACKOFF_KEY), _loaded(state, FAIL_COUNT_KEY))
 
 

@@ -9,8 +9,9 @@ Each step is idempotent, and its writes are whole at any moment. So a start-up t
 anywhere and repeated comes to the same state, and one after a clean stop writes nothing. Of two
 start-ups at once on one folder, the second waits for the first and then finds nothing to do.
 
-A step that fails adds a sentence to ``problems``, and the agent starts all the same. Without a store
-it remembers nothing; on a full disk, or in a read-only folder, ghosts fail in the registry only.
+A step that fails adds a sentence to ``problems``, and the agent starts all the same. Without a
+store it remembers nothing; on a full disk, or in a read-only folder, ghosts fail in the registry
+only.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ DAMAGED_FILE: Final = STATUS_FILE + ".damaged"
 
 
 class WorkspaceState(enum.StrEnum):
-    """The states with a meaning here. A workspace may be in any other state, which is kept as it is."""
+    """The states with a meaning here. Any other state of a workspace is kept as it is."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -78,7 +78,7 @@ _NAMELESS: Final = StatusReading(
 
 
 class StatusFiles:
-    """The status files below one folder, whose own path may contain links. The first write makes it."""
+    """The status files below one folder, which the first write makes."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder: Final = Path(folder)
@@ -86,7 +86,7 @@ class StatusFiles:
         self._littered: list[str] = []
 
     def walk(self) -> Iterator[tuple[str, StatusReading]]:
-        """Yield each workspace with its reading. A folder with a status file is one, and is not searched.
+        """Yield each workspace, a folder with a status file, with its reading.
 
         Links and hidden folders are not entered. A link to a folder, and a folder that cannot be
         listed, are yielded as problems.
@@ -100,12 +100,12 @@ class StatusFiles:
                 os.close(root)
 
     def discard_leftovers(self) -> int:
-        """Remove the temporary files of killed writers that the last ``walk`` saw; return how many."""
+        """Remove the temporary files that the last ``walk`` saw, of killed writers only."""
         littered, self._littered = self._littered, []
         return sum(self._artifacts().discard_leftovers_of(name) for name in littered)
 
     def _walk(self, folder: int, parent: str, depth: int) -> Iterator[tuple[str, StatusReading]]:
-        # Walks on open folders: nothing can be exchanged between the look at a name and its opening.
+        # Walks on open folders: nothing can be exchanged between a look at a name and its opening.
         with os.scandir(folder) as found:
             entries = list(found)
         names = [entry.name for entry in entries]
@@ -134,7 +134,7 @@ class StatusFiles:
             os.close(inner)
 
     def read(self, name: str) -> StatusReading:
-        """Read the status file of a workspace; never raises for what is found there."""
+        """Read the status file of a workspace. A problem is in the reading and not raised."""
         if self._opened is None and not self.folder.is_dir():
             return Reading(problem=FileProblem.MISSING)
         return _FORMAT.read(self._artifacts(), f"{name}/{STATUS_FILE}")
@@ -179,13 +179,13 @@ class StatusFiles:
 
 
 def content_of(status: WorkspaceStatus, before: StatusReading) -> bytes:
-    """Return the content of a file with this status, and with the other fields of the file before."""
+    """Return the content of a file with this status and the other fields of the one before."""
     fields = _fields(before.content) if before.value is not None else {}
     return formatted({**fields, "version": STATUS_VERSION, **msgspec.to_builtins(status)})
 
 
 def is_status(status: object) -> bool:
-    """Tell whether this is a status that is read as it was written: not empty, each field of its type."""
+    """Tell whether this is a status whose fields have their types, with a status text."""
     try:
         return isinstance(status, WorkspaceStatus) and bool(status.status) and _status(_encode(status)) == status
     except (TypeError, ValueError, msgspec.MsgspecError):
@@ -193,7 +193,7 @@ def is_status(status: object) -> bool:
 
 
 def check_workspace(name: object) -> None:
-    """Raise InvalidWorkspace unless this names a folder below that of the workspaces, in its only spelling."""
+    """Raise InvalidWorkspace unless this names a folder below the root, in its only spelling."""
     parts = parts_inside(name)
     if not parts or "/".join(parts) != name or len(parts) > DEPTH_MAX or len(name.encode()) > NAME_BYTES_MAX:
         shown = repr(name)

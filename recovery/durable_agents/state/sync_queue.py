@@ -105,7 +105,7 @@ _decode: Final = msgspec.json.Decoder(SyncQueueCopy).decode
 
 
 class SyncQueue:
-    """The queue below one root. ``push`` delivers one entry, or raises PushFailed; see ``HttpPush``.
+    """The queue below one root; ``push`` delivers one entry or raises PushFailed, as ``HttpPush``.
 
     Any other exception of ``push`` counts as a failure, too. May be shared by threads and used by
     several processes. Raises InvalidSetting.
@@ -157,7 +157,7 @@ class SyncQueue:
         return entry
 
     def drop(self, key: str) -> bool:
-        """Remove an entry that the receiver will never accept; return whether it was there. For operators."""
+        """Remove an entry, pushed or never to be accepted; return whether it was there."""
         with self._roots.locked(_LOCK):
             queue = self._read()
             rest = tuple(each for each in queue.entries if each.key != key)
@@ -188,7 +188,7 @@ class SyncQueue:
         return SyncPass(pushed, len(self._read().entries))
 
     def _is_due(self, waiting: tuple[SyncEntry, ...], moment: Microseconds) -> bool:
-        """Tell whether the head may be pushed: after its pause, or if the clock was set back by more than any pause."""
+        """Tell whether the pause of the head is over, or longer than any: the clock was set back."""
         pause = waiting[0].next_attempt_at - moment
         return pause <= 0 or pause > microseconds(BACKOFF_S[-1])
 

@@ -1,8 +1,8 @@
 """Workspaces: which there are, how far each is, and which of them lost their executor.
 
 **Files win.** The ``status.json`` of a workspace is the truth. The state store has derived views of
-it, and stands in if the file is missing or half-written. ``track`` writes the file first, so a crash
-leaves the store behind and never the file; ``hydrate`` brings the store in line.
+it, and stands in if the file is missing or half-written. ``track`` writes the file first, so a
+crash leaves the store behind and never the file; ``hydrate`` brings the store in line.
 
 **Derived views.** Four groups of the state store, keyed by the name of the workspace unless said
 otherwise: ``registry`` has its status. ``queue`` has only the workspaces that wait.
@@ -18,8 +18,8 @@ registry and on disk. Dead means: no process has this pid *and* this start, or o
 counts. A workspace whose executor lives stays running: a restart of the agent does not end its work
 (D23, docs/design.md).
 
-**Files left alone.** A status file that is a link, a folder, too large, unreadable, no status, or of
-another version is reported and not touched; the store stands in for it, in the registry only. A
+**Files left alone.** A status file that is a link, a folder, too large, unreadable, no status, or
+of another version is reported and not touched; the store stands in, in the registry only. A
 half-written file is replaced, and kept beside the new one, except while its executor lives, which
 may be writing it.
 
@@ -143,7 +143,7 @@ def running_counts(statuses: Iterable[WorkspaceStatus | None]) -> Counter[str]:
 
 
 def update_derived_views(transaction: Transaction, name: str, status: WorkspaceStatus | None) -> None:
-    """Bring all four groups in line with one workspace; None for one that is not tracked any more."""
+    """Bring all four groups in line with a workspace; None for one that is not tracked."""
     before = _stored(transaction.state(StateGroup.REGISTRY, name), WorkspaceStatus)
     if status is None:
         transaction.delete_state(StateGroup.REGISTRY, name)
@@ -170,7 +170,7 @@ def counts_in_line(running: Mapping[str, int], stored: Iterable[StateEntry]) -> 
 
 
 def _stored(entry: StateEntry | None, kind: type[_Value]) -> _Value | None:
-    """Return the value of a row; None for no row, and for a corrupt one, which the next write replaces."""
+    """Return the value of a row, None for no row or a corrupt one."""
     try:
         return None if entry is None else decoded(entry, kind)
     except CorruptState:
@@ -178,7 +178,7 @@ def _stored(entry: StateEntry | None, kind: type[_Value]) -> _Value | None:
 
 
 _GONE: Final = "gone"
-"""The start of a process that was dead when its workspace was tracked: equal to no process's start."""
+"""The start of a process that was dead when it was tracked: equal to no other start."""
 
 _LOCK: Final = "workspaces"
 _log: Final = logging.getLogger("durable_agents.state.workspaces")
@@ -193,7 +193,7 @@ class WorkspaceProblem(msgspec.Struct, frozen=True):
 
 
 class Hydration(msgspec.Struct, frozen=True):
-    """The result of ``hydrate``: the number of workspaces, and the names of ghosts, live and restored ones."""
+    """The result of ``hydrate``; ``restored`` had a half-written file."""
 
     workspaces: int = 0
     ghosts: tuple[str, ...] = ()
@@ -226,22 +226,17 @@ class Workspaces:
     ...     roots = Roots(folder)
     ...     with StateStore(db_path=roots.database) as state:
     ...         workspaces = Workspaces(roots, state)
-    ...         tracked = workspaces.track("org/repo/task", WorkspaceStatus(status="queued", agent="codex"))
+    ...         tracked = workspaces.track("org/repo/task", WorkspaceStatus(status="queued"))
     ...         print(list(workspaces.queue()))
     ['org/repo/task']
     """
 
     def __init__(self, roots: Roots, state: StateStore, *, clock: Clock | None = None) -> None:
-        self._roots = roots
+        self.roots: Final = roots
         self._state = state
         self._clock: Clock = SystemClock() if clock is None else clock
         self._files = StatusFiles(roots.workspaces)
         self._registry: dict[str, WorkspaceStatus] = {}
-
-    @property
-    def roots(self) -> Roots:
-        """The places of its files."""
-        return self._roots
 
     def get(self, name: str) -> WorkspaceStatus | None:
         """Return the status of a workspace, None if the registry does not have it."""
@@ -256,7 +251,7 @@ class Workspaces:
         return running_counts(list(self._registry.values()))[kind]
 
     def queue(self) -> dict[str, QueueEntry]:
-        """Return the stored queue, by the names of the workspaces. Raises CorruptState, StoreErrors."""
+        """Return the stored queue by name of workspace. Raises CorruptState, StoreErrors."""
         return {entry.key: decoded(entry, QueueEntry) for entry in self._state.entries(StateGroup.QUEUE)}
 
     def dispatches(self, *, after: str = "") -> Iterator[tuple[str, Dispatch]]:
@@ -265,9 +260,10 @@ class Workspaces:
             yield entry.key, decoded(entry, Dispatch)
 
     def forget_dispatches(self, *, before: Microseconds) -> int:
-        """Delete the dispatches before a moment, and return how many rows. Nothing else shortens the history.
+        """Delete the dispatches before a moment, and return how many.
 
-        Rows are deleted in batches, each in a transaction of its own, so that writers wait briefly.
+        Nothing else shortens the history. Rows are deleted in batches, each in a transaction of its
+        own, so that writers wait briefly.
         """
         forgotten, deleted = 0, PAGE_ROWS_MAX
         while deleted == PAGE_ROWS_MAX and (store := self._state.store) is not None:
@@ -278,15 +274,15 @@ class Workspaces:
         return forgotten
 
     def track(self, name: str, status: WorkspaceStatus) -> WorkspaceStatus:
-        """Write the status of a workspace to its file, then to the store, then here; return what was written.
+        """Write the status of a workspace to its file, then to the store, then here.
 
-        ``updated_at`` is set, ``started_at`` and ``pid_start`` if they are missing. Raises
-        InvalidWorkspace, WorkspaceNotWritten or ArtifactNotWritten with nothing changed. If it
-        raises a StoreError, the file is written and counts.
+        Returns what was written: ``updated_at`` is set, ``started_at`` and ``pid_start`` if they
+        are missing. Raises InvalidWorkspace, WorkspaceNotWritten or ArtifactNotWritten with nothing
+        changed. If it raises a StoreError, the file is written and counts.
         """
         check_workspace(name)
         written = self._completed(status)
-        with self._roots.locked(_LOCK):
+        with self.roots.locked(_LOCK):
             sys.audit(StateCrashPoint.WORKSPACE_BEFORE_FILE, name)
             self._files.write(name, written)
             sys.audit(StateCrashPoint.WORKSPACE_AFTER_FILE, name)
@@ -301,18 +297,18 @@ class Workspaces:
         with nothing changed.
         """
         check_workspace(name)
-        with self._roots.locked(_LOCK):
+        with self.roots.locked(_LOCK):
             self._update_views(name, None)
             self._registry.pop(name, None)
 
     def hydrate(self) -> Hydration:
-        """Read all files and the store, fail the ghosts, bring the store in line, and fill the registry.
+        """Read all files and the store, fail the ghosts, and bring registry and store in line.
 
         Idempotent, also after it was killed anywhere. What cannot be read or written is in the
         ``problems`` of the result and stops nothing else. Raises FolderLocked.
         """
         problems: list[WorkspaceProblem] = []
-        with self._roots.locked(_LOCK):
+        with self.roots.locked(_LOCK):
             sys.audit(StateCrashPoint.HYDRATE_BEFORE_READ, "")
             stored = self._stored(problems)
             found = self._found(stored, problems)
@@ -369,7 +365,7 @@ class Workspaces:
             return {}
 
     def _readings(self, problems: list[WorkspaceProblem]) -> dict[str, StatusReading]:
-        """Return the readings by name. The printable form of a name that is not UTF-8 hides no real name."""
+        """Return the readings by name; the printable form of a bad name hides no real one."""
         readings: dict[str, StatusReading] = {}
         for name, reading in self._files.walk():
             first = readings.get(name)
@@ -407,7 +403,7 @@ class Workspaces:
         live: tuple[str, ...],
         problems: list[WorkspaceProblem],
     ) -> tuple[str, ...]:
-        """Write the files of ghosts, and the half-written ones that the store has; return the names of the latter."""
+        """Write the files of ghosts, and half-written ones from the store; return the latter."""
         restored = []
         for each in found:
             try:
@@ -434,7 +430,7 @@ class Workspaces:
     def _note_dispatches(
         self, stored: dict[str, StateEntry], found: list[_KnownWorkspace], problems: list[WorkspaceProblem]
     ) -> None:
-        """Add the dispatches that the store lacks, before a ghost's file is rewritten and no longer shows them."""
+        """Add missing dispatches, before a ghost's file is rewritten and shows them no longer."""
         try:
             running = {each.name: each.status for each in found if each.status is not None}
             new = [entry for entry in _registry_entries(running) if stored.get(entry.key) != entry]
@@ -448,7 +444,7 @@ class Workspaces:
     def _bring_in_line(
         self, stored: dict[str, StateEntry], registry: dict[str, WorkspaceStatus], problems: list[WorkspaceProblem]
     ) -> None:
-        """Write the rows that differ, in one transaction; none if the store is in line, as after a clean stop."""
+        """Write the rows that differ, in one transaction; none after a clean stop."""
         try:
             if (store := self._state.store) is None:
                 return

@@ -62,7 +62,7 @@ class SpeaksOnRed(StageEngine):
     def _gate(self, stage: Stage, task: Task) -> GateResult:
         answer = super()._gate(stage, task)
         if not answer.is_green:
-            with self._store.transaction() as transaction:
+            with self.store.transaction() as transaction:
                 transaction.insert_audit(Audit(task.task_id, "gate_red", None, None, answer.reason, 1))
         return answer
 
@@ -73,7 +73,7 @@ class AdvancesFirst(StageEngine):
     def _write_next_job(
         self, transaction: Transaction, task_id: str, here: Stage, repo: str, now: Microseconds
     ) -> int | None:
-        agent = self._pipeline.stage(here.next or here.name).starts
+        agent = self.pipeline.stage(here.next or here.name).starts
         if agent is None:
             return None
         connection = transaction.connection  # type: ignore[attr-defined]

@@ -74,7 +74,7 @@ class TwoTransactions(Buffers):
             assert store is not None
             sys.audit(StateCrashPoint.CYCLE_BEFORE_COMMIT, self.cycle_id)
             with store.transaction() as transaction:
-                transaction.insert_cycle(self._marker())
+                transaction.insert_cycle(Cycle(self.cycle_id, self.name, self._clock.now()))
             sys.audit(StateCrashPoint.CYCLE_IN_COMMIT, self.cycle_id)
             with store.transaction() as transaction:
                 for page in self._pages():
