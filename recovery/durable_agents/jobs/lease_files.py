@@ -1,10 +1,12 @@
-"""Lease files: an exclusive right that is a file, for what has no database: a repository, a device, a port.
+"""Lease files: exclusive rights as files, for a repository, a device or a port without a database.
 
-A file ``NAME.lease`` holds who has the lease: a pid and when that process was started. It is made
-under another name, flushed, and linked into place, which succeeds for one; so it is there whole or
-not at all. Its holder removes it. One whose holder is gone is stale, and reclaimed: under a lock on
-the file itself, after another look whether the path still is that file, so that of several who
-reclaim none removes the lease of whoever came next.
+A file ``NAME.lease`` names its holder by pid and start. It is written under another name, flushed,
+and linked into place, which succeeds for one process; so it is there whole or not at all. Its
+holder removes it.
+
+A lease file of a dead holder is stale, and is reclaimed. That happens under a lock on the file, and
+after a check that the path still leads to it: of several processes that reclaim at once, none
+removes the lease of the next holder.
 """
 
 from __future__ import annotations
@@ -39,27 +41,32 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 class LeaseFile:
-    """The lease ``name`` in a folder, for a ``with`` block: ``held`` tells whether this process has it.
+    """A lease in a folder, for a ``with`` block; ``held`` tells whether this process has it.
 
-    Raises InvalidSetting for a name that is none, and OSError.
+    Raises InvalidSetting for a name that is not a file name, and OSError.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with LeaseFile(folder, "merge") as first, LeaseFile(folder, "merge") as second:
+    ...         print(first.held, second.held)
+    True False
     """
 
     def __init__(self, folder: str | os.PathLike[str], name: str) -> None:
-        """Prepare; nothing is taken yet."""
         if not name or "/" in name or "\0" in name or name.startswith("."):
-            message = f"Expected the name of a lease, a file name that does not begin with a dot, but got {name!r}."
+            message = f"the name of a lease must be a file name without a leading dot; got {name!r}. Change it."
             raise InvalidSetting(message)
         self.path: Final = Path(folder) / f"{name}{SUFFIX}"
         self.held = False
 
     def acquire(self) -> bool:
-        """Take the lease if it is free, or stale; return whether it is this process's now."""
+        """Take the lease if it is free or stale; return whether this process has it."""
         if not self.held and (self._link() or (reclaim(self.path) and self._link())):
             self.held = True
         return self.held
 
     def release(self) -> None:
-        """Give the lease back, if it is held."""
+        """Remove the lease file, if it is held."""
         if self.held:
             self.held = False
             self.path.unlink(missing_ok=True)
@@ -92,9 +99,9 @@ class LeaseFile:
 
 
 def reclaim_all_stale_leases(folder: str | os.PathLike[str]) -> int:
-    """Remove the lease files of a folder whose holders are gone, and return how many; 0 without any, or without folder.
+    """Remove the stale lease files of a folder, and return how many; 0 without a folder.
 
-    One that cannot be read, or removed, stops no other: it is left, with a warning.
+    A file that cannot be read or removed is left, with a warning, and stops no other.
     """
     try:
         paths = sorted(Path(folder).glob(f"*{SUFFIX}"))
@@ -110,7 +117,7 @@ def reclaim_all_stale_leases(folder: str | os.PathLike[str]) -> int:
 
 
 def reclaim(path: Path) -> bool:
-    """Remove this lease file if its holder is gone; return whether it was removed here. Raises OSError."""
+    """Remove this lease file if its holder is dead; return whether it was. Raises OSError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:

@@ -84,7 +84,7 @@ class JobClaim(msgspec.Struct, frozen=True):
             return cls(int(environment[JOB_VARIABLE]), int(environment[_CLAIM_VARIABLE]))
         except (KeyError, ValueError) as error:
             message = (
-                f"Expected {JOB_VARIABLE} and {_CLAIM_VARIABLE} in the environment but they say {error}; start this "
+                f"there must be {JOB_VARIABLE} and {_CLAIM_VARIABLE} in the environment; got {error}. Start this "
                 "program by a Monitor."
             )
             raise InvalidJob(message) from error
@@ -118,7 +118,7 @@ class JobOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobQueue(Manager):
-    """The jobs of a store. Give it the store, or the path of a database file, which it opens and will close.
+    """The jobs of a store, given as a store or as the path of a database file.
 
     Raises InvalidSetting, and any StoreError when it opens the file. May be shared by threads.
     """
@@ -126,7 +126,7 @@ class JobQueue(Manager):
     def enqueue(
         self, agent: str, repo: str = "", *, task_id: str | None = None, max_attempts: int = MAX_ATTEMPTS
     ) -> Job:
-        """Add a queued job and return it; ``max_attempts`` is how often it may be started in all.
+        """Add a queued job and return it; ``max_attempts`` bounds its starts.
 
         Raises InvalidJob, UnknownTask, or any StoreError.
         """
@@ -134,7 +134,7 @@ class JobQueue(Manager):
         if repo:
             _check_name("repo", repo)
         if isinstance(max_attempts, bool) or not isinstance(max_attempts, int) or not 1 <= max_attempts <= ATTEMPTS_MAX:
-            message = f"Expected max_attempts from 1 to {ATTEMPTS_MAX} but got {max_attempts!r}; give a number."
+            message = f"max_attempts must be from 1 to {ATTEMPTS_MAX}; got {max_attempts!r}. Give a number."
             raise InvalidJob(message)
         with self._store.transaction() as transaction:
             return transaction.insert_job(
@@ -149,7 +149,7 @@ class JobQueue(Manager):
         return job
 
     def counts(self) -> dict[str, int]:
-        """Return how many jobs are ``queued``, and how many ``running``. Raises StoreErrors."""
+        """Return the numbers of ``queued`` and ``running`` jobs. Raises StoreErrors."""
         return {status.value: count for status, count in self._store.active_job_counts().items()}
 
     def runs(self, job_id: int) -> list[AgentRun]:
@@ -160,9 +160,9 @@ class JobQueue(Manager):
         return runs
 
     def claim(self, *, agents: Sequence[str] | None = None) -> Job | None:
-        """Claim the oldest queued job, of these agents or of any, for this process; None where there is none.
+        """Claim the oldest queued job for this process, of these agents or of any; None without one.
 
-        One whose task was cancelled is not begun: it fails at its turn, and nobody is alerted.
+        A job whose task was cancelled is not begun: it fails at its turn, without an alert.
         Raises InvalidJob, or any StoreError.
         """
         for agent in agents or ():
@@ -177,12 +177,12 @@ class JobQueue(Manager):
         return job
 
     def started(self, claim: JobClaim, pid: int) -> None:
-        """Say which process executes the job. Raises JobLost, InvalidJob for a number that is none, or any StoreError.
+        """Record the process that executes the job. It must not begin its work before this returns.
 
-        It should not have begun to do anything before this returns: until then nobody knows of it.
+        Raises JobLost, InvalidJob for a pid out of range, or any StoreError.
         """
         if isinstance(pid, bool) or not isinstance(pid, int) or not 0 < pid < 2**31:
-            message = f"Expected the number of a process but got {pid!r}; give the pid of the executor."
+            message = f"pid must be the number of a process; got {pid!r}. Give the pid of the executor."
             raise InvalidJob(message)
         start = start_of(pid) or ""  # of a process that is gone, which is equal to no process's
         with self._store.transaction() as transaction:
@@ -191,14 +191,14 @@ class JobQueue(Manager):
                 raise _lost(transaction, claim)
 
     def record_exit(self, claim: JobClaim, exit_code: int) -> None:
-        """Record how the executor ended, before anything is made of it; once for each run.
+        """Record the exit code of the executor, once for each run, before the job is settled.
 
         Raises InvalidJob for a code out of range, JobLost, or any StoreError.
         """
         if isinstance(exit_code, bool) or not isinstance(exit_code, int) or exit_code not in EXIT_CODES:
             message = (
-                f"Expected an exit code from 0 to 255, or -1 to -64 for a signal, but got {exit_code!r}; give what "
-                "wait returned."
+                f"exit_code must be an exit code from 0 to 255, or -1 to -64 for a signal; got {exit_code!r}. Give the "
+                "return code of the executor."
             )
             raise InvalidJob(message)
         sys.audit(JobCrashPoint.JOB_BEFORE_EXIT_CODE, claim.job_id)
@@ -210,13 +210,13 @@ class JobQueue(Manager):
         sys.audit(JobCrashPoint.JOB_AFTER_EXIT_CODE, claim.job_id)
 
     def check(self, claim: JobClaim) -> None:
-        """Raise JobLost unless the job is running under this claim. What is written to the store wants ``require``."""
+        """Raise JobLost unless the job runs under this claim. ``require`` does so in a transaction."""
         job = self._store.job(claim.job_id)
         if job is None or job.status is not JobStatus.RUNNING or job.claim != claim.claim:
             raise _refusal(job, claim)
 
     def settle(self, outcome: JobOutcome) -> None:
-        """End a claim as decided: its status, the intended advance and the alert are there together, or not at all.
+        """End a claim: status, intended advance and alert are written in one transaction.
 
         Raises JobLost, or any StoreError.
         """
@@ -227,12 +227,12 @@ class JobQueue(Manager):
         sys.audit(JobCrashPoint.JOB_AFTER_SETTLE, outcome.job_id)
 
     def reap_running_job(self, job_id: int, status: JobStatus, *, error: str = "") -> bool:
-        """End a job by hand, whatever its claim; False unless it is running. Raises InvalidJob, or any StoreError.
+        """End a job by hand, whatever its claim; False unless it is running.
 
-        Its executor is not ended, only fenced off.
+        Its executor is fenced off and not killed. Raises InvalidJob, or any StoreError.
         """
         if status not in _ENDS:
-            message = f"Expected a status that ends a claim, {', '.join(_ENDS)}, but got {status!r}; give one of these."
+            message = f"status must be one of {', '.join(_ENDS)}; got {status!r}. Give one that ends a claim."
             raise InvalidJob(message)
         if not _is_number(job_id):
             return False
@@ -244,7 +244,7 @@ class JobQueue(Manager):
 
 
 def settle(transaction: Transaction, outcome: JobOutcome, now: Microseconds) -> bool:
-    """End a claim in the caller's transaction; False, and no change, when it is not held any more."""
+    """End a claim in the caller's transaction; False, and no change, if it is lost."""
     key = (outcome.job_id, outcome.claim)
     if not transaction.end_claim(*key, status=outcome.status, error=outcome.error, now=now):
         return False
@@ -261,7 +261,7 @@ def settle(transaction: Transaction, outcome: JobOutcome, now: Microseconds) -> 
 
 
 def require(transaction: Transaction, claim: JobClaim) -> None:
-    """Raise JobLost unless the job is running under this claim: the fence, in the transaction of what it guards."""
+    """Raise JobLost unless the job runs under this claim: the fence of what the transaction writes."""
     if not transaction.holds_job(claim.job_id, claim.claim):
         raise _lost(transaction, claim)
 
@@ -303,18 +303,18 @@ def _refusal(job: Job | None, claim: JobClaim) -> JobLost | UnknownJob:
 
 
 def _unknown(job_id: int) -> UnknownJob:
-    return UnknownJob(f"Expected the id of a job but none has the id {job_id!r}; enqueue it first.")
+    return UnknownJob(f"job_id must be the id of a job; none has the id {job_id!r}. Enqueue it first.")
 
 
 def _is_number(job_id: object) -> bool:
-    """Tell whether this can be the id of a job at all; a column of a store holds 64 bits."""
+    """Tell whether this can be the id of a job: a column of the store holds 64 bits."""
     return isinstance(job_id, int) and 0 < job_id < 2**63
 
 
 def _check_name(what: str, name: object) -> None:
     is_text = isinstance(name, str) and bool(name) and "\0" not in name
     if not is_text or any("\ud800" <= character <= "\udfff" for character in str(name)):
-        message = f"Expected {what} to be text that a column can hold and that is not empty but got {name!r}; name it."
+        message = f"{what} must be text without NUL and lone surrogates, and not empty; got {name!r}. Name it."
         raise InvalidJob(message)
 
 

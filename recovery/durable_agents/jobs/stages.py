@@ -223,7 +223,7 @@ class StageEngine:
             raise InvalidSetting(message)
 
     def evaluate(self, task_id: str) -> GateResult:
-        """Evaluate the gate of the task's stage; writes nothing. Raises UnknownTask, UnknownStage."""
+        """Evaluate the gate of the task's stage. Raises UnknownTask, UnknownStage, StoreErrors."""
         return self.evaluate_for(self._task(task_id))
 
     def evaluate_for(self, task: Task) -> GateResult:
@@ -290,7 +290,7 @@ class StageEngine:
         return self._write_job(transaction, task_id, self.pipeline.stages[0], repo, self._clock.now())
 
     def refusal(self, task: Task, stage: Stage, finished_agent: str | None) -> Advance | None:
-        """Return why no machine may move this task, its gate aside, or None. Raises UnknownAgent."""
+        """Return why no machine may move this task, its gate aside. Raises UnknownAgent."""
         is_leaver = finished_agent is None or stage.name in self.pipeline.leaves(finished_agent)
         reasons = (
             (task.stage != stage.name, Advanced.STALE),

@@ -160,7 +160,7 @@ class StateStore:
         return 0 if (store := self.store) is None else store.state_count(group)
 
     def entries(self, group: str, *, after: str = "") -> Iterator[StateEntry]:
-        """Yield the entries of a group behind ``after``, in the order of keys. Raises as ``get``."""
+        """Yield the entries of a group behind ``after``, sorted by key. Raises as ``get``."""
         check_name("group", group)
         store = self.store
         while store is not None:

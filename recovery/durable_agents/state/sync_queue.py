@@ -188,7 +188,7 @@ class SyncQueue:
         return SyncPass(pushed, len(self._read().entries))
 
     def _is_due(self, waiting: tuple[SyncEntry, ...], moment: Microseconds) -> bool:
-        """Tell whether the pause of the head is over, or longer than any: the clock was set back."""
+        """Tell whether the head's pause is over, or longer than any: the clock was set back."""
         pause = waiting[0].next_attempt_at - moment
         return pause <= 0 or pause > microseconds(BACKOFF_S[-1])
 

@@ -194,7 +194,7 @@ def test_a_job_is_not_reaped_to_what_is_no_end(queue: JobQueue, status: Any) -> 
     queue.enqueue("a")
     job = queue.claim()
     assert job is not None
-    with pytest.raises(InvalidJob, match="queued, done, failed, but got"):
+    with pytest.raises(InvalidJob, match="queued, done, failed; got"):
         queue.reap_running_job(job.job_id, status)
     assert queue.get(job.job_id) == job
 
