@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_chaos.explore.judge import Known, Pool
+from pytest_chaos.explore.judge import Pool, Task
 from pytest_chaos.explore.launch import step_source
 from pytest_chaos.explore.record import Recorded, record
 from pytest_chaos.explore.simulate.crash import crash_states
@@ -178,15 +178,13 @@ def _distinct(states: Iterable[State]) -> Iterator[State]:
 def _judged(recorded: Recorded, states: Iterable[State], folder: Path, *, jobs: int) -> tuple[float, float]:
     """Return states built, written and checked per second, and per second of processor time of all processes."""
     folder.mkdir()
-    known = Known(subject_of(Agent(_CHECKPOINTS)), step_source(), recorded.marks, recorded.recording.steps)
     found: list[str] = []
-    with Pool(known, folder, jobs=jobs) as pool:
+    with Pool(recorded.known, folder, jobs=jobs) as pool:
         began_s, count = time.perf_counter(), 0
         began_cpu_s = _cpu_s()
-        for state in states:
-            pool.check(state.items, state.marks, lambda judged, _: found.extend(each.text for each in judged.findings))
+        for _, judged in pool.answers(states, lambda state: Task(state.items, state.marks)):
+            found += [each.text for each in judged.findings]
             count += 1
-        pool.drain()
         took_s = time.perf_counter() - began_s
     took_cpu_s = _cpu_s() - began_cpu_s
     if found:
@@ -239,19 +237,18 @@ def _memory() -> bool:
     """Explore a made recording of 100,000 steps and a gigabyte, and print the most memory that it took."""
     with tempfile.TemporaryDirectory() as name:
         _make_recording(Path(name) / "recording")
-        recorded = Recorded(Recording(Path(name) / "recording"), Path(name))
-        known = Known(subject_of(Log()), step_source(), (), ())
+        recorded = Recorded(subject_of(Log()), step_source(), Recording(Path(name) / "recording"), Path(name))
         peak_bytes, count, began_s = 0, 0, time.perf_counter()
         power = power_states(recorded.recording, recorded.store, Model.EXT4, seed="memory", every=25)
         kinds = {
             "crash": crash_states(recorded.recording, recorded.store),
             "power loss": (state for state, _ in power),
         }
-        with Pool(known, Path(name)) as pool:
+        with Pool(recorded.known._replace(steps=()), Path(name)) as pool:
             for kind, states in kinds.items():
                 for number, state in enumerate(states):
                     if number % 997 == 0:
-                        pool.check(state.items, state.marks, lambda *_: None)
+                        pool.submit(Task(state.items, state.marks))
                         count += 1
                     if number % 5000 == 0:
                         peak_bytes = max(peak_bytes, _proportional_bytes())

@@ -136,12 +136,9 @@ def _resolved(command: Sequence[str]) -> list[str]:
 
 
 def _explore(file: Path, seed: str | None) -> int:
-    from pytest_chaos.cli.explore import RESULTS, exit_code, run_and_show
-    from pytest_chaos.explore.session import Options
+    from pytest_chaos.cli.explore import RESULTS, exit_code, options_for, run_and_show
     from pytest_chaos.explore.target import load_subject
-    from pytest_chaos.model.seed import draw_seed, normalise_seed
 
-    chosen = normalise_seed(seed) if seed is not None else draw_seed()
-    options = Options(seed=chosen, budget_s=_BUDGET_S)
-    explored = run_and_show(load_subject(str(file)), options, f"chaos explore {file}", results=RESULTS)
-    return exit_code(explored)
+    subject = load_subject(str(file))
+    options = options_for(subject, f"chaos explore {file}", RESULTS, seed, budget_s=_BUDGET_S)
+    return exit_code(run_and_show(subject, options))

@@ -1,9 +1,8 @@
-"""Lets a target's own check judge states, in workers that live on from state to state and may hang or die.
+"""Worker processes in which a target's own check judges states, one after the other.
 
 A process for each state would cost more than the check. So a worker is forked once, from the
-process that has the target and the recording, and judges one folder after the other; it is replaced
-when it hangs, dies, or has grown. Each worker has two folders: while it looks at one, the next
-state is written into the other.
+process that has the target and the recording. It is replaced if it hangs, dies, or has grown. Each
+worker has two folders: while it judges one, the next state is written into the other.
 """
 
 from __future__ import annotations
@@ -19,16 +18,17 @@ import time
 import traceback
 import warnings
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 
 import msgspec
 
 from pytest_chaos.errors import AgentError
-from pytest_chaos.explore.record import recorded_run
+from pytest_chaos.explore.options import CHECK_TIMEOUT_S
+from pytest_chaos.explore.record import Known, recorded_run
 from pytest_chaos.explore.simulate.folder import StateFolder
-from pytest_chaos.explore.target import TEXT_CHARACTERS_MAX, CheckError, CommandSubject, print_to_descriptors
+from pytest_chaos.explore.target import CheckError, CommandSubject, print_to_descriptors
 from pytest_chaos.model.history import History
-from pytest_chaos.model.values import Finding, Mark
+from pytest_chaos.model.values import Finding
 from pytest_chaos.runtime import processes as tree
 from pytest_chaos.trace.comparison import drawn_names
 from pytest_chaos.trace.program import leave
@@ -36,18 +36,19 @@ from pytest_chaos.trace.source import Directive
 from pytest_chaos.trace.step import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pytest_chaos.explore.simulate.state import Item
     from pytest_chaos.explore.target import Subject
-    from pytest_chaos.trace.source import ProgramRunner, StepSource
+    from pytest_chaos.model.values import Mark
+    from pytest_chaos.trace.source import ProgramRunner
     from pytest_chaos.trace.step import Step
 
-CHECK_TIMEOUT_S: Final = 10.0
+_About = TypeVar("_About")
 MESSAGE_BYTES_MAX: Final = 1 << 20
 OUTPUT_BYTES_MAX: Final = 1 << 20
-"""What a worker has printed beyond this is thrown away; nobody reads it unless a check raises."""
+"""Output of a worker beyond this is thrown away; it is of use only if a check raises."""
 MEMORY_BYTES_MAX: Final = 512 << 20
 """A worker that has grown by more than this is replaced: the check leaks."""
 _FOLDERS: Final = 2
@@ -56,25 +57,32 @@ _GROWN: Final = 77
 _SHOWN_LINES: Final = 3
 
 
-class Check(msgspec.Struct, frozen=True, tag="check"):
-    """Judge the folder of this number, knowing the first ``marks`` marks of the recorded run."""
+class Task(NamedTuple):
+    """A state to be judged; with a ``directive`` a real run from this state, and then what it left.
+
+    ``marks`` counts the marks of the recorded run that precede a built state. If ``is_compared``,
+    the run has to make the recorded steps until the directive is carried out.
+    """
+
+    items: Mapping[str, Item]
+    marks: int = 0
+    directive: Directive | None = None
+    run_timeout_s: float = 0.0
+    is_compared: bool = True
+
+
+class _Request(msgspec.Struct, frozen=True):
+    """A task as the worker gets it, once its items are in the folder of this number."""
 
     folder: int
     marks: int
-
-
-class RealRun(msgspec.Struct, frozen=True, tag="run"):
-    """Run the program in the folder of this number under a directive, then judge what it left."""
-
-    folder: int
-    directive: Directive
-    timeout_s: float
-    compare: bool = True
-    """Whether the run is to make the recorded steps, up to where the directive is carried out."""
+    directive: Directive | None
+    run_timeout_s: float
+    is_compared: bool
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a check, and of the run before it if there was one. ``output`` is the tail of what was printed."""
+    """The result of a check, and of the run before it if there was one."""
 
     findings: tuple[Finding, ...] = ()
     marks: int = 0
@@ -85,21 +93,20 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     is_timed_out: bool = False
     failure: str = ""
     differences: tuple[str, ...] = ()
-    """Where the folder, as the run left it, is not what its own recording gives."""
-    count: int = 0
-    strays: tuple[str, ...] = ()
-    output: str = ""
+    """Where the folder that the run left differs from its own recording."""
     is_checked: bool = True
-    """Whether this is the whole answer; without it the run is over, and the check is about to begin."""
+    """False if only the run is over, and the check is about to begin."""
 
 
-class Known(NamedTuple):
-    """What a worker knows from the fork: the target, the source of steps, and the run that was recorded."""
+class _Waiting:
+    """A task that was sent to a worker."""
 
-    subject: Subject
-    source: StepSource
-    marks: Sequence[Mark]
-    steps: Sequence[Step]
+    def __init__(self, request: _Request, about: object, timeout_s: float) -> None:
+        self.request = request
+        self.about = about
+        self.timeout_s = timeout_s
+        self.ran = Judgement()
+        """The result of the run, once it is over: a check that hangs takes nothing of that back."""
 
 
 class Worker:
@@ -113,15 +120,13 @@ class Worker:
         self.base = base
         self.base.mkdir(exist_ok=True)
         self.folders = folders or [StateFolder(base / f"state-{place}") for place in range(_FOLDERS)]
-        self.waiting: deque[_Task] = deque()
+        self.waiting: deque[_Waiting] = deque()
         self.deadline_s = float("inf")
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         _roomy(self.channel, theirs)
         sys.stdout.flush()
         sys.stderr.flush()
-        with (
-            warnings.catch_warnings()
-        ):  # Python 3.12 warns of threads, and those that pytest has wait on nothing of ours
+        with warnings.catch_warnings():  # Python 3.12 warns of threads; pytest's wait for nothing of ours
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
@@ -131,10 +136,10 @@ class Worker:
     @property
     def free(self) -> int:
         """The number of a folder that no task uses, or -1."""
-        used = {task.folder for task in self.waiting}
+        used = {task.request.folder for task in self.waiting}
         return next((place for place in range(_FOLDERS) if place not in used), -1)
 
-    def send(self, task: _Task) -> None:
+    def send(self, task: _Waiting) -> None:
         """Hand over a task."""
         self.channel.send(msgspec.msgpack.encode(task.request))
         if not self.waiting:
@@ -142,7 +147,7 @@ class Worker:
         self.waiting.append(task)
 
     def end(self) -> bool:
-        """End the process with all that descends from it; return whether it had left because it had grown."""
+        """End the process and all its descendants; return whether it had left because it had grown."""
         self.channel.close()
         for process in tree.descendants(self.pid):
             tree.end(process)
@@ -154,34 +159,20 @@ class Worker:
             return False
 
 
-class _Task:
-    """Something to be judged, and who wants to hear of it."""
-
-    def __init__(
-        self, request: Check | RealRun, done: Callable[[Judgement, Path], None], folder: int, timeout_s: float
-    ) -> None:
-        self.request = request
-        self.done = done
-        self.folder = folder
-        self.timeout_s = timeout_s
-        self.known = Judgement()
-        """What came of the run, once it is over: a check that hangs takes nothing of that back."""
-
-
 class Pool:
     """Workers that judge states. Use it as a context; its end ends the workers and everything they started.
 
-    ``folder`` is where the states are written, best on a memory file system; it is the caller's to
-    remove.
+    Tasks are handed in and judgements come back later, in the order in which they are ready.
+    ``folder`` is for the states, best on a memory file system; it is the caller's to remove.
     """
 
     def __init__(self, known: Known, folder: Path, *, jobs: int = 1, timeout_s: float = CHECK_TIMEOUT_S) -> None:
         self._adopted_before = tree.adopt_orphans()
         self._known = known
-        self._folder = folder
         self._timeout_s = timeout_s
         self._before = {process.pid for process in tree.descendants(os.getpid())}
         self._workers = [Worker(known, folder / f"worker-{number}") for number in range(jobs)]
+        self._judged: list[tuple[Any, Judgement]] = []
 
     def __enter__(self) -> Self:
         """Return the pool."""
@@ -191,46 +182,50 @@ class Pool:
         """End all workers."""
         self.close()
 
-    def check(self, items: Mapping[str, Item], marks: int, done: Callable[[Judgement, Path], None]) -> None:
-        """Have a state judged; ``done`` hears of it, with the folder, in a later call of this pool.
+    def submit(self, task: Task, about: object = None) -> list[tuple[Any, Judgement]]:
+        """Hand a task in; return what has been judged meanwhile, each with what it is ``about``.
 
-        Raises OSError when there is no room to write the state.
+        Waits for a free worker. Raises OSError if there is no room to write the state.
         """
         worker = self._free()
         place = worker.free
-        worker.folders[place].put(items)
-        worker.send(_Task(Check(place, marks), done, place, self._timeout_s))
+        worker.folders[place].put(task.items)
+        request = _Request(place, task.marks, task.directive, task.run_timeout_s, task.is_compared)
+        run_s = task.run_timeout_s + 1.0 if task.directive is not None else 0.0
+        worker.send(_Waiting(request, about, run_s + self._timeout_s))
+        return self._take_judged()
 
-    def run(
-        self,
-        directive: Directive,
-        done: Callable[[Judgement, Path], None],
-        *,
-        timeout_s: float,
-        items: Mapping[str, Item] | None = None,
-        compare: bool = True,
-    ) -> None:
-        """Have the program really run from what was there before, and what it left judged; ``done`` hears of it."""
-        worker = self._free()
-        place = worker.free
-        worker.folders[place].put(items or {})
-        request = RealRun(place, directive, timeout_s, compare)
-        worker.send(_Task(request, done, place, timeout_s + self._timeout_s + 1.0))
-
-    def drain(self) -> None:
-        """Wait until everything was judged."""
+    def drain(self) -> list[tuple[Any, Judgement]]:
+        """Wait until everything is judged, and return it."""
         while any(worker.waiting for worker in self._workers):
-            self._take()
+            self._receive_some()
+        return self._take_judged()
+
+    def answers(
+        self, things: Iterable[_About], task_of: Callable[[_About], Task]
+    ) -> Iterator[tuple[_About, Judgement]]:
+        """Have the task of each thing judged, and return each thing with its judgement."""
+        for thing in things:
+            yield from self.submit(task_of(thing), thing)
+        yield from self.drain()
+
+    def judge(self, task: Task) -> Judgement:
+        """Have one task judged while there is no other, and wait for it."""
+        ((_, judgement),) = [*self.submit(task), *self.drain()]
+        return judgement
+
+    def _take_judged(self) -> list[tuple[Any, Judgement]]:
+        judged, self._judged = self._judged, []
+        return judged
 
     def renew(self) -> None:
         """Replace the workers, which have nothing to do, by fresh ones, which remember no state."""
-        self.drain()
         for place, worker in enumerate(self._workers):
             worker.end()
             self._workers[place] = Worker(self._known, worker.base, worker.folders)
 
     def close(self) -> None:
-        """End the workers, and whatever their checks have left running. Closing twice is fine."""
+        """End the workers, and all that their checks have left running. Closing twice is fine."""
         for worker in self._workers:
             worker.end()
         self._workers = []
@@ -238,20 +233,20 @@ class Pool:
         tree.adopt_orphans(adopts=self._adopted_before)
 
     def _free(self) -> Worker:
-        """Return the worker with the least to do, of several the one that rests longest, once it has a folder free."""
+        """Return the worker with the least to do, of several the one idle longest, once it has a free folder."""
         while True:
             worker = min(self._workers, key=lambda worker: len(worker.waiting))
             if len(worker.waiting) < _FOLDERS:
-                self._take(wait_s=0.0)
+                self._receive_some(wait_s=0.0)
                 break
-            self._take()
+            self._receive_some()
         worker = min(self._workers, key=lambda worker: len(worker.waiting))
         self._workers.remove(worker)
         self._workers.append(worker)
         return worker
 
-    def _take(self, wait_s: float | None = None) -> None:
-        """Take in what has been judged, and replace who has had its time; wait for one of these unless ``wait_s``."""
+    def _receive_some(self, wait_s: float | None = None) -> None:
+        """Receive judgements, and replace workers that are out of time; wait for either unless ``wait_s`` is given."""
         busy = {worker.channel: worker for worker in self._workers if worker.waiting}
         if not busy:
             return
@@ -274,26 +269,25 @@ class Pool:
             return
         judgement = msgspec.msgpack.decode(content, type=Judgement)
         if not judgement.is_checked:
-            worker.waiting[0].known = judgement
+            worker.waiting[0].ran = judgement
             worker.deadline_s = time.monotonic() + self._timeout_s
             return
         task = worker.waiting.popleft()
         if worker.waiting:
             worker.deadline_s = time.monotonic() + worker.waiting[0].timeout_s
-        task.done(judgement, worker.folders[task.folder].path)
+        self._judged.append((task.about, judgement))
 
     def _replace(self, worker: Worker, finding: Finding | None) -> None:
-        """End a worker that hangs or has died; what it was at is judged so, what it had before it is done again."""
+        """End a worker that hangs or has died: its task is judged so, and the tasks behind that go to a new one."""
         has_grown = worker.end()
         fresh = Worker(self._known, worker.base, worker.folders)
         self._workers[self._workers.index(worker)] = fresh
-        judged = worker.waiting.popleft() if worker.waiting and not (has_grown and finding is None) else None
+        lost = worker.waiting.popleft() if worker.waiting and not (has_grown and finding is None) else None
         for rest in worker.waiting:
             fresh.send(rest)
-        if judged is not None:
-            path = fresh.folders[judged.folder].path
+        if lost is not None:
             found = (finding or _died(worker),)
-            judged.done(msgspec.structs.replace(judged.known, findings=found, is_checked=True), path)
+            self._judged.append((lost.about, msgspec.structs.replace(lost.ran, findings=found, is_checked=True)))
 
 
 def _roomy(*channels: socket.socket) -> None:
@@ -312,7 +306,7 @@ def _died(worker: Worker) -> Finding:
 
 
 def _reap(before: set[int]) -> None:
-    """End what the checks have left: orphans come to this process, which adopts them. Raises AgentError."""
+    """End what the checks have left: this process adopts their orphans. Raises AgentError."""
 
     def reap() -> None:
         with contextlib.suppress(ChildProcessError):
@@ -330,7 +324,7 @@ def _reap(before: set[int]) -> None:
 
 
 def _work(known: Known, base: Path, channel: socket.socket, other: socket.socket) -> None:
-    """Judge until nobody asks any more; never returns."""
+    """Judge until the channel is closed; never returns."""
     code = 1
     try:
         other.close()
@@ -342,7 +336,7 @@ def _work(known: Known, base: Path, channel: socket.socket, other: socket.socket
         output = _redirect(base / "output")
         standing = known.source.runner(known.subject.program)
         while content := channel.recv(MESSAGE_BYTES_MAX):
-            request = msgspec.msgpack.decode(content, type=Check | RealRun)
+            request = msgspec.msgpack.decode(content, type=_Request)
             for judgement in _judge(known, standing, base, request):
                 channel.send(msgspec.msgpack.encode(judgement))
             _tidy(base, output)
@@ -367,57 +361,53 @@ def _tidy(base: Path, output: int) -> None:
     os.chdir(base)
     if os.fstat(output).st_size > OUTPUT_BYTES_MAX:
         os.ftruncate(output, 0)
-    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > _memory_bytes_max():
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > _START_BYTES + MEMORY_BYTES_MAX:
         os._exit(_GROWN)
 
 
 _START_BYTES: Final = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _memory_bytes_max() -> int:
-    return _START_BYTES + MEMORY_BYTES_MAX
-
-
-def _judge(known: Known, standing: ProgramRunner, base: Path, request: Check | RealRun) -> Iterator[Judgement]:
-    """Return what came of it; of a run first what came of that, and then all."""
-    directory = base / f"state-{request.folder}"
-    marks_file = base / f"marks-{request.folder}"
-    if isinstance(request, Check):
+def _judge(known: Known, standing: ProgramRunner, base: Path, request: _Request) -> Iterator[Judgement]:
+    """Return the judgement; of a run first what came of that, and then all."""
+    directory, marks_file = base / f"state-{request.folder}", base / f"marks-{request.folder}"
+    if request.directive is None:
         yield Judgement(findings=_examine(known.subject, directory, marks_file, known.marks[: request.marks]))
         return
-    ran, steps = _run(known, standing, base, request)
+    seen, ran = _run(known, standing, base, request, request.directive)
     yield ran
     marks = History.from_lines(marks_file.read_bytes()).marks
-    found = _examine(known.subject, directory, marks_file, marks)
-    if found:
-        drawn = drawn_names(steps, known.steps)
+    if found := _examine(known.subject, directory, marks_file, marks):
+        drawn = drawn_names(seen, known.steps)
         found = tuple(_as_recorded(finding, drawn) for finding in found)
     yield msgspec.structs.replace(ran, findings=found, is_checked=True)
 
 
 def _as_recorded(finding: Finding, drawn: Mapping[str, str]) -> Finding:
-    """Return a finding with the names that the recorded run drew, or each run would find something of its own."""
+    """Return a finding with the names that the recorded run drew: otherwise each run would find its own."""
     signature, text = finding.signature, finding.text
     for name, recorded in drawn.items():
         signature, text = signature.replace(name, recorded), text.replace(name, recorded)
     return msgspec.structs.replace(finding, signature=signature, text=text)
 
 
-def _run(known: Known, standing: ProgramRunner, base: Path, request: RealRun) -> tuple[Judgement, Sequence[Step]]:
-    """Return what came of a run, and the steps that it made."""
-    directory, marks_file = base / f"state-{request.folder}", base / f"marks-{request.folder}"
+def _run(
+    known: Known, standing: ProgramRunner, base: Path, request: _Request, directive: Directive
+) -> tuple[Sequence[Step], Judgement]:
+    """Return the steps that a run made, and its result."""
+    marks_file = base / f"marks-{request.folder}"
     marks_file.unlink(missing_ok=True)
     seen, unlike = recorded_run(
         standing,
         known.source.name,
-        directory,
+        base / f"state-{request.folder}",
         marks=marks_file,
-        directive=request.directive,
-        expected=known.steps if request.compare else (),
-        timeout_s=request.timeout_s,
-        folder=base / f"recording-{request.folder}" if request.compare else None,
+        directive=directive,
+        expected=known.steps if request.is_compared else (),
+        timeout_s=request.run_timeout_s,
+        folder=base / f"recording-{request.folder}" if request.is_compared else None,
     )
-    judgement = Judgement(
+    ran = Judgement(
         differences=unlike,
         marks=len(History.from_lines(marks_file.read_bytes()).marks),
         fired=seen.fired,
@@ -426,22 +416,19 @@ def _run(known: Known, standing: ProgramRunner, base: Path, request: RealRun) ->
         signal=seen.signal,
         is_timed_out=seen.is_timed_out,
         failure=seen.failure,
-        count=seen.count,
-        strays=seen.strays,
-        output=seen.output[-TEXT_CHARACTERS_MAX:],
         is_checked=False,
     )
-    return judgement, seen.steps
+    return seen.steps, ran
 
 
 def _examine(subject: Subject, directory: Path, marks_file: Path, marks: Sequence[Mark]) -> tuple[Finding, ...]:
-    """Let the target's check judge; one that raises has decided nothing."""
+    """Let the target's check judge; a check that raises has decided nothing."""
     try:
         if isinstance(subject, CommandSubject):
             marks_file.write_bytes(History(tuple(marks)).to_json_lines())
             return tuple(subject.check_with_file(directory, marks_file))
         return tuple(subject.examine(directory, marks))
-    except CheckError as error:  # its trace is ours, and says nothing of the command
+    except CheckError as error:  # its traceback is ours, and says nothing of the command
         return (Finding(signature="harness:check-raised:CheckError", text=readable(str(error)), kind="harness"),)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code, and decides nothing
         where = traceback.format_exception(error)[-_SHOWN_LINES:]

@@ -1,13 +1,10 @@
-"""Lets an exploration work in a process of its own, below one that outlives whoever asked for it, just to clean up.
+"""The start of an exploration: the source of steps, a folder in memory, and a process of its own below a guardian.
 
-Three processes: who asks, the guardian, and the explorer. The guardian is a child subreaper in a
-session of its own, so that whatever a target starts and leaves, daemons among it, is its
-descendant. It waits for either of the other two to end, however they end, then kills what is left;
-where it was who asked, it also removes the folders of the exploration. A parent-death signal alone
-would miss daemons, and removes nothing.
-
-Starts an exploration: finds the source of steps, and a folder in memory for the states, which is
-gone afterwards.
+Three processes: the asking one, the guardian, and the explorer. The guardian is a child subreaper
+in a session of its own, so that all that a target starts and leaves, daemons among it, is its
+descendant. It waits for either of the other two to end, however they end, then kills what is left.
+If it was the asking process, it also removes the folders of the exploration. A parent-death signal
+alone would miss daemons, and removes nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +13,7 @@ import contextlib
 import os
 import pickle
 import select
+import shutil
 import signal
 import tempfile
 import threading
@@ -28,9 +26,8 @@ from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
 import msgspec
 
 from pytest_chaos.errors import StepsUnavailable, UsageError
-from pytest_chaos.explore.explorer import ROOM_BYTES_MIN, Explorer
-from pytest_chaos.explore.report import Exploration, ExplorationError
-from pytest_chaos.model.values import Finding
+from pytest_chaos.explore.explorer import ROOM_BYTES_MIN, Explorer, Judged, judge_one
+from pytest_chaos.explore.report import Exploration, ExplorationError, harness_finding
 from pytest_chaos.runtime import processes as tree
 from pytest_chaos.runtime import scratch
 from pytest_chaos.runtime.agent import OWNER_VARIABLE
@@ -40,7 +37,8 @@ from pytest_chaos.trace.source import source_for, why_not_seccomp
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pytest_chaos.explore.session import Options, Progress
+    from pytest_chaos.explore.options import Options
+    from pytest_chaos.explore.session import Progress
     from pytest_chaos.explore.target import Subject
     from pytest_chaos.trace.source import StepSource
 
@@ -257,61 +255,64 @@ def _pickled(error: BaseException) -> bytes:
     return content
 
 
+# The start of an exploration
+
+
 MEMORY_FOLDER: Final = Path("/dev/shm")  # noqa: S108 - the folders made in it are this user's alone
 _MOUNTS: Final = Path("/proc/self/mounts")
 
 
-def launch(
-    subject: Subject,
-    options: Options,
-    *,
-    base: Path | None = None,
-    source_name: str | None = None,
-    kept: Path | None = None,
-    kept_as: str = "",
-    progress: Path | None = None,
-    command: str = "",
-    listen: Callable[[Progress], None] = lambda _: None,
-) -> Exploration:
-    """Explore a target in a folder of its own under ``base``, by default in memory, and remove the folder.
+def launch(subject: Subject, options: Options, *, listen: Callable[[Progress], None] = lambda _: None) -> Exploration:
+    """Explore a target in a folder of its own, by default in memory, which is removed afterwards.
 
-    ``source_name`` is seccomp or audit, or None for the best of this machine. Raises UsageError for
-    options and folders that cannot be used. That no steps can be seen here is a finding, which
-    leaves the exploration INCONCLUSIVE.
+    Raises UsageError for folders that cannot be used. That no steps can be seen here is a finding,
+    which leaves the exploration INCONCLUSIVE.
     """
-    place = base or default_base()
-    if not place.is_dir():
-        msg = f"states are written to {place}, which is no folder: give another with --scratch"
-        raise UsageError(msg)
+    base = _base(options)
     try:
-        source = step_source(source_name)
+        source = step_source(options.source)
     except StepsUnavailable as error:
-        finding = Finding(signature="harness:no-steps-here", text=str(error), kind="harness", checker="explore")
-        return Exploration(target=subject.name, seed=options.seed, findings=(finding,))
-    with work_folders(place, Path(tempfile.gettempdir())) as folders:
+        return _undecided(subject, options, "harness:no-steps-here", error)
+    with work_folders(base, Path(tempfile.gettempdir())) as folders:
 
         def explore(tell: Callable[[Progress], None]) -> Exploration:
-            return Explorer(
-                subject,
-                source,
-                options,
-                folders[0],
-                disk=folders[1],
-                kept=kept,
-                kept_as=kept_as,
-                progress=progress,
-                command=command,
-                listen=tell,
-            ).explore()
+            return Explorer(subject, source, options, folders[0], disk=folders[1], listen=tell).explore()
 
         try:
             found = guarded(explore, folders=folders, listen=listen)
         except ExplorationError as error:
-            finding = Finding(signature=error.signature, text=str(error), kind="harness", checker="explore")
-            return Exploration(target=subject.name, seed=options.seed, findings=(finding,))
-    if source.name == "audit" and source_name is None:
+            return _undecided(subject, options, error.signature, error)
+    if source.name == "audit" and options.source is None:
         found = _fallen_back(found)
-    return found if is_memory(place) else _with_note(found, place)
+    if not is_memory(base):
+        note = f"states were written to {base}, which is no memory file system: it takes longer, and finds the same"
+        found = msgspec.structs.replace(found, notes=(*found.notes, note))
+    return found
+
+
+def judge_state(subject: Subject, options: Options, code: str, destination: Path) -> Judged:
+    """Record a target, keep the state of this code in ``destination`` (which is emptied) and judge a copy of it.
+
+    Raises UsageError for a code that is none of this target's, ExplorationError for a target that
+    cannot be recorded, StepsUnavailable where nothing can be.
+    """
+    source = step_source()
+    shutil.rmtree(destination, ignore_errors=True)
+    with work_folders(_base(options)) as folders:
+        return guarded(lambda _: judge_one(subject, source, options, folders[0], code, destination), folders=folders)
+
+
+def _base(options: Options) -> Path:
+    """Return the folder in which states are written. Raises UsageError."""
+    base = options.scratch or default_base()
+    if not base.is_dir():
+        msg = f"scratch must be a folder that exists; got {base}. Give another with --scratch"
+        raise UsageError(msg)
+    return base
+
+
+def _undecided(subject: Subject, options: Options, signature: str, error: Exception) -> Exploration:
+    return Exploration(target=subject.name, seed=options.seed, findings=(harness_finding(signature, str(error)),))
 
 
 @contextlib.contextmanager
@@ -334,12 +335,9 @@ def step_source(name: str | None = None) -> StepSource:
 
 
 def default_base() -> Path:
-    """Return where states are written: the memory file system, or the folder for temporary files without one."""
-    if is_memory(MEMORY_FOLDER):
-        import shutil
-
-        if shutil.disk_usage(MEMORY_FOLDER).free >= ROOM_BYTES_MIN:
-            return MEMORY_FOLDER
+    """Return where states are written: memory, or the folder for temporary files if there is none, or no room."""
+    if is_memory(MEMORY_FOLDER) and shutil.disk_usage(MEMORY_FOLDER).free >= ROOM_BYTES_MIN:
+        return MEMORY_FOLDER
     return Path(tempfile.gettempdir())
 
 
@@ -364,12 +362,7 @@ def _device(point: Path) -> int:
 
 
 def _fallen_back(found: Exploration) -> Exploration:
-    """Return the result with what keeps it from being taken for more than it is: nobody asked for named events only."""
+    """Return a result that does not pass: only named events were explored, and nobody asked for that."""
     text = f"only named audit events were explored, which --source audit accepts, since {why_not_seccomp()}"
-    finding = Finding(signature="harness:named-events-only", text=text, kind="harness", checker="explore")
+    finding = harness_finding("harness:named-events-only", text)
     return msgspec.structs.replace(found, findings=(*found.findings, finding))
-
-
-def _with_note(found: Exploration, place: Path) -> Exploration:
-    note = f"states were written to {place}, which is no memory file system: it takes longer, and finds the same"
-    return msgspec.structs.replace(found, notes=(*found.notes, note))

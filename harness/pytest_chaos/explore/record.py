@@ -1,14 +1,8 @@
-"""A run that nobody watches, to see that the program does the same then: what is explored is what runs in production.
+"""The clean run: recorded, judged, recorded again, and repeated untraced.
 
-A program may look for a tracer, a filter or missing privileges, and do less. Its files, its exit
-and how many marks it writes can be compared without watching it; contents may differ (SQLite salts
-its journals).
-
-The clean run: the program recorded once, judged, and recorded again to see that it does the same.
-
-Everything that is explored is built from the first recording, so a program that takes another way
-the second time is told where it parted from itself; the states of a run that never happens again
-would prove nothing.
+Everything that is explored is built from the first recording. So the program has to make the same
+steps the second time, or the states would be those of a run that never happens again. And it has to
+do the same untraced: a program may look for a tracer, a filter or missing privileges, and do less.
 """
 
 from __future__ import annotations
@@ -19,9 +13,9 @@ import shutil
 import signal
 import stat
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pytest_chaos.explore.report import ExplorationError
+from pytest_chaos.explore.report import ExplorationError, harness_finding
 from pytest_chaos.explore.simulate.content import PageStore
 from pytest_chaos.explore.simulate.disk import Disk
 from pytest_chaos.explore.simulate.folder import differences, read_folder
@@ -38,102 +32,70 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from pytest_chaos.explore.simulate.state import State
     from pytest_chaos.explore.target import Subject
     from pytest_chaos.model.values import Mark
     from pytest_chaos.trace.source import Directive, Observation, Program, ProgramRunner, StepSource
     from pytest_chaos.trace.step import BlindSpot, Step
 
-_SHOWN_UNWATCHED: Final = 5
-
-
-def compare_unwatched(
-    subject: Subject, recorded: Recorded, folder: Path, *, timeout_s: float, drawn: Sequence[str] = ()
-) -> None:
-    """Run the target unwatched, after a recorded run that ended with 0. Raises ExplorationError where they differ.
-
-    ``drawn`` are names that the recorded run has drawn; in place of them another run has others.
-    """
-    directory, marks = prepared(subject, folder / "unwatched", timeout_s=timeout_s), folder / "unwatched.marks"
-    exit_code = _run(subject.program(directory, marks), directory, marks, timeout_s)
-    found = _differences(recorded.left, kinds_in(directory), frozenset(drawn))
-    count = len(History.from_lines(marks.read_bytes()).marks)
-    shutil.rmtree(directory, ignore_errors=True)
-    if count != len(recorded.marks):
-        found.append(f"it wrote {count} marks, not {len(recorded.marks)}")
-    if exit_code:
-        found.append(f"it ended with {exit_code}")
-    elif exit_code is None:
-        found.append(f"it did not end within {timeout_s:g} s")
-    if found:
-        text = (
-            f"unwatched, the program differed ({'; '.join(found[:_SHOWN_UNWATCHED])}): it looks for its watcher, "
-            "or is not deterministic; what would be explored is not what runs"
-        )
-        raise ExplorationError(text, signature="harness:changes-when-watched")
-
-
-def _differences(watched: Mapping[str, int], unwatched: Mapping[str, int], drawn: frozenset[str]) -> list[str]:
-    missing, made = sorted(watched.keys() - unwatched.keys()), sorted(unwatched.keys() - watched.keys())
-    are_drawn = all(drawn.intersection(path.split("/")) for path in missing)
-    if are_drawn and _shapes(watched, missing) == _shapes(unwatched, made):
-        missing = made = []
-    found = [f"{path} is not made" for path in missing] + [f"{path} is made" for path in made]
-    both = sorted(watched.keys() & unwatched.keys())
-    found += [f"{path} is of another kind" for path in both if watched[path] != unwatched[path]]
-    return [readable(text) for text in found]
-
-
-def _shapes(kinds: Mapping[str, int], paths: Sequence[str]) -> list[tuple[int, int]]:
-    """Return what is left of paths when their names are anybody's: how deep they are, and what is there."""
-    return sorted((path.count("/"), kinds[path]) for path in paths)
-
-
-def _run(program: Program, directory: Path, marks: Path, timeout_s: float) -> int | None:
-    """Run it like a watched one, but for the filter, and return its exit code; None when it had to be ended."""
-    adopted_before = processes.adopt_orphans()
-    output = marks.with_name(marks.name + ".output")
-    for file in (marks, output):
-        file.write_bytes(b"")
-    others = processes.children()
-    family = ProcessTree(launch(program, directory, marks, output, lambda: None), others)
-    try:
-        has_ended = bool(select.select([family.pidfd], [], [], timeout_s)[0])
-    finally:
-        family.end()
-        processes.adopt_orphans(adopts=adopted_before)
-    return (family.exit_code if family.exit_code is not None else -1) if has_ended else None
-
-
 DENIED: Final = "harness:denied"
 """The signature of a run that failed after it was denied what could not have been seen."""
 _SHOWN: Final = 5
 _ROOM_BYTES_MIN: Final = 1 << 20
-"""With less room than this, a recording that is not what happened means a full disk: writes came up short."""
+"""With less room than this, a recording that differs from reality means a full disk: writes were short."""
 _HARMLESS_BLIND_SPOTS: Final = ("-shm",)
-"""A file of SQLite's that is written through memory, and that it never believes after a crash."""
+"""SQLite's shared memory file is written through memory, and SQLite never trusts it after a crash."""
+
+
+class Known(NamedTuple):
+    """What a worker knows from its fork: the target, the source of steps, and the recorded run."""
+
+    subject: Subject
+    source: StepSource
+    marks: Sequence[Mark]
+    steps: Sequence[Step]
+
+
+class Rebuilt(NamedTuple):
+    """A state that was built again from its code, with the marks before it and itself in words."""
+
+    items: Mapping[str, Item]
+    marks: Sequence[Mark]
+    text: str
 
 
 class Recorded:
-    """A recorded run and what is built from it. Close it to let its files go; the folder is the caller's to remove."""
+    """A recorded run and what is built from it. Close it to close its files; the folder is the caller's to remove."""
 
-    def __init__(self, recording: Recording, folder: Path) -> None:
+    def __init__(self, subject: Subject, source: StepSource, recording: Recording, folder: Path) -> None:
+        self.subject = subject
+        self.source = source
         self.recording = recording
         self.store = PageStore(folder)
         self.marks: tuple[Mark, ...] = marks_of(recording)
-        disk = Disk(recording, self.store)
-        self.before: Mapping[str, Item] = live_items(disk)
+        self.before: Mapping[str, Item] = live_items(Disk(recording, self.store))
+        """What was there before the run."""
         self.left: Mapping[str, int] = {}
-        """What the run has really left: a kind for each path."""
+        """What the run really left: a kind for each path."""
 
     @property
     def steps(self) -> int:
-        """How many durable steps the run made."""
+        """The number of durable steps."""
         return self.recording.count
 
     @property
     def size(self) -> int:
-        """How many bytes all that was written has: a bound of what is in any state."""
+        """The number of bytes written: a bound on the size of any state."""
         return sum(step.length for step in self.recording.steps if step.action is Action.WRITE)
+
+    @property
+    def known(self) -> Known:
+        """What a worker has to know of it."""
+        return Known(self.subject, self.source, self.marks, self.recording.steps)
+
+    def rebuilt(self, state: State) -> Rebuilt:
+        """Return a state with its marks."""
+        return Rebuilt(state.items, self.marks[: state.marks], str(state))
 
     def close(self) -> None:
         """Close the files."""
@@ -141,45 +103,57 @@ class Recorded:
         self.store.close()
 
 
+def clean_run(
+    subject: Subject,
+    source: StepSource,
+    folder: Path,
+    name: str,
+    *,
+    timeout_s: float,
+    recorder: Recorder | None = None,
+    expected: Sequence[Step] = (),
+) -> Observation:
+    """Run the target without any fault in ``folder/name``, with its marks in ``folder/name.marks``."""
+    directory, marks = prepared(subject, folder / name, timeout_s=timeout_s), folder / f"{name}.marks"
+    return source.observe(
+        subject.program(directory, marks),
+        directory,
+        marks=marks,
+        recorder=recorder,
+        expected=expected,
+        timeout_s=timeout_s,
+    )
+
+
 def record(
     subject: Subject, source: StepSource, folder: Path, *, timeout_s: float, disk: Path | None = None
 ) -> tuple[Recorded, Observation]:
     """Record the target's run in ``folder/clean``. Raises ExplorationError when it decides nothing.
 
-    The recording itself, which may be large, goes to ``disk`` where that is given: ``folder`` is
+    The recording itself, which may be large, goes to ``disk`` if that is given: ``folder`` is
     likely to be memory.
     """
     kept = disk or folder
-    directory = prepared(subject, folder / "clean", timeout_s=timeout_s)
     recorder = Recorder(kept / "recording", source.name)
-    marks = folder / "clean.marks"
     try:
-        seen = source.observe(
-            subject.program(directory, marks), directory, marks=marks, recorder=recorder, timeout_s=timeout_s
-        )
+        seen = clean_run(subject, source, folder, "clean", timeout_s=timeout_s, recorder=recorder)
     finally:
         recorder.close()
     check_run(seen)
-    recorded = Recorded(Recording(kept / "recording"), kept)
-    _compare_with_reality(recorded, directory, seen)
-    recorded.left = kinds_in(directory)
+    recorded = Recorded(subject, source, Recording(kept / "recording"), kept)
+    _compare_with_reality(recorded, folder / "clean", seen)
+    recorded.left = _kinds_in(folder / "clean")
     return recorded, seen
 
 
-def record_again(
-    subject: Subject, source: StepSource, recorded: Recorded, folder: Path, *, timeout_s: float
-) -> tuple[str, ...]:
+def record_again(recorded: Recorded, folder: Path, *, timeout_s: float) -> tuple[str, ...]:
     """Run the target once more and compare; return the names that the first run drew, and this one drew anew.
 
-    Raises ExplorationError that says where it took another way.
+    Raises ExplorationError that says at which step the two runs part.
     """
-    directory = prepared(subject, folder / "again", timeout_s=timeout_s)
-    marks = folder / "again.marks"
     steps = recorded.recording.steps
-    seen = source.observe(
-        subject.program(directory, marks), directory, marks=marks, expected=steps, timeout_s=timeout_s
-    )
-    shutil.rmtree(directory, ignore_errors=True)
+    seen = clean_run(recorded.subject, recorded.source, folder, "again", timeout_s=timeout_s, expected=steps)
+    shutil.rmtree(folder / "again", ignore_errors=True)
     durable = recorded.recording.durable()
     at = seen.diverged_at
     if at is None and seen.count != recorded.steps:
@@ -199,6 +173,64 @@ def record_again(
     return tuple(drawn_names(seen.steps, steps).values())
 
 
+def compare_untraced(recorded: Recorded, folder: Path, *, timeout_s: float, drawn: Sequence[str] = ()) -> None:
+    """Run the target untraced, and compare files, exit code and number of marks. Raises ExplorationError.
+
+    Contents may differ (SQLite salts its journals), and so may names of the recorded run that are
+    ``drawn``.
+    """
+    subject = recorded.subject
+    directory, marks = prepared(subject, folder / "untraced", timeout_s=timeout_s), folder / "untraced.marks"
+    exit_code = _run_untraced(subject.program(directory, marks), directory, marks, timeout_s)
+    found = _differences(recorded.left, _kinds_in(directory), frozenset(drawn))
+    count = len(History.from_lines(marks.read_bytes()).marks)
+    shutil.rmtree(directory, ignore_errors=True)
+    if count != len(recorded.marks):
+        found.append(f"it wrote {count} marks, not {len(recorded.marks)}")
+    if exit_code:
+        found.append(f"it ended with {exit_code}")
+    elif exit_code is None:
+        found.append(f"it did not end within {timeout_s:g} s")
+    if found:
+        text = (
+            f"untraced, the program differed ({'; '.join(found[:_SHOWN])}): it looks for its tracer, or is not "
+            "deterministic; what would be explored is not what runs"
+        )
+        raise ExplorationError(text, signature="harness:changes-when-watched")
+
+
+def _differences(traced: Mapping[str, int], untraced: Mapping[str, int], drawn: frozenset[str]) -> list[str]:
+    missing, made = sorted(traced.keys() - untraced.keys()), sorted(untraced.keys() - traced.keys())
+    are_drawn = all(drawn.intersection(path.split("/")) for path in missing)
+    if are_drawn and _shapes(traced, missing) == _shapes(untraced, made):
+        missing = made = []
+    found = [f"{path} is not made" for path in missing] + [f"{path} is made" for path in made]
+    both = sorted(traced.keys() & untraced.keys())
+    found += [f"{path} is of another kind" for path in both if traced[path] != untraced[path]]
+    return [readable(text) for text in found]
+
+
+def _shapes(kinds: Mapping[str, int], paths: Sequence[str]) -> list[tuple[int, int]]:
+    """Return what is left of paths without their names: depth and kind."""
+    return sorted((path.count("/"), kinds[path]) for path in paths)
+
+
+def _run_untraced(program: Program, directory: Path, marks: Path, timeout_s: float) -> int | None:
+    """Run it like a traced one, but for the filter, and return its exit code; None when it had to be ended."""
+    adopted_before = processes.adopt_orphans()
+    output = marks.with_name(marks.name + ".output")
+    for file in (marks, output):
+        file.write_bytes(b"")
+    others = processes.children()
+    tree = ProcessTree(launch(program, directory, marks, output, lambda: None), others)
+    try:
+        has_ended = bool(select.select([tree.pidfd], [], [], timeout_s)[0])
+    finally:
+        tree.end()
+        processes.adopt_orphans(adopts=adopted_before)
+    return (tree.exit_code if tree.exit_code is not None else -1) if has_ended else None
+
+
 def recorded_run(
     standing: ProgramRunner,
     source_name: str,
@@ -210,7 +242,7 @@ def recorded_run(
     expected: Sequence[Step] = (),
     folder: Path | None = None,
 ) -> tuple[Observation, tuple[str, ...]]:
-    """Run what stands by under a directive, and return with it where the directory is not what its recording gives.
+    """Run a standing program under a directive; return also where the directory differs from the run's recording.
 
     A run is compared with its own recording, not with an earlier one's: SQLite, for one, salts its
     journals, and two runs of the same steps do not write the same bytes. Without a ``folder``
@@ -231,16 +263,14 @@ def recorded_run(
         )
     finally:
         recorder.close()
-    with Recording(folder) as recording:
-        store = PageStore(folder)
+    with Recording(folder) as recording, contextlib.closing(PageStore(folder)) as store:
         found = _unlike(recording, store, directory)
-        store.close()
     shutil.rmtree(folder, ignore_errors=True)
     return seen, tuple(found[:_SHOWN])
 
 
 def _unlike(recording: Recording, store: PageStore, directory: Path) -> list[str]:
-    """Return where a directory is not what a recording, played to its end, gives."""
+    """Return where a directory differs from the end of a recording."""
     if not directory.is_dir():
         return ["the directory itself is gone"]
     disk = Disk(recording, store)
@@ -257,27 +287,27 @@ def findings_of_run(seen: Observation) -> list[Finding]:
         text = f"the run without any fault ended with {end}; it printed: {_tail(seen.output)}"
         if denied := [spot.text for spot in seen.blind_spots if spot.is_denied]:
             text = f"{denied[0]}, and {text}; a program that cannot do without it cannot be explored"
-            return [Finding(signature=DENIED, text=text, kind="harness", checker="explore")]
+            return [harness_finding(DENIED, text)]
         found.append(Finding(signature="clean-run:failed", text=text, kind="clean-run", checker="explore"))
     if seen.strays:
         text = (
             f"the program changed {', '.join(seen.strays[:_SHOWN])} outside of its directory, which is not explored: "
             "let it keep everything in the directory it is given"
         )
-        found.append(Finding(signature="harness:writes-outside", text=text, kind="harness", checker="explore"))
-    for spot in seen.blind_spots:
-        if not spot.is_denied and not _is_harmless(spot):
-            text = (
-                f"what the program does by {spot.what} ({spot.text}) cannot be seen, so states without it are missing"
-            )
-            found.append(
-                Finding(signature=f"harness:blind-spot:{spot.what}", text=text, kind="harness", checker="explore")
-            )
+        found.append(harness_finding("harness:writes-outside", text))
+    for spot in _unseen(seen):
+        text = f"what the program does by {spot.what} ({spot.text}) cannot be seen, so states without it are missing"
+        found.append(harness_finding(f"harness:blind-spot:{spot.what}", text))
     return found
 
 
+def _unseen(seen: Observation) -> list[BlindSpot]:
+    """Return the blind spots by which states may be missing."""
+    return [spot for spot in seen.blind_spots if not spot.is_denied and not spot.text.endswith(_HARMLESS_BLIND_SPOTS)]
+
+
 def of_clean_run(finding: Finding) -> Finding:
-    """Return what the check says of the state after the clean run as what it is: a bug of the target, or a wrong check.
+    """Return the check's finding about the clean run as such: a bug of the target, or a wrong check.
 
     A check that is broken has decided nothing, there as elsewhere.
     """
@@ -287,12 +317,8 @@ def of_clean_run(finding: Finding) -> Finding:
     return Finding(signature=finding.signature, text=text, kind="clean-run", checker="explore")
 
 
-def _is_harmless(spot: BlindSpot) -> bool:
-    return spot.text.endswith(_HARMLESS_BLIND_SPOTS)
-
-
 def notes_of_run(seen: Observation) -> list[str]:
-    """Return what a reader should know of how the run was seen."""
+    """Return a note for each blind spot."""
     return [
         f"{spot.what} was denied to the program: {spot.text}"
         if spot.is_denied
@@ -302,7 +328,7 @@ def notes_of_run(seen: Observation) -> list[str]:
 
 
 def notes_of_names(drawn: Sequence[str]) -> list[str]:
-    """Return what a reader should know of the names that a program draws anew in each run."""
+    """Return a note about the names that the program draws anew in each run."""
     if not drawn:
         return []
     more = f" and {len(drawn) - _SHOWN} more" if len(drawn) > _SHOWN else ""
@@ -311,7 +337,7 @@ def notes_of_names(drawn: Sequence[str]) -> list[str]:
 
 
 def prepared(subject: Subject, directory: Path, *, timeout_s: float) -> Path:
-    """Make the directory with what the target wants to be there before. Raises ExplorationError."""
+    """Make the directory and let the target set it up. Raises ExplorationError."""
     directory.mkdir(mode=0o755)
     try:
         with _limited(timeout_s):
@@ -327,9 +353,13 @@ def prepared(subject: Subject, directory: Path, *, timeout_s: float) -> Path:
 
 @contextlib.contextmanager
 def _limited(timeout_s: float) -> Iterator[None]:
-    """Raise TimeoutError within, after so long. A setup keeps what it makes in this process, so no other can run it."""
+    """Raise TimeoutError within, after so long.
+
+    A setup keeps what it makes in this process, so no other process can run it. Signals arrive in
+    the main thread only; a timer that is set already belongs to somebody else.
+    """
     if threading.current_thread() is not threading.main_thread() or any(signal.getitimer(signal.ITIMER_REAL)):
-        yield  # only there signals are heard; and a timer that is set is somebody else's
+        yield
         return
 
     def end(*_: object) -> None:
@@ -361,7 +391,7 @@ def check_run(seen: Observation) -> None:
 
 
 def _compare_with_reality(recorded: Recorded, directory: Path, seen: Observation) -> None:
-    """See that the recording, played to its end, gives what is really there. Raises ExplorationError."""
+    """Check that the recording, played to its end, gives what the run really left. Raises ExplorationError."""
     anew = any(step.action is Action.MAKE_FOLDER and not step.path for step in recorded.recording.steps)
     if anew or not directory.is_dir():
         text = f"the program deleted the directory it was given ({directory.name}): let it keep the directory itself"
@@ -370,19 +400,19 @@ def _compare_with_reality(recorded: Recorded, directory: Path, seen: Observation
         if (free := shutil.disk_usage(directory).free) < _ROOM_BYTES_MIN:
             text = f"there is no room in {directory.parent} ({free >> 10} KiB are free): give another with --scratch"
             raise ExplorationError(text, signature="harness:no-room")
-        differences = "; ".join(found[:_SHOWN])
-        if unseen := [spot for spot in seen.blind_spots if not spot.is_denied and not _is_harmless(spot)]:
+        shown = "; ".join(found[:_SHOWN])
+        if unseen := _unseen(seen):
             text = (
-                f"what the program does by {unseen[0].what} ({unseen[0].text}) cannot be seen, and has left what "
-                f"was not: {differences}"
+                f"what the program does by {unseen[0].what} ({unseen[0].text}) cannot be seen, and has changed "
+                f"files: {shown}"
             )
             raise ExplorationError(text, signature=f"harness:blind-spot:{unseen[0].what}")
-        text = f"the recording does not give what the program left: {differences}"
+        text = f"the recording does not give what the program left: {shown}"
         raise ExplorationError(text, signature="harness:replay-differs")
 
 
-def kinds_in(directory: Path) -> dict[str, int]:
-    """Return what is in a folder: the kind (of ``st_mode``) of each path in it."""
+def _kinds_in(directory: Path) -> dict[str, int]:
+    """Return the kind (of ``st_mode``) of each path in a folder."""
     if not directory.is_dir():
         return {}
     return {str(path.relative_to(directory)): stat.S_IFMT(path.lstat().st_mode) for path in directory.rglob("*")}

@@ -1,8 +1,7 @@
-"""The pytest fixture ``explore``: an exploration as part of a run, so that the matrix and evidence packs have it.
+"""The pytest fixture ``explore``: an exploration as part of a run, in its matrix row and evidence pack.
 
-Each family of faults becomes a receipt and a key assertion with its coverage; each finding a
-finding of the run; the recording, the failing states and how to see them again go into the evidence
-pack.
+Each family becomes a receipt and a key assertion with its coverage, each finding a finding of the
+run. The recording, the failing states and their reproductions go into the evidence pack.
 """
 
 from __future__ import annotations
@@ -13,9 +12,17 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from pytest_chaos.errors import UsageError
+from pytest_chaos.explore.families import FAMILIES
 from pytest_chaos.explore.launch import launch
+from pytest_chaos.explore.options import (
+    CHECK_TIMEOUT_S,
+    CONFIRMATIONS,
+    IO_RUNS,
+    RECOVERIES,
+    RUN_TIMEOUT_S,
+    Options,
+)
 from pytest_chaos.explore.report import INTERRUPTED, Exploration, Family
-from pytest_chaos.explore.session import CONFIRMATIONS, IO_RUNS, RECOVERIES, RUN_TIMEOUT_S, Options
 from pytest_chaos.explore.simulate.power import SAMPLES, Model
 from pytest_chaos.explore.target import load_subject, subject_of
 from pytest_chaos.model.values import Receipt, Verdict
@@ -51,15 +58,15 @@ class Explore:
         recoveries: int = RECOVERIES,
         io_runs: int = IO_RUNS,
         run_timeout_s: float = RUN_TIMEOUT_S,
-        check_timeout_s: float = 10.0,
+        check_timeout_s: float = CHECK_TIMEOUT_S,
         judge: bool = True,
     ) -> Exploration:
-        """Explore ``target`` and return what came of it, which is then part of the run.
+        """Explore ``target``, make the result part of the run, and return it.
 
         ``target`` is a class, an object, ``"module:Target"``, or a function together with
         ``check``; ``model`` is strict, ext4 or both. With ``judge=False`` violations are returned
-        and do not fail the run, for a test that expects them; what leaves an exploration undecided
-        fails it all the same. Raises UsageError for what can never be explored.
+        and do not fail the run, for a test that expects them; an undecided exploration fails it all
+        the same. Raises UsageError for a target that cannot be explored and for wrong options.
         """
         subject = load_subject(target) if isinstance(target, str) else subject_of(target, check=check, name=name)
         self._count += 1
@@ -76,13 +83,14 @@ class Explore:
             io_runs=io_runs,
             run_timeout_s=run_timeout_s,
             check_timeout_s=check_timeout_s,
+            kept=self._run.attachments / f"exploration-{self._count}",
+            kept_as=f"attachments/exploration-{self._count}",
+            command=_command_for(target),
         )
-        kept = self._run.attachments / f"exploration-{self._count}"
-        kept_as = f"attachments/{kept.name}"
-        explored = launch(subject, options, kept=kept, kept_as=kept_as, command=_command_for(target))
+        explored = launch(subject, options)
         self._take_over(explored, judge=judge)
         if any(finding.signature == INTERRUPTED for finding in explored.findings):
-            raise KeyboardInterrupt  # it is the session's, and not only this test's
+            raise KeyboardInterrupt  # Ctrl-C is for the session, not only this test
         return explored
 
     def _take_over(self, explored: Exploration, *, judge: bool) -> None:
@@ -90,29 +98,23 @@ class Explore:
             self._run.receive(_receipt(explored, family))
             if judge:
                 holds = family.verdict is not Verdict.VIOLATED
-                self._run.expect(f"{explored.target}: {_TITLES[family.family]}", observed=family.coverage, holds=holds)
+                self._run.expect(
+                    f"{explored.target}: {FAMILIES[family.family].TITLE}", observed=family.coverage, holds=holds
+                )
         findings = [each for each in explored.all_findings if judge or each.kind == "harness"]
         self._run.check(dict.fromkeys(findings))
         self._run.note(f"exploration {self._count}: {explored.target}", _noted(explored))
 
 
-_TITLES = {
-    Family.CRASH: "survives a kill at every durable step",
-    Family.RECOVERY: "survives a kill in its recovery",
-    Family.POWER: "survives a power loss",
-    Family.IO: "survives I/O errors",
-}
-
-
 def _command_for(target: object) -> str:
-    """Return the beginning of the command that explores this target outside of the test; nothing if there is none."""
+    """Return the beginning of the command that explores this target outside of the test; empty if there is none."""
     if isinstance(target, str):
         return f"chaos explore {shlex.quote(target)}"
     if not inspect.isclass(target) or "<locals>" in target.__qualname__:
         return ""
     try:
         file = os.path.relpath(inspect.getfile(target))
-    except (TypeError, OSError, ValueError):  # it is of no file
+    except (TypeError, OSError, ValueError):  # it was not defined in a file
         return ""
     return f"chaos explore {shlex.quote(f'{file}:{target.__qualname__}')}"
 
@@ -120,7 +122,7 @@ def _command_for(target: object) -> str:
 def _families(faults: Iterable[str]) -> tuple[Family, ...]:
     asked = (faults,) if isinstance(faults, str) else tuple(faults)
     if unknown := sorted(set(asked) - set(FAULTS)):
-        msg = f"faults are {', '.join(FAULTS)}, and this is {unknown[0]!r}"
+        msg = f"faults must be some of {', '.join(FAULTS)}; got {unknown[0]!r}"
         raise UsageError(msg)
     return tuple(family for family in Family if str(family) in asked)
 
@@ -129,7 +131,7 @@ def _models(model: str) -> tuple[Model, ...]:
     if model == "both":
         return tuple(Model)
     if model not in set(Model):
-        msg = f"a model is strict, ext4 or both, and this is {model!r}"
+        msg = f"model must be strict, ext4 or both; got {model!r}"
         raise UsageError(msg)
     return (Model(model),)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pytest_chaos.errors import StepsUnavailable
-from pytest_chaos.explore.judge import Judgement, Known, Pool
+from pytest_chaos.explore.judge import Judgement, Pool, Task
 from pytest_chaos.explore.launch import step_source
+from pytest_chaos.explore.record import Known
 from pytest_chaos.explore.simulate.content import Content, PageStore
 from pytest_chaos.explore.simulate.state import Item
 from pytest_chaos.explore.target import subject_of
@@ -56,11 +57,11 @@ class Asked:
 
     def ask(self, word: str, marks: int = 0) -> None:
         """Have a state judged."""
-        self.pool.check(_state(word), marks, lambda judgement, _: self.heard.append((word, judgement)))
+        self.heard += self.pool.submit(Task(_state(word), marks), word)
 
     def answers(self) -> dict[str, list[str]]:
         """Wait, and return for each word the answers (or the signature of what is about the harness)."""
-        self.pool.drain()
+        self.heard += self.pool.drain()
         found: dict[str, list[str]] = {}
         for word, judgement in self.heard:
             for finding in judgement.findings:
@@ -157,12 +158,10 @@ def test_closing_leaves_no_process(tmp_path: Path) -> None:
 
 def test_a_real_run_is_judged_and_compared_with_its_own_recording(tmp_path: Path) -> None:
     """A worker runs the program under a directive: it says whether that fired, and what was left."""
-    heard: list[Judgement] = []
     with Pool(Known(subject_of(Careful), _source(), (), ()), tmp_path) as pool:
-        pool.run(KillBefore(number=3), lambda judgement, _: heard.append(judgement), timeout_s=60)
-        pool.run(Watch(), lambda judgement, _: heard.append(judgement), timeout_s=60)
-        pool.drain()
+        killed, whole = [
+            pool.judge(Task({}, directive=directive, run_timeout_s=60)) for directive in (KillBefore(number=3), Watch())
+        ]
 
-    killed, whole = heard
     assert (killed.fired, killed.signal, killed.differences, killed.marks) == (True, 9, (), 1)
     assert (whole.fired, whole.exit_code, whole.findings, whole.marks) == (False, 0, (), 4)

@@ -17,8 +17,8 @@ from pytest_chaos.cli.init import target_text
 from pytest_chaos.cli.main import run
 from pytest_chaos.errors import StepsUnavailable
 from pytest_chaos.explore.launch import launch, step_source
+from pytest_chaos.explore.options import Options
 from pytest_chaos.explore.report import Family
-from pytest_chaos.explore.session import Options
 from pytest_chaos.explore.target import subject_of
 from pytest_chaos.runtime import processes as tree
 
@@ -110,19 +110,19 @@ def test_an_undecided_target_exits_2(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--budget", "0s"], "the budget is more than 0 s"),
-        (["--budget", "soon"], "a time reads 60s, 5m or 1h"),
-        (["--faults", "crash,flood"], "this is flood"),
-        (["--jobs", "0"], "at least one job"),
-        (["--jobs", "100000"], "at most 256 jobs"),
-        (["--samples", "0"], "at least one state of a moment"),
-        (["--recoveries", "0"], "at least one recovery"),
-        (["--io-runs", "0"], "at least one I/O error"),
+        (["--budget", "0s"], "budget must be more than 0 s"),
+        (["--budget", "soon"], "a time must read 60s, 5m or 1h"),
+        (["--faults", "crash,flood"], "got flood"),
+        (["--jobs", "0"], "jobs must be 1 to 256; got 0"),
+        (["--jobs", "100000"], "jobs must be 1 to 256; got 100000"),
+        (["--samples", "0"], "samples must be at least 1; got 0"),
+        (["--recoveries", "0"], "recoveries must be at least 1; got 0"),
+        (["--io-runs", "0"], "io-runs must be at least 1; got 0"),
         (["--model", "ntfs"], "ntfs"),
-        (["--state", "flood:1"], "names no state"),
+        (["--state", "flood:1"], "must begin with one of crash"),
         (["--state", "crash:999"], "names no state of careful"),
         (["--state", "io:999:EIO"], "names no I/O error"),
-        (["--scratch", "no/such/folder"], "is no folder"),
+        (["--scratch", "no/such/folder"], "must be a folder that exists"),
         (["--scratch", "/proc"], "with --scratch"),
         (["--json", "no/such/folder/out.json"], "cannot be written"),
         (["--run", "true"], "either a target"),
@@ -314,7 +314,7 @@ def test_what_a_killed_guardian_leaves_is_swept_by_the_next(tmp_path: Path) -> N
     scratch = tmp_path / "scratch"
     family = _begin_and_kill(scratch, signal.SIGKILL, guardian_too=True)
     _wait_for_the_end_of(family[:2])  # of the guardian and the explorer, which dies with it
-    launch(subject_of(explored.Careful), Options(seed="s", families=(Family.CRASH,)), base=scratch)
+    launch(subject_of(explored.Careful), Options(seed="s", families=(Family.CRASH,), scratch=scratch))
 
     _wait_for_the_end_of(family)
     assert list(scratch.iterdir()) == []

@@ -180,16 +180,11 @@ def test_a_large_write_is_torn_between_pages(tmp_path: Path) -> None:
 def test_a_state_is_found_again_by_its_code(tmp_path: Path) -> None:
     """What a report names can be built again from the same recording; what it does not name is none."""
     recording = Script(tmp_path).create("a").write("a", b"x" * (3 * PAGE_BYTES)).done()
-
-    class Recorded:
-        store = PageStore()
-
-    Recorded.recording = recording  # type: ignore[attr-defined] # all that is asked of a recorded run here
     for state in crash_states(recording, PageStore()):
-        found = find_crash(Recorded, state.code)  # type: ignore[arg-type] # as above
+        found = find_crash(recording, PageStore(), state.code)
         assert found is not None
         assert found.digest == state.digest
-    assert find_crash(Recorded, "crash:99") is None  # type: ignore[arg-type] # as above
+    assert find_crash(recording, PageStore(), "crash:99") is None
 
 
 def test_states_differ_by_marks_names_contents_and_links(tmp_path: Path) -> None:

@@ -12,10 +12,9 @@ import msgspec
 import pytest
 from pytest_chaos.errors import StepsUnavailable, UsageError
 from pytest_chaos.explore.explorer import Explorer
-from pytest_chaos.explore.launch import default_base, is_memory, launch, step_source
+from pytest_chaos.explore.launch import default_base, is_memory, judge_state, launch, step_source
+from pytest_chaos.explore.options import Options
 from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, MODELLED, Family, to_json
-from pytest_chaos.explore.session import Options
-from pytest_chaos.explore.single import judge_state
 from pytest_chaos.explore.target import subject_of
 from pytest_chaos.model.values import Verdict
 from pytest_chaos.runtime import processes as tree
@@ -38,8 +37,9 @@ def _steps() -> None:
 
 
 def _explore(target: object, *families: Family, tmp_path: Path, **options: Any) -> Exploration:
-    chosen = Options(seed="test", families=families or tuple(Family), **options)
-    return launch(subject_of(target), chosen, kept=tmp_path / "kept", progress=tmp_path / "progress.json")
+    kept, progress = tmp_path / "kept", tmp_path / "progress.json"
+    chosen = Options(seed="test", families=families or tuple(Family), kept=kept, progress=progress, **options)
+    return launch(subject_of(target), chosen)
 
 
 def _family(explored: Exploration, family: Family) -> FamilyResult:
@@ -292,8 +292,8 @@ def test_no_process_and_no_file_is_left(tmp_path: Path) -> None:
     before = {process.pid for process in tree.descendants(os.getpid())}
     base = tmp_path / "scratch"
     base.mkdir()
-    launch(subject_of(targets.CheckLeavesProcess), Options(seed="s", families=(CRASH,)), base=base)
-    launch(subject_of(targets.LeavesDaemon), Options(seed="s", families=(CRASH,)), base=base)
+    launch(subject_of(targets.CheckLeavesProcess), Options(seed="s", families=(CRASH,), scratch=base))
+    launch(subject_of(targets.LeavesDaemon), Options(seed="s", families=(CRASH,), scratch=base))
 
     assert {process.pid for process in tree.descendants(os.getpid()) if process.alive} <= before
     assert list(base.iterdir()) == []
@@ -305,16 +305,16 @@ def test_no_process_and_no_file_is_left(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"budget_s": 0.0}, "the budget is more than 0 s"),
-        ({"jobs": 0}, "at least one job"),
-        ({"families": ()}, "at least one family"),
-        ({"run_timeout_s": 0.0}, "more than 0 s each"),
+        ({"budget_s": 0.0}, "budget must be more than 0 s"),
+        ({"jobs": 0}, "jobs must be 1 to 256; got 0"),
+        ({"families": ()}, "families must name at least one of"),
+        ({"run_timeout_s": 0.0}, "run-timeout must be more than 0 s"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(tmp_path: Path, options: dict[str, Any], text: str) -> None:
     """A mistake is told in one sentence before anything runs."""
     with pytest.raises(UsageError, match=text):
-        launch(subject_of(targets.Careful), Options(seed="s", **options), base=tmp_path)
+        launch(subject_of(targets.Careful), Options(seed="s", scratch=tmp_path, **options))
 
 
 def test_a_budget_that_ends_leaves_the_exploration_inconclusive_and_resumable(tmp_path: Path) -> None:
@@ -341,8 +341,7 @@ def test_an_interruption_keeps_what_was_found(tmp_path: Path) -> None:
 
     explored = launch(
         subject_of(targets.Careless),
-        Options(seed="s", families=(CRASH, POWER)),
-        progress=tmp_path / "progress.json",
+        Options(seed="s", families=(CRASH, POWER), progress=tmp_path / "progress.json"),
         listen=interrupt,
     )
     assert "harness:interrupted" in _signatures(explored)
@@ -355,7 +354,7 @@ def test_without_a_memory_file_system_it_goes_on_and_says_so(tmp_path: Path) -> 
     """States on a disk take longer and show the same; a report notes it."""
     if is_memory(tmp_path):
         pytest.skip(f"{tmp_path} is on a memory file system, and so is every folder that this test could take")
-    explored = launch(subject_of(targets.Careful), Options(seed="s", families=(CRASH,)), base=tmp_path)
+    explored = launch(subject_of(targets.Careful), Options(seed="s", families=(CRASH,), scratch=tmp_path))
 
     assert explored.verdict is Verdict.HELD
     assert "no memory file system" in explored.notes[-1]
@@ -364,8 +363,8 @@ def test_without_a_memory_file_system_it_goes_on_and_says_so(tmp_path: Path) -> 
 
 def test_a_folder_for_states_that_is_none_is_refused(tmp_path: Path) -> None:
     """A scratch folder has to be there."""
-    with pytest.raises(UsageError, match="is no folder"):
-        launch(subject_of(targets.Careful), Options(seed="s"), base=tmp_path / "none")
+    with pytest.raises(UsageError, match="must be a folder that exists"):
+        launch(subject_of(targets.Careful), Options(seed="s", scratch=tmp_path / "none"))
 
 
 def test_too_little_room_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,8 +418,8 @@ class Announcing(targets.Careless):
 
 def test_named_events_give_real_kills_where_nothing_can_be_recorded(tmp_path: Path) -> None:
     """The audit source finds by a kill what is between two of its events, and says what is out of its reach."""
-    options = Options(seed="s", families=(CRASH, POWER, IO))
-    explored = launch(subject_of(Announcing), options, source_name="audit", base=tmp_path)
+    options = Options(seed="s", families=(CRASH, POWER, IO), source="audit", scratch=tmp_path)
+    explored = launch(subject_of(Announcing), options)
 
     crash, power, _ = explored.families
     assert crash.verdict is Verdict.VIOLATED
@@ -432,7 +431,7 @@ def test_named_events_give_real_kills_where_nothing_can_be_recorded(tmp_path: Pa
 def test_named_events_alone_are_no_pass_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine without system calls to see a sound program is INCONCLUSIVE; who asks for events gets HELD."""
     options = Options(seed="s", families=(CRASH, IO))
-    asked = launch(subject_of(targets.Careful), options, source_name="audit")
+    asked = launch(subject_of(targets.Careful), msgspec.structs.replace(options, source="audit"))
     monkeypatch.setattr("pytest_chaos.trace.seccomp.SeccompSource", _unknown_machine)
     fallen_back = launch(subject_of(targets.Careful), options)
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pytest_chaos.errors import StepsUnavailable
 from pytest_chaos.explore.launch import launch, step_source
+from pytest_chaos.explore.options import Options
 from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, Family
-from pytest_chaos.explore.session import Options
 from pytest_chaos.explore.target import subject_of
 from pytest_chaos.model.values import Verdict
 from pytest_chaos.trace.program import launch as start
@@ -41,8 +41,9 @@ def _steps() -> None:
 
 
 def _explore(target: object, *families: Family, tmp_path: Path, **options: Any) -> Exploration:
-    chosen = Options(seed="test", families=families or tuple(Family), **options)
-    return launch(subject_of(target), chosen, kept=tmp_path / "kept", progress=tmp_path / "progress.json")
+    kept, progress = tmp_path / "kept", tmp_path / "progress.json"
+    chosen = Options(seed="test", families=families or tuple(Family), kept=kept, progress=progress, **options)
+    return launch(subject_of(target), chosen)
 
 
 def _signatures(explored: Exploration) -> set[str]:
@@ -139,8 +140,8 @@ def test_a_recovery_that_hangs_is_a_liveness_finding(tmp_path: Path) -> None:
 
 def test_a_budget_ends_real_runs_at_named_events(tmp_path: Path) -> None:
     """Where only audit events are seen the time that is given holds as well."""
-    options = Options(seed="s", families=(CRASH,), budget_s=1e-9)
-    explored = launch(subject_of(Careful), options, source_name="audit", base=tmp_path)
+    options = Options(seed="s", families=(CRASH,), budget_s=1e-9, source="audit", scratch=tmp_path)
+    explored = launch(subject_of(Careful), options)
 
     assert not explored.families[0].is_complete
     assert "harness:incomplete:crash" in _signatures(explored)
@@ -199,7 +200,7 @@ def test_a_target_that_kills_the_explorer_is_inconclusive(tmp_path: Path) -> Non
     """Who asked is another process: it learns of the end, and nothing is left."""
     base = tmp_path / "scratch"
     base.mkdir()
-    explored = launch(subject_of(KillsTheExplorer), Options(seed="s"), base=base)
+    explored = launch(subject_of(KillsTheExplorer), Options(seed="s", scratch=base))
 
     assert _signatures(explored) == {"harness:explorer-killed"}
     assert explored.verdict is Verdict.INCONCLUSIVE
@@ -416,9 +417,9 @@ def test_a_program_that_draws_names_is_gone_on_with(tmp_path: Path, target: type
             raise KeyboardInterrupt
 
     def explore(listen: Callable[[Progress], None]) -> Exploration:
-        chosen = Options(seed="test", families=(CRASH, POWER))
         kept, progress = tmp_path / "kept", tmp_path / "progress.json"
-        return launch(subject_of(target), chosen, kept=kept, progress=progress, listen=listen)
+        chosen = Options(seed="test", families=(CRASH, POWER), kept=kept, progress=progress)
+        return launch(subject_of(target), chosen, listen=listen)
 
     part = explore(interrupt)
     assert "harness:interrupted" in _signatures(part)

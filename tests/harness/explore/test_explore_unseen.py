@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 from pytest_chaos.errors import StepsUnavailable
 from pytest_chaos.explore.launch import launch, step_source
+from pytest_chaos.explore.options import Options
 from pytest_chaos.explore.report import Family
-from pytest_chaos.explore.session import Options
 from pytest_chaos.explore.target import subject_of
 from pytest_chaos.model.values import Verdict
 

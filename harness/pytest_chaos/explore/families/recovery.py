@@ -1,7 +1,7 @@
 """The family *recovery*: the restart after a crash is itself recorded, and interrupted at each of its own steps.
 
-One level deep: what a recovery leaves when it is killed has to be recovered by the next one. The
-recoveries from states that need none make no durable step, and cost one run each.
+One level deep: what a killed recovery leaves has to be recovered by the next one. A recovery that
+has nothing to do makes no durable step, and costs one run.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import contextlib
 import shutil
 from typing import TYPE_CHECKING, Final
 
+from pytest_chaos.explore.judge import Task
 from pytest_chaos.explore.record import recorded_run
-from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, Discovery, Family, FamilyResult, grouped
-from pytest_chaos.explore.session import Hearing
+from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, Discovery, FamilyResult, grouped
 from pytest_chaos.explore.simulate.content import PageStore
 from pytest_chaos.explore.simulate.crash import crash_states, find_crash
 from pytest_chaos.explore.simulate.disk import RecordingError
@@ -25,176 +25,178 @@ from pytest_chaos.trace.recording import Recorder, Recording
 from pytest_chaos.trace.source import KillBefore
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from pytest_chaos.explore.judge import Judgement
-    from pytest_chaos.explore.session import Session
+    from pytest_chaos.explore.record import Rebuilt, Recorded
+    from pytest_chaos.explore.session import Collector
     from pytest_chaos.trace.source import Observation, Program
 
+TITLE: Final = "survives a kill in its recovery"
 _PREFIX: Final = "recovery:"
 _SEPARATOR: Final = "/"
 
 
-def explore_recoveries(session: Session) -> FamilyResult:
+def explore(recorded: Recorded, found: Collector) -> None:
     """Record the recovery from each crash state, or from a sample, and judge every state that a kill in it leaves."""
-    return _Recoveries(session).explore()
+    _Recoveries(recorded, found).explore()
+
+
+def rebuild(recorded: Recorded, code: str, folder: Path, *, timeout_s: float) -> Rebuilt | None:
+    """Build the state of a code again."""
+    outer, _, inner = code.removeprefix(_PREFIX).partition(_SEPARATOR)
+    base = find_crash(recorded.recording, recorded.store, outer)
+    if base is None:
+        return None
+    recovery = _Recovery(recorded, base, folder / "recovery", timeout_s)
+    recording = recovery.recording(recovery.record())
+    if recording is None:
+        return None
+    store = PageStore(folder)  # not closed: the state has its pages there, until the folder is removed
+    with recording:
+        states = (_within(base, state) for state in crash_states(recording, store) if state.code == inner)
+        state = next(states, None)
+    return None if state is None else recorded.rebuilt(state)
+
+
+def coverage(result: FamilyResult) -> str:
+    """Return the coverage in words."""
+    points = f"{result.points:,} of {result.points_total:,} recoveries{result.extent}"
+    return f"{points}, interrupted in {result.states:,} states"
+
+
+class _Recovery:
+    """The recovery from one crash state, run in a folder of its own, which is emptied first."""
+
+    def __init__(self, recorded: Recorded, base: State, folder: Path, timeout_s: float) -> None:
+        self._recorded = recorded
+        self._base = base
+        self._folder = folder
+        self._timeout_s = timeout_s
+        self.directory = folder / "state"
+        self._marks = folder / "marks"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+
+    def _program(self) -> Program:
+        """Put the state there, with the marks before it, and return the recovery."""
+        seen = self._recorded.marks[: self._base.marks]
+        StateFolder(self.directory).put(self._base.items)
+        self._marks.write_bytes(History(seen).to_json_lines())
+        return self._recorded.subject.recovery(self.directory, self._marks, seen)
+
+    def record(self) -> Observation:
+        """Run it and record it."""
+        with contextlib.closing(Recorder(self._folder / "recording", self._recorded.source.name)) as recorder:
+            return self._recorded.source.observe(
+                self._program(), self.directory, marks=self._marks, recorder=recorder, timeout_s=self._timeout_s
+            )
+
+    def recording(self, seen: Observation) -> Recording | None:
+        """Return the recording; None if the recovery was not seen to its end, or made no durable step."""
+        return Recording(self._folder / "recording") if seen.count and not seen.failure else None
+
+    def kill_before(self, number: int) -> tuple[Observation, tuple[str, ...]]:
+        """Run it, really kill it before a step, and return also where it left something else than its recording."""
+        program, source = self._program(), self._recorded.source
+        with contextlib.closing(source.runner(lambda *_: program)) as standing:
+            return recorded_run(
+                standing,
+                source.name,
+                self.directory,
+                marks=self._marks,
+                directive=KillBefore(number=number),
+                timeout_s=self._timeout_s,
+                folder=self._folder / "recording",
+            )
 
 
 class _Recoveries:
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._hearing = Hearing(session, Family.RECOVERY)
-        self._folder = session.folder / "recovery"
-        self._points = 0
-        self._distinct = 0
-        self._confirmed = 0
+    def __init__(self, recorded: Recorded, found: Collector) -> None:
+        self._recorded = recorded
+        self._found = found
+        self._pool = found.session.pool
+        self._options = found.session.options
+        self._folder = found.session.folder / "recovery"
 
-    def explore(self) -> FamilyResult:
+    def explore(self) -> None:
+        found = self._found
         bases = self._chosen()
-        self._hearing.total, self._hearing.points_total = len(bases), self._distinct
-        recorded = self._session.recorded
-        is_complete = True
-        for state in crash_states(recorded.recording, recorded.store):
-            if state.code not in bases:
+        for base in crash_states(self._recorded.recording, self._recorded.store):
+            if base.code not in bases:
                 continue
-            if self._session.is_over:
-                is_complete = False
+            if found.is_over:
+                found.is_complete = False
+            if not found.is_complete:
                 break
-            self._explore_from(state)
-            self._points += 1
-            self._hearing.done = self._points
-        self._hearing.settle()
-        if is_complete and self._hearing.discoveries:
-            self._folder.mkdir(exist_ok=True)
+            self._explore_from(base)
+            found.done += found.is_complete
+        if found.is_complete:
             self._confirm()
         shutil.rmtree(self._folder, ignore_errors=True)
-        result = FamilyResult(
-            family=Family.RECOVERY,
-            points=self._points,
-            points_total=self._distinct,
-            confirmed=self._confirmed,
-            is_sampled=len(bases) < self._distinct,
-            is_complete=is_complete,
-        )
-        return self._hearing.finish(result)
 
     def _chosen(self) -> set[str]:
         """Return the codes of the states to recover from: each distinct one, or a sample."""
-        recorded = self._session.recorded
         codes: dict[bytes, str] = {}
-        for state in crash_states(recorded.recording, recorded.store):
-            codes[durable_digest(state.items)] = state.code  # of equal folders that with the most promises
-        self._distinct = len(codes)
+        for state in crash_states(self._recorded.recording, self._recorded.store):
+            codes[durable_digest(state.items)] = state.code  # of equal folders the one with the most promises
         distinct = list(codes.values())
-        randomness = stream(self._session.options.seed, "explore", "recovery")
+        randomness = stream(self._options.seed, "explore", "recovery")
         order = sorted(range(len(distinct)), key=lambda _: randomness.random())
-        return {distinct[place] for place in order[: self._session.options.recoveries]}
+        chosen = {distinct[place] for place in order[: self._options.recoveries]}
+        self._found.total, self._found.points_total = len(chosen), len(distinct)
+        self._found.is_sampled = len(chosen) < len(distinct)
+        return chosen
+
+    def _recovery(self, base: State) -> _Recovery:
+        return _Recovery(self._recorded, base, self._folder, self._options.run_timeout_s)
 
     def _explore_from(self, base: State) -> None:
-        recording = self.record_from(base)
-        if recording is None:
-            return
-        store = PageStore(self._folder)
+        recovery = self._recovery(base)
+        seen = recovery.record()
+        if seen.is_timed_out:
+            text = f"the recovery did not end within {self._options.run_timeout_s:g} s"
+            finding = Finding(signature="liveness:recovery-hangs", text=text, kind="liveness", checker="explore")
+            self._found.note(finding, base)
+        elif seen.failure:
+            self._found.fail("harness:recovery-not-seen", f"the recovery from {base.code}: {seen.failure}")
+        elif (recording := recovery.recording(seen)) is not None:
+            with recording, contextlib.closing(PageStore(self._folder)) as store:
+                self._found.judge(self._states(base, recording, store))
+
+    def _states(self, base: State, recording: Recording, store: PageStore) -> Iterator[State]:
         try:
             for state in crash_states(recording, store):
-                self._hearing.judge(_within(base, state))
-            self._session.pool.drain()  # the states hold pages of this store
+                yield _within(base, state)
         except RecordingError as error:
-            self._hearing.fail("harness:replay-differs", f"the recovery from {base.code}: {error}")
-        finally:
-            recording.close()
-            store.close()
-
-    def record_from(self, base: State) -> Recording | None:
-        """Record the recovery from a state; None when it makes no durable step."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir()
-        recorder = Recorder(self._folder / "recording", self._session.source.name)
-        try:
-            seen = self._observe(base, recorder)
-        finally:
-            recorder.close()
-        if seen.is_timed_out:
-            text = f"the recovery did not end within {self._session.options.run_timeout_s:g} s"
-            finding = Finding(signature="liveness:recovery-hangs", text=text, kind="liveness", checker="explore")
-            self._hearing.note(finding, base)
-            return None
-        if seen.failure:
-            self._hearing.fail("harness:recovery-not-seen", f"the recovery from {base.code}: {seen.failure}")
-            return None
-        return Recording(self._folder / "recording") if seen.count else None
-
-    def _program(self, base: State, directory: Path, marks: Path) -> Program:
-        """Put the state there, with the marks that were seen before it, and return the recovery."""
-        seen = self._session.recorded.marks[: base.marks]
-        StateFolder(directory).put(base.items)
-        marks.write_bytes(History(seen).to_json_lines())
-        return self._session.subject.recovery(directory, marks, seen)
-
-    def _observe(self, base: State, recorder: Recorder) -> Observation:
-        directory, marks = self._folder / "state", self._folder / "marks"
-        program = self._program(base, directory, marks)
-        timeout_s = self._session.options.run_timeout_s
-        return self._session.source.observe(program, directory, marks=marks, recorder=recorder, timeout_s=timeout_s)
+            self._found.fail("harness:replay-differs", f"the recovery from {base.code}: {error}")
 
     def _confirm(self) -> None:
-        """Really kill the recovery where something was found, and see that the state is the one that was built."""
-        for found in grouped(self._hearing.discoveries)[: self._session.options.confirmations]:
+        """Really kill the recovery where something was found, and compare the state with the built one."""
+        for found in grouped(self._found.discoveries)[: self._options.confirmations]:
             outer, _, inner = found.code.removeprefix(_PREFIX).partition(_SEPARATOR)
-            base = find_crash(self._session.recorded, outer)
+            base = find_crash(self._recorded.recording, self._recorded.store, outer)
             number = inner.removeprefix("crash:")
             if base is not None and number.isdigit():
                 self._kill_at(base, int(number), found)
 
     def _kill_at(self, base: State, number: int, found: Discovery) -> None:
-        directory, marks = self._folder / "state", self._folder / "marks"
-        source, program = self._session.source, self._program(base, directory, marks)
-        with contextlib.closing(source.runner(lambda *_: program)) as standing:
-            seen, unlike = recorded_run(
-                standing,
-                source.name,
-                directory,
-                marks=marks,
-                directive=KillBefore(number=number),
-                timeout_s=self._session.options.run_timeout_s,
-                folder=self._folder / "recording",
-            )
+        recovery = self._recovery(base)
+        seen, unlike = recovery.kill_before(number)
         if unlike:
             text = f"a real kill at step {number} of the recovery from {base.code}: {'; '.join(unlike)}"
-            self._hearing.fail("harness:replay-differs", text)
+            self._found.fail("harness:replay-differs", text)
         elif seen.fired:
-            self._judge_real(base, found)
-
-    def _judge_real(self, base: State, found: Discovery) -> None:
-        def done(judgement: Judgement, _: Path) -> None:
-            self._confirmed += 1
+            with contextlib.closing(PageStore(self._folder)) as store:
+                judgement = self._pool.judge(Task(read_folder(recovery.directory, store), base.marks))
+            self._found.confirmed += 1
             state = State(found.code, found.step, found.marks, {}, lost=found.lost, text=found.state)
             for finding in judgement.findings:
-                self._hearing.note(finding, state, label=CONFIRMED_BY_A_KILL)
-
-        store = PageStore(self._folder)
-        self._session.pool.check(read_folder(self._folder / "state", store), base.marks, done)
-        self._session.pool.drain()
-        store.close()
+                self._found.note(finding, state, label=CONFIRMED_BY_A_KILL, states=0)
 
 
 def _within(base: State, state: State) -> State:
-    """Return a state of an interrupted recovery, with the marks that were seen before the crash it recovers from."""
+    """Return a state of an interrupted recovery, with the marks from before the crash that it recovers from."""
     text = f"{base}, and the recovery {state}"
     code = f"{_PREFIX}{base.code}{_SEPARATOR}{state.code}"
     return State(code, base.step, base.marks, state.items, lost=state.step, text=text, kill=state.kill)
-
-
-def find_recovery(session: Session, code: str) -> State | None:
-    """Return the state that a code names; None where there is none."""
-    outer, _, inner = code.removeprefix(_PREFIX).partition(_SEPARATOR)
-    base = find_crash(session.recorded, outer)
-    if base is None:
-        return None
-    recoveries = _Recoveries(session)
-    recording = recoveries.record_from(base)
-    if recording is None:
-        return None
-    store = PageStore(session.folder)  # the state has its pages there: it is let go with the folder
-    with recording:
-        return next((_within(base, state) for state in crash_states(recording, store) if state.code == inner), None)

@@ -1,1 +1,9 @@
-"""TODO: what this room is for."""
+"""A simulated disk: the recorded steps applied to it, and the states in which it may be left.
+
+content  the pages of a file, shared between states and copied when written
+disk     a folder tree to which steps are applied; the effect of each step in one form
+state    one state of the folder with the marks before it, its digest and its code
+crash    the states that a kill leaves
+power    the states that a power loss may leave, under two named models
+folder   states written into a real folder, and real folders read back
+"""

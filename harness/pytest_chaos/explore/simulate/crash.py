@@ -1,6 +1,6 @@
-"""What a killed process leaves: the state before each durable step, and the parts of a large write that got there.
+"""Crash states: the state before each durable step, and those within a large write. Pure.
 
-A kill takes back nothing that the kernel was given: whatever was written stays, synced or not. Only
+A kill takes back nothing that the kernel was given: all that was written stays, synced or not. Only
 a write of several pages can be cut, and only between pages (measured: SIGKILL within writes of 4 MB
 tore 18 of 150 on ext4).
 """
@@ -17,21 +17,20 @@ from pytest_chaos.model.history import MarkParser
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_chaos.explore.record import Recorded
     from pytest_chaos.explore.simulate.content import Content
     from pytest_chaos.explore.simulate.disk import Effect
     from pytest_chaos.trace.recording import Recording
     from pytest_chaos.trace.step import Step
 
 TEARS_MAX: Final = 64
-"""Of a write of more pages than this, so many prefixes are built, spread evenly; a report then says ``sampled``."""
+"""Of a write of more pages than this, so many prefixes are built, spread evenly."""
 
 
 class Moment(NamedTuple):
-    """The program between two steps: what ``step`` is about to do, and how many marks were written so far.
+    """The program between two steps: ``step`` is next, and ``marks`` marks were written so far.
 
-    ``step`` is None where the next thing is a mark (``precedes_mark``: a process can be killed
-    there too, with the work done and not acknowledged) and at the end of the run.
+    ``step`` is None at the end of the run, and where a mark is next (``precedes_mark``): a process
+    can be killed there too, with the work done and not acknowledged.
     """
 
     number: int
@@ -41,7 +40,7 @@ class Moment(NamedTuple):
 
 
 def moments(recording: Recording, disk: Disk) -> Iterator[tuple[Moment, Effect | None]]:
-    """Apply the recording to the disk; return each moment, before what follows it happens, with what that changes.
+    """Apply the recording to the disk; return each moment with the effect that follows it, not yet applied.
 
     The effect is None for a mark and at the end.
     """
@@ -60,18 +59,18 @@ def moments(recording: Recording, disk: Disk) -> Iterator[tuple[Moment, Effect |
     yield Moment(number, parser.count, None, precedes_mark=False), None
 
 
-def crash_states(recording: Recording, store: PageStore, *, prefix: str = "crash") -> Iterator[State]:
-    """Return every state that a kill may leave, in the order of the run, each once where a mark changes nothing else.
+def crash_states(recording: Recording, store: PageStore) -> Iterator[State]:
+    """Return every state that a kill may leave, in the order of the run.
 
-    The state before the first step is among them; the end of the run is the clean run's, and is
-    not.
+    The state before the first step is among them. The state at the end is that of the clean run,
+    and is not.
     """
     disk = Disk(recording, store)
     for moment, effect in moments(recording, disk):
         if moment.step is None and not moment.precedes_mark:
             return
         at = "before a mark" if moment.step is None else f"before step {moment.step}"
-        code = f"{prefix}:{moment.number}"
+        code = f"crash:{moment.number}"
         if moment.step is None:
             code += f"m{moment.marks}"
         yield State(
@@ -81,9 +80,9 @@ def crash_states(recording: Recording, store: PageStore, *, prefix: str = "crash
             yield from _torn(disk, moment, effect, code)
 
 
-def find_crash(recorded: Recorded, code: str) -> State | None:
-    """Return the state of a recorded run that a code names; None where there is none."""
-    return next((state for state in crash_states(recorded.recording, recorded.store) if state.code == code), None)
+def find_crash(recording: Recording, store: PageStore, code: str) -> State | None:
+    """Return the crash state of a code; None if there is none."""
+    return next((state for state in crash_states(recording, store) if state.code == code), None)
 
 
 def _torn(disk: Disk, moment: Moment, effect: Writing, code: str) -> Iterator[State]:
@@ -100,7 +99,7 @@ def _torn(disk: Disk, moment: Moment, effect: Writing, code: str) -> Iterator[St
 
 
 def tears(offset: int, length: int) -> list[int]:
-    """Return after how many bytes a write may be cut: at each boundary of a page, or at 64 of them, spread evenly."""
+    """Return after how many bytes a write may be cut: at each page boundary, or at 64 of them, spread evenly."""
     first = PAGE_BYTES - offset % PAGE_BYTES
     cuts = range(first, length, PAGE_BYTES)
     if len(cuts) <= TEARS_MAX:

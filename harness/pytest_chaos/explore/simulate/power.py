@@ -1,28 +1,22 @@
-"""Which part of what is pending has reached the disk: choices, all of them or a fair sample, and their short names.
+"""Power-loss states: what a power failure may leave on the disk, under two named models. Pure.
 
-Pure arithmetic on bits: what a bit stands for is for ``power`` to know.
-
-What a power failure may leave on the disk, under two named models.
-
-What was synced is certain; of everything else each part may be there or not: a pending write whole,
+What was synced is certain. Of everything else each part may be there or not: a pending write whole,
 not at all, or torn by sectors of 512 bytes, in any order with others (Pillai et al., "All File
-Systems Are Not Created Equal", OSDI 2014). The models differ in names, permissions and sizes that
-are set:
+Systems Are Not Created Equal", OSDI 2014). The models differ in names, permissions and sizes:
 
-``strict`` is what POSIX promises. A name is certain once the folder it is in was fsynced, and until
-then names come and go independently of each other; an fsync of a file says nothing about its name.
-A rename happens whole or not at all.
+``strict`` is what POSIX promises. A name is certain once its folder was fsynced, and until then
+names come and go independently of each other; an fsync of a file says nothing about its name. A
+rename happens whole or not at all.
 
-``ext4`` keeps changes of metadata in the order in which they were made: a failure leaves a prefix
-of them. An fsync commits the metadata of that file or folder, and so everything before it in the
-journal. It is weaker than ext4 as it is mounted by default: that a file which replaces another by
-rename is written out first (``auto_da_alloc``) is a courtesy.
+``ext4`` keeps changes of metadata in their order: a failure leaves a prefix of them. An fsync
+commits the metadata of that file or folder, and so everything before it in the journal. It is
+weaker than ext4 with default mount options, which writes out a file before it replaces another by
+rename (``auto_da_alloc``): that is a courtesy.
 
-Of a program that never syncs the newest 512 changes are uncertain, and older ones are taken to be
-written: a kernel writes back after some seconds by itself, and what it may do with them was tried
-while they were new.
+Only the newest 512 changes are uncertain, and older ones are taken to be written: a kernel writes
+back after some seconds by itself, and the losses of older changes were tried while they were new.
 
-SQLite's ``-shm`` files are memory that happens to have a name; no state here has one.
+SQLite's ``-shm`` files are memory with a name; no state here has one.
 """
 
 from __future__ import annotations
@@ -54,9 +48,20 @@ EXHAUSTIVE_MAX: Final = 64
 """A moment that allows at most this many states has all of them built; of others a sample is drawn."""
 SAMPLES: Final = 24
 """States of a moment that allows more, drawn in equal parts from all kinds of loss."""
-
+SECTOR_BYTES: Final = 512
+PENDING_MAX: Final = 512
+"""At most this many changes of contents, and of metadata, are uncertain at a time."""
+_MEMORY_FILE: Final = "-shm"
+_SHOWN: Final = 12
 _EVEN: Final = 0.5
 _GROUP: Final = re.compile(r"([0-9a-f]+|w)(?:x(\d+))?")
+
+
+class Model(enum.StrEnum):
+    """What the file system is taken to promise."""
+
+    STRICT = "strict"
+    EXT4 = "ext4"
 
 
 class Choice(NamedTuple):
@@ -210,20 +215,6 @@ def _in_turns(kinds: list[Iterator[Choice]]) -> Iterator[Choice]:
                 yield next(kind)
             except StopIteration:
                 kinds.remove(kind)
-
-
-SECTOR_BYTES: Final = 512
-PENDING_MAX: Final = 512
-"""So many changes of contents, and of metadata, are uncertain at a time."""
-_MEMORY_FILE: Final = "-shm"
-_SHOWN: Final = 12
-
-
-class Model(enum.StrEnum):
-    """What the file system is taken to promise."""
-
-    STRICT = "strict"
-    EXT4 = "ext4"
 
 
 _Metadata: TypeAlias = Naming | Moding | Writing

@@ -1,0 +1,87 @@
+"""How to explore: one frozen value, checked as it is made at the edge (command line or fixture), and passed down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from pytest_chaos.errors import UsageError
+from pytest_chaos.explore.report import Family
+from pytest_chaos.explore.simulate.power import SAMPLES, Model
+
+POWER_STATES: Final = 100_000
+CONFIRMATIONS: Final = 8
+"""Crash points without a finding that are also tried with a real kill."""
+RECOVERIES: Final = 64
+"""Crash states whose recovery is recorded and interrupted; of more, a sample is drawn."""
+IO_RUNS: Final = 2000
+"""I/O errors that are made for real; of more, a sample is drawn."""
+RUN_TIMEOUT_S: Final = 60.0
+CHECK_TIMEOUT_S: Final = 10.0
+JOBS_MAX: Final = 256
+"""More workers than this help on no machine, and a slip of the finger would fork until nothing is left."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How to explore, and where its files go. Times in seconds. Raises UsageError that names every mistake.
+
+    ``samples`` bounds the power-loss states of a moment that has more than 64. If a run is so long
+    that this gives more than ``power_states`` of a model, only as many moments are explored, spread
+    evenly. ``budget_s`` None is no limit. ``source`` is seccomp, audit, or None for the best of
+    this machine.
+
+    ``scratch`` is the folder for states, by default in memory. ``kept`` is where failing states are
+    kept, and ``kept_as`` what texts call it, if it will be moved. ``progress`` is the file from
+    which a stopped exploration goes on. ``command`` is the beginning of the command line that
+    explores this target.
+
+    >>> Options(seed="s", jobs=0)
+    Traceback (most recent call last):
+    pytest_chaos.errors.UsageError: jobs must be 1 to 256; got 0
+    """
+
+    seed: str
+    families: tuple[Family, ...] = tuple(Family)
+    models: tuple[Model, ...] = tuple(Model)
+    jobs: int = 1
+    budget_s: float | None = None
+    samples: int = SAMPLES
+    power_states: int = POWER_STATES
+    confirmations: int = CONFIRMATIONS
+    recoveries: int = RECOVERIES
+    io_runs: int = IO_RUNS
+    run_timeout_s: float = RUN_TIMEOUT_S
+    check_timeout_s: float = CHECK_TIMEOUT_S
+    source: str | None = None
+    scratch: Path | None = None
+    kept: Path | None = None
+    kept_as: str = ""
+    progress: Path | None = None
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        """Check everything that can be wrong, and report it together."""
+        wrong = []
+        if self.budget_s is not None and not self.budget_s > 0:
+            wrong.append(f"budget must be more than 0 s; got {self.budget_s:g} s")
+        if not 1 <= self.jobs <= JOBS_MAX:
+            wrong.append(f"jobs must be 1 to {JOBS_MAX}; got {self.jobs}")
+        counts = {"samples": self.samples, "recoveries": self.recoveries, "io-runs": self.io_runs}
+        wrong += [f"{name} must be at least 1; got {count}" for name, count in counts.items() if count < 1]
+        if not self.families:
+            wrong.append(f"families must name at least one of {', '.join(Family)}; got none")
+        if Family.POWER in self.families and not self.models:
+            wrong.append(f"models must name at least one of {', '.join(Model)}; got none")
+        times = {"run-timeout": self.run_timeout_s, "check-timeout": self.check_timeout_s}
+        wrong += [f"{name} must be more than 0 s; got {time_s:g} s" for name, time_s in times.items() if not time_s > 0]
+        if wrong:
+            raise UsageError("; ".join(wrong))
+
+    @property
+    def deciding(self) -> Options:
+        """The options with everything reset that does not change what is found."""
+        return msgspec.structs.replace(
+            self, jobs=1, budget_s=None, source=None, scratch=None, kept=None, kept_as="", progress=None, command=""
+        )
