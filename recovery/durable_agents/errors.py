@@ -137,6 +137,13 @@ class QueryRefused(RecoveryError):
     """A question to the database could not be answered: it has no such table or column, or the answer took too long."""
 
 
+# Claims: leases, keys and jobs.
+
+
+class ClaimLost(RecoveryError):
+    """The claim is not held any more: it expired, was taken over, ended or cancelled. Stop working on it."""
+
+
 # Work items and leases.
 
 
@@ -152,12 +159,12 @@ class UnknownWorkItem(RecoveryError, LookupError):
     """No work item has this id."""
 
 
-class LeaseExpired(RecoveryError):
-    """The lease ran out before the call. Nobody else need have the item yet, but this holder has it no more."""
+class LeaseExpired(ClaimLost):
+    """The lease ran out before the call. The item may still be free, but this holder has it no more."""
 
 
-class LeaseLost(RecoveryError):
-    """The item was granted to another holder since, or has ended. Nothing that this holder does counts any more."""
+class LeaseLost(ClaimLost):
+    """The item has ended, or was granted to another holder since. This holder changes nothing any more."""
 
 
 class AlreadyFinished(LeaseLost):
@@ -165,10 +172,6 @@ class AlreadyFinished(LeaseLost):
 
 
 # Workers.
-
-
-class ClaimLost(RecoveryError):
-    """The work is no longer held by this worker: it was taken over, ended or cancelled. Stop working on it."""
 
 
 class UnknownProgress(RecoveryError):
@@ -233,8 +236,8 @@ class UnknownJob(RecoveryError, LookupError):
     """No job has this id."""
 
 
-class JobLost(RecoveryError):
-    """The job is no longer held under this claim: it was reaped, ended, or claimed again. Nothing was changed."""
+class JobLost(ClaimLost):
+    """The job is not held under this claim any more: it was reaped, ended, or claimed again. Nothing changed."""
 
 
 class InvalidPipeline(RecoveryError, ValueError):
@@ -331,7 +334,7 @@ class RecursiveExecution(InProgress):
     """What executes under a key asked for the same key, which it would have waited for until its own end."""
 
 
-class ExecutionLost(RecoveryError):
+class ExecutionLost(ClaimLost):
     """The execution took longer than its claim on the key, and somebody else has claimed it since.
 
     The result was not recorded. Common causes: a process that was stopped, an execution past its

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
+from durable_agents.claim import expires_at, lost, trusted_until
 from durable_agents.clock import Microseconds, SystemClock, is_duration, microseconds
 from durable_agents.errors import ExecutionLost, InProgress, InvalidSetting, RecursiveExecution, RequestConflict
 from durable_agents.once.owner_lock import ProcessPresence
@@ -75,7 +76,6 @@ EXECUTION_S_MAX: Final = 3600.0
 _DURATION_S_MAX: Final = 100 * 365 * 24 * 3600.0
 _SCOPE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _RENEWAL_SHARE: Final = 0.25
-_MARGIN_SHARE: Final = 0.1
 _POLL_S_FIRST: Final = 0.001
 _POLL_S_MAX: Final = 0.02
 _POLL_GROWTH: Final = 1.5
@@ -276,8 +276,7 @@ class Claims:
     ) -> None:
         """Record the result. Raises ExecutionLost if somebody has claimed the key since, or any StoreError."""
         status = KeyStatus.FAILED if has_failed else KeyStatus.DONE
-        expires_at = self._clock.now() + microseconds(ttl_s)
-        self._end(mine, status, result, expires_at, guard)
+        self._end(mine, status, result, expires_at(self._clock.now(), ttl_s), guard)
 
     def doubt(self, mine: Mine) -> None:
         """End the claim without a result: what came of the execution is not known. Raises as ``finish`` does."""
@@ -317,7 +316,7 @@ class Claims:
     def renew(self, now: Microseconds | None = None) -> None:  # noqa: ARG002 - the interface of what is periodic
         """Renew the claims under way that are not fresh and within their time limits. Raises any StoreError."""
         began = self._clock.monotonic()
-        due = began + microseconds(self._policy.claim_s * (1 - _MARGIN_SHARE - _RENEWAL_SHARE / 2))
+        due = trusted_until(began, self._policy.claim_s) - microseconds(self._policy.claim_s * _RENEWAL_SHARE / 2)
         with self._lock:
             self._active = {key: each for key, each in self._active.items() if each.mine() is not None}
             alive = [(each, each.mine()) for each in self._active.values() if began < each.ends_at]
@@ -325,16 +324,14 @@ class Claims:
         if not active:
             return
         with self._store.transaction() as transaction:
-            expires_at = self._clock.now() + microseconds(self._policy.claim_s)
-            held = [
-                transaction.renew_claim(mine.key, mine.token, mine.owner, expires_at=expires_at) for _, mine in active
-            ]
+            until = expires_at(self._clock.now(), self._policy.claim_s)
+            held = [transaction.renew_claim(mine.key, mine.token, mine.owner, expires_at=until) for _, mine in active]
         for (each, _), is_held in zip(active, held, strict=True):
             each.is_lost = not is_held
-            each.trusted_until = self._trusted_until(began)
+            each.trusted_until = trusted_until(began, self._policy.claim_s)
 
     def _end(
-        self, mine: Mine, status: KeyStatus, result: bytes | None, expires_at: int | None, guard: Guard | None
+        self, mine: Mine, status: KeyStatus, result: bytes | None, ends_at: int | None, guard: Guard | None
     ) -> None:
         sys.audit(BEFORE_END, mine.key)
         try:
@@ -342,7 +339,7 @@ class Claims:
                 if guard is not None:
                     guard(transaction)
                 place = (mine.key, mine.token, mine.owner)
-                if not transaction.end_key(*place, status=status, result=result, expires_at=expires_at):
+                if not transaction.end_key(*place, status=status, result=result, expires_at=ends_at):
                     raise _lost(mine)
                 sys.audit(AFTER_END_UPDATE, mine.key)
         finally:
@@ -388,7 +385,7 @@ class Claims:
             status=KeyStatus.EXECUTING,
             token=max(now, 1, 0 if row is None else row.token + 1),
             owner=owner,
-            claim_expires_at=now + microseconds(self._policy.claim_s),
+            claim_expires_at=expires_at(now, self._policy.claim_s),
             expires_at=None,
             used_at=now if self._policy.is_evictable else None,
             created_at=now,
@@ -401,14 +398,11 @@ class Claims:
         with self._lock:
             if self._process != os.getpid():
                 self._process, self._renewals, self._active = os.getpid(), None, {}
-            self._active[mine.key] = _Active(weakref.ref(mine), ends_at, self._trusted_until(began))
+            self._active[mine.key] = _Active(weakref.ref(mine), ends_at, trusted_until(began, self._policy.claim_s))
             if self._renewals is None:
                 interval_s = self._policy.claim_s * _RENEWAL_SHARE
                 self._renewals = PeriodicService(self.renew, interval_s=interval_s, name="renewals of claims")
                 self._renewals.start()
-
-    def _trusted_until(self, began: Microseconds) -> Microseconds:
-        return began + microseconds(self._policy.claim_s * (1 - _MARGIN_SHARE))
 
     def _owner(self) -> str:
         return self._stranger if self._presence is None else self._presence.get().name
@@ -440,7 +434,6 @@ def _in_progress(key: str, busy: Busy, wait_s: float) -> InProgress:
 
 
 def _lost(mine: Mine) -> ExecutionLost:
-    return ExecutionLost(
-        f"Expected the claim on {mine.key!r} with token {mine.token} to be held but it ran out, or somebody has "
-        "claimed the key since; nothing was recorded, ask for the result under the key."
-    )
+    state = "one that expired, or whose key was claimed since"
+    fix = "Nothing was recorded; ask for the result under the key."
+    return lost(ExecutionLost, f"The claim on {mine.key!r} with token {mine.token}", state, fix)

@@ -31,9 +31,11 @@ from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
-from durable_agents.clock import Clock, Microseconds, is_duration, microseconds
+from durable_agents.claim import expires_at, lost, trusted_until
+from durable_agents.clock import Clock, Microseconds, is_duration
 from durable_agents.errors import (
     AlreadyFinished,
+    ClaimLost,
     InvalidDuration,
     InvalidTask,
     InvalidWorkItem,
@@ -60,8 +62,7 @@ TTL_S_MAX: Final = 7 * 24 * 3600.0
 """The longest lease: a week. One that should last longer is renewed."""
 BATCH_MAX: Final = 1000
 _ID_MAX: Final = 2**63 - 1
-_MARGIN_SHARE: Final = 0.1
-_MARGIN_S_MAX: Final = 5.0
+_ACQUIRE_AGAIN: Final = "Stop working on the item and acquire it again."
 
 ACQUIRE_CRASH_POINTS: Final = (
     "recovery.lease.before_acquire",
@@ -161,14 +162,14 @@ class LeaseManager(Manager):
         task_id: str | None = None,
     ) -> list[Lease]:
         """Lease up to ``limit`` pending items in one statement and one commit, best first. Raises as ``acquire``."""
-        ttl = _duration(ttl_s)
+        _check_ttl(ttl_s)
         _check_holder(lease_holder, limit)
         began = self._clock.monotonic()
         sys.audit(BEFORE_ACQUIRE, lease_holder)
         with self._store.transaction() as transaction:
             now = self._clock.now()  # after the wait for other writers, which may have been long
             items = transaction.grant_leases(
-                holder=lease_holder, type=type, task_id=task_id, limit=limit, expires_at=now + ttl, now=now
+                holder=lease_holder, type=type, task_id=task_id, limit=limit, expires_at=expires_at(now, ttl_s), now=now
             )
             sys.audit(AFTER_GRANT, lease_holder)
         sys.audit(AFTER_ACQUIRE, lease_holder)
@@ -181,19 +182,20 @@ class LeaseManager(Manager):
         StoreError.
         """
         length_s = lease.ttl_s if ttl_s is None else ttl_s
-        ttl = _duration(length_s)
+        _check_ttl(length_s)
         self.check(lease)
         began = self._clock.monotonic()
         key = (lease.work_item_id, lease.token)
         sys.audit(BEFORE_RENEW, *key)
         with self._store.transaction() as transaction:
             now = self._clock.now()
-            if not transaction.renew_lease(*key, expires_at=now + ttl, now=now):
+            until = expires_at(now, length_s)
+            if not transaction.renew_lease(*key, expires_at=until, now=now):
                 raise _refusal(transaction, lease, now)
             sys.audit(AFTER_RENEWAL, *key)
         sys.audit(AFTER_RENEW, *key)
         return msgspec.structs.replace(
-            lease, ttl_s=length_s, expires_at=now + ttl, trusted_until=_trusted_until(began, length_s)
+            lease, ttl_s=length_s, expires_at=until, trusted_until=trusted_until(began, length_s)
         )
 
     def heartbeat(self, lease: Lease) -> Lease:
@@ -245,8 +247,8 @@ def require(transaction: Transaction, lease: Lease, task_id: str, clock: Clock) 
     """
     if lease.task_id != task_id:
         message = (
-            f"Expected a lease on an item of task {task_id!r} but {_name(lease)} is on one of task {lease.task_id!r}; "
-            "give the lease under which this task is worked on."
+            f"{_name(lease)} must be on an item of task {task_id!r}; got one of task {lease.task_id!r}. "
+            "Give the lease under which this task is worked on."
         )
         raise InvalidWorkItem(message)
     _check_trust(lease, clock)
@@ -255,34 +257,23 @@ def require(transaction: Transaction, lease: Lease, task_id: str, clock: Clock) 
         raise _refusal(transaction, lease, now)
 
 
-def _refusal(transaction: Transaction, lease: Lease, now: Microseconds) -> LeaseExpired | LeaseLost | UnknownWorkItem:
-    """Return the error that says why a lease is not held: it ran out, or somebody else was granted the item since."""
+def _refusal(transaction: Transaction, lease: Lease, now: Microseconds) -> ClaimLost | UnknownWorkItem:
+    """Return why a lease is not held: it expired, or the item has ended or was granted again."""
     item = transaction.work_item(lease.work_item_id)
     if item is None:
         return _unknown(lease.work_item_id)
     mine = item.status is WorkStatus.IN_PROGRESS and item.lease_token == lease.token
     if mine and item.lease_expires_at is not None:
         late_s = (now - item.lease_expires_at) / 1_000_000
-        message = (
-            f"Expected {_name(lease)} to be held but it expired {late_s:.3f} s ago; stop working and acquire again."
-        )
-        return LeaseExpired(message)
-    state = f"held by {item.lease_holder!r}" if item.lease_holder is not None else item.status.value
-    message = (
-        f"Expected {_name(lease)} to be held by {lease.lease_holder!r} but the item is {state}, with token "
-        f"{item.lease_token}; stop working on it."
-    )
-    final = item.status in {WorkStatus.COMPLETED, WorkStatus.FAILED}
-    return AlreadyFinished(message) if final else LeaseLost(message)
+        return lost(LeaseExpired, _name(lease), f"one that expired {late_s:.3f} s ago", _ACQUIRE_AGAIN)
+    kind = AlreadyFinished if item.status in {WorkStatus.COMPLETED, WorkStatus.FAILED} else LeaseLost
+    state = item.status.value if item.lease_holder is None else f"an item held by {item.lease_holder!r}"
+    return lost(kind, _name(lease), f"{state}, with token {item.lease_token}")
 
 
 def _check_trust(lease: Lease, clock: Clock) -> None:
     if clock.monotonic() >= lease.trusted_until:
-        message = (
-            f"Expected {_name(lease)} to be held but {lease.lease_holder!r} has had it longer than it may trust "
-            "it; stop working on it and acquire it again."
-        )
-        raise LeaseExpired(message)
+        raise lost(LeaseExpired, _name(lease), "one held for longer than it may trust", _ACQUIRE_AGAIN)
 
 
 def _lease(item: WorkItem, ttl_s: float, began: Microseconds) -> Lease:
@@ -296,21 +287,16 @@ def _lease(item: WorkItem, ttl_s: float, began: Microseconds) -> Lease:
         token=item.lease_token,
         ttl_s=ttl_s,
         expires_at=item.lease_expires_at,
-        trusted_until=_trusted_until(began, ttl_s),
+        trusted_until=trusted_until(began, ttl_s),
         retries=item.retries,
         max_retries=item.max_retries,
     )
 
 
-def _trusted_until(began: Microseconds, ttl_s: float) -> Microseconds:
-    return began + microseconds(ttl_s - min(ttl_s * _MARGIN_SHARE, _MARGIN_S_MAX))
-
-
-def _duration(ttl_s: float) -> Microseconds:
+def _check_ttl(ttl_s: float) -> None:
     if not is_duration(ttl_s, TTL_S_MIN, TTL_S_MAX):
         message = f"Expected a lease of 0.00001 to {TTL_S_MAX:g} s but got {ttl_s!r:.80}; give a length in seconds."
         raise InvalidDuration(message)
-    return microseconds(ttl_s)
 
 
 def _check_holder(lease_holder: str, limit: int) -> None:
@@ -364,7 +350,7 @@ def _unknown(work_item_id: int) -> UnknownWorkItem:
 
 
 def _name(lease: Lease) -> str:
-    return f"the lease of work item {lease.work_item_id} with token {lease.token}"
+    return f"The lease of {lease.lease_holder!r} on work item {lease.work_item_id} with token {lease.token}"
 
 
 INTERVAL_SHARE: Final = 0.1
@@ -400,7 +386,7 @@ class Heartbeat:
         self._leases = LeaseManager(self._store, clock=clock)
         self._lock = threading.Lock()
         self._lease = lease
-        self._loss: LeaseExpired | LeaseLost | UnknownWorkItem | None = None
+        self._loss: ClaimLost | UnknownWorkItem | None = None
         self._service = PeriodicService(
             self.run_once,
             interval_s=lease.ttl_s * INTERVAL_SHARE if interval_s is None else interval_s,
@@ -429,7 +415,7 @@ class Heartbeat:
         """Whether the lease is not held any more, by the last renewal or by the holder's own clock."""
         try:
             _ = self.lease
-        except (LeaseExpired, LeaseLost, UnknownWorkItem):
+        except (ClaimLost, UnknownWorkItem):
             return True
         return False
 
@@ -464,7 +450,7 @@ class Heartbeat:
             return
         try:
             renewed = self._leases.heartbeat(self._lease)
-        except (LeaseExpired, LeaseLost, UnknownWorkItem) as loss:
+        except (ClaimLost, UnknownWorkItem) as loss:
             with self._lock:
                 self._loss = loss
         else:

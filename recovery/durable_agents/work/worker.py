@@ -27,13 +27,12 @@ from urllib.parse import quote
 
 import msgspec
 
+from durable_agents.claim import lost
 from durable_agents.errors import (
     ClaimLost,
     InvalidEvidence,
     InvalidSetting,
     InvalidSnapshot,
-    LeaseExpired,
-    LeaseLost,
     StatusConflict,
     UnknownProgress,
     UnknownWorkItem,
@@ -338,7 +337,7 @@ class LeaseClaim:
 def _losses() -> Iterator[None]:
     try:
         yield
-    except (LeaseExpired, LeaseLost, UnknownWorkItem) as error:
+    except UnknownWorkItem as error:  # deleted under us: lost as well
         raise ClaimLost(str(error)) from error
 
 
@@ -380,9 +379,8 @@ class TaskClaim:
 
     def renew(self) -> None:
         """Raise ClaimLost if the task is no longer running: it was cancelled, say."""
-        status = self._tasks.get(self._task_id).status
-        if status is not TaskStatus.RUNNING:
-            raise _lost(self._task_id, f"it is {status}")
+        if self._tasks.get(self._task_id).status is not TaskStatus.RUNNING:
+            raise self._lost()
 
     def save(self, snapshot: object, evidence: Sequence[Evidence]) -> Checkpoint:
         """Save a checkpoint of type iteration_end."""
@@ -402,16 +400,15 @@ class TaskClaim:
         try:
             self._tasks.set_status(self._task_id, status, expected=TaskStatus.RUNNING, detail=detail)
         except StatusConflict as error:
-            raise _lost(self._task_id, str(error)) from error
+            raise self._lost() from error
+
+    def _lost(self) -> ClaimLost:
+        return lost(ClaimLost, f"Task {self._task_id!r}", f"one that is {self._tasks.get(self._task_id).status}")
 
 
 def _printable(error: Exception) -> str:
     """Return the text of an error as a database can hold it: the name of a file in it need not be UTF-8."""
     return str(error).encode(errors="backslashreplace").decode()
-
-
-def _lost(task_id: str, why: str) -> ClaimLost:
-    return ClaimLost(f"Expected to hold task {task_id!r} but {why}; stop working on it.")
 
 
 def _unpacked(checkpoint: Checkpoint) -> tuple[int, Any]:
