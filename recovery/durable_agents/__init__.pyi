@@ -238,7 +238,7 @@ from .work.leases import (
 from .work.leases import (
     WorkStatus as WorkStatus,
 )
-from .work.supervisor import Run as Run
+from .work.supervisor import SupervisedRun as SupervisedRun
 from .work.supervisor import Supervisor as Supervisor
 from .work.sweep import (
     SWEEP_CRASH_POINTS as SWEEP_CRASH_POINTS,
@@ -256,7 +256,7 @@ from .work.worker import (
     WORKER_CRASH_POINTS as WORKER_CRASH_POINTS,
 )
 from .work.worker import (
-    Ending as Ending,
+    WorkEnding as WorkEnding,
 )
 from .work.worker import (
     Iteration as Iteration,
@@ -265,7 +265,7 @@ from .work.worker import (
     LeaseClaims as LeaseClaims,
 )
 from .work.worker import (
-    Outcome as Outcome,
+    WorkOutcome as WorkOutcome,
 )
 from .work.worker import (
     TaskClaims as TaskClaims,

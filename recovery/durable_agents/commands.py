@@ -60,7 +60,7 @@ _LOOK_S: Final = 0.1
 """How late an interrupt may be noticed, in seconds, if it comes at a bad moment."""
 
 
-class Attendant:
+class ChildRunner:
     """The thread of one program, to be attended once.
 
     ``start`` starts the program, as the leader of a group; ``timeout_s`` bounds how long it runs.
@@ -198,7 +198,7 @@ class CommandOutput(msgspec.Struct, frozen=True, kw_only=True):
         return self.exit_code != 0
 
 
-class Command(msgspec.Struct, frozen=True):
+class CommandLine(msgspec.Struct, frozen=True):
     """What is to be run. ``environment`` is added to that of this process, and is a part of what the command is.
 
     ``timeout_s`` bounds how long it runs, in seconds; None is no bound.
@@ -211,7 +211,7 @@ class Command(msgspec.Struct, frozen=True):
     timeout_s: float | None = None
 
 
-def run(command: Command, *, bytes_max: int = OUTPUT_BYTES_MAX, pass_fds: Sequence[int] = ()) -> CommandOutput:
+def run(command: CommandLine, *, bytes_max: int = OUTPUT_BYTES_MAX, pass_fds: Sequence[int] = ()) -> CommandOutput:
     """Run a command to its end. ``bytes_max`` bounds each of the two streams.
 
     Raises InvalidRequest for a command and InvalidSetting for a bound that cannot be meant,
@@ -225,7 +225,7 @@ def run(command: Command, *, bytes_max: int = OUTPUT_BYTES_MAX, pass_fds: Sequen
     with contextlib.ExitStack() as stack:
         stdin, stdout, stderr = _files(command.stdin, stack)
         start = functools.partial(_started, command, (stdin, stdout, stderr), pass_fds)
-        code, has_timed_out = Attendant(start, command.timeout_s).attend()
+        code, has_timed_out = ChildRunner(start, command.timeout_s).attend()
         return CommandOutput(
             exit_code=code if code >= 0 else None,
             signal=-code if code < 0 else None,
@@ -236,7 +236,7 @@ def run(command: Command, *, bytes_max: int = OUTPUT_BYTES_MAX, pass_fds: Sequen
         )
 
 
-def check_command(command: Command) -> None:
+def check_command(command: CommandLine) -> None:
     """Raise InvalidRequest for a command that cannot be meant."""
     check_words(command.argv, command.stdin)
     texts = [*command.argv, *(text for pair in command.environment for text in pair), command.directory or "."]
@@ -297,7 +297,7 @@ def _files(content: bytes, stack: contextlib.ExitStack) -> tuple[IO[bytes], IO[b
 
 
 def _started(
-    command: Command, files: tuple[IO[bytes], IO[bytes], IO[bytes]], pass_fds: Sequence[int]
+    command: CommandLine, files: tuple[IO[bytes], IO[bytes], IO[bytes]], pass_fds: Sequence[int]
 ) -> subprocess.Popen[bytes]:
     stdin, stdout, stderr = files
     try:

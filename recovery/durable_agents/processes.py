@@ -46,7 +46,7 @@ class Liveness(enum.StrEnum):
     DEAD = "dead"
 
 
-class Process(NamedTuple):
+class ProcessLine(NamedTuple):
     """One line of the process table: ``start`` as in ``start_of``, ``state`` a letter of the kernel's."""
 
     pid: int
@@ -58,9 +58,9 @@ class Process(NamedTuple):
 class ProcessTable:
     """The processes of one moment. What was started after it was read is not in it, so list what to look for first."""
 
-    def __init__(self, processes: Iterable[Process]) -> None:
+    def __init__(self, processes: Iterable[ProcessLine]) -> None:
         """Keep the processes; ``read`` is the usual way to make one."""
-        self._processes: Mapping[int, Process] = {process.pid: process for process in processes}
+        self._processes: Mapping[int, ProcessLine] = {process.pid: process for process in processes}
 
     @classmethod
     def read(cls) -> ProcessTable:
@@ -96,7 +96,7 @@ def start_of(pid: int) -> str | None:
     return None if process is None else process.start
 
 
-def read_process(pid: int) -> Process | None:
+def read_process(pid: int) -> ProcessLine | None:
     """Return what the kernel says of a process, or None when there is none of this number."""
     try:
         descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
@@ -109,7 +109,7 @@ def read_process(pid: int) -> Process | None:
     finally:
         os.close(descriptor)
     fields = content[content.rindex(b")") + 2 :].split()  # the name before may hold anything
-    return Process(pid, f"{_boot()}:{int(fields[19])}", fields[0].decode(), int(fields[2]))
+    return ProcessLine(pid, f"{_boot()}:{int(fields[19])}", fields[0].decode(), int(fields[2]))
 
 
 def end_group(

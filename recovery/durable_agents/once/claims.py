@@ -37,7 +37,7 @@ import msgspec
 from durable_agents.claim import expires_at, lost, trusted_until
 from durable_agents.clock import Microseconds, SystemClock, is_duration, microseconds
 from durable_agents.errors import ExecutionLost, InProgress, InvalidSetting, RecursiveExecution, RequestConflict
-from durable_agents.once.owner_lock import ProcessPresence
+from durable_agents.once.owner_lock import ProcessOwnerLock
 from durable_agents.service import PeriodicService
 from durable_agents.store import SqliteStore
 from durable_agents.store.rows import KeyStatus, StoredKey
@@ -80,11 +80,11 @@ _POLL_S_FIRST: Final = 0.001
 _POLL_S_MAX: Final = 0.02
 _POLL_GROWTH: Final = 1.5
 
-_EXECUTING: ContextVar[tuple[tuple[str, weakref.ref[Mine]], ...]] = ContextVar("executing", default=())
+_EXECUTING: ContextVar[tuple[tuple[str, weakref.ref[KeyClaim]], ...]] = ContextVar("executing", default=())
 """What the caller executes under: the places of the stores and the claims, those of them that somebody still holds."""
 
 
-class Mine(msgspec.Struct, frozen=True, weakref=True):
+class KeyClaim(msgspec.Struct, frozen=True, weakref=True):
     """The claim is the caller's. ``is_in_doubt``: somebody began before, and what came of that is not known.
 
     The claim is renewed as long as this is held: an interrupt that comes before the execution
@@ -114,7 +114,7 @@ class Busy(msgspec.Struct, frozen=True):
 class _Active(msgspec.Struct):
     """A claim of this process, under way; times are the monotonic clock's."""
 
-    mine: weakref.ref[Mine]
+    mine: weakref.ref[KeyClaim]
     ends_at: Microseconds
     trusted_until: Microseconds
     is_lost: bool = False
@@ -134,7 +134,7 @@ class ClaimPolicy(msgspec.Struct, frozen=True, kw_only=True):
     is_evictable: bool = False
 
 
-class Claims:
+class KeyClaims:
     """The keys of one scope. May be shared by threads; the store is the caller's. Raises InvalidSetting."""
 
     def __init__(self, store: Store, policy: ClaimPolicy, clock: Clock | None = None) -> None:
@@ -147,7 +147,7 @@ class Claims:
         self._policy = policy
         self._clock: Clock = SystemClock() if clock is None else clock
         path = store.path if isinstance(store, SqliteStore) else None
-        self._presence = None if path is None else ProcessPresence(path)
+        self._presence = None if path is None else ProcessOwnerLock(path)
         self._place = path or hex(id(store))
         self._stranger = f"?.{secrets.token_hex(8)}"
         self._lock = threading.Lock()
@@ -174,7 +174,7 @@ class Claims:
 
     def begin(
         self, key: str, request_hash: str, *, guard: Guard | None = None, owner: str | None = None
-    ) -> Mine | Done | Busy:
+    ) -> KeyClaim | Done | Busy:
         """Claim the key, or say who has it or what came of it. ``owner`` is a presence other than this process's.
 
         ``guard`` is called in the transaction and may raise. Raises RequestConflict, or any
@@ -183,7 +183,7 @@ class Claims:
         name = self.stored(key)
         owner = self._owner() if owner is None else owner
         sys.audit(BEFORE_CLAIM, name)
-        found: Mine | Done | Busy | None = None
+        found: KeyClaim | Done | Busy | None = None
         try:
             with self._store.transaction() as transaction:
                 if guard is not None:
@@ -192,12 +192,12 @@ class Claims:
                 sys.audit(AFTER_CLAIM_UPDATE, name)
             sys.audit(AFTER_CLAIM, name)
         except BaseException:
-            if isinstance(found, Mine):
+            if isinstance(found, KeyClaim):
                 self.let_go(found)
             raise
         return found
 
-    def _begin(self, transaction: Transaction, name: str, request_hash: str, owner: str) -> Mine | Done | Busy:
+    def _begin(self, transaction: Transaction, name: str, request_hash: str, owner: str) -> KeyClaim | Done | Busy:
         began, now = self._clock.monotonic(), self._clock.now()  # after the wait for other writers
         claim, row = self._claim(name, request_hash, owner, None, now), None
         if not transaction.claim_key(claim, expected=None):  # mostly there is no row, so that is tried first
@@ -208,7 +208,7 @@ class Claims:
             claim = self._claim(name, request_hash, owner, row, now)
             if not transaction.claim_key(claim, expected=row):
                 return Busy("?", now)
-        mine = Mine(name, claim.token, owner, row is not None and row.status not in _ENDED)
+        mine = KeyClaim(name, claim.token, owner, row is not None and row.status not in _ENDED)
         self._activate(mine, began)  # before the COMMIT, or another thread would take the claim for a forgotten one
         return mine
 
@@ -220,7 +220,7 @@ class Claims:
         wait_s: float,
         guard: Guard | None = None,
         owner: str | None = None,
-    ) -> Mine | Done:
+    ) -> KeyClaim | Done:
         """Claim the key or wait for the result, at most ``wait_s`` seconds.
 
         Raises InProgress when the wait is over, RecursiveExecution when it would be for the caller
@@ -259,7 +259,7 @@ class Claims:
         row = self._store.key(self.stored(key))
         return None if row is None else self._judge(row, request_hash, self._clock.now())
 
-    def check(self, mine: Mine) -> None:
+    def check(self, mine: KeyClaim) -> None:
         """Raise ExecutionLost if the caller must not trust its claim any more by its own clock; asks nobody."""
         active = self._active.get(mine.key)
         if active is None or active.mine() != mine or active.is_lost or self._clock.monotonic() >= active.trusted_until:
@@ -267,7 +267,7 @@ class Claims:
 
     def finish(
         self,
-        mine: Mine,
+        mine: KeyClaim,
         result: bytes,
         *,
         ttl_s: float,
@@ -278,11 +278,11 @@ class Claims:
         status = KeyStatus.FAILED if has_failed else KeyStatus.DONE
         self._end(mine, status, result, expires_at(self._clock.now(), ttl_s), guard)
 
-    def doubt(self, mine: Mine) -> None:
+    def doubt(self, mine: KeyClaim) -> None:
         """End the claim without a result: what came of the execution is not known. Raises as ``finish`` does."""
         self._end(mine, KeyStatus.IN_DOUBT, None, None, None)
 
-    def abandon(self, mine: Mine) -> None:
+    def abandon(self, mine: KeyClaim) -> None:
         """End the claim as if it had never been: the next caller executes. Raises any StoreError.
 
         A result that was recorded all the same, before whatever went wrong, stays: others may have
@@ -293,7 +293,7 @@ class Claims:
             transaction.delete_key(mine.key, mine.token, mine.owner, status=KeyStatus.EXECUTING)
 
     @contextlib.contextmanager
-    def executing(self, mine: Mine) -> Iterator[None]:
+    def executing(self, mine: KeyClaim) -> Iterator[None]:
         """Return the block in which the caller executes: asking for the same key in it raises."""
         around = tuple(each for each in _EXECUTING.get() if each[1]() is not None)
         token = _EXECUTING.set((*around, (self._place, weakref.ref(mine))))
@@ -306,7 +306,7 @@ class Claims:
         around = ((place, claim()) for place, claim in _EXECUTING.get())
         return any(place == self._place and mine is not None and mine.key == name for place, mine in around)
 
-    def let_go(self, mine: Mine) -> None:
+    def let_go(self, mine: KeyClaim) -> None:
         """Renew the claim no more; for others it ends by itself."""
         with self._lock:
             active = self._active.get(mine.key)
@@ -331,7 +331,7 @@ class Claims:
             each.trusted_until = trusted_until(began, self._policy.claim_s)
 
     def _end(
-        self, mine: Mine, status: KeyStatus, result: bytes | None, ends_at: int | None, guard: Guard | None
+        self, mine: KeyClaim, status: KeyStatus, result: bytes | None, ends_at: int | None, guard: Guard | None
     ) -> None:
         sys.audit(BEFORE_END, mine.key)
         try:
@@ -392,7 +392,7 @@ class Claims:
             result=None,
         )
 
-    def _activate(self, mine: Mine, began: Microseconds) -> None:
+    def _activate(self, mine: KeyClaim, began: Microseconds) -> None:
         limit_s = self._policy.execution_s_max
         ends_at = began + microseconds(_DURATION_S_MAX if limit_s is None else limit_s)
         with self._lock:
@@ -433,7 +433,7 @@ def _in_progress(key: str, busy: Busy, wait_s: float) -> InProgress:
     )
 
 
-def _lost(mine: Mine) -> ExecutionLost:
+def _lost(mine: KeyClaim) -> ExecutionLost:
     state = "one that expired, or whose key was claimed since"
     fix = "Nothing was recorded; ask for the result under the key."
     return lost(ExecutionLost, f"The claim on {mine.key!r} with token {mine.token}", state, fix)

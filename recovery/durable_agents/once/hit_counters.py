@@ -49,7 +49,7 @@ A store that is no SqliteStore has a patience of its own.
 _LEFT_MAX: Final = 100
 
 
-class UsageCounter:
+class HitCounters:
     """The counts of one scope. May be shared by threads."""
 
     __slots__ = ("__weakref__", "_clock", "_due", "_events", "_lock", "_scope", "_store", "_used", "_waiting")
@@ -162,7 +162,7 @@ class _Left(msgspec.Struct, frozen=True):
 _USED_EVENTS_MAX: Final = 20 * EVENTS_MAX
 _PUT_OFF_MAX: Final = 20 * EVENTS_MAX
 """How many events may wait for a moment at which nobody writes; then the flush waits for one."""
-_COUNTERS: Final[weakref.WeakSet[UsageCounter]] = weakref.WeakSet()
+_COUNTERS: Final[weakref.WeakSet[HitCounters]] = weakref.WeakSet()
 _LEFT: Final[collections.deque[_Left]] = collections.deque(maxlen=_LEFT_MAX)
 
 

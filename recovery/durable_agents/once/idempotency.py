@@ -19,7 +19,7 @@ import msgspec
 from durable_agents.bounds import check_bytes
 from durable_agents.errors import ExecutionLost, StoreError
 from durable_agents.manager import Manager
-from durable_agents.once.claims import CLAIM_S, EXECUTION_S_MAX, ClaimPolicy, Claims, Done, Mine, check_duration
+from durable_agents.once.claims import CLAIM_S, EXECUTION_S_MAX, ClaimPolicy, KeyClaims, Done, KeyClaim, check_duration
 from durable_agents.once.requests import check_key, decoded_result, encoded_result, request_hash
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class IdempotencyStore(Manager):
         self._prefix = f"{scope}/"
         self._scope = scope
         policy = ClaimPolicy(scope=scope, claim_s=claim_s, execution_s_max=execution_s_max, is_evictable=is_evictable)
-        self._claims = Claims(self._store, policy, self._clock)
+        self._claims = KeyClaims(self._store, policy, self._clock)
 
     def close(self) -> None:
         """End the renewals, and close the store if this opened it. Closing twice is fine."""
@@ -193,7 +193,7 @@ class IdempotencyStore(Manager):
             if not after:
                 return discarded
 
-    def _produce(self, mine: Mine, produce: Callable[[], bytes]) -> bytes:
+    def _produce(self, mine: KeyClaim, produce: Callable[[], bytes]) -> bytes:
         try:
             with self._claims.executing(mine):
                 return produce()
@@ -201,7 +201,7 @@ class IdempotencyStore(Manager):
             self._abandon(mine)
             raise
 
-    def _abandon(self, mine: Mine) -> None:
+    def _abandon(self, mine: KeyClaim) -> None:
         """Give the key to the next caller; if the database refuses, the claim ends by its expiry."""
         with contextlib.suppress(StoreError):
             self._claims.abandon(mine)

@@ -25,7 +25,7 @@ from durable_agents.bounds import check_bytes
 from durable_agents.clock import Clock, SystemClock
 from durable_agents.errors import InProgress, InvalidResult
 from durable_agents.once.claims import CLAIM_S, EXECUTION_S_MAX, check_duration
-from durable_agents.once.hit_counters import UsageCounter
+from durable_agents.once.hit_counters import HitCounters
 from durable_agents.once.idempotency import RESULT_BYTES_MAX, WAIT_S, IdempotencyStore
 from durable_agents.once.requests import check_key, encoded_result, request_hash
 
@@ -124,7 +124,7 @@ class LLMOutputCache:
         )
         self._ttl_s, self._wait_s, self._scope, self._bytes_max = ttl_s, wait_s, scope, bytes_max
         self._prefix = f"{scope}/"
-        self._usage = UsageCounter(self._keys.store, scope, self._clock)
+        self._usage = HitCounters(self._keys.store, scope, self._clock)
         self._lock = threading.Lock()
         self._unchecked_bytes: int | None = None
 

@@ -40,7 +40,7 @@ _PLACE_BITS: Final = 61
 _FLOCK: Final = struct.Struct("hhqqi4x")
 
 
-class Presence:
+class OwnerLock:
     """One owner, present from now until ``leave`` or the end of the process.
 
     ``path`` is that of the database. Raises DatabaseReadOnly or DatabaseUnavailable.
@@ -85,7 +85,7 @@ class Presence:
         return kind != fcntl.F_UNLCK
 
 
-class ProcessPresence:
+class ProcessOwnerLock:
     """The presence of this process at one database: made when first asked for, and anew after a fork."""
 
     __slots__ = ("_lock", "_path", "_presence", "_process")
@@ -93,18 +93,18 @@ class ProcessPresence:
     def __init__(self, path: str) -> None:
         """Prepare; the file is opened by the first call."""
         self._path = path
-        self._presence: Presence | None = None
+        self._presence: OwnerLock | None = None
         self._process = 0
         self._lock = threading.Lock()
 
-    def get(self) -> Presence:
+    def get(self) -> OwnerLock:
         """Return the presence of the process that calls."""
         presence = self._presence
         if presence is not None and self._process == os.getpid():
             return presence
         with self._lock:
             if self._presence is None or self._process != os.getpid():
-                self._presence, self._process = Presence(self._path), os.getpid()
+                self._presence, self._process = OwnerLock(self._path), os.getpid()
             return self._presence
 
     def leave(self) -> None:
@@ -123,7 +123,7 @@ def _open(path: str) -> int:
         raise kind(message) from error
 
 
-_INHERITED: Final[weakref.WeakSet[Presence]] = weakref.WeakSet()
+_INHERITED: Final[weakref.WeakSet[OwnerLock]] = weakref.WeakSet()
 
 
 def _close_inherited() -> None:

@@ -45,7 +45,7 @@ import msgspec
 from durable_agents import commands
 from durable_agents.bounds import check_bytes
 from durable_agents.clock import Clock, SystemClock
-from durable_agents.commands import OUTPUT_BYTES_MAX, Command, CommandOutput
+from durable_agents.commands import OUTPUT_BYTES_MAX, CommandLine, CommandOutput
 from durable_agents.errors import (
     ExecutionLost,
     InDoubt,
@@ -58,10 +58,10 @@ from durable_agents.errors import (
     ToolNotStarted,
 )
 from durable_agents.manager import Manager
-from durable_agents.once.claims import CLAIM_S, EXECUTION_S_MAX, ClaimPolicy, Claims, Done, Mine, check_duration
-from durable_agents.once.hit_counters import UsageCounter
+from durable_agents.once.claims import CLAIM_S, EXECUTION_S_MAX, ClaimPolicy, KeyClaims, Done, KeyClaim, check_duration
+from durable_agents.once.hit_counters import HitCounters
 from durable_agents.once.outputs import SUFFIX, OutputReference, Outputs, checked_folder
-from durable_agents.once.owner_lock import Presence
+from durable_agents.once.owner_lock import OwnerLock
 from durable_agents.once.requests import check_key, decoded_result, encoded_result, request_hash
 from durable_agents.store import SqliteStore, Store
 from durable_agents.store.rows import KeyStatus, StoredKey
@@ -260,7 +260,7 @@ class _Call(msgspec.Struct, frozen=True):
 
     key: str
     hashed: str
-    tool: Callable[[Presence | None], Any]
+    tool: Callable[[OwnerLock | None], Any]
     in_doubt: DoubtPolicy
     lease: Lease | None
     keeps_failures: bool
@@ -306,11 +306,11 @@ class ToolLedger(Manager):
         self._prefix = f"{scope}/"
         self._output_bytes_max = output_bytes_max
         policy = ClaimPolicy(scope=scope, claim_s=claim_s, execution_s_max=execution_s_max, keeps_doubt=True)
-        self._claims = Claims(self._store, policy, self._clock)
+        self._claims = KeyClaims(self._store, policy, self._clock)
         self._outputs = Outputs(folder / scope)
         self._leases = LeaseManager(self._store, clock=self._clock)
         self._outcomes = Outcomes(self._outputs, output_bytes_max)
-        self._usage = UsageCounter(self._store, scope, self._clock)
+        self._usage = HitCounters(self._store, scope, self._clock)
 
     @property
     def outputs(self) -> Outputs:
@@ -379,7 +379,7 @@ class ToolLedger(Manager):
         digest = hashlib.sha256(stdin).hexdigest() if stdin else ""
         hashed = request_hash(["command", texts, directory, added, digest])
 
-        def call(presence: Presence | None) -> CommandOutput:
+        def call(presence: OwnerLock | None) -> CommandOutput:
             handed = () if presence is None else (presence.descriptor,)
             return commands.run(command, bytes_max=self._output_bytes_max, pass_fds=handed)
 
@@ -388,9 +388,9 @@ class ToolLedger(Manager):
         if found is not None:
             return found
         made = self._call(hashed, call, key, in_doubt, lease, wait_s, keeps_failures=keeps_failures)
-        command = Command(tuple(texts), directory, tuple(added.items()), stdin, timeout_s)
+        command = CommandLine(tuple(texts), directory, tuple(added.items()), stdin, timeout_s)
         commands.check_command(command)
-        return self._run(made, None if self._path is None else Presence(self._path))
+        return self._run(made, None if self._path is None else OwnerLock(self._path))
 
     def statistics(self) -> ToolStatistics:
         """Return the counts of all processes, except those that still wait in another process's memory."""
@@ -435,7 +435,7 @@ class ToolLedger(Manager):
     def _call(
         self,
         hashed: str,
-        tool: Callable[[Presence | None], Any],
+        tool: Callable[[OwnerLock | None], Any],
         key: str | None,
         in_doubt: DoubtPolicy,
         lease: Lease | None,
@@ -449,7 +449,7 @@ class ToolLedger(Manager):
         check_duration("wait_s", waits_s, least_s=0)
         return _Call(hashed if key is None else key, hashed, tool, in_doubt, lease, keeps_failures, waits_s)
 
-    def _run(self, call: _Call, presence: Presence | None = None) -> ToolRun:
+    def _run(self, call: _Call, presence: OwnerLock | None = None) -> ToolRun:
         try:
             owner = None if presence is None else presence.name
             settled = self._claims.settle(
@@ -477,7 +477,7 @@ class ToolLedger(Manager):
         self._usage.hit(time_saved_us=duration_us)
         return ToolRun(output, is_replay=True)
 
-    def _begun(self, call: _Call, mine: Mine, presence: Presence | None) -> ToolRun:
+    def _begun(self, call: _Call, mine: KeyClaim, presence: OwnerLock | None) -> ToolRun:
         if mine.is_in_doubt:
             known = self._decide(call, mine)
             if known is not None:
@@ -491,7 +491,7 @@ class ToolLedger(Manager):
         finally:
             self._usage.miss()
 
-    def _decide(self, call: _Call, mine: Mine) -> Happened | None:
+    def _decide(self, call: _Call, mine: KeyClaim) -> Happened | None:
         """Do in doubt what the caller wants. Raises InDoubt, and then the call is in doubt as before."""
         try:
             with self._claims.executing(mine):
@@ -500,7 +500,7 @@ class ToolLedger(Manager):
             self._doubt(mine)
             raise
 
-    def _effect(self, call: _Call, mine: Mine, presence: Presence | None) -> Any:
+    def _effect(self, call: _Call, mine: KeyClaim, presence: OwnerLock | None) -> Any:
         """Run the tool, if the claim and the lease may still be trusted; after an exception the key is not stuck."""
         try:
             self._claims.check(mine)
@@ -522,7 +522,7 @@ class ToolLedger(Manager):
             self._doubt(mine)
             raise
 
-    def _record(self, call: _Call, mine: Mine, output: Any, duration_us: int = 0) -> ToolRun:
+    def _record(self, call: _Call, mine: KeyClaim, output: Any, duration_us: int = 0) -> ToolRun:
         """Record the outcome, or what follows from its not being one; return it as later callers will get it."""
         if isinstance(output, CommandOutput) and output.has_failed and not call.keeps_failures:
             if output.has_timed_out or output.signal is not None:
@@ -566,33 +566,33 @@ class ToolLedger(Manager):
         rows = (row for status in (KeyStatus.DONE, KeyStatus.FAILED) for row in self._rows(status))
         return {digest for row in rows for digest in references(row.result or b"")}
 
-    def _doubted(self, key: str) -> Mine:
+    def _doubted(self, key: str) -> KeyClaim:
         """Claim a call that is in doubt, for a person. Raises RequestConflict for any other."""
         check_key(key)
         row = self._store.key(f"{self._scope}/{key}")
         if row is not None and row.result is None:
             found = self._claims.begin(key, row.request_hash)
-            if isinstance(found, Mine) and found.is_in_doubt:
+            if isinstance(found, KeyClaim) and found.is_in_doubt:
                 return found
-            if isinstance(found, Mine):
+            if isinstance(found, KeyClaim):
                 self._abandon(found)
         state = "no such call" if row is None else f"it is {row.status.value}"
         message = f"Expected the call with the key {key!r} to be in doubt but {state}; nothing was changed."
         raise RequestConflict(message)
 
-    def _leave(self, mine: Mine) -> None:
+    def _leave(self, mine: KeyClaim) -> None:
         """End a claim under which nothing was done: in doubt if it was so before, else free."""
         if mine.is_in_doubt:
             self._doubt(mine)
         else:
             self._abandon(mine)
 
-    def _doubt(self, mine: Mine) -> None:
+    def _doubt(self, mine: KeyClaim) -> None:
         """Leave the call in doubt; if the database refuses, it is so when the claim ends by itself."""
         with contextlib.suppress(RecoveryError):
             self._claims.doubt(mine)
 
-    def _abandon(self, mine: Mine) -> None:
+    def _abandon(self, mine: KeyClaim) -> None:
         """Give the key to the next caller; if the database refuses, the call is in doubt when the claim ends."""
         with contextlib.suppress(RecoveryError):
             self._claims.abandon(mine)

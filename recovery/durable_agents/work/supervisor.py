@@ -41,7 +41,7 @@ class Wait(Protocol):
         ...
 
 
-class Run(msgspec.Struct, frozen=True):
+class SupervisedRun(msgspec.Struct, frozen=True):
     """How the supervised work went: the exit status of each process in turn, -n for an end by signal n.
 
     ``is_stopped`` tells that somebody called ``stop``; otherwise a last status other than 0 means
@@ -96,7 +96,7 @@ class Supervisor:
         process = self._process
         return None if process is None else process.pid
 
-    def run(self) -> Run:
+    def run(self) -> SupervisedRun:
         """Run to success, to the end of the budget, or until ``stop``. Raises WorkerNotStarted.
 
         However it is left, by an exception too, the process and its group are gone.
@@ -109,7 +109,7 @@ class Supervisor:
                 break
             if self._wait(self._backoff_s[min(len(exits), len(self._backoff_s)) - 1]):
                 break
-        return Run(tuple(exits), self._is_stopping)
+        return SupervisedRun(tuple(exits), self._is_stopping)
 
     def stop(self) -> None:
         """End the process and start none any more. May be called from another thread, or by a signal handler.

@@ -77,7 +77,7 @@ begun last.
 ) = WORKER_CRASH_POINTS
 
 
-class Claim(Protocol):
+class HeldWork(Protocol):
     """Work that this process holds. Each method raises ClaimLost, and has changed nothing, when it holds it no more."""
 
     @property
@@ -102,10 +102,10 @@ class Claim(Protocol):
         ...
 
 
-class Claims(Protocol):
+class WorkSource(Protocol):
     """Where a worker gets its work."""
 
-    def claim(self) -> Claim | None:
+    def claim(self) -> HeldWork | None:
         """Return work that nobody else holds, or None where there is none."""
         ...
 
@@ -149,7 +149,7 @@ class Work(Protocol):
         ...
 
 
-class Ending(enum.StrEnum):
+class WorkEnding(enum.StrEnum):
     """How a worker left its work."""
 
     COMPLETED = "completed"
@@ -157,14 +157,14 @@ class Ending(enum.StrEnum):
     LOST = "lost"
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class WorkOutcome(msgspec.Struct, frozen=True):
     """What ``run_once`` did: the iterations ``resumed_from`` + 1 to ``done``, ``skipped`` checkpoints passed over.
 
     ``error`` is a sentence, empty when the work was completed.
     """
 
     task_id: str
-    ending: Ending
+    ending: WorkEnding
     resumed_from: int
     done: int
     skipped: int
@@ -180,7 +180,7 @@ class Worker:
 
     def __init__(
         self,
-        claims: Claims,
+        claims: WorkSource,
         checkpoints: CheckpointManager,
         artifacts: Artifacts,
         work: Work,
@@ -199,7 +199,7 @@ class Worker:
         self._iterations = iterations
         self._start = start
 
-    def run_once(self) -> Outcome | None:
+    def run_once(self) -> WorkOutcome | None:
         """Claim some work and do it to its end, from where it was left; return None where there is none to do.
 
         An error of the work function, a result of it that is not JSON, and evidence that does not
@@ -220,14 +220,14 @@ class Worker:
                 state, error = self._iterate(claim, done + 1, state)
                 if error:
                     claim.fail(error)
-                    return Outcome(claim.task_id, Ending.FAILED, resumed_from, done, skipped, error)
+                    return WorkOutcome(claim.task_id, WorkEnding.FAILED, resumed_from, done, skipped, error)
                 done += 1
             sys.audit(BEFORE_COMPLETE, claim.task_id, done)
             claim.complete()
         except ClaimLost as error:
-            return Outcome(claim.task_id, Ending.LOST, resumed_from, done, skipped, str(error))
+            return WorkOutcome(claim.task_id, WorkEnding.LOST, resumed_from, done, skipped, str(error))
         sys.audit(AFTER_COMPLETE, claim.task_id, done)
-        return Outcome(claim.task_id, Ending.COMPLETED, resumed_from, done, skipped)
+        return WorkOutcome(claim.task_id, WorkEnding.COMPLETED, resumed_from, done, skipped)
 
     def progress(self, task_id: str) -> int:
         """Return the number of the last iteration that need not be done again, 0 for none."""
@@ -240,7 +240,7 @@ class Worker:
             return 0, self._start, found.skipped_count
         return (*_unpacked(found.checkpoint), found.skipped_count)
 
-    def _iterate(self, claim: Claim, number: int, state: Any) -> tuple[Any, str]:
+    def _iterate(self, claim: HeldWork, number: int, state: Any) -> tuple[Any, str]:
         """Do one iteration and save it; return the state after it, or what went wrong."""
         claim.renew()
         sys.audit(BEFORE_ITERATION, claim.task_id, number)

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from durable_agents import IdempotencyStore
 from durable_agents.errors import InProgress
-from durable_agents.once.claims import ClaimPolicy, Claims
+from durable_agents.once.claims import ClaimPolicy, KeyClaims
 from durable_agents.once.requests import request_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from durable_agents.clock import Clock
-    from durable_agents.once.claims import Guard, Mine
+    from durable_agents.once.claims import Guard, KeyClaim
     from durable_agents.store import Store
 
 
@@ -88,10 +88,10 @@ class KeepsTheDead(IdempotencyStore):
         return super().execute_encoded(key, hashed, produce, ttl_s=ttl_s, wait_s=wait_s, guard=guard)
 
 
-class _HoldsOn(Claims):
+class _HoldsOn(KeyClaims):
     """Goes on with every claim that did not come to its end."""
 
-    def let_go(self, mine: Mine) -> None:
+    def let_go(self, mine: KeyClaim) -> None:
         """Keep what an end should have been told of."""
         self.__dict__.setdefault("kept", []).append(mine)
 
@@ -108,7 +108,7 @@ class KeepsTheInterrupted(IdempotencyStore):
 class CachesFailures(IdempotencyStore):
     """Stores null for an execution that raised."""
 
-    def _produce(self, mine: Mine, produce: Callable[[], bytes]) -> bytes:
+    def _produce(self, mine: KeyClaim, produce: Callable[[], bytes]) -> bytes:
         try:
             return super()._produce(mine, produce)
         except Exception:

@@ -40,7 +40,7 @@ from durable_agents import (
 from durable_agents.errors import JobLost
 from durable_agents.jobs import queue as outcomes
 from durable_agents.jobs.queue import CLAIM_CRASH_POINTS, EXIT_CRASH_POINTS, SETTLE_CRASH_POINTS
-from durable_agents.processes import Liveness, Process, ProcessTable
+from durable_agents.processes import Liveness, ProcessLine, ProcessTable
 from durable_agents.store import init_factory
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -115,7 +115,7 @@ class World:
 
     def table(self) -> ProcessTable:
         """Return what a reaper would read."""
-        return ProcessTable(Process(pid, start, state, pid) for pid, (start, state) in self.processes.items())
+        return ProcessTable(ProcessLine(pid, start, state, pid) for pid, (start, state) in self.processes.items())
 
 
 class WorldReaper(JobReaper):

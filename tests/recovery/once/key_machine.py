@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from durable_agents import SqliteStore
-    from durable_agents.once.claims import Claims
+    from durable_agents.once.claims import KeyClaims
     from durable_agents.once.tool_ledger import DoubtPolicy
 
 Result = TypeVar("Result")
@@ -273,6 +273,6 @@ class KeyMachine(RuleBasedStateMachine):
                 assert called.status not in ENDED
 
 
-def _never_renewed(claims: Claims) -> None:
+def _never_renewed(claims: KeyClaims) -> None:
     """Put a loop in the place of the renewals that was not started: time moves by the machine alone."""
     claims._renewals = PeriodicService(claims.renew, interval_s=3600)

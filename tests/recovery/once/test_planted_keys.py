@@ -18,7 +18,7 @@ from durable_agents import (
     open_store,
 )
 from durable_agents.errors import InDoubt, InProgress
-from durable_agents.once.claims import AFTER_CLAIM, ClaimPolicy, Claims
+from durable_agents.once.claims import AFTER_CLAIM, ClaimPolicy, KeyClaims
 from durable_agents.once.requests import request_hash
 
 from tests.planted.once import cache as caches
@@ -73,7 +73,7 @@ def test_an_expired_key(store: SqliteStore, kind: type[IdempotencyStore]) -> Non
 @pytest.mark.parametrize("kind", [IdempotencyStore, idempotency.KeepsTheDead])
 def test_a_claim_of_the_dead(store: SqliteStore, kind: type[IdempotencyStore]) -> None:
     """An owner that has gone holds its key until the expiry with the variant only."""
-    gone = Claims(store, ClaimPolicy(scope="idempotency"))
+    gone = KeyClaims(store, ClaimPolicy(scope="idempotency"))
     gone.begin("k", request_hash(None))
     gone.close()
     with kind(store, wait_s=0) as keys:

@@ -20,9 +20,9 @@ from durable_agents import (
     ArtifactExists,
     Artifacts,
     CheckpointManager,
-    Ending,
-    Outcome,
-    Run,
+    WorkEnding,
+    WorkOutcome,
+    SupervisedRun,
     Supervisor,
     TaskClaims,
     TaskManager,
@@ -98,7 +98,7 @@ def _command(folder: Path, point: str, number: int, worker: str = "durable_agent
     return [sys.executable, "-m", _PROGRAM, str(folder), worker, "durable_agents:Artifacts", point, str(number)]
 
 
-def _supervised(folder: Path, point: str, number: int, deaths: int, worker: str = "durable_agents:Worker") -> Run:
+def _supervised(folder: Path, point: str, number: int, deaths: int, worker: str = "durable_agents:Worker") -> SupervisedRun:
     (folder / "deaths").write_text(str(deaths))
     command = _command(folder, point, number, worker)
     return Supervisor(command, restarts_max=deaths, environment=_ENVIRONMENT, wait=lambda _: False).run()
@@ -119,7 +119,7 @@ def _expected_effects() -> dict[str, bytes]:
 def test_work_is_done_from_the_first_to_the_last_iteration(manager: CheckpointManager, artifacts: Artifacts) -> None:
     """Each iteration gets the state that the one before it returned; the task succeeds; nothing is left to do."""
     worker = _worker(manager, artifacts, _append)
-    assert worker.run_once() == Outcome("t", Ending.COMPLETED, 0, 3, 0)
+    assert worker.run_once() == WorkOutcome("t", WorkEnding.COMPLETED, 0, 3, 0)
     assert [checkpoint.snapshot for checkpoint in manager.list("t")] == [
         {"iteration": n, "state": list(range(1, n + 1))} for n in (1, 2, 3)
     ]
@@ -198,7 +198,7 @@ def test_a_lost_effect_is_written_again(
     (artifacts.folder / "task-t/000002/n").unlink()
     outcome = _worker(manager, artifacts, _append, kind).run_once()
     assert outcome is not None
-    assert (outcome.ending, outcome.resumed_from) == (Ending.COMPLETED, 1 if is_whole else 2)
+    assert (outcome.ending, outcome.resumed_from) == (WorkEnding.COMPLETED, 1 if is_whole else 2)
     assert outcome.skipped == is_whole
     assert ("task-t/000002/n" in _effects(artifacts)) == is_whole
 
@@ -215,7 +215,7 @@ def test_what_leaves_no_evidence_is_done_again(manager: CheckpointManager, artif
 
     with pytest.raises(KeyboardInterrupt):
         _worker(manager, artifacts, work).run_once()
-    assert _worker(manager, artifacts, work).run_once() == Outcome("t", Ending.COMPLETED, 1, 3, 1)
+    assert _worker(manager, artifacts, work).run_once() == WorkOutcome("t", WorkEnding.COMPLETED, 1, 3, 1)
     assert begun == [1, 2, 3, 2, 3]
 
 
@@ -229,7 +229,7 @@ def test_an_error_of_the_work_fails_the_task(manager: CheckpointManager, artifac
 
     outcome = _worker(manager, artifacts, work).run_once()
     error = "Iteration 2 raised ZeroDivisionError: oh"
-    assert outcome == Outcome("t", Ending.FAILED, 0, 1, 0, error)
+    assert outcome == WorkOutcome("t", WorkEnding.FAILED, 0, 1, 0, error)
     tasks = TaskManager(manager.store)
     assert tasks.get("t").status is TaskStatus.FAILED
     assert tasks.audits("t")[-1].detail == error
@@ -243,7 +243,7 @@ def test_a_result_that_cannot_be_kept_fails_the_task(
     """It would be the same after a restart: nobody is sent round in circles."""
     outcome = _worker(manager, artifacts, lambda _: result).run_once()
     assert outcome is not None
-    assert (outcome.ending, outcome.done) == (Ending.FAILED, 0)
+    assert (outcome.ending, outcome.done) == (WorkEnding.FAILED, 0)
     assert outcome.error.startswith("Iteration 1 returned what cannot be kept: Expected a snapshot")
     assert TaskManager(manager.store).get("t").status is TaskStatus.FAILED
 
@@ -254,7 +254,7 @@ def test_an_error_about_a_file_whose_name_is_not_utf8_fails_the_task(
     """The reason is kept, with the name's bytes as escapes."""
     outcome = _worker(manager, artifacts, lambda _: (artifacts.folder / "\udcff").read_bytes()).run_once()
     assert outcome is not None
-    assert outcome.ending is Ending.FAILED
+    assert outcome.ending is WorkEnding.FAILED
     assert TaskManager(manager.store).audits("t")[-1].detail == outcome.error
     assert "\\udcff" in outcome.error
 
@@ -267,7 +267,7 @@ def test_evidence_that_does_not_verify_fails_the_task(manager: CheckpointManager
 
     outcome = _worker(manager, artifacts, work).run_once()
     assert outcome is not None
-    assert (outcome.ending, outcome.done) == (Ending.FAILED, 0)
+    assert (outcome.ending, outcome.done) == (WorkEnding.FAILED, 0)
     assert outcome.error.startswith("Iteration 1 gave evidence that does not verify")
 
 
@@ -283,7 +283,7 @@ def test_a_task_that_is_cancelled_is_left(manager: CheckpointManager, artifacts:
 
     outcome = _worker(manager, artifacts, work).run_once()
     assert outcome is not None
-    assert (outcome.ending, outcome.done) == (Ending.LOST, number)
+    assert (outcome.ending, outcome.done) == (WorkEnding.LOST, number)
     assert "cancelled" in outcome.error
     assert tasks.get("t").status is TaskStatus.CANCELLED
 
@@ -308,7 +308,7 @@ def test_effects_of_any_task_stay_in_the_folder(manager: CheckpointManager, arti
     claims = TaskClaims(tasks, manager, task_id)
     outcome = Worker(claims, manager, artifacts, _append, iterations=1, start=[]).run_once()
     assert outcome is not None
-    assert outcome.ending is Ending.COMPLETED
+    assert outcome.ending is WorkEnding.COMPLETED
     (effect,) = _effects(artifacts)
     assert len(Path(effect).parts) == 3
 
@@ -329,7 +329,7 @@ def test_a_supervisor_spends_its_budget_and_no_more() -> None:
 
     restarts = len(BACKOFF_S) + 1
     run = Supervisor([sys.executable, "-c", "raise SystemExit(3)"], restarts_max=restarts, wait=wait).run()
-    assert run == Run((3,) * (restarts + 1), is_stopped=False)
+    assert run == SupervisedRun((3,) * (restarts + 1), is_stopped=False)
     assert (run.restarts, run.is_success) == (restarts, False)
     assert pauses == [*BACKOFF_S, BACKOFF_S[-1]]
 
@@ -339,7 +339,7 @@ def test_a_supervisor_may_be_told_to_stop_while_it_pauses() -> None:
     command = [sys.executable, "-c", "raise SystemExit(3)"]
     assert Supervisor(command, restarts_max=5, wait=lambda _: True).run().exits == (3,)
     pausing = threading.Event()
-    runs: list[Run] = []
+    runs: list[SupervisedRun] = []
 
     def pause(duration_s: float) -> bool:
         pausing.set()
@@ -370,7 +370,7 @@ def test_stopping_has_a_bound_and_takes_the_whole_group(tmp_path: Path) -> None:
     """A worker that ignores SIGTERM is killed with its child, and is not started again."""
     ready = tmp_path / "ready"
     supervisor = Supervisor([sys.executable, "-c", _STUBBORN, str(ready)], restarts_max=5, stop_timeout_s=0.2)
-    runs: list[Run] = []
+    runs: list[SupervisedRun] = []
     thread = threading.Thread(target=lambda: runs.append(supervisor.run()))
     thread.start()
     deadline = time.monotonic() + _TIMEOUT_S
@@ -381,7 +381,7 @@ def test_stopping_has_a_bound_and_takes_the_whole_group(tmp_path: Path) -> None:
     supervisor.stop()
     thread.join(_TIMEOUT_S)
     assert time.monotonic() - stopped < _TIMEOUT_S / 2
-    assert runs == [Run((-signal.SIGKILL,), is_stopped=True)]
+    assert runs == [SupervisedRun((-signal.SIGKILL,), is_stopped=True)]
     assert select.select([child], [], [], _TIMEOUT_S)[0] == [child]  # a pidfd is readable when its process is dead
     os.close(child)
     assert supervisor.pid is None

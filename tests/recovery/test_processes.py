@@ -14,7 +14,7 @@ import psutil
 import pytest
 from durable_agents import processes as liveness
 from durable_agents.errors import ExecutorNotEnded
-from durable_agents.processes import Liveness, Process, ProcessTable, end_group, look, read_process, start_of
+from durable_agents.processes import Liveness, ProcessLine, ProcessTable, end_group, look, read_process, start_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -227,7 +227,7 @@ def test_what_does_not_end_is_an_error(sleeper: subprocess.Popen[bytes], monkeyp
 
 def test_a_table_may_be_made_by_hand() -> None:
     """Reapers are tested without processes: a table is data."""
-    table = ProcessTable([Process(5, "b:1", "S", 5), Process(6, "b:2", "T", 6), Process(7, "b:3", "X", 7)])
+    table = ProcessTable([ProcessLine(5, "b:1", "S", 5), ProcessLine(6, "b:2", "T", 6), ProcessLine(7, "b:3", "X", 7)])
     assert [table.look(pid, f"b:{pid - 4}") for pid in (5, 6, 7)] == [
         Liveness.ALIVE,
         Liveness.STOPPED,
