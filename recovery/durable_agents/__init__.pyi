@@ -256,20 +256,20 @@ from .work.worker import (
     WORKER_CRASH_POINTS as WORKER_CRASH_POINTS,
 )
 from .work.worker import (
-    WorkEnding as WorkEnding,
-)
-from .work.worker import (
     Iteration as Iteration,
 )
 from .work.worker import (
     LeaseClaims as LeaseClaims,
 )
 from .work.worker import (
-    WorkOutcome as WorkOutcome,
-)
-from .work.worker import (
     TaskClaims as TaskClaims,
 )
 from .work.worker import (
+    WorkEnding as WorkEnding,
+)
+from .work.worker import (
     Worker as Worker,
+)
+from .work.worker import (
+    WorkOutcome as WorkOutcome,
 )

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from durable_agents import (
     Artifacts,
     CheckpointManager,
-    WorkEnding,
     LeaseClaims,
     LeaseManager,
     RecoverySweep,
     TaskManager,
     TaskStatus,
+    WorkEnding,
     Worker,
     WorkStatus,
     open_store,

@@ -121,7 +121,7 @@ def test_no_room_for_input_and_output_is_an_error_before_the_command_runs(
 def test_too_large_an_output_is_an_error_that_says_the_command_ran() -> None:
     """Each stream has its own bound."""
     with pytest.raises(
-        OutputTooLarge, match="at most 9 bytes of standard error but the command put out 10; it has run"
+        OutputTooLarge, match=r"standard error of a command must have at most 9 bytes; got 10\. It has run"
     ):
         run(shell("printf 0123456789 >&2"), bytes_max=9)
 
@@ -138,7 +138,7 @@ def test_too_large_an_output_is_an_error_that_says_the_command_ran() -> None:
 )
 def test_a_command_that_cannot_be_started_had_no_effect(command: CommandLine) -> None:
     """The error says so."""
-    with pytest.raises(ToolNotStarted, match="it did not run"):
+    with pytest.raises(ToolNotStarted, match="It did not run"):
         run(command)
 
 

@@ -19,7 +19,7 @@ import msgspec
 from durable_agents.bounds import check_bytes
 from durable_agents.errors import ExecutionLost, StoreError
 from durable_agents.manager import Manager
-from durable_agents.once.claims import CLAIM_S, EXECUTION_S_MAX, ClaimPolicy, KeyClaims, Done, KeyClaim, check_duration
+from durable_agents.once.claims import CLAIM_S, EXECUTION_S_MAX, ClaimPolicy, Done, KeyClaim, KeyClaims, check_duration
 from durable_agents.once.requests import check_key, decoded_result, encoded_result, request_hash
 
 if TYPE_CHECKING:

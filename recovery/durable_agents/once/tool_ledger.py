@@ -58,7 +58,7 @@ from durable_agents.errors import (
     ToolNotStarted,
 )
 from durable_agents.manager import Manager
-from durable_agents.once.claims import CLAIM_S, EXECUTION_S_MAX, ClaimPolicy, KeyClaims, Done, KeyClaim, check_duration
+from durable_agents.once.claims import CLAIM_S, EXECUTION_S_MAX, ClaimPolicy, Done, KeyClaim, KeyClaims, check_duration
 from durable_agents.once.hit_counters import HitCounters
 from durable_agents.once.outputs import SUFFIX, OutputReference, Outputs, checked_folder
 from durable_agents.once.owner_lock import OwnerLock

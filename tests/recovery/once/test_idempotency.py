@@ -30,7 +30,7 @@ from durable_agents.errors import (
     RecursiveExecution,
     RequestConflict,
 )
-from durable_agents.once.claims import ClaimPolicy, KeyClaims, KeyClaim
+from durable_agents.once.claims import ClaimPolicy, KeyClaim, KeyClaims
 from durable_agents.once.idempotency import Execution, IdempotencyStore
 from durable_agents.store.rows import KeyStatus
 

@@ -20,14 +20,14 @@ from durable_agents import (
     ArtifactExists,
     Artifacts,
     CheckpointManager,
-    WorkEnding,
-    WorkOutcome,
     SupervisedRun,
     Supervisor,
     TaskClaims,
     TaskManager,
     TaskStatus,
+    WorkEnding,
     Worker,
+    WorkOutcome,
 )
 from durable_agents.errors import InvalidSetting, UnknownProgress, WorkerNotStarted
 from durable_agents.work.supervisor import BACKOFF_S
@@ -98,7 +98,9 @@ def _command(folder: Path, point: str, number: int, worker: str = "durable_agent
     return [sys.executable, "-m", _PROGRAM, str(folder), worker, "durable_agents:Artifacts", point, str(number)]
 
 
-def _supervised(folder: Path, point: str, number: int, deaths: int, worker: str = "durable_agents:Worker") -> SupervisedRun:
+def _supervised(
+    folder: Path, point: str, number: int, deaths: int, worker: str = "durable_agents:Worker"
+) -> SupervisedRun:
     (folder / "deaths").write_text(str(deaths))
     command = _command(folder, point, number, worker)
     return Supervisor(command, restarts_max=deaths, environment=_ENVIRONMENT, wait=lambda _: False).run()
