@@ -59,7 +59,8 @@ from .jobs.stages import (
 from .jobs.stages import (
     StageEngine as StageEngine,
 )
-from .once.claims import CLAIM_CRASH_POINTS as CLAIM_CRASH_POINTS
+from .once.crash_points import CLAIM_CRASH_POINTS as CLAIM_CRASH_POINTS
+from .once.crash_points import TOOL_CRASH_POINTS as TOOL_CRASH_POINTS
 from .once.idempotency import Execution as Execution
 from .once.idempotency import IdempotencyStore as IdempotencyStore
 from .once.langchain_cache import LangChainCache as LangChainCache
@@ -80,9 +81,6 @@ from .once.tool_ledger import (
 )
 from .once.tool_ledger import (
     RUN_AGAIN as RUN_AGAIN,
-)
-from .once.tool_ledger import (
-    TOOL_CRASH_POINTS as TOOL_CRASH_POINTS,
 )
 from .once.tool_ledger import (
     Happened as Happened,

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 import pytest
 from durable_agents import RAISE, RUN_AGAIN, Happened, IdempotencyStore, ManualClock, Probe, ToolLedger, ToolRun
 from durable_agents.errors import InDoubt, InProgress, RequestConflict
-from durable_agents.once.claims import CLAIM_CRASH_POINTS, END_CRASH_POINTS
+from durable_agents.once.crash_points import CLAIM_CRASH_POINTS, END_CRASH_POINTS, TOOL_CRASH_POINTS
 from durable_agents.once.requests import decoded_result
-from durable_agents.once.tool_ledger import TOOL_CRASH_POINTS, Outcomes
+from durable_agents.once.tool_ledger import Outcomes
 from durable_agents.service import PeriodicService
 from durable_agents.store.rows import KeyStatus
 from hypothesis import strategies as st

@@ -150,9 +150,9 @@ def test_another_request_under_one_key_is_a_conflict(keys: IdempotencyStore) -> 
         return 1
 
     keys.execute("k", produce, request={"a": 1})
-    with pytest.raises(RequestConflict, match="use one key for one request"):
+    with pytest.raises(RequestConflict, match="Use one key for one request"):
         keys.execute("k", never, request={"a": 2})
-    with pytest.raises(RequestConflict, match="use one key for one request"):
+    with pytest.raises(RequestConflict, match="Use one key for one request"):
         keys.find("k")
     assert keys.execute("k", never, request={"a": 1}).result == 1
 
@@ -263,7 +263,7 @@ def test_a_caller_is_told_that_another_executes(store: SqliteStore) -> None:
     with IdempotencyStore(store) as keys, IdempotencyStore(store, wait_s=0) as other:
 
         def produce() -> int:
-            with pytest.raises(InProgress, match=f"process {os.getpid()} is still at it"):
+            with pytest.raises(InProgress, match=f"got process {os.getpid()} still at it"):
                 ThreadPoolExecutor(1).submit(other.execute, "k", never).result(30)
             assert other.find("k") is None
             return 1
