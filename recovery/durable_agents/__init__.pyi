@@ -168,11 +168,7 @@ from .store import open_store as open_store
 from .webhooks.inbox import INBOX_CRASH_POINTS as INBOX_CRASH_POINTS
 from .webhooks.inbox import Inbox as Inbox
 from .webhooks.receiver import Receiver as Receiver
-from .work.artifacts import ARTIFACT_CRASH_POINTS as ARTIFACT_CRASH_POINTS
 from .work.artifacts import Artifacts as Artifacts
-from .work.checkpoints import (
-    CRASH_POINTS as CRASH_POINTS,
-)
 from .work.checkpoints import (
     Checkpoint as Checkpoint,
 )
@@ -188,6 +184,11 @@ from .work.checkpoints import (
 from .work.checkpoints import (
     Skipped as Skipped,
 )
+from .work.crash_points import ARTIFACT_CRASH_POINTS as ARTIFACT_CRASH_POINTS
+from .work.crash_points import CHECKPOINT_CRASH_POINTS as CHECKPOINT_CRASH_POINTS
+from .work.crash_points import LEASE_CRASH_POINTS as LEASE_CRASH_POINTS
+from .work.crash_points import SWEEP_CRASH_POINTS as SWEEP_CRASH_POINTS
+from .work.crash_points import WORKER_CRASH_POINTS as WORKER_CRASH_POINTS
 from .work.evidence import (
     ArtifactExists as ArtifactExists,
 )
@@ -219,9 +220,6 @@ from .work.evidence import (
     Verification as Verification,
 )
 from .work.leases import (
-    LEASE_CRASH_POINTS as LEASE_CRASH_POINTS,
-)
-from .work.leases import (
     Heartbeat as Heartbeat,
 )
 from .work.leases import (
@@ -239,9 +237,6 @@ from .work.leases import (
 from .work.supervisor import SupervisedRun as SupervisedRun
 from .work.supervisor import Supervisor as Supervisor
 from .work.sweep import (
-    SWEEP_CRASH_POINTS as SWEEP_CRASH_POINTS,
-)
-from .work.sweep import (
     RecoverySweep as RecoverySweep,
 )
 from .work.sweep import (
@@ -250,9 +245,6 @@ from .work.sweep import (
 from .work.tasks import Task as Task
 from .work.tasks import TaskManager as TaskManager
 from .work.tasks import TaskStatus as TaskStatus
-from .work.worker import (
-    WORKER_CRASH_POINTS as WORKER_CRASH_POINTS,
-)
 from .work.worker import (
     Iteration as Iteration,
 )

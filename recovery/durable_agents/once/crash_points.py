@@ -23,7 +23,7 @@ class OncePoint(enum.StrEnum):
     AFTER_END = "recovery.claim.after_end"
 
 
-_ALL: Final = tuple(OncePoint)
+_ALL: Final[tuple[str, ...]] = tuple(OncePoint)
 CLAIM_CRASH_POINTS: Final = _ALL[:3]
 TOOL_CRASH_POINTS: Final = _ALL[3:5]
 END_CRASH_POINTS: Final = _ALL[5:]

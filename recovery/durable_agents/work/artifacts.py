@@ -28,22 +28,11 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import msgspec
 
 from durable_agents.errors import ArtifactNotWritten, InvalidArtifact, InvalidSetting
+from durable_agents.work.crash_points import WorkPoint
 from durable_agents.work.evidence import FileSha256, Reason, parts_inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-ARTIFACT_CRASH_POINTS: Final = (
-    "recovery.artifact.before_create",
-    "recovery.artifact.after_create",
-    "recovery.artifact.after_write",
-    "recovery.artifact.after_file_sync",
-    "recovery.artifact.after_rename",
-    "recovery.artifact.after_folder_sync",
-)
-"""The audit events that ``write`` raises, in the order in which it passes them, each once; the argument is the path."""
-
-BEFORE_CREATE, AFTER_CREATE, AFTER_WRITE, AFTER_FILE_SYNC, AFTER_RENAME, AFTER_FOLDER_SYNC = ARTIFACT_CRASH_POINTS
 
 ARTIFACT_BYTES_MAX: Final = 1024 * 1024 * 1024
 """The largest file that is hashed unless told otherwise: what bounds the time that an examination takes."""
@@ -178,14 +167,14 @@ class Artifacts:
         with contextlib.suppress(FileNotFoundError):
             if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        sys.audit(BEFORE_CREATE, path)
+        sys.audit(WorkPoint.ARTIFACT_BEFORE_CREATE, path)
         temporary, file = _created(folder)
         try:
-            sys.audit(AFTER_CREATE, path)
+            sys.audit(WorkPoint.ARTIFACT_AFTER_CREATE, path)
             _write_all(file, content)
-            sys.audit(AFTER_WRITE, path)
+            sys.audit(WorkPoint.ARTIFACT_AFTER_WRITE, path)
             os.fsync(file)
-            sys.audit(AFTER_FILE_SYNC, path)
+            sys.audit(WorkPoint.ARTIFACT_AFTER_FILE_SYNC, path)
             os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -193,9 +182,9 @@ class Artifacts:
             raise
         finally:
             os.close(file)
-        sys.audit(AFTER_RENAME, path)
+        sys.audit(WorkPoint.ARTIFACT_AFTER_RENAME, path)
         os.fsync(folder)
-        sys.audit(AFTER_FOLDER_SYNC, path)
+        sys.audit(WorkPoint.ARTIFACT_AFTER_FOLDER_SYNC, path)
 
     def _opened(self, folders: list[str], *, make: bool = False) -> int:
         """Walk down and return the innermost folder, opened; ``make`` those that are missing."""

@@ -38,6 +38,7 @@ from durable_agents.errors import (
     UnknownWorkItem,
 )
 from durable_agents.work.checkpoints import CheckpointType
+from durable_agents.work.crash_points import WorkPoint
 from durable_agents.work.tasks import TaskStatus
 
 if TYPE_CHECKING:
@@ -48,33 +49,6 @@ if TYPE_CHECKING:
     from durable_agents.work.evidence import Evidence, FileSha256
     from durable_agents.work.leases import Lease, LeaseManager
     from durable_agents.work.tasks import TaskManager
-
-WORKER_CRASH_POINTS: Final = (
-    "recovery.worker.before_claim",
-    "recovery.worker.after_claim",
-    "recovery.worker.after_resume",
-    "recovery.worker.before_iteration",
-    "recovery.worker.after_iteration",
-    "recovery.worker.after_checkpoint",
-    "recovery.worker.before_complete",
-    "recovery.worker.after_complete",
-)
-"""The audit events that ``run_once`` raises, the middle three once per iteration.
-
-Their arguments are the task id, empty before there is one, and the number of the iteration that was
-begun last.
-"""
-
-(
-    BEFORE_CLAIM,
-    AFTER_CLAIM,
-    AFTER_RESUME,
-    BEFORE_ITERATION,
-    AFTER_ITERATION,
-    AFTER_CHECKPOINT,
-    BEFORE_COMPLETE,
-    AFTER_COMPLETE,
-) = WORKER_CRASH_POINTS
 
 
 class HeldWork(Protocol):
@@ -207,13 +181,13 @@ class Worker:
         Raises UnknownProgress, and any StoreError, after which the work is still claimed, and is
         there for whoever claims it when that has run out.
         """
-        sys.audit(BEFORE_CLAIM, "", 0)
+        sys.audit(WorkPoint.WORKER_BEFORE_CLAIM, "", 0)
         claim = self._claims.claim()
         if claim is None:
             return None
-        sys.audit(AFTER_CLAIM, claim.task_id, 0)
+        sys.audit(WorkPoint.WORKER_AFTER_CLAIM, claim.task_id, 0)
         done, state, skipped = self._progress(claim.task_id)
-        sys.audit(AFTER_RESUME, claim.task_id, done)
+        sys.audit(WorkPoint.WORKER_AFTER_RESUME, claim.task_id, done)
         resumed_from = done
         try:
             while done < self._iterations:
@@ -222,11 +196,11 @@ class Worker:
                     claim.fail(error)
                     return WorkOutcome(claim.task_id, WorkEnding.FAILED, resumed_from, done, skipped, error)
                 done += 1
-            sys.audit(BEFORE_COMPLETE, claim.task_id, done)
+            sys.audit(WorkPoint.WORKER_BEFORE_COMPLETE, claim.task_id, done)
             claim.complete()
         except ClaimLost as error:
             return WorkOutcome(claim.task_id, WorkEnding.LOST, resumed_from, done, skipped, str(error))
-        sys.audit(AFTER_COMPLETE, claim.task_id, done)
+        sys.audit(WorkPoint.WORKER_AFTER_COMPLETE, claim.task_id, done)
         return WorkOutcome(claim.task_id, WorkEnding.COMPLETED, resumed_from, done, skipped)
 
     def progress(self, task_id: str) -> int:
@@ -243,20 +217,20 @@ class Worker:
     def _iterate(self, claim: HeldWork, number: int, state: Any) -> tuple[Any, str]:
         """Do one iteration and save it; return the state after it, or what went wrong."""
         claim.renew()
-        sys.audit(BEFORE_ITERATION, claim.task_id, number)
+        sys.audit(WorkPoint.WORKER_BEFORE_ITERATION, claim.task_id, number)
         iteration = Iteration(claim.task_id, number, state, self._artifacts)
         try:
             state = self._work(iteration)
         except Exception as error:  # noqa: BLE001 - whatever goes wrong in the work is the work's failure
             return None, f"Iteration {number} raised {type(error).__name__}: {_printable(error)}"
-        sys.audit(AFTER_ITERATION, claim.task_id, number)
+        sys.audit(WorkPoint.WORKER_AFTER_ITERATION, claim.task_id, number)
         try:
             saved = claim.save({"iteration": number, "state": state}, iteration.evidence)
         except (InvalidSnapshot, InvalidEvidence) as error:  # which the same work would run into again and again
             return None, f"Iteration {number} returned what cannot be kept: {_printable(error)}"
         if iteration.evidence and not saved.is_verified:
             return None, f"Iteration {number} gave evidence that does not verify: {saved.verification}"
-        sys.audit(AFTER_CHECKPOINT, claim.task_id, number)
+        sys.audit(WorkPoint.WORKER_AFTER_CHECKPOINT, claim.task_id, number)
         return saved.snapshot["state"], ""
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from durable_agents import (
-    CRASH_POINTS,
+    CHECKPOINT_CRASH_POINTS,
     Checkpoint,
     CheckpointManager,
     CheckpointType,
@@ -133,7 +133,7 @@ def test_an_unknown_task_is_an_error(manager: CheckpointManager) -> None:
 def test_an_id_that_is_no_string_is_refused(manager: CheckpointManager, task_id: Any) -> None:
     """SQLite would turn 7 into '7', which is another caller's task."""
     TaskManager(manager.store).create("7")
-    with pytest.raises(InvalidTask, match="Expected the id of a task to be a string"):
+    with pytest.raises(InvalidTask, match="The id of a task must be a string"):
         manager.save(task_id, 1)
     assert manager.list("7") == []
 
@@ -141,7 +141,7 @@ def test_an_id_that_is_no_string_is_refused(manager: CheckpointManager, task_id:
 @pytest.mark.parametrize("type_", ["", None, 5])
 def test_a_type_that_is_no_name_is_refused(manager: CheckpointManager, type_: Any) -> None:
     """A type is a string that is not empty."""
-    with pytest.raises(InvalidCheckpointType, match="to be a string that is not empty"):
+    with pytest.raises(InvalidCheckpointType, match="must be a non-empty string"):
         manager.save("t", 1, type=type_)
     assert manager.list("t") == []
 
@@ -259,7 +259,7 @@ def test_a_manager_takes_a_store_or_a_path(path: Path) -> None:
 @pytest.mark.parametrize("bytes_max", [0, -1])
 def test_a_bound_that_lets_nothing_through_is_refused(path: Path, bytes_max: int) -> None:
     """The bound of a snapshot is at least one byte."""
-    with pytest.raises(InvalidSetting, match="Expected snapshot_bytes_max of 1 or more"):
+    with pytest.raises(InvalidSetting, match="snapshot_bytes_max must be 1 or more"):
         CheckpointManager(db_path=path, snapshot_bytes_max=bytes_max)
 
 
@@ -291,7 +291,7 @@ def test_a_save_passes_every_crash_point_once_and_in_order(
     heard.clear()
     manager.save("t", 2)
     numbers = [NO_NUMBER, NO_NUMBER, 2, 2, 2, 2, 2]
-    assert heard == [(point, ("t", number)) for point, number in zip(CRASH_POINTS, numbers, strict=True)]
+    assert heard == [(point, ("t", number)) for point, number in zip(CHECKPOINT_CRASH_POINTS, numbers, strict=True)]
 
 
 def test_a_snapshot_that_is_refused_takes_no_lock(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from durable_agents import (
     ARTIFACT_CRASH_POINTS,
-    CRASH_POINTS,
+    CHECKPOINT_CRASH_POINTS,
     WORKER_CRASH_POINTS,
     ArtifactExists,
     Artifacts,
@@ -45,7 +45,7 @@ _PROGRAM: Final = "tests.recovery.work.worker_program"
 _ENVIRONMENT: Final = {**os.environ, "PYTHONPATH": str(_ROOT)}
 _TIMEOUT_S: Final = 60
 _FIFTH: Final = 5
-_POINTS: Final = (*WORKER_CRASH_POINTS, *CRASH_POINTS, *ARTIFACT_CRASH_POINTS)
+_POINTS: Final = (*WORKER_CRASH_POINTS, *CHECKPOINT_CRASH_POINTS, *ARTIFACT_CRASH_POINTS)
 
 _heard: list[tuple[str, tuple[object, ...]]] | None = None
 
@@ -154,7 +154,7 @@ def test_a_kill_anywhere_costs_one_attempt_and_nothing_else(
     number = {WORKER_CRASH_POINTS[0]: 0, WORKER_CRASH_POINTS[1]: 0, WORKER_CRASH_POINTS[2]: 0}.get(point, _FIFTH)
     if point in {*WORKER_CRASH_POINTS[-2:]}:
         number = ITERATIONS
-    if point in ARTIFACT_CRASH_POINTS or point in CRASH_POINTS[:2]:
+    if point in ARTIFACT_CRASH_POINTS or point in CHECKPOINT_CRASH_POINTS[:2]:
         number = 0  # they carry a path, or no number yet
     run = _supervised(tmp_path, point, number, deaths=1)
     assert run.exits == (-signal.SIGKILL, 0)
@@ -405,11 +405,11 @@ def test_stopping_has_a_bound_and_takes_the_whole_group(tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any]) -> None:
     """A budget, a pause and a command are checked before anything is started."""
-    with pytest.raises(InvalidSetting, match="Expected"):
+    with pytest.raises(InvalidSetting, match=" must "):
         Supervisor(**{"command": ["true"], **settings})
 
 
 def test_a_program_that_is_not_there_is_told() -> None:
     """What cannot be started at all is an error and not five restarts."""
-    with pytest.raises(WorkerNotStarted, match="Expected to start '/no/such/program'"):
+    with pytest.raises(WorkerNotStarted, match="'/no/such/program' must be a program"):
         Supervisor(["/no/such/program"], restarts_max=5).run()
