@@ -34,7 +34,8 @@ SUFFIX: Final = "-owners"
 
 _MODE: Final = 0o666
 _PLACE_BITS: Final = 61
-# struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid (0 for locks of an open file).
+# struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid (0 for locks of an open
+# file).
 _FLOCK: Final = struct.Struct("hhqqi4x")
 
 

@@ -4,9 +4,9 @@ Number, snapshot, content hash and evidence of a checkpoint, with the verdict on
 one transaction (D11). Numbers are 1, 2, 3, ... per task, without gap or duplicate, however many
 processes write at once: the number is read under the write lock under which it is written (D1).
 
-A checkpoint is **verified** if its evidence holds now. ``latest_verified`` examines it again, newest
-checkpoint first, and reports those it passed over. ``prune`` keeps the one that it would find, and
-all later ones.
+A checkpoint is **verified** if its evidence holds now. ``latest_verified`` examines it again,
+newest checkpoint first, and reports those it passed over. ``prune`` keeps the one that it would
+find, and all later ones.
 """
 
 from __future__ import annotations

@@ -1,20 +1,19 @@
-"""The worker: claim, do, checkpoint, complete; after a crash, go on behind the newest checkpoint that verifies.
+"""The worker: claim work, do it iteration by iteration, and after a crash go on behind the last good checkpoint.
 
-Work is a function that is called once per iteration with its number and the state that the
-iteration before it returned, and returns the state for the next. What it does to the world it does
-through ``iteration.write``: files whose names hold the iteration's number, each written whole and
-durable. A process that dies between an effect and its checkpoint leaves the effect without a
-checkpoint; the next one does that iteration again and writes the same file. So each effect is there
-exactly once, an iteration is attempted at most once more per crash, and one whose checkpoint was
-acknowledged is not repeated as long as its evidence holds.
+Work is a function, called once per iteration with the iteration's number and the state that the
+previous one returned; it returns the next state. Its effects go through ``iteration.write``: files
+named by the iteration's number, each written whole and durably. A process that dies between an
+effect and its checkpoint leaves an effect without a checkpoint. The next worker repeats that
+iteration and writes the same file. So each effect exists exactly once, a crash repeats at most one
+iteration, and an iteration with an acknowledged checkpoint is not repeated while its evidence
+holds.
 
-An iteration that neither writes nor gives other evidence leaves a checkpoint that recovery passes
-over (no evidence is not verified evidence), and is done again after a crash.
+An iteration without evidence leaves a checkpoint that recovery passes over (no evidence is not
+verified evidence), and is repeated after a crash.
 
-How work is claimed is not the worker's business: it takes anything with the methods of ``Claims``.
-``LeaseClaims`` is for any number of workers, each write under the fence of a lease. ``TaskClaims``
-is for one worker per task, kept alive by a supervisor: it has no lease, so nothing but that keeps a
-second one away.
+A worker takes its work from any ``WorkSource``. ``LeaseClaims`` is for any number of workers: each
+write is fenced by a lease. ``TaskClaims`` is for one worker per task, kept alive by a supervisor:
+without a lease, only the supervisor keeps a second worker away.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
 
 
 class HeldWork(Protocol):
-    """Work that this process holds. Each method raises ClaimLost, and has changed nothing, when it holds it no more."""
+    """Claimed work. Each method raises ClaimLost, with nothing changed, once the claim is lost."""
 
     @property
     def task_id(self) -> str:
@@ -60,35 +59,35 @@ class HeldWork(Protocol):
         ...
 
     def renew(self) -> None:
-        """Make sure that it is still held; called before each iteration."""
+        """Check, or renew, the claim. Called before each iteration."""
         ...
 
     def save(self, snapshot: object, evidence: Sequence[Evidence]) -> Checkpoint:
-        """Save a checkpoint of type iteration_end, in one transaction with the proof that the work is still held."""
+        """Save a checkpoint of type iteration_end, in one transaction with the check of the claim."""
         ...
 
     def complete(self) -> None:
-        """Say that all is done."""
+        """End the work as done."""
         ...
 
     def fail(self, error: str) -> None:
-        """Say that it could not be done, for this reason."""
+        """End the work, or this attempt, as failed."""
         ...
 
 
 class WorkSource(Protocol):
-    """Where a worker gets its work."""
+    """A source of work for a worker."""
 
     def claim(self) -> HeldWork | None:
-        """Return work that nobody else holds, or None where there is none."""
+        """Claim some work, or return None if there is none."""
         ...
 
 
 class Iteration:
-    """One call of the work function: what it is told, and what it does to the world."""
+    """One call of the work function: its input, and its effects on the world."""
 
     def __init__(self, task_id: str, number: int, state: Any, artifacts: Artifacts) -> None:
-        """Prepare the iteration; numbers begin at 1."""
+        """Begin the iteration; numbers begin at 1."""
         self.task_id: Final = task_id
         self.number: Final = number
         self.state: Final = state
@@ -97,7 +96,7 @@ class Iteration:
 
     @property
     def evidence(self) -> tuple[Evidence, ...]:
-        """What has been given so far."""
+        """The evidence so far."""
         return tuple(self._evidence)
 
     def path(self, name: str) -> str:
@@ -105,18 +104,18 @@ class Iteration:
         return f"task-{quote(self.task_id, safe='')}/{self.number:06d}/{name}"
 
     def write(self, name: str, content: bytes) -> FileSha256:
-        """Write an effect, durable when this returns, and give it as evidence. Raises as ``Artifacts.write`` does."""
+        """Write an effect durably, and add it to the evidence. Raises as ``Artifacts.write`` does."""
         written = self._artifacts.write(self.path(name), content)
         self._evidence.append(written)
         return written
 
     def give(self, evidence: Evidence) -> None:
-        """Give other evidence of what the iteration did."""
+        """Add other evidence of the iteration's effects."""
         self._evidence.append(evidence)
 
 
 class Work(Protocol):
-    """What a worker does. Any function of an iteration will do."""
+    """The work function: any function of an iteration."""
 
     def __call__(self, iteration: Iteration, /) -> Any:
         """Do the iteration and return the state for the next: JSON."""
@@ -124,7 +123,7 @@ class Work(Protocol):
 
 
 class WorkEnding(enum.StrEnum):
-    """How a worker left its work."""
+    """How a worker's work ended."""
 
     COMPLETED = "completed"
     FAILED = "failed"
@@ -132,9 +131,10 @@ class WorkEnding(enum.StrEnum):
 
 
 class WorkOutcome(msgspec.Struct, frozen=True):
-    """What ``run_once`` did: the iterations ``resumed_from`` + 1 to ``done``, ``skipped`` checkpoints passed over.
+    """The result of ``run_once``: it did the iterations ``resumed_from`` + 1 to ``done``.
 
-    ``error`` is a sentence, empty when the work was completed.
+    ``skipped`` counts the checkpoints that recovery passed over. ``error`` is a sentence, empty if
+    the work was completed.
     """
 
     task_id: str
@@ -164,7 +164,7 @@ class Worker:
     ) -> None:
         """Prepare the worker; nothing is claimed yet."""
         if iterations < 1:
-            message = f"Expected 1 iteration or more but got {iterations!r}; say how many there are to do."
+            message = f"iterations must be 1 or more; got {iterations!r}. Give the number of iterations to do."
             raise InvalidSetting(message)
         self._claims = claims
         self._checkpoints = checkpoints
@@ -174,12 +174,11 @@ class Worker:
         self._start = start
 
     def run_once(self) -> WorkOutcome | None:
-        """Claim some work and do it to its end, from where it was left; return None where there is none to do.
+        """Claim some work and do the rest of it; return None if there is none.
 
-        An error of the work function, a result of it that is not JSON, and evidence that does not
-        verify end in ``fail``; a claim that was lost ends at once, with nothing further written.
-        Raises UnknownProgress, and any StoreError, after which the work is still claimed, and is
-        there for whoever claims it when that has run out.
+        An error of the work function, a state that is not JSON, and evidence that does not verify
+        end in ``fail``. A lost claim ends the work at once, with nothing further written. Raises
+        UnknownProgress, and any StoreError; then the work stays claimed until the claim expires.
         """
         sys.audit(WorkPoint.WORKER_BEFORE_CLAIM, "", 0)
         claim = self._claims.claim()
@@ -204,29 +203,29 @@ class Worker:
         return WorkOutcome(claim.task_id, WorkEnding.COMPLETED, resumed_from, done, skipped)
 
     def progress(self, task_id: str) -> int:
-        """Return the number of the last iteration that need not be done again, 0 for none."""
+        """Return the number of the last iteration that is not to be repeated, or 0."""
         return self._progress(task_id)[0]
 
     def _progress(self, task_id: str) -> tuple[int, Any, int]:
-        """Return the last iteration that is done, the state it left, and how many checkpoints were passed over."""
+        """Return the last finished iteration, its state, and how many checkpoints were passed over."""
         found = self._checkpoints.latest_verified(task_id, type=CheckpointType.ITERATION_END)
         if found.checkpoint is None:
             return 0, self._start, found.skipped_count
         return (*_unpacked(found.checkpoint), found.skipped_count)
 
     def _iterate(self, claim: HeldWork, number: int, state: Any) -> tuple[Any, str]:
-        """Do one iteration and save it; return the state after it, or what went wrong."""
+        """Do one iteration and save it; return the new state, or an error."""
         claim.renew()
         sys.audit(WorkPoint.WORKER_BEFORE_ITERATION, claim.task_id, number)
         iteration = Iteration(claim.task_id, number, state, self._artifacts)
         try:
             state = self._work(iteration)
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong in the work is the work's failure
+        except Exception as error:  # noqa: BLE001 - any error of the work function is a failure of the work
             return None, f"Iteration {number} raised {type(error).__name__}: {_printable(error)}"
         sys.audit(WorkPoint.WORKER_AFTER_ITERATION, claim.task_id, number)
         try:
             saved = claim.save({"iteration": number, "state": state}, iteration.evidence)
-        except (InvalidSnapshot, InvalidEvidence) as error:  # which the same work would run into again and again
+        except (InvalidSnapshot, InvalidEvidence) as error:  # a retry would fail the same way
             return None, f"Iteration {number} returned what cannot be kept: {_printable(error)}"
         if iteration.evidence and not saved.is_verified:
             return None, f"Iteration {number} gave evidence that does not verify: {saved.verification}"
@@ -235,10 +234,10 @@ class Worker:
 
 
 class LeaseClaims:
-    """Work items of a lease manager: any number of workers, each with a fence around all that it writes.
+    """Work items of a lease manager, for any number of workers.
 
-    A claim is renewed before each iteration and is the fence of each checkpoint. The task itself is
-    left running: who enqueued the items knows when all of them are done.
+    The lease is renewed before each iteration and fences each checkpoint. The task itself stays
+    running: its items may be done by many workers.
     """
 
     def __init__(
@@ -316,9 +315,9 @@ def _losses() -> Iterator[None]:
 
 
 class TaskClaims:
-    """One task for one worker at a time: whoever starts the workers sees to that; there is no lease.
+    """One task for one worker at a time, without a lease: the supervisor starts no second worker.
 
-    A task that is created or running is claimed, a final one is not.
+    A created or running task is claimed; a final one is not.
     """
 
     def __init__(self, tasks: TaskManager, checkpoints: CheckpointManager, task_id: str) -> None:
@@ -328,7 +327,7 @@ class TaskClaims:
         self._task_id = task_id
 
     def claim(self) -> TaskClaim | None:
-        """Set the task running, unless it is; return None when it is final. Raises UnknownTask, or any StoreError."""
+        """Set the task running; return None if it is final. Raises UnknownTask, or any StoreError."""
         status = self._tasks.get(self._task_id).status
         if status is TaskStatus.CREATED:
             self._tasks.set_status(self._task_id, TaskStatus.RUNNING, expected=TaskStatus.CREATED)
@@ -352,7 +351,7 @@ class TaskClaim:
         return self._task_id
 
     def renew(self) -> None:
-        """Raise ClaimLost if the task is no longer running: it was cancelled, say."""
+        """Raise ClaimLost unless the task is still running: it may have been cancelled."""
         if self._tasks.get(self._task_id).status is not TaskStatus.RUNNING:
             raise self._lost()
 
@@ -381,7 +380,7 @@ class TaskClaim:
 
 
 def _printable(error: Exception) -> str:
-    """Return the text of an error as a database can hold it: the name of a file in it need not be UTF-8."""
+    """Return the text of an error with escapes for what UTF-8 cannot hold, such as parts of file names."""
     return str(error).encode(errors="backslashreplace").decode()
 
 
@@ -391,7 +390,7 @@ def _unpacked(checkpoint: Checkpoint) -> tuple[int, Any]:
         case {"iteration": int(number), "state": state} if number >= 1 and len(checkpoint.snapshot) == 2:
             return number, state
     message = (
-        f"Expected checkpoint {checkpoint.sequence_number} of task {checkpoint.task_id!r} to hold an iteration and its "
-        "state but it was not saved by a worker; give checkpoints of your own another type than iteration_end."
+        f"Checkpoint {checkpoint.sequence_number} of task {checkpoint.task_id!r} must hold an iteration and its state; "
+        "got one that was not saved by a worker. Give checkpoints of your own another type than iteration_end."
     )
     raise UnknownProgress(message)

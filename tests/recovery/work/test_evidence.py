@@ -366,7 +366,7 @@ def test_a_partial_policy_is_kept_for_recovery(manager: CheckpointManager, artif
 
 def test_a_snapshot_of_a_hundred_megabytes_is_refused(manager: CheckpointManager) -> None:
     """The default bound is 64 MiB; the error says what to do, and there is no checkpoint."""
-    with pytest.raises(SnapshotTooLarge, match="keep large content in files and refer to them"):
+    with pytest.raises(SnapshotTooLarge, match="Keep large content in files and refer to them"):
         manager.save("t", "x" * 100_000_000)
     assert manager.list("t") == []
 

@@ -135,7 +135,7 @@ def test_unknown_tasks_are_named(tasks: TaskManager) -> None:
         lambda: tasks.audits("t"),
         lambda: tasks.set_status("t", TaskStatus.RUNNING, expected=TaskStatus.CREATED),
     ):
-        with pytest.raises(UnknownTask, match="no task has the id 't'"):
+        with pytest.raises(UnknownTask, match="task_id must be that of a task; got 't'"):
             call()
 
 

@@ -246,7 +246,7 @@ def test_a_result_that_cannot_be_kept_fails_the_task(
     outcome = _worker(manager, artifacts, lambda _: result).run_once()
     assert outcome is not None
     assert (outcome.ending, outcome.done) == (WorkEnding.FAILED, 0)
-    assert outcome.error.startswith("Iteration 1 returned what cannot be kept: Expected a snapshot")
+    assert outcome.error.startswith("Iteration 1 returned what cannot be kept: A snapshot must")
     assert TaskManager(manager.store).get("t").status is TaskStatus.FAILED
 
 
@@ -298,7 +298,7 @@ def test_checkpoints_of_others_are_not_mistaken_for_progress(manager: Checkpoint
     assert worker.progress("t") == 0
     for snapshot in ({"iteration": 1}, {"iteration": 0, "state": 1}, {"iteration": 1, "state": 1, "more": 1}, 7):
         manager.save("t", snapshot, evidence=evidence)
-        with pytest.raises(UnknownProgress, match="it was not saved by a worker"):
+        with pytest.raises(UnknownProgress, match="not saved by a worker"):
             worker.run_once()
 
 
@@ -317,7 +317,7 @@ def test_effects_of_any_task_stay_in_the_folder(manager: CheckpointManager, arti
 
 def test_a_worker_has_something_to_do(manager: CheckpointManager, artifacts: Artifacts) -> None:
     """Less than one iteration is refused."""
-    with pytest.raises(InvalidSetting, match="Expected 1 iteration or more"):
+    with pytest.raises(InvalidSetting, match="iterations must be 1 or more"):
         Worker(_claims(manager), manager, artifacts, _append, iterations=0)
 
 
