@@ -5,56 +5,24 @@ from .evidence import dump_failure_evidence as dump_failure_evidence
 from .model.history import History as History
 from .model.plan import (
     after_mark as after_mark,
-)
-from .model.plan import (
     at_delivery as at_delivery,
-)
-from .model.plan import (
     at_moment as at_moment,
-)
-from .model.plan import (
     at_point as at_point,
-)
-from .model.plan import (
     deliver as deliver,
-)
-from .model.plan import (
     hold_lock as hold_lock,
-)
-from .model.plan import (
     kill as kill,
-)
-from .model.plan import (
     pause as pause,
-)
-from .model.plan import (
     restart as restart,
-)
-from .model.plan import (
     resume as resume,
-)
-from .model.plan import (
     terminate as terminate,
 )
 from .model.values import (
     Fault as Fault,
-)
-from .model.values import (
     Finding as Finding,
-)
-from .model.values import (
     Mark as Mark,
-)
-from .model.values import (
     Plan as Plan,
-)
-from .model.values import (
     Receipt as Receipt,
-)
-from .model.values import (
     RunRecord as RunRecord,
-)
-from .model.values import (
     Verdict as Verdict,
 )
 from .runtime.agent import Agent as Agent

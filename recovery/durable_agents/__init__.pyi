@@ -1,8 +1,6 @@
 # The public names, each imported when it is first used: lazy_loader reads this list.
 
-from .clock import Clock as Clock
-from .clock import ManualClock as ManualClock
-from .clock import SystemClock as SystemClock
+from .clock import Clock as Clock, ManualClock as ManualClock, SystemClock as SystemClock
 from .commands import CommandOutput as CommandOutput
 from .errors import RecoveryError as RecoveryError
 from .jobs.alerts import Alert as Alert
@@ -10,107 +8,98 @@ from .jobs.crash_points import JobCrashPoint as JobCrashPoint
 from .jobs.gates import GateResult as GateResult
 from .jobs.lease_files import LeaseFile as LeaseFile
 from .jobs.monitor import Monitor as Monitor
-from .jobs.queue import Job as Job
-from .jobs.queue import JobClaim as JobClaim
-from .jobs.queue import JobQueue as JobQueue
-from .jobs.queue import JobStatus as JobStatus
-from .jobs.reaper import JobReaper as JobReaper
-from .jobs.reaper import ReaperSettings as ReaperSettings
-from .jobs.reaper import Tick as Tick
-from .jobs.stages import DEFAULT_PIPELINE as DEFAULT_PIPELINE
-from .jobs.stages import Advance as Advance
-from .jobs.stages import Advanced as Advanced
-from .jobs.stages import Pipeline as Pipeline
-from .jobs.stages import Stage as Stage
-from .jobs.stages import StageEngine as StageEngine
-from .once.claims import CLAIM_CRASH_POINTS as CLAIM_CRASH_POINTS
-from .once.idempotency import Execution as Execution
-from .once.idempotency import IdempotencyStore as IdempotencyStore
+from .jobs.queue import Job as Job, JobClaim as JobClaim, JobQueue as JobQueue, JobStatus as JobStatus
+from .jobs.reaper import JobReaper as JobReaper, ReaperSettings as ReaperSettings, Tick as Tick
+from .jobs.stages import (
+    DEFAULT_PIPELINE as DEFAULT_PIPELINE,
+    Advance as Advance,
+    Advanced as Advanced,
+    Pipeline as Pipeline,
+    Stage as Stage,
+    StageEngine as StageEngine,
+)
+from .once.crash_points import CLAIM_CRASH_POINTS as CLAIM_CRASH_POINTS, TOOL_CRASH_POINTS as TOOL_CRASH_POINTS
+from .once.idempotency import Execution as Execution, IdempotencyStore as IdempotencyStore
 from .once.langchain_cache import LangChainCache as LangChainCache
-from .once.llm_cache import CachedOutput as CachedOutput
-from .once.llm_cache import CacheStatistics as CacheStatistics
-from .once.llm_cache import Generation as Generation
-from .once.llm_cache import LLMOutputCache as LLMOutputCache
-from .once.tool_ledger import RAISE as RAISE
-from .once.tool_ledger import RUN_AGAIN as RUN_AGAIN
-from .once.tool_ledger import TOOL_CRASH_POINTS as TOOL_CRASH_POINTS
-from .once.tool_ledger import Happened as Happened
-from .once.tool_ledger import Probe as Probe
-from .once.tool_ledger import ToolLedger as ToolLedger
-from .once.tool_ledger import ToolRun as ToolRun
-from .once.tool_ledger import ToolStatistics as ToolStatistics
+from .once.llm_cache import (
+    CachedOutput as CachedOutput,
+    CacheStatistics as CacheStatistics,
+    Generation as Generation,
+    LLMOutputCache as LLMOutputCache,
+)
+from .once.tool_ledger import (
+    RAISE as RAISE,
+    RUN_AGAIN as RUN_AGAIN,
+    Happened as Happened,
+    Probe as Probe,
+    ToolLedger as ToolLedger,
+    ToolRun as ToolRun,
+    ToolStatistics as ToolStatistics,
+)
 from .pipeline.application import Application as Application
-from .pipeline.handlers import HANDLER_CRASH_POINTS as HANDLER_CRASH_POINTS
-from .pipeline.handlers import Handlers as Handlers
-from .pipeline.reconciler import Reconciler as Reconciler
-from .pipeline.reconciler import ReconcilerSettings as ReconcilerSettings
-from .pipeline.tracker import HttpTracker as HttpTracker
-from .pipeline.tracker import Issue as Issue
-from .pipeline.tracker import Tracker as Tracker
+from .pipeline.handlers import HANDLER_CRASH_POINTS as HANDLER_CRASH_POINTS, Handlers as Handlers
+from .pipeline.reconciler import Reconciler as Reconciler, ReconcilerSettings as ReconcilerSettings
+from .pipeline.tracker import HttpTracker as HttpTracker, Issue as Issue, Tracker as Tracker
 from .service import PeriodicService as PeriodicService
-from .state.buffers import Buffer as Buffer
-from .state.buffers import Buffers as Buffers
-from .state.buffers import Disposition as Disposition
-from .state.buffers import Orphans as Orphans
+from .state.buffers import Buffer as Buffer, Buffers as Buffers, Disposition as Disposition, Orphans as Orphans
 from .state.crash_points import StateCrashPoint as StateCrashPoint
-from .state.groups import StateGroup as StateGroup
-from .state.groups import StateStore as StateStore
+from .state.groups import StateGroup as StateGroup, StateStore as StateStore
 from .state.http_push import HttpPush as HttpPush
 from .state.roots import Roots as Roots
-from .state.runtime import RuntimeState as RuntimeState
-from .state.runtime import load_runtime as load_runtime
-from .state.runtime import persist_runtime as persist_runtime
+from .state.runtime import (
+    RuntimeState as RuntimeState,
+    load_runtime as load_runtime,
+    persist_runtime as persist_runtime,
+)
 from .state.startup import Startup as Startup
-from .state.status_files import WorkspaceState as WorkspaceState
-from .state.status_files import WorkspaceStatus as WorkspaceStatus
-from .state.sync_queue import SyncEntry as SyncEntry
-from .state.sync_queue import SyncPass as SyncPass
-from .state.sync_queue import SyncQueue as SyncQueue
-from .state.workspaces import Hydration as Hydration
-from .state.workspaces import Workspaces as Workspaces
-from .store import SqliteStore as SqliteStore
-from .store import Store as Store
-from .store import init_factory as init_factory
-from .store import open_store as open_store
-from .webhooks.inbox import INBOX_CRASH_POINTS as INBOX_CRASH_POINTS
-from .webhooks.inbox import Inbox as Inbox
+from .state.status_files import WorkspaceState as WorkspaceState, WorkspaceStatus as WorkspaceStatus
+from .state.sync_queue import SyncEntry as SyncEntry, SyncPass as SyncPass, SyncQueue as SyncQueue
+from .state.workspaces import Hydration as Hydration, Workspaces as Workspaces
+from .store import SqliteStore as SqliteStore, Store as Store, init_factory as init_factory, open_store as open_store
+from .webhooks.inbox import INBOX_CRASH_POINTS as INBOX_CRASH_POINTS, Inbox as Inbox
 from .webhooks.receiver import Receiver as Receiver
-from .work.artifacts import ARTIFACT_CRASH_POINTS as ARTIFACT_CRASH_POINTS
 from .work.artifacts import Artifacts as Artifacts
-from .work.checkpoints import CRASH_POINTS as CRASH_POINTS
-from .work.checkpoints import Checkpoint as Checkpoint
-from .work.checkpoints import CheckpointManager as CheckpointManager
-from .work.checkpoints import CheckpointType as CheckpointType
-from .work.checkpoints import Recovery as Recovery
-from .work.checkpoints import Skipped as Skipped
-from .work.evidence import ArtifactExists as ArtifactExists
-from .work.evidence import CommandExit as CommandExit
-from .work.evidence import DbRow as DbRow
-from .work.evidence import Evidence as Evidence
-from .work.evidence import EvidencePolicy as EvidencePolicy
-from .work.evidence import FileSha256 as FileSha256
-from .work.evidence import OwnEvidence as OwnEvidence
-from .work.evidence import Reason as Reason
-from .work.evidence import Verdict as Verdict
-from .work.evidence import Verification as Verification
-from .work.leases import LEASE_CRASH_POINTS as LEASE_CRASH_POINTS
-from .work.leases import Heartbeat as Heartbeat
-from .work.leases import Lease as Lease
-from .work.leases import LeaseManager as LeaseManager
-from .work.leases import WorkItem as WorkItem
-from .work.leases import WorkStatus as WorkStatus
-from .work.supervisor import Run as Run
-from .work.supervisor import Supervisor as Supervisor
-from .work.sweep import SWEEP_CRASH_POINTS as SWEEP_CRASH_POINTS
-from .work.sweep import RecoverySweep as RecoverySweep
-from .work.sweep import SweepStatistics as SweepStatistics
-from .work.tasks import Task as Task
-from .work.tasks import TaskManager as TaskManager
-from .work.tasks import TaskStatus as TaskStatus
-from .work.worker import WORKER_CRASH_POINTS as WORKER_CRASH_POINTS
-from .work.worker import Ending as Ending
-from .work.worker import Iteration as Iteration
-from .work.worker import LeaseClaims as LeaseClaims
-from .work.worker import Outcome as Outcome
-from .work.worker import TaskClaims as TaskClaims
-from .work.worker import Worker as Worker
+from .work.checkpoints import (
+    Checkpoint as Checkpoint,
+    CheckpointManager as CheckpointManager,
+    CheckpointType as CheckpointType,
+    Recovery as Recovery,
+    Skipped as Skipped,
+)
+from .work.crash_points import (
+    ARTIFACT_CRASH_POINTS as ARTIFACT_CRASH_POINTS,
+    CHECKPOINT_CRASH_POINTS as CHECKPOINT_CRASH_POINTS,
+    LEASE_CRASH_POINTS as LEASE_CRASH_POINTS,
+    SWEEP_CRASH_POINTS as SWEEP_CRASH_POINTS,
+    WORKER_CRASH_POINTS as WORKER_CRASH_POINTS,
+)
+from .work.evidence import (
+    ArtifactExists as ArtifactExists,
+    CommandExit as CommandExit,
+    DbRow as DbRow,
+    Evidence as Evidence,
+    EvidencePolicy as EvidencePolicy,
+    FileSha256 as FileSha256,
+    OwnEvidence as OwnEvidence,
+    Reason as Reason,
+    Verdict as Verdict,
+    Verification as Verification,
+)
+from .work.leases import (
+    Heartbeat as Heartbeat,
+    Lease as Lease,
+    LeaseManager as LeaseManager,
+    WorkItem as WorkItem,
+    WorkStatus as WorkStatus,
+)
+from .work.supervisor import SupervisedRun as SupervisedRun, Supervisor as Supervisor
+from .work.sweep import RecoverySweep as RecoverySweep, SweepStatistics as SweepStatistics
+from .work.tasks import Task as Task, TaskManager as TaskManager, TaskStatus as TaskStatus
+from .work.worker import (
+    Iteration as Iteration,
+    LeaseClaims as LeaseClaims,
+    TaskClaims as TaskClaims,
+    WorkEnding as WorkEnding,
+    Worker as Worker,
+    WorkOutcome as WorkOutcome,
+)

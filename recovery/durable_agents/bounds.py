@@ -1,4 +1,4 @@
-"""Bounds on sizes, checked where they are given: one that compares as nothing does would bound nothing."""
+"""Checks of numbers and texts where they are given. NaN compares false, and would disable a limit."""
 
 from __future__ import annotations
 
@@ -7,16 +7,29 @@ from typing import Final
 from durable_agents.errors import InvalidSetting
 
 BYTES_MOST: Final = 2**60
-"""The largest bound on a size in bytes: what is larger is no file, and a sum of such no longer fits into a column."""
+"""The largest bound on a size in bytes: no file is larger, and sums of such sizes fit into a column."""
+
+
+def is_whole(value: object, least: int, most: int) -> bool:
+    """Whether this is an int from ``least`` to ``most``. True and False are no numbers here."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_text(value: object) -> bool:
+    """Whether a text column gives this value back unchanged: a non-empty str, without NUL, that is valid UTF-8."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True
 
 
 def check_bytes(name: str, bytes_max: int | None, *, least: int = 0, is_optional: bool = False) -> None:
-    """Raise InvalidSetting unless this is a whole number of bytes, ``least`` or more, or None where ``is_optional``."""
-    if bytes_max is None and is_optional:
+    """Raise InvalidSetting unless this is a whole number of bytes, at least ``least``, or None if ``is_optional``."""
+    if (bytes_max is None and is_optional) or is_whole(bytes_max, least, BYTES_MOST):
         return
-    is_whole = isinstance(bytes_max, int) and not isinstance(bytes_max, bool)
-    if is_whole and least <= bytes_max <= BYTES_MOST:  # type: ignore[operator]
-        return
-    remedy = "give bytes, or None for no bound" if is_optional else "give bytes"
-    message = f"Expected {name} to be a whole number from {least} to {BYTES_MOST} but got {bytes_max!r:.80}; {remedy}."
+    fix = "Give bytes, or None for no bound." if is_optional else "Give bytes."
+    message = f"{name} must be a whole number from {least} to {BYTES_MOST}; got {bytes_max!r:.80}. {fix}"
     raise InvalidSetting(message)

@@ -1,28 +1,19 @@
-"""Attendants: who starts a program, waits for it, and ends it, where no interrupt can get between.
+"""Commands: a program run to its end or its time limit, with its whole output, leaving no process behind.
 
-Python raises KeyboardInterrupt, and whatever a signal's handler raises, in the main thread and
-between any two steps of it, so also between the start of a program and the note of its number: such
-a program would go on, and nobody would know which it is. In another thread nothing of the kind
-happens. So a thread does all that concerns the program, and the caller waits for the thread; a
-caller who is interrupted calls the thread off, and waits for it all the same.
+The program gets a session and a process group of its own. Its output goes to files, not pipes: it
+can write any amount without waiting for us, and a daemon that inherits the files blocks nobody.
 
-The two meet by bare locks, whose calls happen or do not: events, conditions and ``Thread.start``
-are made of several steps, and an interrupt between them leaves a lock taken, or released twice.
+When the program ends, or its time is over, its whole group gets SIGKILL. At that moment the program
+is a zombie and still holds the number of its group, so the signal cannot hit another group. A
+daemon that made a session of its own has left the group: it goes on, and its later output is not
+part of the result.
 
-Commands: a program run to its end or its time limit, with all it put out, and nothing of its group
-left behind.
-
-The program gets a session and a process group of its own, and files, not pipes, for its output: it
-can put out any amount without waiting for us, and a daemon that it leaves behind, which has our
-files open, keeps nobody waiting.
-
-When the program has ended, or its time is over, the whole group is ended by SIGKILL. That happens
-while the program is a zombie and so still holds the number of its group, which therefore cannot be
-anybody else's. A daemon that has made a session of its own has left the group: it goes on, and what
-it puts out later is not part of the output.
-
-An interrupt of the caller ends the group too, wherever it comes, and leaves ``run`` when all of the
-group is seen to have ended (``durable_agents.commands``): nobody would ever ask for it again.
+**The child runner.** Python raises KeyboardInterrupt, and what other signal handlers raise, in the
+main thread and between any two steps: also between the start of a program and the note of its pid.
+So another thread starts, awaits and ends the program, and the caller waits for that thread. An
+interrupted caller calls the thread off and still waits: an interrupt leaves ``run`` when the whole
+group has ended. The two threads meet by bare locks. Events, conditions and ``Thread.start`` are
+made of several steps, and an interrupt between them leaves a lock taken, or released twice.
 """
 
 from __future__ import annotations
@@ -31,7 +22,6 @@ import _thread
 import contextlib
 import functools
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -44,26 +34,25 @@ import msgspec
 from durable_agents.bounds import check_bytes
 from durable_agents.clock import SystemClock, is_duration
 from durable_agents.errors import ExecutorNotEnded, InvalidRequest, OutputTooLarge, ToolNotStarted
-from durable_agents.processes import end_group, start_of
+from durable_agents.processes import end_group, signal_group, start_of, wait_for_exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 CALL_OFF_S_MAX: Final = 10.0
-"""How long an interrupt waits for the end of the program, in seconds.
+"""How long an interrupt waits for the program to end, in seconds.
 
-Only what we may not signal (a program of another user), or the kernel cannot end (it waits for a
-disk), goes on then.
+A program outlives it only if we must not signal it (another user's), or it waits for a disk.
 """
 
 _LOOK_S: Final = 0.1
-"""How late an interrupt may be noticed, in seconds, if it comes at a bad moment."""
+"""How late an interrupt is noticed, in seconds, when it comes just before a wait."""
 
 
-class Attendant:
-    """The thread of one program, to be attended once.
+class ChildRunner:
+    """The thread that starts and ends one program. Use it once.
 
-    ``start`` starts the program, as the leader of a group; ``timeout_s`` bounds how long it runs.
+    ``start`` starts the program as the leader of a group. ``timeout_s`` bounds how long it runs.
     """
 
     __slots__ = ("_error", "_exit_code", "_is_over", "_over", "_start", "_timed_out", "_timeout_s", "_turn", "_wires")
@@ -80,15 +69,15 @@ class Attendant:
         self._exit_code = 0
         self._timed_out = False
 
-    def attend(self) -> tuple[int, bool]:
-        """Run the program to its end; return its exit code as Popen has it, and whether its time was over.
+    def run(self) -> tuple[int, bool]:
+        """Run the program; return its exit code as in Popen, and whether it timed out.
 
-        An interrupt leaves this when the whole group of the program has ended. Raises whatever
-        ``start`` raises, and ToolNotStarted when there is no room for a thread.
+        An interrupt leaves this call when the whole group has ended. Raises the errors of
+        ``start``, and ToolNotStarted when no thread can be started.
         """
         try:
             self._begin()
-            while not self._is_over:  # looks, because a signal between the last look for one and a wait wakes nobody
+            while not self._is_over:  # polls: a signal that comes just before the wait does not wake it
                 self._over.acquire(timeout=_LOOK_S)
         finally:
             self._call_off()
@@ -98,13 +87,13 @@ class Attendant:
 
     def _begin(self) -> None:
         try:
-            _thread.start_new_thread(self._run, ())  # Thread.start waits for it, by what an interrupt leaves broken
+            _thread.start_new_thread(self._work, ())  # not Thread.start: an interrupt would break its event
         except RuntimeError as error:
-            message = f"Expected to start a thread for a command but {error}; it did not run, end other threads first."
+            message = f"A command must have a thread; got '{error}'. It did not run; end other threads first."
             raise ToolNotStarted(message) from error
 
     def _call_off(self) -> None:
-        """After an interrupt, have the program ended, and wait for that; further interrupts do not cut this short."""
+        """After an interrupt, end the program and wait for its end. Further interrupts do not cut this short."""
         if self._is_over:
             return
         deadline = time.monotonic() + CALL_OFF_S_MAX
@@ -115,14 +104,14 @@ class Attendant:
                 self._wires[1].send(b"\0")
                 self._over.acquire(timeout=left_s)
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         if not self._turn.acquire(blocking=False):
             return
         try:
             process = self._start()
             self._timed_out = self._ended(process)
             self._exit_code = process.returncode
-        except BaseException as error:  # noqa: BLE001 - it is the caller's to raise
+        except BaseException as error:  # noqa: BLE001 - raised by the caller's thread
             self._error = error
         finally:
             self._hang_up()
@@ -134,39 +123,22 @@ class Attendant:
         self._over.release()
 
     def _ended(self, process: subprocess.Popen[bytes]) -> bool:
-        """Wait for the program's end, end its group, and reap it; return whether its time was over before.
+        """Wait for the program, kill its group and reap it; return whether it timed out.
 
-        A program that did not end by itself has its whole group seen dead: who is told so may run
-        it again at once.
+        After a time-out, its whole group is seen dead first: the caller may run it again at once.
         """
         has_ended = False
         try:
-            has_ended = self._wait(process.pid)
+            has_ended = wait_for_exit(process.pid, self._timeout_s, self._wires[0].fileno())
         finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+            signal_group(process.pid, signal.SIGKILL)
             if not has_ended:
                 self._see_dead(process.pid)
             process.wait()
         return not has_ended
 
-    def _wait(self, pid: int) -> bool:
-        """Wait until the process is a zombie, and leave it one; return whether it is.
-
-        The descriptor of a process is ready when it has ended.
-        """
-        descriptor = os.pidfd_open(pid)
-        try:
-            poll = select.poll()
-            poll.register(descriptor, select.POLLIN)
-            poll.register(self._wires[0], select.POLLIN)
-            timeout_ms = None if self._timeout_s is None else max(1, round(self._timeout_s * 1000))
-            return any(ready == descriptor for ready, _ in poll.poll(timeout_ms))
-        finally:
-            os.close(descriptor)
-
     def _see_dead(self, pid: int) -> None:
-        """Wait for the ends of all members of the group, a moment as a rule; what cannot be ended has its bound."""
+        """Wait until all members of the group have ended: a moment as a rule, and bounded."""
         start = start_of(pid)
         if start is not None:
             with contextlib.suppress(ExecutorNotEnded):
@@ -174,16 +146,16 @@ class Attendant:
 
 
 OUTPUT_BYTES_MAX: Final = 512 * 1024 * 1024
-"""The largest output, of each stream, that is kept unless told otherwise."""
+"""The default bound on each of the two output streams, in bytes."""
 
 _READ_BYTES: Final = 1024 * 1024 * 1024
 
 TIMEOUT_S_MAX: Final = 7 * 24 * 3600.0
-"""The longest time limit: a week."""
+"""The longest time limit, in seconds: a week."""
 
 
 class CommandOutput(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a command. ``exit_code`` is None where a ``signal`` ended it; both are as the kernel gave them."""
+    """The end of a command. ``exit_code`` is None when a ``signal`` ended it; both come from the kernel."""
 
     exit_code: int | None
     signal: int | None = None
@@ -194,12 +166,12 @@ class CommandOutput(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_failed(self) -> bool:
-        """Whether it did not end by itself with exit code 0."""
+        """Whether it ended otherwise than with exit code 0."""
         return self.exit_code != 0
 
 
-class Command(msgspec.Struct, frozen=True):
-    """What is to be run. ``environment`` is added to that of this process, and is a part of what the command is.
+class CommandLine(msgspec.Struct, frozen=True):
+    """A command to run. ``environment`` is added to this process's, and is part of the command's identity.
 
     ``timeout_s`` bounds how long it runs, in seconds; None is no bound.
     """
@@ -211,12 +183,14 @@ class Command(msgspec.Struct, frozen=True):
     timeout_s: float | None = None
 
 
-def run(command: Command, *, bytes_max: int = OUTPUT_BYTES_MAX, pass_fds: Sequence[int] = ()) -> CommandOutput:
+def run(command: CommandLine, *, bytes_max: int = OUTPUT_BYTES_MAX, pass_fds: Sequence[int] = ()) -> CommandOutput:
     """Run a command to its end. ``bytes_max`` bounds each of the two streams.
 
-    Raises InvalidRequest for a command and InvalidSetting for a bound that cannot be meant,
-    ToolNotStarted when it could not be started, and OutputTooLarge when it has run and put out
-    more.
+    >>> run(CommandLine(("sh", "-c", "echo done; exit 3"))).exit_code
+    3
+
+    Raises InvalidRequest or InvalidSetting for invalid arguments; ToolNotStarted when it cannot be
+    started; OutputTooLarge when it has run and its output exceeds the bound.
     """
     check_command(command)
     check_bytes("bytes_max", bytes_max)
@@ -225,7 +199,7 @@ def run(command: Command, *, bytes_max: int = OUTPUT_BYTES_MAX, pass_fds: Sequen
     with contextlib.ExitStack() as stack:
         stdin, stdout, stderr = _files(command.stdin, stack)
         start = functools.partial(_started, command, (stdin, stdout, stderr), pass_fds)
-        code, has_timed_out = Attendant(start, command.timeout_s).attend()
+        code, has_timed_out = ChildRunner(start, command.timeout_s).run()
         return CommandOutput(
             exit_code=code if code >= 0 else None,
             signal=-code if code < 0 else None,
@@ -236,47 +210,42 @@ def run(command: Command, *, bytes_max: int = OUTPUT_BYTES_MAX, pass_fds: Sequen
         )
 
 
-def check_command(command: Command) -> None:
-    """Raise InvalidRequest for a command that cannot be meant."""
+def check_command(command: CommandLine) -> None:
+    """Raise InvalidRequest unless the command has a program, valid texts and a valid time limit."""
     check_words(command.argv, command.stdin)
     texts = [*command.argv, *(text for pair in command.environment for text in pair), command.directory or "."]
     is_text = all(isinstance(text, str) and "\0" not in text for text in texts)
     if not command.argv or not is_text or not command.argv[0]:
-        message = (
-            f"Expected a program and its arguments, as text without zeros, but got {command.argv!r:.200}; give it."
-        )
+        message = f"A command must be a program and its arguments, as text without NUL; got {command.argv!r:.200}."
         raise InvalidRequest(message)
     if wrong := [name for name, _ in command.environment if not name or "=" in name]:
-        message = f"Expected names of environment variables but got {wrong!r:.200}; they are not empty and have no '='."
+        message = f"Names of environment variables must be non-empty and without '='; got {wrong!r:.200}. Rename them."
         raise InvalidRequest(message)
     timeout_s = command.timeout_s
     if timeout_s is not None and (timeout_s == 0 or not is_duration(timeout_s, 0, TIMEOUT_S_MAX)):
-        message = (
-            f"Expected timeout_s above 0 and at most {TIMEOUT_S_MAX:g} but got {timeout_s!r:.80}; "
-            "give seconds, or None for no bound."
-        )
+        rule = f"above 0 and at most {TIMEOUT_S_MAX:g}"
+        message = f"timeout_s must be {rule}; got {timeout_s!r:.80}. Give seconds, or None for no bound."
         raise InvalidRequest(message)
 
 
 def check_words(argv: object, stdin: object) -> None:
-    """Raise InvalidRequest for a command line that is not split into words, and for an input that is not bytes.
+    """Raise InvalidRequest unless argv is a list of words and the input is bytes.
 
-    A text would be taken apart into its characters, and the first of them be run.
+    A single text would be split into characters, and the first one run as a program.
     """
     if not isinstance(argv, str | bytes) and isinstance(stdin, bytes | bytearray):
         return
     message = (
-        f"Expected a list of a program and its arguments, and bytes as its input, but got {argv!r:.200} and a "
-        f"{type(stdin).__name__}; give ['sh', '-c', text] for a shell command, and encode text."
+        f"A command must be a list of words, and its input bytes; got {argv!r:.200} and a "
+        f"{type(stdin).__name__}. Give ['sh', '-c', text] for a shell command, and encode text."
     )
     raise InvalidRequest(message)
 
 
 def _parts(descriptor: int, size_bytes: int) -> Iterator[bytes]:
-    """Yield the first so many bytes of a file, of which one call of the kernel gives 2 GiB at most.
+    """Yield the first ``size_bytes`` of a file in parts, since one system call returns 2 GiB at most.
 
-    By place, and not by the file's own offset, which a daemon that goes on writing has in common
-    with us.
+    Read by position: a daemon that goes on writing shares the file's offset with us.
     """
     done = 0
     while done < size_bytes and (part := os.pread(descriptor, min(size_bytes - done, _READ_BYTES), done)):
@@ -285,19 +254,19 @@ def _parts(descriptor: int, size_bytes: int) -> Iterator[bytes]:
 
 
 def _files(content: bytes, stack: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
-    """Return files for input, output and errors, the first with its content. Raises ToolNotStarted."""
+    """Return temporary files for stdin (holding ``content``), stdout and stderr. Raises ToolNotStarted."""
     try:
         stdin, stdout, stderr = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))  # noqa: SIM115 - it is
         stdin.write(content)
         stdin.seek(0)
     except OSError as error:
-        message = f"Expected room for a command's input and output in {tempfile.gettempdir()} but {error}; free some."
+        message = f"A command must have room for its files in {tempfile.gettempdir()}; got '{error}'. Free some."
         raise ToolNotStarted(message) from error
     return stdin, stdout, stderr
 
 
 def _started(
-    command: Command, files: tuple[IO[bytes], IO[bytes], IO[bytes]], pass_fds: Sequence[int]
+    command: CommandLine, files: tuple[IO[bytes], IO[bytes], IO[bytes]], pass_fds: Sequence[int]
 ) -> subprocess.Popen[bytes]:
     stdin, stdout, stderr = files
     try:
@@ -312,7 +281,7 @@ def _started(
             pass_fds=pass_fds,
         )
     except (OSError, UnicodeEncodeError) as error:
-        message = f"Expected to start {command.argv[0]!r} but {error}; it did not run."
+        message = f"{command.argv[0]!r} must be a program that can be started; got '{error}'. It did not run."
         raise ToolNotStarted(message) from error
 
 
@@ -320,8 +289,8 @@ def _content(file: IO[bytes], name: str, bytes_max: int) -> bytes:
     size_bytes = os.fstat(file.fileno()).st_size
     if size_bytes > bytes_max:
         message = (
-            f"Expected at most {bytes_max} bytes of {name} but the command put out {size_bytes}; it has run, so find "
-            "out what it did, let it put out less, or raise output_bytes_max."
+            f"The {name} of a command must have at most {bytes_max} bytes; got {size_bytes}. It has run: find out "
+            "what it did, then let it write less, or raise output_bytes_max."
         )
         raise OutputTooLarge(message)
     return b"".join(_parts(file.fileno(), size_bytes))

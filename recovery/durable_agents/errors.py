@@ -1,10 +1,9 @@
-"""The errors of the recovery core. Each text is one sentence: what was expected, what came, what to do.
+"""The errors of the recovery core. Each text says what must be, what was found, and what to do.
 
-After any of them the stored state is as it was before the call, except where a docstring here says
-otherwise.
+After any of them the stored state is as before the call, unless a docstring here says otherwise.
 """
 
-# ruff: noqa: N818 - the names say what is the matter, and read as such in an except clause
+# ruff: noqa: N818 - the names state the fact, and read well in an except clause
 
 from __future__ import annotations
 
@@ -14,22 +13,22 @@ class RecoveryError(Exception):
 
 
 class InvalidSetting(RecoveryError, ValueError):
-    """A bound, a duration or a combination of arguments cannot be meant: a negative timeout, a store and a path."""
+    """An invalid bound, duration or combination of arguments: a negative timeout, or both a store and a path."""
 
 
 # The database as a whole.
 
 
 class StoreError(RecoveryError):
-    """The store cannot do what was asked, for a reason that lies in the database or its file."""
+    """The database or its file prevents the operation."""
 
 
 class NewerSchema(StoreError):
-    """The file was written by a newer version of this package. It was not touched; update the package."""
+    """The file was written by a newer version of this package, and was not touched. Update the package."""
 
 
 class ForeignDatabase(StoreError):
-    """The file is a database of some other program, or holds tables that have our names and are not ours."""
+    """The file is another program's database, or has foreign tables with our names."""
 
 
 class CorruptDatabase(StoreError):
@@ -58,7 +57,7 @@ class DatabaseUnavailable(StoreError):
 
 
 class PragmaRefused(StoreError):
-    """SQLite did not take a setting that durability rests on: a write-ahead log on a network file system, say."""
+    """SQLite refused a setting that durability needs: a write-ahead log on a network file system, for example."""
 
 
 class StoreClosed(StoreError):
@@ -66,9 +65,9 @@ class StoreClosed(StoreError):
 
 
 class InheritedTransaction(StoreError):
-    """A forked child came to the end of a transaction that its parent had begun. The parent's is as it was.
+    """A forked child ended a transaction that its parent had begun.
 
-    Nothing that the child did in it was kept.
+    The child's changes are dropped; the parent's transaction goes on.
     """
 
 
@@ -76,149 +75,150 @@ class InheritedTransaction(StoreError):
 
 
 class InvalidTask(RecoveryError, ValueError):
-    """A task id, tracker key or stage that cannot be stored: not a string, empty, or not encodable as UTF-8."""
+    """A task id, tracker key or stage that cannot be stored: no string, empty, or not encodable as UTF-8."""
 
 
 class UnknownTask(RecoveryError, LookupError):
-    """No task has this id. Create it first; a mistyped id must not look like a task without checkpoints."""
+    """No task has this id. Create it first: a mistyped id must not look like a task without checkpoints."""
 
 
 class TaskConflict(RecoveryError):
-    """The id or the tracker key already belongs to a task that was created otherwise."""
+    """The id or the tracker key belongs to another task already."""
 
 
 class StatusConflict(RecoveryError):
-    """The task was not in the status that the caller expected, so somebody else was faster: compare-and-set lost."""
+    """The task was not in the expected status: another caller was faster (compare-and-set)."""
 
 
 class InvalidTransition(RecoveryError, ValueError):
-    """No task may go from the one status to the other, whoever asks: succeeded, failed and cancelled are final."""
+    """No task may change its status so: succeeded, failed and cancelled are final."""
 
 
 # Checkpoints.
 
 
 class InvalidSnapshot(RecoveryError, ValueError):
-    """The snapshot would not come back as it was given: not JSON, NaN, a tuple, a key that is not a string."""
+    """The snapshot would not come back unchanged: not JSON, NaN, a tuple, a key that is no string."""
 
 
 class SnapshotTooLarge(InvalidSnapshot):
-    """The snapshot's JSON has more bytes than the manager was told to accept."""
+    """The snapshot's JSON exceeds the manager's bound."""
 
 
 class InvalidCheckpointType(RecoveryError, ValueError):
-    """A checkpoint's type is a string that is not empty."""
+    """A checkpoint's type is not a non-empty string."""
 
 
 class CorruptCheckpoint(RecoveryError):
-    """A stored snapshot does not match its hash: it was changed, or damaged, after it was written."""
+    """A stored snapshot does not match its hash: it was changed or damaged after it was written."""
 
 
 # Evidence and artifacts.
 
 
 class InvalidEvidence(RecoveryError, ValueError):
-    """An item of evidence, or a policy, cannot be meant: a path that leads out, a digest that is none, no question."""
+    """Invalid evidence or policy: a path outside the folder, a malformed SHA-256, or nothing to check."""
 
 
 class InvalidArtifact(RecoveryError, ValueError):
-    """An artifact's path or content cannot be meant: absolute, leading out of its folder, through a link, not bytes."""
+    """An invalid path or content of an artifact: absolute, outside its folder, through a link, or not bytes."""
 
 
 class ArtifactNotWritten(RecoveryError):
-    """The file system refused a step of writing an artifact. Under its path is what was there before.
+    """The file system refused a step of writing an artifact. The old content is still there.
 
-    Only when the folder itself could not be flushed, the last step, it is the new content, which a
-    loss of power may take back.
+    Only if the last step failed, the flush of the folder, the new content is there, and a loss of
+    power may undo it.
     """
 
 
 class QueryRefused(RecoveryError):
-    """A question to the database could not be answered: it has no such table or column, or the answer took too long."""
+    """A query could not be answered: no such table or column, or it took too long."""
+
+
+# Claims: leases, keys and jobs.
+
+
+class ClaimLost(RecoveryError):
+    """The claim is not held any more: it expired, was taken over, ended or cancelled. Stop working on it."""
 
 
 # Work items and leases.
 
 
 class InvalidDuration(RecoveryError, ValueError):
-    """The length of a lease is not one: negative, zero, infinite, not a number, or longer than a week."""
+    """An invalid length of a lease: negative, zero, infinite, no number, or longer than a week."""
 
 
 class InvalidWorkItem(RecoveryError, ValueError):
-    """A work item, or a request for one, cannot be meant: no type, no holder, a negative number of retries."""
+    """An invalid work item or request for one: no type, no holder, a negative number of retries."""
 
 
 class UnknownWorkItem(RecoveryError, LookupError):
     """No work item has this id."""
 
 
-class LeaseExpired(RecoveryError):
-    """The lease ran out before the call. Nobody else need have the item yet, but this holder has it no more."""
+class LeaseExpired(ClaimLost):
+    """The lease ran out before the call. The item may still be free, but this holder has it no more."""
 
 
-class LeaseLost(RecoveryError):
-    """The item was granted to another holder since, or has ended. Nothing that this holder does counts any more."""
+class LeaseLost(ClaimLost):
+    """The item has ended, or was granted to another holder since. This holder changes nothing any more."""
 
 
 class AlreadyFinished(LeaseLost):
-    """The item is completed or failed, which is final; so the lease has ended, whoever ended it."""
+    """The item is completed or failed, which is final, so its lease has ended."""
 
 
 # Workers.
 
 
-class ClaimLost(RecoveryError):
-    """The work is no longer held by this worker: it was taken over, ended or cancelled. Stop working on it."""
-
-
 class UnknownProgress(RecoveryError):
-    """A task's newest verified iteration_end was not saved by a worker: there is no state to go on from."""
+    """A task's newest verified iteration_end was not saved by a worker, so it has no state to go on from."""
 
 
 class WorkerNotStarted(RecoveryError):
-    """A supervisor could not start its worker: there is no such program, or it may not be executed."""
+    """A supervisor could not start its worker: no such program, or not executable."""
 
 
 # Webhooks.
 
 
 class InvalidSignature(RecoveryError):
-    """A delivery is not signed by whom it says: no signature, another secret, another body, no id."""
+    """The signature of a delivery is missing or wrong: another secret, another body, no id."""
 
 
 class StaleDelivery(InvalidSignature):
-    """The signature is right and its time is too far from the receiver's clock: it is late, or somebody replays it."""
+    """The signature is valid, but its time is too far from the receiver's clock: a late or replayed delivery."""
 
 
 class InvalidDelivery(RecoveryError, ValueError):
-    """The body of a signed delivery cannot be meant: not JSON, or without what its kind of event needs."""
+    """The body of a signed delivery is invalid: not JSON, or without fields that its event needs."""
 
 
 # The tracker.
 
 
 class TrackerError(RecoveryError):
-    """The tracker could not be asked to the end. Issues that were handed out before stand."""
+    """The tracker could not be read to the end. Issues that were yielded before stay valid."""
 
 
 class TrackerUnavailable(TrackerError):
-    """The tracker is not reached, too slow, overloaded, or wants to be left alone for a while. Ask again later.
+    """The tracker is unreachable, too slow or overloaded, or asked for a pause. Ask again later.
 
-    ``retry_after_s`` is how long it wants to be left alone, in seconds from the raise; None where
-    it has not said so.
+    ``retry_after_s`` is the pause that it asked for, in seconds from the raise, or None.
     """
 
     def __init__(self, text: str, *, retry_after_s: float | None = None) -> None:
-        """Take the sentence, and the pause that the tracker asked for."""
+        """Keep the text and the pause."""
         super().__init__(text)
         self.retry_after_s = retry_after_s
 
 
 class InvalidTrackerAnswer(TrackerError):
-    """The tracker answered, and not with what was asked for: HTML, another shape, a circle of pages, a refusal.
+    """The tracker's answer is invalid: HTML, another shape, a circle of pages, a refusal.
 
-    Asking again does not help; common causes are a wrong address or token, and a proxy that answers
-    in its place.
+    Repeating does not help. Common causes: a wrong address or token, a proxy that answers instead.
     """
 
 
@@ -226,19 +226,19 @@ class InvalidTrackerAnswer(TrackerError):
 
 
 class InvalidJob(RecoveryError, ValueError):
-    """A job, or what is said about its end, cannot be meant: no agent, no attempts, an exit code that is none."""
+    """An invalid job or report of its end: no agent, no attempts, an impossible exit code."""
 
 
 class UnknownJob(RecoveryError, LookupError):
     """No job has this id."""
 
 
-class JobLost(RecoveryError):
-    """The job is no longer held under this claim: it was reaped, ended, or claimed again. Nothing was changed."""
+class JobLost(ClaimLost):
+    """The job is not held under this claim any more: it was reaped, ended, or claimed again. Nothing changed."""
 
 
 class InvalidPipeline(RecoveryError, ValueError):
-    """A pipeline cannot be meant: a stage that leads nowhere or in a circle, a name twice, a gate that nobody gave."""
+    """An invalid pipeline: a stage that leads nowhere or in a circle, a duplicate name, a missing gate."""
 
 
 class UnknownStage(RecoveryError, LookupError):
@@ -246,30 +246,30 @@ class UnknownStage(RecoveryError, LookupError):
 
 
 class UnknownAgent(RecoveryError, LookupError):
-    """The pipeline knows no agent of this name."""
+    """The pipeline has no agent of this name."""
 
 
 # Grouped state, workspaces, cycles and the sync queue.
 
 
 class InvalidState(RecoveryError, ValueError):
-    """A group, a key or a value cannot be kept: empty, too long, not UTF-8, or not JSON that comes back unchanged."""
+    """An invalid group, key or value: empty, too long, not UTF-8, or not JSON that comes back unchanged."""
 
 
 class CorruptState(RecoveryError):
-    """What is stored under a key is not JSON: something else than this package has written it."""
+    """The stored value of a key is not JSON: another program has written it."""
 
 
 class InvalidWorkspace(RecoveryError, ValueError):
-    """The name of a workspace would lead out of the folder of workspaces, or its status cannot be one."""
+    """An invalid workspace: a name that leads out of the folder of workspaces, or an impossible status."""
 
 
 class WorkspaceNotWritten(RecoveryError):
-    """The status file of a workspace is not ours to replace: a link, a folder, or of a newer version. It was left."""
+    """The status file of a workspace must not be replaced: a link, a folder, or of a newer version. It was left."""
 
 
 class InvalidCycle(RecoveryError, ValueError):
-    """The name of a cycle cannot be part of a file's name, or an entry of it has no kind or is not JSON."""
+    """An invalid cycle: a name that cannot be part of a file name, or an entry without a kind or not JSON."""
 
 
 class CycleEnded(RecoveryError):
@@ -277,15 +277,15 @@ class CycleEnded(RecoveryError):
 
 
 class BufferNotWritten(RecoveryError):
-    """The buffer of a cycle could not be made, written or read back: a full disk, a folder that is not writable."""
+    """The buffer of a cycle could not be made, written or read: a full disk, or a folder that is not writable."""
 
 
 class InvalidSyncEntry(RecoveryError, ValueError):
-    """What is to be pushed has no agent id, or dispatches that are not JSON objects."""
+    """An entry to push has no agent id, or dispatches that are not JSON objects."""
 
 
 class SyncQueueFull(RecoveryError):
-    """The sync queue has as many entries as it may have; what is at its head has not been taken for long."""
+    """The sync queue is full; its oldest entry has not been delivered."""
 
 
 class SyncQueueNotWritten(RecoveryError):
@@ -293,22 +293,22 @@ class SyncQueueNotWritten(RecoveryError):
 
 
 class PushFailed(RecoveryError):
-    """A push was not acknowledged by its receiver. It may have arrived all the same: repeat it under its key."""
+    """The receiver did not acknowledge a push. It may have arrived: repeat it under its key."""
 
 
 class FolderLocked(RecoveryError):
-    """Another process has had the lock of a state folder for longer than the bound. Nothing changed; try again."""
+    """Another process held the lock of a state folder for longer than the bound. Nothing changed; try again."""
 
 
 class ExecutorNotEnded(RecoveryError):
-    """A process that had to be ended is still there, or may not be signalled. What waits for its end was not done."""
+    """A process is still there after SIGKILL, or must not be signalled. The steps after its end were not done."""
 
 
 # Keys, the cache and the ledger.
 
 
 class InvalidKey(RecoveryError, ValueError):
-    """A key is text of 1 to 1,024 bytes of UTF-8; hash what is longer."""
+    """A key is not text of 1 to 1,024 bytes of UTF-8. Hash a longer one."""
 
 
 class InvalidRequest(RecoveryError, ValueError):
@@ -316,23 +316,23 @@ class InvalidRequest(RecoveryError, ValueError):
 
 
 class InvalidResult(RecoveryError, ValueError):
-    """What was produced would not come back as it was given, so it was neither stored nor returned."""
+    """The result would not come back unchanged, so it was neither stored nor returned."""
 
 
 class RequestConflict(RecoveryError):
-    """The key belongs to another request. The stored result is not an answer to this one; use another key."""
+    """The key belongs to another request, so its result does not answer this one. Use another key."""
 
 
 class InProgress(RecoveryError):
-    """Somebody else executes under this key, and had not ended when the wait was over. Ask again later."""
+    """Another execution under this key had not ended when the wait was over. Ask again later."""
 
 
 class RecursiveExecution(InProgress):
-    """What executes under a key asked for the same key, which it would have waited for until its own end."""
+    """An execution asked for its own key: it would have waited for its own end."""
 
 
-class ExecutionLost(RecoveryError):
-    """The execution took longer than its claim on the key, and somebody else has claimed it since.
+class ExecutionLost(ClaimLost):
+    """The execution outlived its claim on the key, and another caller has claimed the key since.
 
     The result was not recorded. Common causes: a process that was stopped, an execution past its
     time limit, a database that was locked for as long as the claim.
@@ -340,11 +340,11 @@ class ExecutionLost(RecoveryError):
 
 
 class InDoubt(RecoveryError):
-    """A tool was begun and nobody knows whether it had its effect. Find out, then call ``resolve`` or ``forget``."""
+    """A tool began, and its effect is unknown. Find out, then call ``resolve`` or ``forget``."""
 
 
 class ProbeFailed(InDoubt):
-    """The probe that was to find out whether a tool had its effect raised, or gave no answer; it is still in doubt."""
+    """The probe for a tool's effect raised, or gave no answer. The call is still in doubt."""
 
 
 class ToolNotStarted(RecoveryError):
@@ -352,13 +352,13 @@ class ToolNotStarted(RecoveryError):
 
 
 class OutputTooLarge(InvalidResult):
-    """What a tool put out is more than the ledger was told to keep. It had its effect; its call is in doubt."""
+    """A tool's output exceeds the ledger's bound. It had its effect; its call is in doubt."""
 
 
 class OutputLost(RecoveryError):
-    """A stored output is missing, or is not what its hash says: it was changed, or damaged, after it was written."""
+    """A stored output is missing, or does not match its hash: it was changed or damaged after it was written."""
 
 
 def unknown_task(task_id: str) -> UnknownTask:
     """Return the error for an id that no task has."""
-    return UnknownTask(f"Expected the id of a task but no task has the id {task_id!r}; create the task first.")
+    return UnknownTask(f"task_id must be that of a task; got {task_id!r}. Create the task first.")

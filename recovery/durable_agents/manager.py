@@ -1,4 +1,4 @@
-"""What every manager is: something that works on a store which it was given, or has opened and will close."""
+"""The base of all managers: a store that was given, or was opened from a path and is closed at the end."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Manager:
-    """The beginning and the end of a manager. Give it a store, or the path of a database file, which is then its own.
+    """A manager on ``store``, or on the database at ``db_path``, which it opens and closes.
 
-    Raises InvalidSetting, and any StoreError when it opens the file.
+    Raises InvalidSetting, and any StoreError on opening.
     """
 
     def __init__(
@@ -30,20 +30,20 @@ class Manager:
 
     @property
     def store(self) -> Store:
-        """The store that this writes to."""
+        """The store of this manager."""
         return self._store
 
     @property
     def clock(self) -> Clock:
-        """What ages and expiries are measured by."""
+        """The clock that measures ages and expiries."""
         return self._clock
 
     def __enter__(self) -> Self:
-        """Return it; it closes at the end of the block."""
+        """Return the manager, which closes at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the manager."""
         self.close()
 
     def close(self) -> None:

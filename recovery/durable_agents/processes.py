@@ -1,14 +1,13 @@
-"""Is that process still the one that was started? Its number alone cannot say.
+"""Processes: whether one still is the process that was started, and how to end it. The only reader of ``/proc``.
 
-A signal 0 reaches a zombie, and whoever has the number now (D18); to pid 0 it goes to our own
-process group. So a process is named by its number *and* by when it was started, and counts as alive
-only with both, and only while the kernel does not have it for dead. The start is the kernel's own
-count of ticks since boot, with the id of that boot: the ``create_time`` of psutil is the same count
-added to a wall-clock time of boot, so that a clock which is set would make every living process
-look like a later one of its number.
+A pid alone cannot tell. Signal 0 reaches zombies and processes that reuse the pid (D18); to pid 0
+it goes to our own process group. So a process is named by its pid *and* its start, and is alive
+only with both and only while the kernel does not call it dead. The start is the kernel's count of
+ticks since boot, with the id of that boot. psutil's ``create_time`` adds a wall-clock time of boot
+to the same count: after the clock is set, each living process would look like another one.
 
-``ProcessTable`` reads all of ``/proc`` once, for a reaper that asks about ten thousand. All this is
-about one machine, and one container of it, which those who watch and those who are watched share.
+``ProcessTable`` reads all of ``/proc`` once, for a reaper that asks about ten thousand processes.
+Everything here is about one machine, or one container of it.
 """
 
 from __future__ import annotations
@@ -17,37 +16,36 @@ import contextlib
 import enum
 import functools
 import os
+import select
 import signal
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import psutil
-
 from durable_agents.errors import ExecutorNotEnded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 END_TIMEOUT_S: Final = 5.0
-"""How long a killed process may take to be gone: a moment, but for one in an uninterruptible wait."""
+"""How long a killed process may take to end, in seconds. Only an uninterruptible wait takes more than a moment."""
 
 _DEAD_STATES: Final = frozenset("ZXx")
 _STOPPED_STATES: Final = frozenset("Tt")
 _LOOK_S: Final = 0.002
 _EXEC_S: Final = 0.25
-"""How long a process may take to become another program: what has no environment after that never had one."""
+"""How long ``execve`` may leave a process without an environment, in seconds. After that it never had one."""
 
 
 class Liveness(enum.StrEnum):
-    """What is known of a process. A stopped one lives: it goes on when it is continued, and does not know."""
+    """The state of a process. A stopped process lives: it goes on when it is continued, and does not notice."""
 
     ALIVE = "alive"
     STOPPED = "stopped"
     DEAD = "dead"
 
 
-class Process(NamedTuple):
-    """One line of the process table: ``start`` as in ``start_of``, ``state`` a letter of the kernel's."""
+class ProcessLine(NamedTuple):
+    """One line of the process table: ``start`` as in ``start_of``, ``state`` as the kernel's letter."""
 
     pid: int
     start: str
@@ -56,22 +54,21 @@ class Process(NamedTuple):
 
 
 class ProcessTable:
-    """The processes of one moment. What was started after it was read is not in it, so list what to look for first."""
+    """The processes of one moment. Read it *after* listing the processes to look for: later ones are missing."""
 
-    def __init__(self, processes: Iterable[Process]) -> None:
-        """Keep the processes; ``read`` is the usual way to make one."""
-        self._processes: Mapping[int, Process] = {process.pid: process for process in processes}
+    def __init__(self, processes: Iterable[ProcessLine]) -> None:
+        """Hold these processes; ``read`` makes a table of the real ones."""
+        self._processes: Mapping[int, ProcessLine] = {process.pid: process for process in processes}
 
     @classmethod
     def read(cls) -> ProcessTable:
         """Read the table of this machine, or of this container."""
-        found = (read_process(int(name)) for name in os.listdir("/proc") if name.isdigit())
-        return cls(process for process in found if process is not None)
+        return cls(_all_processes())
 
     def look(self, pid: int | None, start: str | None) -> Liveness:
-        """Tell whether the process of this number, started then, lives. None and 0 are no process, and so dead.
+        """Return the state of the process with this pid and start. No pid, or pid 0, is dead.
 
-        Without a start, whoever has the number counts; one that cannot be seen, but is there,
+        Without a start, any process with the pid counts. A process that ``/proc`` hides from us
         counts as alive.
         """
         if pid is None or pid <= 0:
@@ -85,19 +82,19 @@ class ProcessTable:
 
 
 def look(pid: int | None, start: str | None) -> Liveness:
-    """Look at one process now, as ``ProcessTable.look`` does."""
+    """Return the state of one process now, as ``ProcessTable.look`` does."""
     process = None if pid is None or pid <= 0 else read_process(pid)
     return ProcessTable(() if process is None else (process,)).look(pid, start)
 
 
 def start_of(pid: int) -> str | None:
-    """Return when the process of this number was started, as text that is equal for no other one; None for none."""
+    """Return the start of the process with this pid, as text that equals no other process's; None without one."""
     process = read_process(pid)
     return None if process is None else process.start
 
 
-def read_process(pid: int) -> Process | None:
-    """Return what the kernel says of a process, or None when there is none of this number."""
+def read_process(pid: int) -> ProcessLine | None:
+    """Return the process with this pid from ``/proc/PID/stat``, or None."""
     try:
         descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
     except OSError:
@@ -108,19 +105,48 @@ def read_process(pid: int) -> Process | None:
         return None
     finally:
         os.close(descriptor)
-    fields = content[content.rindex(b")") + 2 :].split()  # the name before may hold anything
-    return Process(pid, f"{_boot()}:{int(fields[19])}", fields[0].decode(), int(fields[2]))
+    fields = content[content.rindex(b")") + 2 :].split()  # the name before it may hold anything, ")" too
+    return ProcessLine(pid, f"{_boot()}:{int(fields[19])}", fields[0].decode(), int(fields[2]))
+
+
+def _all_processes() -> Iterator[ProcessLine]:
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (process := read_process(int(name))) is not None:
+            yield process
+
+
+def wait_for_exit(pid: int, timeout_s: float | None, wake: int | None = None) -> bool:
+    """Wait until our child is a zombie, and leave it one: it keeps its pid, and the number of its group.
+
+    Return whether it is; False after ``timeout_s`` seconds, or when the file ``wake`` is readable.
+    """
+    descriptor = os.pidfd_open(pid)  # readable when the process has ended
+    try:
+        poll = select.poll()
+        for each in (descriptor, wake):
+            if each is not None:
+                poll.register(each, select.POLLIN)
+        timeout_ms = None if timeout_s is None else max(1, round(timeout_s * 1000))
+        return any(ready == descriptor for ready, _ in poll.poll(timeout_ms))
+    finally:
+        os.close(descriptor)
+
+
+def signal_group(pid: int, number: signal.Signals) -> None:
+    """Signal the group that our unreaped child leads. One that has gone, or is another user's, is no error."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
 
 
 def end_group(
     pid: int, start: str, *, variable: tuple[str, str] | None = None, timeout_s: float = END_TIMEOUT_S
 ) -> int:
-    """Kill the process, and what is left of the group that it led, and see them dead; return how many were.
+    """Kill a process and its group, wait until all are dead, and return how many were killed.
 
-    A number that belongs to somebody else by now is left alone, with its group. When the leader has
-    gone, nothing says whose the group is but what its members were given to inherit: those are
-    ended that have this environment variable. Raises ExecutorNotEnded when something is left after
-    ``timeout_s`` seconds, or may not be signalled.
+    A pid that another process has by now is left alone, with its group. When the leader has ended,
+    only an inherited environment ``variable`` tells whose the members are: those that have it are
+    killed. Raises ExecutorNotEnded when a member is left after ``timeout_s`` seconds, or must not
+    be signalled.
     """
     began_s = time.monotonic()
     deadline_s = began_s + timeout_s
@@ -133,8 +159,8 @@ def end_group(
             ended.add(member.pid)
         if time.monotonic() > deadline_s:
             message = (
-                f"Expected process {pid} and its group to end within {timeout_s:g} s of SIGKILL but "
-                f"{', '.join(str(member.pid) for member in members)} did not; look what holds them in the kernel."
+                f"Process {pid} and its group must end within {timeout_s:g} s of SIGKILL; got "
+                f"{', '.join(str(member.pid) for member in members)} still there. See /proc/PID/stack for their wait."
             )
             raise ExecutorNotEnded(message)
         time.sleep(_LOOK_S)  # sleeps because the kernel takes a moment; the deadline bounds it
@@ -142,7 +168,7 @@ def end_group(
 
 
 class _Member(NamedTuple):
-    """A living member of a group; whose it is may not be known yet."""
+    """A living member of a group. ``is_ours`` is False while nobody can tell whose it is."""
 
     pid: int
     start: str
@@ -150,20 +176,18 @@ class _Member(NamedTuple):
 
 
 def _members(pid: int, start: str, variable: tuple[str, str] | None, *, is_sure: bool) -> list[_Member]:
-    """Return who is alive of the group that this process led, itself included.
+    """Return the living members of the group that this process led, itself included.
 
-    A process that is about to become another program (``execve``) has no environment for a moment,
-    and nobody can tell whose it is; with ``is_sure``, what has none by now never had one, and is
-    somebody else's.
+    During ``execve`` a process has no environment for a moment, so nobody can tell whose it is.
+    With ``is_sure``, treat a process without an environment as foreign.
     """
     leader = read_process(pid)
     if pid <= 1 or (leader is not None and leader.start != start):
-        return []  # a number that went round: its group is that of somebody else, too
+        return []  # the pid was reused: its group is another one, too
     if leader is None and (variable is None or not _is_group(pid)):
         return []
-    found = (read_process(number) for number in psutil.pids())
-    living = [each for each in found if each is not None and pid in (each.pid, each.group)]
-    living = [each for each in living if each.state not in _DEAD_STATES]
+    members = (each for each in _all_processes() if pid in (each.pid, each.group))
+    living = [each for each in members if each.state not in _DEAD_STATES]
     if leader is not None or variable is None:
         return [_Member(each.pid, each.start, is_ours=True) for each in living]
     has = {each: _has(each.pid, variable) for each in living}
@@ -175,7 +199,7 @@ def _members(pid: int, start: str, variable: tuple[str, str] | None, *, is_sure:
 
 
 def _has(pid: int, variable: tuple[str, str]) -> bool | None:
-    """Tell whether a process was started with this environment variable; None where it has no environment at all."""
+    """Whether the process was started with this environment variable; None if its environment is empty."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 - the plain way, as above
             found = file.read()
@@ -185,7 +209,7 @@ def _has(pid: int, variable: tuple[str, str]) -> bool | None:
 
 
 def _kill(process: _Member) -> None:
-    """Kill exactly this process: the descriptor holds it while its start is compared."""
+    """Kill exactly this process: the pidfd pins it while its start is compared."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except OSError:
@@ -196,7 +220,7 @@ def _kill(process: _Member) -> None:
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
     except PermissionError as error:
         message = (
-            f"Expected to be allowed to end process {process.pid} but it belongs to another user; end it as that user."
+            f"Process {process.pid} must belong to this user to be ended; got one of another user. End it as that user."
         )
         raise ExecutorNotEnded(message) from error
     finally:
@@ -204,7 +228,7 @@ def _kill(process: _Member) -> None:
 
 
 def _is_group(number: int) -> bool:
-    """Tell whether a group of this number has members: one call instead of a walk through all processes."""
+    """Whether a process group of this number has members: one call instead of a walk through all processes."""
     try:
         os.killpg(number, 0)
     except ProcessLookupError:
@@ -215,7 +239,7 @@ def _is_group(number: int) -> bool:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Tell whether there is a process that ``/proc`` does not show us (its option hidepid, and another user's)."""
+    """Whether ``/proc`` hides a living process from us: its mount option hidepid, for other users' processes."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -227,6 +251,6 @@ def _is_hidden(pid: int) -> bool:
 
 @functools.cache
 def _boot() -> str:
-    """Return the id of this boot: ticks count from it."""
+    """Return the id of this boot, from which the ticks count."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123 - the plain way, as above
         return file.read().strip()

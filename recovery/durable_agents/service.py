@@ -1,9 +1,9 @@
-"""One loop around everything that is done again and again: a sweep, a heartbeat, later a reaper and a reconciler.
+"""The loop of every periodic service: sweep, heartbeat, renewals, reaper, reconciler.
 
-What is done is a method ``run_once(now)``; when, how often, and what happens when it raises, is
-written here, once. An error of ``run_once`` never ends the loop (D14): it is counted, kept, and
-makes the service unhealthy until a run succeeds. A run that does not come back makes it unhealthy
-too, and bounds nothing but itself: ``stop`` gives up on it.
+A service is a method ``run_once(now)``; its loop, interval and error handling are here. An error of
+``run_once`` never ends the loop (D14): it is counted, kept, and makes the service unhealthy until a
+run succeeds. A run that does not return makes the service unhealthy too, and ``stop`` gives up on
+it after its time limit.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 INTERVAL_S_MAX: Final = 24 * 3600.0
 STUCK_INTERVALS: Final = 10
-"""A run that is under way for more intervals than this (and for a second, at least) counts as stuck."""
+"""A run that takes longer than this many intervals (and than a second) counts as stuck."""
 
 
 class Health(msgspec.Struct, frozen=True):
-    """How a service is. ``reason`` is empty when it is healthy; ``last_run_at`` moves on failed runs too."""
+    """The state of a service. ``reason`` is empty when it is healthy; failed runs move ``last_run_at`` too."""
 
     is_running: bool
     runs: int
@@ -36,20 +36,20 @@ class Health(msgspec.Struct, frozen=True):
 
     @property
     def is_healthy(self) -> bool:
-        """Whether it runs, its last run succeeded, and the run under way is not stuck."""
+        """Whether the loop runs, its last run succeeded, and the current run is not stuck."""
         return self.is_running and not self.reason
 
 
-class _Loop:
-    """One start of a service: a thread, and what tells it to end. A later start has another, so none is revived."""
+class _ServiceThread:
+    """The thread of one start of a service, with its stop event. A later start makes another one."""
 
-    def __init__(self, run: Callable[[_Loop], None], name: str) -> None:
+    def __init__(self, run: Callable[[_ServiceThread], None], name: str) -> None:
         self.stop = threading.Event()
         self.woken = threading.Event()
         self.thread = threading.Thread(target=run, args=(self,), name=name, daemon=True)
 
     def end(self) -> None:
-        """Tell it to end after the run that is under way."""
+        """Tell the thread to end after its current run."""
         self.stop.set()
         self.woken.set()
 
@@ -60,7 +60,12 @@ class _Loop:
 class PeriodicService:
     """Calls ``run_once(now)`` every ``interval_s`` seconds in a thread of its own, until it is stopped.
 
-    ``run_once`` opens what it needs in that thread or uses what is safe to share. Raises
+    >>> service = PeriodicService(lambda now: None, interval_s=60)
+    >>> service.tick()
+    >>> service.health.runs, service.health.failures
+    (1, 0)
+
+    ``run_once`` runs in that thread: share with it only what is safe to share. Raises
     InvalidSetting.
     """
 
@@ -72,11 +77,10 @@ class PeriodicService:
         name: str = "service",
         clock: Clock | None = None,
     ) -> None:
-        """Prepare; nothing runs yet."""
+        """Validate the interval; nothing runs yet."""
         if interval_s == 0 or not is_duration(interval_s, 0, INTERVAL_S_MAX):
             message = (
-                f"Expected an interval of more than 0 and at most {INTERVAL_S_MAX:g} s but got {interval_s!r:.80}; "
-                "give seconds."
+                f"interval_s must be above 0 and at most {INTERVAL_S_MAX:g} s; got {interval_s!r:.80}. Give seconds."
             )
             raise InvalidSetting(message)
         self._run_once = run_once
@@ -84,7 +88,7 @@ class PeriodicService:
         self._name = name
         self._clock: Clock = SystemClock() if clock is None else clock
         self._lock = threading.Lock()
-        self._loop: _Loop | None = None
+        self._loop: _ServiceThread | None = None
         self._began: Microseconds | None = None
         self._health = Health(
             is_running=False,
@@ -97,7 +101,7 @@ class PeriodicService:
 
     @property
     def health(self) -> Health:
-        """How the service is now."""
+        """The state of the service now."""
         with self._lock:
             loop = self._loop
             running = loop is not None and loop.is_running()
@@ -109,24 +113,24 @@ class PeriodicService:
             return msgspec.structs.replace(self._health, is_running=running, reason=reason)
 
     def start(self) -> None:
-        """Start the loop, unless it runs already; one that was told to stop and has not yet is left to end."""
+        """Start the loop, unless it runs. A stopped loop that is still in its last run is left to end."""
         with self._lock:
             if self._loop is not None and self._loop.is_running() and not self._loop.stop.is_set():
                 return
             self._health = msgspec.structs.replace(self._health, reason="")
-            self._loop = _Loop(self._go_on, self._name)
+            self._loop = _ServiceThread(self._run_until_stopped, self._name)
             self._loop.thread.start()
 
     def wake(self) -> None:
-        """Let the next run begin at once instead of after the interval; without a loop there is nothing to wake."""
+        """Begin the next run at once instead of after the interval. Without a loop, do nothing."""
         with self._lock:
             if self._loop is not None:
                 self._loop.woken.set()
 
     def stop(self, *, timeout_s: float = 10.0) -> bool:
-        """Stop the loop after the run that is under way; return whether it ended within ``timeout_s`` seconds.
+        """Stop the loop after its current run; return whether it ended within ``timeout_s`` seconds.
 
-        Called from a run itself, it does not wait and returns False: the loop ends with that run.
+        Called from a run itself, return False without waiting: the loop ends with that run.
         """
         with self._lock:
             loop = self._loop
@@ -139,11 +143,11 @@ class PeriodicService:
         return not loop.is_running()
 
     def tick(self) -> None:
-        """Do one run now, in this thread; an error is kept in ``health`` and not raised."""
+        """Do one run now, in this thread. An error is kept in ``health`` and not raised."""
         self._began = self._clock.monotonic()
         try:
             self._run_once(self._clock.now())
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong in a run must not end the loop
+        except Exception as error:  # noqa: BLE001 - no error of a run may end the loop (D14)
             self._note(f"its last run raised {type(error).__name__}: {error}")
         except BaseException as error:
             self._note(f"its last run ended the loop by {type(error).__name__}: {error}")
@@ -153,10 +157,10 @@ class PeriodicService:
         finally:
             self._began = None
 
-    def _go_on(self, loop: _Loop) -> None:
+    def _run_until_stopped(self, loop: _ServiceThread) -> None:
         """Do one run after another until the loop is told to end."""
         while True:
-            loop.woken.clear()  # before the look at stop, so that no end is missed; the run sees what it was woken for
+            loop.woken.clear()  # before stop is read, so that no end is missed
             if loop.stop.is_set():
                 return
             self.tick()

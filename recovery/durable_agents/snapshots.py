@@ -1,9 +1,9 @@
-"""Snapshots as bytes and back, such that what is read is what was saved.
+"""Snapshots as bytes and back, unchanged.
 
-The rule is one: a value is accepted if decoding its encoding gives an equal value. That refuses,
-without a list of types, everything that an encoder quietly turns into something else: NaN into
-null, a tuple into a list, a date into a string, a key 1 into "1". With msgspec both directions and
-the comparison cost less than ``json.dumps`` alone.
+One rule: a value is accepted if decoding its encoding gives an equal value. Without a list of types
+that refuses every value that an encoder changes silently: NaN into null, a tuple into a list, a
+date into a string, a key 1 into "1". With msgspec, both directions and the comparison cost less
+than ``json.dumps`` alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 from durable_agents.errors import CorruptCheckpoint, InvalidSnapshot, SnapshotTooLarge
 
 SNAPSHOT_BYTES_MAX: Final = 64 * 1024 * 1024
-"""The largest snapshot a manager accepts unless told otherwise."""
+"""The largest snapshot that a manager accepts by default."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -25,16 +25,16 @@ _sha256 = hashlib.sha256
 
 
 def encoded(snapshot: object, bytes_max: int | None) -> tuple[bytes, str, Any]:
-    """Return the snapshot's JSON in UTF-8, its SHA-256 in hexadecimal, and a copy of it that the caller cannot change.
+    """Return the snapshot's JSON in UTF-8, its SHA-256 in hexadecimal, and a copy that the caller does not share.
 
-    Raises InvalidSnapshot, naming the place in the snapshot that is at fault, and SnapshotTooLarge.
+    Raises InvalidSnapshot, with the place of the offending value, and SnapshotTooLarge.
     """
     try:
         content = _encode(snapshot)
         copy = _decode(content)
         is_faithful = bool(copy == snapshot)
     except RecursionError:
-        message = "Expected a snapshot that is JSON but it contains itself, or is nested too deeply; make it flat."
+        message = "A snapshot must be JSON; got one in which it contains itself, or is nested too deeply. Make it flat."
         raise InvalidSnapshot(message) from None
     except (TypeError, ValueError, msgspec.MsgspecError) as error:
         raise InvalidSnapshot(_complaint(snapshot)) from error
@@ -42,19 +42,19 @@ def encoded(snapshot: object, bytes_max: int | None) -> tuple[bytes, str, Any]:
         raise InvalidSnapshot(_complaint(snapshot))
     if bytes_max is not None and len(content) > bytes_max:
         message = (
-            f"Expected a snapshot of at most {bytes_max} bytes of JSON but it has {len(content)}; "
-            "keep large content in files and refer to them, or raise snapshot_bytes_max."
+            f"A snapshot must have at most {bytes_max} bytes of JSON; got {len(content)}. "
+            "Keep large content in files and refer to them, or raise snapshot_bytes_max."
         )
         raise SnapshotTooLarge(message)
     return content, _sha256(content).hexdigest(), copy
 
 
 def decoded(content: bytes, content_hash: str, task_id: str, sequence_number: int) -> Any:
-    """Return the snapshot that the bytes hold. Raises CorruptCheckpoint when they are not what was hashed."""
+    """Return the decoded snapshot. Raises CorruptCheckpoint unless the bytes match the hash."""
     if _sha256(content).hexdigest() != content_hash:
         message = (
-            f"Expected checkpoint {sequence_number} of task {task_id!r} to have the SHA-256 {content_hash} "
-            f"but its snapshot has {_sha256(content).hexdigest()}; go back to an older checkpoint."
+            f"Checkpoint {sequence_number} of task {task_id!r} must have the SHA-256 {content_hash}; got "
+            f"{_sha256(content).hexdigest()}. Go back to an older checkpoint."
         )
         raise CorruptCheckpoint(message)
     return _decode(content)
@@ -62,11 +62,13 @@ def decoded(content: bytes, content_hash: str, task_id: str, sequence_number: in
 
 def _complaint(snapshot: object) -> str:
     place, what = _offence(snapshot, "snapshot") or ("snapshot", f"a {type(snapshot).__name__}")
-    return f"Expected a snapshot that JSON gives back unchanged but {place} is {what}; replace it by plain JSON."
+    return (
+        f"A snapshot must come back from JSON unchanged; got one in which {place} is {what}. Replace it by plain JSON."
+    )
 
 
 def _offence(value: object, place: str) -> tuple[str, str] | None:
-    """Return the place of the first value that JSON cannot hold, and what it is."""
+    """Return the place and a description of the first value that JSON cannot hold."""
     if isinstance(value, dict):
         for key, item in value.items():
             inner = f"{place}[{key!r}]"

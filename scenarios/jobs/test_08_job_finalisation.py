@@ -5,11 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from durable_agents import (
-    JobCrashPoint,
-    JobQueue,
-    TaskManager,
-)
+from durable_agents import JobCrashPoint, JobQueue, TaskManager
 from pytest_chaos import Finding, after_mark, at_point, kill, pause
 
 from scenarios.jobs.job_checks import check_executors, check_jobs, check_stages, ledger, rows

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from durable_agents import ToolLedger
-from durable_agents.once.claims import AFTER_END
-from durable_agents.once.tool_ledger import AFTER_EFFECT, BEFORE_EFFECT
+from durable_agents.once.crash_points import OncePoint
 from pytest_chaos import Finding, after_mark, at_point, kill, terminate
 from pytest_chaos.checkers import exactly_once
 
@@ -41,7 +40,7 @@ PROCESSES = 2
 FEW = 40
 MANY = 500
 CALLS = 6
-POINTS = (BEFORE_EFFECT, AFTER_EFFECT, AFTER_END)
+POINTS = (OncePoint.BEFORE_EFFECT, OncePoint.AFTER_EFFECT, OncePoint.AFTER_END)
 TYPE = "CommandOutput of bytes"
 
 

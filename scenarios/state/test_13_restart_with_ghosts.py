@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from durable_agents import (
-    ARTIFACT_CRASH_POINTS,
-    Roots,
-    StateCrashPoint,
-    StateStore,
-    Workspaces,
-    WorkspaceStatus,
-)
+from durable_agents import ARTIFACT_CRASH_POINTS, Roots, StateCrashPoint, StateStore, Workspaces, WorkspaceStatus
 from durable_agents.processes import start_of
 from durable_agents.state.buffers import BufferOwner
 from durable_agents.state.status_files import WorkspaceState

@@ -13,8 +13,7 @@ import threading
 import urllib.request
 from typing import TYPE_CHECKING, Any, Final
 
-from scenarios.webhooks.tracker import KEY as FORGE_SECRET
-from scenarios.webhooks.tracker import SECRET, TOKEN, Client
+from scenarios.webhooks.tracker import KEY as FORGE_SECRET, SECRET, TOKEN, Client
 from scenarios.webhooks.webhook_agents import DEFAULT, FOLDER, PROJECT, REPO, TRACKER, sha_of
 from scenarios.webhooks.webhook_checks import check_executions, check_moves, check_tasks, is_quiet, stage_of
 from scenarios.webhooks.world import World

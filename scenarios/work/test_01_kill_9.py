@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from durable_agents import CRASH_POINTS, TaskManager
+from durable_agents import CHECKPOINT_CRASH_POINTS, TaskManager
 from pytest_chaos import Finding, Run, after_mark, at_moment, at_point, kill, pause
 
 from scenarios.work.checks import check_checkpoints, check_pragmas, only, read_rows
@@ -81,11 +81,11 @@ def test_without_faults_every_crash_point_is_passed(chaos: Run, database: Path, 
         chaos.check(check_pragmas(chaos.history), expect="every writer has synchronous=FULL and WAL")
     passed = dict.fromkeys(str(mark.key) for mark in chaos.history.select("note", "chaos.point"))
     chaos.note("crash_points", list(passed))
-    chaos.expect("named crash points passed", observed=len(passed), holds=tuple(passed) == CRASH_POINTS)
+    chaos.expect("named crash points passed", observed=len(passed), holds=tuple(passed) == CHECKPOINT_CRASH_POINTS)
 
 
 @pytest.mark.chaos_deep
-@pytest.mark.parametrize("point", CRASH_POINTS, ids=lambda point: point.rpartition(".")[2])
+@pytest.mark.parametrize("point", CHECKPOINT_CRASH_POINTS, ids=lambda point: point.rpartition(".")[2])
 def test_killed_at_a_named_point(chaos: Run, database: Path, manager: str, point: str) -> None:
     """Killed at this point of its third checkpoint, the writer loses nothing that it acknowledged."""
     chaos.plan(kill("writer", at_point(point, occurrence=3)))
@@ -131,7 +131,7 @@ def acks(chaos: Run, name: str) -> int:
 def test_killed_at_a_point_and_at_a_moment(chaos: Run, database: Path, manager: str) -> None:
     """The quick form: one kill at a point and one at a moment, both drawn from the seed, on one task."""
     drawn = chaos.random("quick")
-    point = CRASH_POINTS[int(drawn.random() * len(CRASH_POINTS))]
+    point = CHECKPOINT_CRASH_POINTS[int(drawn.random() * len(CHECKPOINT_CRASH_POINTS))]
     moment = at_moment(round(drawn.random() * MOMENT_WINDOW_S / 4, 6), after=after_mark("checkpoint", kind="intent"))
     chaos.plan(kill("writer", at_point(point, occurrence=1 + int(drawn.random() * 4))), kill("second", moment))
     chaos.note("crash_points", [point])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from durable_agents import CRASH_POINTS, TaskManager
+from durable_agents import CHECKPOINT_CRASH_POINTS, TaskManager
 from pytest_chaos import at_point, hold_lock, kill, pause
 
 from scenarios.work.agents import SHARE
@@ -84,7 +84,8 @@ def drawn_kills(chaos: Run, names: list[str], count: int, *, each: int) -> list[
         kill(
             name,
             at_point(
-                CRASH_POINTS[int(stream.random() * len(CRASH_POINTS))], occurrence=1 + int(stream.random() * (each - 1))
+                CHECKPOINT_CRASH_POINTS[int(stream.random() * len(CHECKPOINT_CRASH_POINTS))],
+                occurrence=1 + int(stream.random() * (each - 1)),
             ),
         )
         for name in victims

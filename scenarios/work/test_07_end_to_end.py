@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from durable_agents import (
     ARTIFACT_CRASH_POINTS,
-    CRASH_POINTS,
+    CHECKPOINT_CRASH_POINTS,
     WORKER_CRASH_POINTS,
     Artifacts,
     CheckpointManager,
@@ -45,7 +45,7 @@ TTL_S = 0.2
 STALLS_MAX = 50
 WORK = "scenarios.work.worker_agents:work_to_the_end"
 ONCE = WORKER_CRASH_POINTS[:3]
-POINTS = (*WORKER_CRASH_POINTS[:-2], *CRASH_POINTS, *ARTIFACT_CRASH_POINTS)
+POINTS = (*WORKER_CRASH_POINTS[:-2], *CHECKPOINT_CRASH_POINTS, *ARTIFACT_CRASH_POINTS)
 """Where it is killed; the last points of a worker are passed once in all, so a kill there is a run of its own."""
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from durable_agents import (
     Artifacts,
     CheckpointManager,
-    Ending,
     LeaseClaims,
     LeaseManager,
     RecoverySweep,
     TaskManager,
     TaskStatus,
+    WorkEnding,
     Worker,
     WorkStatus,
     open_store,
@@ -52,9 +52,9 @@ def work_to_the_end(
             if outcome is None:
                 sweep.run_once()
                 time.sleep(0.005)  # sleeps because a worker without work does; its lease runs out by itself
-            elif outcome.ending is Ending.COMPLETED:
+            elif outcome.ending is WorkEnding.COMPLETED:
                 marks.note("outcome", value={"resumed_from": outcome.resumed_from, "done": outcome.done})
-            elif outcome.ending is Ending.LOST:
+            elif outcome.ending is WorkEnding.LOST:
                 marks.note("lost", value={"done": outcome.done})
         if tasks.get(task_id).status is TaskStatus.RUNNING:
             tasks.set_status(task_id, TaskStatus.SUCCEEDED, expected=TaskStatus.RUNNING)

@@ -42,7 +42,7 @@ def test_a_jump_moves_the_wall_clock_alone() -> None:
 def test_time_cannot_be_advanced_by_what_is_no_duration(duration_s: float) -> None:
     """Negative, endless and undefined durations are refused and move nothing."""
     clock = ManualClock(5)
-    with pytest.raises(InvalidSetting, match="Expected a finite duration of 0 s or more"):
+    with pytest.raises(InvalidSetting, match="duration_s must be finite and 0 or more"):
         clock.advance(duration_s)
     assert clock.now() == 5
 

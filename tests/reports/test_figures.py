@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from chaos_reports.figures import clean, clip, duration, href, measure, moment, percent, size
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 
 @pytest.mark.parametrize(

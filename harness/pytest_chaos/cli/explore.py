@@ -18,13 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pytest_chaos.errors import UsageError
-from pytest_chaos.explore.options import (
-    CHECK_TIMEOUT_S,
-    IO_RUNS,
-    RECOVERIES,
-    RUN_TIMEOUT_S,
-    Options,
-)
+from pytest_chaos.explore.options import CHECK_TIMEOUT_S, IO_RUNS, RECOVERIES, RUN_TIMEOUT_S, Options
 from pytest_chaos.explore.report import Discovery, Exploration, Family, to_json
 from pytest_chaos.explore.simulate.power import SAMPLES, Model
 from pytest_chaos.model.seed import draw_seed, normalise_seed

@@ -28,8 +28,7 @@ import msgspec
 from pytest_chaos.errors import StepsUnavailable, UsageError
 from pytest_chaos.explore.explorer import ROOM_BYTES_MIN, Explorer, Judged, judge_one
 from pytest_chaos.explore.report import Exploration, ExplorationError, harness_finding
-from pytest_chaos.runtime import processes as tree
-from pytest_chaos.runtime import scratch
+from pytest_chaos.runtime import processes as tree, scratch
 from pytest_chaos.runtime.agent import OWNER_VARIABLE
 from pytest_chaos.trace.program import leave
 from pytest_chaos.trace.source import source_for, why_not_seccomp

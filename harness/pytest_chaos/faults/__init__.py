@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pytest_chaos.faults import hold_lock as contention
-from pytest_chaos.faults import process
-from pytest_chaos.faults import toxics as webhooks
+from pytest_chaos.faults import hold_lock as contention, process, toxics as webhooks
 from pytest_chaos.model.plan import FATES
 
 if TYPE_CHECKING:

@@ -14,14 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_chaos.errors import UsageError
 from pytest_chaos.explore.families import FAMILIES
 from pytest_chaos.explore.launch import launch
-from pytest_chaos.explore.options import (
-    CHECK_TIMEOUT_S,
-    CONFIRMATIONS,
-    IO_RUNS,
-    RECOVERIES,
-    RUN_TIMEOUT_S,
-    Options,
-)
+from pytest_chaos.explore.options import CHECK_TIMEOUT_S, CONFIRMATIONS, IO_RUNS, RECOVERIES, RUN_TIMEOUT_S, Options
 from pytest_chaos.explore.report import INTERRUPTED, Exploration, Family
 from pytest_chaos.explore.simulate.power import SAMPLES, Model
 from pytest_chaos.explore.target import load_subject, subject_of

@@ -246,8 +246,7 @@ class Runs:
         if self._client is not None:
             self._client.pump()  # hears of its end, if that was between two runs
         if self._client is None or not self._client.alive:
-            from pytest_chaos.runtime import processes as tree
-            from pytest_chaos.runtime import scratch
+            from pytest_chaos.runtime import processes as tree, scratch
             from pytest_chaos.runtime.agent import GuardianClient
 
             watch = tree.read(self._session.given["watch"][0]) if self._session.given.get("watch") else None

@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from pytest_chaos.errors import AgentError, GuardianLost, SpawnError, UsageError, WaitExpired
 from pytest_chaos.model.values import AfterMark, AgentSummary, Mark, MarkKind
-from pytest_chaos.runtime import processes as tree
-from pytest_chaos.runtime import wire
+from pytest_chaos.runtime import processes as tree, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

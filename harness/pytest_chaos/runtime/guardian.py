@@ -29,9 +29,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
-from pytest_chaos.runtime import child, wire
-from pytest_chaos.runtime import processes as tree
-from pytest_chaos.runtime import zygote as template
+from pytest_chaos.runtime import child, processes as tree, wire, zygote as template
 
 if TYPE_CHECKING:
     from collections.abc import Callable

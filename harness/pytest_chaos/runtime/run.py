@@ -24,9 +24,7 @@ from pytest_chaos.errors import AgentError, ChaosError, UsageError, WaitExpired
 from pytest_chaos.evidence.redact import SECRETS
 from pytest_chaos.faults import REGISTRY
 from pytest_chaos.faults.injector import Injector
-from pytest_chaos.model import plan as plans
-from pytest_chaos.model import seed as seeds
-from pytest_chaos.model import verdict
+from pytest_chaos.model import plan as plans, seed as seeds, verdict
 from pytest_chaos.model.history import History, MarkParser
 from pytest_chaos.model.values import Assertion, Fault, Finding, Json, Plan, Receipt, RunRecord
 from pytest_chaos.runtime.agent import SPAWN_TIMEOUT_S, WAIT_TIMEOUT_S, Agent, Command, GuardianClient, check_bound

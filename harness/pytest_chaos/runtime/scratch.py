@@ -26,8 +26,7 @@ from pytest_chaos.errors import EvidenceError, UsageError
 from pytest_chaos.evidence import open_pack, salvage
 from pytest_chaos.evidence.records import SessionFolder
 from pytest_chaos.model.values import RunRecord, SessionHeader
-from pytest_chaos.runtime import journal
-from pytest_chaos.runtime import processes as tree
+from pytest_chaos.runtime import journal, processes as tree
 from pytest_chaos.runtime.agent import OWNER_VARIABLE
 from pytest_chaos.runtime.journal import Journal
 

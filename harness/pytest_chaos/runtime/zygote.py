@@ -17,8 +17,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
-from pytest_chaos.runtime import child, wire
-from pytest_chaos.runtime import processes as tree
+from pytest_chaos.runtime import child, processes as tree, wire
 
 if TYPE_CHECKING:
     import resource

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from durable_agents.claim import Owner
 from durable_agents.errors import InvalidSetting
-from durable_agents.processes import Liveness, look, start_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,13 +31,6 @@ if TYPE_CHECKING:
 SUFFIX: Final = ".lease"
 _BYTES_MAX: Final = 4096
 _LOGGER: Final = logging.getLogger(__name__)
-
-
-class Holder(msgspec.Struct, frozen=True):
-    """Whose a lease file is."""
-
-    pid: int
-    process_start: str
 
 
 class LeaseFile:
@@ -72,11 +65,10 @@ class LeaseFile:
             self.path.unlink(missing_ok=True)
 
     def _link(self) -> bool:
-        holder = Holder(os.getpid(), start_of(os.getpid()) or "")
         made = self.path.with_name(f".{self.path.name}.{secrets.token_hex(6)}")
         try:
             with made.open("xb") as file:
-                file.write(msgspec.json.encode(holder))
+                file.write(msgspec.json.encode(Owner.this_process()))
                 file.flush()
                 os.fsync(file.fileno())
             os.link(made, self.path)
@@ -140,8 +132,8 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 def _is_stale(path: Path, content: bytes) -> bool:
     try:
-        holder = msgspec.json.decode(content, type=Holder)
+        owner = msgspec.json.decode(content, type=Owner)
     except msgspec.DecodeError:
         _LOGGER.warning("lease file %s is none of ours, or damaged, and was left: look at it and remove it", path)
         return False
-    return look(holder.pid, holder.process_start) is Liveness.DEAD
+    return owner.is_dead()

@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
+from durable_agents.claim import Owner, lost
 from durable_agents.clock import Microseconds
 from durable_agents.errors import InvalidJob, JobLost, UnknownJob
 from durable_agents.jobs.crash_points import JobCrashPoint
 from durable_agents.jobs.stages import MAX_ATTEMPTS
 from durable_agents.manager import Manager
-from durable_agents.processes import start_of
 from durable_agents.store.rows import AgentRun, Audit, Job, JobStatus, OutboxEntry, OutboxKind, RunningJob
 
 if TYPE_CHECKING:
@@ -167,11 +167,11 @@ class JobQueue(Manager):
         """
         for agent in agents or ():
             _check_name("agent", agent)
-        pid = os.getpid()
+        monitor = Owner.this_process()
         sys.audit(JobCrashPoint.JOB_BEFORE_CLAIM, 0)
         with self._store.transaction() as transaction:
             now = self._clock.now()
-            job = transaction.claim_job(agents, monitor_pid=pid, monitor_start=start_of(pid), now=now)
+            job = transaction.claim_job(agents, monitor_pid=monitor.pid, monitor_start=monitor.process_start, now=now)
             sys.audit(JobCrashPoint.JOB_AFTER_CLAIM_UPDATE, 0 if job is None else job.job_id)
         sys.audit(JobCrashPoint.JOB_AFTER_CLAIM, 0 if job is None else job.job_id)
         return job
@@ -184,10 +184,12 @@ class JobQueue(Manager):
         if isinstance(pid, bool) or not isinstance(pid, int) or not 0 < pid < 2**31:
             message = f"pid must be the number of a process; got {pid!r}. Give the pid of the executor."
             raise InvalidJob(message)
-        start = start_of(pid) or ""  # of a process that is gone, which is equal to no process's
+        executor = Owner.of(pid)
         with self._store.transaction() as transaction:
             now = self._clock.now()
-            if not transaction.set_executor(claim.job_id, claim.claim, pid=pid, process_start=start, now=now):
+            if not transaction.set_executor(
+                claim.job_id, claim.claim, pid=pid, process_start=executor.process_start, now=now
+            ):
                 raise _lost(transaction, claim)
 
     def record_exit(self, claim: JobClaim, exit_code: int) -> None:
@@ -212,7 +214,7 @@ class JobQueue(Manager):
     def check(self, claim: JobClaim) -> None:
         """Raise JobLost unless the job runs under this claim. ``require`` does so in a transaction."""
         job = self._store.job(claim.job_id)
-        if job is None or job.status is not JobStatus.RUNNING or job.claim != claim.claim:
+        if not _is_held(job, claim):
             raise _refusal(job, claim)
 
     def settle(self, outcome: JobOutcome) -> None:
@@ -296,10 +298,12 @@ def _lost(transaction: Transaction, claim: JobClaim) -> JobLost | UnknownJob:
 def _refusal(job: Job | None, claim: JobClaim) -> JobLost | UnknownJob:
     if job is None:
         return _unknown(claim.job_id)
-    is_ours = job.status is JobStatus.RUNNING and job.claim == claim.claim
-    state = "has an exit code already" if is_ours else f"is {job.status}, with claim {job.claim}"
-    message = f"Expected to hold job {claim.job_id} with claim {claim.claim} but it {state}; stop working on it."
-    return JobLost(message)
+    state = "one that has an exit code already" if _is_held(job, claim) else f"{job.status}, with claim {job.claim}"
+    return lost(JobLost, f"Job {claim.job_id} with claim {claim.claim}", state)
+
+
+def _is_held(job: Job | None, claim: JobClaim) -> bool:
+    return job is not None and job.status is JobStatus.RUNNING and job.claim == claim.claim
 
 
 def _unknown(job_id: int) -> UnknownJob:

@@ -52,8 +52,7 @@ from durable_agents.errors import (
     RecoveryError,
     StoreClosed,
 )
-from durable_agents.jobs import lease_files
-from durable_agents.jobs import queue as outcomes
+from durable_agents.jobs import lease_files, queue as outcomes
 from durable_agents.jobs.alerts import Alerts, Notifier, log_alert
 from durable_agents.jobs.crash_points import JobCrashPoint
 from durable_agents.jobs.queue import JOB_VARIABLE, JobOutcome, settle

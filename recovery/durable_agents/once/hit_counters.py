@@ -1,17 +1,16 @@
-"""Counts of what was reused and what that saved, kept in memory and added to the store now and then.
+"""Hit counters: counts of reuse and its savings, kept in memory and flushed to the store from time to time.
 
-A hit must not write: a commit would cost a hundred times what the hit costs. So counts wait in
-memory and are added together, after every ``EVENTS_MAX`` events, when their owner closes, and when
-the interpreter ends. What waited for an owner that was collected as garbage goes to the next one of
-its scope in this process, or waits for that end.
+A hit must not write: a commit costs a hundred times as much as the hit. So counts wait in memory
+and are flushed together: after every ``EVENTS_MAX`` events, when their owner closes, and at the end
+of the interpreter. Counts of an owner that was garbage-collected go to the next owner of its scope
+in this process, or wait for that end.
 
-The end of the interpreter waits for a database that is locked ``EXIT_S_MAX`` seconds in all,
-whatever the patience of the stores: statistics are not worth more. What the database does not take
-then is lost, and so is what waits for a file that was removed or for a store that was closed before
-its owner. A process that is killed (or ends by ``os._exit``) loses at most ``EVENTS_MAX`` events of
-each cache or ledger, and as many more for each time that the database was being written, or refused
-to take them. A count is never added twice, not by a forked child either; whoever asks for the
-statistics gets what is stored and what waits in the cache or ledger that is asked.
+**What is lost.** A killed process (or one that ends by ``os._exit``) loses at most ``EVENTS_MAX``
+events of each cache or ledger, and as many more for each time that the database was being written
+or refused a flush. The end of the interpreter waits for locked databases ``EXIT_S_MAX`` seconds in
+all; counts that are not flushed by then are lost, as are those for a file that was removed or a
+store that was closed before its owner. A count is never added twice, nor by a forked child.
+Statistics are the flushed counts plus those of the object that is asked.
 """
 
 from __future__ import annotations
@@ -39,44 +38,44 @@ if TYPE_CHECKING:
     from durable_agents.clock import Clock
 
 EVENTS_MAX: Final = 500
-"""How many events wait in memory at most, and so how many a kill can lose."""
+"""How many events wait in memory before a flush."""
 EXIT_S_MAX: Final = 2.0
-"""How long the end of the interpreter waits for locked databases, in seconds and in all.
-
-A store that is no SqliteStore has a patience of its own.
-"""
+"""How long the end of the interpreter waits for locked SQLite databases, in seconds, in all."""
 
 _LEFT_MAX: Final = 100
 
 
-class UsageCounter:
+class HitCounters:
     """The counts of one scope. May be shared by threads."""
 
     __slots__ = ("__weakref__", "_clock", "_due", "_events", "_lock", "_scope", "_store", "_used", "_waiting")
 
     def __init__(self, store: Store, scope: str, clock: Clock) -> None:
-        """Prepare; nothing waits yet."""
+        """Begin with the counts that a collected owner of this scope left."""
         self._store = store
         self._scope = scope
         self._clock = clock
         self._lock = threading.Lock()
-        self._waiting = [0, 0, 0, 0]
-        self._used: dict[str, Microseconds] = {}
-        self._events = 0
-        self._due = EVENTS_MAX
+        self._reset()
         for left in _taken(_place(store), scope):
             self._put_back(left.waiting, left.used, left.events)
         self._due = EVENTS_MAX
         _COUNTERS.add(self)
 
+    def _reset(self) -> None:
+        self._waiting = [0, 0, 0, 0]  # in the order of Usage
+        self._used: dict[str, Microseconds] = {}
+        self._events = 0
+        self._due = EVENTS_MAX
+
     def __del__(self) -> None:
-        """Leave what waits to others: here, in the middle of anything, the database may be this thread's already."""
+        """Leave the counts to the next owner. No flush here: this thread may be inside a transaction."""
         if self._events and not _is_closed(self._store):
             place = _place(self._store)
             _LEFT.append(_Left(place, self._scope, Usage(*self._waiting), self._used, self._events))
 
     def hit(self, *, tokens_saved: int = 0, time_saved_us: int = 0, used: str | None = None) -> None:
-        """Count a result that was handed out again. ``used`` is the stored name of a key that may be evicted."""
+        """Count a reuse. ``used`` is the stored name of a key that may be evicted."""
         with self._lock:
             waiting = self._waiting
             waiting[0] += 1
@@ -97,11 +96,11 @@ class UsageCounter:
             self._try()
 
     def flush(self) -> None:
-        """Add what waits to the store, in one commit. Raises any StoreError, and then what waits goes on waiting."""
+        """Flush the counts, in one commit. After a StoreError they go on waiting."""
         self._flush_to(self._store)
 
     def flush_hurriedly(self, deadline_s: float) -> None:
-        """Flush as at the end of the interpreter: at most until ``deadline_s`` of the monotonic clock."""
+        """Flush, waiting for the database at most until ``deadline_s`` on the monotonic clock."""
         if self._events and not _is_closed(self._store):
             with _hurried(_place(self._store), deadline_s) as store:
                 self._flush_to(store)
@@ -109,7 +108,7 @@ class UsageCounter:
     def _flush_to(self, store: Store) -> None:
         with self._lock:
             added, used, events = Usage(*self._waiting), self._used, self._events
-            self._waiting, self._used, self._events, self._due = [0, 0, 0, 0], {}, 0, EVENTS_MAX
+            self._reset()
         if not events:
             return
         try:
@@ -119,20 +118,19 @@ class UsageCounter:
             raise
 
     def total(self) -> Usage:
-        """Return what is stored and what waits in this process. Raises any StoreError."""
+        """Return the flushed counts, those of this object included. Raises any StoreError."""
         self.flush()
         return self._store.usage(self._scope)
 
     def forget(self) -> None:
-        """Begin anew with nothing."""
+        """Drop all waiting counts."""
         self._lock = threading.Lock()
-        self._waiting, self._used, self._events, self._due = [0, 0, 0, 0], {}, 0, EVENTS_MAX
+        self._reset()
 
     def _try(self) -> None:
-        """Flush, unless somebody writes just now: whoever only reads waits for no writer.
+        """Flush, unless the database is being written: a hit waits for no writer.
 
-        Then, and if the database refuses, the result is handed out all the same, and the next
-        attempt is put off.
+        Then, or when the database refuses, the next attempt is put off.
         """
         if self._events < _PUT_OFF_MAX and not _can_write_now(self._store):
             self._due = self._events + EVENTS_MAX
@@ -150,7 +148,7 @@ class UsageCounter:
 
 
 class _Left(msgspec.Struct, frozen=True):
-    """What waited for an owner that was collected, and where it belongs."""
+    """The waiting counts of a collected owner."""
 
     place: str | Store
     scope: str
@@ -161,13 +159,13 @@ class _Left(msgspec.Struct, frozen=True):
 
 _USED_EVENTS_MAX: Final = 20 * EVENTS_MAX
 _PUT_OFF_MAX: Final = 20 * EVENTS_MAX
-"""How many events may wait for a moment at which nobody writes; then the flush waits for one."""
-_COUNTERS: Final[weakref.WeakSet[UsageCounter]] = weakref.WeakSet()
+"""After how many events a flush waits for other writers instead of being put off."""
+_COUNTERS: Final[weakref.WeakSet[HitCounters]] = weakref.WeakSet()
 _LEFT: Final[collections.deque[_Left]] = collections.deque(maxlen=_LEFT_MAX)
 
 
 def _place(store: Store) -> str | Store:
-    """Return what says where a store writes, without keeping its connections open if it has a file."""
+    """Return the identity of a store: its path, which keeps no connection open, or the store itself."""
     return store.path if isinstance(store, SqliteStore) else store
 
 
@@ -192,7 +190,7 @@ def _can_write_now(store: Store) -> bool:
 
 
 def _taken(place: str | Store, scope: str) -> list[_Left]:
-    """Take what was left for this place and scope."""
+    """Take the counts that were left for this place and scope."""
     taken: list[_Left] = []
     for _ in range(len(_LEFT)):
         with contextlib.suppress(IndexError):  # another thread may take, too
@@ -209,15 +207,15 @@ def _add(store: Store, scope: str, added: Usage, used: dict[str, Microseconds]) 
 
 @contextlib.contextmanager
 def _hurried(place: str | Store, deadline_s: float) -> Iterator[Store]:
-    """Return a store for the place that waits at most until the deadline, and stands in no queue: that takes a thread.
+    """Return a store that waits at most until the deadline, and outside the queue, which needs a thread.
 
-    Raises DatabaseUnavailable where the file is gone, instead of making it anew.
+    Raises DatabaseUnavailable if the file is gone, instead of creating it.
     """
     if not isinstance(place, str):
         yield place
         return
-    if not os.path.exists(place):  # noqa: PTH110 - the plain way, for what runs at the end of the interpreter
-        message = f"Expected the database {place} to be there still but it is gone; its last counts are lost."
+    if not os.path.exists(place):  # noqa: PTH110 - runs at the end of the interpreter
+        message = f"The database {place} must still exist; got no file. Its last counts are lost."
         raise DatabaseUnavailable(message)
     patience_s = max(0.0, deadline_s - time.monotonic())
     with SqliteStore(ConnectionFactory(place, patience_s), takes_turns=False) as store:
@@ -225,7 +223,7 @@ def _hurried(place: str | Store, deadline_s: float) -> Iterator[Store]:
 
 
 def _forget_inherited() -> None:
-    """In a forked child, drop what waits: it is the parent's to add."""
+    """In a forked child, drop the waiting counts: the parent flushes them."""
     _LEFT.clear()
     for counter in list(_COUNTERS):
         counter.forget()
@@ -235,7 +233,7 @@ os.register_at_fork(after_in_child=_forget_inherited)
 
 
 def _flush_all() -> None:
-    """At the end of the interpreter, add what waits for caches that nobody closed: a client library's are such."""
+    """At the end of the interpreter, flush the counts of owners that were never closed."""
     deadline_s = time.monotonic() + EXIT_S_MAX
     for counter in list(_COUNTERS):
         with contextlib.suppress(RecoveryError):

@@ -1,15 +1,14 @@
-"""The LLM output cache behind LangChain's cache interface (``langchain_core.caches.BaseCache``), which is optional.
+"""The LLM output cache behind LangChain's cache interface, ``langchain_core.caches.BaseCache`` (optional).
 
     from langchain_core.globals import set_llm_cache
     set_llm_cache(LangChainCache(LLMOutputCache(db_path="outputs.db")))
 
-LangChain looks up and stores in two calls, so of several processes that miss at once each
-generates, and the first one that stores wins; ``LLMOutputCache.get_or_generate`` is what generates
-once.
+LangChain looks up and stores in two calls. So of several processes that miss at once each one
+generates, and the first that stores wins. ``LLMOutputCache.get_or_generate`` generates once.
 
-The class does not inherit from LangChain's, which may not be installed, but is registered as one of
-its kind when it is made. What is stored is LangChain's own serial form; nothing but messages and
-generations is ever made of it.
+The class does not inherit from LangChain's, which may not be installed, but is registered as a
+subclass when it is made. Stored values are LangChain's own serial form; only messages and
+generations are ever made from it.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ _OPERATION: Final = "langchain"
 
 
 class LangChainCache:
-    """LangChain's cache, kept in an ``LLMOutputCache``, whose lifetime is the caller's.
+    """LangChain's cache in an ``LLMOutputCache``, which the caller closes.
 
-    Raises InvalidSetting where langchain-core is not installed.
+    Raises InvalidSetting unless langchain-core is installed.
     """
 
     def __init__(self, cache: LLMOutputCache) -> None:
@@ -56,15 +55,15 @@ class LangChainCache:
         self._cache.clear()
 
     async def alookup(self, prompt: str, llm_string: str) -> list[Any] | None:
-        """Do what ``lookup`` does, in a thread."""
+        """Look up in a thread."""
         return await asyncio.to_thread(self.lookup, prompt, llm_string)
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Any]) -> None:
-        """Do what ``update`` does, in a thread."""
+        """Store in a thread."""
         await asyncio.to_thread(self.update, prompt, llm_string, return_val)
 
     async def aclear(self, **_: Any) -> None:
-        """Do what ``clear`` does, in a thread."""
+        """Clear in a thread."""
         await asyncio.to_thread(self.clear)
 
     def _key(self, prompt: str, llm_string: str) -> str:
@@ -77,7 +76,7 @@ def _dumped(generation: Any) -> Any:
 
 
 def _revived(stored: Any) -> Any:
-    """Return the generation that was dumped. Only messages and generations are made, whatever the text says."""
+    """Return the dumped generation. Only messages and generations are made, whatever the text names."""
     load, outputs = _module("langchain_core.load"), _module("langchain_core.outputs")
     messages = _module("langchain_core.messages")
     allowed = [outputs.Generation, outputs.ChatGeneration, messages.AIMessage, messages.AIMessageChunk]
@@ -87,7 +86,7 @@ def _revived(stored: Any) -> Any:
 
 
 def _tokens(generation: Any) -> int:
-    """Return how many tokens a generation says that it cost, 0 where it does not."""
+    """Return the token count that a generation reports, or 0."""
     usage = getattr(getattr(generation, "message", None), "usage_metadata", None) or {}
     tokens = usage.get("total_tokens", 0)
     return tokens if isinstance(tokens, int) and tokens > 0 else 0
@@ -97,5 +96,5 @@ def _module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        message = f"Expected {name} to be installed but it is not ({error}); install langchain-core."
+        message = f"{name} must be importable; got '{error}'. To use it, install langchain-core."
         raise InvalidSetting(message) from error

@@ -1,9 +1,9 @@
-"""Large outputs: stored once, by their SHA-256, beside the database, and durable before anything refers to them.
+"""Large outputs: files named by their SHA-256, beside the database, and durable before a row refers to them.
 
-The database keeps a reference, of the hash and the size, in the place of the bytes. Whoever reads
-an output compares it with its hash. Two writers of one output write the same file, each by a rename
-of its own, so neither sees half of the other's. One that finds the file there flushes it all the
-same: the process that wrote it may have died before doing so.
+The database keeps a reference (hash and size) in place of the bytes. A reader compares the output
+with its hash. Two writers of one output write the same file, each by its own rename, so neither
+sees half of it. A writer that finds the file flushes it all the same: the process that wrote it may
+have died before its flush.
 """
 
 from __future__ import annotations
@@ -23,36 +23,35 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
 SUFFIX: Final = "-outputs"
-"""What the name of the folder has more than that of the database, unless another folder is given."""
+"""Appended to the database's path, this names the default folder."""
 
 _PREFIX_CHARACTERS: Final = 2
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class OutputReference(msgspec.Struct, frozen=True, array_like=True):
-    """Where an output is: its SHA-256 in hexadecimal, and its size in bytes."""
+    """The reference to an output: its SHA-256 in hexadecimal, and its size in bytes."""
 
     sha256: str
     size_bytes: int
 
 
 class Outputs:
-    """The outputs in one folder, which is made when the first one is stored. May be shared by threads and processes."""
+    """The outputs in one folder, which the first ``put`` makes. May be shared by threads and processes."""
 
     __slots__ = ("_artifacts", "_folder")
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """Use the folder; nothing is made yet. Raises InvalidSetting for what is no path."""
+        """Use the folder; nothing is made yet. Raises InvalidSetting unless it is a path."""
         self._folder = checked_folder(folder).absolute()
         self._artifacts: Artifacts | None = None
 
     @property
     def folder(self) -> Path:
-        """Where the outputs are."""
+        """The folder of the outputs."""
         return self._folder
 
     def put(self, content: bytes) -> OutputReference:
-        """Store an output, unless it is there, and return what refers to it. Durable when this returns.
+        """Store an output, unless it is there, and return its reference. Durable when this returns.
 
         Raises ArtifactNotWritten.
         """
@@ -72,21 +71,20 @@ class Outputs:
         try:
             content = path.read_bytes()
         except OSError as error:
-            message = f"Expected an output of {reference.size_bytes} bytes at {path} but {error.strerror}; restore it."
+            message = f"{path} must hold {reference.size_bytes} bytes of output; got '{error.strerror}'. Restore it."
             raise OutputLost(message) from error
         if hashlib.sha256(content).hexdigest() != reference.sha256:
             message = (
-                f"Expected {reference.size_bytes} bytes with the hash in their name at {path} but the {len(content)} "
-                "there have another; restore the file."
+                f"{path} must hold {reference.size_bytes} bytes with the hash in its name; got {len(content)} bytes "
+                "with another hash. Restore the file."
             )
             raise OutputLost(message)
         return content
 
     def discard(self, referred: Container[str], *, before_s: float) -> int:
-        """Remove outputs that nothing refers to and that were last stored before ``before_s`` (seconds since 1970).
+        """Remove unreferenced outputs last stored before ``before_s`` (seconds since 1970); return how many.
 
-        Return how many. An output that is stored again is young again, so one that is about to be
-        referred to stays.
+        Storing an output again renews its age, so one that is about to be referenced stays.
         """
         discarded = 0
         for file in self._folder.glob("??/" + "?" * 64):
@@ -96,36 +94,36 @@ class Outputs:
         return discarded
 
     def _made(self) -> Artifacts:
-        """Make the folder, and make it durable; return what writes into it."""
+        """Make the folder durably, and return the writer of its files."""
         if self._artifacts is None:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 for folder in (self._folder.parent, self._folder.parent.parent):
                     _sync(folder)
             except OSError as error:
-                message = f"Expected to make the folder {self._folder} but {error.strerror}; check what is in the way."
+                message = f"{self._folder} must be a folder that can be made; got '{error.strerror}'. Clear the path."
                 raise ArtifactNotWritten(message) from error
             self._artifacts = Artifacts(self._folder)
         return self._artifacts
 
     def _flush(self, path: str) -> None:
-        """Make durable what another process stored, and may have been about to."""
+        """Flush a file that another process stored, and renew its age."""
         file = self._folder / path
         try:
             os.utime(file)
             for place in (file, file.parent, self._folder):
                 _sync(place)
         except OSError as error:
-            message = f"Expected to flush {file} but the file system says '{error.strerror}'; what is there is whole."
+            message = f"{file} must be flushed; got '{error.strerror}'. The file there is whole."
             raise ArtifactNotWritten(message) from error
 
 
 def checked_folder(folder: str | os.PathLike[str]) -> Path:
-    """Return the path of a folder for outputs. Raises InvalidSetting for what is none: empty, or no text."""
+    """Return the path of a folder for outputs. Raises InvalidSetting if it is empty, has a NUL or is no text."""
     text = os.fspath(folder) if isinstance(folder, str | os.PathLike) else ""
     if isinstance(text, str) and text and "\0" not in text:
         return Path(text)
-    message = f"Expected the path of a folder for large outputs but got {folder!r:.200}; give outputs=."
+    message = f"outputs must be the path of a folder; got {folder!r:.200}. Give another one."
     raise InvalidSetting(message)
 
 

@@ -1,19 +1,18 @@
-"""Presence: whether the process that owns something still lives, known at once and from the kernel.
+"""Owner locks: whether the owner of a claim still lives, known at once and from the kernel.
 
-Each owner holds a lock on one byte, at a place drawn at random, of a file next to the database, as
-long as it lives; the kernel takes the lock back when the process ends, however it ends. So nobody
-who asks can take a reused process number, a zombie, or the same number in another container for the
-owner: containers that share the volume of a database share the kernel and the file, and so the
-locks, though neither sees the other's processes. A process that is stopped holds its lock: it
-lives, and only the expiry of what it holds can tell.
+Each owner holds a lock on one byte, at a random place, of a file next to the database. The kernel
+releases it when the process ends, however it ends. So a reused pid, a zombie, or the same pid in
+another container is never taken for the owner: containers that share the volume of a database share
+the kernel, the file and so the locks, though neither sees the other's processes. A stopped process
+keeps its lock: it lives, and only the expiry of its claim ends that.
 
-These are locks of an open file (``F_OFD_SETLK``), since those of a process go when *anybody* in it
-closes the file. A forked child shares the open file, so it closes its copy at once
-(``os.register_at_fork``); a program that is started gets it only if it is handed over, as the
-ledger does: then the owner lives until the tool has ended too.
+The locks belong to the open file (``F_OFD_SETLK``), since a process's own locks end when *any* code
+in it closes the file. A forked child shares the open file, so it closes its copy at once
+(``os.register_at_fork``). A started program gets the file only if it is handed over, as the ledger
+does: then the owner lives until the tool has ended too.
 
-What cannot be told counts as alive. An owner's name has the file's inode in it, so that nobody is
-declared dead because the file was replaced, or the database copied.
+A doubtful owner counts as alive. Its name contains the file's inode, so a replaced file, or a
+copied database, declares nobody dead.
 """
 
 from __future__ import annotations
@@ -31,25 +30,25 @@ from typing import Final
 from durable_agents.errors import DatabaseReadOnly, DatabaseUnavailable
 
 SUFFIX: Final = "-owners"
-"""What the name of the lock file has more than that of the database. It has no content, and is never removed."""
+"""Appended to the database's path, this names the lock file. It stays empty and is never removed."""
 
 _MODE: Final = 0o666
 _PLACE_BITS: Final = 61
-# struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid, which has to be 0 for locks
-# of an open file.
+# struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid (0 for locks of an open
+# file).
 _FLOCK: Final = struct.Struct("hhqqi4x")
 
 
-class Presence:
-    """One owner, present from now until ``leave`` or the end of the process.
+class OwnerLock:
+    """One owner's lock, held from now until ``leave`` or the end of the process.
 
-    ``path`` is that of the database. Raises DatabaseReadOnly or DatabaseUnavailable.
+    ``path`` is the database's. Raises DatabaseReadOnly or DatabaseUnavailable.
     """
 
     __slots__ = ("__weakref__", "_descriptor", "_inode", "name")
 
     def __init__(self, path: str) -> None:
-        """Take a place in the file."""
+        """Lock a random byte of the file."""
         self._descriptor: int = _open(path + SUFFIX)
         self._inode = os.fstat(self._descriptor).st_ino
         place = secrets.randbits(_PLACE_BITS)
@@ -59,17 +58,17 @@ class Presence:
 
     @property
     def descriptor(self) -> int:
-        """The open file: whoever inherits it keeps the owner present."""
+        """The open file. A process that inherits it keeps the owner alive."""
         return self._descriptor
 
     def leave(self) -> None:
-        """Be gone, for everybody who asks. Leaving twice is fine."""
+        """Release the lock. Releasing twice is fine."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
     def is_alive(self, name: str) -> bool:
-        """Tell whether the owner of this name may live: False only where the kernel says that it does not."""
+        """Whether the owner of this name may live: False only if the kernel has released its lock."""
         inode, _, rest = name.partition(".")
         place, _, _ = rest.partition(".")
         if inode != str(self._inode) or not place.isdecimal():
@@ -85,33 +84,33 @@ class Presence:
         return kind != fcntl.F_UNLCK
 
 
-class ProcessPresence:
-    """The presence of this process at one database: made when first asked for, and anew after a fork."""
+class ProcessOwnerLock:
+    """The owner lock of this process at one database, taken on first use, and anew after a fork."""
 
-    __slots__ = ("_lock", "_path", "_presence", "_process")
+    __slots__ = ("_held", "_lock", "_path", "_process")
 
     def __init__(self, path: str) -> None:
-        """Prepare; the file is opened by the first call."""
+        """Keep the path; the first call opens the file."""
         self._path = path
-        self._presence: Presence | None = None
+        self._held: OwnerLock | None = None
         self._process = 0
         self._lock = threading.Lock()
 
-    def get(self) -> Presence:
-        """Return the presence of the process that calls."""
-        presence = self._presence
-        if presence is not None and self._process == os.getpid():
-            return presence
+    def get(self) -> OwnerLock:
+        """Return the lock of the calling process."""
+        lock = self._held
+        if lock is not None and self._process == os.getpid():
+            return lock
         with self._lock:
-            if self._presence is None or self._process != os.getpid():
-                self._presence, self._process = Presence(self._path), os.getpid()
-            return self._presence
+            if self._held is None or self._process != os.getpid():
+                self._held, self._process = OwnerLock(self._path), os.getpid()
+            return self._held
 
     def leave(self) -> None:
-        """Be gone, if this process was ever there."""
-        if self._presence is not None and self._process == os.getpid():
-            self._presence.leave()
-            self._presence = None
+        """Release the lock, if this process holds one."""
+        if self._held is not None and self._process == os.getpid():
+            self._held.leave()
+            self._held = None
 
 
 def _open(path: str) -> int:
@@ -119,18 +118,18 @@ def _open(path: str) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
     except OSError as error:
         kind = DatabaseReadOnly if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM} else DatabaseUnavailable
-        message = f"Expected to open {path} but {error.strerror}; who claims a key needs a lock file there."
+        message = f"{path} must be a lock file that can be opened; got '{error.strerror}'. Claims on keys need it."
         raise kind(message) from error
 
 
-_INHERITED: Final[weakref.WeakSet[Presence]] = weakref.WeakSet()
+_INHERITED: Final[weakref.WeakSet[OwnerLock]] = weakref.WeakSet()
 
 
 def _close_inherited() -> None:
-    """In a forked child, close the parent's open files, so that the parent's end is seen when it comes."""
-    for presence in list(_INHERITED):
+    """In a forked child, close the parent's files, so that they do not keep the parent's locks."""
+    for lock in list(_INHERITED):
         with contextlib.suppress(OSError):
-            presence.leave()
+            lock.leave()
     _INHERITED.clear()
 
 

@@ -1,34 +1,32 @@
-"""What to do in doubt: a tool was begun, and nobody knows whether it had its effect.
+"""The tool ledger: an effect on the world is begun once, and its outcome is replayed to later callers.
 
-Outcomes of tools as bytes and back, such that what is replayed is what was there the first time.
+The *intent* is committed before the effect, the *outcome* after it. A process that dies in between
+may or may not have had its effect, and no database can tell (Helland, "Life beyond Distributed
+Transactions", 2007). Such a call is **in doubt**, and the caller decides what follows:
 
-Bytes come back as bytes, a JSON value as what its encoding decodes to (the first caller gets that,
-too), and a command's output with the exit code and the signal that the kernel gave. What is large
-is kept as a file (``durable_agents.once.outputs``), each of a command's two streams by itself; the
-rest is one msgpack value, which holds any bytes.
+- ``RUN_AGAIN``: the tool may run twice.
+- ``Probe(check)``: look into the world and say what happened.
+- ``RAISE``: raise InDoubt until a person has found out, and called ``resolve`` or ``forget``.
 
-The tool ledger: an effect on the world is begun once, and its outcome is there for whoever asks
-again.
+A call whose process lives is in progress, and other callers wait for it.
 
-The *intent* is committed before the effect, the *outcome* after it. Between the two lies what no
-database can decide: a process that dies there may or may not have had its effect (Helland, "Life
-beyond Distributed Transactions", 2007). Such a call is **in doubt**, and the caller says what then:
-``RUN_AGAIN``, for a tool that may run twice; ``Probe(check)``, which looks into the world and says
-what happened; or ``RAISE``, which leaves it to a person, who finds out and calls ``resolve`` or
-``forget``. A call whose process lives is in progress, and others wait.
+| a command ends | its call |
+|---|---|
+| with exit code 0 | is recorded |
+| with another exit code | has failed: the next call runs it again, unless ``keeps_failures`` |
+| at its time limit, or by a signal | is in doubt: a timeout makes an operation unknown, not failed |
+| by an interrupt of the caller (Ctrl-C) | is in doubt, once the command and its group have ended |
 
-A command that ends by itself with an exit code other than 0 has failed, and the next call runs it
-again, unless failures are asked to be kept. One that ran out of time, or that a signal ended, is in
-doubt: a timeout makes an operation unknown, not failed. So does an interrupt (KeyboardInterrupt, or
-what else a signal's handler raises): it leaves the call when the command and its group are seen to
-have ended, and the call is in doubt. An exception of a tool that is a function counts as its
-failure, an interrupt of one leaves it in doubt too.
+An exception of a tool that is a function is its failure; an interrupt leaves it in doubt.
 
-While a command runs, the claim is held by it too: if the executor dies and the command goes on, the
-call is in progress until the command ends, or the claim does, ``claim_s`` after its last renewal.
+While a command runs, it holds the owner lock too. If the executor dies and the command goes on, the
+call is in progress until the command ends, or until ``claim_s`` after the last renewal.
 
-What the first caller gets and what later ones get is the same: bytes are bytes, of any content and
-length, JSON is decoded from what was stored, exit codes and signals are as the kernel gave them.
+**Outcomes.** The first caller and later ones get the same value. Bytes come back as bytes, JSON as
+what its encoding decodes to, a command with the exit code and signal that the kernel gave. Outputs
+over ``INLINE_BYTES_MAX`` are files (``durable_agents.once.outputs``), each stream by itself. A
+small JSON value is stored as JSON, with its duration; the rest is one msgpack value, which holds
+any bytes.
 """
 
 from __future__ import annotations
@@ -45,9 +43,8 @@ import msgspec
 from durable_agents import commands
 from durable_agents.bounds import check_bytes
 from durable_agents.clock import Clock, SystemClock
-from durable_agents.commands import OUTPUT_BYTES_MAX, Command, CommandOutput
+from durable_agents.commands import OUTPUT_BYTES_MAX, CommandLine, CommandOutput
 from durable_agents.errors import (
-    ExecutionLost,
     InDoubt,
     InvalidRequest,
     InvalidSetting,
@@ -58,10 +55,20 @@ from durable_agents.errors import (
     ToolNotStarted,
 )
 from durable_agents.manager import Manager
-from durable_agents.once.claims import CLAIM_S, EXECUTION_S_MAX, ClaimPolicy, Claims, Done, Mine, check_duration
-from durable_agents.once.hit_counters import UsageCounter
+from durable_agents.once.claims import (
+    CLAIM_S,
+    EXECUTION_S_MAX,
+    WAIT_S,
+    ClaimPolicy,
+    Done,
+    KeyClaim,
+    KeyClaims,
+    check_duration,
+)
+from durable_agents.once.crash_points import OncePoint
+from durable_agents.once.hit_counters import HitCounters
 from durable_agents.once.outputs import SUFFIX, OutputReference, Outputs, checked_folder
-from durable_agents.once.owner_lock import Presence
+from durable_agents.once.owner_lock import OwnerLock
 from durable_agents.once.requests import check_key, decoded_result, encoded_result, request_hash
 from durable_agents.store import SqliteStore, Store
 from durable_agents.store.rows import KeyStatus, StoredKey
@@ -75,11 +82,11 @@ if TYPE_CHECKING:
 
 
 class RunAgain(msgspec.Struct, frozen=True):
-    """Run the tool again: it may run twice."""
+    """Run the tool again when in doubt: it may run twice."""
 
 
 class Raise(msgspec.Struct, frozen=True):
-    """Raise InDoubt, again and again, until a person has called ``resolve`` or ``forget``."""
+    """Raise InDoubt until a person has called ``resolve`` or ``forget``."""
 
 
 class Happened(msgspec.Struct, frozen=True):
@@ -89,9 +96,9 @@ class Happened(msgspec.Struct, frozen=True):
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """Ask ``check``: it returns Happened, or None when nothing happened, and then the tool is run.
+    """Ask ``check`` when in doubt: it returns Happened, or None to run the tool.
 
-    An exception, or another answer, is ProbeFailed, and the call is still in doubt.
+    An exception or another answer raises ProbeFailed, and the call stays in doubt.
     """
 
     check: Callable[[], Happened | None]
@@ -105,42 +112,42 @@ _POLICIES: Final = (RunAgain, Raise, Probe)
 
 
 def check_policy(policy: object) -> None:
-    """Raise InvalidSetting unless this is a policy: that there is one must not be forgotten."""
+    """Raise InvalidSetting unless this is a doubt policy."""
     if not isinstance(policy, _POLICIES):
-        message = f"Expected in_doubt to be RUN_AGAIN, RAISE or a Probe but got {policy!r:.200}; say what happens then."
+        message = f"in_doubt must be RUN_AGAIN, RAISE or a Probe; got {policy!r:.200}. Choose one."
         raise InvalidSetting(message)
 
 
 def decision(policy: DoubtPolicy, key: str) -> Happened | None:
-    """Return what is known to have happened; None to run the tool. Raises InDoubt or ProbeFailed."""
+    """Return the outcome that the policy finds, or None to run the tool. Raises InDoubt or ProbeFailed."""
     if isinstance(policy, RunAgain):
         return None
     if isinstance(policy, Raise):
         message = (
-            f"Expected to know what came of the call with the key {key!r} but it began and its end was not recorded; "
-            "find out whether it happened, then call resolve() or forget()."
+            f"The outcome of the call with the key {key!r} must be known; got a call that began and has no recorded "
+            "end. Find out whether it happened, then call resolve() or forget()."
         )
         raise InDoubt(message)
     try:
         answer: object = policy.check()
     except Exception as error:
-        message = f"Expected the probe of {key!r} to answer but it raised {error!r:.200}; mend it and call again."
+        message = f"The probe of {key!r} must answer; got {error!r:.200}. Mend it and call again."
         raise ProbeFailed(message) from error
     if answer is None or isinstance(answer, Happened):
         return answer
-    message = f"Expected the probe of {key!r} to return Happened or None but got {answer!r:.200}; mend it."
+    message = f"The probe of {key!r} must return Happened or None; got {answer!r:.200}. Mend it and call again."
     raise ProbeFailed(message)
 
 
 INLINE_BYTES_MAX: Final = 64 * 1024
-"""The largest output that is kept in the database itself; a larger one is a file, and its hash in the database."""
+"""The largest output in the database itself, in bytes. A larger one is a file."""
 
 _JSON, _BYTES, _COMMAND = range(3)
-_IS_JSON: Final = b"["  # a small JSON value is stored as JSON, with how long it took: one decoder less on each replay
+_IS_JSON: Final = b"["  # the first byte of an outcome that is stored as JSON: one decoder less on each replay
 
 
 class StoredOutcome(msgspec.Struct, frozen=True, array_like=True):
-    """What is stored. ``parts`` are the outputs, each in place or by reference: one, or a command's two."""
+    """A stored outcome. ``parts`` are its outputs, each inline or by reference: one, or a command's two."""
 
     kind: int
     parts: list[bytes | OutputReference]
@@ -155,17 +162,17 @@ _decode: Final = msgspec.msgpack.Decoder(StoredOutcome).decode
 
 
 class Outcomes:
-    """Encodes and decodes outcomes; large outputs go to ``outputs``, none may have more than ``bytes_max`` bytes."""
+    """The encoding of outcomes. Large outputs go to ``outputs``; none may exceed ``bytes_max`` bytes."""
 
     __slots__ = ("_bytes_max", "_outputs")
 
     def __init__(self, outputs: Outputs, bytes_max: int) -> None:
-        """Prepare."""
+        """Use the folder and the bound."""
         self._outputs = outputs
         self._bytes_max = bytes_max
 
     def encoded(self, output: Any, duration_us: int = 0) -> tuple[bytes, Any]:
-        """Return what is to be stored, large parts being durable by then, and the output as it will come back.
+        """Return the bytes to store, and the output as it will come back. Large parts are durable then.
 
         Raises InvalidResult, OutputTooLarge or ArtifactNotWritten.
         """
@@ -181,7 +188,7 @@ class Outcomes:
         return _encode(StoredOutcome(_JSON, [self._part(encoded)], duration_us)), decoded_result(encoded)
 
     def decoded(self, content: bytes) -> tuple[Any, int]:
-        """Return the output as the first caller got it, and how long it took, in microseconds. Raises OutputLost."""
+        """Return the output as the first caller got it, and its duration in microseconds. Raises OutputLost."""
         if content.startswith(_IS_JSON):
             duration_us, output = decoded_result(content)
             return output, duration_us
@@ -204,8 +211,8 @@ class Outcomes:
     def _part(self, content: bytes) -> bytes | OutputReference:
         if len(content) > self._bytes_max:
             message = (
-                f"Expected an output of at most {self._bytes_max} bytes but it has {len(content)}; the tool has run, "
-                "so find out what it did, let it put out less, or raise output_bytes_max."
+                f"An output must have at most {self._bytes_max} bytes; got {len(content)}. The tool has run: find "
+                "out what it did, then let it return less, or raise output_bytes_max."
             )
             raise OutputTooLarge(message)
         return content if len(content) <= INLINE_BYTES_MAX else self._outputs.put(content)
@@ -218,31 +225,20 @@ def references(content: bytes) -> list[str]:
     return [part.sha256 for part in _decode(content).parts if isinstance(part, OutputReference)]
 
 
-TOOL_CRASH_POINTS: Final = ("recovery.tool.before_effect", "recovery.tool.after_effect")
-"""The audit events right before a tool is run, when its intent is durable, and right after; the argument is the key.
-
-Around them lie those of the claim (``durable_agents.once.claims``): the intent is a claim, and its
-end is the outcome.
-"""
-
-BEFORE_EFFECT, AFTER_EFFECT = TOOL_CRASH_POINTS
-
 TTL_S: Final = 30 * 24 * 3600.0
-"""How long an outcome is kept, in seconds, unless told otherwise: thirty days."""
-WAIT_S: Final = 60.0
-_PAGE_ROWS: Final = 1000
+"""How long an outcome is kept by default, in seconds: thirty days."""
 _OUTPUT_GRACE_S: Final = 3600.0
 
 
 class ToolRun(msgspec.Struct, frozen=True):
-    """What a call came to: the output (a CommandOutput for a command), and whether it was there already."""
+    """The output of a call (a CommandOutput for a command), and whether it was recorded already."""
 
     output: Any
     is_replay: bool
 
 
 class ToolStatistics(msgspec.Struct, frozen=True):
-    """How often tools were run, how often an outcome was there already, and how long those had taken, in seconds."""
+    """Executions, replays, and the seconds that the replayed executions had taken."""
 
     executions: int
     replays: int
@@ -250,17 +246,17 @@ class ToolStatistics(msgspec.Struct, frozen=True):
 
     @property
     def replay_rate(self) -> float:
-        """The share of calls that needed no run; 0 without any calls."""
+        """The share of calls that were replays; 0 without any calls."""
         calls = self.executions + self.replays
         return self.replays / calls if calls else 0.0
 
 
 class _Call(msgspec.Struct, frozen=True):
-    """One call: its key, the hash of its request, the tool, and what the caller wants."""
+    """One call: its key, the hash of its request, the tool, and the caller's options."""
 
     key: str
     hashed: str
-    tool: Callable[[Presence | None], Any]
+    tool: Callable[[OwnerLock | None], Any]
     in_doubt: DoubtPolicy
     lease: Lease | None
     keeps_failures: bool
@@ -268,13 +264,19 @@ class _Call(msgspec.Struct, frozen=True):
 
 
 class ToolLedger(Manager):
-    """Tool calls by key. Give it a store, or the path of a database file, which it opens and closes.
+    """Tool calls by key, in a store, or in the database at ``db_path``, which it then opens and closes.
 
-    Outcomes are kept for ``ttl_s`` seconds; a caller waits for another at most ``wait_s``;
-    ``claim_s`` and ``execution_s_max`` are those of ``IdempotencyStore``, and an execution that
-    loses its claim is in doubt. Large outputs are in a folder of the scope below ``outputs``, which
-    is beside the database unless told otherwise, and belongs to one database alone. Raises
-    InvalidSetting, and any StoreError when it opens the file. May be shared by threads.
+    >>> with ToolLedger(db_path=tmp_path / "core.db") as ledger:
+    ...     for _ in range(2):
+    ...         call = ledger.run("send_mail", {"to": "a@b.c"}, lambda: "sent", in_doubt=RAISE)
+    >>> call.output, call.is_replay
+    ('sent', True)
+
+    Outcomes are kept for ``ttl_s`` seconds. A caller waits for another execution at most
+    ``wait_s``. ``claim_s`` and ``execution_s_max`` are those of ``IdempotencyStore``; an execution
+    that loses its claim is in doubt. Large outputs lie in a folder of the scope below ``outputs``,
+    by default beside the database; it belongs to one database alone. Raises InvalidSetting, and any
+    StoreError on opening. May be shared by threads.
     """
 
     def __init__(
@@ -300,27 +302,26 @@ class ToolLedger(Manager):
         self._path = self._store.path if isinstance(self._store, SqliteStore) else None
         folder = given if given is not None or self._path is None else Path(self._path + SUFFIX)
         if folder is None:
-            message = "Expected a folder for large outputs but got none, and the store has no file; give outputs=."
+            message = "outputs must be a folder, since the store has no file; got None. Give outputs=."
             raise InvalidSetting(message)
-        self._ttl_s, self._wait_s, self._scope = ttl_s, wait_s, scope
-        self._prefix = f"{scope}/"
+        self._ttl_s, self._wait_s = ttl_s, wait_s
         self._output_bytes_max = output_bytes_max
         policy = ClaimPolicy(scope=scope, claim_s=claim_s, execution_s_max=execution_s_max, keeps_doubt=True)
-        self._claims = Claims(self._store, policy, self._clock)
+        self._claims = KeyClaims(self._store, policy, self._clock)
         self._outputs = Outputs(folder / scope)
         self._leases = LeaseManager(self._store, clock=self._clock)
         self._outcomes = Outcomes(self._outputs, output_bytes_max)
-        self._usage = UsageCounter(self._store, scope, self._clock)
+        self._counters = HitCounters(self._store, scope, self._clock)
 
     @property
     def outputs(self) -> Outputs:
-        """Where large outputs are."""
+        """The large outputs."""
         return self._outputs
 
     def close(self) -> None:
-        """Store the counts, end the renewals, and close the store if this opened it. Raises any StoreError."""
+        """Flush the counts, stop the renewals, and close the store if this opened it. Raises any StoreError."""
         try:
-            self._usage.flush()
+            self._counters.flush()
         finally:
             self._claims.close()
             super().close()
@@ -338,14 +339,13 @@ class ToolLedger(Manager):
     ) -> ToolRun:
         """Return the outcome of this call, or call ``tool`` and record what it returns: a JSON value, or bytes.
 
-        Without a ``key``, name and arguments are what a call is known by; with one, they must be
-        those of its first call. Under a ``lease``, intent and outcome are recorded only while it is
-        held.
+        Without a ``key``, name and arguments identify the call; with one, they must be those of its
+        first call. Under a ``lease``, intent and outcome are recorded only while it is held.
 
-        Raises whatever ``tool`` raises; InDoubt or ProbeFailed, as ``in_doubt`` says; InvalidKey,
-        InvalidRequest, RequestConflict; InProgress, RecursiveExecution; InvalidResult,
-        ArtifactNotWritten, ExecutionLost, LeaseLost or LeaseExpired at the end, or any StoreError:
-        the tool has run, and its call is in doubt.
+        Raises the errors of ``tool``; InDoubt or ProbeFailed, as ``in_doubt`` says; InvalidKey,
+        InvalidRequest, RequestConflict; InProgress, RecursiveExecution. InvalidResult,
+        ArtifactNotWritten, a ClaimLost or a StoreError at the end mean that the tool has run and
+        its call is in doubt.
         """
         check_policy(in_doubt)
         hashed = request_hash([name, arguments])
@@ -368,19 +368,19 @@ class ToolLedger(Manager):
         wait_s: float | None = None,
         keeps_failures: bool = False,
     ) -> ToolRun:
-        """Return the outcome of this command, or run it (``durable_agents.commands``) and record what came of it.
+        """Return the outcome of this command, or run it (``durable_agents.commands``) and record the outcome.
 
-        A shell command is ``["sh", "-c", text]``. The time limit, in seconds, is not part of what a
-        command is known by. With ``keeps_failures``, every ending is recorded, whatever it was.
-        Raises as ``run`` does, ToolNotStarted when it could not be started, and OutputTooLarge.
+        A shell command is ``["sh", "-c", text]``. ``timeout_s`` is not part of a command's
+        identity. With ``keeps_failures``, every ending is recorded. Raises as ``run`` does,
+        ToolNotStarted when it cannot be started, and OutputTooLarge.
         """
         commands.check_words(argv, stdin)
         texts, added = list(argv), dict(environment or {})
         digest = hashlib.sha256(stdin).hexdigest() if stdin else ""
         hashed = request_hash(["command", texts, directory, added, digest])
 
-        def call(presence: Presence | None) -> CommandOutput:
-            handed = () if presence is None else (presence.descriptor,)
+        def call(owner: OwnerLock | None) -> CommandOutput:
+            handed = () if owner is None else (owner.descriptor,)
             return commands.run(command, bytes_max=self._output_bytes_max, pass_fds=handed)
 
         check_policy(in_doubt)
@@ -388,54 +388,46 @@ class ToolLedger(Manager):
         if found is not None:
             return found
         made = self._call(hashed, call, key, in_doubt, lease, wait_s, keeps_failures=keeps_failures)
-        command = Command(tuple(texts), directory, tuple(added.items()), stdin, timeout_s)
+        command = CommandLine(tuple(texts), directory, tuple(added.items()), stdin, timeout_s)
         commands.check_command(command)
-        return self._run(made, None if self._path is None else Presence(self._path))
+        return self._run(made, None if self._path is None else OwnerLock(self._path))
 
     def statistics(self) -> ToolStatistics:
-        """Return the counts of all processes, except those that still wait in another process's memory."""
-        usage = self._usage.total()
+        """Return the flushed counts of all processes and those of this object. Raises any StoreError."""
+        usage = self._counters.total()
         return ToolStatistics(usage.misses, usage.hits, usage.time_saved_us / 1_000_000)
 
     def in_doubt(self) -> list[str]:
-        """Return the keys of calls that began, and of which nobody will record what came. Raises any StoreError."""
+        """Return the keys of calls that began and have no living executor. Raises any StoreError."""
         return [key for key, row in self._pending() if self._claims.look(key, row.request_hash) is None]
 
     def resolve(self, key: str, output: object) -> None:
-        """Record the outcome that a person has found. Raises RequestConflict unless the call is in doubt."""
-        mine = self._doubted(key)
+        """Record the outcome that a person has found out. Raises RequestConflict unless the call is in doubt."""
+        claim = self._doubted(key)
         try:
             content, _ = self._outcomes.encoded(output)
-            self._claims.finish(mine, content, ttl_s=self._ttl_s)
+            self._claims.finish(claim, content, ttl_s=self._ttl_s)
         except BaseException:
-            self._doubt(mine)
+            self._doubt(claim)
             raise
 
     def forget(self, key: str) -> None:
-        """Let the next call run the tool: a person has found that it had no effect. Raises as ``resolve`` does."""
+        """Let the next call run the tool: a person has found out that it had no effect. Raises as ``resolve``."""
         self._claims.abandon(self._doubted(key))
 
     def discard_expired(self) -> int:
-        """Delete outcomes that have expired, and outputs that nothing refers to any more; return how many outcomes.
+        """Delete expired outcomes and unreferenced outputs; return how many outcomes were deleted.
 
-        An output that was stored within the last hour stays: somebody may be about to refer to it.
+        Outputs of the last hour stay: an outcome that refers to them may not be committed yet.
         """
-        discarded, after = 0, 0
-        while True:
-            with self._store.transaction() as transaction:
-                count, after = transaction.delete_expired_keys(
-                    self._scope, now=self._clock.now(), after=after, limit=_PAGE_ROWS
-                )
-            discarded += count
-            if not after:
-                break
+        discarded = self._claims.discard_expired()
         self._outputs.discard(self._referred(), before_s=SystemClock().now() / 1_000_000 - _OUTPUT_GRACE_S)
         return discarded
 
     def _call(
         self,
         hashed: str,
-        tool: Callable[[Presence | None], Any],
+        tool: Callable[[OwnerLock | None], Any],
         key: str | None,
         in_doubt: DoubtPolicy,
         lease: Lease | None,
@@ -449,150 +441,141 @@ class ToolLedger(Manager):
         check_duration("wait_s", waits_s, least_s=0)
         return _Call(hashed if key is None else key, hashed, tool, in_doubt, lease, keeps_failures, waits_s)
 
-    def _run(self, call: _Call, presence: Presence | None = None) -> ToolRun:
+    def _run(self, call: _Call, owner: OwnerLock | None = None) -> ToolRun:
         try:
-            owner = None if presence is None else presence.name
+            name = None if owner is None else owner.name
             settled = self._claims.settle(
-                call.key, call.hashed, wait_s=call.wait_s, guard=self._guard(call.lease), owner=owner
+                call.key, call.hashed, wait_s=call.wait_s, guard=self._guard(call.lease), owner=name
             )
             if isinstance(settled, Done):
                 return self._replay(settled.result)
-            return self._begun(call, settled, presence)
+            return self._begun(call, settled, owner)
         finally:
-            if presence is not None:
-                presence.leave()
+            if owner is not None:
+                owner.leave()
 
     def _replayed(self, key: str, hashed: str) -> ToolRun | None:
         """Return the recorded outcome, by one read and without a write, or None."""
-        stored = self._store.result(f"{self._prefix}{key}")
-        if stored is None or stored.expires_at <= self._clock.now():
-            return None
-        if stored.request_hash != hashed:
-            self._claims.look(key, hashed)
-            return None
-        return self._replay(stored.result)
+        result = self._claims.recorded(key, hashed)
+        return None if result is None else self._replay(result)
 
     def _replay(self, content: bytes) -> ToolRun:
         output, duration_us = self._outcomes.decoded(content)
-        self._usage.hit(time_saved_us=duration_us)
+        self._counters.hit(time_saved_us=duration_us)
         return ToolRun(output, is_replay=True)
 
-    def _begun(self, call: _Call, mine: Mine, presence: Presence | None) -> ToolRun:
-        if mine.is_in_doubt:
-            known = self._decide(call, mine)
+    def _begun(self, call: _Call, claim: KeyClaim, owner: OwnerLock | None) -> ToolRun:
+        if claim.is_in_doubt:
+            known = self._decide(call, claim)
             if known is not None:
-                return self._record(call, mine, known.output)
-        sys.audit(BEFORE_EFFECT, mine.key)
+                return self._record(call, claim, known.output)
+        sys.audit(OncePoint.BEFORE_EFFECT, claim.key)
         began = self._clock.monotonic()
-        output = self._effect(call, mine, presence)
-        sys.audit(AFTER_EFFECT, mine.key)
+        output = self._effect(call, claim, owner)
+        sys.audit(OncePoint.AFTER_EFFECT, claim.key)
         try:
-            return self._record(call, mine, output, self._clock.monotonic() - began)
+            return self._record(call, claim, output, self._clock.monotonic() - began)
         finally:
-            self._usage.miss()
+            self._counters.miss()
 
-    def _decide(self, call: _Call, mine: Mine) -> Happened | None:
-        """Do in doubt what the caller wants. Raises InDoubt, and then the call is in doubt as before."""
+    def _decide(self, call: _Call, claim: KeyClaim) -> Happened | None:
+        """Apply the caller's doubt policy. After an error the call is in doubt as before."""
         try:
-            with self._claims.executing(mine):
+            with self._claims.executing(claim):
                 return decision(call.in_doubt, call.key)
         except BaseException:
-            self._doubt(mine)
+            self._doubt(claim)
             raise
 
-    def _effect(self, call: _Call, mine: Mine, presence: Presence | None) -> Any:
-        """Run the tool, if the claim and the lease may still be trusted; after an exception the key is not stuck."""
+    def _effect(self, call: _Call, claim: KeyClaim, owner: OwnerLock | None) -> Any:
+        """Run the tool if claim and lease can still be trusted. After an error the key is free, or in doubt."""
         try:
-            self._claims.check(mine)
+            self._claims.check(claim)
             if call.lease is not None:
                 self._leases.check(call.lease)
         except BaseException:
-            self._leave(mine)
+            self._leave(claim)
             raise
         try:
-            with self._claims.executing(mine):
-                return call.tool(presence)
+            with self._claims.executing(claim):
+                return call.tool(owner)
         except (ToolNotStarted, InvalidRequest):
-            self._leave(mine)
+            self._leave(claim)
             raise
         except Exception as error:
-            self._doubt(mine) if isinstance(error, OutputTooLarge) else self._abandon(mine)
+            self._doubt(claim) if isinstance(error, OutputTooLarge) else self._abandon(claim)
             raise
         except BaseException:
-            self._doubt(mine)
+            self._doubt(claim)
             raise
 
-    def _record(self, call: _Call, mine: Mine, output: Any, duration_us: int = 0) -> ToolRun:
-        """Record the outcome, or what follows from its not being one; return it as later callers will get it."""
+    def _record(self, call: _Call, claim: KeyClaim, output: Any, duration_us: int = 0) -> ToolRun:
+        """Record the outcome, or free or doubt the key after a failure; return it as later callers get it."""
         if isinstance(output, CommandOutput) and output.has_failed and not call.keeps_failures:
             if output.has_timed_out or output.signal is not None:
-                self._doubt(mine)
+                self._doubt(claim)
             else:
-                self._abandon(mine)
+                self._abandon(claim)
             return ToolRun(output, is_replay=False)
         try:
             content, returned = self._outcomes.encoded(output, duration_us)
             failed = isinstance(output, CommandOutput) and output.has_failed
-            guard = self._guard(call.lease)
-            self._claims.finish(mine, content, ttl_s=self._ttl_s, has_failed=failed, guard=guard)
-        except ExecutionLost:
-            other = self._claims.ended(call.key, call.hashed, wait_s=call.wait_s)
-            if other is None:
-                raise
-            return self._replay(other.result)
+            other = self._claims.finish_or_wait(
+                claim,
+                content,
+                call.hashed,
+                ttl_s=self._ttl_s,
+                wait_s=call.wait_s,
+                has_failed=failed,
+                guard=self._guard(call.lease),
+            )
         except BaseException:
-            self._doubt(mine)
+            self._doubt(claim)
             raise
-        return ToolRun(returned, is_replay=False)
+        return ToolRun(returned, is_replay=False) if other is None else self._replay(other.result)
 
     def _guard(self, lease: Lease | None) -> Guard | None:
-        """Return what refuses to write when the lease is not held, in the transaction that would."""
+        """Return the fence of the lease, to be called in the transaction that writes under it."""
         if lease is None:
             return None
         return lambda transaction: require(transaction, lease, lease.task_id, self._clock)
 
     def _pending(self) -> Iterator[tuple[str, StoredKey]]:
         for status in (KeyStatus.IN_DOUBT, KeyStatus.EXECUTING):
-            yield from ((row.key.partition("/")[2], row) for row in self._rows(status))
-
-    def _rows(self, status: KeyStatus) -> Iterator[StoredKey]:
-        after = ""
-        while page := self._store.keys(self._scope, status, after=after, limit=_PAGE_ROWS):
-            yield from page
-            after = page[-1].key
+            yield from ((row.key.partition("/")[2], row) for row in self._claims.rows(status))
 
     def _referred(self) -> set[str]:
-        """Return the hashes of all outputs that an outcome refers to."""
-        rows = (row for status in (KeyStatus.DONE, KeyStatus.FAILED) for row in self._rows(status))
+        """Return the hashes of all outputs that outcomes refer to."""
+        rows = (row for status in (KeyStatus.DONE, KeyStatus.FAILED) for row in self._claims.rows(status))
         return {digest for row in rows for digest in references(row.result or b"")}
 
-    def _doubted(self, key: str) -> Mine:
-        """Claim a call that is in doubt, for a person. Raises RequestConflict for any other."""
+    def _doubted(self, key: str) -> KeyClaim:
+        """Claim a call that is in doubt, on behalf of a person. Raises RequestConflict for any other call."""
         check_key(key)
-        row = self._store.key(f"{self._scope}/{key}")
+        row = self._store.key(self._claims.stored(key))
         if row is not None and row.result is None:
             found = self._claims.begin(key, row.request_hash)
-            if isinstance(found, Mine) and found.is_in_doubt:
+            if isinstance(found, KeyClaim) and found.is_in_doubt:
                 return found
-            if isinstance(found, Mine):
+            if isinstance(found, KeyClaim):
                 self._abandon(found)
-        state = "no such call" if row is None else f"it is {row.status.value}"
-        message = f"Expected the call with the key {key!r} to be in doubt but {state}; nothing was changed."
+        state = "no such call" if row is None else f"one that is {row.status.value}"
+        message = f"The call with the key {key!r} must be in doubt; got {state}. Nothing was changed."
         raise RequestConflict(message)
 
-    def _leave(self, mine: Mine) -> None:
-        """End a claim under which nothing was done: in doubt if it was so before, else free."""
-        if mine.is_in_doubt:
-            self._doubt(mine)
+    def _leave(self, claim: KeyClaim) -> None:
+        """End a claim without having run the tool: in doubt if it was before, else free."""
+        if claim.is_in_doubt:
+            self._doubt(claim)
         else:
-            self._abandon(mine)
+            self._abandon(claim)
 
-    def _doubt(self, mine: Mine) -> None:
-        """Leave the call in doubt; if the database refuses, it is so when the claim ends by itself."""
+    def _doubt(self, claim: KeyClaim) -> None:
+        """Put the call in doubt; if the database refuses, it is in doubt when the claim expires."""
         with contextlib.suppress(RecoveryError):
-            self._claims.doubt(mine)
+            self._claims.doubt(claim)
 
-    def _abandon(self, mine: Mine) -> None:
-        """Give the key to the next caller; if the database refuses, the call is in doubt when the claim ends."""
+    def _abandon(self, claim: KeyClaim) -> None:
+        """Free the key for the next caller; if the database refuses, the call is in doubt when the claim expires."""
         with contextlib.suppress(RecoveryError):
-            self._claims.abandon(mine)
+            self._claims.abandon(claim)

@@ -1,15 +1,14 @@
-"""Artifacts: files that checkpoints refer to, written such that they are durable before anything refers to them.
+"""Artifacts: files that checkpoints refer to, durable before anything refers to them.
 
-``write`` makes a temporary file in the target's own folder, writes it, flushes it to the device,
-renames it over the target and flushes the folder. Whatever happens on the way, under the target's
-name there is the old content or the new one, whole; when ``write`` has returned, the new one
-survives a loss of power. Leaving out either flush gives an empty file or no file after one (Pillai
-et al., "All File Systems Are Not Created Equal", OSDI 2014).
+``write`` makes a temporary file in the target's folder, writes and flushes it, renames it over the
+target and flushes the folder. At each moment the target holds the old content or the new one,
+whole; when ``write`` has returned, the new one survives a loss of power. Without either flush an
+empty file, or none, can be left (Pillai et al., "All File Systems Are Not Created Equal", OSDI
+2014).
 
-Every path is relative to one folder and cannot leave it: it is walked part by part with links
-refused, on open folders, so that there is no moment between looking and opening. A writer that was
-killed leaves a temporary file, which it held locked; ``discard_leftovers`` removes those whose lock
-is gone.
+Paths are relative to one folder and cannot leave it. They are walked part by part on open folders,
+with links refused, so nothing changes between the check and the use. A killed writer leaves its
+temporary file, which it held locked; ``discard_leftovers`` removes those whose lock is gone.
 """
 
 from __future__ import annotations
@@ -28,32 +27,21 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import msgspec
 
 from durable_agents.errors import ArtifactNotWritten, InvalidArtifact, InvalidSetting
+from durable_agents.work.crash_points import WorkPoint
 from durable_agents.work.evidence import FileSha256, Reason, parts_inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ARTIFACT_CRASH_POINTS: Final = (
-    "recovery.artifact.before_create",
-    "recovery.artifact.after_create",
-    "recovery.artifact.after_write",
-    "recovery.artifact.after_file_sync",
-    "recovery.artifact.after_rename",
-    "recovery.artifact.after_folder_sync",
-)
-"""The audit events that ``write`` raises, in the order in which it passes them, each once; the argument is the path."""
-
-BEFORE_CREATE, AFTER_CREATE, AFTER_WRITE, AFTER_FILE_SYNC, AFTER_RENAME, AFTER_FOLDER_SYNC = ARTIFACT_CRASH_POINTS
-
 ARTIFACT_BYTES_MAX: Final = 1024 * 1024 * 1024
-"""The largest file that is hashed unless told otherwise: what bounds the time that an examination takes."""
+"""The largest file that is hashed by default, which bounds the time of an examination."""
 
 UNFINISHED_PREFIX: Final = ".unfinished-"
-"""How the names of temporary files begin."""
+"""The prefix of temporary file names."""
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Without O_NONBLOCK, opening a FIFO that nobody writes to would wait for ever.
+# O_NONBLOCK: opening a FIFO without a writer would otherwise wait for ever.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE: Final = 0o666
@@ -68,9 +56,9 @@ _REASONS: Final = {
 
 
 class Look(msgspec.Struct, frozen=True):
-    """What is under a path: VERIFIED for a regular file, else what is in the way.
+    """The examination of a path: VERIFIED for a regular file, else the reason why not.
 
-    Its ``sha256`` and its ``content`` are there if they were asked for.
+    ``sha256`` and ``content`` are filled on request.
     """
 
     reason: Reason
@@ -91,10 +79,10 @@ class Artifacts:
         self._bytes_max = bytes_max
         self._durable_folders: set[tuple[str, ...]] = set()
         if bytes_max is not None and bytes_max < 0:
-            message = f"Expected bytes_max of 0 or more but got {bytes_max!r}; None is no bound."
+            message = f"bytes_max must be 0 or more; got {bytes_max!r}. None is no bound."
             raise InvalidSetting(message)
         if not self._folder.is_dir():
-            message = f"Expected the folder of the artifacts at {self._folder} but there is none; make it first."
+            message = f"The folder of the artifacts must exist; got {self._folder}. Make it first."
             raise InvalidSetting(message)
 
     @property
@@ -103,17 +91,16 @@ class Artifacts:
         return self._folder
 
     def write(self, path: str, content: bytes) -> FileSha256:
-        """Write a file, replacing the one that is there, and return the evidence for it. Durable when this returns.
+        """Write or replace a file, and return the evidence for it. Durable when this returns.
 
-        Folders on the way are made, and are as durable. Raises InvalidArtifact for a path that
-        leaves the folder, or leads through a link, and ArtifactNotWritten for whatever the file
-        system refuses.
+        Missing folders are made, as durably. Raises InvalidArtifact for a path that leaves the
+        folder or leads through a link, and ArtifactNotWritten for an error of the file system.
         """
         parts = parts_inside(path)
         if not parts or not isinstance(content, bytes):
             message = (
-                f"Expected a path below the folder of the artifacts and bytes but got {path!r} and a "
-                f"{type(content).__name__}; leave out a leading slash and '..', and encode text."
+                f"An artifact must be a path below its folder and bytes; got {path!r} and a "
+                f"{type(content).__name__}. Leave out a leading slash and '..', and encode text."
             )
             raise InvalidArtifact(message)
         try:
@@ -127,13 +114,13 @@ class Artifacts:
         return FileSha256(path, hashlib.sha256(content).hexdigest())
 
     def look(self, path: str, *, with_hash: bool = False) -> Look:
-        """Tell what is under a path, without following a link, without waiting for a FIFO, and without raising."""
+        """Examine a path without following links, waiting for a FIFO, or raising."""
         return self._look(path, self._hashed if with_hash else None)
 
     def read(self, path: str, *, bytes_max: int) -> Look:
-        """Look at a path as ``look`` does and return the content, if it is a regular file of up to ``bytes_max`` bytes.
+        """Examine a path as ``look`` does, and return the content of a regular file of up to ``bytes_max`` bytes.
 
-        A larger one is TOO_LARGE, and no byte of it is read.
+        A larger file is TOO_LARGE and is not read.
         """
         return self._look(path, _content_up_to(bytes_max))
 
@@ -151,17 +138,14 @@ class Artifacts:
             return _refused(path, error)
 
     def discard_leftovers(self) -> int:
-        """Remove the temporary files of writers that are gone, and return how many there were.
-
-        Files of writers at work are left alone. Raises ArtifactNotWritten.
-        """
+        """Remove the temporary files of dead writers; return how many. Raises ArtifactNotWritten."""
         try:
             return sum(_discard(leftover) for leftover in self._folder.rglob(f"{UNFINISHED_PREFIX}*"))
         except OSError as error:
             raise _not_written(self._folder, error) from error
 
     def discard_leftovers_of(self, path: str) -> int:
-        """Do the same for the files that lie right in one folder below, and look no deeper. 0 where there is none."""
+        """Do the same in one folder below, without its subfolders. Return 0 if it does not exist."""
         try:
             folder = self._opened(parts_inside(path))
             try:
@@ -178,14 +162,14 @@ class Artifacts:
         with contextlib.suppress(FileNotFoundError):
             if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        sys.audit(BEFORE_CREATE, path)
+        sys.audit(WorkPoint.ARTIFACT_BEFORE_CREATE, path)
         temporary, file = _created(folder)
         try:
-            sys.audit(AFTER_CREATE, path)
+            sys.audit(WorkPoint.ARTIFACT_AFTER_CREATE, path)
             _write_all(file, content)
-            sys.audit(AFTER_WRITE, path)
+            sys.audit(WorkPoint.ARTIFACT_AFTER_WRITE, path)
             os.fsync(file)
-            sys.audit(AFTER_FILE_SYNC, path)
+            sys.audit(WorkPoint.ARTIFACT_AFTER_FILE_SYNC, path)
             os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -193,12 +177,12 @@ class Artifacts:
             raise
         finally:
             os.close(file)
-        sys.audit(AFTER_RENAME, path)
+        sys.audit(WorkPoint.ARTIFACT_AFTER_RENAME, path)
         os.fsync(folder)
-        sys.audit(AFTER_FOLDER_SYNC, path)
+        sys.audit(WorkPoint.ARTIFACT_AFTER_FOLDER_SYNC, path)
 
     def _opened(self, folders: list[str], *, make: bool = False) -> int:
-        """Walk down and return the innermost folder, opened; ``make`` those that are missing."""
+        """Open the folders one in the other and return the innermost; with ``make``, make missing ones."""
         current = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for depth, name in enumerate(folders, start=1):
@@ -217,7 +201,7 @@ class Artifacts:
         if self._bytes_max is not None and before.st_size > self._bytes_max:
             return Look(Reason.TOO_LARGE, f"{path}: has {before.st_size} bytes, more than {self._bytes_max}")
         digest = hashlib.sha256()
-        left = before.st_size  # no more than was there: a file that grows as fast as it is read would have no end
+        left = before.st_size  # no more than at the start: a growing file might have no end
         while left > 0 and (chunk := os.read(file, min(left, _CHUNK_BYTES))):
             digest.update(chunk)
             left -= len(chunk)
@@ -227,7 +211,7 @@ class Artifacts:
 
 
 def read_in(folder: int, name: str, *, bytes_max: int) -> Look:
-    """Do as ``Artifacts.read`` does for a file right in a folder that is open, for whoever walks through many."""
+    """Examine and read a file in an open folder, as ``Artifacts.read`` does, for walks through many files."""
     try:
         return _look_at(folder, name, name, _content_up_to(bytes_max))
     except OSError as error:
@@ -253,7 +237,7 @@ def _look_at(folder: int, name: str, path: str, examine: _Examine | None) -> Loo
     before = os.stat(name, dir_fd=folder, follow_symlinks=False)
     if stat.S_ISLNK(before.st_mode):
         return Look(Reason.OUTSIDE, f"{path}: is a link")
-    if not stat.S_ISREG(before.st_mode):  # looked at before it is opened: opening a device can do things
+    if not stat.S_ISREG(before.st_mode):  # before the open: opening a device may act on it
         return Look(Reason.NOT_A_FILE, f"{path}: is not a regular file")
     file = os.open(name, _READ, dir_fd=folder)
     try:
@@ -266,7 +250,7 @@ def _look_at(folder: int, name: str, path: str, examine: _Examine | None) -> Loo
 
 
 def _read_all(file: int, size_bytes: int) -> bytes:
-    """Read no more than was there when it was opened: a file that grows as fast as it is read would have no end."""
+    """Read ``size_bytes`` bytes at most: a growing file might have no end."""
     content = os.read(file, size_bytes)
     while len(content) < size_bytes and (chunk := os.read(file, size_bytes - len(content))):
         content += chunk
@@ -278,31 +262,31 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def open_folder(name: str, parent: int) -> int:
-    """Open a folder that lies right in one that is open. Raises OSError, with ELOOP for a link."""
+    """Open a folder in an open folder. Raises OSError, with ELOOP for a link."""
     try:
         return os.open(name, _FOLDER, dir_fd=parent)
-    except NotADirectoryError:  # what Linux says of a link, too, when a folder is asked for
+    except NotADirectoryError:  # Linux returns ENOTDIR for a link, too, with O_DIRECTORY
         if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
         raise
 
 
 def _make_durable(name: str, parent: int) -> None:
-    """Make the folder, if need be, and flush its parent: whoever made it may have been killed before doing so."""
+    """Make the folder if it is missing, and flush its parent: an earlier maker may have died before its flush."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, dir_fd=parent)
     os.fsync(parent)
 
 
 def _created(folder: int) -> tuple[str, int]:
-    """Make a temporary file and lock it, which tells ``discard_leftovers`` that its writer lives."""
+    """Make a temporary file and lock it: ``discard_leftovers`` leaves locked files alone."""
     while True:
         name = UNFINISHED_PREFIX + secrets.token_hex(8)
         file = os.open(name, _CREATE, _MODE, dir_fd=folder)
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file).st_nlink:
             return name, file
-        os.close(file)  # it was discarded before it was locked
+        os.close(file)  # discarded before it was locked
 
 
 def _discard(leftover: Path) -> bool:
@@ -328,7 +312,7 @@ def _write_all(file: int, content: bytes) -> None:
 
 def _not_written(path: Path, error: OSError) -> ArtifactNotWritten | InvalidArtifact:
     if error.errno == errno.ELOOP:
-        return InvalidArtifact(f"Expected {path} to lead through no link but it does; write to the file's own place.")
+        return InvalidArtifact(f"A path must lead through no link; got {path}. Write to the file's own place.")
     return ArtifactNotWritten(
-        f"Expected to write {path} but the file system says '{error.strerror or error}'; what was there is whole."
+        f"{path} must be written; got '{error.strerror or error}' from the file system. The old content is whole."
     )

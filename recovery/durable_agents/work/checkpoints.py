@@ -1,13 +1,12 @@
-"""Checkpoints: how far a task is, saved so that a process that dies the next instant can be replaced by another.
+"""Checkpoints: how far a task is, saved so that another process can go on after this one dies.
 
-A checkpoint's number, snapshot, content hash and evidence, with the verdict on it, are written in
-one transaction. Numbers are 1, 2, 3, ... per task, without a gap and without a double, whatever
-number of processes and threads write at once: the number is read under the write lock that it is
-written under.
+Number, snapshot, content hash and evidence of a checkpoint, with the verdict on it, are written in
+one transaction (D11). Numbers are 1, 2, 3, ... per task, without gap or duplicate, however many
+processes write at once: the number is read under the write lock under which it is written (D1).
 
-**Verified** is a checkpoint whose evidence holds now. ``latest_verified`` examines again, newest
-first, and tells which it passed over; ``prune`` keeps the one that it would find, whatever lies
-after it.
+A checkpoint is **verified** if its evidence holds now. ``latest_verified`` examines it again,
+newest checkpoint first, and reports those it passed over. ``prune`` keeps the one that it would
+find, and all later ones.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from durable_agents.manager import Manager
 from durable_agents.snapshots import SNAPSHOT_BYTES_MAX, decoded, encoded
 from durable_agents.store.protocol import NUMBER_MAX, PAGE_ROWS_MAX
 from durable_agents.store.rows import StoredCheckpoint, StoredEvidence
+from durable_agents.work.crash_points import WorkPoint
 from durable_agents.work.evidence import Evidence, EvidencePolicy, OwnVerifier, Verification, Verifier, encoded_verdicts
 from durable_agents.work.leases import Lease, require
 
@@ -34,39 +34,22 @@ if TYPE_CHECKING:
     from durable_agents.store import Store, Transaction
     from durable_agents.work.artifacts import Artifacts
 
-CRASH_POINTS: Final = (
-    "recovery.checkpoint.before_begin",
-    "recovery.checkpoint.after_begin",
-    "recovery.checkpoint.after_number",
-    "recovery.checkpoint.after_checkpoint_insert",
-    "recovery.checkpoint.before_commit",
-    "recovery.checkpoint.after_commit",
-    "recovery.checkpoint.before_ack",
-)
-"""The audit events that ``save`` raises, in the order in which it passes them, each once.
-
-Their arguments are the task id and the sequence number, which is ``NO_NUMBER`` as long as none was
-taken.
-"""
-
 PRUNE_BATCH: Final = 200
-"""How many checkpoints one transaction of ``prune`` deletes: what bounds the time that others wait for it."""
+"""How many checkpoints one transaction of ``prune`` deletes, which bounds how long others wait for it."""
 
 SKIPPED_MAX: Final = 100
-"""How many of the checkpoints that it passed over ``latest_verified`` tells of; the newest, which are of interest."""
+"""How many of the skipped checkpoints ``latest_verified`` reports, newest first."""
 
 _FIRST_PAGE_ROWS: Final = 10
 _PAGE_ROWS: Final = 200
 _NO_EVIDENCE: Final = "it was saved without evidence"
 
 NO_NUMBER: Final = 0
-"""What stands for the number before there is one; numbers begin at 1."""
-
-BEFORE_BEGIN, AFTER_BEGIN, AFTER_NUMBER, AFTER_CHECKPOINT_INSERT, BEFORE_COMMIT, AFTER_COMMIT, BEFORE_ACK = CRASH_POINTS
+"""Stands for the number before there is one; numbers begin at 1."""
 
 
 class CheckpointType(enum.StrEnum):
-    """The types that the core knows. Any other string that is not empty is a user's own."""
+    """The types that the core knows. Any other non-empty string is a type of the user's."""
 
     ITERATION_START = "iteration_start"
     ITERATION_END = "iteration_end"
@@ -81,8 +64,8 @@ class CheckpointType(enum.StrEnum):
 class Checkpoint(msgspec.Struct, frozen=True):
     """A checkpoint with its snapshot decoded. ``content_hash`` is the SHA-256 of the stored JSON, in hexadecimal.
 
-    ``verification`` is what the call that returned it found out about its evidence: ``save`` and
-    ``latest_verified`` examine it, others do not and leave None, as does a save without evidence.
+    ``verification`` is there if the call that returned it examined its evidence: ``save`` (with
+    evidence) and ``latest_verified`` do.
     """
 
     task_id: str
@@ -100,7 +83,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """A checkpoint that recovery passed over. ``why`` is a sentence; the verdicts are in ``verification``, if any."""
+    """A checkpoint that recovery passed over. ``why`` is a sentence; ``verification`` has the verdicts, if any."""
 
     sequence_number: int
     why: str
@@ -108,10 +91,10 @@ class Skipped(msgspec.Struct, frozen=True):
 
 
 class Recovery(msgspec.Struct, frozen=True):
-    """Where to go on: the newest checkpoint whose evidence verifies now, or None where none does.
+    """The newest checkpoint whose evidence verifies now, or None.
 
-    ``skipped`` are the newer ones, newest first, at most SKIPPED_MAX; ``skipped_count`` says how
-    many there were.
+    ``skipped`` holds the newer ones, newest first, at most SKIPPED_MAX; ``skipped_count`` counts
+    them all.
     """
 
     checkpoint: Checkpoint | None
@@ -120,7 +103,7 @@ class Recovery(msgspec.Struct, frozen=True):
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A checkpoint that has everything but a number: all that can be made, or refused, before a lock is taken."""
+    """A checkpoint without its number: everything that is checked and encoded before a lock is taken."""
 
     task_id: str
     type: str
@@ -133,16 +116,16 @@ class Draft(msgspec.Struct, frozen=True):
     lease: Lease | None = None
 
     def stored(self, number: int) -> StoredCheckpoint:
-        """Return the row that this becomes with its number."""
+        """Return its row."""
         return StoredCheckpoint(self.task_id, number, self.type, self.content, self.content_hash, self.created_at)
 
     def numbered(self, number: int) -> Checkpoint:
-        """Return the checkpoint that this becomes with its number."""
+        """Return the checkpoint with this number."""
         fields = (self.task_id, number, self.type, self.snapshot, self.content_hash, self.created_at)
         return Checkpoint(*fields, self.verification)
 
     def evidence(self, number: int) -> StoredEvidence | None:
-        """Return the row of its evidence, None where it has none."""
+        """Return the row of its evidence, or None."""
         found = self.verification
         if found is None:
             return None
@@ -150,12 +133,17 @@ class Draft(msgspec.Struct, frozen=True):
 
 
 class CheckpointManager(Manager):
-    """Saves and reads checkpoints. Give it a store, or the path of a database file, which it opens and will close.
+    """Saves and reads checkpoints, in a store, or in the database at ``db_path``, which it opens and closes.
 
-    ``snapshot_bytes_max`` bounds the JSON of one snapshot; None is no bound but SQLite's own (one
-    gigabyte). Evidence about files is looked up in ``artifacts``, a caller's own by its name in
-    ``verifiers``. Raises InvalidSetting, and any StoreError when it opens the file. May be shared
-    by threads.
+    >>> with CheckpointManager(db_path=tmp_path / "core.db") as checkpoints:
+    ...     _ = TaskManager(checkpoints.store).create("t")
+    ...     _ = checkpoints.save("t", {"pages": 3})
+    ...     checkpoints.latest("t").snapshot
+    {'pages': 3}
+
+    ``snapshot_bytes_max`` bounds the JSON of one snapshot; None leaves SQLite's own bound, one
+    gigabyte. ``artifacts`` is the folder for evidence about files, ``verifiers`` has the functions
+    for OwnEvidence. Raises InvalidSetting, and any StoreError on opening. May be shared by threads.
     """
 
     def __init__(
@@ -170,7 +158,7 @@ class CheckpointManager(Manager):
     ) -> None:
         """Use ``store``, or the store at ``db_path``; exactly one of them."""
         if snapshot_bytes_max is not None and snapshot_bytes_max < 1:
-            message = f"Expected snapshot_bytes_max of 1 or more but got {snapshot_bytes_max!r}; None is no bound."
+            message = f"snapshot_bytes_max must be 1 or more; got {snapshot_bytes_max!r}. None is no bound."
             raise InvalidSetting(message)
         super().__init__(store, db_path=db_path, clock=clock)
         self._snapshot_bytes_max = snapshot_bytes_max
@@ -188,21 +176,21 @@ class CheckpointManager(Manager):
     ) -> Checkpoint:
         """Save a checkpoint and return it with its number. When this returns, it survives a crash and a loss of power.
 
-        ``snapshot`` is JSON: what ``latest`` returns is equal to it. The evidence is examined
-        first, before any lock is taken; what does not verify is saved with its verdict, for the
-        caller to see in ``verification``, and is passed over by recovery. ``policy`` is
-        ``require_all`` unless given. With a ``lease`` on an item of the task, the checkpoint is
-        written only if that is held, as the same transaction finds out (InvalidWorkItem,
-        LeaseExpired or LeaseLost otherwise). Waits for other writers, at most the store's busy
-        timeout. Raises InvalidSnapshot, SnapshotTooLarge, InvalidCheckpointType, InvalidEvidence,
-        InvalidTask, UnknownTask, or any StoreError; after each of them there is no new checkpoint,
-        with the doubt about a failing device that ``recovery`` describes.
+        ``snapshot`` is JSON; ``latest`` returns an equal value. The evidence is examined before any
+        lock is taken. Items that do not verify are saved with their verdicts: see ``verification``.
+        Recovery passes such a checkpoint over. ``policy`` is ``require_all`` by default. With a
+        ``lease`` on an item of the task, the same transaction checks that it is held, or raises
+        InvalidWorkItem, LeaseExpired or LeaseLost.
+
+        Waits for other writers, at most the store's busy timeout. Raises InvalidSnapshot,
+        SnapshotTooLarge, InvalidCheckpointType, InvalidEvidence, InvalidTask, UnknownTask, or any
+        StoreError. Then there is no new checkpoint; after DatabaseUnavailable, that is in doubt.
         """
         draft = self.draft(task_id, snapshot, type=type, evidence=evidence, policy=policy)
         if lease is not None:
             draft = msgspec.structs.replace(draft, lease=lease)
         checkpoint = self._write(draft)
-        sys.audit(BEFORE_ACK, task_id, checkpoint.sequence_number)
+        sys.audit(WorkPoint.CHECKPOINT_BEFORE_ACK, task_id, checkpoint.sequence_number)
         return checkpoint
 
     def draft(
@@ -214,7 +202,7 @@ class CheckpointManager(Manager):
         evidence: Sequence[Evidence] = (),
         policy: EvidencePolicy | None = None,
     ) -> Draft:
-        """Check, encode and examine a checkpoint without writing it. Raises as ``save`` does for wrong arguments."""
+        """Check, encode and examine a checkpoint without writing it. Raises as ``save`` does for its arguments."""
         _check_arguments(task_id, type)
         content, content_hash, copy = encoded(snapshot, self._snapshot_bytes_max)
         fields = (task_id, str(type), content, content_hash, copy, self._clock.now())
@@ -224,19 +212,19 @@ class CheckpointManager(Manager):
         return Draft(*fields, verification, encoded_verdicts(verification.verdicts))
 
     def append(self, transaction: Transaction, draft: Draft) -> Checkpoint:
-        """Write a draft in a transaction of the caller's, whose commit makes it durable. Raises as ``save`` does."""
+        """Write a draft in the caller's transaction, whose commit makes it durable. Raises as ``save`` does."""
         if draft.lease is not None:
             require(transaction, draft.lease, draft.task_id, self._clock)
         number = transaction.next_checkpoint_number(draft.task_id)
-        sys.audit(AFTER_NUMBER, draft.task_id, number)
+        sys.audit(WorkPoint.CHECKPOINT_AFTER_NUMBER, draft.task_id, number)
         transaction.insert_checkpoint(draft.stored(number))
-        sys.audit(AFTER_CHECKPOINT_INSERT, draft.task_id, number)
+        sys.audit(WorkPoint.CHECKPOINT_AFTER_INSERT, draft.task_id, number)
         if evidence := draft.evidence(number):
             transaction.insert_evidence(evidence)
         return draft.numbered(number)
 
     def latest(self, task_id: str, *, before: int = NUMBER_MAX) -> Checkpoint | None:
-        """Return the newest checkpoint with a number below ``before``, or None if the task has none.
+        """Return the newest checkpoint with a number below ``before``, or None.
 
         Its hash is checked. Raises CorruptCheckpoint, UnknownTask, or any StoreError.
         """
@@ -256,10 +244,9 @@ class CheckpointManager(Manager):
     def latest_verified(self, task_id: str, *, type: str | None = None) -> Recovery:  # noqa: A002 - the field's name
         """Examine the checkpoints again, newest first, and return the first whose evidence holds now.
 
-        Those of another ``type`` are passed over, if one is given.
-
-        One that was saved without evidence is passed over, as is one whose snapshot does not match
-        its hash. Nothing is written. Raises UnknownTask, or any StoreError.
+        Checkpoints without evidence, with a snapshot that does not match its hash, or of another
+        ``type`` (if given) are passed over. Nothing is written. Raises UnknownTask, or any
+        StoreError.
         """
         skipped: list[Skipped] = []
         count = 0
@@ -279,14 +266,13 @@ class CheckpointManager(Manager):
     def prune(self, task_id: str, *, keep: int) -> int:
         """Delete old checkpoints, keep at least the newest ``keep``, and return how many were deleted.
 
-        The newest one that verifies now stays, with all after it, however many those are (D10);
-        where none verifies now, the newest that did when it was saved stays: a folder that is not
-        mounted today may be back tomorrow. What stays is contiguous after each of the short
-        transactions that this is made of. Raises InvalidSetting, UnknownTask, or any StoreError,
-        after which some may be deleted, oldest first.
+        The newest checkpoint that verifies now stays, with all later ones (D10). If none verifies
+        now, the newest that verified when it was saved stays: a missing folder may be mounted
+        again. It deletes in short transactions, oldest first; the rest is contiguous after each.
+        Raises InvalidSetting, UnknownTask, or any StoreError.
         """
-        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:  # the newest holds the number to count from
-            message = f"Expected to keep 1 checkpoint or more but got keep={keep!r}; the newest one always stays."
+        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:  # the next number follows the newest
+            message = f"keep must be 1 or more; got {keep!r}. The newest checkpoint always stays."
             raise InvalidSetting(message)
         below = self._oldest_to_keep(task_id, keep)
         deleted = 0
@@ -311,14 +297,14 @@ class CheckpointManager(Manager):
         return min(first, once)
 
     def _evidence(self, task_id: str) -> Iterator[StoredEvidence]:
-        """Walk back over all checkpoints of the task, a page at a time and without their snapshots."""
+        """Yield the evidence of all checkpoints of the task, newest first, page by page, without snapshots."""
         before, limit = NUMBER_MAX, _FIRST_PAGE_ROWS
         while page := self._store.evidence(task_id, before=before, limit=limit):
             yield from page
             before, limit = page[-1].sequence_number, _PAGE_ROWS
 
     def _examined(self, evidence: StoredEvidence) -> Checkpoint | Skipped:
-        """Return the checkpoint if its evidence and its hash hold now, else why not."""
+        """Return the checkpoint if its evidence and its hash hold now, else the reason why not."""
         number = evidence.sequence_number
         if not evidence.required:
             return Skipped(number, _NO_EVIDENCE)
@@ -334,12 +320,12 @@ class CheckpointManager(Manager):
         return msgspec.structs.replace(checkpoint, verification=found)
 
     def _write(self, draft: Draft) -> Checkpoint:
-        sys.audit(BEFORE_BEGIN, draft.task_id, NO_NUMBER)
+        sys.audit(WorkPoint.CHECKPOINT_BEFORE_BEGIN, draft.task_id, NO_NUMBER)
         with self._store.transaction() as transaction:
-            sys.audit(AFTER_BEGIN, draft.task_id, NO_NUMBER)
+            sys.audit(WorkPoint.CHECKPOINT_AFTER_BEGIN, draft.task_id, NO_NUMBER)
             checkpoint = self.append(transaction, draft)
-            sys.audit(BEFORE_COMMIT, draft.task_id, checkpoint.sequence_number)
-        sys.audit(AFTER_COMMIT, draft.task_id, checkpoint.sequence_number)
+            sys.audit(WorkPoint.CHECKPOINT_BEFORE_COMMIT, draft.task_id, checkpoint.sequence_number)
+        sys.audit(WorkPoint.CHECKPOINT_AFTER_COMMIT, draft.task_id, checkpoint.sequence_number)
         return checkpoint
 
     def _require(self, task_id: str) -> None:
@@ -349,10 +335,10 @@ class CheckpointManager(Manager):
 
 def _check_arguments(task_id: object, type_: object) -> None:
     if not isinstance(type_, str) or not type_:
-        message = f"Expected the type of a checkpoint to be a string that is not empty but got {type_!r}; name it."
+        message = f"The type of a checkpoint must be a non-empty string; got {type_!r}. Name it."
         raise InvalidCheckpointType(message)
     if not isinstance(task_id, str):  # SQLite would turn 7 into '7', which is another caller's task
-        message = f"Expected the id of a task to be a string but got {task_id!r}; convert it where it comes from."
+        message = f"The id of a task must be a string; got {task_id!r}. Convert it where it comes from."
         raise InvalidTask(message)
 
 

@@ -1,42 +1,34 @@
-"""Evidence: what a checkpoint refers to outside itself, the verdict on each item, and the policy that sums them up.
+"""Evidence: claims about the world outside a checkpoint, their examination, and the policy that sums it up.
 
-Values and arithmetic only; ``verification`` looks at the world. An item is a claim that can be
-examined again at any time: that a file is there, that it has a hash, that a command exits so, that
-the database has a row, or anything that a function of the caller's can tell. What a claim was worth
-yesterday says nothing: a file can be deleted. So a verdict is kept to be read by people, and
-recovery examines again.
+An item of evidence can be examined again at any time: a file exists, or has a hash; a command exits
+with a status; the database has a row; or a function of the caller's says so. A verdict of yesterday
+proves nothing: the file may be deleted. So verdicts are kept for people to read, and recovery
+examines again.
 
-**Nothing verifies by default.** A policy asks for at least one item, so that no evidence is never
-verified evidence, and an exit status is compared with the one that was expected, so that 137 is not
-a success because somebody wrote it down (D9).
+**Nothing verifies by default.** A policy needs at least one item, so an empty pack never verifies.
+An exit status is compared with the expected one, so 137 is no success because it was recorded (D9).
 
-The examination of evidence: looks at files, runs commands, asks the database and the caller's own
-functions.
-
-An examination answers with a verdict and does not raise for what it finds, so that recovery can go
-on to an older checkpoint; only a database that fails altogether is an error. It ends: hashing is
-bounded by size, commands and queries by time. What it does not bound is a file system that hangs
-and a function of the caller's.
+An examination returns a verdict and does not raise for what it finds, so recovery can go on to an
+older checkpoint; only a database that fails is an error. It ends: hashing is bounded by size,
+commands and queries by time. A hanging file system and the caller's functions are not bounded.
 """
 
 from __future__ import annotations
 
-import contextlib
 import enum
-import os
 import re
-import select
-import signal
 import subprocess
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 import msgspec
 
 from durable_agents.clock import is_duration
-from durable_agents.errors import InvalidEvidence, QueryRefused
+from durable_agents.commands import ChildRunner
+from durable_agents.errors import InvalidEvidence, QueryRefused, ToolNotStarted
 from durable_agents.store.rows import Scalar
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     from durable_agents.store import Store
@@ -44,7 +36,7 @@ if TYPE_CHECKING:
     from durable_agents.work.artifacts import Artifacts
 
 COMMAND_TIMEOUT_S: Final = 30.0
-"""How long a command of evidence may take, in seconds, unless it says otherwise."""
+"""How long a command of evidence may take by default, in seconds."""
 
 COMMAND_TIMEOUT_S_MAX: Final = 3600.0
 ITEMS_MAX: Final = 1000
@@ -55,7 +47,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class Reason(enum.StrEnum):
-    """Why an item of evidence verifies, or what is in the way."""
+    """Why an item of evidence verifies, or does not."""
 
     VERIFIED = "verified"
     NO_FOLDER = "no_folder"
@@ -77,12 +69,12 @@ class Reason(enum.StrEnum):
 
 
 class ArtifactExists(msgspec.Struct, frozen=True, tag_field="kind", tag="artifact_exists"):
-    """A regular file is there. ``path`` is relative to the artifact folder, and no part of it is a link."""
+    """A regular file exists. ``path`` is relative to the artifact folder; no part of it is a link."""
 
     path: str
 
     def __post_init__(self) -> None:
-        """Raise InvalidEvidence for a path that could lead out of the folder."""
+        """Raise InvalidEvidence for a path that leads out of the folder."""
         check_path(self.path)
 
 
@@ -93,19 +85,18 @@ class FileSha256(msgspec.Struct, frozen=True, tag_field="kind", tag="file_sha256
     sha256: str
 
     def __post_init__(self) -> None:
-        """Raise InvalidEvidence for a path that could lead out of the folder and for what is no SHA-256."""
+        """Raise InvalidEvidence for a path that leads out of the folder, or a malformed SHA-256."""
         check_path(self.path)
         if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
-            message = f"Expected a SHA-256 of 64 lower-case hexadecimal digits but got {self.sha256!r}; compute it."
+            message = f"sha256 must be 64 lower-case hexadecimal digits; got {self.sha256!r}. Compute it."
             raise InvalidEvidence(message)
 
 
 class CommandExit(msgspec.Struct, frozen=True, tag_field="kind", tag="command_exit"):
-    """A command, run again at each examination, exits with ``expected``: so it must be one that changes nothing.
+    """A command exits with ``expected``. It runs again at each examination, so it must change nothing.
 
-    ``command`` is a program and its arguments, no shell. The end by signal n is 128 + n, as in a
-    shell, and is a success only for one who expects just that number. After ``timeout_s`` seconds
-    its whole process group is killed.
+    ``command`` is a program and its arguments, without a shell. An end by signal n is 128 + n, as
+    in a shell. After ``timeout_s`` seconds its whole process group is killed.
     """
 
     command: tuple[str, ...]
@@ -113,57 +104,54 @@ class CommandExit(msgspec.Struct, frozen=True, tag_field="kind", tag="command_ex
     timeout_s: float = COMMAND_TIMEOUT_S
 
     def __post_init__(self) -> None:
-        """Raise InvalidEvidence for an empty command, a status that no process has, and a bound that is none."""
+        """Raise InvalidEvidence for an empty command, an impossible status, or an invalid bound."""
         words = self.command
         if not isinstance(words, tuple) or not words or not all(isinstance(w, str) and "\0" not in w for w in words):
-            message = f"Expected a tuple of a program and its arguments but got {words!r}; give texts without NUL."
+            message = f"command must be a tuple of a program and its arguments; got {words!r}. Give texts without NUL."
             raise InvalidEvidence(message)
         if not (isinstance(self.expected, int) and 0 <= self.expected <= _EXIT_STATUS_MAX):
-            message = f"Expected an exit status from 0 to {_EXIT_STATUS_MAX} but got {self.expected!r}; 137 is SIGKILL."
+            message = f"expected must be a status of 0 to {_EXIT_STATUS_MAX}; got {self.expected!r}. 137 is SIGKILL."
             raise InvalidEvidence(message)
         if self.timeout_s == 0 or not is_duration(self.timeout_s, 0, COMMAND_TIMEOUT_S_MAX):
-            message = (
-                f"Expected timeout_s above 0 and up to {COMMAND_TIMEOUT_S_MAX:g} but got {self.timeout_s!r:.80}; "
-                "give seconds."
-            )
+            rule = f"above 0 and up to {COMMAND_TIMEOUT_S_MAX:g}"
+            message = f"timeout_s must be {rule}; got {self.timeout_s!r:.80}. Give seconds."
             raise InvalidEvidence(message)
 
 
 class DbRow(msgspec.Struct, frozen=True, tag_field="kind", tag="db_row"):
     """The store's own database has a row in ``table`` whose columns have these values, None for NULL.
 
-    What is asked is the committed state, so a row written in the transaction of the checkpoint
-    itself is not seen.
+    The committed state counts: a row written in the checkpoint's own transaction is not seen.
     """
 
     table: str
     values: dict[str, Scalar]
 
     def __post_init__(self) -> None:
-        """Raise InvalidEvidence where any row of the table would do, and for values that no column holds."""
+        """Raise InvalidEvidence if any row of the table would do, or for values that no column holds."""
         names = (self.table, *self.values)
         if not self.values or not all(isinstance(name, str) and name and "\0" not in name for name in names):
-            message = f"Expected a table and a value for at least one column but got {names!r}; say which row is meant."
+            message = f"DbRow must have a table and a value for a column; got {names!r}. Say which row is meant."
             raise InvalidEvidence(message)
         for column, value in cast("dict[str, object]", self.values).items():
             if value is not None and not isinstance(value, str | int | float):
-                message = f"Expected a text, a number or None for column {column!r} but got {value!r}; convert it."
+                message = f"Column {column!r} must be a text, a number or None; got {value!r}. Convert it."
                 raise InvalidEvidence(message)
 
 
 class OwnEvidence(msgspec.Struct, frozen=True, tag_field="kind", tag="own"):
-    """Whatever a function of the caller's can tell: ``name`` is the one it was given to the manager under.
+    """A function of the caller's verifies. ``name`` is its name among the manager's ``verifiers``.
 
-    ``argument`` is JSON and is handed to the function, which answers True or False.
+    ``argument`` is JSON and is passed to the function, which answers True or False.
     """
 
     name: str
     argument: Any = None
 
     def __post_init__(self) -> None:
-        """Raise InvalidEvidence for a name that is none."""
+        """Raise InvalidEvidence for an empty name."""
         if not isinstance(self.name, str) or not self.name:
-            message = f"Expected the name of a verifier but got {self.name!r}; give the one it is registered under."
+            message = f"name must be that of a verifier; got {self.name!r}. Give the one it is registered under."
             raise InvalidEvidence(message)
 
 
@@ -172,7 +160,7 @@ Evidence: TypeAlias = ArtifactExists | FileSha256 | CommandExit | DbRow | OwnEvi
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What came of examining one item; ``detail`` is a sentence for people, empty when it verified."""
+    """The outcome of examining one item. ``detail`` is a sentence for people, empty if it verified."""
 
     evidence: Evidence
     reason: Reason
@@ -180,27 +168,27 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def is_verified(self) -> bool:
-        """Whether the claim holds."""
+        """Whether the item verified."""
         return self.reason is Reason.VERIFIED
 
 
 class Verification(msgspec.Struct, frozen=True):
-    """The verdicts on all the evidence of a checkpoint; ``required`` is how many of them have to verify."""
+    """The verdicts on a checkpoint's evidence; ``required`` is how many must verify."""
 
     required: int
     verdicts: tuple[Verdict, ...]
 
     @property
     def is_verified(self) -> bool:
-        """Whether enough items verified. Never without one, whatever was required."""
+        """Whether enough items verified, and at least one."""
         return sum(verdict.is_verified for verdict in self.verdicts) >= max(1, self.required)
 
 
 class EvidencePolicy(msgspec.Struct, frozen=True):
-    """How much of a checkpoint's evidence has to verify. Make one with ``require_all`` or ``allow_partial``.
+    """How much of a checkpoint's evidence must verify. Make one with ``require_all`` or ``allow_partial``.
 
-    ``min_verified`` is that number, None for all of it. Raises InvalidEvidence for less than one:
-    with none required, a checkpoint of which nothing holds would be a verified one.
+    ``min_verified`` is that number, None for all. Raises InvalidEvidence for less than one: a
+    checkpoint would be verified though nothing holds.
     """
 
     min_verified: int | None = None
@@ -209,21 +197,21 @@ class EvidencePolicy(msgspec.Struct, frozen=True):
         """Check the number."""
         number = self.min_verified
         if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
-            message = f"Expected min_verified of 1 or more but got {number!r}; what needs no evidence is not verified."
+            message = f"min_verified must be 1 or more; got {number!r}. Without evidence nothing is verified."
             raise InvalidEvidence(message)
 
     @classmethod
     def require_all(cls) -> EvidencePolicy:
-        """Every item has to verify. What applies unless told otherwise."""
+        """Every item must verify: the default."""
         return _REQUIRE_ALL
 
     @classmethod
     def allow_partial(cls, *, min_verified: int = 1) -> EvidencePolicy:
-        """At least ``min_verified`` items have to verify. Raises InvalidEvidence for less than one."""
+        """At least ``min_verified`` items must verify. Raises InvalidEvidence for less than one."""
         return cls(min_verified)
 
     def required(self, items: int) -> int:
-        """Return how many of so many items have to verify: never none, and possibly more than there are."""
+        """Return how many of ``items`` items must verify: at least one, possibly more than there are."""
         return max(1, items) if self.min_verified is None else self.min_verified
 
 
@@ -236,16 +224,16 @@ def check_path(path: object) -> None:
     """Raise InvalidEvidence unless the path is relative and goes down only."""
     if not parts_inside(path):
         message = (
-            f"Expected the path of an artifact to be relative to its folder and to stay in it but got {path!r}; "
-            "leave out a leading slash, '..' and NUL."
+            f"The path of an artifact must be relative to its folder and stay in it; got {path!r}. "
+            "Leave out a leading slash, '..' and NUL."
         )
         raise InvalidEvidence(message)
 
 
 def parts_inside(path: object) -> list[str]:
-    """Return the parts of a relative path that names something below its folder; none for a path that does not.
+    """Return the parts of a relative path below its folder; an empty list for any other path.
 
-    Split by hand: pathlib takes ten times as long, and this is on the way of each checkpoint.
+    Split by hand: pathlib takes ten times as long, and every checkpoint passes here.
     """
     if not isinstance(path, str) or path.startswith("/") or "\0" in path or not _is_encodable(path):
         return []
@@ -259,26 +247,26 @@ def encoded_verdicts(verdicts: tuple[Verdict, ...]) -> bytes:
         content = _encode(verdicts)
         is_faithful = all(_is_plain(verdict.evidence) for verdict in verdicts) or bool(_decode(content) == verdicts)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        message = f"Expected evidence that JSON can hold but got {verdicts!r} ({error}); use plain JSON."
+        message = f"Evidence must be JSON values; got {verdicts!r} ({error}). Use plain JSON."
         raise InvalidEvidence(message) from error
     if not is_faithful:
-        message = f"Expected evidence that JSON gives back unchanged but got {verdicts!r}; use plain JSON."
+        message = f"Evidence must come back from JSON unchanged; got {verdicts!r}. Use plain JSON."
         raise InvalidEvidence(message)
     return content
 
 
 def decoded_verdicts(content: bytes) -> tuple[Verdict, ...]:
-    """Return the verdicts that were stored. Raises InvalidEvidence for what is of no kind known here, or damaged."""
+    """Return the stored verdicts. Raises InvalidEvidence for unknown kinds and damaged content."""
     try:
         verdicts: tuple[Verdict, ...] = _decode(content)
     except (ValueError, msgspec.MsgspecError) as error:
-        message = f"Expected stored evidence of known kinds but got {content[:200]!r} ({error}); update this package."
+        message = f"Stored evidence must be of known kinds; got {content[:200]!r} ({error}). Update this package."
         raise InvalidEvidence(message) from error
     return verdicts
 
 
 def _is_plain(evidence: Evidence) -> bool:
-    """Tell whether the item's own checks leave nothing in it that JSON could change."""
+    """Whether the item's own checks exclude any value that JSON would change."""
     return isinstance(evidence, ArtifactExists | FileSha256)
 
 
@@ -293,17 +281,17 @@ def _is_encodable(text: str) -> bool:
 
 
 QUERY_TIMEOUT_S: Final = 10.0
-"""How long the question for a row may take, in seconds."""
+"""How long the query for a row may take, in seconds."""
 
 _SIGNAL_BASE: Final = 128
 _DETAIL_CHARACTERS_MAX: Final = 2000
 
 
 class OwnVerifier(Protocol):
-    """A caller's own verifier. Anything that is called so will do."""
+    """A verifier of the caller's: any function of one argument."""
 
     def __call__(self, argument: Any, /) -> bool:
-        """Tell whether the claim holds; True and nothing else means that it does."""
+        """Return True, and nothing else, if the claim holds."""
         ...
 
 
@@ -313,25 +301,25 @@ class Verifier:
     def __init__(
         self, store: Store, artifacts: Artifacts | None = None, own: Mapping[str, OwnVerifier] | None = None
     ) -> None:
-        """Use these; without ``artifacts``, no evidence about a file verifies."""
+        """Use these. Without ``artifacts``, no evidence about a file verifies."""
         self._store = store
         self._artifacts = artifacts
         self._own = {} if own is None else dict(own)
 
     def require(self, evidence: Sequence[object]) -> None:
-        """Raise InvalidEvidence for what could never be examined here: a slip of the program, not of the world."""
+        """Raise InvalidEvidence for items that can never be examined here: a mistake of the program."""
         if len(evidence) > ITEMS_MAX:
-            message = f"Expected at most {ITEMS_MAX} items of evidence but got {len(evidence)}; put them into one file."
+            message = f"evidence must have at most {ITEMS_MAX} items; got {len(evidence)}. Put them into one file."
             raise InvalidEvidence(message)
         for item in evidence:
             if not isinstance(item, Evidence):
-                message = f"Expected evidence but got {item!r}; make it with a class of durable_agents.work.evidence."
+                message = f"evidence must hold Evidence; got {item!r}. Use a class of durable_agents.work.evidence."
                 raise InvalidEvidence(message)
             if isinstance(item, ArtifactExists | FileSha256) and self._artifacts is None:
-                message = f"Expected a folder for the file of {item!r} but there is none; give the manager artifacts."
+                message = f"{item!r} must have a folder to look in; got no artifacts. Give them to the manager."
                 raise InvalidEvidence(message)
             if isinstance(item, OwnEvidence) and item.name not in self._own:
-                message = f"Expected a verifier named {item.name!r} but there is none; give it to the manager."
+                message = f"name must be that of a verifier; got {item.name!r}. Give it to the manager."
                 raise InvalidEvidence(message)
 
     def examine(self, evidence: Sequence[Evidence], policy: EvidencePolicy) -> Verification:
@@ -393,11 +381,11 @@ class Verifier:
 
 
 def _told(answer: object) -> str:
-    """Return what a caller's function raised or answered as text that can be stored, whatever it makes of itself."""
+    """Return what the caller's function raised or answered as text that can be stored."""
     try:
         text = str(answer) if isinstance(answer, BaseException) else repr(answer)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it has not verified
-        return f"what cannot be told ({type(error).__name__})"
+    except Exception as error:  # noqa: BLE001 - a broken __repr__ has not verified
+        return f"a value without a text ({type(error).__name__})"
     return text[:_DETAIL_CHARACTERS_MAX].encode(errors="backslashreplace").decode()
 
 
@@ -405,7 +393,7 @@ def _command_verdict(evidence: CommandExit, artifacts: Artifacts | None) -> Verd
     folder = None if artifacts is None else artifacts.folder
     try:
         status = exit_status(evidence.command, timeout_s=evidence.timeout_s, folder=folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ToolNotStarted) as error:
         return Verdict(evidence, Reason.CANNOT_RUN, f"{evidence.command[0]}: {error}")
     if status is None:
         return Verdict(evidence, Reason.TIMED_OUT, f"{evidence.command[0]}: took longer than {evidence.timeout_s:g} s")
@@ -417,39 +405,19 @@ def _command_verdict(evidence: CommandExit, artifacts: Artifacts | None) -> Verd
 def exit_status(
     command: Sequence[str], *, timeout_s: float, folder: str | os.PathLike[str] | None = None
 ) -> int | None:
-    """Run a command without input or output and return its exit status, 128 + n after signal n, None after the bound.
+    """Run a command without input or output; return its exit status, 128 + n after signal n, None after the bound.
 
-    When this returns, its process group is dead, including what the command left in the background;
-    a process that moved itself to another group is not found. Raises OSError when it cannot be
-    started.
+    When this returns, its process group is dead, background processes included; a process that left
+    the group goes on. Raises OSError when it cannot be started.
     """
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=folder,
-        start_new_session=True,
-    )
-    try:
-        is_over = _has_ended(process.pid, timeout_s)
-    finally:
-        # The process is not waited for until its group is dead: as long as it is a zombie, the
-        # number is its own.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        status = process.wait()
-    if not is_over:
+    nothing = subprocess.DEVNULL
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command, stdin=nothing, stdout=nothing, stderr=nothing, cwd=folder, start_new_session=True
+        )
+
+    status, has_timed_out = ChildRunner(start, timeout_s).run()
+    if has_timed_out:
         return None
     return _SIGNAL_BASE - status if status < 0 else status
-
-
-def _has_ended(pid: int, timeout_s: float) -> bool:
-    """Wait until the process is a zombie, at most this long."""
-    descriptor = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(timeout_s * 1000))
-    finally:
-        os.close(descriptor)

@@ -1,13 +1,12 @@
-"""The sweep: leases that ran out go back to pending while retries remain, else to failed.
+"""The sweep: expired leases go back to pending while retries remain, else to failed.
 
-Each batch is one short write transaction that finds, changes, audits and marks with boundary
-checkpoints. So a sweep that dies leaves whole batches; any number of sweeps at once recover each
-lease once, and what each reports is what it did itself. A holder that renewed or completed
-meanwhile is left alone: the update names the token and the expiry that were read, and a store that
-lets others in between would find fewer rows to change than it read.
+Each batch is one short write transaction that finds, changes, audits, and writes boundary
+checkpoints. So a sweep that dies leaves whole batches, and any number of sweeps at once recover
+each lease once; each reports only its own work. A holder that renewed or completed meanwhile is
+left alone: the update names the token and the expiry that were read (D5, D6).
 
-A batch in which something cannot be stored is undone and done again item by item, so one bad item
-stops nobody else; what stops everybody (a full disk, a database that stays locked) is raised.
+If a row of a batch cannot be stored, the batch is undone and repeated item by item, so one bad item
+stops no other. An error that would meet every item (a full disk, a locked database) is raised.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from durable_agents.bounds import is_whole
 from durable_agents.clock import Clock, Microseconds, SystemClock
 from durable_agents.errors import (
     DatabaseFull,
@@ -31,6 +31,7 @@ from durable_agents.errors import (
 )
 from durable_agents.store.rows import Audit, ExpiredLease, Expiry, StoredCheckpoint, WorkStatus
 from durable_agents.work.checkpoints import CheckpointType
+from durable_agents.work.crash_points import WorkPoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,21 +39,11 @@ if TYPE_CHECKING:
     from durable_agents.store import Store, Transaction
 
 BATCH: Final = 300
-"""Items per transaction: a few milliseconds of write lock, so that no writer waits long for a sweep of any size."""
+"""Items per transaction: it holds the write lock for a few milliseconds, so writers wait briefly."""
 
 BATCH_MAX: Final = 10_000
 ERRORS_MAX: Final = 100
 
-SWEEP_CRASH_POINTS: Final = (
-    "recovery.sweep.before_batch",
-    "recovery.sweep.after_expire",
-    "recovery.sweep.after_audit",
-    "recovery.sweep.before_commit",
-    "recovery.sweep.after_batch",
-)
-"""The audit events of one batch that found something, in order. A look that finds nothing passes the first only."""
-
-BEFORE_BATCH, AFTER_EXPIRE, AFTER_AUDIT, BEFORE_COMMIT, AFTER_BATCH = SWEEP_CRASH_POINTS
 _MOMENT_MAX: Final = 2**62
 _FIRST: Final = (-_MOMENT_MAX, 0)
 _FATAL: Final = (DatabaseFull, DatabaseLocked, DatabaseReadOnly, DatabaseUnavailable, StoreClosed)
@@ -63,11 +54,10 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class SweepStatistics(msgspec.Struct, frozen=True):
-    """What one sweep did itself.
+    """The work of one sweep.
 
-    ``recovered`` went back to pending, ``failed`` had no retries left; what ``expired_found`` has
-    more than these two together could not be swept, and ``errors`` says why, in at most
-    ``ERRORS_MAX`` sentences.
+    ``recovered`` items went back to pending, ``failed`` ones had no retries left. The rest of
+    ``expired_found`` could not be swept; ``errors`` says why, in at most ``ERRORS_MAX`` sentences.
     """
 
     expired_found: int = 0
@@ -77,7 +67,7 @@ class SweepStatistics(msgspec.Struct, frozen=True):
 
 
 class Boundary(msgspec.Struct, frozen=True):
-    """The snapshot of the boundary checkpoint of one lease. ``retries`` are those before it ran out."""
+    """The snapshot of a lease's boundary checkpoint. ``retries`` is the count before the expiry."""
 
     work_item_id: int
     lease_holder: str
@@ -88,33 +78,33 @@ class Boundary(msgspec.Struct, frozen=True):
 
 
 class _MeanwhileError(RecoveryError):
-    """Somebody changed an item between the look and the update, which a store with row locks may allow."""
+    """An item changed between the read and the update, which a store with row locks may allow."""
 
 
 class RecoverySweep:
-    """Returns expired leases. Everything goes to one store, the one it is given (D13).
+    """Returns the expired leases of one store, the one it is given (D13). Run it by a ``PeriodicService``.
 
     ``batch`` bounds the items of one transaction. Raises InvalidSetting.
     """
 
     def __init__(self, store: Store, *, clock: Clock | None = None, batch: int = BATCH) -> None:
-        """Prepare; nothing is swept yet."""
-        if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= BATCH_MAX:
-            message = f"Expected a batch of 1 to {BATCH_MAX} items but got {batch!r}; give a number such as {BATCH}."
+        """Validate the batch size; nothing is swept yet."""
+        if not is_whole(batch, 1, BATCH_MAX):
+            message = f"batch must be 1 to {BATCH_MAX} items; got {batch!r}. Give a number such as {BATCH}."
             raise InvalidSetting(message)
         self._store = store
         self._clock: Clock = SystemClock() if clock is None else clock
         self._batch = batch
 
     def run_once(self, now: Microseconds | None = None) -> SweepStatistics:
-        """Return every lease that has run out at ``now`` (the clock's time unless given).
+        """Return every lease that has expired at ``now`` (by default, the clock's time).
 
-        Raises InvalidSetting for a ``now`` that is no moment, and the StoreErrors that would meet
-        every item (locked, full, read-only, unavailable, closed); the batches before stay done.
+        Raises InvalidSetting for an invalid ``now``, and the StoreErrors that would meet every item
+        (locked, full, read-only, unavailable, closed); earlier batches stay done.
         """
         moment = self._clock.now() if now is None else now
-        if isinstance(moment, bool) or not isinstance(moment, int) or abs(moment) > _MOMENT_MAX:
-            message = f"Expected now to be microseconds since 1970 but got {now!r:.80}; give a whole number, or None."
+        if not is_whole(moment, -_MOMENT_MAX, _MOMENT_MAX):
+            message = f"now must be microseconds since 1970; got {now!r:.80}. Give a whole number, or None."
             raise InvalidSetting(message)
         done: Counter[WorkStatus] = Counter()
         errors: list[str] = []
@@ -127,16 +117,16 @@ class RecoverySweep:
     def _sweep_batch(
         self, now: Microseconds, after: tuple[Microseconds, int], done: Counter[WorkStatus], errors: list[str]
     ) -> list[ExpiredLease]:
-        """Sweep the next batch, count what became of it, and return its items; none, when there are no more."""
+        """Sweep the next batch, count its outcomes, and return its items; an empty list at the end."""
         found: list[ExpiredLease] = []
-        sys.audit(BEFORE_BATCH, now)
+        sys.audit(WorkPoint.SWEEP_BEFORE_BATCH, now)
         try:
             with self._store.transaction() as transaction:
                 found = transaction.expired_leases(now=now, after=after, limit=self._batch)
                 if not found:
                     return found
                 statuses = self._expire(transaction, found, now)
-                sys.audit(BEFORE_COMMIT, now)
+                sys.audit(WorkPoint.SWEEP_BEFORE_COMMIT, now)
         except _FATAL:
             raise
         except RecoveryError:
@@ -145,7 +135,7 @@ class RecoverySweep:
             for item in found:
                 self._sweep_alone(item, now, done, errors)
         else:
-            sys.audit(AFTER_BATCH, now)
+            sys.audit(WorkPoint.SWEEP_AFTER_BATCH, now)
             done.update(statuses)
         return found
 
@@ -163,18 +153,18 @@ class RecoverySweep:
             done.update(statuses)
 
     def _expire(self, transaction: Transaction, items: Sequence[ExpiredLease], now: Microseconds) -> list[WorkStatus]:
-        """End these leases, with their audit rows and boundary checkpoints; return what became of the items."""
+        """End these leases, with audit rows and boundary checkpoints; return the new statuses."""
         expiries = [_expiry(item) for item in items]
         if transaction.expire_leases(expiries, now=now) != len(expiries):
             raise _MeanwhileError
-        sys.audit(AFTER_EXPIRE, now)
+        sys.audit(WorkPoint.SWEEP_AFTER_EXPIRE, now)
         transaction.insert_audits(
             [
                 Audit(item.task_id, "lease_expired", item.lease_holder, _TEXTS[expiry.status], _detail(item), now)
                 for item, expiry in zip(items, expiries, strict=True)
             ]
         )
-        sys.audit(AFTER_AUDIT, now)
+        sys.audit(WorkPoint.SWEEP_AFTER_AUDIT, now)
         transaction.insert_checkpoints(_boundaries(transaction, items, expiries, now))
         return [expiry.status for expiry in expiries]
 

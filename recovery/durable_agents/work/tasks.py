@@ -1,10 +1,11 @@
-"""Tasks: what agents work on. One is created once, however many callers try; its status moves by compare-and-set."""
+"""Tasks: created once, however many callers try. Their status moves by compare-and-set."""
 
 from __future__ import annotations
 
 import secrets
 from typing import TYPE_CHECKING, Final
 
+from durable_agents.bounds import is_text
 from durable_agents.errors import InvalidTask, InvalidTransition, StatusConflict, TaskConflict, unknown_task
 from durable_agents.manager import Manager
 from durable_agents.store.protocol import PAGE_ROWS_MAX
@@ -22,22 +23,21 @@ TRANSITIONS: Final = {
     TaskStatus.FAILED: frozenset[TaskStatus](),
     TaskStatus.CANCELLED: frozenset[TaskStatus](),
 }
-"""From which status a task may go to which. A task that is tried again stays running."""
+"""The allowed changes of status. A task that is tried again stays running."""
 
 
 class TaskManager(Manager):
-    """Creates and follows tasks. Give it a store, or the path of a database file, which it opens and will close.
+    """Creates and follows tasks, in a store, or in the database at ``db_path``, which it opens and closes.
 
-    Raises InvalidSetting, and any StoreError when it opens the file. May be shared by threads.
+    Raises InvalidSetting, and any StoreError on opening. May be shared by threads.
     """
 
     def create(self, task_id: str | None = None, *, tracker_key: str | None = None, stage: str = "") -> Task:
-        """Create a task and return it; where it exists already, change nothing and return it as it is.
+        """Create a task and return it; if it exists already, return it unchanged.
 
-        Without a ``task_id`` one is made up; ids that are made up sort by age. Two callers with one
-        ``tracker_key`` get one task, which the store sees to and no lock in a process could. Raises
-        InvalidTask; TaskConflict where the id and the key belong to different tasks; any
-        StoreError.
+        Without a ``task_id``, generate one; generated ids sort by age. Two callers with the same
+        ``tracker_key`` get one task: the key is unique in the store. Raises InvalidTask;
+        TaskConflict if id and key belong to different tasks; any StoreError.
         """
         _check_text("task_id", task_id)
         _check_text("tracker_key", tracker_key)
@@ -67,7 +67,7 @@ class TaskManager(Manager):
         return rows
 
     def list(self, *, status: TaskStatus | None = None, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[Task]:
-        """Return up to ``limit`` tasks in the order of their ids, those behind ``after``, with any status or one."""
+        """Return up to ``limit`` tasks with ids above ``after``, in the order of ids, of any status or of one."""
         return self._store.tasks(status=status, after=after, limit=limit)
 
     def set_status(self, task_id: str, status: TaskStatus, *, expected: TaskStatus, detail: str = "") -> Task:
@@ -78,7 +78,7 @@ class TaskManager(Manager):
         """
         if status not in TRANSITIONS[expected]:
             allowed = ", ".join(sorted(TRANSITIONS[expected])) or "nothing, it is final"
-            message = f"Expected a status that may follow {expected} but got {status}; {expected} leads to: {allowed}."
+            message = f"The next status must be one that may follow {expected}; got {status}. Use one of: {allowed}."
             raise InvalidTransition(message)
         now = self._clock.now()
         with self._store.transaction() as transaction:
@@ -87,41 +87,30 @@ class TaskManager(Manager):
             if task is None:
                 raise unknown_task(task_id)
             if not changed:
-                message = (
-                    f"Expected task {task_id!r} to be {expected} but it is {task.status}; read it and decide again."
-                )
+                message = f"Task {task_id!r} must be {expected}; got {task.status}. Read it and decide again."
                 raise StatusConflict(message)
             transaction.insert_audit(Audit(task_id, "status_changed", expected.value, status.value, detail, now))
         return task
 
 
 def _existing(transaction: Transaction, task_id: str | None, tracker_key: str | None) -> Task:
-    """Return the task that is in the way of a new one, if it is the one that was meant."""
+    """Return the existing task if it has this id and key. Raises TaskConflict."""
     by_id = None if task_id is None else transaction.task(task_id)
     by_key = None if tracker_key is None else transaction.task_with_tracker_key(tracker_key)
     found = by_key if by_id is None else by_id
-    if found is None:  # an id that was made up is taken: as likely as a repeated 48-bit number in one microsecond
-        message = (
-            "Expected an id of our own making to be new but it is taken; check the clock and create the task again."
-        )
+    if found is None:  # a generated id is taken: as likely as a repeated 48-bit number in one microsecond
+        message = "A generated task id must be new; got one that is taken. Check the clock and create the task again."
         raise TaskConflict(message)
     if (task_id is not None and found.task_id != task_id) or found.tracker_key != tracker_key:
         message = (
-            f"Expected a task with id {task_id!r} and tracker key {tracker_key!r} but there is one with id "
-            f"{found.task_id!r} and tracker key {found.tracker_key!r}; use that one, or another id and key."
+            f"The task must have id {task_id!r} and tracker key {tracker_key!r}; got an existing one with id "
+            f"{found.task_id!r} and tracker key {found.tracker_key!r}. Use that one, or another id and key."
         )
         raise TaskConflict(message)
     return found
 
 
 def _check_text(name: str, text: object) -> None:
-    if text is None:
-        return
-    if not isinstance(text, str) or not text or "\0" in text:
-        message = f"Expected {name} to be a string that is not empty and has no NUL but got {text!r}; give another one."
+    if text is not None and not is_text(text):
+        message = f"{name} must be non-empty text of valid UTF-8 without NUL; got {text!r}. Give another one."
         raise InvalidTask(message)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        message = f"Expected {name} that UTF-8 can hold but got {text!r}; remove its lone surrogates."
-        raise InvalidTask(message) from None

@@ -1,20 +1,19 @@
-"""The worker: claim, do, checkpoint, complete; after a crash, go on behind the newest checkpoint that verifies.
+"""The worker: claim work, do it iteration by iteration, and after a crash go on behind the last good checkpoint.
 
-Work is a function that is called once per iteration with its number and the state that the
-iteration before it returned, and returns the state for the next. What it does to the world it does
-through ``iteration.write``: files whose names hold the iteration's number, each written whole and
-durable. A process that dies between an effect and its checkpoint leaves the effect without a
-checkpoint; the next one does that iteration again and writes the same file. So each effect is there
-exactly once, an iteration is attempted at most once more per crash, and one whose checkpoint was
-acknowledged is not repeated as long as its evidence holds.
+Work is a function, called once per iteration with the iteration's number and the state that the
+previous one returned; it returns the next state. Its effects go through ``iteration.write``: files
+named by the iteration's number, each written whole and durably. A process that dies between an
+effect and its checkpoint leaves an effect without a checkpoint. The next worker repeats that
+iteration and writes the same file. So each effect exists exactly once, a crash repeats at most one
+iteration, and an iteration with an acknowledged checkpoint is not repeated while its evidence
+holds.
 
-An iteration that neither writes nor gives other evidence leaves a checkpoint that recovery passes
-over (no evidence is not verified evidence), and is done again after a crash.
+An iteration without evidence leaves a checkpoint that recovery passes over (no evidence is not
+verified evidence), and is repeated after a crash.
 
-How work is claimed is not the worker's business: it takes anything with the methods of ``Claims``.
-``LeaseClaims`` is for any number of workers, each write under the fence of a lease. ``TaskClaims``
-is for one worker per task, kept alive by a supervisor: it has no lease, so nothing but that keeps a
-second one away.
+A worker takes its work from any ``WorkSource``. ``LeaseClaims`` is for any number of workers: each
+write is fenced by a lease. ``TaskClaims`` is for one worker per task, kept alive by a supervisor:
+without a lease, only the supervisor keeps a second worker away.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from urllib.parse import quote
 
 import msgspec
 
+from durable_agents.claim import lost
 from durable_agents.errors import (
     ClaimLost,
     InvalidEvidence,
     InvalidSetting,
     InvalidSnapshot,
-    LeaseExpired,
-    LeaseLost,
     StatusConflict,
     UnknownProgress,
     UnknownWorkItem,
 )
 from durable_agents.work.checkpoints import CheckpointType
+from durable_agents.work.crash_points import WorkPoint
 from durable_agents.work.tasks import TaskStatus
 
 if TYPE_CHECKING:
@@ -50,36 +49,9 @@ if TYPE_CHECKING:
     from durable_agents.work.leases import Lease, LeaseManager
     from durable_agents.work.tasks import TaskManager
 
-WORKER_CRASH_POINTS: Final = (
-    "recovery.worker.before_claim",
-    "recovery.worker.after_claim",
-    "recovery.worker.after_resume",
-    "recovery.worker.before_iteration",
-    "recovery.worker.after_iteration",
-    "recovery.worker.after_checkpoint",
-    "recovery.worker.before_complete",
-    "recovery.worker.after_complete",
-)
-"""The audit events that ``run_once`` raises, the middle three once per iteration.
 
-Their arguments are the task id, empty before there is one, and the number of the iteration that was
-begun last.
-"""
-
-(
-    BEFORE_CLAIM,
-    AFTER_CLAIM,
-    AFTER_RESUME,
-    BEFORE_ITERATION,
-    AFTER_ITERATION,
-    AFTER_CHECKPOINT,
-    BEFORE_COMPLETE,
-    AFTER_COMPLETE,
-) = WORKER_CRASH_POINTS
-
-
-class Claim(Protocol):
-    """Work that this process holds. Each method raises ClaimLost, and has changed nothing, when it holds it no more."""
+class HeldWork(Protocol):
+    """Claimed work. Each method raises ClaimLost, with nothing changed, once the claim is lost."""
 
     @property
     def task_id(self) -> str:
@@ -87,35 +59,35 @@ class Claim(Protocol):
         ...
 
     def renew(self) -> None:
-        """Make sure that it is still held; called before each iteration."""
+        """Check, or renew, the claim. Called before each iteration."""
         ...
 
     def save(self, snapshot: object, evidence: Sequence[Evidence]) -> Checkpoint:
-        """Save a checkpoint of type iteration_end, in one transaction with the proof that the work is still held."""
+        """Save a checkpoint of type iteration_end, in one transaction with the check of the claim."""
         ...
 
     def complete(self) -> None:
-        """Say that all is done."""
+        """End the work as done."""
         ...
 
     def fail(self, error: str) -> None:
-        """Say that it could not be done, for this reason."""
+        """End the work, or this attempt, as failed."""
         ...
 
 
-class Claims(Protocol):
-    """Where a worker gets its work."""
+class WorkSource(Protocol):
+    """A source of work for a worker."""
 
-    def claim(self) -> Claim | None:
-        """Return work that nobody else holds, or None where there is none."""
+    def claim(self) -> HeldWork | None:
+        """Claim some work, or return None if there is none."""
         ...
 
 
 class Iteration:
-    """One call of the work function: what it is told, and what it does to the world."""
+    """One call of the work function: its input, and its effects on the world."""
 
     def __init__(self, task_id: str, number: int, state: Any, artifacts: Artifacts) -> None:
-        """Prepare the iteration; numbers begin at 1."""
+        """Begin the iteration; numbers begin at 1."""
         self.task_id: Final = task_id
         self.number: Final = number
         self.state: Final = state
@@ -124,7 +96,7 @@ class Iteration:
 
     @property
     def evidence(self) -> tuple[Evidence, ...]:
-        """What has been given so far."""
+        """The evidence so far."""
         return tuple(self._evidence)
 
     def path(self, name: str) -> str:
@@ -132,40 +104,41 @@ class Iteration:
         return f"task-{quote(self.task_id, safe='')}/{self.number:06d}/{name}"
 
     def write(self, name: str, content: bytes) -> FileSha256:
-        """Write an effect, durable when this returns, and give it as evidence. Raises as ``Artifacts.write`` does."""
+        """Write an effect durably, and add it to the evidence. Raises as ``Artifacts.write`` does."""
         written = self._artifacts.write(self.path(name), content)
         self._evidence.append(written)
         return written
 
     def give(self, evidence: Evidence) -> None:
-        """Give other evidence of what the iteration did."""
+        """Add other evidence of the iteration's effects."""
         self._evidence.append(evidence)
 
 
 class Work(Protocol):
-    """What a worker does. Any function of an iteration will do."""
+    """The work function: any function of an iteration."""
 
     def __call__(self, iteration: Iteration, /) -> Any:
         """Do the iteration and return the state for the next: JSON."""
         ...
 
 
-class Ending(enum.StrEnum):
-    """How a worker left its work."""
+class WorkEnding(enum.StrEnum):
+    """How a worker's work ended."""
 
     COMPLETED = "completed"
     FAILED = "failed"
     LOST = "lost"
 
 
-class Outcome(msgspec.Struct, frozen=True):
-    """What ``run_once`` did: the iterations ``resumed_from`` + 1 to ``done``, ``skipped`` checkpoints passed over.
+class WorkOutcome(msgspec.Struct, frozen=True):
+    """The result of ``run_once``: it did the iterations ``resumed_from`` + 1 to ``done``.
 
-    ``error`` is a sentence, empty when the work was completed.
+    ``skipped`` counts the checkpoints that recovery passed over. ``error`` is a sentence, empty if
+    the work was completed.
     """
 
     task_id: str
-    ending: Ending
+    ending: WorkEnding
     resumed_from: int
     done: int
     skipped: int
@@ -181,7 +154,7 @@ class Worker:
 
     def __init__(
         self,
-        claims: Claims,
+        claims: WorkSource,
         checkpoints: CheckpointManager,
         artifacts: Artifacts,
         work: Work,
@@ -191,7 +164,7 @@ class Worker:
     ) -> None:
         """Prepare the worker; nothing is claimed yet."""
         if iterations < 1:
-            message = f"Expected 1 iteration or more but got {iterations!r}; say how many there are to do."
+            message = f"iterations must be 1 or more; got {iterations!r}. Give the number of iterations to do."
             raise InvalidSetting(message)
         self._claims = claims
         self._checkpoints = checkpoints
@@ -200,72 +173,71 @@ class Worker:
         self._iterations = iterations
         self._start = start
 
-    def run_once(self) -> Outcome | None:
-        """Claim some work and do it to its end, from where it was left; return None where there is none to do.
+    def run_once(self) -> WorkOutcome | None:
+        """Claim some work and do the rest of it; return None if there is none.
 
-        An error of the work function, a result of it that is not JSON, and evidence that does not
-        verify end in ``fail``; a claim that was lost ends at once, with nothing further written.
-        Raises UnknownProgress, and any StoreError, after which the work is still claimed, and is
-        there for whoever claims it when that has run out.
+        An error of the work function, a state that is not JSON, and evidence that does not verify
+        end in ``fail``. A lost claim ends the work at once, with nothing further written. Raises
+        UnknownProgress, and any StoreError; then the work stays claimed until the claim expires.
         """
-        sys.audit(BEFORE_CLAIM, "", 0)
+        sys.audit(WorkPoint.WORKER_BEFORE_CLAIM, "", 0)
         claim = self._claims.claim()
         if claim is None:
             return None
-        sys.audit(AFTER_CLAIM, claim.task_id, 0)
+        sys.audit(WorkPoint.WORKER_AFTER_CLAIM, claim.task_id, 0)
         done, state, skipped = self._progress(claim.task_id)
-        sys.audit(AFTER_RESUME, claim.task_id, done)
+        sys.audit(WorkPoint.WORKER_AFTER_RESUME, claim.task_id, done)
         resumed_from = done
         try:
             while done < self._iterations:
                 state, error = self._iterate(claim, done + 1, state)
                 if error:
                     claim.fail(error)
-                    return Outcome(claim.task_id, Ending.FAILED, resumed_from, done, skipped, error)
+                    return WorkOutcome(claim.task_id, WorkEnding.FAILED, resumed_from, done, skipped, error)
                 done += 1
-            sys.audit(BEFORE_COMPLETE, claim.task_id, done)
+            sys.audit(WorkPoint.WORKER_BEFORE_COMPLETE, claim.task_id, done)
             claim.complete()
         except ClaimLost as error:
-            return Outcome(claim.task_id, Ending.LOST, resumed_from, done, skipped, str(error))
-        sys.audit(AFTER_COMPLETE, claim.task_id, done)
-        return Outcome(claim.task_id, Ending.COMPLETED, resumed_from, done, skipped)
+            return WorkOutcome(claim.task_id, WorkEnding.LOST, resumed_from, done, skipped, str(error))
+        sys.audit(WorkPoint.WORKER_AFTER_COMPLETE, claim.task_id, done)
+        return WorkOutcome(claim.task_id, WorkEnding.COMPLETED, resumed_from, done, skipped)
 
     def progress(self, task_id: str) -> int:
-        """Return the number of the last iteration that need not be done again, 0 for none."""
+        """Return the number of the last iteration that is not to be repeated, or 0."""
         return self._progress(task_id)[0]
 
     def _progress(self, task_id: str) -> tuple[int, Any, int]:
-        """Return the last iteration that is done, the state it left, and how many checkpoints were passed over."""
+        """Return the last finished iteration, its state, and how many checkpoints were passed over."""
         found = self._checkpoints.latest_verified(task_id, type=CheckpointType.ITERATION_END)
         if found.checkpoint is None:
             return 0, self._start, found.skipped_count
         return (*_unpacked(found.checkpoint), found.skipped_count)
 
-    def _iterate(self, claim: Claim, number: int, state: Any) -> tuple[Any, str]:
-        """Do one iteration and save it; return the state after it, or what went wrong."""
+    def _iterate(self, claim: HeldWork, number: int, state: Any) -> tuple[Any, str]:
+        """Do one iteration and save it; return the new state, or an error."""
         claim.renew()
-        sys.audit(BEFORE_ITERATION, claim.task_id, number)
+        sys.audit(WorkPoint.WORKER_BEFORE_ITERATION, claim.task_id, number)
         iteration = Iteration(claim.task_id, number, state, self._artifacts)
         try:
             state = self._work(iteration)
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong in the work is the work's failure
+        except Exception as error:  # noqa: BLE001 - any error of the work function is a failure of the work
             return None, f"Iteration {number} raised {type(error).__name__}: {_printable(error)}"
-        sys.audit(AFTER_ITERATION, claim.task_id, number)
+        sys.audit(WorkPoint.WORKER_AFTER_ITERATION, claim.task_id, number)
         try:
             saved = claim.save({"iteration": number, "state": state}, iteration.evidence)
-        except (InvalidSnapshot, InvalidEvidence) as error:  # which the same work would run into again and again
+        except (InvalidSnapshot, InvalidEvidence) as error:  # a retry would fail the same way
             return None, f"Iteration {number} returned what cannot be kept: {_printable(error)}"
         if iteration.evidence and not saved.is_verified:
             return None, f"Iteration {number} gave evidence that does not verify: {saved.verification}"
-        sys.audit(AFTER_CHECKPOINT, claim.task_id, number)
+        sys.audit(WorkPoint.WORKER_AFTER_CHECKPOINT, claim.task_id, number)
         return saved.snapshot["state"], ""
 
 
 class LeaseClaims:
-    """Work items of a lease manager: any number of workers, each with a fence around all that it writes.
+    """Work items of a lease manager, for any number of workers.
 
-    A claim is renewed before each iteration and is the fence of each checkpoint. The task itself is
-    left running: who enqueued the items knows when all of them are done.
+    The lease is renewed before each iteration and fences each checkpoint. The task itself stays
+    running: its items may be done by many workers.
     """
 
     def __init__(
@@ -338,14 +310,14 @@ class LeaseClaim:
 def _losses() -> Iterator[None]:
     try:
         yield
-    except (LeaseExpired, LeaseLost, UnknownWorkItem) as error:
+    except UnknownWorkItem as error:  # deleted under us: lost as well
         raise ClaimLost(str(error)) from error
 
 
 class TaskClaims:
-    """One task for one worker at a time: whoever starts the workers sees to that; there is no lease.
+    """One task for one worker at a time, without a lease: the supervisor starts no second worker.
 
-    A task that is created or running is claimed, a final one is not.
+    A created or running task is claimed; a final one is not.
     """
 
     def __init__(self, tasks: TaskManager, checkpoints: CheckpointManager, task_id: str) -> None:
@@ -355,7 +327,7 @@ class TaskClaims:
         self._task_id = task_id
 
     def claim(self) -> TaskClaim | None:
-        """Set the task running, unless it is; return None when it is final. Raises UnknownTask, or any StoreError."""
+        """Set the task running; return None if it is final. Raises UnknownTask, or any StoreError."""
         status = self._tasks.get(self._task_id).status
         if status is TaskStatus.CREATED:
             self._tasks.set_status(self._task_id, TaskStatus.RUNNING, expected=TaskStatus.CREATED)
@@ -379,10 +351,9 @@ class TaskClaim:
         return self._task_id
 
     def renew(self) -> None:
-        """Raise ClaimLost if the task is no longer running: it was cancelled, say."""
-        status = self._tasks.get(self._task_id).status
-        if status is not TaskStatus.RUNNING:
-            raise _lost(self._task_id, f"it is {status}")
+        """Raise ClaimLost unless the task is still running: it may have been cancelled."""
+        if self._tasks.get(self._task_id).status is not TaskStatus.RUNNING:
+            raise self._lost()
 
     def save(self, snapshot: object, evidence: Sequence[Evidence]) -> Checkpoint:
         """Save a checkpoint of type iteration_end."""
@@ -402,16 +373,15 @@ class TaskClaim:
         try:
             self._tasks.set_status(self._task_id, status, expected=TaskStatus.RUNNING, detail=detail)
         except StatusConflict as error:
-            raise _lost(self._task_id, str(error)) from error
+            raise self._lost() from error
+
+    def _lost(self) -> ClaimLost:
+        return lost(ClaimLost, f"Task {self._task_id!r}", f"one that is {self._tasks.get(self._task_id).status}")
 
 
 def _printable(error: Exception) -> str:
-    """Return the text of an error as a database can hold it: the name of a file in it need not be UTF-8."""
+    """Return the text of an error with escapes for what UTF-8 cannot hold, such as parts of file names."""
     return str(error).encode(errors="backslashreplace").decode()
-
-
-def _lost(task_id: str, why: str) -> ClaimLost:
-    return ClaimLost(f"Expected to hold task {task_id!r} but {why}; stop working on it.")
 
 
 def _unpacked(checkpoint: Checkpoint) -> tuple[int, Any]:
@@ -420,7 +390,7 @@ def _unpacked(checkpoint: Checkpoint) -> tuple[int, Any]:
         case {"iteration": int(number), "state": state} if number >= 1 and len(checkpoint.snapshot) == 2:
             return number, state
     message = (
-        f"Expected checkpoint {checkpoint.sequence_number} of task {checkpoint.task_id!r} to hold an iteration and its "
-        "state but it was not saved by a worker; give checkpoints of your own another type than iteration_end."
+        f"Checkpoint {checkpoint.sequence_number} of task {checkpoint.task_id!r} must hold an iteration and its state; "
+        "got one that was not saved by a worker. Give checkpoints of your own another type than iteration_end."
     )
     raise UnknownProgress(message)

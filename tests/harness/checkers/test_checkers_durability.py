@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 from pytest_chaos.checkers import durability, exactly_once
 from pytest_chaos.model.history import History, TornLine
 from pytest_chaos.model.values import Key, Mark, MarkKind, Verdict

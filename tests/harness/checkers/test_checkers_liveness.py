@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pytest_chaos.checkers import coverage, liveness
 from pytest_chaos.errors import UsageError
 from pytest_chaos.model.history import History

@@ -7,8 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pytest_chaos.evidence.redact import MASK, Redactor, Secrets, redactor, secret_values
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pytest_chaos.explore.simulate.content import PAGE_BYTES, Content, PageStore
 from pytest_chaos.explore.simulate.crash import TEARS_MAX, crash_states, find_crash, tears
 from pytest_chaos.explore.simulate.disk import Disk, RecordingError

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pytest_chaos.errors import UsageError
 from pytest_chaos.explore.simulate.content import PageStore
 from pytest_chaos.explore.simulate.power import (

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from pytest_chaos.errors import UsageError
-from pytest_chaos.model import plan, seed
-from pytest_chaos.model import plan as deliveries
+from pytest_chaos.model import plan, plan as deliveries, seed
 from pytest_chaos.model.plan import FATES, at_delivery, deliver
 from pytest_chaos.model.values import AtDelivery, Fault, Now, Plan, Verdict
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pytest_chaos.evidence.records import Records
 from pytest_chaos.model.campaign import VALUES_MAX, MatrixSummary, judge, summarise, summarise_scenario
 from pytest_chaos.model.values import (

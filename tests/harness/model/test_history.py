@@ -6,8 +6,7 @@ import itertools
 from collections import Counter
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pytest_chaos.model.history import History, MarkParser, TornLine
 from pytest_chaos.model.values import Key, Mark, MarkKind, Operation, Receipt
 

@@ -7,8 +7,7 @@ import re
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pytest_chaos.errors import UsageError
 from pytest_chaos.model.statistics import gate_pass_probability, rate_interval, rate_lower_bound, runs_needed
 

@@ -13,8 +13,7 @@ from pytest_chaos import evidence
 from pytest_chaos.errors import UsageError
 from pytest_chaos.evidence import records
 from pytest_chaos.model.values import Scenario, Verdict
-from pytest_chaos.runtime import processes as tree
-from pytest_chaos.runtime import scratch
+from pytest_chaos.runtime import processes as tree, scratch
 from pytest_chaos.runtime.journal import Journal, RunHeader
 
 if TYPE_CHECKING:

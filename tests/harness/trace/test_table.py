@@ -9,8 +9,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pytest_chaos.trace.calls import decoder  # noqa: F401 - declares the calls
 from pytest_chaos.trace.calls.copies import CLONE, CLONE_RANGE
 from pytest_chaos.trace.calls.metadata import F_SETFL, MAP_SHARED, PROT_WRITE

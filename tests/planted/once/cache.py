@@ -63,5 +63,5 @@ class LosesCounts(LLMOutputCache):
 
     def close(self) -> None:
         """Drop what waits."""
-        self._usage.forget()
+        self._counters.forget()
         super().close()

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from durable_agents import IdempotencyStore
 from durable_agents.errors import InProgress
-from durable_agents.once.claims import ClaimPolicy, Claims
+from durable_agents.once.claims import ClaimPolicy, KeyClaims
 from durable_agents.once.requests import request_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from durable_agents.clock import Clock
-    from durable_agents.once.claims import Guard, Mine
+    from durable_agents.once.claims import Guard, KeyClaim
     from durable_agents.store import Store
 
 
@@ -61,7 +61,7 @@ class NeverRefreshes(IdempotencyStore):
         guard: Guard | None = None,
     ) -> tuple[bytes, bool]:
         """Store only where there was nothing."""
-        row = self._store.result(self._prefix + key)
+        row = self._store.result(self._claims.stored(key))
         if row is not None and row.expires_at <= self._clock.now():
             return produce(), False
         return super().execute_encoded(key, hashed, produce, ttl_s=ttl_s, wait_s=wait_s, guard=guard)
@@ -81,19 +81,19 @@ class KeepsTheDead(IdempotencyStore):
         guard: Guard | None = None,
     ) -> tuple[bytes, bool]:
         """Look at the expiry alone."""
-        row = self._store.key(self._prefix + key)
+        row = self._store.key(self._claims.stored(key))
         if row is not None and row.claim_expires_at is not None and self._clock.now() < row.claim_expires_at:
             message = f"Expected {key!r} to be free but its claim has not expired; ask again later."
             raise InProgress(message)
         return super().execute_encoded(key, hashed, produce, ttl_s=ttl_s, wait_s=wait_s, guard=guard)
 
 
-class _HoldsOn(Claims):
+class _HoldsOn(KeyClaims):
     """Goes on with every claim that did not come to its end."""
 
-    def let_go(self, mine: Mine) -> None:
+    def let_go(self, claim: KeyClaim) -> None:
         """Keep what an end should have been told of."""
-        self.__dict__.setdefault("kept", []).append(mine)
+        self.__dict__.setdefault("kept", []).append(claim)
 
 
 class KeepsTheInterrupted(IdempotencyStore):
@@ -102,21 +102,21 @@ class KeepsTheInterrupted(IdempotencyStore):
     def __init__(self, store: Store, *, clock: Clock, ttl_s: float, wait_s: float, claim_s: float) -> None:
         """Begin as the sound one does, on claims that are never let go."""
         super().__init__(store, clock=clock, ttl_s=ttl_s, wait_s=wait_s, claim_s=claim_s)
-        self._claims = _HoldsOn(store, ClaimPolicy(scope=self._scope, claim_s=claim_s), clock)
+        self._claims = _HoldsOn(store, ClaimPolicy(scope="idempotency", claim_s=claim_s), clock)
 
 
 class CachesFailures(IdempotencyStore):
     """Stores null for an execution that raised."""
 
-    def _produce(self, mine: Mine, produce: Callable[[], bytes]) -> bytes:
+    def _produce(self, claim: KeyClaim, produce: Callable[[], bytes]) -> bytes:
         try:
-            return super()._produce(mine, produce)
+            return super()._produce(claim, produce)
         except Exception:
-            self._claims.begin(mine.key.partition("/")[2], request_hash(None))
+            self._claims.begin(claim.key.partition("/")[2], request_hash(None))
             with self._store.transaction() as transaction:
                 transaction.execute(  # type: ignore[attr-defined]
                     "UPDATE idempotency_keys SET status = 'done', result = CAST('null' AS BLOB), expires_at = ?,"
                     " claim_expires_at = NULL WHERE key = ?",
-                    (self._clock.now() + 10**12, mine.key),
+                    (self._clock.now() + 10**12, claim.key),
                 )
             raise

@@ -22,14 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from durable_agents import Roots, Workspaces, WorkspaceStatus
 from durable_agents.state.status_files import StatusFiles, content_of
-from durable_agents.work.artifacts import (
-    AFTER_CREATE,
-    AFTER_FILE_SYNC,
-    AFTER_FOLDER_SYNC,
-    AFTER_RENAME,
-    AFTER_WRITE,
-    BEFORE_CREATE,
-)
+from durable_agents.work.crash_points import WorkPoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,13 +90,17 @@ class _InPlace(StatusFiles):
         content = content_of(status, self.read(name))
         file = self.folder / name / "status.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        sys.audit(BEFORE_CREATE, name)
+        sys.audit(WorkPoint.ARTIFACT_BEFORE_CREATE, name)
         with file.open("wb", buffering=0) as opened:
-            sys.audit(AFTER_CREATE, name)
+            sys.audit(WorkPoint.ARTIFACT_AFTER_CREATE, name)
             opened.write(content[: len(content) // 2])
-            sys.audit(AFTER_WRITE, name)
+            sys.audit(WorkPoint.ARTIFACT_AFTER_WRITE, name)
             opened.write(content[len(content) // 2 :])
-            for point in (AFTER_FILE_SYNC, AFTER_RENAME, AFTER_FOLDER_SYNC):
+            for point in (
+                WorkPoint.ARTIFACT_AFTER_FILE_SYNC,
+                WorkPoint.ARTIFACT_AFTER_RENAME,
+                WorkPoint.ARTIFACT_AFTER_FOLDER_SYNC,
+            ):
                 sys.audit(point, name)
 
 

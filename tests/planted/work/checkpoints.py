@@ -20,18 +20,8 @@ from durable_agents.store import BUSY_TIMEOUT_S, ConnectionFactory, SqliteStore
 from durable_agents.store.sqlite.connections import factory_for
 from durable_agents.store.sqlite.schema import CHECKPOINTS, MIGRATIONS, prepare
 from durable_agents.store.sqlite.store import SqliteTransaction
-from durable_agents.work.checkpoints import (
-    AFTER_BEGIN,
-    AFTER_CHECKPOINT_INSERT,
-    AFTER_COMMIT,
-    AFTER_NUMBER,
-    BEFORE_BEGIN,
-    BEFORE_COMMIT,
-    NO_NUMBER,
-    Checkpoint,
-    CheckpointManager,
-    Draft,
-)
+from durable_agents.work.checkpoints import NO_NUMBER, Checkpoint, CheckpointManager, Draft
+from durable_agents.work.crash_points import WorkPoint
 
 if TYPE_CHECKING:
     import os
@@ -67,16 +57,16 @@ class NumberOutsideTransaction(PlantedManager):
         return SqliteStore(factory)
 
     def _write(self, draft: Draft) -> Checkpoint:
-        sys.audit(BEFORE_BEGIN, draft.task_id, NO_NUMBER)
+        sys.audit(WorkPoint.CHECKPOINT_BEFORE_BEGIN, draft.task_id, NO_NUMBER)
         with self.store.transaction() as transaction:
-            sys.audit(AFTER_BEGIN, draft.task_id, NO_NUMBER)
+            sys.audit(WorkPoint.CHECKPOINT_AFTER_BEGIN, draft.task_id, NO_NUMBER)
             number = transaction.next_checkpoint_number(draft.task_id)
-        sys.audit(AFTER_NUMBER, draft.task_id, number)
+        sys.audit(WorkPoint.CHECKPOINT_AFTER_NUMBER, draft.task_id, number)
         with self.store.transaction() as transaction:
             transaction.insert_checkpoint(draft.stored(number))
-            sys.audit(AFTER_CHECKPOINT_INSERT, draft.task_id, number)
-            sys.audit(BEFORE_COMMIT, draft.task_id, number)
-        sys.audit(AFTER_COMMIT, draft.task_id, number)
+            sys.audit(WorkPoint.CHECKPOINT_AFTER_INSERT, draft.task_id, number)
+            sys.audit(WorkPoint.CHECKPOINT_BEFORE_COMMIT, draft.task_id, number)
+        sys.audit(WorkPoint.CHECKPOINT_AFTER_COMMIT, draft.task_id, number)
         return draft.numbered(number)
 
 
@@ -84,9 +74,9 @@ class TwoTransactions(PlantedManager):
     """Commits a row with an empty snapshot, and then the snapshot with its hash."""
 
     def _write(self, draft: Draft) -> Checkpoint:
-        sys.audit(BEFORE_BEGIN, draft.task_id, NO_NUMBER)
+        sys.audit(WorkPoint.CHECKPOINT_BEFORE_BEGIN, draft.task_id, NO_NUMBER)
         with self.store.transaction() as transaction:
-            sys.audit(AFTER_BEGIN, draft.task_id, NO_NUMBER)
+            sys.audit(WorkPoint.CHECKPOINT_AFTER_BEGIN, draft.task_id, NO_NUMBER)
             empty = msgspec.structs.replace(draft, content=b"", content_hash="0" * 64)
             number = self.append(transaction, empty).sequence_number
         with self.store.transaction() as transaction:
@@ -95,8 +85,8 @@ class TwoTransactions(PlantedManager):
                 "UPDATE checkpoints SET snapshot = ?, content_hash = ? WHERE task_id = ? AND sequence_number = ?",
                 (draft.content.decode(), draft.content_hash, draft.task_id, number),
             )
-            sys.audit(BEFORE_COMMIT, draft.task_id, number)
-        sys.audit(AFTER_COMMIT, draft.task_id, number)
+            sys.audit(WorkPoint.CHECKPOINT_BEFORE_COMMIT, draft.task_id, number)
+        sys.audit(WorkPoint.CHECKPOINT_AFTER_COMMIT, draft.task_id, number)
         return draft.numbered(number)
 
 

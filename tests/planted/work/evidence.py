@@ -31,8 +31,8 @@ from durable_agents import (
     Verdict,
     Verification,
 )
-from durable_agents.work.artifacts import ARTIFACT_CRASH_POINTS
-from durable_agents.work.checkpoints import AFTER_BEGIN, AFTER_COMMIT, BEFORE_BEGIN, BEFORE_COMMIT, NO_NUMBER, Skipped
+from durable_agents.work.checkpoints import NO_NUMBER, Skipped
+from durable_agents.work.crash_points import WorkPoint
 from durable_agents.work.evidence import Verifier
 from durable_agents.work.worker import Worker
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from durable_agents.store.rows import StoredEvidence
     from durable_agents.work.checkpoints import Draft
 
-BEFORE_CREATE, AFTER_CREATE, AFTER_WRITE, AFTER_FILE_SYNC, AFTER_RENAME, AFTER_FOLDER_SYNC = ARTIFACT_CRASH_POINTS
 _SIGNALS = range(129, 160)
 
 
@@ -148,15 +147,15 @@ class VerdictLater(CheckpointManager):
     """Commits a checkpoint, and then the verdict on its evidence."""
 
     def _write(self, draft: Draft) -> Checkpoint:
-        sys.audit(BEFORE_BEGIN, draft.task_id, NO_NUMBER)
+        sys.audit(WorkPoint.CHECKPOINT_BEFORE_BEGIN, draft.task_id, NO_NUMBER)
         with self.store.transaction() as transaction:
-            sys.audit(AFTER_BEGIN, draft.task_id, NO_NUMBER)
+            sys.audit(WorkPoint.CHECKPOINT_AFTER_BEGIN, draft.task_id, NO_NUMBER)
             number = self.append(transaction, msgspec.structs.replace(draft, verification=None)).sequence_number
-        sys.audit(BEFORE_COMMIT, draft.task_id, number)
+        sys.audit(WorkPoint.CHECKPOINT_BEFORE_COMMIT, draft.task_id, number)
         if evidence := draft.evidence(number):
             with self.store.transaction() as transaction:
                 transaction.insert_evidence(evidence)
-        sys.audit(AFTER_COMMIT, draft.task_id, number)
+        sys.audit(WorkPoint.CHECKPOINT_AFTER_COMMIT, draft.task_id, number)
         return draft.numbered(number)
 
 
@@ -167,13 +166,17 @@ class InPlaceArtifacts(Artifacts):
         """Write a file that is neither whole nor durable at any certain time."""
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        sys.audit(BEFORE_CREATE, path)
+        sys.audit(WorkPoint.ARTIFACT_BEFORE_CREATE, path)
         with target.open("wb", buffering=0) as file:
-            sys.audit(AFTER_CREATE, path)
+            sys.audit(WorkPoint.ARTIFACT_AFTER_CREATE, path)
             file.write(content[: len(content) // 2])
             file.write(content[len(content) // 2 :])
-            sys.audit(AFTER_WRITE, path)
-        for point in (AFTER_FILE_SYNC, AFTER_RENAME, AFTER_FOLDER_SYNC):
+            sys.audit(WorkPoint.ARTIFACT_AFTER_WRITE, path)
+        for point in (
+            WorkPoint.ARTIFACT_AFTER_FILE_SYNC,
+            WorkPoint.ARTIFACT_AFTER_RENAME,
+            WorkPoint.ARTIFACT_AFTER_FOLDER_SYNC,
+        ):
             sys.audit(point, path)
         return FileSha256(path, hashlib.sha256(content).hexdigest())
 
@@ -185,15 +188,15 @@ class UnsyncedArtifacts(Artifacts):
         """Write a file that is whole for everyone but the device."""
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        sys.audit(BEFORE_CREATE, path)
+        sys.audit(WorkPoint.ARTIFACT_BEFORE_CREATE, path)
         temporary = target.with_name(f".unfinished-{os.getpid()}")
         with temporary.open("wb") as file:
-            sys.audit(AFTER_CREATE, path)
+            sys.audit(WorkPoint.ARTIFACT_AFTER_CREATE, path)
             file.write(content)
-        for point in (AFTER_WRITE, AFTER_FILE_SYNC):
+        for point in (WorkPoint.ARTIFACT_AFTER_WRITE, WorkPoint.ARTIFACT_AFTER_FILE_SYNC):
             sys.audit(point, path)
         temporary.replace(target)
-        for point in (AFTER_RENAME, AFTER_FOLDER_SYNC):
+        for point in (WorkPoint.ARTIFACT_AFTER_RENAME, WorkPoint.ARTIFACT_AFTER_FOLDER_SYNC):
             sys.audit(point, path)
         return FileSha256(path, hashlib.sha256(content).hexdigest())
 

@@ -97,7 +97,7 @@ def test_a_stale_claim_is_refused_everywhere(queue: JobQueue) -> None:
     owner = queue.claim()
     assert owner is not None
     before = queue.get(stale.job_id)
-    said = f"hold job {stale.job_id} with claim 1 but it is running, with claim 2"
+    said = f"Job {stale.job_id} with claim 1 must be held; got running, with claim 2"
     with pytest.raises(JobLost, match=said):
         queue.started(claim_of(stale), 1)
     with pytest.raises(JobLost, match=said):

@@ -38,10 +38,9 @@ from durable_agents import (
 )
 from durable_agents.errors import JobLost
 from durable_agents.jobs import queue as outcomes
-from durable_agents.processes import Liveness, Process, ProcessTable
+from durable_agents.processes import Liveness, ProcessLine, ProcessTable
 from durable_agents.store import init_factory
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, settings, strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -51,9 +50,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.planted.jobs import jobs as planted_jobs
-from tests.planted.jobs import reaper as planted_reapers
-from tests.planted.jobs import stages as planted_stages
+from tests.planted.jobs import jobs as planted_jobs, reaper as planted_reapers, stages as planted_stages
 from tests.recovery.crashes import CrashError, Crashes, rarely
 from tests.recovery.work.test_core_machine import Switching
 
@@ -115,7 +112,7 @@ class World:
 
     def table(self) -> ProcessTable:
         """Return what a reaper would read."""
-        return ProcessTable(Process(pid, start, state, pid) for pid, (start, state) in self.processes.items())
+        return ProcessTable(ProcessLine(pid, start, state, pid) for pid, (start, state) in self.processes.items())
 
 
 class WorldReaper(JobReaper):

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 import pytest
 from durable_agents import RAISE, RUN_AGAIN, Happened, IdempotencyStore, ManualClock, Probe, ToolLedger, ToolRun
 from durable_agents.errors import InDoubt, InProgress, RequestConflict
-from durable_agents.once.claims import CLAIM_CRASH_POINTS, END_CRASH_POINTS
+from durable_agents.once.crash_points import CLAIM_CRASH_POINTS, END_CRASH_POINTS, TOOL_CRASH_POINTS
 from durable_agents.once.requests import decoded_result
-from durable_agents.once.tool_ledger import TOOL_CRASH_POINTS, Outcomes
+from durable_agents.once.tool_ledger import Outcomes
 from durable_agents.service import PeriodicService
 from durable_agents.store.rows import KeyStatus
 from hypothesis import strategies as st
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from durable_agents import SqliteStore
-    from durable_agents.once.claims import Claims
+    from durable_agents.once.claims import KeyClaims
     from durable_agents.once.tool_ledger import DoubtPolicy
 
 Result = TypeVar("Result")
@@ -273,6 +273,6 @@ class KeyMachine(RuleBasedStateMachine):
                 assert called.status not in ENDED
 
 
-def _never_renewed(claims: Claims) -> None:
+def _never_renewed(claims: KeyClaims) -> None:
     """Put a loop in the place of the renewals that was not started: time moves by the machine alone."""
     claims._renewals = PeriodicService(claims.renew, interval_s=3600)

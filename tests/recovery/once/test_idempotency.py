@@ -30,7 +30,7 @@ from durable_agents.errors import (
     RecursiveExecution,
     RequestConflict,
 )
-from durable_agents.once.claims import ClaimPolicy, Claims, Mine
+from durable_agents.once.claims import ClaimPolicy, KeyClaim, KeyClaims
 from durable_agents.once.idempotency import Execution, IdempotencyStore
 from durable_agents.store.rows import KeyStatus
 
@@ -150,9 +150,9 @@ def test_another_request_under_one_key_is_a_conflict(keys: IdempotencyStore) -> 
         return 1
 
     keys.execute("k", produce, request={"a": 1})
-    with pytest.raises(RequestConflict, match="use one key for one request"):
+    with pytest.raises(RequestConflict, match="Use one key for one request"):
         keys.execute("k", never, request={"a": 2})
-    with pytest.raises(RequestConflict, match="use one key for one request"):
+    with pytest.raises(RequestConflict, match="Use one key for one request"):
         keys.find("k")
     assert keys.execute("k", never, request={"a": 1}).result == 1
 
@@ -263,7 +263,7 @@ def test_a_caller_is_told_that_another_executes(store: SqliteStore) -> None:
     with IdempotencyStore(store) as keys, IdempotencyStore(store, wait_s=0) as other:
 
         def produce() -> int:
-            with pytest.raises(InProgress, match=f"process {os.getpid()} is still at it"):
+            with pytest.raises(InProgress, match=f"got process {os.getpid()} still at it"):
                 ThreadPoolExecutor(1).submit(other.execute, "k", never).result(30)
             assert other.find("k") is None
             return 1
@@ -370,11 +370,11 @@ def test_a_late_result_without_another_is_lost(store: SqliteStore) -> None:
 def test_tokens_rise_even_when_the_row_was_deleted(store: SqliteStore) -> None:
     """An old token is never granted again, whatever the clock does."""
     clock = ManualClock()
-    claims = Claims(store, ClaimPolicy(scope="s"), clock)
+    claims = KeyClaims(store, ClaimPolicy(scope="s"), clock)
     tokens = []
     for step in ("let_go", "let_go", "abandon", "let_go"):
         mine = claims.begin("k", "0" * 64)
-        assert isinstance(mine, Mine)
+        assert isinstance(mine, KeyClaim)
         tokens.append(mine.token)
         getattr(claims, step)(mine)
         clock.jump(clock.now() + (60_000_000 if step == "abandon" else -5_000_000))
@@ -384,9 +384,9 @@ def test_tokens_rise_even_when_the_row_was_deleted(store: SqliteStore) -> None:
 
 def test_a_claim_that_is_not_trusted_any_more_says_so(store: SqliteStore, clock: ManualClock) -> None:
     """By the owner's own clock, before it has the effect it was granted for."""
-    claims = Claims(store, ClaimPolicy(scope="s", claim_s=10), clock)
+    claims = KeyClaims(store, ClaimPolicy(scope="s", claim_s=10), clock)
     mine = claims.begin("k", "0" * 64)
-    assert isinstance(mine, Mine)
+    assert isinstance(mine, KeyClaim)
     claims.check(mine)
     clock.advance(9.5)
     with pytest.raises(ExecutionLost):

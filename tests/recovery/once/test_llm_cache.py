@@ -329,7 +329,7 @@ def test_bad_requests_and_settings_are_refused(store: SqliteStore, cache: LLMOut
     with pytest.raises(InvalidKey):
         cache.put("k" * 10**6, 1)
     for bytes_max in (-1, float("nan"), 1.5, True, "1", 2**63):
-        with pytest.raises(InvalidSetting, match=r"Expected bytes_max .* or None for no bound"):
+        with pytest.raises(InvalidSetting, match=r"bytes_max must be .* or None for no bound"):
             LLMOutputCache(store, bytes_max=bytes_max)  # type: ignore[arg-type]
     for duration_s in (float("nan"), float("inf"), 1e300, -1):
         with pytest.raises(InvalidSetting, match="duration_s"):

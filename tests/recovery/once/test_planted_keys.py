@@ -18,12 +18,11 @@ from durable_agents import (
     open_store,
 )
 from durable_agents.errors import InDoubt, InProgress
-from durable_agents.once.claims import AFTER_CLAIM, ClaimPolicy, Claims
+from durable_agents.once.claims import ClaimPolicy, KeyClaims
+from durable_agents.once.crash_points import OncePoint
 from durable_agents.once.requests import request_hash
 
-from tests.planted.once import cache as caches
-from tests.planted.once import idempotency
-from tests.planted.once import ledger as ledgers
+from tests.planted.once import cache as caches, idempotency, ledger as ledgers
 from tests.recovery.crashes import CrashError, Crashes
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def test_an_expired_key(store: SqliteStore, kind: type[IdempotencyStore]) -> Non
 @pytest.mark.parametrize("kind", [IdempotencyStore, idempotency.KeepsTheDead])
 def test_a_claim_of_the_dead(store: SqliteStore, kind: type[IdempotencyStore]) -> None:
     """An owner that has gone holds its key until the expiry with the variant only."""
-    gone = Claims(store, ClaimPolicy(scope="idempotency"))
+    gone = KeyClaims(store, ClaimPolicy(scope="idempotency"))
     gone.begin("k", request_hash(None))
     gone.close()
     with kind(store, wait_s=0) as keys:
@@ -101,7 +100,7 @@ def test_an_execution_that_raised(store: SqliteStore, kind: type[IdempotencyStor
 def test_a_claim_that_an_interrupt_came_after(store: SqliteStore, kind: type[IdempotencyStore]) -> None:
     """The process that was interrupted keeps itself from its key with the variant, and executes with the sound one."""
     with kind(store, clock=SystemClock(), ttl_s=60, wait_s=0, claim_s=30) as keys:
-        with pytest.raises(KeyboardInterrupt), _interrupted_at(AFTER_CLAIM):
+        with pytest.raises(KeyboardInterrupt), _interrupted_at(OncePoint.AFTER_CLAIM):
             keys.execute("k", lambda: 1)
         if kind is IdempotencyStore:
             assert keys.execute("k", lambda: 1).result == 1

@@ -21,16 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from durable_agents import (
-    JobClaim,
-    JobCrashPoint,
-    JobQueue,
-    ManualClock,
-    Pipeline,
-    SqliteStore,
-    Stage,
-    StageEngine,
-)
+from durable_agents import JobClaim, JobCrashPoint, JobQueue, ManualClock, Pipeline, SqliteStore, Stage, StageEngine
 from durable_agents.errors import TrackerUnavailable
 from durable_agents.jobs import queue as outcomes
 from durable_agents.pipeline.handlers import HANDLER_CRASH_POINTS, Handlers, branch_of
@@ -39,8 +30,7 @@ from durable_agents.pipeline.tracker import Issue
 from durable_agents.store import init_factory
 from durable_agents.store.rows import StoredDelivery
 from durable_agents.webhooks.inbox import INBOX_CRASH_POINTS, Inbox
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, settings, strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -51,8 +41,7 @@ from hypothesis.stateful import (
 )
 
 from tests.planted.jobs import stages as planted_stages
-from tests.planted.webhooks import reconciler as planted_reconcilers
-from tests.planted.webhooks import webhooks as planted_webhooks
+from tests.planted.webhooks import reconciler as planted_reconcilers, webhooks as planted_webhooks
 from tests.recovery.crashes import CrashError, Crashes, rarely
 
 if TYPE_CHECKING:

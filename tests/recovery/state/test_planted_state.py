@@ -11,9 +11,11 @@ from durable_agents import Buffers, Roots, StateStore, SyncQueue, Workspaces
 from durable_agents.errors import PushFailed
 from durable_agents.processes import start_of
 
-from tests.planted.state import buffers as planted_buffers
-from tests.planted.state import sync_queue as planted_queues
-from tests.planted.state import workspaces as planted_workspaces
+from tests.planted.state import (
+    buffers as planted_buffers,
+    sync_queue as planted_queues,
+    workspaces as planted_workspaces,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,7 @@ import pytest
 from durable_agents.errors import InvalidDelivery
 from durable_agents.webhooks import events
 from durable_agents.webhooks.events import CiState, CiStatus, Pushed, StartRequested, VerdictGiven
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 
 def issue(state: str, key: str = "ORCH-1", repo: str = "shop") -> str:

@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 import pytest
 from durable_agents.errors import InvalidSetting, InvalidSignature, StaleDelivery
 from durable_agents.webhooks.signatures import BodyHmac, StandardWebhooks, gitea, github
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from standardwebhooks import Webhook
 
 KEY = b"0123456789abcdef0123456789abcdef"

@@ -184,9 +184,9 @@ def test_a_file_that_is_discarded_before_it_is_locked_is_made_anew(
 @pytest.mark.parametrize("path", _OUTSIDE)
 def test_a_path_that_leads_out_is_refused(artifacts: Artifacts, path: str) -> None:
     """Writing raises, evidence cannot be made, and a look says that it is outside; nothing is written."""
-    with pytest.raises(InvalidArtifact, match="Expected a path below the folder"):
+    with pytest.raises(InvalidArtifact, match="must be a path below its folder"):
         artifacts.write(path, b"1")
-    with pytest.raises(InvalidEvidence, match="Expected the path of an artifact to be relative"):
+    with pytest.raises(InvalidEvidence, match="path of an artifact must be relative"):
         FileSha256(path, "0" * 64)
     assert artifacts.look(path).reason is Reason.OUTSIDE
     assert _files(artifacts.folder.parent) == {}
@@ -314,16 +314,16 @@ def test_a_file_above_the_bound_is_not_hashed(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """The folder is the caller's to make, and a bound is not negative."""
-    with pytest.raises(InvalidSetting, match="Expected the folder of the artifacts"):
+    with pytest.raises(InvalidSetting, match="folder of the artifacts must exist"):
         Artifacts(tmp_path / "none")
-    with pytest.raises(InvalidSetting, match="Expected bytes_max of 0 or more"):
+    with pytest.raises(InvalidSetting, match="bytes_max must be 0 or more"):
         Artifacts(tmp_path, bytes_max=-1)
 
 
 @pytest.mark.parametrize("content", ["text", None, bytearray(b"1")])
 def test_only_bytes_are_written(artifacts: Artifacts, content: object) -> None:
     """Text is not encoded by guess, and what another thread could change is not taken."""
-    with pytest.raises(InvalidArtifact, match="and bytes but got"):
+    with pytest.raises(InvalidArtifact, match="and bytes; got"):
         artifacts.write("a", content)  # type: ignore[arg-type]  # the wrong type is the point
     assert _files(artifacts.folder) == {}
 
@@ -333,7 +333,7 @@ def test_a_folder_in_the_way_is_an_error_and_stays(artifacts: Artifacts) -> None
     (artifacts.folder / "a").mkdir()
     artifacts.write("b", b"1")
     for path in ("a", "b/c"):
-        with pytest.raises(ArtifactNotWritten, match="the file system says"):
+        with pytest.raises(ArtifactNotWritten, match="from the file system"):
             artifacts.write(path, b"1")
     assert _files(artifacts.folder) == {"b": b"1"}
 

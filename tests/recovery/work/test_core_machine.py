@@ -30,18 +30,16 @@ from durable_agents import (
 )
 from durable_agents.errors import AlreadyFinished, InvalidDuration, LeaseExpired, LeaseLost, RecoveryError
 from durable_agents.store import init_factory
-from durable_agents.work.checkpoints import CRASH_POINTS
-from durable_agents.work.leases import ACQUIRE_CRASH_POINTS, END_CRASH_POINTS, RENEW_CRASH_POINTS
-from durable_agents.work.sweep import AFTER_BATCH, SWEEP_CRASH_POINTS
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
+from durable_agents.work.crash_points import (
+    ACQUIRE_CRASH_POINTS,
+    CHECKPOINT_CRASH_POINTS,
+    END_CRASH_POINTS,
+    RENEW_CRASH_POINTS,
+    SWEEP_CRASH_POINTS,
+    WorkPoint,
 )
+from hypothesis import HealthCheck, Phase, settings, strategies as st
+from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from tests.planted.once import idempotency, ledger
 from tests.planted.work.leases import (
@@ -69,7 +67,13 @@ Result = TypeVar("Result")
 TASKS = ("t", "u")
 ITEMS_MAX = 12
 _MEMORY = Path("/dev/shm")  # crashes of a process lose no page cache, so nothing is to be learnt from a disk
-AFTER_COMMIT = {ACQUIRE_CRASH_POINTS[-1], RENEW_CRASH_POINTS[-1], END_CRASH_POINTS[-1], AFTER_BATCH, *CRASH_POINTS[-2:]}
+AFTER_COMMIT = {
+    ACQUIRE_CRASH_POINTS[-1],
+    RENEW_CRASH_POINTS[-1],
+    END_CRASH_POINTS[-1],
+    WorkPoint.SWEEP_AFTER_BATCH,
+    *CHECKPOINT_CRASH_POINTS[-2:],
+}
 
 
 class Switching(SqliteStore):
@@ -260,7 +264,7 @@ class CoreMachine(HolderMachine):
                 item.end(WorkStatus.COMPLETED if how == "complete" else WorkStatus.PENDING)
 
     @precondition(lambda self: any(self.believed.values()))
-    @rule(which=st.integers(0, 9), crash=rarely(CRASH_POINTS))
+    @rule(which=st.integers(0, 9), crash=rarely(CHECKPOINT_CRASH_POINTS))
     def save(self, which: int, crash: str | None) -> None:
         """Save a checkpoint under a lease, or be told why not."""
         worker, lease = self.lease_of(which)
@@ -283,7 +287,7 @@ class CoreMachine(HolderMachine):
         )
         if found is not None:
             self.agree(found, self.sweep_model(now))
-        elif crash == AFTER_BATCH:
+        elif crash == WorkPoint.SWEEP_AFTER_BATCH:
             self.sweep_model(now, batches=1, batch=batch)
 
     @rule(batch=st.integers(1, 3), skew_s=st.sampled_from([0, 5]), act=st.sampled_from(["sweep", "renew", "complete"]))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from durable_agents import (
-    CRASH_POINTS,
+    CHECKPOINT_CRASH_POINTS,
     ArtifactExists,
     Artifacts,
     CheckpointManager,
@@ -34,8 +34,7 @@ from durable_agents import (
 from durable_agents.errors import InvalidEvidence, InvalidSetting, QueryRefused, SnapshotTooLarge, UnknownTask
 from durable_agents.store.rows import StoredEvidence
 from durable_agents.work.evidence import Verifier, decoded_verdicts, encoded_verdicts, exit_status
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -263,7 +262,7 @@ _WRONG: Final[list[Callable[[], object]]] = [
 @pytest.mark.parametrize("number", range(len(_WRONG)))
 def test_what_cannot_be_meant_is_refused_when_it_is_made(number: int) -> None:
     """Every wrong value is an error at once, with a sentence that says what was expected."""
-    with pytest.raises(InvalidEvidence, match="Expected"):
+    with pytest.raises(InvalidEvidence, match=" must "):
         _WRONG[number]()
 
 
@@ -272,10 +271,10 @@ def test_what_cannot_be_examined_here_is_refused_when_it_is_saved(tmp_path: Path
     with CheckpointManager(db_path=tmp_path / "store.db") as manager:
         TaskManager(manager.store).create("t")
         wrong: list[tuple[Any, str]] = [
-            ([_ITEM], "Expected a folder"),
-            ([OwnEvidence("unheard of")], "Expected a verifier named"),
-            (["a"], "Expected evidence but got 'a'"),
-            ([CommandExit(("true",))] * 1001, "Expected at most 1000"),
+            ([_ITEM], "must have a folder"),
+            ([OwnEvidence("unheard of")], "must be that of a verifier"),
+            (["a"], "must hold Evidence; got 'a'"),
+            ([CommandExit(("true",))] * 1001, "must have at most 1000"),
         ]
         for evidence, text in wrong:
             with pytest.raises(InvalidEvidence, match=text):
@@ -288,7 +287,7 @@ def test_what_cannot_be_examined_here_is_refused_when_it_is_saved(tmp_path: Path
 def test_an_argument_that_json_changes_is_refused(manager: CheckpointManager) -> None:
     """What is examined at recovery is what was examined when it was saved."""
     for argument in ((1, 2), {1: 2}, float("nan"), object()):
-        with pytest.raises(InvalidEvidence, match="Expected evidence that JSON"):
+        with pytest.raises(InvalidEvidence, match=r"Evidence must .*JSON"):
             manager.save("t", None, evidence=[OwnEvidence("truthy", argument)])
     assert manager.list("t") == []
 
@@ -318,7 +317,7 @@ def _unknown(kind: str, path: str) -> bytes:
 )
 def test_stored_evidence_that_is_not_understood_does_not_verify(manager: CheckpointManager, content: bytes) -> None:
     """A damaged row, or one of a newer version, is a verdict and no crash."""
-    with pytest.raises(InvalidEvidence, match="Expected"):
+    with pytest.raises(InvalidEvidence, match=" must "):
         decoded_verdicts(content)
     found = Verifier(manager.store).examine_again(StoredEvidence("t", 1, required=1, verified=True, verdicts=content))
     assert not found.is_verified
@@ -366,7 +365,7 @@ def test_a_partial_policy_is_kept_for_recovery(manager: CheckpointManager, artif
 
 def test_a_snapshot_of_a_hundred_megabytes_is_refused(manager: CheckpointManager) -> None:
     """The default bound is 64 MiB; the error says what to do, and there is no checkpoint."""
-    with pytest.raises(SnapshotTooLarge, match="keep large content in files and refer to them"):
+    with pytest.raises(SnapshotTooLarge, match="Keep large content in files and refer to them"):
         manager.save("t", "x" * 100_000_000)
     assert manager.list("t") == []
 
@@ -397,10 +396,12 @@ def killed_while_saving(manager: type[CheckpointManager], folder: Path, point: s
         return [(row.sequence_number, row.verified) for row in reversed(sound.store.evidence("t"))]
 
 
-@pytest.mark.parametrize("point", CRASH_POINTS)
+@pytest.mark.parametrize("point", CHECKPOINT_CRASH_POINTS)
 def test_a_checkpoint_and_its_verdict_are_there_together(tmp_path: Path, point: str) -> None:
     """A kill at any point of a save leaves a checkpoint with its verdict, or neither (D11)."""
-    is_committed = CRASH_POINTS.index(point) >= CRASH_POINTS.index("recovery.checkpoint.after_commit")
+    is_committed = CHECKPOINT_CRASH_POINTS.index(point) >= CHECKPOINT_CRASH_POINTS.index(
+        "recovery.checkpoint.after_commit"
+    )
     expected = [(1, True), (2, True)][: 1 + is_committed]
     assert killed_while_saving(CheckpointManager, tmp_path, point) == expected
 
@@ -408,5 +409,5 @@ def test_a_checkpoint_and_its_verdict_are_there_together(tmp_path: Path, point: 
 def test_retention_needs_something_to_keep(manager: CheckpointManager) -> None:
     """Less than one, and what is no number, is refused."""
     for keep in (0, -1, True, 1.5):
-        with pytest.raises(InvalidSetting, match="Expected to keep 1 checkpoint or more"):
+        with pytest.raises(InvalidSetting, match="keep must be 1 or more"):
             manager.prune("t", keep=keep)  # type: ignore[arg-type]  # a float is one of the wrong values

@@ -29,7 +29,7 @@ from durable_agents.errors import (
     UnknownTask,
     UnknownWorkItem,
 )
-from durable_agents.work.leases import ACQUIRE_CRASH_POINTS, END_CRASH_POINTS
+from durable_agents.work.crash_points import ACQUIRE_CRASH_POINTS, END_CRASH_POINTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -264,7 +264,7 @@ def test_what_does_not_exist_is_named(leases: LeaseManager) -> None:
         with pytest.raises(UnknownWorkItem):
             leases.get(nobody)  # type: ignore[arg-type]  # the wrong type is the point
     TaskManager(leases.store).create("7")
-    with pytest.raises(InvalidTask, match="convert it"):
+    with pytest.raises(InvalidTask, match="Convert it"):
         leases.enqueue(7, "work")  # type: ignore[arg-type]  # likewise
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from durable_agents import CRASH_POINTS, CheckpointManager, SqliteStore, TaskManager
+from durable_agents import CHECKPOINT_CRASH_POINTS, CheckpointManager, SqliteStore, TaskManager
 
 from tests.planted.work.checkpoints import AckBeforeCommit, NumberOutsideTransaction, SynchronousOff, TwoTransactions
 
@@ -48,11 +48,13 @@ _FIRST: Final = (1, '{"step":1}')
 _SECOND: Final = (2, '{"step":2}')
 
 
-@pytest.mark.parametrize("point", CRASH_POINTS)
+@pytest.mark.parametrize("point", CHECKPOINT_CRASH_POINTS)
 @pytest.mark.parametrize("manager", [CheckpointManager, SynchronousOff, NumberOutsideTransaction])
 def test_a_kill_leaves_a_save_whole_or_not_at_all(manager: type[CheckpointManager], tmp_path: Path, point: str) -> None:
     """Up to the commit there is nothing of the second save, after it everything; the sound manager among them."""
-    is_committed = CRASH_POINTS.index(point) >= CRASH_POINTS.index("recovery.checkpoint.after_commit")
+    is_committed = CHECKPOINT_CRASH_POINTS.index(point) >= CHECKPOINT_CRASH_POINTS.index(
+        "recovery.checkpoint.after_commit"
+    )
     assert _killed_at(manager, tmp_path / "store.db", point) == [_FIRST, _SECOND][: 1 + is_committed]
 
 
@@ -111,6 +113,6 @@ def test_without_a_fault_no_defect_shows(kind: type[CheckpointManager], tmp_path
         saved = [manager.save("t", number) for number in range(3)]
         assert manager.latest("t") == saved[-1]
     is_listening = False
-    assert passed == list(CRASH_POINTS) * 3
+    assert passed == list(CHECKPOINT_CRASH_POINTS) * 3
     with kind(db_path=path) as manager:
         assert manager.list("t") == saved

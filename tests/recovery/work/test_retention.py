@@ -19,8 +19,7 @@ from durable_agents import (
 )
 from durable_agents.errors import UnknownTask
 from durable_agents.work.checkpoints import PRUNE_BATCH, SKIPPED_MAX
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

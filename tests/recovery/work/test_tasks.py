@@ -64,7 +64,7 @@ def test_an_id_and_a_key_of_different_tasks_are_a_conflict(
 ) -> None:
     """What is taken under other terms is refused, and both tasks stay as they are."""
     before = [tasks.create("t", tracker_key="ORCH-1"), tasks.create("u", tracker_key="ORCH-2")]
-    with pytest.raises(TaskConflict, match="use that one, or another id and key"):
+    with pytest.raises(TaskConflict, match="Use that one, or another id and key"):
         tasks.create(task_id, tracker_key=tracker_key)
     assert tasks.list() == before
 
@@ -87,9 +87,9 @@ def test_many_creators_of_one_tracker_key_make_one_task(tasks: TaskManager) -> N
 @pytest.mark.parametrize("text", ["", "a\0b", "\ud800", 7])
 def test_ids_and_keys_that_cannot_be_stored_are_refused(tasks: TaskManager, text: Any) -> None:
     """Empty text, NUL, lone surrogates and numbers are refused for an id and for a key."""
-    with pytest.raises(InvalidTask, match="Expected task_id"):
+    with pytest.raises(InvalidTask, match="task_id must be"):
         tasks.create(text)
-    with pytest.raises(InvalidTask, match="Expected tracker_key"):
+    with pytest.raises(InvalidTask, match="tracker_key must be"):
         tasks.create(tracker_key=text)
     assert tasks.list() == []
 
@@ -108,7 +108,7 @@ def test_a_wrong_expectation_loses(tasks: TaskManager) -> None:
     """Of two callers who expect the same status the second is told what it is now, and nothing changes."""
     tasks.create("t")
     running = tasks.set_status("t", TaskStatus.RUNNING, expected=TaskStatus.CREATED)
-    with pytest.raises(StatusConflict, match="Expected task 't' to be created but it is running"):
+    with pytest.raises(StatusConflict, match="Task 't' must be created; got running"):
         tasks.set_status("t", TaskStatus.CANCELLED, expected=TaskStatus.CREATED)
     assert tasks.get("t") == running
     assert len(tasks.audits("t")) == 2
@@ -123,7 +123,7 @@ def test_only_the_declared_transitions_exist(tasks: TaskManager, expected: TaskS
     if status in TRANSITIONS[expected]:
         assert tasks.set_status("t", status, expected=expected).status == status
     else:
-        with pytest.raises(InvalidTransition, match=f"may follow {expected} but got {status}"):
+        with pytest.raises(InvalidTransition, match=f"may follow {expected}; got {status}"):
             tasks.set_status("t", status, expected=expected)
         assert tasks.get("t").status == expected
 
@@ -135,7 +135,7 @@ def test_unknown_tasks_are_named(tasks: TaskManager) -> None:
         lambda: tasks.audits("t"),
         lambda: tasks.set_status("t", TaskStatus.RUNNING, expected=TaskStatus.CREATED),
     ):
-        with pytest.raises(UnknownTask, match="no task has the id 't'"):
+        with pytest.raises(UnknownTask, match="task_id must be that of a task; got 't'"):
             call()
 
 

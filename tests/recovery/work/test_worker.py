@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from durable_agents import (
     ARTIFACT_CRASH_POINTS,
-    CRASH_POINTS,
+    CHECKPOINT_CRASH_POINTS,
     WORKER_CRASH_POINTS,
     ArtifactExists,
     Artifacts,
     CheckpointManager,
-    Ending,
-    Outcome,
-    Run,
+    SupervisedRun,
     Supervisor,
     TaskClaims,
     TaskManager,
     TaskStatus,
+    WorkEnding,
     Worker,
+    WorkOutcome,
 )
 from durable_agents.errors import InvalidSetting, UnknownProgress, WorkerNotStarted
 from durable_agents.work.supervisor import BACKOFF_S
@@ -45,7 +45,7 @@ _PROGRAM: Final = "tests.recovery.work.worker_program"
 _ENVIRONMENT: Final = {**os.environ, "PYTHONPATH": str(_ROOT)}
 _TIMEOUT_S: Final = 60
 _FIFTH: Final = 5
-_POINTS: Final = (*WORKER_CRASH_POINTS, *CRASH_POINTS, *ARTIFACT_CRASH_POINTS)
+_POINTS: Final = (*WORKER_CRASH_POINTS, *CHECKPOINT_CRASH_POINTS, *ARTIFACT_CRASH_POINTS)
 
 _heard: list[tuple[str, tuple[object, ...]]] | None = None
 
@@ -98,7 +98,9 @@ def _command(folder: Path, point: str, number: int, worker: str = "durable_agent
     return [sys.executable, "-m", _PROGRAM, str(folder), worker, "durable_agents:Artifacts", point, str(number)]
 
 
-def _supervised(folder: Path, point: str, number: int, deaths: int, worker: str = "durable_agents:Worker") -> Run:
+def _supervised(
+    folder: Path, point: str, number: int, deaths: int, worker: str = "durable_agents:Worker"
+) -> SupervisedRun:
     (folder / "deaths").write_text(str(deaths))
     command = _command(folder, point, number, worker)
     return Supervisor(command, restarts_max=deaths, environment=_ENVIRONMENT, wait=lambda _: False).run()
@@ -119,7 +121,7 @@ def _expected_effects() -> dict[str, bytes]:
 def test_work_is_done_from_the_first_to_the_last_iteration(manager: CheckpointManager, artifacts: Artifacts) -> None:
     """Each iteration gets the state that the one before it returned; the task succeeds; nothing is left to do."""
     worker = _worker(manager, artifacts, _append)
-    assert worker.run_once() == Outcome("t", Ending.COMPLETED, 0, 3, 0)
+    assert worker.run_once() == WorkOutcome("t", WorkEnding.COMPLETED, 0, 3, 0)
     assert [checkpoint.snapshot for checkpoint in manager.list("t")] == [
         {"iteration": n, "state": list(range(1, n + 1))} for n in (1, 2, 3)
     ]
@@ -152,7 +154,7 @@ def test_a_kill_anywhere_costs_one_attempt_and_nothing_else(
     number = {WORKER_CRASH_POINTS[0]: 0, WORKER_CRASH_POINTS[1]: 0, WORKER_CRASH_POINTS[2]: 0}.get(point, _FIFTH)
     if point in {*WORKER_CRASH_POINTS[-2:]}:
         number = ITERATIONS
-    if point in ARTIFACT_CRASH_POINTS or point in CRASH_POINTS[:2]:
+    if point in ARTIFACT_CRASH_POINTS or point in CHECKPOINT_CRASH_POINTS[:2]:
         number = 0  # they carry a path, or no number yet
     run = _supervised(tmp_path, point, number, deaths=1)
     assert run.exits == (-signal.SIGKILL, 0)
@@ -198,7 +200,7 @@ def test_a_lost_effect_is_written_again(
     (artifacts.folder / "task-t/000002/n").unlink()
     outcome = _worker(manager, artifacts, _append, kind).run_once()
     assert outcome is not None
-    assert (outcome.ending, outcome.resumed_from) == (Ending.COMPLETED, 1 if is_whole else 2)
+    assert (outcome.ending, outcome.resumed_from) == (WorkEnding.COMPLETED, 1 if is_whole else 2)
     assert outcome.skipped == is_whole
     assert ("task-t/000002/n" in _effects(artifacts)) == is_whole
 
@@ -215,7 +217,7 @@ def test_what_leaves_no_evidence_is_done_again(manager: CheckpointManager, artif
 
     with pytest.raises(KeyboardInterrupt):
         _worker(manager, artifacts, work).run_once()
-    assert _worker(manager, artifacts, work).run_once() == Outcome("t", Ending.COMPLETED, 1, 3, 1)
+    assert _worker(manager, artifacts, work).run_once() == WorkOutcome("t", WorkEnding.COMPLETED, 1, 3, 1)
     assert begun == [1, 2, 3, 2, 3]
 
 
@@ -229,7 +231,7 @@ def test_an_error_of_the_work_fails_the_task(manager: CheckpointManager, artifac
 
     outcome = _worker(manager, artifacts, work).run_once()
     error = "Iteration 2 raised ZeroDivisionError: oh"
-    assert outcome == Outcome("t", Ending.FAILED, 0, 1, 0, error)
+    assert outcome == WorkOutcome("t", WorkEnding.FAILED, 0, 1, 0, error)
     tasks = TaskManager(manager.store)
     assert tasks.get("t").status is TaskStatus.FAILED
     assert tasks.audits("t")[-1].detail == error
@@ -243,8 +245,8 @@ def test_a_result_that_cannot_be_kept_fails_the_task(
     """It would be the same after a restart: nobody is sent round in circles."""
     outcome = _worker(manager, artifacts, lambda _: result).run_once()
     assert outcome is not None
-    assert (outcome.ending, outcome.done) == (Ending.FAILED, 0)
-    assert outcome.error.startswith("Iteration 1 returned what cannot be kept: Expected a snapshot")
+    assert (outcome.ending, outcome.done) == (WorkEnding.FAILED, 0)
+    assert outcome.error.startswith("Iteration 1 returned what cannot be kept: A snapshot must")
     assert TaskManager(manager.store).get("t").status is TaskStatus.FAILED
 
 
@@ -254,7 +256,7 @@ def test_an_error_about_a_file_whose_name_is_not_utf8_fails_the_task(
     """The reason is kept, with the name's bytes as escapes."""
     outcome = _worker(manager, artifacts, lambda _: (artifacts.folder / "\udcff").read_bytes()).run_once()
     assert outcome is not None
-    assert outcome.ending is Ending.FAILED
+    assert outcome.ending is WorkEnding.FAILED
     assert TaskManager(manager.store).audits("t")[-1].detail == outcome.error
     assert "\\udcff" in outcome.error
 
@@ -267,7 +269,7 @@ def test_evidence_that_does_not_verify_fails_the_task(manager: CheckpointManager
 
     outcome = _worker(manager, artifacts, work).run_once()
     assert outcome is not None
-    assert (outcome.ending, outcome.done) == (Ending.FAILED, 0)
+    assert (outcome.ending, outcome.done) == (WorkEnding.FAILED, 0)
     assert outcome.error.startswith("Iteration 1 gave evidence that does not verify")
 
 
@@ -283,7 +285,7 @@ def test_a_task_that_is_cancelled_is_left(manager: CheckpointManager, artifacts:
 
     outcome = _worker(manager, artifacts, work).run_once()
     assert outcome is not None
-    assert (outcome.ending, outcome.done) == (Ending.LOST, number)
+    assert (outcome.ending, outcome.done) == (WorkEnding.LOST, number)
     assert "cancelled" in outcome.error
     assert tasks.get("t").status is TaskStatus.CANCELLED
 
@@ -296,7 +298,7 @@ def test_checkpoints_of_others_are_not_mistaken_for_progress(manager: Checkpoint
     assert worker.progress("t") == 0
     for snapshot in ({"iteration": 1}, {"iteration": 0, "state": 1}, {"iteration": 1, "state": 1, "more": 1}, 7):
         manager.save("t", snapshot, evidence=evidence)
-        with pytest.raises(UnknownProgress, match="it was not saved by a worker"):
+        with pytest.raises(UnknownProgress, match="not saved by a worker"):
             worker.run_once()
 
 
@@ -308,14 +310,14 @@ def test_effects_of_any_task_stay_in_the_folder(manager: CheckpointManager, arti
     claims = TaskClaims(tasks, manager, task_id)
     outcome = Worker(claims, manager, artifacts, _append, iterations=1, start=[]).run_once()
     assert outcome is not None
-    assert outcome.ending is Ending.COMPLETED
+    assert outcome.ending is WorkEnding.COMPLETED
     (effect,) = _effects(artifacts)
     assert len(Path(effect).parts) == 3
 
 
 def test_a_worker_has_something_to_do(manager: CheckpointManager, artifacts: Artifacts) -> None:
     """Less than one iteration is refused."""
-    with pytest.raises(InvalidSetting, match="Expected 1 iteration or more"):
+    with pytest.raises(InvalidSetting, match="iterations must be 1 or more"):
         Worker(_claims(manager), manager, artifacts, _append, iterations=0)
 
 
@@ -329,7 +331,7 @@ def test_a_supervisor_spends_its_budget_and_no_more() -> None:
 
     restarts = len(BACKOFF_S) + 1
     run = Supervisor([sys.executable, "-c", "raise SystemExit(3)"], restarts_max=restarts, wait=wait).run()
-    assert run == Run((3,) * (restarts + 1), is_stopped=False)
+    assert run == SupervisedRun((3,) * (restarts + 1), is_stopped=False)
     assert (run.restarts, run.is_success) == (restarts, False)
     assert pauses == [*BACKOFF_S, BACKOFF_S[-1]]
 
@@ -339,7 +341,7 @@ def test_a_supervisor_may_be_told_to_stop_while_it_pauses() -> None:
     command = [sys.executable, "-c", "raise SystemExit(3)"]
     assert Supervisor(command, restarts_max=5, wait=lambda _: True).run().exits == (3,)
     pausing = threading.Event()
-    runs: list[Run] = []
+    runs: list[SupervisedRun] = []
 
     def pause(duration_s: float) -> bool:
         pausing.set()
@@ -370,7 +372,7 @@ def test_stopping_has_a_bound_and_takes_the_whole_group(tmp_path: Path) -> None:
     """A worker that ignores SIGTERM is killed with its child, and is not started again."""
     ready = tmp_path / "ready"
     supervisor = Supervisor([sys.executable, "-c", _STUBBORN, str(ready)], restarts_max=5, stop_timeout_s=0.2)
-    runs: list[Run] = []
+    runs: list[SupervisedRun] = []
     thread = threading.Thread(target=lambda: runs.append(supervisor.run()))
     thread.start()
     deadline = time.monotonic() + _TIMEOUT_S
@@ -381,7 +383,7 @@ def test_stopping_has_a_bound_and_takes_the_whole_group(tmp_path: Path) -> None:
     supervisor.stop()
     thread.join(_TIMEOUT_S)
     assert time.monotonic() - stopped < _TIMEOUT_S / 2
-    assert runs == [Run((-signal.SIGKILL,), is_stopped=True)]
+    assert runs == [SupervisedRun((-signal.SIGKILL,), is_stopped=True)]
     assert select.select([child], [], [], _TIMEOUT_S)[0] == [child]  # a pidfd is readable when its process is dead
     os.close(child)
     assert supervisor.pid is None
@@ -403,11 +405,11 @@ def test_stopping_has_a_bound_and_takes_the_whole_group(tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any]) -> None:
     """A budget, a pause and a command are checked before anything is started."""
-    with pytest.raises(InvalidSetting, match="Expected"):
+    with pytest.raises(InvalidSetting, match=" must "):
         Supervisor(**{"command": ["true"], **settings})
 
 
 def test_a_program_that_is_not_there_is_told() -> None:
     """What cannot be started at all is an error and not five restarts."""
-    with pytest.raises(WorkerNotStarted, match="Expected to start '/no/such/program'"):
+    with pytest.raises(WorkerNotStarted, match="'/no/such/program' must be a program"):
         Supervisor(["/no/such/program"], restarts_max=5).run()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 from durable_agents import commands
-from durable_agents.commands import Command, run
+from durable_agents.commands import CommandLine, run
 from durable_agents.errors import InvalidRequest, InvalidSetting, OutputTooLarge, ToolNotStarted
 
 from tests.recovery.interrupts import Interrupt
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def shell(text: str, **options: Any) -> Command:
+def shell(text: str, **options: Any) -> CommandLine:
     """Return a shell command."""
-    return Command(("sh", "-c", text), **options)
+    return CommandLine(("sh", "-c", text), **options)
 
 
 def test_bytes_come_back_as_they_were() -> None:
@@ -52,7 +52,7 @@ def test_signals_are_those_that_ended_the_command(number: signal.Signals) -> Non
 def test_input_directory_and_environment_reach_the_command(tmp_path: Path) -> None:
     """The environment is that of this process with what was added."""
     command = shell('cat; pwd; printf "%s" "$ADDED"', directory=str(tmp_path), environment=(("ADDED", "ж"),))
-    output = run(Command(command.argv, command.directory, command.environment, b"\0in\n"))
+    output = run(CommandLine(command.argv, command.directory, command.environment, b"\0in\n"))
     assert output.stdout == b"\0in\n" + f"{tmp_path}\nж".encode()
 
 
@@ -121,7 +121,7 @@ def test_no_room_for_input_and_output_is_an_error_before_the_command_runs(
 def test_too_large_an_output_is_an_error_that_says_the_command_ran() -> None:
     """Each stream has its own bound."""
     with pytest.raises(
-        OutputTooLarge, match="at most 9 bytes of standard error but the command put out 10; it has run"
+        OutputTooLarge, match=r"standard error of a command must have at most 9 bytes; got 10\. It has run"
     ):
         run(shell("printf 0123456789 >&2"), bytes_max=9)
 
@@ -129,34 +129,34 @@ def test_too_large_an_output_is_an_error_that_says_the_command_ran() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        Command(("/no/such/program",)),
-        Command(("/etc/passwd",)),
-        Command(("sh",), "/no/such/folder"),
-        Command(("sh", "\ud800")),
+        CommandLine(("/no/such/program",)),
+        CommandLine(("/etc/passwd",)),
+        CommandLine(("sh",), "/no/such/folder"),
+        CommandLine(("sh", "\ud800")),
     ],
     ids=["missing", "not executable", "no folder", "not text"],
 )
-def test_a_command_that_cannot_be_started_had_no_effect(command: Command) -> None:
+def test_a_command_that_cannot_be_started_had_no_effect(command: CommandLine) -> None:
     """The error says so."""
-    with pytest.raises(ToolNotStarted, match="it did not run"):
+    with pytest.raises(ToolNotStarted, match="It did not run"):
         run(command)
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        Command(()),
-        Command(("",)),
-        Command(("a\0b",)),
-        Command(("sh",), timeout_s=0),
-        Command(("sh",), timeout_s=-1),
-        Command(("sh",), timeout_s=float("nan")),
-        Command(("sh",), timeout_s=1e9),
-        Command((7,)),  # type: ignore[arg-type]
+        CommandLine(()),
+        CommandLine(("",)),
+        CommandLine(("a\0b",)),
+        CommandLine(("sh",), timeout_s=0),
+        CommandLine(("sh",), timeout_s=-1),
+        CommandLine(("sh",), timeout_s=float("nan")),
+        CommandLine(("sh",), timeout_s=1e9),
+        CommandLine((7,)),  # type: ignore[arg-type]
     ],
     ids=lambda command: f"{command.argv} {command.timeout_s}",
 )
-def test_a_command_that_cannot_be_meant_is_refused(command: Command) -> None:
+def test_a_command_that_cannot_be_meant_is_refused(command: CommandLine) -> None:
     """Before anything is started."""
     with pytest.raises(InvalidRequest):
         run(command)
@@ -174,10 +174,10 @@ def test_an_interrupt_leaves_when_the_whole_group_has_ended(tmp_path: Path) -> N
     """Nobody would ever ask for it again; the child of the command, which ignores the terminal's end, goes with it."""
     program = f"""
 import psutil
-from durable_agents.commands import Command, run
+from durable_agents.commands import CommandLine, run
 text = "trap '' HUP; sh -c 'trap \"\" TERM HUP; echo $$ > {tmp_path}/child; kill -INT $0; sleep 300' $PPID & wait"
 try:
-    run(Command(("sh", "-c", text)))
+    run(CommandLine(("sh", "-c", text)))
 except KeyboardInterrupt:
     child = int(open("{tmp_path}/child").read())
     print("interrupted", psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE)
@@ -220,17 +220,17 @@ def test_interrupts_that_follow_an_interrupt_do_not_cut_its_end_short() -> None:
     """Who presses Ctrl-C again and again gets out when the command has ended, and not before."""
     program = """
 import signal, threading
-from durable_agents import attendants
-from durable_agents.commands import Command, run
-see_dead = attendants.Attendant._see_dead
-def slowly(attendant, pid):
+from durable_agents import commands
+from durable_agents.commands import CommandLine, run
+see_dead = commands.ChildRunner._see_dead
+def slowly(runner, pid):
     for _ in range(20):
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-    see_dead(attendant, pid)
+    see_dead(runner, pid)
     print("seen")
-attendants.Attendant._see_dead = slowly
+commands.ChildRunner._see_dead = slowly
 try:
-    run(Command(("sh", "-c", "kill -INT $PPID; exec sleep 300")))
+    run(CommandLine(("sh", "-c", "kill -INT $PPID; exec sleep 300")))
 except KeyboardInterrupt:
     print("interrupted")
 """
