@@ -37,7 +37,7 @@ nothing changed. Readers do not wait for writers. Writers begin in the order in 
 give or take a moment: threads of one store at its one seat, and those that wait for each other
 share a commit, before which none of them is acknowledged
 (``durable_agents.store.sqlite.group_commit``); processes in a queue beside the database, unless a
-store was opened without ``takes_turns`` (``durable_agents.store.sqlite.write_lock_queue``).
+store was opened with ``queue_writers=False`` (``durable_agents.store.sqlite.write_lock_queue``).
 
 **Leases.** A lease is a row and a fencing token; what is written under a lease names the token, and
 the store compares it in the transaction of that write. A renewal is flushed like everything else:

@@ -38,14 +38,13 @@ from durable_agents.clock import Microseconds, SystemClock, is_duration, microse
 from durable_agents.errors import ExecutionLost, InProgress, InvalidSetting, RecursiveExecution, RequestConflict
 from durable_agents.once.owner_lock import ProcessPresence
 from durable_agents.service import PeriodicService
-from durable_agents.store import SqliteStore
 from durable_agents.store.rows import KeyStatus, StoredKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from durable_agents.clock import Clock
-    from durable_agents.store import Store, Transaction
+    from durable_agents.store import Place, Store, Transaction
 
     Guard: TypeAlias = Callable[[Transaction], None]
 
@@ -80,7 +79,7 @@ _POLL_S_FIRST: Final = 0.001
 _POLL_S_MAX: Final = 0.02
 _POLL_GROWTH: Final = 1.5
 
-_EXECUTING: ContextVar[tuple[tuple[str, weakref.ref[Mine]], ...]] = ContextVar("executing", default=())
+_EXECUTING: ContextVar[tuple[tuple[Place, weakref.ref[Mine]], ...]] = ContextVar("executing", default=())
 """What the caller executes under: the places of the stores and the claims, those of them that somebody still holds."""
 
 
@@ -146,9 +145,9 @@ class Claims:
         self._store = store
         self._policy = policy
         self._clock: Clock = SystemClock() if clock is None else clock
-        path = store.path if isinstance(store, SqliteStore) else None
+        path = store.place.path
         self._presence = None if path is None else ProcessPresence(path)
-        self._place = path or hex(id(store))
+        self._place = store.place
         self._stranger = f"?.{secrets.token_hex(8)}"
         self._lock = threading.Lock()
         self._process = os.getpid()

@@ -28,23 +28,17 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from durable_agents.clock import Microseconds
-from durable_agents.errors import DatabaseUnavailable, RecoveryError, StoreError
-from durable_agents.store import ConnectionFactory, SqliteStore, Store
+from durable_agents.errors import RecoveryError, StoreError
+from durable_agents.store import Place, Store
 from durable_agents.store.rows import Usage
-from durable_agents.store.sqlite.connections import could_begin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from durable_agents.clock import Clock
 
 EVENTS_MAX: Final = 500
 """How many events wait in memory at most, and so how many a kill can lose."""
 EXIT_S_MAX: Final = 2.0
-"""How long the end of the interpreter waits for locked databases, in seconds and in all.
-
-A store that is no SqliteStore has a patience of its own.
-"""
+"""How long the end of the interpreter waits for locked databases, in seconds and in all."""
 
 _LEFT_MAX: Final = 100
 
@@ -64,16 +58,15 @@ class UsageCounter:
         self._used: dict[str, Microseconds] = {}
         self._events = 0
         self._due = EVENTS_MAX
-        for left in _taken(_place(store), scope):
+        for left in _taken(store.place, scope):
             self._put_back(left.waiting, left.used, left.events)
         self._due = EVENTS_MAX
         _COUNTERS.add(self)
 
     def __del__(self) -> None:
         """Leave what waits to others: here, in the middle of anything, the database may be this thread's already."""
-        if self._events and not _is_closed(self._store):
-            place = _place(self._store)
-            _LEFT.append(_Left(place, self._scope, Usage(*self._waiting), self._used, self._events))
+        if self._events and not self._store.is_closed:
+            _LEFT.append(_Left(self._store.place, self._scope, Usage(*self._waiting), self._used, self._events))
 
     def hit(self, *, tokens_saved: int = 0, time_saved_us: int = 0, used: str | None = None) -> None:
         """Count a result that was handed out again. ``used`` is the stored name of a key that may be evicted."""
@@ -102,8 +95,8 @@ class UsageCounter:
 
     def flush_hurriedly(self, deadline_s: float) -> None:
         """Flush as at the end of the interpreter: at most until ``deadline_s`` of the monotonic clock."""
-        if self._events and not _is_closed(self._store):
-            with _hurried(_place(self._store), deadline_s) as store:
+        if self._events and not self._store.is_closed:
+            with _hurried(self._store.place, deadline_s) as store:
                 self._flush_to(store)
 
     def _flush_to(self, store: Store) -> None:
@@ -134,7 +127,7 @@ class UsageCounter:
         Then, and if the database refuses, the result is handed out all the same, and the next
         attempt is put off.
         """
-        if self._events < _PUT_OFF_MAX and not _can_write_now(self._store):
+        if self._events < _PUT_OFF_MAX and not self._store.can_write_now():
             self._due = self._events + EVENTS_MAX
             return
         with contextlib.suppress(StoreError):
@@ -152,7 +145,7 @@ class UsageCounter:
 class _Left(msgspec.Struct, frozen=True):
     """What waited for an owner that was collected, and where it belongs."""
 
-    place: str | Store
+    place: Place
     scope: str
     waiting: Usage
     used: dict[str, Microseconds]
@@ -166,32 +159,7 @@ _COUNTERS: Final[weakref.WeakSet[UsageCounter]] = weakref.WeakSet()
 _LEFT: Final[collections.deque[_Left]] = collections.deque(maxlen=_LEFT_MAX)
 
 
-def _place(store: Store) -> str | Store:
-    """Return what says where a store writes, without keeping its connections open if it has a file."""
-    return store.path if isinstance(store, SqliteStore) else store
-
-
-def _is_closed(store: Store) -> bool:
-    return isinstance(store, SqliteStore) and store.is_closed
-
-
-def _can_write_now(store: Store) -> bool:
-    if not isinstance(store, SqliteStore) or store.is_closed:
-        return True
-    try:
-        connection = store.borrow()
-    except StoreError:
-        return True
-    try:
-        can = could_begin(connection)
-    except BaseException:
-        connection.close()
-        raise
-    store.give_back(connection)
-    return can
-
-
-def _taken(place: str | Store, scope: str) -> list[_Left]:
+def _taken(place: Place, scope: str) -> list[_Left]:
     """Take what was left for this place and scope."""
     taken: list[_Left] = []
     for _ in range(len(_LEFT)):
@@ -207,21 +175,9 @@ def _add(store: Store, scope: str, added: Usage, used: dict[str, Microseconds]) 
         transaction.touch_keys(used)
 
 
-@contextlib.contextmanager
-def _hurried(place: str | Store, deadline_s: float) -> Iterator[Store]:
-    """Return a store for the place that waits at most until the deadline, and stands in no queue: that takes a thread.
-
-    Raises DatabaseUnavailable where the file is gone, instead of making it anew.
-    """
-    if not isinstance(place, str):
-        yield place
-        return
-    if not os.path.exists(place):  # noqa: PTH110 - the plain way, for what runs at the end of the interpreter
-        message = f"Expected the database {place} to be there still but it is gone; its last counts are lost."
-        raise DatabaseUnavailable(message)
-    patience_s = max(0.0, deadline_s - time.monotonic())
-    with SqliteStore(ConnectionFactory(place, patience_s), takes_turns=False) as store:
-        yield store
+def _hurried(place: Place, deadline_s: float) -> contextlib.closing[Store]:
+    """Open a store there that waits at most until the deadline. Raises DatabaseUnavailable where the file is gone."""
+    return contextlib.closing(place.reopened(max(0.0, deadline_s - time.monotonic())))
 
 
 def _forget_inherited() -> None:
