@@ -34,10 +34,10 @@ as ``DatabaseUnavailable``; read before repeating.
 **Waiting.** Writers exclude each other. One that finds the database locked waits, at most
 ``busy_timeout_s`` (30 seconds unless told otherwise), and then raises ``DatabaseLocked`` with
 nothing changed. Readers do not wait for writers. Writers begin in the order in which they came,
-give or take a moment: threads of one store at its one seat, and those that wait for each other
-share a commit, before which none of them is acknowledged
-(``durable_agents.store.sqlite.group_commit``); processes in a queue beside the database, unless a
-store was opened with ``queue_writers=False`` (``durable_agents.store.sqlite.write_lock_queue``).
+give or take a moment: threads of one store share a commit, before which none of them is acknowledged
+(``durable_agents.store.sqlite.group_commit``); processes wait in a queue beside the database,
+unless a store was opened with ``queue_writers=False``
+(``durable_agents.store.sqlite.write_lock_queue``).
 
 **Leases.** A lease is a row and a fencing token; what is written under a lease names the token, and
 the store compares it in the transaction of that write. A renewal is flushed like everything else:

@@ -154,7 +154,8 @@ class SqliteStore(TaskReads, LeaseReads, InboxReads, JobReads, SourceReads, Stat
     @property
     def group_commit(self) -> GroupCommit:
         """The slot in which the threads of this process write."""
-        self._leave_inherited()
+        if self._process != os.getpid():
+            self._leave_inherited()
         return self._group_commit
 
     def __enter__(self) -> Self:
@@ -251,7 +252,8 @@ class SqliteStore(TaskReads, LeaseReads, InboxReads, JobReads, SourceReads, Stat
         return connection
 
     def _taken(self, idle: list[sqlite3.Connection], opened: Callable[[], sqlite3.Connection]) -> sqlite3.Connection:
-        self._leave_inherited()
+        if self._process != os.getpid():
+            self._leave_inherited()
         try:
             return idle.pop()
         except IndexError:
@@ -287,7 +289,7 @@ class SqliteStore(TaskReads, LeaseReads, InboxReads, JobReads, SourceReads, Stat
             # A reader has to wait while the log is recovered after a crash, or closed.
             with closing(self._factory()) as patient:
                 return self._fetched(patient, statement, parameters)
-        self.give_back(connection)
+        self._return(self._idle, connection)
         return rows
 
     def _refusal(self, error: Refusal, timeout_s: float) -> RecoveryError:
