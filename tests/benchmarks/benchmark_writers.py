@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _WRITERS: Final = 10
-_START_S: Final = 2.0
+_START_S: Final = 0.2
 _WRITER: Final = """
 import json, sys, time
 from durable_agents import CheckpointManager, open_store
-path, queue, begin_s, end_s = sys.argv[1], sys.argv[2] == "queue", float(sys.argv[3]), float(sys.argv[4])
+path, queue = sys.argv[1], sys.argv[2] == "queue"
 with open_store(path, queue_writers=queue) as store:
     manager = CheckpointManager(store)
+    print("ready", flush=True)
+    begin_s, end_s = json.loads(sys.stdin.readline())
     time.sleep(max(0.0, begin_s - time.time()))
     count, worst_s, now_s = 0, 0.0, time.time()
     while now_s < end_s:
@@ -60,9 +62,17 @@ def run(folder: Path, way: str, writers: int, duration_s: float) -> Run:
     path = folder / f"{way}-{time.monotonic_ns()}.db"
     with open_store(path) as store:
         TaskManager(store).create("t")
+    command = [sys.executable, "-c", _WRITER, str(path), way]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(writers)]
+    for process in processes:  # the time begins when all have started, on however slow a machine
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
     begin_s = time.time() + _START_S
-    command = [sys.executable, "-c", _WRITER, str(path), way, str(begin_s), str(begin_s + duration_s)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(writers)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps([begin_s, begin_s + duration_s]) + "\n")
+        process.stdin.flush()
     found = [json.loads(process.communicate()[0]) for process in processes]
     counts = [count for count, _ in found]
     return Run(sum(counts), max(counts), min(counts), max(worst_s for _, worst_s in found))
