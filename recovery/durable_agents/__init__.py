@@ -29,7 +29,8 @@ outlive a file that its caller did not flush; recovery says so and goes to an ol
 default), then raises ``DatabaseLocked`` with nothing changed. Readers do not wait. Writers begin
 roughly in the order of arrival. Waiting threads of one store share a commit, and none is
 acknowledged before it (``store.sqlite.group_commit``). Processes stand in a queue beside the
-database, unless a store was opened without ``takes_turns`` (``store.sqlite.write_lock_queue``).
+database, unless a store was opened with ``queue_writers=False``
+(``store.sqlite.write_lock_queue``).
 
 **Claims** are leases, keys, jobs and lease files (``claim``). A write under a claim names its
 fencing token, and the store compares it in the same transaction: a zombie changes nothing (D3). A

@@ -1,9 +1,9 @@
 """Compare many writers of one database, in turn; run it as a script (``--help``).
 
-Processes, with and without turns: how many checkpoints were saved, the most and the least by one
+Processes, with and without the write lock queue: how many checkpoints were saved, the most and the least by one
 process, and the longest that one save took. Threads of one process, which share commits, against
-one raw writer: an INSERT and its COMMIT, again and again. Last, what turns cost a writer who is
-alone. Printed are the ratios with the targets of the project. All run in WAL mode with
+one raw writer: an INSERT and its COMMIT, again and again. Last, the cost of the queue for a
+single writer. Printed are the ratios with the targets of the project. All run in WAL mode with
 synchronous=FULL and small snapshots.
 """
 
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _WRITERS: Final = 10
-_START_S: Final = 2.0
+_START_S: Final = 0.2
 _WRITER: Final = """
 import json, sys, time
 from durable_agents import CheckpointManager, open_store
-path, turns, begin_s, end_s = sys.argv[1], sys.argv[2] == "turns", float(sys.argv[3]), float(sys.argv[4])
-with open_store(path, takes_turns=turns) as store:
+path, queue = sys.argv[1], sys.argv[2] == "queue"
+with open_store(path, queue_writers=queue) as store:
     manager = CheckpointManager(store)
+    print("ready", flush=True)
+    begin_s, end_s = json.loads(sys.stdin.readline())
     time.sleep(max(0.0, begin_s - time.time()))
     count, worst_s, now_s = 0, 0.0, time.time()
     while now_s < end_s:
@@ -60,9 +62,17 @@ def run(folder: Path, way: str, writers: int, duration_s: float) -> Run:
     path = folder / f"{way}-{time.monotonic_ns()}.db"
     with open_store(path) as store:
         TaskManager(store).create("t")
+    command = [sys.executable, "-c", _WRITER, str(path), way]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(writers)]
+    for process in processes:  # the time begins when all have started, on however slow a machine
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
     begin_s = time.time() + _START_S
-    command = [sys.executable, "-c", _WRITER, str(path), way, str(begin_s), str(begin_s + duration_s)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(writers)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps([begin_s, begin_s + duration_s]) + "\n")
+        process.stdin.flush()
     found = [json.loads(process.communicate()[0]) for process in processes]
     counts = [count for count, _ in found]
     return Run(sum(counts), max(counts), min(counts), max(worst_s for _, worst_s in found))
@@ -70,7 +80,7 @@ def run(folder: Path, way: str, writers: int, duration_s: float) -> Run:
 
 def processes_compared(folder: Path, rounds: int, writers: int, duration_s: float) -> list[str]:
     """Run both ways in turn; return the lines to print."""
-    ways = ("plain", "turns")
+    ways = ("plain", "queue")
     runs = [tuple(run(folder, way, writers, duration_s) for way in ways) for _ in range(rounds)]
     lines = [
         f"{writers} processes, {way}: {one.total} saved, most {one.most}, least {one.least}, "
@@ -79,14 +89,14 @@ def processes_compared(folder: Path, rounds: int, writers: int, duration_s: floa
         for way, one in zip(ways, pair, strict=True)
     ]
     median = statistics.median
-    throughput = median(turns.total / plain.total for plain, turns in runs)
-    waits = median(plain.worst_s / turns.worst_s for plain, turns in runs)
-    shares = median(turns.most / max(1, turns.least) for _, turns in runs)
+    throughput = median(queue.total / plain.total for plain, queue in runs)
+    waits = median(plain.worst_s / queue.worst_s for plain, queue in runs)
+    shares = median(queue.most / max(1, queue.least) for _, queue in runs)
     return [
         *lines,
-        f"throughput turns / plain: {throughput:.2f} (target 0.7)",
-        f"longest save plain / turns: {waits:.0f} (target 20)",
-        f"most / least served with turns: {shares:.2f} (target below 1.5)",
+        f"throughput queue / plain: {throughput:.2f} (target 0.7)",
+        f"longest save plain / queue: {waits:.0f} (target 20)",
+        f"most / least served with the queue: {shares:.2f} (target below 1.5)",
     ]
 
 
@@ -101,9 +111,9 @@ def raw_per_s(folder: Path, duration_s: float) -> float:
     return count / duration_s
 
 
-def threads_run(folder: Path, threads: int, duration_s: float, *, takes_turns: bool) -> Run:
+def threads_run(folder: Path, threads: int, duration_s: float, *, queue_writers: bool) -> Run:
     """Let so many threads of this process save checkpoints on one store."""
-    with open_store(folder / f"threads-{time.monotonic_ns()}.db", takes_turns=takes_turns) as store:
+    with open_store(folder / f"threads-{time.monotonic_ns()}.db", queue_writers=queue_writers) as store:
         TaskManager(store).create("t")
         manager = CheckpointManager(store)
         found: list[tuple[int, float]] = []
@@ -127,16 +137,16 @@ def threads_run(folder: Path, threads: int, duration_s: float, *, takes_turns: b
 
 
 def threads_compared(folder: Path, rounds: int, threads: int, duration_s: float) -> list[str]:
-    """One raw writer and the threads in turn, with and without turns; return the lines to print."""
+    """One raw writer and the threads in turn, with and without the queue; return the lines to print."""
     lines = []
-    for takes_turns in (False, True):
+    for queue_writers in (False, True):
         raw, ours = [], []
         for _ in range(rounds):
             raw.append(raw_per_s(folder, duration_s))
-            ours.append(threads_run(folder, threads, duration_s, takes_turns=takes_turns))
+            ours.append(threads_run(folder, threads, duration_s, queue_writers=queue_writers))
         ratio = statistics.median(one.total / duration_s / raw_s for one, raw_s in zip(ours, raw, strict=True))
         lines.append(
-            f"{threads} threads{' that take turns' * takes_turns}: {ours[0].total / duration_s:.0f}/s, one raw writer "
+            f"{threads} threads{' with the queue' * queue_writers}: {ours[0].total / duration_s:.0f}/s, one raw writer "
             f"{raw[0]:.0f}/s, ratio {ratio:.2f} (target 1.4); most {ours[0].most}, least {ours[0].least}, "
             f"longest save {ours[0].worst_s * 1000:.1f} ms"
         )
@@ -144,21 +154,21 @@ def threads_compared(folder: Path, rounds: int, threads: int, duration_s: float)
 
 
 def alone(folder: Path) -> str:
-    """Compare one writer on a store with turns and on one without."""
+    """Compare one writer on a store with the queue and on one without."""
     with (
         CheckpointManager(open_store(folder / "plain.db")) as plain,
-        CheckpointManager(open_store(folder / "turns.db", takes_turns=True)) as turns,
+        CheckpointManager(open_store(folder / "queue.db", queue_writers=True)) as queue,
     ):
-        for manager in (plain, turns):
+        for manager in (plain, queue):
             TaskManager(manager.store).create("t")
         work: dict[str, Callable[[], object]] = {
             "plain": lambda: plain.save("t", 1),
-            "turns": lambda: turns.save("t", 1),
+            "queue": lambda: queue.save("t", 1),
         }
         medians = medians_us(work, 2000)
         plain.store.close()
-        turns.store.close()
-    return f"one writer alone: plain {medians['plain']:.1f} us, with turns {medians['turns']:.1f} us"
+        queue.store.close()
+    return f"one writer alone: plain {medians['plain']:.1f} us, with the queue {medians['queue']:.1f} us"
 
 
 def main() -> None:

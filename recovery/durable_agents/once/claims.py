@@ -37,14 +37,13 @@ from durable_agents.errors import ExecutionLost, InProgress, InvalidSetting, Rec
 from durable_agents.once.crash_points import OncePoint
 from durable_agents.once.owner_lock import ProcessOwnerLock
 from durable_agents.service import PeriodicService
-from durable_agents.store import SqliteStore
 from durable_agents.store.rows import KeyStatus, StoredKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from durable_agents.clock import Clock
-    from durable_agents.store import Store, Transaction
+    from durable_agents.store import Place, Store, Transaction
 
     Guard: TypeAlias = Callable[[Transaction], None]
 
@@ -64,7 +63,7 @@ _POLL_GROWTH: Final = 1.5
 _PAGE_ROWS: Final = 1000
 _ENDED: Final = frozenset({KeyStatus.DONE, KeyStatus.FAILED})
 
-_EXECUTING: ContextVar[tuple[tuple[str, weakref.ref[KeyClaim]], ...]] = ContextVar("executing", default=())
+_EXECUTING: ContextVar[tuple[tuple[Place, weakref.ref[KeyClaim]], ...]] = ContextVar("executing", default=())
 """The claims under which the caller executes, each with the place of its store; weak, so that ended ones vanish."""
 
 
@@ -131,9 +130,9 @@ class KeyClaims:
         self._policy = policy
         self._clock: Clock = SystemClock() if clock is None else clock
         self._prefix = f"{policy.scope}/"
-        path = store.path if isinstance(store, SqliteStore) else None
+        path = store.place.path
         self._owner_lock = None if path is None else ProcessOwnerLock(path)
-        self._place = path or hex(id(store))
+        self._place = store.place
         self._stranger = f"?.{secrets.token_hex(8)}"
         self._lock = threading.Lock()
         self._process = os.getpid()

@@ -27,20 +27,17 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from durable_agents.clock import Microseconds
-from durable_agents.errors import DatabaseUnavailable, RecoveryError, StoreError
-from durable_agents.store import ConnectionFactory, SqliteStore, Store
+from durable_agents.errors import RecoveryError, StoreError
+from durable_agents.store import Place, Store
 from durable_agents.store.rows import Usage
-from durable_agents.store.sqlite.connections import could_begin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from durable_agents.clock import Clock
 
 EVENTS_MAX: Final = 500
 """How many events wait in memory before a flush."""
 EXIT_S_MAX: Final = 2.0
-"""How long the end of the interpreter waits for locked SQLite databases, in seconds, in all."""
+"""How long the end of the interpreter waits for locked databases, in seconds, in all."""
 
 _LEFT_MAX: Final = 100
 
@@ -57,7 +54,7 @@ class HitCounters:
         self._clock = clock
         self._lock = threading.Lock()
         self._reset()
-        for left in _taken(_place(store), scope):
+        for left in _taken(store.place, scope):
             self._put_back(left.waiting, left.used, left.events)
         self._due = EVENTS_MAX
         _COUNTERS.add(self)
@@ -70,9 +67,8 @@ class HitCounters:
 
     def __del__(self) -> None:
         """Leave the counts to the next owner. No flush here: this thread may be inside a transaction."""
-        if self._events and not _is_closed(self._store):
-            place = _place(self._store)
-            _LEFT.append(_Left(place, self._scope, Usage(*self._waiting), self._used, self._events))
+        if self._events and not self._store.is_closed:
+            _LEFT.append(_Left(self._store.place, self._scope, Usage(*self._waiting), self._used, self._events))
 
     def hit(self, *, tokens_saved: int = 0, time_saved_us: int = 0, used: str | None = None) -> None:
         """Count a reuse. ``used`` is the stored name of a key that may be evicted."""
@@ -101,8 +97,8 @@ class HitCounters:
 
     def flush_hurriedly(self, deadline_s: float) -> None:
         """Flush, waiting for the database at most until ``deadline_s`` on the monotonic clock."""
-        if self._events and not _is_closed(self._store):
-            with _hurried(_place(self._store), deadline_s) as store:
+        if self._events and not self._store.is_closed:
+            with _hurried(self._store.place, deadline_s) as store:
                 self._flush_to(store)
 
     def _flush_to(self, store: Store) -> None:
@@ -132,7 +128,7 @@ class HitCounters:
 
         Then, or when the database refuses, the next attempt is put off.
         """
-        if self._events < _PUT_OFF_MAX and not _can_write_now(self._store):
+        if self._events < _PUT_OFF_MAX and not self._store.can_write_now():
             self._due = self._events + EVENTS_MAX
             return
         with contextlib.suppress(StoreError):
@@ -150,7 +146,7 @@ class HitCounters:
 class _Left(msgspec.Struct, frozen=True):
     """The waiting counts of a collected owner."""
 
-    place: str | Store
+    place: Place
     scope: str
     waiting: Usage
     used: dict[str, Microseconds]
@@ -164,32 +160,7 @@ _COUNTERS: Final[weakref.WeakSet[HitCounters]] = weakref.WeakSet()
 _LEFT: Final[collections.deque[_Left]] = collections.deque(maxlen=_LEFT_MAX)
 
 
-def _place(store: Store) -> str | Store:
-    """Return the identity of a store: its path, which keeps no connection open, or the store itself."""
-    return store.path if isinstance(store, SqliteStore) else store
-
-
-def _is_closed(store: Store) -> bool:
-    return isinstance(store, SqliteStore) and store.is_closed
-
-
-def _can_write_now(store: Store) -> bool:
-    if not isinstance(store, SqliteStore) or store.is_closed:
-        return True
-    try:
-        connection = store.borrow()
-    except StoreError:
-        return True
-    try:
-        can = could_begin(connection)
-    except BaseException:
-        connection.close()
-        raise
-    store.give_back(connection)
-    return can
-
-
-def _taken(place: str | Store, scope: str) -> list[_Left]:
+def _taken(place: Place, scope: str) -> list[_Left]:
     """Take the counts that were left for this place and scope."""
     taken: list[_Left] = []
     for _ in range(len(_LEFT)):
@@ -205,21 +176,9 @@ def _add(store: Store, scope: str, added: Usage, used: dict[str, Microseconds]) 
         transaction.touch_keys(used)
 
 
-@contextlib.contextmanager
-def _hurried(place: str | Store, deadline_s: float) -> Iterator[Store]:
-    """Return a store that waits at most until the deadline, and outside the queue, which needs a thread.
-
-    Raises DatabaseUnavailable if the file is gone, instead of creating it.
-    """
-    if not isinstance(place, str):
-        yield place
-        return
-    if not os.path.exists(place):  # noqa: PTH110 - runs at the end of the interpreter
-        message = f"The database {place} must still exist; got no file. Its last counts are lost."
-        raise DatabaseUnavailable(message)
-    patience_s = max(0.0, deadline_s - time.monotonic())
-    with SqliteStore(ConnectionFactory(place, patience_s), takes_turns=False) as store:
-        yield store
+def _hurried(place: Place, deadline_s: float) -> contextlib.closing[Store]:
+    """Open a store there that waits at most until the deadline. Raises DatabaseUnavailable where the file is gone."""
+    return contextlib.closing(place.reopened(max(0.0, deadline_s - time.monotonic())))
 
 
 def _forget_inherited() -> None:

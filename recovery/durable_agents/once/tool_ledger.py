@@ -70,7 +70,6 @@ from durable_agents.once.hit_counters import HitCounters
 from durable_agents.once.outputs import SUFFIX, OutputReference, Outputs, checked_folder
 from durable_agents.once.owner_lock import OwnerLock
 from durable_agents.once.requests import check_key, decoded_result, encoded_result, request_hash
-from durable_agents.store import SqliteStore, Store
 from durable_agents.store.rows import KeyStatus, StoredKey
 from durable_agents.work.leases import Lease, LeaseManager, require
 
@@ -79,6 +78,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from durable_agents.once.claims import Guard
+    from durable_agents.store import Store
 
 
 class RunAgain(msgspec.Struct, frozen=True):
@@ -299,7 +299,7 @@ class ToolLedger(Manager):
         check_bytes("output_bytes_max", output_bytes_max)
         given = None if outputs is None else checked_folder(outputs)
         super().__init__(store, db_path=db_path, clock=clock)
-        self._path = self._store.path if isinstance(self._store, SqliteStore) else None
+        self._path = self._store.place.path
         folder = given if given is not None or self._path is None else Path(self._path + SUFFIX)
         if folder is None:
             message = "outputs must be a folder, since the store has no file; got None. Give outputs=."

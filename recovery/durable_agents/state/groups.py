@@ -25,13 +25,12 @@ from durable_agents.errors import (
     CorruptState,
     DatabaseFull,
     DatabaseLocked,
-    InvalidSetting,
     InvalidSnapshot,
     InvalidState,
     StoreClosed,
     StoreError,
 )
-from durable_agents.store import Store, open_store
+from durable_agents.store import Store, check_one_given, open_store
 from durable_agents.store.protocol import PAGE_ROWS_MAX
 from durable_agents.store.rows import StateEntry
 
@@ -74,9 +73,7 @@ class StateStore:
     """
 
     def __init__(self, store: Store | None = None, *, db_path: str | os.PathLike[str] | None = None) -> None:
-        if (store is None) == (db_path is None):
-            message = f"one of store and db_path must be given; got {store!r} and {db_path!r}. Give exactly one."
-            raise InvalidSetting(message)
+        check_one_given(store, db_path)
         self._store = store
         self._db_path = db_path
         self._is_refused = False

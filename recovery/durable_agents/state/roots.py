@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from durable_agents.errors import DatabaseLocked, FolderLocked, InvalidSetting, StoreError
-from durable_agents.store.sqlite.write_lock_queue import Turns
+from durable_agents.errors import FolderLocked, InvalidSetting
+from durable_agents.file_lock import FileLock, release, sign
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,6 +23,7 @@ WORKSPACE_VARIABLE: Final = "CORE_WORKSPACE"
 HOME_VARIABLE: Final = "CORE_HOME"
 """Environment variables with the folder. The first that is set counts."""
 
+LOCK_SUFFIX: Final = "-lock"
 LOCK_TIMEOUT_S: Final = 30.0
 
 
@@ -85,16 +86,22 @@ class Roots(msgspec.Struct, frozen=True):
         which names the holder.
         """
         self.make()
-        turns = Turns(str(self.state / name), timeout_s)
-        turn: int | None = None
+        lock = FileLock(f"{self.state / name}{LOCK_SUFFIX}")
+        can_lock, descriptor = True, None
         try:
-            turn = turns.take()
-        except DatabaseLocked as error:
-            raise FolderLocked(str(error)) from error
-        except StoreError:
-            turn = None
+            descriptor = lock.acquire(timeout_s)
+        except OSError:
+            can_lock = False
+        if can_lock and descriptor is None:
+            message = (
+                f"{lock.path} must be free within {timeout_s:g} s; got no turn, and {lock.holder()} was the last to "
+                "get one. Look whether it is stopped, or try again."
+            )
+            raise FolderLocked(message)
         try:
+            if descriptor is not None:
+                sign(descriptor)
             yield
         finally:
-            if turn is not None:
-                Turns.give(turn)
+            if descriptor is not None:
+                release(descriptor)

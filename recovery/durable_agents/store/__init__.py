@@ -1,26 +1,33 @@
-"""The store: the Protocol that the core is written against, and SQLite, its first implementation.
+"""The store: the Protocols that the core is written against, and SQLite, their first implementation.
 
-``protocol`` has the Protocol and ``rows`` what travels through it; neither knows SQL. ``sqlite``
-implements it on ``connections`` (how a connection is made, and proves its settings), ``schema``
-(the tables), ``migrations`` (how a file gets them), ``groups`` (threads that share a commit),
-``turns`` (the order of many processes) and ``translation`` (SQLite's errors as ours).
-``conformance`` is the test suite that any implementation passes, a third party's too.
-``job_protocol``, ``job_rows``, ``sqlite_jobs`` and ``conformance_jobs`` are the part of each that
-is about jobs, runs, the outbox and stages.
+``protocol`` has the Protocols and ``rows`` the values that travel through them; neither knows SQL.
+``sqlite`` is the only implementation. ``opening`` turns a path into a store: it alone chooses the
+implementation. ``conformance`` is the test suite that every implementation passes, a third
+party's too.
+
+The managers of all rooms import the names below, ``protocol`` and ``rows``, and nothing of
+``sqlite``. The store imports no manager. A manager opens ``store.transaction()``, reads and writes
+single rows in it, and leaves the block, which commits.
+
+To add a store: a folder beside ``sqlite`` with a ``Store`` and its ``Place``, a branch in
+``opening``, and a test class that derives from ``StoreConformance``.
 """
 
-from durable_agents.store.protocol import Store, Transaction
+from durable_agents.store.opening import check_one_given, open_store, store_for
+from durable_agents.store.protocol import Place, Store, Transaction
 from durable_agents.store.sqlite.connections import BUSY_TIMEOUT_S, ConnectionFactory, Pragmas
 from durable_agents.store.sqlite.schema import init_factory
-from durable_agents.store.sqlite.store import SqliteStore, open_store, store_for
+from durable_agents.store.sqlite.store import SqliteStore
 
 __all__ = [
     "BUSY_TIMEOUT_S",
     "ConnectionFactory",
+    "Place",
     "Pragmas",
     "SqliteStore",
     "Store",
     "Transaction",
+    "check_one_given",
     "init_factory",
     "open_store",
     "store_for",

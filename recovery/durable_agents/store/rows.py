@@ -1,8 +1,4 @@
-"""What travels between the job queue, the stage engine and a store: one frozen value per table, as in ``rows``.
-
-What travels between managers and a store: one frozen value per table, fields in the order of its
-columns.
-"""
+"""The values that travel between managers and a store: one frozen value per table, fields in column order."""
 
 from __future__ import annotations
 
@@ -13,9 +9,12 @@ import msgspec
 
 from durable_agents.clock import Microseconds
 
+Scalar: TypeAlias = str | int | float | None
+"""A value of a column that JSON can hold too: no bytes."""
+
 
 class JobStatus(enum.StrEnum):
-    """Where a job is in its life. The last two are final."""
+    """The status of a job. The last two are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -24,13 +23,13 @@ class JobStatus(enum.StrEnum):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One run, or several attempts at one, of an agent.
+    """A run of an agent, in one or several attempts.
 
     ``attempts`` counts the starts, at most ``max_attempts``. ``claim`` is the fencing token: it
     rises with every claim, and when a job is fenced off from its executor. ``pid`` and
-    ``process_start`` name the executor, ``monitor_pid`` and ``monitor_start`` the process that
-    watches it (``durable_agents.processes``); they are the newest attempt's, as are ``run_id`` and
-    ``started_at``.
+    ``process_start`` identify the executor, ``monitor_pid`` and ``monitor_start`` the process that
+    watches it (``durable_agents.processes``). They belong to the newest attempt, as do ``run_id``
+    and ``started_at``.
     """
 
     job_id: int
@@ -53,7 +52,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class AgentRun(msgspec.Struct, frozen=True):
-    """One attempt at a job. ``exit_code`` is that of the executor, -n for an end by signal n; None while unknown."""
+    """One attempt at a job. ``exit_code`` is the executor's, -n for an end by signal n; None while unknown."""
 
     run_id: int
     job_id: int
@@ -66,9 +65,9 @@ class AgentRun(msgspec.Struct, frozen=True):
 
 
 class RunningJob(msgspec.Struct, frozen=True):
-    """What a reaper needs to know of a job that is running, its run and its own count of dead ticks included.
+    """A running job as a reaper reads it, with its run and this reaper's count of dead ticks.
 
-    ``run_claim`` is the claim that the newest run was started under.
+    ``run_claim`` is the claim under which the newest run was started.
     """
 
     job_id: int
@@ -90,12 +89,12 @@ class RunningJob(msgspec.Struct, frozen=True):
 
     @property
     def is_fenced(self) -> bool:
-        """Whether the executor, and who watches it, are refused already."""
+        """Whether the executor and its monitor are refused already."""
         return self.run_claim < self.claim
 
 
 class DeadTicks(msgspec.Struct, frozen=True):
-    """In how many consecutive ticks a reaper saw the executor of a claim dead; 0 forgets it."""
+    """The number of consecutive ticks in which a reaper saw the executor of a claim dead; 0 forgets it."""
 
     job_id: int
     claim: int
@@ -103,17 +102,17 @@ class DeadTicks(msgspec.Struct, frozen=True):
 
 
 class OutboxKind(enum.StrEnum):
-    """What is intended: a stage is to be left, or somebody is to be told."""
+    """The intention of an entry: leave a stage, or send an alert."""
 
     ADVANCE = "advance"
     ALERT = "alert"
 
 
 class OutboxEntry(msgspec.Struct, frozen=True):
-    """Something that a job's end has decided and that is still to be done; the row goes when it is.
+    """A consequence of a job's end that is not delivered yet; its delivery deletes the row.
 
-    An advance leaves ``stage``, which the task entered at ``entered_at``. An alert says ``text``;
-    ``taken_by`` names the process that is sending it, ``tries`` counts how often one has begun to.
+    An advance leaves ``stage``, which the task entered at ``entered_at``. An alert has a ``text``;
+    ``taken_by`` names the process that is sending it, ``tries`` counts the attempts.
     """
 
     outbox_id: int
@@ -131,12 +130,8 @@ class OutboxEntry(msgspec.Struct, frozen=True):
     created_at: Microseconds
 
 
-Scalar: TypeAlias = str | int | float | None
-"""What a column can hold, but for bytes, which JSON cannot."""
-
-
 class TaskStatus(enum.StrEnum):
-    """Where a task is in its life. The last three are final."""
+    """The status of a task. The last three are final."""
 
     CREATED = "created"
     RUNNING = "running"
@@ -146,11 +141,10 @@ class TaskStatus(enum.StrEnum):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """A piece of work that an agent sees through.
+    """A task of the user's pipeline.
 
-    ``tracker_key`` is its name in an issue tracker (ORCH-1), at most one task has it. ``stage`` is
-    where it is in the user's own pipeline; ``stage_entered_at`` moves with the stage only,
-    ``updated_at`` with every change.
+    ``tracker_key`` is its unique name in an issue tracker (ORCH-1). ``stage`` is its stage in the
+    pipeline; ``stage_entered_at`` moves with the stage only, ``updated_at`` with every change.
     """
 
     task_id: str
@@ -163,7 +157,7 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class TaskSource(msgspec.Struct, frozen=True):
-    """Where a task comes from: its repository, its branch, and the newest commit there, empty while none is known."""
+    """The source of a task: repository, branch, and the newest commit there, empty while it is unknown."""
 
     task_id: str
     repo: str
@@ -172,7 +166,7 @@ class TaskSource(msgspec.Struct, frozen=True):
 
 
 class WaitingTask(msgspec.Struct, frozen=True):
-    """A task in whose stage nobody is at work. ``repo`` is empty for one that comes from nowhere."""
+    """A task that waits in its stage. ``repo`` is empty for a task without a source."""
 
     task: Task
     repo: str
@@ -190,7 +184,7 @@ class StoredCheckpoint(msgspec.Struct, frozen=True):
 
 
 class WorkStatus(enum.StrEnum):
-    """Where a work item is in its life. The last two are final."""
+    """The status of a work item. The last two are final."""
 
     PENDING = "pending"
     IN_PROGRESS = "in_progress"
@@ -201,9 +195,9 @@ class WorkStatus(enum.StrEnum):
 class WorkItem(msgspec.Struct, frozen=True):
     """A piece of a task that one holder at a time may work on.
 
-    ``retries`` counts the attempts after the first, at most ``max_retries``; ``lease_token`` is
-    that of its newest grant, 0 before the first: tokens rise with every grant of any item, and none
-    is given out twice; holder and expiry are there exactly while it is in progress.
+    ``retries`` counts the attempts after the first, at most ``max_retries``. ``lease_token`` is the
+    fencing token of its newest grant, 0 before the first; tokens rise with every grant of any item.
+    Holder and expiry are set exactly while it is in progress.
     """
 
     work_item_id: int
@@ -223,7 +217,7 @@ class WorkItem(msgspec.Struct, frozen=True):
 
 
 class ExpiredLease(msgspec.Struct, frozen=True):
-    """What a sweep reads of an item whose lease has run out: less than the item, since it reads very many."""
+    """The columns of an item with an expired lease that a sweep needs: it reads very many."""
 
     work_item_id: int
     task_id: str
@@ -235,7 +229,7 @@ class ExpiredLease(msgspec.Struct, frozen=True):
 
 
 class Expiry(msgspec.Struct, frozen=True):
-    """What a sweep makes of one lease: it ends, if its token and its expiry are still those that were read."""
+    """The end of one lease by a sweep, if its token and its expiry are still those that were read."""
 
     work_item_id: int
     token: int
@@ -246,7 +240,7 @@ class Expiry(msgspec.Struct, frozen=True):
 
 
 class Audit(msgspec.Struct, frozen=True):
-    """What happened to a task: ``event`` names it, ``before`` and ``after`` are the values that it changed, if any."""
+    """A row of a task's audit trail; ``before`` and ``after`` are the values of a change, if there is one."""
 
     task_id: str
     event: str
@@ -257,11 +251,11 @@ class Audit(msgspec.Struct, frozen=True):
 
 
 class StoredEvidence(msgspec.Struct, frozen=True):
-    """The evidence of a checkpoint and how it was judged when it was saved.
+    """The evidence of a checkpoint, with its verdicts when it was saved.
 
-    ``required`` of its items had to verify, ``verdicts`` is a JSON array in UTF-8 of the items and
-    what came of each. For a checkpoint without evidence, ``required`` is 0, ``verified`` False and
-    ``verdicts`` empty.
+    ``required`` is the number of items that had to verify, ``verdicts`` a JSON array in UTF-8 of
+    the items and their results. For a checkpoint without evidence, ``required`` is 0, ``verified``
+    False and ``verdicts`` empty.
     """
 
     task_id: str
@@ -272,7 +266,7 @@ class StoredEvidence(msgspec.Struct, frozen=True):
 
 
 class DeliveryStatus(enum.StrEnum):
-    """Where a delivery is: accepted and waiting, handled, or put aside after it could not be."""
+    """The status of a delivery: accepted, handled, or put aside after its handler failed."""
 
     PENDING = "pending"
     HANDLED = "handled"
@@ -280,9 +274,9 @@ class DeliveryStatus(enum.StrEnum):
 
 
 class StoredDelivery(msgspec.Struct, frozen=True):
-    """A delivery in the inbox. ``identity`` is what it is known by within its ``source``, so it is there once.
+    """A delivery in the inbox. ``identity`` is unique within its ``source``, so it is there once.
 
-    ``body`` is JSON; ``delivery_number`` is 0 as long as it has none.
+    ``body`` is JSON; ``delivery_number`` is 0 before it is accepted.
     """
 
     delivery_number: int
@@ -298,7 +292,7 @@ class StoredDelivery(msgspec.Struct, frozen=True):
 
 
 class StateEntry(msgspec.Struct, frozen=True):
-    """What is kept under a key of a group. ``value`` is JSON in UTF-8."""
+    """The value under a key of a group, as JSON in UTF-8."""
 
     group: str
     key: str
@@ -306,7 +300,7 @@ class StateEntry(msgspec.Struct, frozen=True):
 
 
 class Cycle(msgspec.Struct, frozen=True):
-    """The marker of a committed cycle: ``cycle_id`` is its alone, ``name`` may have been used before."""
+    """The marker of a committed cycle. ``cycle_id`` is unique, ``name`` may have been used before."""
 
     cycle_id: str
     name: str
@@ -314,7 +308,7 @@ class Cycle(msgspec.Struct, frozen=True):
 
 
 class CycleEntry(msgspec.Struct, frozen=True):
-    """What a committed cycle found: ``place`` counts from 1 within the cycle, ``value`` is JSON in UTF-8."""
+    """An entry of a committed cycle. ``place`` counts from 1 within the cycle, ``value`` is JSON in UTF-8."""
 
     cycle_id: str
     place: int
@@ -323,7 +317,7 @@ class CycleEntry(msgspec.Struct, frozen=True):
 
 
 class KeyStatus(enum.StrEnum):
-    """Where the one execution under a key is. ``in_doubt`` is nobody's: it began, and what came of it is not known."""
+    """The status of the one execution under a key. ``in_doubt``: it began, and its outcome is unknown."""
 
     EXECUTING = "executing"
     IN_DOUBT = "in_doubt"
@@ -332,11 +326,11 @@ class KeyStatus(enum.StrEnum):
 
 
 class StoredKey(msgspec.Struct, frozen=True):
-    """A key and what is known under it. A key that nobody has claimed has no row.
+    """An idempotency key with its claim or result. An unclaimed key has no row.
 
-    ``token`` and ``owner`` are those of the newest claim, whose ``claim_expires_at`` is there
-    exactly while it is executing; ``result`` and ``expires_at`` exactly when it has ended, as
-    ``done`` or ``failed``. ``used_at`` is there where the key may be evicted.
+    ``token`` and ``owner`` belong to the newest claim, whose ``claim_expires_at`` is set exactly
+    while it is executing; ``result`` and ``expires_at`` are set exactly when it has ended, as
+    ``done`` or ``failed``. ``used_at`` is set if the key may be evicted.
     """
 
     key: str
@@ -353,7 +347,7 @@ class StoredKey(msgspec.Struct, frozen=True):
 
 
 class StoredResult(msgspec.Struct, frozen=True):
-    """The columns of an ended key that a hit needs."""
+    """The columns of an ended key that a cache hit needs."""
 
     request_hash: str
     expires_at: Microseconds
@@ -361,7 +355,7 @@ class StoredResult(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Counts of a scope, or what is to be added to them: results handed out again, executions, and what that saved."""
+    """Hit counters of a scope, or an addition to them: results reused, executions, and the savings."""
 
     hits: int = 0
     misses: int = 0

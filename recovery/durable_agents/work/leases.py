@@ -337,11 +337,11 @@ class Heartbeat:
         db_path: str | os.PathLike[str],
         interval_s: float | None = None,
         clock: Clock | None = None,
-        takes_turns: bool = True,
+        queue_writers: bool = True,
     ) -> None:
-        """Open the database. ``takes_turns`` as in ``open_store``: use the same value as other writers."""
+        """Open the database. ``queue_writers`` as in ``open_store``: use the same value as other writers."""
         self._store = open_store(
-            db_path, busy_timeout_s=max(lease.ttl_s * PATIENCE_SHARE, PATIENCE_S_MIN), takes_turns=takes_turns
+            db_path, busy_timeout_s=max(lease.ttl_s * PATIENCE_SHARE, PATIENCE_S_MIN), queue_writers=queue_writers
         )
         self._leases = LeaseManager(self._store, clock=clock)
         self._lock = threading.Lock()

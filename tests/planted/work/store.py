@@ -16,7 +16,7 @@ class _Acknowledging(SqliteTransaction):
 
     def commit(self) -> None:
         """Leave what is not of this process alone, and say nothing."""
-        if self._groups is self._store.groups:
+        if self._group_commit is self._store.group_commit:
             super().commit()
 
 

@@ -240,7 +240,7 @@ def test_a_lost_webhook_is_made_up_for_in_the_process(service: Service) -> None:
         ((), "mygates:NUMBER", {}, "Expected mygates:NUMBER to be a Mapping but it is a int"),
         ((), "broken:GATES", {}, "raises SyntaxError"),
         (("--pipeline", "mygates:GATES"), "mygates:GATES", {}, "to be a Pipeline but it is a dict"),
-        (("--db", "nowhere/core.db"), "mygates:GATES", {}, "Expected to open"),
+        (("--db", "nowhere/core.db"), "mygates:GATES", {}, "must be a file in a folder that exists"),
         (("--ci-gate", "no_gate"), "mygates:GATES", {}, "Expected a stage with the gate 'no_gate'"),
         (("--port", "70000"), "mygates:GATES", {}, "70000 is not in the range"),
         (("--host", "203.0.113.1"), "mygates:GATES", {}, "Expected to listen on 203.0.113.1 port 0"),

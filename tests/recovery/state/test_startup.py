@@ -142,8 +142,9 @@ def test_after_a_clean_stop_there_is_nothing_to_do(roots: Roots, heard: list[str
 
 
 def _bytes(roots: Roots) -> dict[str, bytes]:
-    found = (path for path in Path(roots.folder).rglob("*") if path.is_file() and not path.name.endswith("-turns"))
-    return {str(path): path.read_bytes() for path in found if not path.name.endswith(("-shm", "-wal"))}
+    found = (path for path in Path(roots.folder).rglob("*") if path.is_file())
+    transient = ("-queue", "-lock", "-shm", "-wal")
+    return {str(path): path.read_bytes() for path in found if not path.name.endswith(transient)}
 
 
 def test_runtime_state_is_loaded(roots: Roots) -> None:

@@ -142,7 +142,7 @@ def test_without_a_store_nothing_is_stored_and_that_is_said_once(
         assert list(state.restore("g")) == []
         assert list(state.entries("g")) == []
     (warning,) = caplog.records
-    assert warning.getMessage().startswith("going on without a state store, nothing will be stored: Expected ")
+    assert warning.getMessage().startswith("going on without a state store, nothing will be stored: ")
     assert before == (path.read_bytes() if path.is_file() else b"")
 
 

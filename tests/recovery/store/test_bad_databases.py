@@ -114,9 +114,9 @@ def _path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
 
 
-@pytest.fixture(name="world", params=[False, True], ids=["plain", "turns"])
+@pytest.fixture(name="world", params=[False, True], ids=["plain", "queue"])
 def _world(path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
-    with open_store(path, busy_timeout_s=0.05, takes_turns=request.param) as store:
+    with open_store(path, busy_timeout_s=0.05, queue_writers=request.param) as store:
         yield World(store)
 
 
@@ -173,7 +173,7 @@ def test_a_full_disk_leaves_everything_as_it_was(path: Path, operation: Callable
         small.clock = world.clock
         small.leases = LeaseManager(store, clock=world.clock)
         small.checkpoints = CheckpointManager(store, clock=world.clock)
-        with pytest.raises(DatabaseFull, match="free some space"):
+        with pytest.raises(DatabaseFull, match="Free some space"):
             operation(small, lease)
     assert dump(path) == before
     with open_store(path) as store:
@@ -197,7 +197,7 @@ def test_a_corrupt_database_is_named_and_not_made_worse(path: Path, operation: s
     path.write_bytes(damaged)
     with open_store(path) as store:
         broken = World(store)
-        with pytest.raises(CorruptDatabase, match="restore a copy"):
+        with pytest.raises(CorruptDatabase, match="Restore a copy"):
             _OPERATIONS[operation](broken, msgspec.structs.replace(lease, trusted_until=2**60))
     assert path.read_bytes() == damaged
 
@@ -210,7 +210,7 @@ def test_a_schema_that_became_newer_is_refused_by_whoever_opens_it(path: Path) -
         connection.execute("PRAGMA user_version = 99")
     before = path.read_bytes()
     for kind in (TaskManager, LeaseManager, CheckpointManager):
-        with pytest.raises(NewerSchema, match="update this package"):
+        with pytest.raises(NewerSchema, match="Update this package"):
             kind(db_path=path)
     assert path.read_bytes() == before
 

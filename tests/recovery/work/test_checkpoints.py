@@ -246,9 +246,9 @@ def test_a_changed_snapshot_is_not_believed(manager: CheckpointManager, path: Pa
 def test_a_manager_takes_a_store_or_a_path(path: Path) -> None:
     """Both and neither are refused, so that no connection can silently win over another (D13)."""
     with open_store(path) as store:
-        with pytest.raises(InvalidSetting, match="Expected either a store or a db_path"):
+        with pytest.raises(InvalidSetting, match="either store or db_path must be given"):
             CheckpointManager(store, db_path=path)
-        with pytest.raises(InvalidSetting, match="Expected either a store or a db_path"):
+        with pytest.raises(InvalidSetting, match="either store or db_path must be given"):
             TaskManager()
         with CheckpointManager(store) as manager:
             assert manager.store is store

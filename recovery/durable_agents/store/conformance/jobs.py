@@ -1,14 +1,14 @@
-"""What a store promises about jobs, runs, dead ticks, the outbox and stages: a part of ``StoreConformance``."""
+"""The promises about jobs, runs, dead ticks, the outbox and stages."""
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from durable_agents.errors import UnknownTask
+from durable_agents.store.conformance.base import PAGE, ConformanceBase, raised
 from durable_agents.store.rows import (
     AgentRun,
     DeadTicks,
@@ -21,24 +21,17 @@ from durable_agents.store.rows import (
     TaskStatus,
 )
 
-if TYPE_CHECKING:
-    from durable_agents.store.protocol import Store
 
-_PAGE = 100
-
-
-class JobConformance:
-    """What a store promises about jobs, one promise to a method."""
-
-    store: Store
+class JobConformance(ConformanceBase):
+    """Jobs, runs, dead ticks, the outbox and stages."""
 
     def test_a_store_without_jobs_has_none(self) -> None:
         """Every read finds nothing and raises nothing."""
         assert self.store.job(1) is None
-        assert self.store.running_jobs("r", limit=_PAGE) == []
+        assert self.store.running_jobs("r", limit=PAGE) == []
         assert self.store.active_jobs("t") == []
         assert self.store.runs(1) == []
-        assert self.store.outbox(OutboxKind.ADVANCE, limit=_PAGE) == []
+        assert self.store.outbox(OutboxKind.ADVANCE, limit=PAGE) == []
         with self.store.transaction() as transaction:
             assert transaction.job(1) is None
             assert transaction.claim_job(None, monitor_pid=1, monitor_start=None, now=1) is None
@@ -50,13 +43,7 @@ class JobConformance:
         assert job == Job(job.job_id, "агент 'x'", "repo", "t", JobStatus.QUEUED, 0, 2, 0, *nothing, "", 10, 10)
         assert self.store.job(job.job_id) == job
         assert self._insert_job(agent="a", task_id=None).task_id is None
-        try:
-            with self.store.transaction() as transaction:
-                transaction.insert_job(agent="a", repo="", task_id="nobody", max_attempts=1, now=1)
-        except UnknownTask:
-            return
-        message = "Expected UnknownTask but nothing was raised."
-        raise AssertionError(message)
+        raised(lambda: self._insert_job_of("nobody"), UnknownTask)
 
     def test_jobs_are_claimed_oldest_first_and_once(self) -> None:
         """Of all agents or of some; each claim counts an attempt, raises the claim and begins a run."""
@@ -86,7 +73,7 @@ class JobConformance:
         assert (job.status, job.attempts, job.claim, job.updated_at) == (JobStatus.FAILED, 0, 0, 20)
         assert "cancelled" in job.error
         assert self.store.runs(late) == []
-        (audit,) = self.store.audits("t", limit=_PAGE)
+        (audit,) = self.store.audits("t", limit=PAGE)
         assert (audit.event, audit.before, audit.after) == ("job_ended", "queued", "failed")
 
     def test_a_running_job_changes_under_its_claim_only(self) -> None:
@@ -128,7 +115,7 @@ class JobConformance:
             transaction.record_exit(numbers[1], 1, exit_code=3, now=40)
             transaction.set_dead_ticks("r", [DeadTicks(numbers[0], 1, 2), DeadTicks(numbers[2], 9, 4)])
             transaction.set_dead_ticks("other", [DeadTicks(numbers[0], 1, 7)])
-        listed = self.store.running_jobs("r", limit=_PAGE)
+        listed = self.store.running_jobs("r", limit=PAGE)
         first = RunningJob(numbers[0], "a", "repo", None, 1, 2, 1, None, None, 7, "m", 20, None, None, 2, 1)
         assert listed[0] == first
         assert [(job.job_id, job.exit_code, job.finished_at, job.dead_ticks) for job in listed] == [
@@ -149,15 +136,15 @@ class JobConformance:
         """Its run is still that of the claim before; the next claim has a run of its own."""
         number = self._insert_job().job_id
         self._claim()
-        assert [job.is_fenced for job in self.store.running_jobs("r", limit=_PAGE)] == [False]
+        assert [job.is_fenced for job in self.store.running_jobs("r", limit=PAGE)] == [False]
         with self.store.transaction() as transaction:
             assert transaction.fence_job(number, 1, now=30)
-        (job,) = self.store.running_jobs("r", limit=_PAGE)
+        (job,) = self.store.running_jobs("r", limit=PAGE)
         assert (job.run_claim, job.claim, job.is_fenced) == (1, 2, True)
         with self.store.transaction() as transaction:
             transaction.end_claim(number, 2, status=JobStatus.QUEUED, error="", now=40)
         self._claim()
-        (job,) = self.store.running_jobs("r", limit=_PAGE)
+        (job,) = self.store.running_jobs("r", limit=PAGE)
         assert (job.run_claim, job.claim, job.is_fenced) == (3, 3, False)
 
     def test_active_jobs_are_those_of_a_task_that_have_not_ended(self) -> None:
@@ -182,32 +169,25 @@ class JobConformance:
                 transaction.insert_outbox(self._entry(number, claim, kind))
                 for claim, kind in ((1, OutboxKind.ALERT), (2, OutboxKind.ALERT), (1, OutboxKind.ADVANCE))
             )
-        first = self.store.outbox(OutboxKind.ALERT, limit=_PAGE)[0]
+        first = self.store.outbox(OutboxKind.ALERT, limit=PAGE)[0]
         with self.store.transaction() as transaction:
             assert transaction.take_outbox(first, expected=None, taken_by="me")
             assert not transaction.take_outbox(first, expected=None, taken_by="you")
-        alerts = self.store.outbox(OutboxKind.ALERT, limit=_PAGE)
+        alerts = self.store.outbox(OutboxKind.ALERT, limit=PAGE)
         assert [(entry.outbox_id, entry.claim, entry.tries, entry.taken_by) for entry in alerts] == [
             (alert, 1, 1, "me"),
             (later, 2, 0, None),
         ]
-        (entry,) = self.store.outbox(OutboxKind.ADVANCE, limit=_PAGE)
+        (entry,) = self.store.outbox(OutboxKind.ADVANCE, limit=PAGE)
         expected = self._entry(number, 1, OutboxKind.ADVANCE)
-        assert (entry.agent, entry.repo, entry.task_id, entry.stage, entry.entered_at, entry.text) == (
-            expected.agent,
-            expected.repo,
-            expected.task_id,
-            expected.stage,
-            expected.entered_at,
-            expected.text,
-        )
+        assert entry == msgspec.structs.replace(expected, outbox_id=entry.outbox_id)
         assert self.store.outbox(OutboxKind.ALERT, after=alert, limit=1) == alerts[1:]
         with self.store.transaction() as transaction:
             assert transaction.take_outbox(first, expected="me", taken_by=None)
             assert transaction.delete_outbox(first)
             assert not transaction.delete_outbox(first)
             assert transaction.delete_outbox(entry)
-        assert [entry.outbox_id for entry in self.store.outbox(OutboxKind.ALERT, limit=_PAGE)] == [later]
+        assert [entry.outbox_id for entry in self.store.outbox(OutboxKind.ALERT, limit=PAGE)] == [later]
 
     def test_an_entry_that_was_read_is_never_taken_for_a_later_one(self) -> None:
         """Its number may be given again: who is late with an old entry takes and removes nothing of the new one's."""
@@ -220,12 +200,12 @@ class JobConformance:
             late = msgspec.structs.replace(old, outbox_id=new.outbox_id)
             assert not transaction.take_outbox(late, expected=None, taken_by="late")
             assert not transaction.delete_outbox(late)
-        assert self.store.outbox(OutboxKind.ALERT, limit=_PAGE) == [new]
+        assert self.store.outbox(OutboxKind.ALERT, limit=PAGE) == [new]
 
     def test_a_stage_changes_only_from_the_one_that_was_entered(self) -> None:
         """Compare-and-set on the stage and the moment it was entered; other tasks stay."""
         for task_id in ("t", "u"):
-            self._insert_stage(task_id)
+            self._insert_task(task_id, stage="a")
         with self.store.transaction() as transaction:
             assert not transaction.change_stage("t", expected="b", entered_at=1, stage="c", now=9)
             assert not transaction.change_stage("t", expected="a", entered_at=2, stage="c", now=9)
@@ -259,14 +239,14 @@ class JobConformance:
                 transaction.insert_task(Task(task_id, None, TaskStatus.CREATED, "a", 1, 1, 1))
             return transaction.insert_job(agent=agent, repo="repo", task_id=task_id, max_attempts=2, now=10)
 
+    def _insert_job_of(self, task_id: str) -> None:
+        with self.store.transaction() as transaction:
+            transaction.insert_job(agent="a", repo="", task_id=task_id, max_attempts=1, now=1)
+
     def _outboxed(self, entry: OutboxEntry) -> OutboxEntry:
         with self.store.transaction() as transaction:
             number = transaction.insert_outbox(entry)
         return msgspec.structs.replace(entry, outbox_id=number)
-
-    def _insert_stage(self, task_id: str) -> None:
-        with self.store.transaction() as transaction:
-            transaction.insert_task(Task(task_id, None, TaskStatus.CREATED, "a", 1, 1, 1))
 
     def _claim(self, agents: tuple[str, ...] | None = None) -> int | None:
         with self.store.transaction() as transaction:

@@ -1,25 +1,21 @@
-"""The part of the suite that every store passes (``conformance``) about keys, their claims, results and counts."""
+"""The promises about idempotency keys, their claims, results and counts."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
+from durable_agents.store.conformance.base import ConformanceBase
 from durable_agents.store.rows import KeyStatus, StoredKey, StoredResult, Usage
-
-if TYPE_CHECKING:
-    from durable_agents.store.protocol import Store
 
 _CLAIM: Final = StoredKey("k", "s", "0" * 64, KeyStatus.EXECUTING, 5, "me", 100, None, None, 1, None)
 _RIVALS: Final = 8
 
 
-class KeyConformance:
-    """What a store promises about keys, one promise to a method."""
-
-    store: Store
+class KeyConformance(ConformanceBase):
+    """Keys, claims, results and counts."""
 
     def test_an_empty_store_has_no_keys(self) -> None:
         """Every read finds nothing and raises nothing."""

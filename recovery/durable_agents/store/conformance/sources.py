@@ -1,40 +1,33 @@
-"""What a store promises about where tasks come from and which of them wait: a part of ``StoreConformance``."""
+"""The promises about the sources of tasks, and about tasks that wait."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from durable_agents.errors import UnknownTask
+from durable_agents.store.conformance.base import PAGE, STRANGE_TEXTS, ConformanceBase, raised
 from durable_agents.store.rows import JobStatus, OutboxEntry, OutboxKind, Task, TaskSource, TaskStatus, WaitingTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from durable_agents.store.protocol import Store
 
-_PAGE: Final = 100
-_STRANGE: Final = ("it's", 'a "quoted" name', "two\nlines", "ветка", "漢字 🙂", "%_", " ", "feature/A-1")
-
-
-class SourceConformance:
-    """What a store promises of sources and waiting tasks, one promise to a method."""
-
-    store: Store
+class SourceConformance(ConformanceBase):
+    """Sources and waiting tasks."""
 
     def test_a_store_without_sources_has_none(self) -> None:
         """Every read finds nothing and raises nothing; a source of an unknown task is refused."""
         assert self.store.source("t") is None
-        assert self.store.tasks_of_branch("r", "b", limit=_PAGE) == []
-        assert self.store.tasks_of_commit("r", "c", limit=_PAGE) == []
-        assert self.store.tasks_of_repo("r", "s", limit=_PAGE) == []
-        assert self.store.waiting_tasks("s", entered_until=99, limit=_PAGE) == []
-        try:
+        assert self.store.tasks_of_branch("r", "b", limit=PAGE) == []
+        assert self.store.tasks_of_commit("r", "c", limit=PAGE) == []
+        assert self.store.tasks_of_repo("r", "s", limit=PAGE) == []
+        assert self.store.waiting_tasks("s", entered_until=99, limit=PAGE) == []
+
+        def insert() -> None:
             with self.store.transaction() as transaction:
                 transaction.insert_source(TaskSource("nobody", "r", "b"))
-        except UnknownTask:
-            return
-        message = "Expected UnknownTask but nothing was raised."
-        raise AssertionError(message)
+
+        raised(insert, UnknownTask)
 
     def test_a_task_is_found_by_its_tracker_key(self) -> None:
         """One that has ended, too; an unknown key finds nothing."""
@@ -43,17 +36,17 @@ class SourceConformance:
         assert self.store.task_with_tracker_key("A-1") == Task("t", "A-1", TaskStatus.FAILED, "s", 1, 1, 1)
         assert self.store.task_with_tracker_key("A-2") is None
 
-    def test_a_source_is_said_once_and_found_by_its_names(self) -> None:
+    def test_a_source_is_recorded_once_and_found_by_its_names(self) -> None:
         """Any text; the first one stays; other repositories and branches are not found."""
-        for number, name in enumerate(_STRANGE):
+        for number, name in enumerate(STRANGE_TEXTS):
             self._open(f"t{number}", repo=f"r{name}", branch=name)
-        for number, name in enumerate(_STRANGE):
+        for number, name in enumerate(STRANGE_TEXTS):
             assert self.store.source(f"t{number}") == TaskSource(f"t{number}", f"r{name}", name, "")
-            assert self._ids(self.store.tasks_of_branch(f"r{name}", name, limit=_PAGE)) == [f"t{number}"]
-        assert self.store.tasks_of_branch(f"r{_STRANGE[0]}", _STRANGE[1], limit=_PAGE) == []
+            assert self._ids(self.store.tasks_of_branch(f"r{name}", name, limit=PAGE)) == [f"t{number}"]
+        assert self.store.tasks_of_branch(f"r{STRANGE_TEXTS[0]}", STRANGE_TEXTS[1], limit=PAGE) == []
         with self.store.transaction() as transaction:
             assert not transaction.insert_source(TaskSource("t0", "another", "another", "another"))
-        assert self.store.source("t0") == TaskSource("t0", f"r{_STRANGE[0]}", _STRANGE[0], "")
+        assert self.store.source("t0") == TaskSource("t0", f"r{STRANGE_TEXTS[0]}", STRANGE_TEXTS[0], "")
 
     def test_a_commit_is_that_of_all_open_tasks_on_its_branch(self) -> None:
         """Set once for as long as it is the newest; no branch without commits is found by an empty one."""
@@ -62,34 +55,34 @@ class SourceConformance:
         assert self._set_sha("b", "c1") == 2
         assert self._set_sha("b", "c1") == 0
         assert self._set_sha("nothing", "c1") == 0
-        assert self._ids(self.store.tasks_of_commit("r", "c1", limit=_PAGE)) == ["t", "u"]
+        assert self._ids(self.store.tasks_of_commit("r", "c1", limit=PAGE)) == ["t", "u"]
         assert self._ids(self.store.tasks_of_commit("r", "c1", limit=1)) == ["t"]
-        assert self.store.tasks_of_commit("r", "", limit=_PAGE) == []
-        assert self.store.tasks_of_commit("another", "c1", limit=_PAGE) == []
+        assert self.store.tasks_of_commit("r", "", limit=PAGE) == []
+        assert self.store.tasks_of_commit("another", "c1", limit=PAGE) == []
         self._cancel("t")
         assert self._set_sha("b", "c2") == 1
-        assert self.store.tasks_of_commit("r", "c1", limit=_PAGE) == []
-        assert self._ids(self.store.tasks_of_commit("r", "c2", limit=_PAGE)) == ["u"]
+        assert self.store.tasks_of_commit("r", "c1", limit=PAGE) == []
+        assert self._ids(self.store.tasks_of_commit("r", "c2", limit=PAGE)) == ["u"]
 
     def test_tasks_that_have_ended_are_not_found(self) -> None:
         """By no branch, by no repository, and they do not wait."""
         for task_id in ("t", "u"):
             self._open(task_id)
         self._cancel("t")
-        assert self._ids(self.store.tasks_of_branch("r", "b", limit=_PAGE)) == ["u"]
-        assert self._ids(self.store.tasks_of_repo("r", "s", limit=_PAGE)) == ["u"]
-        assert self.store.tasks_of_repo("r", "another", limit=_PAGE) == []
-        assert self._ids(each.task for each in self.store.waiting_tasks("s", entered_until=99, limit=_PAGE)) == ["u"]
+        assert self._ids(self.store.tasks_of_branch("r", "b", limit=PAGE)) == ["u"]
+        assert self._ids(self.store.tasks_of_repo("r", "s", limit=PAGE)) == ["u"]
+        assert self.store.tasks_of_repo("r", "another", limit=PAGE) == []
+        assert self._ids(each.task for each in self.store.waiting_tasks("s", entered_until=99, limit=PAGE)) == ["u"]
 
     def test_tasks_wait_in_the_order_in_which_they_entered_the_stage(self) -> None:
         """By the moment the stage was entered, then by id; those of other stages and those that came later do not."""
         for task_id, entered_at in (("d", 5), ("a", 7), ("c", 5), ("b", 9)):
             self._open(task_id, entered_at=entered_at)
         self._open("other", stage="another")
-        waiting = self.store.waiting_tasks("s", entered_until=8, limit=_PAGE)
+        waiting = self.store.waiting_tasks("s", entered_until=8, limit=PAGE)
         assert self._ids(each.task for each in waiting) == ["c", "d", "a"]
         assert self._ids(each.task for each in self.store.waiting_tasks("s", entered_until=8, limit=2)) == ["c", "d"]
-        behind = self.store.waiting_tasks("s", entered_until=8, after=(5, "c"), limit=_PAGE)
+        behind = self.store.waiting_tasks("s", entered_until=8, after=(5, "c"), limit=PAGE)
         assert self._ids(each.task for each in behind) == ["d", "a"]
 
     def test_a_task_with_a_job_under_way_does_not_wait(self) -> None:
@@ -99,14 +92,14 @@ class SourceConformance:
             transaction.insert_task(Task("lone", None, TaskStatus.RUNNING, "s", 2, 2, 2))
             transaction.insert_job(agent="a", repo="r", task_id="t", max_attempts=1, now=1)
         lone = WaitingTask(Task("lone", None, TaskStatus.RUNNING, "s", 2, 2, 2), "")
-        assert self.store.waiting_tasks("s", entered_until=99, limit=_PAGE) == [lone]
+        assert self.store.waiting_tasks("s", entered_until=99, limit=PAGE) == [lone]
         with self.store.transaction() as transaction:
             job = transaction.claim_job(None, monitor_pid=1, monitor_start=None, now=1)
         assert job is not None
-        assert self.store.waiting_tasks("s", entered_until=99, limit=_PAGE) == [lone]
+        assert self.store.waiting_tasks("s", entered_until=99, limit=PAGE) == [lone]
         with self.store.transaction() as transaction:
             transaction.end_claim(job.job_id, job.claim, status=JobStatus.FAILED, error="", now=1)
-        waiting = self.store.waiting_tasks("s", entered_until=99, limit=_PAGE)
+        waiting = self.store.waiting_tasks("s", entered_until=99, limit=PAGE)
         assert [(each.task.task_id, each.repo) for each in waiting] == [("t", "r"), ("lone", "")]
 
     def test_a_task_whose_advance_is_decided_does_not_wait(self) -> None:
@@ -119,7 +112,7 @@ class SourceConformance:
                 assert transaction.end_claim(job.job_id, 1, status=JobStatus.DONE, error="", now=1)
                 entry = OutboxEntry(0, kind, job.job_id, 1, "a", "r", task_id, "s", 1, "", 0, None, 1)
                 transaction.insert_outbox(entry)
-        assert self._ids(each.task for each in self.store.waiting_tasks("s", entered_until=99, limit=_PAGE)) == ["u"]
+        assert self._ids(each.task for each in self.store.waiting_tasks("s", entered_until=99, limit=PAGE)) == ["u"]
 
     def _open(self, task_id: str, *, repo: str = "r", branch: str = "b", stage: str = "s", entered_at: int = 1) -> None:
         with self.store.transaction() as transaction:
@@ -127,8 +120,7 @@ class SourceConformance:
             assert transaction.insert_source(TaskSource(task_id, repo, branch))
 
     def _cancel(self, task_id: str) -> None:
-        with self.store.transaction() as transaction:
-            assert transaction.change_status(task_id, expected=TaskStatus.CREATED, status=TaskStatus.CANCELLED, now=2)
+        assert self._change_status(task_id, TaskStatus.CREATED, TaskStatus.CANCELLED)
 
     def _set_sha(self, branch: str, sha: str) -> int:
         with self.store.transaction() as transaction:

@@ -1,27 +1,16 @@
-"""The part of the conformance suite that is about grouped state and committed cycles."""
+"""The promises about grouped state and committed cycles."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Final
 
 from durable_agents.errors import RecoveryError
+from durable_agents.store.conformance.base import STRANGE_TEXTS, ConformanceBase, UndoneError, raised
 from durable_agents.store.rows import Cycle, CycleEntry, StateEntry
 
-if TYPE_CHECKING:
-    from durable_agents.store.protocol import Store
 
-_STRANGE: Final = ("it's", 'a "quoted" key', "two\nlines", "ключ", "漢字 🙂", "%_", " ", "\x7f")
-
-
-class StateConformance:
-    """What a store promises of grouped state and cycles, one promise to a method."""
-
-    store: Store
-
-    def reopened(self) -> Store:
-        """Return another store in the same place."""
-        raise NotImplementedError
+class StateConformance(ConformanceBase):
+    """Grouped state and cycles."""
 
     def test_an_empty_group_has_nothing(self) -> None:
         """Every read of a new store finds nothing and raises nothing."""
@@ -33,13 +22,13 @@ class StateConformance:
 
     def test_an_entry_comes_back_as_it_was_put_in(self) -> None:
         """Any text is a key or a group, and a second put under a key replaces the first."""
-        for number, key in enumerate(_STRANGE):
+        for number, key in enumerate(STRANGE_TEXTS):
             for value in (b'"first"', b'{"n":%d}' % number):
                 self._put(StateEntry("g", key, value), StateEntry(key, "k", value))
             assert self.store.state("g", key) == StateEntry("g", key, b'{"n":%d}' % number)
             assert self.store.state_entries(key) == [StateEntry(key, "k", b'{"n":%d}' % number)]
-        assert self.store.state_count("g") == len(_STRANGE)
-        assert [entry.key for entry in self.store.state_entries("g")] == sorted(_STRANGE)
+        assert self.store.state_count("g") == len(STRANGE_TEXTS)
+        assert [entry.key for entry in self.store.state_entries("g")] == sorted(STRANGE_TEXTS)
 
     def test_groups_do_not_mix(self) -> None:
         """A key belongs to its group alone, whatever the two are made of."""
@@ -72,10 +61,10 @@ class StateConformance:
     def test_state_that_was_rolled_back_is_not_there(self) -> None:
         """Neither a put nor a delete outlives a block that raises; what was committed is there for the next store."""
         self._put(StateEntry("g", "kept", b"1"))
-        with contextlib.suppress(_UndoneError), self.store.transaction() as transaction:
+        with contextlib.suppress(UndoneError), self.store.transaction() as transaction:
             transaction.put_state(StateEntry("g", "new", b"1"))
             transaction.delete_state("g", "kept")
-            raise _UndoneError
+            raise UndoneError
         other = self.reopened()
         assert other.state_entries("g") == [StateEntry("g", "kept", b"1")]
         other.close()
@@ -96,20 +85,15 @@ class StateConformance:
 
     def test_a_cycle_without_a_marker_has_no_entries(self) -> None:
         """The store refuses entries of a cycle that it does not know."""
-        is_refused = False
-        try:
+
+        def insert() -> None:
             with self.store.transaction() as transaction:
                 transaction.insert_cycle_entries([CycleEntry("nobody's", 1, "finding", b"0")])
-        except RecoveryError:
-            is_refused = True
-        assert is_refused
+
+        raised(insert, RecoveryError)
         assert self.store.cycle_entries("nobody's") == []
 
     def _put(self, *entries: StateEntry) -> None:
         with self.store.transaction() as transaction:
             transaction.put_state(entries[0])
             transaction.put_states(entries[1:])
-
-
-class _UndoneError(Exception):
-    """Raised in a transaction, to see it undone."""

@@ -1,10 +1,9 @@
-"""SQLite's errors as errors of the recovery core: the one place that knows result codes (sqlite.org/rescode.html).
-
-How a connection to an SQLite file is made, and how it proves that it is as durable as it should be.
+"""Connections to an SQLite file, the settings that they prove, and SQLite's errors as errors of the core.
 
 ``synchronous`` belongs to a connection and silently defaults; ``journal_mode`` belongs to the file
-and may be refused. So each new connection sets both and reads both back: an unset one is an error
-here, not a lost commit later.
+and may be refused. So each new connection sets both and reads both back: a missing setting is an
+error here, not a lost commit later. ``translated`` is the one place that knows result codes
+(sqlite.org/rescode.html).
 """
 
 from __future__ import annotations
@@ -34,19 +33,18 @@ from durable_agents.errors import (
 
 Refusal: TypeAlias = sqlite3.Error | UnicodeEncodeError | OverflowError
 REFUSALS: Final = (sqlite3.Error, UnicodeEncodeError, OverflowError)
-"""What Python's module raises for a statement: SQLite's errors, and those of arguments that no column can hold."""
+"""The errors of a statement: SQLite's, and those for arguments that no column can hold."""
 
 _PRIMARY: Final = 0xFF
 
-# The index of the log is a file of its own, and SQLite has no code of its own for a disk on which
-# it finds no room.
+# The index of the log is a file of its own, and SQLite has no special code for a full disk under it.
 _FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 _LOCKED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 def result_code(error: sqlite3.Error) -> int:
-    """Return the extended result code, or 0 for an error that Python's module raised without asking SQLite."""
+    """Return the extended result code, or 0 for an error of Python's module alone."""
     return getattr(error, "sqlite_errorcode", 0)
 
 
@@ -63,43 +61,43 @@ def is_unknown_parent(error: sqlite3.Error) -> bool:
 def translated(error: Refusal, path: str, busy_timeout_s: float) -> RecoveryError:
     """Return the error that says what ``error`` means for the database at ``path``; raise it ``from`` the original."""
     if isinstance(error, UnicodeEncodeError):
-        return InvalidTask(f"Expected text that UTF-8 can hold but got {error.object!r}; remove its lone surrogates.")
+        return InvalidTask(f"text must be encodable as UTF-8; got {error.object!r}. Remove its lone surrogates.")
     if isinstance(error, OverflowError) or _is_unbound(error):
         return InvalidSetting(
-            f"Expected texts, numbers of 64 bits and None for the columns of {path} but '{error}'; "
-            "give values that a column can hold."
+            f"values for {path} must be texts, bytes, numbers of 64 bits or None; got '{error}'. "
+            "Give values that a column can hold."
         )
     extended = result_code(error)
     code = extended & _PRIMARY
     if code in _LOCKED:
         return DatabaseLocked(
-            f"Expected to get hold of {path} within {busy_timeout_s:g} s but another connection kept it locked "
-            f"({error}); try again, or raise busy_timeout_s."
+            f"{path} must be unlocked within {busy_timeout_s:g} s; got '{error}': another connection keeps it. "
+            "Try again, or raise busy_timeout_s."
         )
     if extended in _FULL:
         return DatabaseFull(
-            f"Expected room for a write to {path} but the disk or the size limit is full; free some space."
+            f"there must be room for a write to {path}; got '{error}': the disk or the size limit is full. "
+            "Free some space."
         )
     if code in _CORRUPT or extended == sqlite3.SQLITE_IOERR_SHORT_READ:
         return CorruptDatabase(
-            f"Expected a sound SQLite database at {path} but SQLite says '{error}'; "
-            "restore a copy, or move the file away."
+            f"{path} must be a sound SQLite database; got '{error}'. Restore a copy, or move the file away."
         )
     if code == sqlite3.SQLITE_READONLY or (code == sqlite3.SQLITE_CANTOPEN and _is_write_protected(path)):
         return DatabaseReadOnly(
-            f"Expected to be allowed to write {path} and its folder but am not; check their permissions."
+            f"{path} and its folder must be writable by this process; got '{error}'. Check their permissions."
         )
     if code == sqlite3.SQLITE_CANTOPEN:
-        return DatabaseUnavailable(f"Expected to open {path} but could not; it must be a file in a folder that exists.")
+        return DatabaseUnavailable(f"{path} must be a file in a folder that exists; got '{error}'. Correct the path.")
     if code == sqlite3.SQLITE_IOERR:
         return DatabaseUnavailable(
-            f"Expected to read and write {path} but SQLite says '{error}'; check the device it is on."
+            f"{path} must be readable and writable; got '{error}'. Check the device that it is on."
         )
     if code == sqlite3.SQLITE_TOOBIG:
         return StoreError(
-            f"Expected values of up to a gigabyte for {path} but SQLite says '{error}'; keep large content in files."
+            f"values for {path} must have at most a gigabyte; got '{error}'. Keep large content in files."
         )
-    return StoreError(f"Expected SQLite to carry out a statement on {path} but it says '{error}'; please report this.")
+    return StoreError(f"a statement on {path} must succeed; got '{error}'. Please report this.")
 
 
 def _is_unbound(error: sqlite3.Error) -> bool:
@@ -114,7 +112,7 @@ def _is_write_protected(path: str) -> bool:
 
 
 BUSY_TIMEOUT_S: Final = 30.0
-"""How long a writer waits for others, in seconds, unless told otherwise."""
+"""How long a writer waits for others by default, in seconds."""
 
 _BUSY_TIMEOUT_S_MAX: Final = 24 * 3600.0
 _SQLITE_VERSION_MIN: Final = (3, 37, 0)
@@ -127,7 +125,7 @@ _SETTINGS: Final = {"synchronous": 2, "foreign_keys": 1, "trusted_schema": 0}
 
 
 class Pragmas(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of one connection that durability rests on, as SQLite itself reports them."""
+    """The settings of one connection that durability depends on, as SQLite reports them."""
 
     synchronous: str
     journal_mode: str
@@ -175,7 +173,7 @@ class ConnectionFactory:
         return connection
 
     def reader(self) -> sqlite3.Connection:
-        """Return a connection that refuses to write and reads the file through memory, which a hit has its speed from.
+        """Return a connection that refuses to write and maps the file into memory, which makes cache hits fast.
 
         A device that fails to read a mapped page ends the process by SIGBUS, where a read would
         have raised an error.
@@ -198,7 +196,7 @@ class ConnectionFactory:
         self._switch_to_wal(connection)
 
     def _switch_to_wal(self, connection: sqlite3.Connection) -> None:
-        """Put the file into WAL mode unless it is. SQLite does not wait for locks here, so openers take turns."""
+        """Put the file into WAL mode unless it is. SQLite does not wait for locks here, so this retries."""
         deadline = time.monotonic() + self.busy_timeout_s
         while True:
             try:
@@ -215,10 +213,9 @@ class ConnectionFactory:
 def could_begin(connection: sqlite3.Connection) -> bool:
     """Tell whether a write transaction could begin on this connection now: False while another one writes.
 
-    Never waits. An error that is not of that kind is for the transaction itself to meet, and so
-    counts as True.
+    Never waits. Any other error counts as True: the transaction itself will meet it.
     """
-    patience_ms = _pragma(connection, "busy_timeout")
+    timeout_ms = _pragma(connection, "busy_timeout")
     try:
         connection.execute("PRAGMA busy_timeout = 0")
         connection.execute("BEGIN IMMEDIATE")
@@ -227,23 +224,22 @@ def could_begin(connection: sqlite3.Connection) -> bool:
     finally:
         if connection.in_transaction:
             connection.rollback()
-        connection.execute(f"PRAGMA busy_timeout = {patience_ms}")
+        connection.execute(f"PRAGMA busy_timeout = {timeout_ms}")
     return True
 
 
 def factory_for(path: str | os.PathLike[str], busy_timeout_s: float) -> ConnectionFactory:
-    """Return a factory for the file at ``path``. Raises InvalidSetting for a timeout that cannot be meant."""
+    """Return a factory for the file at ``path``. Raises InvalidSetting for an invalid timeout."""
     if sqlite3.sqlite_version_info < _SQLITE_VERSION_MIN:
-        message = f"Expected SQLite 3.37 or newer but this Python has {sqlite3.sqlite_version}; update it."
+        message = f"SQLite must be 3.37 or newer; got {sqlite3.sqlite_version} in this Python. Update it."
         raise DatabaseUnavailable(message)
     if not is_duration(busy_timeout_s, 0, _BUSY_TIMEOUT_S_MAX):
         message = (
-            f"Expected busy_timeout_s between 0 and {_BUSY_TIMEOUT_S_MAX:g} but got {busy_timeout_s!r:.80}; "
-            "give seconds."
+            f"busy_timeout_s must be between 0 and {_BUSY_TIMEOUT_S_MAX:g}; got {busy_timeout_s!r:.80}. Give seconds."
         )
         raise InvalidSetting(message)
     if os.fspath(path) in {"", ":memory:"}:
-        message = f"Expected the path of a file but got {os.fspath(path)!r}; what is only in memory survives nothing."
+        message = f"path must name a file; got {os.fspath(path)!r}. A database in memory survives nothing."
         raise InvalidSetting(message)
     return ConnectionFactory(str(Path(path).absolute()), float(busy_timeout_s))
 
@@ -255,8 +251,8 @@ def _check(connection: sqlite3.Connection, path: str) -> None:
         came = _pragma(connection, name)
         if came != value:
             message = (
-                f"Expected {path} to run with {name} = {value} but it runs with {came}; "
-                "put it on a local file system, with an SQLite that supports this."
+                f"{path} must run with {name} = {value}; got {came}. "
+                "Put it on a local file system, with an SQLite that supports this."
             )
             raise PragmaRefused(message)
 

@@ -1,8 +1,7 @@
-"""The statements on keys, their claims and results: a part of the SQLite store, mixed into it and its transaction.
+"""The statements on idempotency keys, their claims and results, and on usage counts.
 
-Each change names the claim that it expects, by token and owner: zero rows changed means that
-somebody else has claimed the key since. What a hit needs is one SELECT, on a connection that cannot
-write (``_read_mapped``).
+Each change names the claim that it expects, by token and owner. ``SqliteStore.result``, the read of
+a cache hit, is not here: it has a connection of its own kind.
 """
 
 # ruff: noqa: S608 - statements are put together from the constants of this module alone
@@ -13,26 +12,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durable_agents.store.protocol import PAGE_ROWS_MAX
 from durable_agents.store.rows import KeyStatus, StoredKey, StoredResult, Usage
+from durable_agents.store.sqlite.statements import Reads, Writes, columns
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Mapping
 
     from durable_agents.clock import Microseconds
-    from durable_agents.store.rows import Scalar
 
-_COLUMNS: Final = (
-    "key, scope, request_hash, status, token, owner, claim_expires_at, expires_at, used_at, created_at, result"
-)
-_KEY: Final = f"SELECT {_COLUMNS} FROM idempotency_keys WHERE key = ?"
-_RESULT: Final = (
-    "SELECT request_hash, expires_at, result FROM idempotency_keys WHERE key = ? AND expires_at IS NOT NULL"
-)
+_KEY: Final = f"SELECT {columns(StoredKey)} FROM idempotency_keys WHERE key = ?"
+RESULT: Final = f"SELECT {columns(StoredResult)} FROM idempotency_keys WHERE key = ? AND expires_at IS NOT NULL"
 _KEYS: Final = (
-    f"SELECT {_COLUMNS} FROM idempotency_keys WHERE scope = ? AND status = ? AND key > ? ORDER BY key LIMIT ?"
+    f"SELECT {columns(StoredKey)} FROM idempotency_keys WHERE scope = ? AND status = ? AND key > ? ORDER BY key LIMIT ?"
 )
 _INSERT: Final = (
-    f"INSERT INTO idempotency_keys ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, NULL) ON CONFLICT DO NOTHING"
+    f"INSERT INTO idempotency_keys ({columns(StoredKey)}) VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, NULL) "
+    "ON CONFLICT DO NOTHING"
 )
 _TAKE: Final = (
     "UPDATE idempotency_keys SET scope = ?, request_hash = ?, status = ?, token = ?, owner = ?, claim_expires_at = ?, "
@@ -64,57 +58,68 @@ _COUNTS: Final = "SELECT status, count(*) FROM idempotency_keys WHERE scope = ? 
 _EVICTED_AT_ONCE: Final = 256
 
 
-class KeyWrites:
-    """What a transaction can do with keys."""
+class KeyReads(Reads):
+    """Queries on keys and counts."""
 
     __slots__ = ()
 
-    def execute(self, statement: str, parameters: tuple[Scalar | bytes, ...]) -> sqlite3.Cursor:
-        """Execute one statement; the transaction itself knows how."""
-        raise NotImplementedError
-
-    def execute_all(self, statement: str, rows: list[tuple[Scalar | bytes, ...]]) -> int:
-        """Execute one statement for each row; the transaction itself knows how."""
-        raise NotImplementedError
-
     def key(self, key: str) -> StoredKey | None:
         """Return the key, or None."""
-        return _key(self.execute(_KEY, (key,)).fetchone())
+        row = self._read_one(_KEY, (key,))
+        return None if row is None else _key(row)
+
+    def keys(self, scope: str, status: KeyStatus, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[StoredKey]:
+        """Return keys of a scope with this status, in the order of the keys, those behind ``after``."""
+        return [_key(row) for row in self._read(_KEYS, (scope, status.value, after, limit))]
+
+    def key_counts(self, scope: str) -> dict[KeyStatus, int]:
+        """Return how many keys of the scope have each status."""
+        return {KeyStatus(status): count for status, count in self._read(_COUNTS, (scope,))}
+
+    def usage(self, scope: str) -> Usage:
+        """Return the counts of a scope."""
+        return Usage(*(self._read_one(_USAGE, (scope,)) or ()))
+
+
+class KeyWrites(KeyReads, Writes):
+    """Changes of keys and counts."""
+
+    __slots__ = ()
 
     def claim_key(self, claim: StoredKey, *, expected: StoredKey | None) -> bool:
-        """Store a claim in the place of the expected row, or of none; False, and no change, if that is not so."""
+        """Store a claim in the place of the expected row, or of none; False if the key is not as expected."""
         known = (claim.scope, claim.request_hash, claim.status.value, claim.token, claim.owner, claim.claim_expires_at)
         if expected is None:
-            return self.execute(_INSERT, (claim.key, *known, claim.used_at, claim.created_at)).rowcount == 1
+            return self._changes_one(_INSERT, (claim.key, *known, claim.used_at, claim.created_at))
         place = (expected.token, expected.owner, expected.status.value, expected.claim_expires_at)
-        return self.execute(_TAKE, (*known, claim.used_at, claim.created_at, claim.key, *place)).rowcount == 1
+        return self._changes_one(_TAKE, (*known, claim.used_at, claim.created_at, claim.key, *place))
 
     def renew_claim(self, key: str, token: int, owner: str, *, expires_at: Microseconds) -> bool:
-        """Move the expiry of a claim that nobody has taken over; False, and no change, when it is not held."""
-        return self.execute(_RENEW, (expires_at, key, token, owner)).rowcount == 1
+        """Move the expiry of a claim; False if it is not held by this token and owner."""
+        return self._changes_one(_RENEW, (expires_at, key, token, owner))
 
     def end_key(
         self, key: str, token: int, owner: str, *, status: KeyStatus, result: bytes | None, expires_at: int | None
     ) -> bool:
-        """End a claim that nobody has taken over; False, and no change, when it is not held."""
-        return self.execute(_END, (status.value, result, expires_at, key, token, owner)).rowcount == 1
+        """End a claim with its result or in doubt; False if it is not held by this token and owner."""
+        return self._changes_one(_END, (status.value, result, expires_at, key, token, owner))
 
     def delete_key(self, key: str, token: int, owner: str, *, status: KeyStatus) -> bool:
-        """Delete the row of this claim if it has this status; False, and no change, if it has not, or is another."""
-        return self.execute(_DELETE, (key, token, owner, status.value)).rowcount == 1
+        """Delete the row of this claim; False if it has another status, token or owner."""
+        return self._changes_one(_DELETE, (key, token, owner, status.value))
 
     def delete_expired_keys(self, scope: str, *, now: Microseconds, after: int, limit: int) -> tuple[int, int]:
-        """Delete expired results among the next rows; return how many, and the last row looked at, 0 at the end."""
-        last: int | None = self.execute(_PAGE, (after, limit)).fetchone()[0]
+        """Delete expired results among the next rows; return how many, and the last row of that page, 0 at the end."""
+        last: int | None = self._read(_PAGE, (after, limit))[0][0]
         if last is None:
             return 0, 0
         return self.execute(_DELETE_EXPIRED, (after, last, scope, now)).rowcount, last
 
     def evict_keys(self, scope: str, *, bytes_max: int) -> int:
         """Delete the least recently used results until the rest has at most so many bytes; return how many."""
-        excess: int = self.execute(_BYTES, (scope,)).fetchone()[0] - bytes_max
+        excess: int = self._read(_BYTES, (scope,))[0][0] - bytes_max
         evicted = 0
-        while excess > 0 and (oldest := self.execute(_OLDEST, (scope, _EVICTED_AT_ONCE)).fetchall()):
+        while excess > 0 and (oldest := self._read(_OLDEST, (scope, _EVICTED_AT_ONCE))):
             for number, size_bytes in oldest:
                 if excess <= 0:
                     break
@@ -123,7 +128,7 @@ class KeyWrites:
         return evicted
 
     def touch_keys(self, used: Mapping[str, Microseconds]) -> None:
-        """Note when keys were last used, of those that are still there."""
+        """Record when keys were last used; keys that are gone stay so."""
         self.execute_all(_TOUCH, [(moment, key, moment) for key, moment in used.items()])
 
     def add_usage(self, scope: str, usage: Usage) -> None:
@@ -131,42 +136,6 @@ class KeyWrites:
         self.execute(_ADD_USAGE, (scope, usage.hits, usage.misses, usage.tokens_saved, usage.time_saved_us))
 
 
-class KeyReads:
-    """What a store can tell about keys."""
-
-    def _read(self, statement: str, parameters: tuple[Scalar, ...]) -> list[tuple[Any, ...]]:
-        raise NotImplementedError
-
-    def _read_mapped(self, statement: str, parameters: tuple[Scalar, ...]) -> tuple[Any, ...] | None:
-        raise NotImplementedError
-
-    def result(self, key: str) -> StoredResult | None:
-        """Return the result of a key that has ended, or None."""
-        row = self._read_mapped(_RESULT, (key,))
-        return None if row is None else StoredResult(*row)
-
-    def key(self, key: str) -> StoredKey | None:
-        """Return the key, or None."""
-        rows = self._read(_KEY, (key,))
-        return _key(rows[0]) if rows else None
-
-    def keys(self, scope: str, status: KeyStatus, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[StoredKey]:
-        """Return keys of a scope with this status, in the order of the keys, those behind ``after``."""
-        rows = self._read(_KEYS, (scope, status.value, after, limit))
-        return [key for row in rows if (key := _key(row)) is not None]
-
-    def key_counts(self, scope: str) -> dict[KeyStatus, int]:
-        """Return how many keys of the scope have each status."""
-        return {KeyStatus(status): count for status, count in self._read(_COUNTS, (scope,))}
-
-    def usage(self, scope: str) -> Usage:
-        """Return the counts of a scope."""
-        rows = self._read(_USAGE, (scope,))
-        return Usage(*rows[0]) if rows else Usage()
-
-
-def _key(row: tuple[Any, ...] | None) -> StoredKey | None:
-    if row is None:
-        return None
+def _key(row: tuple[Any, ...]) -> StoredKey:
     key, scope, request_hash, status, *rest = row
     return StoredKey(key, scope, request_hash, KeyStatus(status), *rest)

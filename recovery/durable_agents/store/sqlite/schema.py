@@ -1,13 +1,12 @@
-"""The tables, as the steps by which a file gets them. A step that was ever released is never edited, only followed.
+"""The tables, as the migrations by which a file gets them. A released migration is never edited, only followed.
 
-The number of steps that a file has had is its ``user_version``; ``application_id`` says that it is
-ours. Tables are STRICT: SQLite would otherwise store a text in an integer column without a word.
+The number of migrations that a file has had is its ``user_version``; ``application_id`` says that
+it is ours. Tables are STRICT: SQLite would otherwise store a text in an integer column without an
+error.
 
-How a file gets its tables: forwards, one transaction per step, whoever comes first.
-
-Any number of processes may open the same new file at once. Each step takes the write lock, looks at
-the version again and does the step only if it is still to be done, so a step is done once, and a
-crash leaves a file at some whole version.
+Any number of processes may open the same new file at once. Each migration takes the write lock,
+reads the version again and runs only if it is still to be done, in one transaction. So it is done
+once, and a crash leaves a file at some whole version.
 """
 
 from __future__ import annotations
@@ -36,20 +35,6 @@ APPLICATION_ID: Final = 0x50437263
 Migration: TypeAlias = tuple[str, ...]
 """Statements that take a file from one schema version to the next, in one transaction."""
 
-_TASKS: Final = """
-CREATE TABLE tasks (
-    task_id          TEXT    NOT NULL PRIMARY KEY CHECK (task_id <> ''),
-    tracker_key      TEXT    UNIQUE CHECK (tracker_key <> ''),
-    status           TEXT    NOT NULL CHECK (status IN ('created', 'running', 'succeeded', 'failed', 'cancelled')),
-    stage            TEXT    NOT NULL,
-    stage_entered_at INTEGER NOT NULL,
-    created_at       INTEGER NOT NULL,
-    updated_at       INTEGER NOT NULL
-) STRICT, WITHOUT ROWID
-"""
-
-_TASKS_BY_STATUS: Final = "CREATE INDEX tasks_by_status ON tasks (status, task_id)"
-
 # The snapshot is text, so that `sqlite3 FILE 'SELECT snapshot ...'` and json_extract work on it,
 # and comes last, so that the other columns are read without walking its overflow pages. The table
 # keeps its rowid: without one, rows of some kilobytes would lie in the key's own tree, which then
@@ -66,7 +51,21 @@ CREATE TABLE checkpoints (
 ) STRICT
 """
 
-_TASK_AUDITS: Final = """
+_1_TASKS: Final[Migration] = (
+    """
+CREATE TABLE tasks (
+    task_id          TEXT    NOT NULL PRIMARY KEY CHECK (task_id <> ''),
+    tracker_key      TEXT    UNIQUE CHECK (tracker_key <> ''),
+    status           TEXT    NOT NULL CHECK (status IN ('created', 'running', 'succeeded', 'failed', 'cancelled')),
+    stage            TEXT    NOT NULL,
+    stage_entered_at INTEGER NOT NULL,
+    created_at       INTEGER NOT NULL,
+    updated_at       INTEGER NOT NULL
+) STRICT, WITHOUT ROWID
+""",
+    "CREATE INDEX tasks_by_status ON tasks (status, task_id)",
+    CHECKPOINTS,
+    """
 CREATE TABLE task_audits (
     audit_id   INTEGER PRIMARY KEY,
     task_id    TEXT    NOT NULL REFERENCES tasks (task_id),
@@ -76,15 +75,16 @@ CREATE TABLE task_audits (
     detail     TEXT    NOT NULL,
     created_at INTEGER NOT NULL
 ) STRICT
-"""
+""",
+    "CREATE INDEX task_audits_by_task ON task_audits (task_id, audit_id)",
+)
 
-_TASK_AUDITS_BY_TASK: Final = "CREATE INDEX task_audits_by_task ON task_audits (task_id, audit_id)"
-
-# One row per checkpoint, in its transaction: a checkpoint without one has no evidence, so no state
-# of the file can make one look verified. All items are in one JSON array (json_each takes it
-# apart): a row and a page for each item would cost a commit a tenth of its time (measured). The
-# table lies under its key: small rows, written in that order.
-_CHECKPOINT_EVIDENCE: Final = """
+_2_EVIDENCE: Final[Migration] = (
+    # One row per checkpoint, in its transaction: a checkpoint without one has no evidence, so no state
+    # of the file can make one look verified. All items are in one JSON array (json_each takes it
+    # apart): a row and a page for each item would cost a commit a tenth of its time (measured). The
+    # table lies under its key: small rows, written in that order.
+    """
 CREATE TABLE checkpoint_evidence (
     task_id         TEXT    NOT NULL,
     sequence_number INTEGER NOT NULL,
@@ -94,11 +94,13 @@ CREATE TABLE checkpoint_evidence (
     PRIMARY KEY (task_id, sequence_number),
     FOREIGN KEY (task_id, sequence_number) REFERENCES checkpoints ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID
-"""
+""",
+)
 
-# Holder and expiry are there exactly while an item is in progress: a lease without an expiry would
-# never be swept.
-_WORK_ITEMS: Final = """
+_3_WORK_ITEMS: Final[Migration] = (
+    # Holder and expiry are there exactly while an item is in progress: a lease without an expiry would
+    # never be swept.
+    """
 CREATE TABLE work_items (
     work_item_id     INTEGER PRIMARY KEY,
     task_id          TEXT    NOT NULL REFERENCES tasks (task_id),
@@ -115,31 +117,27 @@ CREATE TABLE work_items (
     created_at       INTEGER NOT NULL,
     updated_at       INTEGER NOT NULL
 ) STRICT
-"""
-
-# Partial indexes hold what is waiting and what is held, and nothing of the millions that have
-# ended.
-_WORK_ITEMS_PENDING: Final = (
-    "CREATE INDEX work_items_pending ON work_items (priority DESC, work_item_id) WHERE status = 'pending'"
-)
-_WORK_ITEMS_PENDING_BY_TYPE: Final = (
-    "CREATE INDEX work_items_pending_by_type ON work_items (type, priority DESC, work_item_id) WHERE status = 'pending'"
-)
-_WORK_ITEMS_PENDING_BY_TASK: Final = (
-    "CREATE INDEX work_items_pending_by_task ON work_items (task_id, priority DESC, work_item_id) "
-    "WHERE status = 'pending'"
-)
-_WORK_ITEMS_LEASED: Final = (
-    "CREATE INDEX work_items_leased ON work_items (lease_expires_at, work_item_id) WHERE status = 'in_progress'"
+""",
+    # Partial indexes hold the pending and the held items, and none of the millions that have ended.
+    "CREATE INDEX work_items_pending ON work_items (priority DESC, work_item_id) WHERE status = 'pending'",
+    (
+        "CREATE INDEX work_items_pending_by_type ON work_items (type, priority DESC, work_item_id) "
+        "WHERE status = 'pending'"
+    ),
+    (
+        "CREATE INDEX work_items_pending_by_task ON work_items (task_id, priority DESC, work_item_id) "
+        "WHERE status = 'pending'"
+    ),
+    "CREATE INDEX work_items_leased ON work_items (lease_expires_at, work_item_id) WHERE status = 'in_progress'",
+    # A token belongs to one grant of one item, so a token of another item fences nothing in.
+    "CREATE UNIQUE INDEX work_items_by_token ON work_items (lease_token) WHERE lease_token > 0",
 )
 
-# A token belongs to one grant of one item, so a token of another item fences nothing in.
-_WORK_ITEMS_GRANTS: Final = "CREATE UNIQUE INDEX work_items_by_token ON work_items (lease_token) WHERE lease_token > 0"
-
-# The inbox. What a delivery is known by is unique, so that it is accepted once whoever receives it.
-# The body comes last: listings do not walk its overflow pages. A partial index holds what waits,
-# and nothing of what was handled.
-_WEBHOOK_INBOX: Final = """
+_4_INBOX: Final[Migration] = (
+    # The identity of a delivery is unique, so that it is accepted once, by whichever receiver. The
+    # body comes last: listings do not walk its overflow pages. A partial index holds the pending
+    # deliveries, and none that was handled.
+    """
 CREATE TABLE webhook_inbox (
     delivery_number INTEGER PRIMARY KEY AUTOINCREMENT,
     source          TEXT    NOT NULL CHECK (source <> ''),
@@ -153,17 +151,15 @@ CREATE TABLE webhook_inbox (
     body            TEXT    NOT NULL,
     UNIQUE (source, identity)
 ) STRICT
-"""
-_WEBHOOK_INBOX_PENDING: Final = (
-    "CREATE INDEX webhook_inbox_pending ON webhook_inbox (delivery_number) WHERE status = 'pending'"
-)
-_WEBHOOK_INBOX_BY_AGE: Final = (
-    "CREATE INDEX webhook_inbox_handled ON webhook_inbox (received_at) WHERE status = 'handled'"
+""",
+    "CREATE INDEX webhook_inbox_pending ON webhook_inbox (delivery_number) WHERE status = 'pending'",
+    "CREATE INDEX webhook_inbox_handled ON webhook_inbox (received_at) WHERE status = 'handled'",
 )
 
-# An executor that has no process is dead; one whose process has no start cannot be told from a
-# later one of its number.
-_JOBS: Final = """
+_5_JOBS: Final[Migration] = (
+    # An executor that has no process is dead; one whose process has no start cannot be told from a
+    # later one of its number.
+    """
 CREATE TABLE jobs (
     job_id        INTEGER PRIMARY KEY,
     agent         TEXT    NOT NULL CHECK (agent <> ''),
@@ -183,8 +179,8 @@ CREATE TABLE jobs (
     created_at    INTEGER NOT NULL,
     updated_at    INTEGER NOT NULL
 ) STRICT
-"""
-_AGENT_RUNS: Final = """
+""",
+    """
 CREATE TABLE agent_runs (
     run_id      INTEGER PRIMARY KEY,
     job_id      INTEGER NOT NULL REFERENCES jobs (job_id),
@@ -195,16 +191,15 @@ CREATE TABLE agent_runs (
     finished_at INTEGER CHECK ((finished_at IS NULL) = (exit_code IS NULL)),
     exit_code   INTEGER CHECK (exit_code BETWEEN -64 AND 255)
 ) STRICT
-"""
-_AGENT_RUNS_BY_JOB: Final = "CREATE INDEX agent_runs_by_job ON agent_runs (job_id, run_id)"
-_JOBS_RUNNING: Final = "CREATE INDEX jobs_running ON jobs (job_id) WHERE status = 'running'"
-_JOBS_QUEUED: Final = "CREATE INDEX jobs_queued ON jobs (job_id) WHERE status = 'queued'"
-_JOBS_QUEUED_BY_AGENT: Final = "CREATE INDEX jobs_queued_by_agent ON jobs (agent, job_id) WHERE status = 'queued'"
-_JOBS_ACTIVE: Final = "CREATE INDEX jobs_active ON jobs (task_id, job_id) WHERE status IN ('queued', 'running')"
-
-# Not a column of jobs: several reapers may count at their own pace, and a count is no news about
-# the job.
-_JOB_DEAD_TICKS: Final = """
+""",
+    "CREATE INDEX agent_runs_by_job ON agent_runs (job_id, run_id)",
+    "CREATE INDEX jobs_running ON jobs (job_id) WHERE status = 'running'",
+    "CREATE INDEX jobs_queued ON jobs (job_id) WHERE status = 'queued'",
+    "CREATE INDEX jobs_queued_by_agent ON jobs (agent, job_id) WHERE status = 'queued'",
+    "CREATE INDEX jobs_active ON jobs (task_id, job_id) WHERE status IN ('queued', 'running')",
+    # Not a column of jobs: several reapers may count at their own pace, and a count is no change of
+    # the job.
+    """
 CREATE TABLE job_dead_ticks (
     job_id INTEGER NOT NULL REFERENCES jobs (job_id),
     reaper TEXT    NOT NULL,
@@ -212,11 +207,9 @@ CREATE TABLE job_dead_ticks (
     ticks  INTEGER NOT NULL CHECK (ticks >= 1),
     PRIMARY KEY (job_id, reaper)
 ) STRICT, WITHOUT ROWID
-"""
-
-# What is done is deleted, so it holds what is under way and nothing of the past. One claim has one
-# end, so one entry.
-_OUTBOX: Final = """
+""",
+    # Sent entries are deleted, so the table stays small. One claim has one end, so one entry.
+    """
 CREATE TABLE outbox (
     outbox_id  INTEGER PRIMARY KEY,
     kind       TEXT    NOT NULL CHECK (kind IN ('advance', 'alert')),
@@ -233,29 +226,29 @@ CREATE TABLE outbox (
     created_at INTEGER NOT NULL,
     UNIQUE (job_id, claim, kind)
 ) STRICT
-"""
-_OUTBOX_BY_KIND: Final = "CREATE INDEX outbox_by_kind ON outbox (kind, outbox_id)"
+""",
+    "CREATE INDEX outbox_by_kind ON outbox (kind, outbox_id)",
+)
 
-# Small rows that are found by their key alone, so they lie under it.
-_STATE_ENTRIES: Final = """
+_6_STATE: Final[Migration] = (
+    # Small rows that are found by their key alone, so they lie under it.
+    """
 CREATE TABLE state_entries (
     group_name TEXT NOT NULL CHECK (group_name <> ''),
     key        TEXT NOT NULL CHECK (key <> ''),
     value      TEXT NOT NULL CHECK (value <> ''),
     PRIMARY KEY (group_name, key)
 ) STRICT, WITHOUT ROWID
-"""
-
-# The marker of a cycle is its id, which no other cycle ever has; its name may come again.
-_CYCLES: Final = """
+""",
+    # The marker of a cycle is its id, which no other cycle ever has; its name may come again.
+    """
 CREATE TABLE cycles (
     cycle_id     TEXT    NOT NULL PRIMARY KEY CHECK (cycle_id <> ''),
     name         TEXT    NOT NULL CHECK (name <> ''),
     committed_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID
-"""
-
-_CYCLE_ENTRIES: Final = """
+""",
+    """
 CREATE TABLE cycle_entries (
     cycle_id TEXT    NOT NULL REFERENCES cycles (cycle_id),
     place    INTEGER NOT NULL CHECK (place >= 1),
@@ -263,13 +256,14 @@ CREATE TABLE cycle_entries (
     value    TEXT    NOT NULL CHECK (value <> ''),
     PRIMARY KEY (cycle_id, place)
 ) STRICT
-"""
+""",
+)
 
-
-# Keys: claims and results. The claim's expiry is there exactly while somebody executes, the result
-# exactly after it; so no state of a row is one that nobody would ever end. The result comes last: a
-# claim does not walk its overflow pages.
-_IDEMPOTENCY_KEYS: Final = """
+_7_KEYS: Final[Migration] = (
+    # Keys: claims and results. The claim's expiry is there exactly while somebody executes, the result
+    # exactly after it; so no state of a row is one that nobody would ever end. The result comes last: a
+    # claim does not walk its overflow pages.
+    """
 CREATE TABLE idempotency_keys (
     key_number       INTEGER PRIMARY KEY,
     key              TEXT    NOT NULL UNIQUE CHECK (key <> ''),
@@ -284,15 +278,13 @@ CREATE TABLE idempotency_keys (
     created_at       INTEGER NOT NULL,
     result           BLOB    CHECK ((result IS NOT NULL) = (status IN ('done', 'failed')))
 ) STRICT
-"""
-
-# Only what may be evicted is in it: the one of a tool ledger would cost each of its commits a page.
-_IDEMPOTENCY_KEYS_BY_USE: Final = (
-    "CREATE INDEX idempotency_keys_by_use ON idempotency_keys (scope, used_at, length(result)) "
-    "WHERE used_at IS NOT NULL AND status IN ('done', 'failed')"
-)
-
-_KEY_USAGE: Final = """
+""",
+    # Only evictable results are in it: an entry for a tool ledger's would cost each commit a page.
+    (
+        "CREATE INDEX idempotency_keys_by_use ON idempotency_keys (scope, used_at, length(result)) "
+        "WHERE used_at IS NOT NULL AND status IN ('done', 'failed')"
+    ),
+    """
 CREATE TABLE key_usage (
     scope         TEXT    NOT NULL PRIMARY KEY,
     hits          INTEGER NOT NULL,
@@ -300,66 +292,37 @@ CREATE TABLE key_usage (
     tokens_saved  INTEGER NOT NULL,
     time_saved_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID
-"""
+""",
+)
 
-# Where tasks come from. Rows of tasks are read at every step and these are not, so they are apart.
-# A branch is found by its name, a commit by its repository: there are few open branches in one.
-_TASK_SOURCES: Final = """
+_8_SOURCES: Final[Migration] = (
+    # Apart from the tasks, whose rows are read at every step. A branch is found by its name, a commit
+    # by its repository: there are few open branches in one.
+    """
 CREATE TABLE task_sources (
     task_id TEXT NOT NULL PRIMARY KEY REFERENCES tasks (task_id),
     repo    TEXT NOT NULL,
     branch  TEXT NOT NULL,
     sha     TEXT NOT NULL
 ) STRICT, WITHOUT ROWID
-"""
-_TASK_SOURCES_BY_BRANCH: Final = "CREATE INDEX task_sources_by_branch ON task_sources (repo, branch)"
-_TASK_SOURCES_BY_COMMIT: Final = "CREATE INDEX task_sources_by_commit ON task_sources (repo, sha) WHERE sha <> ''"
-
-# By the age of the stage, and not of the row (D21): what is due is at the front.
-_TASKS_WAITING: Final = (
-    "CREATE INDEX tasks_waiting ON tasks (stage, stage_entered_at, task_id) WHERE status IN ('created', 'running')"
+""",
+    "CREATE INDEX task_sources_by_branch ON task_sources (repo, branch)",
+    "CREATE INDEX task_sources_by_commit ON task_sources (repo, sha) WHERE sha <> ''",
+    # By the age of the stage, not of the row (D21, docs/design.md): the tasks that are due come first.
+    "CREATE INDEX tasks_waiting ON tasks (stage, stage_entered_at, task_id) WHERE status IN ('created', 'running')",
+    "CREATE INDEX webhook_inbox_failed ON webhook_inbox (delivery_number) WHERE status = 'failed'",
+    "CREATE INDEX outbox_advances ON outbox (task_id) WHERE kind = 'advance'",
 )
-
-_WEBHOOK_INBOX_FAILED: Final = (
-    "CREATE INDEX webhook_inbox_failed ON webhook_inbox (delivery_number) WHERE status = 'failed'"
-)
-
-_OUTBOX_ADVANCES: Final = "CREATE INDEX outbox_advances ON outbox (task_id) WHERE kind = 'advance'"
 
 MIGRATIONS: Final[tuple[Migration, ...]] = (
-    (_TASKS, _TASKS_BY_STATUS, CHECKPOINTS, _TASK_AUDITS, _TASK_AUDITS_BY_TASK),
-    (_CHECKPOINT_EVIDENCE,),
-    (
-        _WORK_ITEMS,
-        _WORK_ITEMS_PENDING,
-        _WORK_ITEMS_PENDING_BY_TYPE,
-        _WORK_ITEMS_PENDING_BY_TASK,
-        _WORK_ITEMS_LEASED,
-        _WORK_ITEMS_GRANTS,
-    ),
-    (_WEBHOOK_INBOX, _WEBHOOK_INBOX_PENDING, _WEBHOOK_INBOX_BY_AGE),
-    (
-        _JOBS,
-        _AGENT_RUNS,
-        _AGENT_RUNS_BY_JOB,
-        _JOBS_RUNNING,
-        _JOBS_QUEUED,
-        _JOBS_QUEUED_BY_AGENT,
-        _JOBS_ACTIVE,
-        _JOB_DEAD_TICKS,
-        _OUTBOX,
-        _OUTBOX_BY_KIND,
-    ),
-    (_STATE_ENTRIES, _CYCLES, _CYCLE_ENTRIES),
-    (_IDEMPOTENCY_KEYS, _IDEMPOTENCY_KEYS_BY_USE, _KEY_USAGE),
-    (
-        _TASK_SOURCES,
-        _TASK_SOURCES_BY_BRANCH,
-        _TASK_SOURCES_BY_COMMIT,
-        _TASKS_WAITING,
-        _WEBHOOK_INBOX_FAILED,
-        _OUTBOX_ADVANCES,
-    ),
+    _1_TASKS,
+    _2_EVIDENCE,
+    _3_WORK_ITEMS,
+    _4_INBOX,
+    _5_JOBS,
+    _6_STATE,
+    _7_KEYS,
+    _8_SOURCES,
 )
 """Step 1, step 2, ...: the schema version of this code is their number."""
 
@@ -370,9 +333,8 @@ _PAGE_BYTES_MIN: Final = 512
 def init_factory(path: str | os.PathLike[str], *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> ConnectionFactory:
     """Make sure that the file at ``path`` exists with the current schema, and return the factory of its connections.
 
-    Nothing is remembered outside the returned value. A file that is newer, foreign or damaged is
-    refused before anything is written to it, its write-ahead log included. Raises InvalidSetting
-    and any StoreError.
+    There is no global state. A newer, foreign or damaged file is refused before anything is written
+    to it, its write-ahead log included. Raises InvalidSetting and any StoreError.
     """
     factory = factory_for(path, busy_timeout_s)
     prepare(factory, MIGRATIONS)
@@ -391,10 +353,10 @@ def prepare(factory: ConnectionFactory, migrations: Sequence[Migration]) -> None
 
 
 def _refuse_untouched(factory: ConnectionFactory, version: int) -> None:
-    """Look at an existing file through a read-only connection and raise if it is not one for us.
+    """Raise if an existing file is not a database for us, without writing to it.
 
-    The last ordinary connection to a file copies its log into it when it closes: even a refusal
-    would write.
+    The connection is read-only: the last ordinary one copies the log into the file when it closes,
+    so even a refusal would write.
     """
     file = Path(factory.path)
     try:
@@ -402,7 +364,9 @@ def _refuse_untouched(factory: ConnectionFactory, version: int) -> None:
             return
         _refuse_stump(file)
     except OSError as error:
-        message = f"Expected to look at {file} but {error.strerror}; it must be in a folder that may be entered."
+        message = (
+            f"{file} must be in a folder that this process may enter; got: {error.strerror}. Check its permissions."
+        )
         raise DatabaseUnavailable(message) from error
     try:
         try:
@@ -410,9 +374,8 @@ def _refuse_untouched(factory: ConnectionFactory, version: int) -> None:
         except sqlite3.OperationalError as error:
             if result_code(error) != sqlite3.SQLITE_READONLY_ROLLBACK:
                 raise
-            # Who made the file was killed while he wrote to it, before it had a write-ahead log
-            # (exploring the first opening found it). To take back what he had half done is what
-            # opening a database is, whoever's it is.
+            # The process that made the file was killed in a write, before there was a write-ahead log
+            # (found by exploring the first opening). Opening any database rolls such a write back.
             _look(file, "rw", factory, version)
     except sqlite3.Error as error:
         raise translated(error, factory.path, factory.busy_timeout_s) from error
@@ -430,7 +393,7 @@ def _refuse_stump(file: Path) -> None:
     size_bytes = file.stat().st_size
     if size_bytes < _PAGE_BYTES_MIN:
         message = (
-            f"Expected an SQLite database at {file} but it has {size_bytes} bytes; restore a copy, or move it away."
+            f"{file} must be an SQLite database; got a file of {size_bytes} bytes. Restore a copy, or move it away."
         )
         raise CorruptDatabase(message)
 
@@ -461,27 +424,26 @@ def _execute_step(connection: sqlite3.Connection, migration: Migration, path: st
         except sqlite3.OperationalError as error:
             if result_code(error) != sqlite3.SQLITE_ERROR:
                 raise
-            message = f"Expected {path} to be new or ours but it has tables in the way ({error}); use another file."
+            message = f"{path} must be a new database or ours; got tables in the way ({error}). Use another file."
             raise ForeignDatabase(message) from error
 
 
 def _version_of(connection: sqlite3.Connection, version_max: int, path: str) -> int:
     """Return the file's schema version. Raises NewerSchema or ForeignDatabase."""
-    # In this order: both are set in one commit, so whoever comes between the two reads can only add
-    # the name.
+    # In this order: both are set in one commit, so a commit between the two reads can only add the id.
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     is_unclaimed = application == 0 and version == 0
     if application != APPLICATION_ID and not is_unclaimed:
         message = (
-            f"Expected {path} to be new or ours but another program numbers its versions in it "
-            f"(application_id {application}, user_version {version}); use another file."
+            f"{path} must be a new database or ours; got one in which another program numbers its versions "
+            f"(application_id {application}, user_version {version}). Use another file."
         )
         raise ForeignDatabase(message)
     if version > version_max:
         message = (
-            f"Expected {path} to have schema version {version_max} or older but it has {version}; "
-            "update this package, the file was left as it is."
+            f"{path} must have schema version {version_max} or older; got {version}. "
+            "Update this package; the file was left as it is."
         )
         raise NewerSchema(message)
     return version

@@ -1,17 +1,17 @@
-"""The statements on grouped state and on committed cycles: a part of the SQLite store, mixed in like the leases."""
+"""The statements on grouped state and on committed cycles."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from durable_agents.store.protocol import PAGE_ROWS_MAX
-from durable_agents.store.rows import Cycle, CycleEntry, Scalar, StateEntry
+from durable_agents.store.rows import Cycle, CycleEntry, StateEntry
+from durable_agents.store.sqlite.statements import Reads, Writes
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Sequence
 
-# The cast hands out the stored bytes as they are, which is what a decoder wants.
+# The cast returns the stored bytes as they are: the decoder wants them.
 _ENTRY = "SELECT group_name, key, CAST(value AS BLOB) FROM state_entries WHERE group_name = ? AND key "
 _ONE: Final = _ENTRY + "= ?"
 _PAGE: Final = _ENTRY + "> ? ORDER BY key LIMIT ?"
@@ -34,60 +34,15 @@ _CYCLE_ENTRIES: Final = (
 )
 
 
-class StateWrites:
-    """What a transaction can do with grouped state and cycles."""
+class StateReads(Reads):
+    """Queries on grouped state and cycles."""
 
     __slots__ = ()
 
-    def execute(self, statement: str, parameters: tuple[Scalar, ...]) -> sqlite3.Cursor:
-        """Execute one statement; the transaction itself knows how."""
-        raise NotImplementedError
-
-    def execute_all(self, statement: str, rows: list[tuple[Scalar, ...]]) -> int:
-        """Execute one statement for each row; the transaction itself knows how."""
-        raise NotImplementedError
-
     def state(self, group: str, key: str) -> StateEntry | None:
         """Return the entry, or None."""
-        row = self.execute(_ONE, (group, key)).fetchone()
+        row = self._read_one(_ONE, (group, key))
         return None if row is None else StateEntry(*row)
-
-    def put_state(self, entry: StateEntry) -> None:
-        """Insert the entry, or give the one that is there this value."""
-        self.execute(_PUT, (entry.group, entry.key, entry.value.decode()))
-
-    def put_states(self, entries: Sequence[StateEntry]) -> None:
-        """Insert or change several entries."""
-        self.execute_all(_PUT, [(entry.group, entry.key, entry.value.decode()) for entry in entries])
-
-    def delete_state(self, group: str, key: str) -> bool:
-        """Delete the entry; False, and no change, where there is none."""
-        return self.execute(_DELETE, (group, key)).rowcount == 1
-
-    def delete_states(self, group: str, *, below: str, limit: int) -> int:
-        """Delete up to ``limit`` entries of a group, from its smallest key on, those below a key; return how many."""
-        return self.execute(_DELETE_BELOW, (group, group, below, limit)).rowcount
-
-    def insert_cycle(self, cycle: Cycle) -> bool:
-        """Insert the marker of a committed cycle; False, and no change, where its id is there."""
-        return self.execute(_INSERT_CYCLE, (cycle.cycle_id, cycle.name, cycle.committed_at)).rowcount == 1
-
-    def insert_cycle_entries(self, entries: Sequence[CycleEntry]) -> None:
-        """Insert entries of a cycle whose marker this transaction has inserted."""
-        rows: list[tuple[Scalar, ...]] = [(e.cycle_id, e.place, e.kind, e.value.decode()) for e in entries]
-        self.execute_all(_INSERT_CYCLE_ENTRY, rows)
-
-
-class StateReads:
-    """What a store can tell about grouped state and cycles."""
-
-    def _read(self, statement: str, parameters: tuple[Scalar, ...]) -> list[tuple[Any, ...]]:
-        raise NotImplementedError
-
-    def state(self, group: str, key: str) -> StateEntry | None:
-        """Return the entry, or None."""
-        rows = self._read(_ONE, (group, key))
-        return StateEntry(*rows[0]) if rows else None
 
     def state_entries(self, group: str, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[StateEntry]:
         """Return entries of a group in the order of their keys, those behind the key ``after``."""
@@ -105,3 +60,33 @@ class StateReads:
     def cycle_entries(self, cycle_id: str, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[CycleEntry]:
         """Return the entries of a committed cycle in their order, those behind the place ``after``."""
         return [CycleEntry(*row) for row in self._read(_CYCLE_ENTRIES, (cycle_id, after, limit))]
+
+
+class StateWrites(StateReads, Writes):
+    """Changes of grouped state and cycles."""
+
+    __slots__ = ()
+
+    def put_state(self, entry: StateEntry) -> None:
+        """Insert the entry, or replace its value."""
+        self.execute(_PUT, (entry.group, entry.key, entry.value.decode()))
+
+    def put_states(self, entries: Sequence[StateEntry]) -> None:
+        """Insert or replace several entries."""
+        self.execute_all(_PUT, [(entry.group, entry.key, entry.value.decode()) for entry in entries])
+
+    def delete_state(self, group: str, key: str) -> bool:
+        """Delete the entry; False if there is none."""
+        return self._changes_one(_DELETE, (group, key))
+
+    def delete_states(self, group: str, *, below: str, limit: int) -> int:
+        """Delete up to ``limit`` entries of a group below a key, smallest first; return how many."""
+        return self.execute(_DELETE_BELOW, (group, group, below, limit)).rowcount
+
+    def insert_cycle(self, cycle: Cycle) -> bool:
+        """Insert the marker of a committed cycle; False if its id is there."""
+        return self._changes_one(_INSERT_CYCLE, (cycle.cycle_id, cycle.name, cycle.committed_at))
+
+    def insert_cycle_entries(self, entries: Sequence[CycleEntry]) -> None:
+        """Insert entries of a cycle whose marker this transaction has inserted."""
+        self.execute_all(_INSERT_CYCLE_ENTRY, [(e.cycle_id, e.place, e.kind, e.value.decode()) for e in entries])

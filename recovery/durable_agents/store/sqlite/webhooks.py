@@ -1,14 +1,4 @@
-"""The statements on the inbox of deliveries: a part of the SQLite store.
-
-They are mixed into the store and its transaction (``sqlite``), which lend them ``execute`` and
-``_read``.
-
-The statements on where tasks come from, and on those that wait in a stage: a part of the SQLite
-store.
-
-They are mixed into the store and its transaction (``sqlite``), which lend them ``execute`` and
-``_read``.
-"""
+"""The statements on the inbox of deliveries, on the sources of tasks, and on tasks that wait in a stage."""
 
 # ruff: noqa: S608 - statements are put together from the constants of this module alone
 
@@ -16,23 +6,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from durable_agents.store.protocol import PAGE_ROWS_MAX
-from durable_agents.store.rows import DeliveryStatus, StoredDelivery, Task, TaskSource, TaskStatus, WaitingTask
+from durable_agents.store.rows import DeliveryStatus, StoredDelivery, Task, TaskSource, WaitingTask
+from durable_agents.store.sqlite.statements import Reads, Writes, columns
+from durable_agents.store.sqlite.work import task_of
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from durable_agents.clock import Microseconds
-    from durable_agents.store.rows import Scalar
 
 _ACCEPT: Final = (
     "INSERT INTO webhook_inbox (source, identity, delivery_id, event, received_at, status, attempts, error, body) "
     "VALUES (?, ?, ?, ?, ?, 'pending', 0, '', ?) ON CONFLICT (source, identity) DO NOTHING"
 )
 _PENDING: Final = (
-    "SELECT delivery_number, source, identity, delivery_id, event, body, received_at, status, attempts, error "
+    f"SELECT {columns(StoredDelivery)} "
     "FROM webhook_inbox WHERE status = 'pending' AND delivery_number > ? ORDER BY delivery_number LIMIT ?"
 )
 _END: Final = (
@@ -44,45 +31,41 @@ _DELETE: Final = (
     "WHERE status = 'handled' AND received_at < ? ORDER BY received_at LIMIT ?)"
 )
 _OLDEST: Final = "SELECT min(received_at) FROM webhook_inbox WHERE status = 'handled'"
-# Said and not bound: SQLite uses a partial index only where it can see that its condition holds.
+# Written out and not bound: SQLite uses a partial index only where it can see that its condition
+# holds.
 COUNTS: Final = {status: f"SELECT count(*) FROM webhook_inbox WHERE status = '{status}'" for status in DeliveryStatus}
 
 
-class InboxWrites:
-    """What a transaction can do with deliveries."""
+class InboxWrites(Writes):
+    """Changes of the inbox."""
 
     __slots__ = ()
 
-    def execute(self, statement: str, parameters: tuple[Scalar, ...]) -> sqlite3.Cursor:
-        """Execute one statement; the transaction itself knows how."""
-        raise NotImplementedError
-
     def accept_delivery(self, delivery: StoredDelivery) -> bool:
-        """Put a delivery into the inbox; False, and no change, where its identity is there."""
+        """Put a delivery into the inbox; False if its identity is there."""
         known = (delivery.source, delivery.identity, delivery.delivery_id, delivery.event)
-        return self.execute(_ACCEPT, (*known, delivery.received_at, delivery.body)).rowcount == 1
+        return self._changes_one(_ACCEPT, (*known, delivery.received_at, delivery.body))
 
     def end_delivery(self, number: int, *, status: DeliveryStatus, error: str) -> bool:
-        """Count an attempt at a waiting delivery and give it its status."""
-        return self.execute(_END, (status.value, error, number)).rowcount == 1
+        """Count an attempt at a pending delivery and set its status; False if it is not pending."""
+        return self._changes_one(_END, (status.value, error, number))
 
     def delete_deliveries(self, *, before: Microseconds, limit: int) -> int:
         """Delete handled deliveries that were received before; return how many."""
         return self.execute(_DELETE, (before, limit)).rowcount
 
 
-class InboxReads:
-    """What a store can tell about deliveries."""
+class InboxReads(Reads):
+    """Queries on the inbox."""
 
-    def _read(self, statement: str, parameters: tuple[Scalar, ...]) -> list[tuple[Any, ...]]:
-        raise NotImplementedError
+    __slots__ = ()
 
     def pending_deliveries(self, *, after: int, limit: int) -> list[StoredDelivery]:
-        """Return waiting deliveries in the order they were accepted."""
+        """Return pending deliveries in the order in which they were accepted."""
         return [_delivery(row) for row in self._read(_PENDING, (after, limit))]
 
     def oldest_handled_delivery(self) -> Microseconds | None:
-        """Return when the oldest of the handled deliveries was received, or None."""
+        """Return when the oldest handled delivery was received, or None."""
         oldest: Microseconds | None = self._read(_OLDEST, ())[0][0]
         return oldest
 
@@ -93,25 +76,25 @@ class InboxReads:
 
 
 def _delivery(row: tuple[Any, ...]) -> StoredDelivery:
-    number, source, identity, delivery_id, event, body, received_at, status, attempts, error = row
-    known = StoredDelivery(number, source, identity, delivery_id, event, body, received_at)
-    return msgspec.structs.replace(known, status=DeliveryStatus(status), attempts=attempts, error=error)
+    number, source, identity, delivery_id, event, body, received_at, status, *others = row
+    known = (number, source, identity, delivery_id, event, body, received_at)
+    return StoredDelivery(*known, DeliveryStatus(status), *others)
 
 
-_INSERT: Final = "INSERT INTO task_sources (task_id, repo, branch, sha) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_INSERT: Final = f"INSERT INTO task_sources ({columns(TaskSource)}) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _OPEN = "status IN ('created', 'running')"
 _SET_SHA: Final = (
     "UPDATE task_sources SET sha = ? WHERE repo = ? AND branch = ? AND sha <> ? "
     f"AND EXISTS (SELECT 1 FROM tasks AS t WHERE t.task_id = task_sources.task_id AND t.{_OPEN})"
 )
-_SOURCE: Final = "SELECT task_id, repo, branch, sha FROM task_sources WHERE task_id = ?"
-_COLUMNS = "t.task_id, t.tracker_key, t.status, t.stage, t.stage_entered_at, t.created_at, t.updated_at"
+_SOURCE: Final = f"SELECT {columns(TaskSource)} FROM task_sources WHERE task_id = ?"
+_COLUMNS = columns(Task, "t.")
 _OF_REPO = f"SELECT {_COLUMNS} FROM task_sources AS s JOIN tasks AS t USING (task_id) WHERE t.{_OPEN} AND s.repo = ? "
 _OF_BRANCH: Final = f"{_OF_REPO} AND s.branch = ? ORDER BY t.task_id LIMIT ?"
 _OF_SHA: Final = f"{_OF_REPO} AND s.sha = ? AND s.sha <> '' ORDER BY t.task_id LIMIT ?"
 _OF_STAGE: Final = f"{_OF_REPO} AND t.stage = ? ORDER BY t.task_id LIMIT ?"
-# The index on stages is walked from its oldest, and a task with work under way costs one look at
-# that of jobs.
+# The index on stages is walked from its oldest; a task with an active job costs one look at the index
+# of jobs.
 WAITING: Final = (
     f"SELECT {_COLUMNS}, coalesce(s.repo, '') FROM tasks AS t INDEXED BY tasks_waiting "
     "LEFT JOIN task_sources AS s USING (task_id) "
@@ -122,50 +105,42 @@ WAITING: Final = (
 )
 
 
-class SourceWrites:
-    """What a transaction can do with the sources of tasks."""
+class SourceWrites(Writes):
+    """Changes of the sources of tasks."""
 
     __slots__ = ()
 
-    def execute(self, statement: str, parameters: tuple[Scalar, ...]) -> sqlite3.Cursor:
-        """Execute one statement; the transaction itself knows how."""
-        raise NotImplementedError
-
-    def _insert_for_task(self, statement: str, row: tuple[Scalar, ...], task_id: str) -> Any:
-        raise NotImplementedError
-
     def insert_source(self, source: TaskSource) -> bool:
-        """Say where a task comes from; False, and no change, where that was said. Raises UnknownTask."""
+        """Record the source of a task; False if it has one. Raises UnknownTask."""
         row = (source.task_id, source.repo, source.branch, source.sha)
-        return bool(self._insert_for_task(_INSERT, row, source.task_id).rowcount)
+        return bool(self._insert_of_task(_INSERT, row, source.task_id).rowcount)
 
     def set_sha(self, repo: str, branch: str, sha: str) -> int:
         """Set the newest commit of a branch, for the tasks on it that have not ended."""
         return self.execute(_SET_SHA, (sha, repo, branch, sha)).rowcount
 
 
-class SourceReads:
-    """What a store can tell about the sources of tasks."""
+class SourceReads(Reads):
+    """Queries on the sources of tasks, and on tasks that wait."""
 
-    def _read(self, statement: str, parameters: tuple[Scalar, ...]) -> list[tuple[Any, ...]]:
-        raise NotImplementedError
+    __slots__ = ()
 
     def source(self, task_id: str) -> TaskSource | None:
-        """Return where a task comes from, or None."""
-        rows = self._read(_SOURCE, (task_id,))
-        return TaskSource(*rows[0]) if rows else None
+        """Return the source of a task, or None."""
+        row = self._read_one(_SOURCE, (task_id,))
+        return None if row is None else TaskSource(*row)
 
     def tasks_of_branch(self, repo: str, branch: str, *, limit: int = PAGE_ROWS_MAX) -> list[Task]:
         """Return the tasks on a branch that have not ended."""
-        return [_task(row) for row in self._read(_OF_BRANCH, (repo, branch, limit))]
+        return [task_of(row) for row in self._read(_OF_BRANCH, (repo, branch, limit))]
 
     def tasks_of_commit(self, repo: str, sha: str, *, limit: int = PAGE_ROWS_MAX) -> list[Task]:
-        """Return the tasks whose branch has this commit for its newest, and that have not ended."""
-        return [_task(row) for row in self._read(_OF_SHA, (repo, sha, limit))]
+        """Return the tasks whose branch has this newest commit and that have not ended."""
+        return [task_of(row) for row in self._read(_OF_SHA, (repo, sha, limit))]
 
     def tasks_of_repo(self, repo: str, stage: str, *, limit: int = PAGE_ROWS_MAX) -> list[Task]:
         """Return the tasks of a repository that are in this stage and have not ended."""
-        return [_task(row) for row in self._read(_OF_STAGE, (repo, stage, limit))]
+        return [task_of(row) for row in self._read(_OF_STAGE, (repo, stage, limit))]
 
     def waiting_tasks(
         self,
@@ -175,11 +150,6 @@ class SourceReads:
         after: tuple[Microseconds, str] = (0, ""),
         limit: int = PAGE_ROWS_MAX,
     ) -> list[WaitingTask]:
-        """Return tasks in a stage with no job under way and no advance decided, those first that entered it first."""
+        """Return tasks in a stage without an active job and without an advance in the outbox, by their entry."""
         rows = self._read(WAITING, (stage, entered_until, *after, limit))
-        return [WaitingTask(_task(row[:-1]), row[-1]) for row in rows]
-
-
-def _task(row: tuple[Any, ...]) -> Task:
-    task_id, tracker_key, status, *others = row
-    return Task(task_id, tracker_key, TaskStatus(status), *others)
+        return [WaitingTask(task_of(row[:-1]), row[-1]) for row in rows]

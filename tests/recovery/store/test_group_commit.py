@@ -24,7 +24,7 @@ from durable_agents import CheckpointManager, SqliteStore, TaskManager, open_sto
 from durable_agents.errors import DatabaseFull, DatabaseLocked, DatabaseUnavailable, InheritedTransaction, StoreError
 from durable_agents.store import ConnectionFactory, init_factory
 from durable_agents.store.rows import Audit
-from durable_agents.store.sqlite import group_commit as groups
+from durable_agents.store.sqlite import group_commit
 
 from tests.recovery.interrupts import Interrupt
 
@@ -35,13 +35,7 @@ if TYPE_CHECKING:
     from durable_agents.store.sqlite.store import SqliteTransaction
 
 _TIMEOUT_S: Final = 60.0
-_STORE_CODE: Final = ("store/groups.py", "store/sqlite.py", "store/turns.py")
-
-
-@pytest.fixture(autouse=True)
-def _groups_stay_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let groups be as long as the tests make them, on however slow a machine."""
-    monkeypatch.setattr(groups, "AGE_S_MAX", _TIMEOUT_S)
+_STORE_CODE: Final = ("file_lock.py", "sqlite/group_commit.py", "sqlite/store.py", "sqlite/write_lock_queue.py")
 
 
 @pytest.fixture(name="path")
@@ -52,7 +46,7 @@ def _path(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _ageless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no group end by its age: a busy machine would decide then what these tests find."""
-    monkeypatch.setattr(groups, "AGE_S_MAX", 3600.0)
+    monkeypatch.setattr(group_commit, "AGE_S_MAX", 3600.0)
 
 
 @pytest.fixture(name="store")
@@ -101,7 +95,7 @@ def queued(store: SqliteStore, *works: Callable[[SqliteTransaction], object]) ->
         writers.append(Writer(store, work))
         if number == 0:
             assert writers[0].inside.wait(_TIMEOUT_S)
-        until(lambda wanted=number: len(store.groups._queue) == wanted)  # type: ignore[misc]
+        until(lambda wanted=number: len(store.group_commit._queue) == wanted)  # type: ignore[misc]
     return writers
 
 
@@ -179,7 +173,7 @@ def test_an_interrupt_in_a_common_commit_tells_the_others_what_became_of_theirs(
         for name, error in zip(names, errors, strict=True):
             assert error is None or isinstance(error, DatabaseUnavailable)
             assert name in found or error is not None
-            assert name not in found or error is None or "read what became" in str(error)
+            assert name not in found or error is None or "Read what became" in str(error)
         assert f"{number} ours" in found or was_interrupted
     assert number > 10, "the interrupts did not come at all"
 
@@ -188,7 +182,7 @@ def _interrupted_between(store: SqliteStore, number: int, early: Writer, names: 
     """Join the group of ``early``, let two more wait, and be interrupted at this moment of the end, if there is one."""
 
     def let_early_end() -> None:
-        until(lambda: len(store.groups._queue) == 1)
+        until(lambda: len(store.group_commit._queue) == 1)
         early.may_end.set()
 
     helper = threading.Thread(target=let_early_end)
@@ -196,7 +190,7 @@ def _interrupted_between(store: SqliteStore, number: int, early: Writer, names: 
     try:
         with store.transaction() as transaction:
             late += [Writer(store, note(name)) for name in names[1:]]
-            until(lambda: len(store.groups._queue) == len(late))
+            until(lambda: len(store.group_commit._queue) == len(late))
             for writer in late:
                 writer.may_end.set()
             transaction.insert_audit(Audit("t", f"{number} ours", None, None, "", 1))
@@ -262,21 +256,21 @@ def test_no_call_returns_before_the_common_commit(store: SqliteStore, path: Path
         assert events(other) == ["first", "second"]
 
 
-class Eager(groups.Groups):
+class Eager(group_commit.GroupCommit):
     """Planted: a member's call returns when its block has ended, and the commit comes when it comes."""
 
     __slots__ = ()
 
-    def _wait(self, group: groups.Group, bell: object) -> None:
+    def _wait(self, group: group_commit.Group, bell: object) -> None:
         """Wait for nobody."""
 
 
-class AllForOne(groups.Groups):
+class AllForOne(group_commit.GroupCommit):
     """Planted: a block that raises rolls back all that is open, and the others are told that all is well."""
 
     __slots__ = ()
 
-    def _settle(self, group: groups.Group, error: BaseException | None) -> None:
+    def _settle(self, group: group_commit.Group, error: BaseException | None) -> None:
         if error is not None:
             self._end(group, None)
         else:
@@ -285,7 +279,7 @@ class AllForOne(groups.Groups):
 
 def test_an_eager_acknowledgement_would_be_seen(store: SqliteStore, path: Path) -> None:
     """With the planted defect, a call returns whose change is not there for others."""
-    store._groups = Eager(store)
+    store._group_commit = Eager(store)
     first, second = queued(store, note("first"), note("second"))
     first.may_end.set()
     assert first.ended() is None
@@ -296,7 +290,7 @@ def test_an_eager_acknowledgement_would_be_seen(store: SqliteStore, path: Path) 
 
 def test_a_rollback_of_others_would_be_seen(store: SqliteStore) -> None:
     """With the planted defect, a change that was acknowledged is not there."""
-    store._groups = AllForOne(store)
+    store._group_commit = AllForOne(store)
 
     def fails(_: SqliteTransaction) -> None:
         raise OwnError
@@ -398,7 +392,7 @@ def test_a_block_that_goes_on_after_sqlite_rolled_back_is_told(store: SqliteStor
     """An end of the transaction behind the store's back is an error of all who were in it."""
     raised = all_end(queued(store, note("a"), lambda transaction: transaction.connection.execute("ROLLBACK")))
     assert [type(error) for error in raised] == [StoreError] * 2
-    assert "roll it back" in str(raised[0])
+    assert "rollback by SQLite" in str(raised[0])
     assert events(store) == []
     note_alone(store, "later")
 
@@ -408,16 +402,16 @@ def test_the_wait_for_another_thread_has_a_bound(path: Path) -> None:
     with open_store(path, busy_timeout_s=0.05) as store:
         TaskManager(store).create("t")
         slow = queued(store, note("slow"))
-        with pytest.raises(DatabaseLocked, match=r"within 0\.05 s but another thread of this process"):
+        with pytest.raises(DatabaseLocked, match=r"within 0\.05 s; got no turn, since another thread of this process"):
             note_alone(store, "turned away")
-        assert not store.groups._queue
+        assert not store.group_commit._queue
         assert all_end(slow) == [None]
         assert events(store) == ["slow"]
 
 
 def test_a_group_has_an_end(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A group that is full commits although others wait: no stream of threads puts off an acknowledgement for ever."""
-    monkeypatch.setattr(groups, "MEMBERS_MAX", 2)
+    monkeypatch.setattr(group_commit, "MEMBERS_MAX", 2)
     statements = traced(store)
     assert all_end(queued(store, *(note(name) for name in "abcde"))) == [None] * 5
     assert statements["COMMIT"] == 3
@@ -426,7 +420,7 @@ def test_a_group_has_an_end(store: SqliteStore, monkeypatch: pytest.MonkeyPatch)
 
 def test_an_old_group_takes_nobody_in(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A group whose first block was long commits with it, whoever waits."""
-    monkeypatch.setattr(groups, "AGE_S_MAX", 0.0)
+    monkeypatch.setattr(group_commit, "AGE_S_MAX", 0.0)
     statements = traced(store)
     assert all_end(queued(store, note("a"), note("b"))) == [None] * 2
     assert statements["COMMIT"] == 2
@@ -435,7 +429,7 @@ def test_an_old_group_takes_nobody_in(store: SqliteStore, monkeypatch: pytest.Mo
 _THREADS: Final = """
 import json, os, sys, threading
 from durable_agents import CheckpointManager, open_store
-with open_store(sys.argv[1], takes_turns=sys.argv[2] == "turns") as store:
+with open_store(sys.argv[1], queue_writers=sys.argv[2] == "queue") as store:
     manager = CheckpointManager(store)
     def write(name):
         for n in range(100_000):
@@ -449,7 +443,7 @@ with open_store(sys.argv[1], takes_turns=sys.argv[2] == "turns") as store:
 """
 
 
-@pytest.mark.parametrize("way", ["turns", "plain"])
+@pytest.mark.parametrize("way", ["queue", "plain"])
 def test_what_threads_were_told_survives_a_kill(store: SqliteStore, path: Path, way: str) -> None:
     """Eight threads are killed in full flight: each acknowledged checkpoint is there, with its number and content."""
     command = [sys.executable, "-c", _THREADS, str(path), way]
@@ -465,11 +459,11 @@ def test_what_threads_were_told_survives_a_kill(store: SqliteStore, path: Path, 
     assert all(rows[number] == snapshot for number, *snapshot in acknowledged)
 
 
-@pytest.mark.parametrize("takes_turns", [True, False])
-def test_threads_and_processes_mix(path: Path, *, takes_turns: bool) -> None:
+@pytest.mark.parametrize("queue_writers", [True, False])
+def test_threads_and_processes_mix(path: Path, *, queue_writers: bool) -> None:
     """Threads of two stores on one file, as two processes would have: every number once, no error."""
     taken: list[int] = []
-    with open_store(path, takes_turns=takes_turns) as one, open_store(path, takes_turns=takes_turns) as two:
+    with open_store(path, queue_writers=queue_writers) as one, open_store(path, queue_writers=queue_writers) as two:
         TaskManager(one).create("t")
 
         def write(store: SqliteStore) -> None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from durable_agents import CheckpointManager, TaskManager, open_store
 from durable_agents.errors import DatabaseLocked, DatabaseReadOnly, DatabaseUnavailable
-from durable_agents.store.sqlite import write_lock_queue as turns
-from durable_agents.store.sqlite.write_lock_queue import SUFFIX
+from durable_agents.file_lock import FileLock, release, try_lock
+from durable_agents.store.sqlite.write_lock_queue import SUFFIX, WriteLockQueue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ _WRITER: Final = """
 import json, sys
 from durable_agents import CheckpointManager, open_store
 path, name, each = sys.argv[1], sys.argv[2], int(sys.argv[3])
-with open_store(path, takes_turns=True) as store:
+with open_store(path, queue_writers=True) as store:
     manager = CheckpointManager(store)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -43,7 +43,7 @@ with open_store(path, takes_turns=True) as store:
 _HOLDER: Final = """
 import sys
 from durable_agents import open_store
-with open_store(sys.argv[1], takes_turns=True) as store, store.transaction():
+with open_store(sys.argv[1], queue_writers=True) as store, store.transaction():
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -56,7 +56,7 @@ def _path(tmp_path: Path) -> Path:
 
 @pytest.fixture(name="store")
 def _store(path: Path) -> Iterator[SqliteStore]:
-    with open_store(path, busy_timeout_s=0.3, takes_turns=True) as store:
+    with open_store(path, busy_timeout_s=0.3, queue_writers=True) as store:
         TaskManager(store).create("t")
         yield store
 
@@ -115,7 +115,7 @@ def test_a_wait_that_was_given_up_keeps_nobody_out(path: Path, store: SqliteStor
 def test_trying_while_the_queue_stands_still_uses_nothing_up(path: Path, store: SqliteStore) -> None:
     """Its head is stopped, say. However often somebody tries, one thread waits; when the head goes on, all is well."""
     place = os.open(f"{path}{SUFFIX}", os.O_RDWR | os.O_CREAT)
-    assert turns._is_free(place)
+    assert try_lock(place)
     with open_store(path, busy_timeout_s=0.02) as impatient:
         used: list[int] = []
         for number in range(10):
@@ -123,7 +123,7 @@ def test_trying_while_the_queue_stands_still_uses_nothing_up(path: Path, store: 
                 CheckpointManager(impatient).save("t", number)
             used.append(len(os.listdir("/proc/self/fd")))
         assert used == used[:1] * 10
-    turns._give(place)
+    release(place)
     with CheckpointManager(db_path=path) as manager:
         assert manager.save("t", "all is well").sequence_number == 1
 
@@ -131,13 +131,11 @@ def test_trying_while_the_queue_stands_still_uses_nothing_up(path: Path, store: 
 def test_a_place_that_was_given_up_is_taken_over(path: Path, store: SqliteStore) -> None:
     """The next writer of the same store need not go to the end of the queue."""
     place = os.open(f"{path}{SUFFIX}", os.O_RDWR | os.O_CREAT)
-    assert turns._is_free(place)
-    queue = turns.Turns(str(path), 0.02)
-    with pytest.raises(DatabaseLocked):
-        queue.take()
-    waiter = queue._waiter
+    assert try_lock(place)
+    lock = FileLock(f"{path}{SUFFIX}")
+    assert lock.acquire(0.02) is None
+    waiter = lock._waiter
     assert waiter is not None
-    queue._timeout_s = _TIMEOUT_S
 
     def give_when_it_was_taken_over() -> None:
         pause = threading.Event()
@@ -145,19 +143,19 @@ def test_a_place_that_was_given_up_is_taken_over(path: Path, store: SqliteStore)
             if not waiter._is_abandoned:
                 break
             pause.wait(0.01)
-        turns._give(place)
+        release(place)
 
     giver = threading.Thread(target=give_when_it_was_taken_over)
     giver.start()
-    mine = queue.take()
+    mine = lock.acquire(_TIMEOUT_S)
     giver.join()
-    turns.Turns.give(mine)
     assert mine == waiter.descriptor
+    release(mine)
     assert CheckpointManager(store).save("t", 1).sequence_number == 1
 
 
-def test_a_writer_without_turns_is_waited_for(path: Path, store: SqliteStore) -> None:
-    """Turns are an order and not the exclusion: another program's transaction counts, and its end is noticed."""
+def test_a_writer_outside_the_queue_is_waited_for(path: Path, store: SqliteStore) -> None:
+    """The queue is an order and not the exclusion: another program's transaction counts, and its end is noticed."""
     with open_store(path) as other:
         with other.transaction(), pytest.raises(DatabaseLocked, match="was the last to get one"):
             CheckpointManager(store).save("t", 1)
@@ -176,17 +174,17 @@ def test_a_turn_ends_with_its_transaction_however_that_ends(store: SqliteStore) 
 def test_a_child_that_is_forked_in_the_queue_does_not_keep_it(store: SqliteStore, path: Path) -> None:
     """The child has a copy of the descriptor and with it of the lock; who gives its place up gives up both."""
     place = os.open(f"{path}{SUFFIX}", os.O_RDWR | os.O_CREAT)
-    assert turns._is_free(place)
+    assert try_lock(place)
     reader, writer = os.pipe()
     child = subprocess.Popen(["cat"], stdin=reader, pass_fds=[place])
     os.close(reader)
-    turns._give(place)
+    release(place)
     assert CheckpointManager(store).save("t", 1).sequence_number == 1
     os.close(writer)
     assert child.wait(_TIMEOUT_S) == 0
 
 
-def test_threads_take_turns_too(store: SqliteStore, path: Path) -> None:
+def test_threads_queue_too(store: SqliteStore, path: Path) -> None:
     """Eight threads of one process on one store: every number once."""
     manager = CheckpointManager(db_path=path)
     assert manager.store is not store
@@ -208,8 +206,8 @@ def test_a_lock_file_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     """A folder that is missing, and one in the place of the file, are named."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         with pytest.raises(DatabaseUnavailable, match="No such file"):
-            turns.Turns(str(tmp_path / "missing" / "store.db"), 1).begin(connection)
+            WriteLockQueue(str(tmp_path / "missing" / "store.db"), 1).begin(connection)
         (tmp_path / f"store.db{SUFFIX}").mkdir()
         with pytest.raises((DatabaseUnavailable, DatabaseReadOnly), match="directory"):
-            turns.Turns(str(tmp_path / "store.db"), 1).begin(connection)
+            WriteLockQueue(str(tmp_path / "store.db"), 1).begin(connection)
         assert not connection.in_transaction
