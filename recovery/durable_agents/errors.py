@@ -17,6 +17,10 @@ class InvalidSetting(RecoveryError, ValueError):
     """A bound, a duration or a combination of arguments cannot be meant: a negative timeout, a store and a path."""
 
 
+class MissingPackage(InvalidSetting, ImportError):
+    """An optional package is not installed. The message names the extra that brings it."""
+
+
 # The database as a whole.
 
 
