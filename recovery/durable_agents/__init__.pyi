@@ -167,8 +167,8 @@ from .store import SqliteStore as SqliteStore
 from .store import Store as Store
 from .store import init_factory as init_factory
 from .store import open_store as open_store
-from .webhooks.inbox import INBOX_CRASH_POINTS as INBOX_CRASH_POINTS
 from .webhooks.inbox import Inbox as Inbox
+from .webhooks.inbox import InboxPoint as InboxPoint
 from .webhooks.receiver import Receiver as Receiver
 from .work.artifacts import ARTIFACT_CRASH_POINTS as ARTIFACT_CRASH_POINTS
 from .work.artifacts import Artifacts as Artifacts

@@ -8,6 +8,8 @@ otherwise.
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class RecoveryError(Exception):
     """The root of all errors of the recovery core."""
@@ -74,6 +76,10 @@ class InheritedTransaction(StoreError):
 
     Nothing that the child did in it was kept.
     """
+
+
+STORE_FAILURES: Final = (DatabaseFull, DatabaseLocked, DatabaseReadOnly, DatabaseUnavailable, StoreClosed)
+"""The errors that would meet every item alike: a loop over items is ended by them, and by no other error."""
 
 
 # Tasks.

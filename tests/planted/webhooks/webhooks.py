@@ -22,11 +22,8 @@ from durable_agents.pipeline.handlers import Answer, Decision, Handled, Handlers
 from durable_agents.store.rows import DeliveryStatus
 from durable_agents.webhooks.events import CiState
 from durable_agents.webhooks.inbox import (
-    AFTER_ACCEPT,
-    AFTER_HANDLE,
-    BEFORE_ACCEPT,
-    BEFORE_HANDLE,
     Inbox,
+    InboxPoint,
     InboxStatistics,
 )
 from durable_agents.webhooks.receiver import Receiver
@@ -47,9 +44,9 @@ class AcknowledgesFirst(Inbox):
 
     def accept(self, deliveries: Sequence[StoredDelivery]) -> list[bool]:
         """Say that they are there."""
-        sys.audit(BEFORE_ACCEPT, len(deliveries))
+        sys.audit(InboxPoint.BEFORE_ACCEPT, len(deliveries))
         self.__dict__.setdefault("waiting", []).extend(deliveries)
-        sys.audit(AFTER_ACCEPT, len(deliveries))
+        sys.audit(InboxPoint.AFTER_ACCEPT, len(deliveries))
         return [True] * len(deliveries)
 
     def run_once(self, now: Microseconds | None = None) -> InboxStatistics:
@@ -64,12 +61,12 @@ class HandlesInHalves(Inbox):
     """Notes that it is done, and does it."""
 
     def _handle(self, delivery: StoredDelivery) -> DeliveryStatus | None:
-        sys.audit(BEFORE_HANDLE, delivery.delivery_number)
+        sys.audit(InboxPoint.BEFORE_HANDLE, delivery.delivery_number)
         change = None if self._handler is None else self._handler(delivery)
         with self._store.transaction() as transaction:
             if not transaction.end_delivery(delivery.delivery_number, status=DeliveryStatus.HANDLED, error=""):
                 return None
-        sys.audit(AFTER_HANDLE, delivery.delivery_number)
+        sys.audit(InboxPoint.AFTER_HANDLE, delivery.delivery_number)
         if change is not None:
             with self._store.transaction() as transaction:
                 change(transaction)

@@ -38,7 +38,7 @@ from durable_agents.pipeline.reconciler import Reconciler, ReconcilerSettings, U
 from durable_agents.pipeline.tracker import Issue
 from durable_agents.store import init_factory
 from durable_agents.store.rows import StoredDelivery
-from durable_agents.webhooks.inbox import INBOX_CRASH_POINTS, Inbox
+from durable_agents.webhooks.inbox import Inbox, InboxPoint
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -267,7 +267,7 @@ class PipelineMachine(RuleBasedStateMachine):
     # What happens to deliveries.
 
     @precondition(lambda self: self.wire)
-    @rule(which=st.integers(0, 9), stays=st.booleans(), crash=rarely(INBOX_CRASH_POINTS[:3]))
+    @rule(which=st.integers(0, 9), stays=st.booleans(), crash=rarely(tuple(InboxPoint)[:3]))
     def a_delivery_arrives(self, which: int, stays: bool, crash: str | None) -> None:  # noqa: FBT001 - drawn by its name
         """Let any of them arrive; it may stay on the wire, to come again."""
         delivery = self.wire[which % len(self.wire)]
@@ -284,7 +284,7 @@ class PipelineMachine(RuleBasedStateMachine):
 
     # What the core does.
 
-    @rule(crash=rarely((*INBOX_CRASH_POINTS[3:], *TASKS_POINTS)), meets=st.booleans())
+    @rule(crash=rarely((*list(InboxPoint)[3:], *TASKS_POINTS)), meets=st.booleans())
     def the_inbox_is_handled(self, crash: str | None, meets: bool) -> None:  # noqa: FBT001 - drawn by its name
         """Handle what came; the reconciler may look between a decision and what follows from it."""
         self.call(self.inbox.run_once, crash, self.reconciler.run_once if meets else None)
