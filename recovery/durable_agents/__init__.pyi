@@ -100,7 +100,7 @@ from .once.tool_ledger import (
     ToolStatistics as ToolStatistics,
 )
 from .pipeline.application import Application as Application
-from .pipeline.handlers import HANDLER_CRASH_POINTS as HANDLER_CRASH_POINTS
+from .pipeline.handlers import HandlerPoint as HandlerPoint
 from .pipeline.handlers import Handlers as Handlers
 from .pipeline.reconciler import Reconciler as Reconciler
 from .pipeline.reconciler import ReconcilerSettings as ReconcilerSettings

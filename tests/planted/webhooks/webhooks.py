@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from durable_agents.jobs.stages import Move
-from durable_agents.pipeline.handlers import Answer, Decision, Handled, Handlers
+from durable_agents.pipeline.handlers import Decision, EventOutcome, Handled, Handlers
 from durable_agents.store.rows import DeliveryStatus
 from durable_agents.webhooks.events import CiState
 from durable_agents.webhooks.inbox import (
@@ -135,9 +135,9 @@ class BelievesTheStatus(Handlers):
             return super().ci_status(event)
         move = Move(task, self._engine.pipeline.stage(task.stage), event.repo, "said so")
 
-        def leave(transaction: Transaction) -> Answer:
+        def leave(transaction: Transaction) -> EventOutcome:
             self._engine.apply(transaction, move)
-            return Answer(Handled.MOVED, task)
+            return EventOutcome(Handled.MOVED, task)
 
         return leave
 
@@ -145,7 +145,7 @@ class BelievesTheStatus(Handlers):
 class ChecksThenInserts(Handlers):
     """Has looked, so there is none."""
 
-    def _create(self, transaction: Transaction, event: StartRequested) -> Answer:
+    def _create(self, transaction: Transaction, event: StartRequested) -> EventOutcome:
         answer = super()._create(transaction, event)
         if answer.handled is Handled.KNOWN:  # what the store's unique key has kept out gets in under another name
             return super()._create(transaction, msgspec.structs.replace(event, tracker_key=f"{event.tracker_key} "))

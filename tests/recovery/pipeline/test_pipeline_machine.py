@@ -33,7 +33,7 @@ from durable_agents import (
 )
 from durable_agents.errors import TrackerUnavailable
 from durable_agents.jobs import queue as outcomes
-from durable_agents.pipeline.handlers import HANDLER_CRASH_POINTS, Handlers, branch_of
+from durable_agents.pipeline.handlers import HandlerPoint, Handlers, branch_of
 from durable_agents.pipeline.reconciler import Reconciler, ReconcilerSettings, Unblocked
 from durable_agents.pipeline.tracker import Issue
 from durable_agents.store import init_factory
@@ -73,7 +73,7 @@ STAGES = [stage.name for stage in PIPELINE.stages]
 KEYS = ("A-1", "A-2")
 REPO = "shop"
 GRACE_S = 600.0
-TASKS_POINTS = (*HANDLER_CRASH_POINTS, *STAGE_CRASH_POINTS)
+TASKS_POINTS = (*HandlerPoint, *STAGE_CRASH_POINTS)
 _MEMORY = Path("/dev/shm")  # crashes of a process lose no page cache, so nothing is to be learnt from a disk
 
 
