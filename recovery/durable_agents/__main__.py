@@ -96,7 +96,7 @@ def serve_command(**options: Any) -> None:
 
 
 def schemes(environment: Mapping[str, str]) -> dict[str, SignatureScheme]:
-    """Return the signatures of each source whose secret is set. Raises InvalidSetting, without secrets."""
+    """Return the signatures of each source whose secret is set. Raises InvalidSetting."""
     found: dict[str, SignatureScheme] = {}
     for source, scheme in _SCHEMES.items():
         name = f"{PREFIX}{source.upper()}_SECRET"
@@ -114,7 +114,7 @@ def schemes(environment: Mapping[str, str]) -> dict[str, SignatureScheme]:
 
 
 def settings_from(environment: Mapping[str, str], kind: type[SettingsType]) -> SettingsType:
-    """Return the settings that the environment gives, the defaults for the others. Raises InvalidSetting."""
+    """Return the environment's settings, with defaults for the others. Raises InvalidSetting."""
     given = {field.name: environment.get(f"{PREFIX}{field.name.upper()}", "") for field in msgspec.structs.fields(kind)}
     try:
         return msgspec.convert({name: text for name, text in given.items() if text}, kind, strict=False)

@@ -1,8 +1,9 @@
-"""One HTTP exchange with bounds on its total time and on the bytes of its answer. Needs the extra ``http``.
+"""One HTTP exchange with bounds on its total time and on the bytes of its answer.
 
-httpx bounds each phase, and its bound on reading starts anew with every byte: a server that sends
-one byte a second would hold its client for ever. So a timer shuts the connection down when the time
-of the whole exchange is over, from connecting to the last byte (looking up the host's name aside).
+It needs httpx, from the extra ``http``. httpx bounds each phase, and its bound on reading starts
+anew with every byte: a server that sends one byte a second would hold its client for ever. So a
+timer shuts the connection down when the time of the whole exchange is over, from connecting to the
+last byte (looking up the host's name aside).
 
 This uses httpx's transport without its client. The client would follow the proxies and the .netrc
 of the environment, keep cookies between exchanges, and log each address with its query.
@@ -38,7 +39,7 @@ class ExchangeFailed(Exception):  # noqa: N818 - caught by the callers of this m
 
 
 class HttpAnswer(msgspec.Struct, frozen=True):
-    """An answer. The names of ``headers`` have any case; ``is_whole``: the body was within the bound."""
+    """An answer. ``headers`` ignore case; ``is_whole``: the body was within the bound."""
 
     status: int
     headers: Mapping[str, str]
@@ -128,7 +129,8 @@ class _Deadline:
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Take note of the connection: httpcore reports each of its phases here."""
         if event == "connection.connect_tcp.complete":
-            # A duplicate: TLS takes the descriptor of the original, and shutdown() acts on all duplicates.
+            # A duplicate: TLS takes the descriptor of the original, and shutdown() acts on all
+            # duplicates.
             self._socket = info["return_value"].get_extra_info("socket").dup()
             if self.is_over:  # there was nothing to shut down yet
                 self._end()

@@ -1,7 +1,7 @@
-"""The webhook-driven pipeline that ``python -m durable_agents serve`` runs: all its parts on one store.
+"""The webhook-driven pipeline: all its parts on one store.
 
-It is an ASGI application for any server: the server's start-up starts the parts, its shutdown stops
-them.
+``python -m durable_agents serve`` runs it. It is an ASGI application for any server: the server's
+start-up starts the parts, its shutdown stops them.
 
 | started | stopped | part |
 |---|---|---|
@@ -66,8 +66,15 @@ class Application:
     source of deliveries; ``tracker`` is asked for the issues of ``projects``. The store is the
     caller's to close. Raises InvalidSetting and InvalidPipeline.
 
-    >>> # application = Application(store, gates={"ci_green": ask_ci, ...}, schemes={"github": github(secret)})
-    >>> # serve(application, listen("127.0.0.1", 8000))
+    >>> import tempfile
+    >>> from durable_agents import open_store
+    >>> from durable_agents.webhooks.signatures import github
+    >>> gates = {stage.gate: lambda task: True for stage in DEFAULT_PIPELINE.stages if stage.gate}
+    >>> with tempfile.TemporaryDirectory() as folder, open_store(f"{folder}/core.db") as store:
+    ...     schemes = {"github": github("a secret of 16 bytes or more")}
+    ...     application = Application(store, gates=gates, schemes=schemes)
+    ...     application.describe()["queue"]  # or serve(application, listen("127.0.0.1", 8000))
+    {'queued': 0, 'running': 0}
     """
 
     def __init__(
@@ -133,7 +140,7 @@ class Application:
         await self.receiver(scope, receive, send_and_live if scope["type"] == "lifespan" else send)
 
     def describe(self) -> dict[str, Any]:
-        """Return the status page, ready for JSON, each part in a block of its own. Raises StoreErrors."""
+        """Return the status page, ready for JSON, a block for each part. Raises StoreErrors."""
         reaper = self.reaper.health
         last = self.reaper.last_reaped
         inbox = self._handling.health

@@ -1,4 +1,4 @@
-"""Handlers: what is done about an event, the same for a webhook and for a poll that replaces a lost one.
+"""Handlers: what is done about an event, be it from a webhook or from a poll.
 
 A handler decides first, from what it reads and from the answer of a gate. It returns an
 ``EventOutcome`` where there is nothing to do, or an ``EventChange``, which does it within a
@@ -37,7 +37,6 @@ from durable_agents.webhooks.events import CiState, CiStatus, Event, Pushed, Sta
 
 if TYPE_CHECKING:
     from durable_agents.jobs.stages import StageEngine
-    from durable_agents.store import Store
     from durable_agents.store.rows import StoredDelivery
 
 CI_GATE: Final = "ci_green"
@@ -45,7 +44,7 @@ CI_GATE: Final = "ci_green"
 
 
 class HandlerPoint(enum.StrEnum):
-    """The crash points of an event that creates a task, in order; other changes pass the first and the last."""
+    """The crash points of creating a task, in order; other changes pass the first and the last."""
 
     BEFORE_CHANGE = "recovery.handlers.before_change"
     AFTER_TASK = "recovery.handlers.after_task"
@@ -60,7 +59,7 @@ _LOGGER: Final = logging.getLogger(__name__)
 
 
 class Handled(enum.StrEnum):
-    """The result of an event. ``known``: done before; ``red``: a gate refused; ``unresolved``: not one task."""
+    """The result of an event: ``known`` was done before, ``unresolved`` belongs to no one task."""
 
     CREATED = "created"
     MOVED = "moved"
@@ -78,11 +77,6 @@ class EventOutcome(msgspec.Struct, frozen=True):
     task: Task | None = None
     reason: str = ""
 
-    @property
-    def is_change(self) -> bool:
-        """Whether anything was written."""
-        return self.handled in {Handled.CREATED, Handled.MOVED, Handled.CANCELLED, Handled.NOTED}
-
 
 EventChange: TypeAlias = Callable[[Transaction], EventOutcome]
 """A decision of a handler: does it in the transaction if it still holds, and returns the result."""
@@ -91,7 +85,7 @@ Decision: TypeAlias = EventChange | EventOutcome
 
 
 def branch_of(tracker_key: str) -> str:
-    """Return the branch for the work on an issue: ``feature/`` and its key, in characters that git takes.
+    """Return the branch of an issue: ``feature/`` and its key, in characters that git takes.
 
     >>> branch_of("ORCH 1")
     'feature/ORCH-1'
@@ -115,7 +109,8 @@ class Handlers:
         clock: Clock | None = None,
     ) -> None:
         """Look up the stages; nothing is handled yet."""
-        self._engine = engine
+        self.engine = engine
+        self._store = engine.store
         self._branch_of = branch_of
         self._clock: Clock = SystemClock() if clock is None else clock
         self._ci_stages = tuple(
@@ -128,17 +123,8 @@ class Handlers:
             )
             raise InvalidSetting(message)
 
-    @property
-    def engine(self) -> StageEngine:
-        """The engine that moves tasks."""
-        return self._engine
-
-    @property
-    def _store(self) -> Store:
-        return self._engine.store
-
     def decide_delivery(self, delivery: StoredDelivery) -> EventChange | None:
-        """Decide about a delivery: the handler of an inbox. Raises InvalidDelivery and StoreErrors."""
+        """Decide about a delivery of an inbox. Raises InvalidDelivery and StoreErrors."""
         event = events.parse(delivery.source, delivery.event, delivery.body)
         decision = None if event is None else self.decide(event)
         return None if isinstance(decision, EventOutcome) else decision
@@ -178,15 +164,15 @@ class Handlers:
         task = self._store.task_with_tracker_key(event.tracker_key)
         if task is None:
             return EventOutcome(Handled.UNRESOLVED, reason=f"there is no task of {event.tracker_key}")
-        if task.status not in _OPEN or not self._engine.pipeline.stage(task.stage).is_human_gated:
+        if task.status not in _OPEN or not self.engine.pipeline.stage(task.stage).is_human_gated:
             return EventOutcome(Handled.KNOWN, task)
         if not event.is_approved:
             return lambda transaction: self._cancel(transaction, task)
-        decided = self._engine.decide_approval(task.task_id, task.stage, by="the tracker", repo=self._repo(task))
+        decided = self.engine.decide_approval(task.task_id, task.stage, by="the tracker", repo=self._repo(task))
         return self._moving(task, decided)
 
     def ci_status(self, event: CiStatus) -> Decision:
-        """Ask the gate of the task of a green commit, and move the task if the gate is green, too."""
+        """Ask the gate of a green commit's task, and move the task if the gate is green, too."""
         if event.state is not CiState.SUCCESS:
             return EventOutcome(Handled.KNOWN, reason=f"CI says {event.state}")
         task = self._task_of(event)
@@ -194,7 +180,7 @@ class Handlers:
             reason = f"commit {event.sha:.12} of {event.repo} belongs to no one task in {' or '.join(self._ci_stages)}"
             _LOGGER.info("a CI status is not resolved: %s", reason)
             return EventOutcome(Handled.UNRESOLVED, reason=reason)
-        return self._moving(task, self._engine.decide(task.task_id, task.stage, finished_agent=None, repo=event.repo))
+        return self._moving(task, self.engine.decide(task.task_id, task.stage, finished_agent=None, repo=event.repo))
 
     def push(self, event: Pushed) -> Decision:
         """Keep the newest commit of a task's branch."""
@@ -238,11 +224,11 @@ class Handlers:
     def _moving(self, task: Task, decided: Move | Advance) -> Decision:
         if isinstance(decided, Advance):
             return _outcome(task, decided)
-        return lambda transaction: _outcome(task, self._engine.apply(transaction, decided))
+        return lambda transaction: _outcome(task, self.engine.apply(transaction, decided))
 
     def _create(self, transaction: Transaction, event: StartRequested) -> EventOutcome:
         now = self._clock.now()
-        first = self._engine.pipeline.stages[0]
+        first = self.engine.pipeline.stages[0]
         task_id = f"{now:016x}-{secrets.token_hex(6)}"
         task = Task(task_id, event.tracker_key, TaskStatus.CREATED, first.name, now, now, now)
         if not transaction.insert_task(task):
@@ -251,7 +237,7 @@ class Handlers:
         if event.repo:
             transaction.insert_source(TaskSource(task_id, event.repo, self._branch_of(event.tracker_key)))
         sys.audit(HandlerPoint.AFTER_TASK, task_id)
-        self._engine.write_first_job(transaction, task_id, repo=event.repo)
+        self.engine.write_first_job(transaction, task_id, repo=event.repo)
         sys.audit(HandlerPoint.AFTER_FIRST_JOB, task_id)
         return EventOutcome(Handled.CREATED, task)
 

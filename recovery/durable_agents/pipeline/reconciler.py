@@ -16,8 +16,8 @@ own switch:
 
 The grace runs from the entry into the *stage* (D21): a row that is often written to would never be
 old. Against a webhook in the same moment the store decides, by compare-and-set (D22). An error with
-one task or one project is logged and stops no other. Each part has a loop of its own, so that a slow
-tracker holds up no gate.
+one task or one project is logged and stops no other. Each part has a loop of its own, so that a
+slow tracker holds up no gate.
 """
 
 from __future__ import annotations
@@ -54,20 +54,18 @@ APPROVAL_OVER: Final = "approval_over"
 _DURATION_S_MAX: Final = 365 * 24 * 3600.0
 _TROUBLES_MAX: Final = 1000
 _SHOWN_MAX: Final = 20
-_ISSUES: Final = "issues"
-_TROUBLES: Final = "troubles"
 _LOGGER: Final = logging.getLogger(__name__)
 
 
 class ReconcilerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The switches and times of a reconciler, in seconds. Raises InvalidSetting, which names all problems.
+    """The switches and times of a reconciler. Raises InvalidSetting, which names all problems.
 
     ``reconcile_enabled`` mutes everything, ``reconcile_plane_enabled`` the tracker's part alone: a
     part that is off does nothing, and that is no error. ``reconcile_start_approved`` also starts
-    issues that are Approved and have no task, since start and verdict were both lost; their approval
-    counts when the first stage's work is done. It is off by default, since a tracker may hold many
-    issues that were approved before it had a pipeline. ``reconcile_grace_overrides_json`` is a JSON
-    object of stages and seconds; an invalid one is a warning (``grace_overrides``).
+    issues that are Approved and have no task, since start and verdict were both lost; their
+    approval counts when the first stage's work is done. It is off by default, since a tracker may
+    hold many issues that were approved before it had a pipeline. ``reconcile_grace_overrides_json``
+    is a JSON object of stages and seconds; an invalid one is a warning (``grace_overrides``).
     """
 
     reconcile_enabled: bool = True
@@ -92,7 +90,7 @@ class ReconcilerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def grace_overrides(settings: ReconcilerSettings, stages: Collection[str]) -> dict[str, float]:
-    """Return the valid overrides of the grace, by stage; all problems are one warning, and the default holds."""
+    """Return the valid overrides of the grace, by stage. All problems are one warning."""
     text = settings.reconcile_grace_overrides_json
     good: dict[str, float] = {}
     problems = []
@@ -120,7 +118,7 @@ def grace_overrides(settings: ReconcilerSettings, stages: Collection[str]) -> di
 
 
 class Approvals:
-    """Tells which approvals that the tracker shows were spent on an earlier gate. May be shared by threads.
+    """Tells which approvals that the tracker shows were spent on an earlier gate.
 
     A webhook says that a person has approved; a poll says that an issue *is* Approved, and says so
     until its state is changed. With several human gates the answer to the first would open the
@@ -137,13 +135,13 @@ class Approvals:
         self._gates = gates if len(gates) > 1 else set()
 
     def is_spent(self, task: Task) -> bool:
-        """Tell whether an approval that the tracker shows was already the answer to an earlier gate of this task."""
+        """Tell whether the approval that the tracker shows was the answer to an earlier gate."""
         return task.stage in self._gates and self._spent_at(task) is not None
 
     def note_in_progress(self, task: Task, *, asked_at: Microseconds, now: Microseconds) -> bool:
-        """Record that the tracker, asked at ``asked_at``, showed the issue as In Progress; return whether that was new.
+        """Record that the issue was In Progress at ``asked_at``; return whether that was new.
 
-        What it showed before the task left its gate does not count. Raises StoreErrors.
+        What the tracker showed before the task left its gate does not count. Raises StoreErrors.
         """
         spent_at = self._spent_at(task) if self._gates else None
         if spent_at is None or spent_at >= asked_at:
@@ -156,7 +154,7 @@ class Approvals:
         return True
 
     def _spent_at(self, task: Task) -> Microseconds | None:
-        """Return when the task left a human gate, unless the tracker has shown since that the approval is over."""
+        """Return when the task left a human gate, unless its approval was over since."""
         audits = self._store.audits(task.task_id)
         for audit in reversed(audits):
             if audit.event == APPROVAL_OVER:
@@ -168,7 +166,7 @@ class Approvals:
 
 
 class Unblocked(msgspec.Struct, frozen=True):
-    """A task that the reconciler has moved, since a webhook was lost. ``stage`` is the one that it has left."""
+    """A task that the reconciler has moved, since a webhook was lost. ``stage`` is the old one."""
 
     task_id: str
     tracker_key: str
@@ -180,12 +178,12 @@ class UnblockNotifier(Protocol):
     """Tells people. Its waiting is not bounded here, so it needs a bound of its own."""
 
     def __call__(self, unblocked: Unblocked, /) -> object:
-        """Send it, once; an error is logged and not tried again: the task has moved all the same."""
+        """Send it, once. An error is logged and not tried again: the task has moved."""
         ...
 
 
 class Round(msgspec.Struct, frozen=True):
-    """The counts of one round. ``looked``: overdue tasks; ``troubles``: tasks and projects left for the next round."""
+    """The counts of one round: ``looked`` overdue tasks, ``troubles`` left for the next round."""
 
     looked: int = 0
     unblocked: int = 0
@@ -201,9 +199,6 @@ class Reconciler:
     ``tracker`` is asked for the issues of each of the ``projects``; without it there are only
     gates. It is started after the workers that execute jobs, and stopped before them. Raises
     InvalidSetting.
-
-    >>> # reconciler = Reconciler(Handlers(engine), tracker=HttpTracker(url), projects=["core"])
-    >>> # reconciler.start()
     """
 
     def __init__(
@@ -235,7 +230,8 @@ class Reconciler:
         self._troubles: dict[str, tuple[str, str]] = {}  # what: (kind, newest text)
         self._lock = threading.Lock()
         self._totals = Counter[Handled]()
-        self._last_unblocked: str | None = None
+        self.last_unblocked: str | None = None
+        """The tracker key of the task that this reconciler moved last; its id if it has no key."""
         self._gates = self._service(self.reconcile_gates_once, "reconciler")
         self._issues = self._service(lambda _: self.reconcile_tracker_once(), "reconciler of the tracker")
         self._services = (self._gates,) if tracker is None else (self._gates, self._issues)
@@ -244,11 +240,6 @@ class Reconciler:
     def unblocked_total(self) -> int:
         """How many tasks this reconciler has moved."""
         return self._totals[Handled.MOVED]
-
-    @property
-    def last_unblocked(self) -> str | None:
-        """The tracker key of the task that this reconciler moved last; its id if it has no key."""
-        return self._last_unblocked
 
     @property
     def health(self) -> Health:
@@ -266,7 +257,7 @@ class Reconciler:
             service.start()
 
     def stop(self, *, timeout_s: float = 10.0) -> bool:
-        """Stop after the rounds that are under way; return whether each loop ended within ``timeout_s`` seconds."""
+        """Stop after the rounds under way; return whether each loop ended within ``timeout_s``."""
         have_ended = [service.stop(timeout_s=timeout_s) for service in self._services]
         return all(have_ended)
 
@@ -300,24 +291,23 @@ class Reconciler:
         return Round(looked=looked, unblocked=unblocked, troubles=troubles)
 
     def reconcile_tracker_once(self) -> Round:
-        """Do what the tracker's issues ask for, as their webhooks would have. Raises as ``run_once``."""
+        """Do what the tracker's issues ask for, as webhooks would have. Raises as ``run_once``."""
         if self._tracker is None or not (self._settings.reconcile_enabled and self._settings.reconcile_plane_enabled):
             return Round()
         found = Counter[str]()
-        troubles = 0
         for project in self._projects:
             is_done = self._isolated(f"project {project}", functools.partial(self._replay, project, found))
-            troubles += is_done is None
+            found["troubles"] += is_done is None
         return Round(
-            issues=found[_ISSUES],
+            issues=found["issues"],
             unblocked=found[Handled.MOVED],
             created=found[Handled.CREATED],
             cancelled=found[Handled.CANCELLED],
-            troubles=troubles + found[_TROUBLES],
+            troubles=found["troubles"],
         )
 
     def describe(self) -> dict[str, Any]:
-        """Return its block of the status page, ready for JSON. The counts are those of this process."""
+        """Return its block of the status page, ready for JSON, with the counts of this process."""
         health = self.health
         with self._lock:
             troubles = {what: text for what, (_, text) in list(self._troubles.items())[-_SHOWN_MAX:]}
@@ -345,7 +335,7 @@ class Reconciler:
             after = (page[-1].task.stage_entered_at, page[-1].task.task_id)
 
     def _leave(self, waiting: WaitingTask) -> bool:
-        """Move a task if its gate is green; a red gate, and a task that has moved meanwhile, are silence."""
+        """Move a task if its gate is green; a red gate or a task that has moved is silence."""
         task = waiting.task
         advance = self._engine.advance_stage(task.task_id, task.stage, finished_agent=None, repo=waiting.repo)
         if advance.is_moved:
@@ -358,9 +348,9 @@ class Reconciler:
         for state in TrackerState:
             asked_at = self._clock.now()
             for issue in self._tracker.issues(project, state.value):
-                found[_ISSUES] += 1
+                found["issues"] += 1
                 is_handled = self._isolated(issue.key, functools.partial(self._handle, issue, asked_at, found))
-                found[_TROUBLES] += is_handled is None
+                found["troubles"] += is_handled is None
         return True
 
     def _handle(self, issue: Issue, asked_at: Microseconds, found: Counter[str]) -> bool:
@@ -379,7 +369,7 @@ class Reconciler:
         return True
 
     def _lost(self, event: Event, issue: Issue, asked_at: Microseconds) -> Event | None:
-        """Return the event of the lost webhook, given what the tracker shows, or None. Raises UnknownTask."""
+        """Return the event of the lost webhook, if one was lost. Raises UnknownTask."""
         task = self._store.task_with_tracker_key(issue.key)
         is_start = isinstance(event, StartRequested)
         is_approval = isinstance(event, VerdictGiven) and event.is_approved
@@ -414,8 +404,9 @@ class Reconciler:
         key = _key(task)
         with self._lock:
             self._totals[Handled.MOVED] += 1
-            self._last_unblocked = key
-        # The first line is a contract with programs that search logs for it (F-4), in its own words.
+            self.last_unblocked = key
+        # The first line is a contract with programs that search logs for it (F-4), in its own
+        # words.
         _LOGGER.info("reconciler: %s %s разблокирована (потерян webhook)", key, task.stage)
         text = f"reconciler: {key} has left {task.stage}, a webhook about it was lost"
         _LOGGER.info("%s", text)
@@ -427,7 +418,7 @@ class Reconciler:
             _LOGGER.warning("nobody was told that %s: %s: %s", text, type(error).__name__, error)
 
     def _isolated(self, what: str, do: Callable[[], Any]) -> Any:
-        """Return what ``do`` returns, or None where it raised: warned of once, until it goes well again."""
+        """Return what ``do`` returns, or None if it raised, with one warning until it succeeds."""
         try:
             result = do()
         except STORE_FAILURES:

@@ -1,9 +1,9 @@
-"""Serving an application over HTTP: uvicorn, on a socket of our own, with bounds on the head of a request.
+"""Serving over HTTP: uvicorn on a socket of our own, with bounds on the head of a request.
 
-uvicorn bounds how long a connection may rest between two requests, but neither the time nor the size
-of a request's head: a sender of one byte a second would keep a connection for ever, and one of
-endless headers would fill the memory (slowloris). ``HeaderTimeoutProtocol`` adds the two bounds; those
-on the body are the receiver's.
+uvicorn bounds how long a connection may rest between two requests, but neither the time nor the
+size of a request's head: a sender of one byte a second would keep a connection for ever, and one of
+endless headers would fill the memory (slowloris). ``HeaderTimeoutProtocol`` adds the two bounds;
+those on the body are the receiver's.
 
 uvicorn cancels the requests that are still under way when its time to end is over, and logs each as
 an error of the application, with a traceback. Here their senders are told to send again instead.
@@ -42,7 +42,7 @@ _BACKLOG: Final = 512
 
 
 class HeaderTimeoutProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with 408 for a head that does not come and 431 for one that does not end."""
+    """uvicorn's protocol, with 408 for a head that comes too slowly and 431 for one too large."""
 
     _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
@@ -134,7 +134,7 @@ def serve(application: ASGIApp, listener: socket.socket) -> None:
 
 
 def _ends_quietly(application: ASGIApp) -> ASGIApp:
-    """Return the application for a server that cancels requests when it ends, and at no other time."""
+    """Wrap the application: a request that the ending server cancels is answered 503."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         has_begun = scope["type"] != "http"

@@ -1,4 +1,4 @@
-"""The tracker's client: which issues are in a state now, whatever became of the webhooks about them.
+"""The tracker's client: which issues are in a state now.
 
 ``HttpTracker`` sends one request for each page and checks every answer: a page has a bound in bytes
 and in time, a cursor may not come twice, and an issue in another state than the one asked for is an
@@ -36,7 +36,7 @@ _CURSOR_CHARACTERS_MAX: Final = 2048
 
 
 class Issue(msgspec.Struct, frozen=True):
-    """An issue as the tracker has it. ``updated_at`` is the tracker's own text and is not interpreted."""
+    """An issue of the tracker. ``updated_at`` is the tracker's own text, not interpreted."""
 
     key: str
     state: str
@@ -64,15 +64,16 @@ _decode: Final = msgspec.json.Decoder(_Page).decode
 
 
 class HttpTracker:
-    """Asks ``GET {url}/projects/{project}/issues?state=...&limit=100&cursor=...``, each page on a new connection.
+    """Polls issues over HTTP, each page on a new connection.
 
+    It asks ``GET {url}/projects/{project}/issues?state=...&limit=100&cursor=...``.
     ``token`` goes into an ``Authorization: Bearer`` header; redirects are not followed, so it goes
     nowhere else. ``timeout_s`` bounds a page from connecting to its last byte. A pause that the
     tracker asks for (Retry-After) is kept, by ``clock``. May be shared by threads. Raises
     InvalidSetting, and MissingPackage without the extra ``http``.
 
     >>> tracker = HttpTracker("http://127.0.0.1:8000/api", token="secret")
-    >>> issues = tracker.issues("core", "In Progress")  # a page is asked for when its first issue is taken
+    >>> issues = tracker.issues("core", "In Progress")  # asks when the first is taken
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class HttpTracker:
         self._not_before: Microseconds = 0
 
     def issues(self, project: str, state: str) -> Iterator[Issue]:
-        """Yield the issues of ``project`` that are in ``state``; a page is asked for when its first issue is taken."""
+        """Yield the issues of ``project`` in ``state``; asks for a page when its first is taken."""
         seen: set[str] = set()
         cursor: str | None = None
         for _ in range(self._pages_max):
@@ -162,7 +163,7 @@ class HttpTracker:
         self._reject("issues", f"status {status}", remedy)
 
     def _pause_s(self, status: int, text: str | None) -> float | None:
-        """Return the pause that the tracker asks for (Retry-After: RFC 9110, 10.2.3), within a bound."""
+        """Return the pause that the tracker asks for (Retry-After: RFC 9110, 10.2.3), bounded."""
         if status not in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
             return None
         try:

@@ -45,7 +45,8 @@ class HttpPush:
     the extra ``http``.
 
     >>> push = HttpPush("http://127.0.0.1:8000/sync", headers={"Authorization": "Bearer secret"})
-    >>> # SyncQueue(roots, state, push).start()
+
+    A sync queue calls it: ``SyncQueue(roots, state, push)``.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class HttpPush:
 
 
 def _checked(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return headers that a request can have. Raises InvalidSetting without their values: they may be secrets."""
+    """Return valid headers. Raises InvalidSetting without their values: they may be secrets."""
     for name, value in headers.items():
         is_name = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
         if not is_name or not value.isascii() or not value.isprintable():

@@ -3,7 +3,7 @@
 The flow of a delivery::
 
     sender --HTTP--> Receiver --> signatures, events --> Inbox.accept (durable) --> 202
-                                                         Inbox.run_once --> handler --> one transaction
+                                                         Inbox.run_once --> handler --> commit
 
 - ``receiver``: the ASGI application. It bounds a body in bytes and in time, and answers 202 only
   after the delivery is on disk; 503 tells the sender to send it again.

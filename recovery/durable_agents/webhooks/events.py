@@ -51,7 +51,7 @@ class VerdictGiven(msgspec.Struct, frozen=True):
 
 
 class CiStatus(msgspec.Struct, frozen=True):
-    """Continuous integration has a result for a commit. ``branch`` is empty where the sender does not name it."""
+    """Continuous integration has a result for a commit. ``branch`` is empty if not named."""
 
     repo: str
     sha: str
@@ -107,7 +107,8 @@ def parse(source: str, event: str, body: str) -> Event | None:
 
     Raises InvalidDelivery for a body that is not JSON, or lacks a field of its kind of event.
 
-    >>> parse("tracker", "", '{"type": "issue.state_changed", "data": {"key": "ORCH-1", "state": "Approved"}}')
+    >>> body = '{"type": "issue.state_changed", "data": {"key": "ORCH-1", "state": "Approved"}}'
+    >>> parse("tracker", "", body)
     VerdictGiven(tracker_key='ORCH-1', is_approved=True)
     """
     try:
@@ -118,7 +119,7 @@ def parse(source: str, event: str, body: str) -> Event | None:
 
 
 def of_issue(key: str, state: str, repo: str) -> Event | None:
-    """Return the event of an issue that is in this state, or None. Raises InvalidDelivery for its key."""
+    """Return the event of an issue in this state, or None. Raises InvalidDelivery for its key."""
     if not key or len(key) > KEY_CHARACTERS_MAX or not key.isprintable():
         message = f"An issue's key must be 1 to {KEY_CHARACTERS_MAX} printable characters; got {key!r:.80}. Correct it."
         raise InvalidDelivery(message)

@@ -3,9 +3,9 @@
 A sender that was told 2xx forgets the delivery, so it is on disk before the answer. A handler works
 in two halves. First it decides, for as long as it takes, and changes nothing: it asks a gate, reads
 a task. The change that it returns is applied in one transaction with the note that the delivery was
-handled. A process that dies in between leaves the delivery waiting, and a second process at the same
-inbox finds it handled. The change itself compares what was read with what is there (compare and
-set). Effects outside the database need a mechanism of their own: an outbox, an idempotency key.
+handled. A process that dies in between leaves the delivery waiting, and a second process at the
+same inbox finds it handled. The change itself compares what was read with what is there (compare
+and set). Effects outside the database need a mechanism of their own: an outbox, an idempotency key.
 
 A delivery whose handler raises is tried again, ``ATTEMPTS_MAX`` times in all, and is then put aside
 with the reason; it holds up no other.
@@ -60,7 +60,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 class InboxStatistics(msgspec.Struct, frozen=True):
-    """The counts of one round: ``failed`` were put aside for good, ``postponed`` will be tried again."""
+    """The counts of one round: ``failed`` for good; ``postponed`` will be tried again."""
 
     handled: int = 0
     failed: int = 0
@@ -74,7 +74,7 @@ class Inbox:
     >>> from durable_agents import open_store
     >>> with tempfile.TemporaryDirectory() as folder, open_store(f"{folder}/core.db") as store:
     ...     inbox = Inbox(store, lambda delivery: print(delivery.body))
-    ...     inbox.accept([StoredDelivery(0, "tracker", "id:msg_1", "msg_1", "", "{}", received_at=1)])
+    ...     inbox.accept([StoredDelivery(0, "tracker", "id:1", "msg_1", "", "{}", received_at=1)])
     ...     inbox.run_once()
     [True]
     {}

@@ -1,4 +1,4 @@
-"""The receiver: an ASGI application that answers a signed delivery when it is durable, and not before.
+"""The receiver: an ASGI application that answers a delivery once it is durable.
 
 ``POST /hooks/SOURCE`` takes a delivery of a configured source; ``GET /status`` shows the state of
 the application. The answers to a sender:
@@ -12,8 +12,8 @@ the application. The answers to a sender:
 Deliveries that arrive at the same time share a commit: one thread writes, and takes all that have
 come while it wrote the batch before. No delivery waits for company.
 
-Starlette parses requests and makes responses. Its router is not used: with it, a delivery cost 40
-to 50 % more processor time (see ``_respond``), and there are two routes.
+Starlette's Request and Response cost 6 of the 125 us of processor time of a delivery. Its router
+would cost 40 us more, and its application 70, so neither is used for these two routes.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class Receiver:
         return HTTPException(413, text, _CLOSE)
 
     def _checked(self, source: str, headers: Mapping[str, str], body: bytes) -> StoredDelivery | None:
-        """Return the delivery if its signature and body are right; None for an event that no handler needs."""
+        """Return the verified delivery; None for an event that no handler needs."""
         now = self._clock.now()
         try:
             sender = self._schemes[source].verify(headers, body, now)
@@ -208,7 +208,7 @@ class _Writer:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="inbox")
 
     async def write(self, delivery: StoredDelivery) -> bool:
-        """Return whether the delivery is new, once it is durable. Raises the errors of the store."""
+        """Return whether the delivery is new, once it is durable. Raises StoreErrors."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
         self._waiting.append((delivery, future))

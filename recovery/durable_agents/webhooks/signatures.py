@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from durable_agents.clock import Microseconds
 
 TOLERANCE_S: Final = 300.0
-"""The largest distance of a signed time from the receiver's clock: five minutes, as Standard Webhooks recommends."""
+"""The largest distance of a signed time from our clock, as Standard Webhooks recommends."""
 
 ID_CHARACTERS_MAX: Final = 256
 SECRET_BYTES_MIN: Final = 16
@@ -39,7 +39,7 @@ _SIGNATURE: Final = "webhook-signature"
 
 
 class Sender(msgspec.Struct, frozen=True):
-    """A verified delivery: its sender's id, the identity by which it is accepted once, and its kind of event.
+    """A verified delivery: its id, the identity by which it is accepted once, its kind of event.
 
     ``event`` is as the sender's header has it, empty without one.
     """
@@ -127,7 +127,7 @@ class BodyHmac:
 
 
 def github(secret: str) -> BodyHmac:
-    """Return GitHub's scheme: ``X-Hub-Signature-256: sha256=...``, ``X-GitHub-Delivery``, ``X-GitHub-Event``."""
+    """Return GitHub's scheme, with ``X-Hub-Signature-256: sha256=...``."""
     return BodyHmac(
         secret,
         header="x-hub-signature-256",
@@ -138,14 +138,14 @@ def github(secret: str) -> BodyHmac:
 
 
 def gitea(secret: str) -> BodyHmac:
-    """Return Gitea's scheme: ``X-Gitea-Signature: ...``, ``X-Gitea-Delivery``, ``X-Gitea-Event``."""
+    """Return Gitea's scheme, with ``X-Gitea-Signature: ...``."""
     return BodyHmac(
         secret, header="x-gitea-signature", prefix="", id_header="x-gitea-delivery", event_header="x-gitea-event"
     )
 
 
 def _decoded(text: str) -> bytes:
-    """Decode base64, padded or not, strictly: a skipped character would silently make another secret."""
+    """Decode base64 strictly, padded or not: a skipped character would make another secret."""
     bare = text.rstrip("=")
     try:
         return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)

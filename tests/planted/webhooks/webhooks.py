@@ -133,10 +133,10 @@ class BelievesTheStatus(Handlers):
         task = self._task_of(event)
         if event.state is not CiState.SUCCESS or task is None:
             return super().ci_status(event)
-        move = Move(task, self._engine.pipeline.stage(task.stage), event.repo, "said so")
+        move = Move(task, self.engine.pipeline.stage(task.stage), event.repo, "said so")
 
         def leave(transaction: Transaction) -> EventOutcome:
-            self._engine.apply(transaction, move)
+            self.engine.apply(transaction, move)
             return EventOutcome(Handled.MOVED, task)
 
         return leave
