@@ -7,9 +7,9 @@ Secrets are taken from the environment only: everybody on the machine can read a
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -129,20 +129,16 @@ def _tracker(url: str) -> HttpTracker | None:
 
 def _loaded(place: str, what: str, kind: type) -> Any:
     """Import ``MODULE:NAME``. Raises InvalidSetting."""
-    module, colon, name = place.partition(":")
-    if not (module and colon and name):
-        message = f"--{what} must be MODULE:NAME; got {place!r}. Name a module and a name in it."
-        raise InvalidSetting(message)
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = pkgutil.resolve_name(place)
     except Exception as error:
         message = (
-            f"--{what} must be importable; {place} raises {type(error).__name__}: {error}. Correct the name, or put "
-            "its folder on PYTHONPATH."
+            f"--{what} must be MODULE:NAME; {place!r} raises {type(error).__name__}: {error}. Correct it, or put its "
+            "folder on PYTHONPATH."
         )
         raise InvalidSetting(message) from error
     if not isinstance(found, kind):
-        message = f"{place} must be a {kind.__name__}; got a {type(found).__name__}. Name another."
+        message = f"--{what} must be MODULE:NAME of a {kind.__name__}; {place!r} is a {type(found).__name__}. Name one."
         raise InvalidSetting(message)
     return found
 

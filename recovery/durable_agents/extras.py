@@ -23,5 +23,6 @@ def optional_import(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        message = f"{error.name} must be installed; it is not. Run pip install 'durable-agents[{extra}]'."
+        package = (error.name or "a package").partition(".")[0]
+        message = f"{package} must be installed; it is not. Run pip install 'durable-agents[{extra}]'."
         raise MissingPackage(message) from error

@@ -104,18 +104,18 @@ class StandardWebhooks:
 class BodyHmac:
     """HMAC-SHA256 of the body, in hexadecimal, in one header, as GitHub and Gitea send it.
 
-    ``header``, ``id_header`` and ``event_header`` are names in small letters; ``prefix`` stands
-    before the digest. Raises InvalidSetting.
+    ``header`` is its name in small letters; ``prefix`` stands before the digest. Id and kind of
+    event are in ``X-FORGE-Delivery`` and ``X-FORGE-Event``. Raises InvalidSetting.
     """
 
-    def __init__(self, secret: str, *, header: str, prefix: str, id_header: str, event_header: str) -> None:
+    def __init__(self, secret: str, *, forge: str, header: str, prefix: str = "") -> None:
         """Check the secret; no message contains any of it."""
         self._secret = secret.encode()
         _check_secret(self._secret)
         self._header = header
         self._prefix = prefix
-        self._id_header = id_header
-        self._event_header = event_header
+        self._id_header = f"x-{forge}-delivery"
+        self._event_header = f"x-{forge}-event"
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: Microseconds) -> Sender:  # noqa: ARG002 - no time is signed here
         """Compare the signature."""
@@ -128,20 +128,12 @@ class BodyHmac:
 
 def github(secret: str) -> BodyHmac:
     """Return GitHub's scheme, with ``X-Hub-Signature-256: sha256=...``."""
-    return BodyHmac(
-        secret,
-        header="x-hub-signature-256",
-        prefix="sha256=",
-        id_header="x-github-delivery",
-        event_header="x-github-event",
-    )
+    return BodyHmac(secret, forge="github", header="x-hub-signature-256", prefix="sha256=")
 
 
 def gitea(secret: str) -> BodyHmac:
     """Return Gitea's scheme, with ``X-Gitea-Signature: ...``."""
-    return BodyHmac(
-        secret, header="x-gitea-signature", prefix="", id_header="x-gitea-delivery", event_header="x-gitea-event"
-    )
+    return BodyHmac(secret, forge="gitea", header="x-gitea-signature")
 
 
 def _decoded(text: str) -> bytes:

@@ -234,12 +234,12 @@ def test_a_lost_webhook_is_made_up_for_in_the_process(service: Service) -> None:
 @pytest.mark.parametrize(
     ("more", "gates", "environment", "sentence"),
     [
-        ((), "mygates", {}, "--gates must be MODULE:NAME; got 'mygates'"),
+        ((), "mygates", {}, "--gates must be MODULE:NAME of a Mapping; 'mygates' is a module"),
         ((), "nothing:GATES", {}, "raises ModuleNotFoundError"),
         ((), "mygates:NOTHING", {}, "raises AttributeError"),
-        ((), "mygates:NUMBER", {}, "mygates:NUMBER must be a Mapping; got a int"),
+        ((), "mygates:NUMBER", {}, "'mygates:NUMBER' is a int"),
         ((), "broken:GATES", {}, "raises SyntaxError"),
-        (("--pipeline", "mygates:GATES"), "mygates:GATES", {}, "must be a Pipeline; got a dict"),
+        (("--pipeline", "mygates:GATES"), "mygates:GATES", {}, "of a Pipeline; 'mygates:GATES' is a dict"),
         (("--db", "nowhere/core.db"), "mygates:GATES", {}, "Expected to open"),
         (
             ("--ci-gate", "no_gate"),
