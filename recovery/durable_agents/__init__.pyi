@@ -37,7 +37,7 @@ from .once.tool_ledger import (
     ToolStatistics as ToolStatistics,
 )
 from .pipeline.application import Application as Application
-from .pipeline.handlers import HANDLER_CRASH_POINTS as HANDLER_CRASH_POINTS, Handlers as Handlers
+from .pipeline.handlers import HandlerPoint as HandlerPoint, Handlers as Handlers
 from .pipeline.reconciler import Reconciler as Reconciler, ReconcilerSettings as ReconcilerSettings
 from .pipeline.tracker import HttpTracker as HttpTracker, Issue as Issue, Tracker as Tracker
 from .service import PeriodicService as PeriodicService
@@ -56,7 +56,7 @@ from .state.status_files import WorkspaceState as WorkspaceState, WorkspaceStatu
 from .state.sync_queue import SyncEntry as SyncEntry, SyncPass as SyncPass, SyncQueue as SyncQueue
 from .state.workspaces import Hydration as Hydration, Workspaces as Workspaces
 from .store import SqliteStore as SqliteStore, Store as Store, init_factory as init_factory, open_store as open_store
-from .webhooks.inbox import INBOX_CRASH_POINTS as INBOX_CRASH_POINTS, Inbox as Inbox
+from .webhooks.inbox import Inbox as Inbox, InboxPoint as InboxPoint
 from .webhooks.receiver import Receiver as Receiver
 from .work.artifacts import Artifacts as Artifacts
 from .work.checkpoints import (

@@ -1,38 +1,44 @@
-"""The command ``python -m durable_agents``: serve a pipeline that lives by webhooks.
+"""The command ``python -m durable_agents``: serve a pipeline that is driven by webhooks.
 
-Exit codes: 0 told to end, and has; 3 what was asked for cannot be done, told in one sentence.
+Exit codes: 0 after a signal to end; 3 for a user's mistake, told in one sentence.
 
-Secrets are taken from the environment and from nowhere else, since arguments are shown to everybody
-on the machine.
+Secrets are taken from the environment only: everybody on the machine can read a command line.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any, Final, TypeVar
 
-import click
 import msgspec
 
-from durable_agents.errors import InvalidSetting, RecoveryError
+from durable_agents.errors import InvalidSetting, MissingPackage, RecoveryError
+from durable_agents.extras import optional_import
 from durable_agents.jobs.reaper import ReaperSettings
 from durable_agents.jobs.stages import DEFAULT_PIPELINE, Pipeline
-from durable_agents.pipeline.application import Application
 from durable_agents.pipeline.reconciler import ReconcilerSettings
-from durable_agents.pipeline.serving import listen, serve
 from durable_agents.pipeline.tracker import HttpTracker
 from durable_agents.store import open_store
 from durable_agents.webhooks.signatures import SignatureScheme, StandardWebhooks, gitea, github
 
-PREFIX: Final = "CORE_"
-"""Begins the name of each variable of the environment; the rest is the name of the setting, in capitals."""
-
 MISTAKE: Final = 3
+try:
+    with optional_import("server"):
+        import click
+    from durable_agents.pipeline.application import Application
+    from durable_agents.pipeline.serving import listen, serve
+except MissingPackage as missing:
+    sys.stderr.write(f"{missing}\n")
+    sys.exit(MISTAKE)
+
+PREFIX: Final = "CORE_"
+"""The prefix of each environment variable; the rest is the name of the setting, in capitals."""
+
 _SCHEMES: Final[Mapping[str, Callable[[str], SignatureScheme]]] = {
     "tracker": StandardWebhooks,
     "github": github,
@@ -47,7 +53,9 @@ def main() -> None:
 
 
 @main.command("serve")
-@click.option("--db", "database", required=True, type=click.Path(dir_okay=False), help="The database; made if new.")
+@click.option(
+    "--db", "database", required=True, type=click.Path(dir_okay=False), help="The database; created if it is missing."
+)
 @click.option("--gates", required=True, help="MODULE:NAME of a mapping from gates' names to functions of a task.")
 @click.option(
     "--pipeline", default="", help="MODULE:NAME of a Pipeline; by default that of durable_agents.jobs.stages."
@@ -55,12 +63,12 @@ def main() -> None:
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Where to listen; anything else is open to others."
 )
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 is one that is free.")
-@click.option("--tracker-url", default="", help="The tracker's API, which the reconciler asks for issues.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 is a free one.")
+@click.option("--tracker-url", default="", help="The tracker's API, which the reconciler polls.")
 @click.option("--project", "projects", multiple=True, help="A project of the tracker; may be given several times.")
 @click.option("--ci-gate", default="ci_green", show_default=True, help="The gate of the stage that a CI status leaves.")
 def serve_command(**options: Any) -> None:
-    """Receive deliveries, handle them, reap jobs, and make up for webhooks that were lost.
+    """Receive deliveries, handle them, reap jobs, and make up for lost webhooks.
 
     Secrets of sources: CORE_TRACKER_SECRET, CORE_GITHUB_SECRET, CORE_GITEA_SECRET (one or more);
     the token for the tracker's API: CORE_TRACKER_TOKEN. Settings: CORE_RECONCILE_ENABLED,
@@ -88,7 +96,7 @@ def serve_command(**options: Any) -> None:
 
 
 def schemes(environment: Mapping[str, str]) -> dict[str, SignatureScheme]:
-    """Return how deliveries of each source are signed whose secret is there. Raises InvalidSetting, without secrets."""
+    """Return the signatures of each source whose secret is set. Raises InvalidSetting."""
     found: dict[str, SignatureScheme] = {}
     for source, scheme in _SCHEMES.items():
         name = f"{PREFIX}{source.upper()}_SECRET"
@@ -98,26 +106,20 @@ def schemes(environment: Mapping[str, str]) -> dict[str, SignatureScheme]:
             except InvalidSetting as error:
                 message = f"{name}: {error}"
                 raise InvalidSetting(message) from error
-            except ImportError as error:
-                message = (
-                    "Expected standardwebhooks, which checks the tracker's signatures, but it is not installed; "
-                    "pip install 'pytest-chaos[server]'."
-                )
-                raise InvalidSetting(message) from error
     if not found:
         names = ", ".join(f"{PREFIX}{source.upper()}_SECRET" for source in _SCHEMES)
-        message = f"Expected the secret of one source or more in the environment but there is none of {names}; set one."
+        message = f"The environment must have the secret of a source; got none of {names}. Set one or more."
         raise InvalidSetting(message)
     return found
 
 
 def settings_from(environment: Mapping[str, str], kind: type[SettingsType]) -> SettingsType:
-    """Return the settings that the environment gives, the defaults for the others. Raises InvalidSetting."""
+    """Return the environment's settings, with defaults for the others. Raises InvalidSetting."""
     given = {field.name: environment.get(f"{PREFIX}{field.name.upper()}", "") for field in msgspec.structs.fields(kind)}
     try:
         return msgspec.convert({name: text for name, text in given.items() if text}, kind, strict=False)
     except msgspec.ValidationError as error:
-        message = f"Expected settings of {kind.__name__} in the environment ({PREFIX}...) but {error}; correct these."
+        message = f"{PREFIX}... in the environment must be valid {kind.__name__}; got {error}. Correct these."
         raise InvalidSetting(message) from error
 
 
@@ -126,21 +128,17 @@ def _tracker(url: str) -> HttpTracker | None:
 
 
 def _loaded(place: str, what: str, kind: type) -> Any:
-    """Return what ``MODULE:NAME`` names. Raises InvalidSetting."""
-    module, colon, name = place.partition(":")
-    if not (module and colon and name):
-        message = f"Expected --{what} as MODULE:NAME but got {place!r}; name a module and something in it."
-        raise InvalidSetting(message)
+    """Import ``MODULE:NAME``. Raises InvalidSetting."""
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = pkgutil.resolve_name(place)
     except Exception as error:
         message = (
-            f"Expected --{what} to name something that can be imported but {place} raises {type(error).__name__}: "
-            f"{error}; is the module on the path?"
+            f"--{what} must be MODULE:NAME; {place!r} raises {type(error).__name__}: {error}. Correct it, or put its "
+            "folder on PYTHONPATH."
         )
         raise InvalidSetting(message) from error
     if not isinstance(found, kind):
-        message = f"Expected {place} to be a {kind.__name__} but it is a {type(found).__name__}; give one."
+        message = f"--{what} must be MODULE:NAME of a {kind.__name__}; {place!r} is a {type(found).__name__}. Name one."
         raise InvalidSetting(message)
     return found
 

@@ -7,6 +7,8 @@ After any of them the stored state is as before the call, unless a docstring her
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class RecoveryError(Exception):
     """The root of all errors of the recovery core."""
@@ -14,6 +16,10 @@ class RecoveryError(Exception):
 
 class InvalidSetting(RecoveryError, ValueError):
     """An invalid bound, duration or combination of arguments: a negative timeout, or both a store and a path."""
+
+
+class MissingPackage(InvalidSetting, ImportError):
+    """An optional package is not installed. The message names the extra that brings it."""
 
 
 # The database as a whole.
@@ -69,6 +75,10 @@ class InheritedTransaction(StoreError):
 
     The child's changes are dropped; the parent's transaction goes on.
     """
+
+
+STORE_FAILURES: Final = (DatabaseFull, DatabaseLocked, DatabaseReadOnly, DatabaseUnavailable, StoreClosed)
+"""The errors that would meet every item alike: a loop over items is ended by them, and by no other error."""
 
 
 # Tasks.

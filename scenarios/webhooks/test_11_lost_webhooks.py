@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from durable_agents import JobCrashPoint
-from durable_agents.pipeline.handlers import HANDLER_CRASH_POINTS
+from durable_agents.pipeline.handlers import HandlerPoint
 from durable_agents.pipeline.tracker import PAGE_LIMIT
 from pytest_chaos import at_delivery, at_point, deliver, kill
 from pytest_chaos.model.plan import draw_deliveries
@@ -364,7 +364,7 @@ def killed_and_followed(chaos: Run, database: Path, parts: dict[str, str], numbe
     site.judge(CORE_1="done")
 
 
-KILLS = [(START, point) for point in HANDLER_CRASH_POINTS] + [(STATUS, point) for point in JobCrashPoint.of("stage")]
+KILLS = [(START, point) for point in HandlerPoint] + [(STATUS, point) for point in JobCrashPoint.of("stage")]
 
 
 def test_the_reconciler_is_killed_at_a_point_drawn_from_the_seed(

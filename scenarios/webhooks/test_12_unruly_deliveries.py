@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from durable_agents.webhooks.inbox import INBOX_CRASH_POINTS
+from durable_agents.webhooks.inbox import InboxPoint
 from pytest_chaos import at_delivery, at_point, deliver, kill, pause
 from pytest_chaos.model.plan import draw_deliveries
 
@@ -163,7 +163,7 @@ def answer(site: Site, url: str, headers: dict[str, str], body: str) -> str:
     "point",
     [
         pytest.param(point, id=point.rpartition(".")[2], marks=() if "accept" in point else pytest.mark.chaos_deep)
-        for point in INBOX_CRASH_POINTS
+        for point in InboxPoint
     ],
 )
 @pytest.mark.parametrize(

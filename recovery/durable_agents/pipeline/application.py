@@ -1,12 +1,13 @@
-"""The webhook-driven pipeline that ``python -m durable_agents serve`` runs: all its parts on one store.
+"""The webhook-driven pipeline: all its parts on one store.
 
-An ASGI application, for any server of such: its start-up starts the loops, its shutdown ends them.
+``python -m durable_agents serve`` runs it. It is an ASGI application for any server: the server's
+start-up starts the parts, its shutdown stops them.
 
-| started | ended | what |
+| started | stopped | part |
 |---|---|---|
-| 1 | 5 | whatever executes jobs, if it is given as ``workers`` |
-| 2 | 4 | the reaper, which first puts right what an earlier process has left |
-| 3 | 3 | the inbox, which goes on with what was accepted and not handled |
+| 1 | 5 | the ``workers`` that execute jobs, if they are given |
+| 2 | 4 | the reaper, which first recovers what an earlier process has left |
+| 3 | 3 | the inbox, which goes on with deliveries that were accepted and not handled |
 | 4 | 2 | the reconciler |
 | 5 | 1 | the receiver |
 """
@@ -30,7 +31,9 @@ from durable_agents.webhooks.inbox import Inbox
 from durable_agents.webhooks.receiver import Receiver
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+    from collections.abc import Mapping, Sequence
+
+    from starlette.types import Message, Receive, Scope, Send
 
     from durable_agents.jobs.gates import Gate
     from durable_agents.jobs.reaper import ReaperSettings
@@ -40,32 +43,38 @@ if TYPE_CHECKING:
     from durable_agents.store import Store
     from durable_agents.webhooks.signatures import SignatureScheme
 
-    Scope = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-    Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
 INBOX_INTERVAL_S: Final = 1.0
-"""How long what another process has accepted, or what failed, waits at most for its turn."""
+"""The longest wait of a delivery that another process has accepted, or that failed before."""
 
 
-class Loop(Protocol):
-    """What is started and stopped with the application. A PeriodicService will do."""
+class Startable(Protocol):
+    """A part that is started and stopped with the application; a PeriodicService is one."""
 
     def start(self) -> object:
         """Begin, and return; starting twice is one start."""
         ...
 
     def stop(self) -> object:
-        """End what is under way, and return when it has ended."""
+        """End the work under way, and return when it has ended."""
         ...
 
 
 class Application:
-    """Receiver, inbox, handlers, engine, reaper and reconciler of one store. Raises InvalidSetting, InvalidPipeline.
+    """Receiver, inbox, handlers, engine, reaper and reconciler of one store.
 
     ``gates`` has a gate for each name that the pipeline gives, ``schemes`` a signature for each
     source of deliveries; ``tracker`` is asked for the issues of ``projects``. The store is the
-    caller's to close.
+    caller's to close. Raises InvalidSetting and InvalidPipeline.
+
+    >>> import tempfile
+    >>> from durable_agents import open_store
+    >>> from durable_agents.webhooks.signatures import github
+    >>> gates = {stage.gate: lambda task: True for stage in DEFAULT_PIPELINE.stages if stage.gate}
+    >>> with tempfile.TemporaryDirectory() as folder, open_store(f"{folder}/core.db") as store:
+    ...     schemes = {"github": github("a secret of 16 bytes or more")}
+    ...     application = Application(store, gates=gates, schemes=schemes)
+    ...     application.describe()["queue"]  # or serve(application, listen("127.0.0.1", 8000))
+    {'queued': 0, 'running': 0}
     """
 
     def __init__(
@@ -81,7 +90,7 @@ class Application:
         reaper: ReaperSettings | None = None,
         reconciler: ReconcilerSettings | None = None,
         notifier: UnblockNotifier | None = None,
-        workers: Sequence[Loop] = (),
+        workers: Sequence[Startable] = (),
         clock: Clock | None = None,
     ) -> None:
         """Put the parts together; nothing is started yet."""
@@ -106,22 +115,22 @@ class Application:
         self.receiver = Receiver(
             self.inbox, schemes, clock=self._clock, status=self.describe, on_accepted=self._handling.wake
         )
-        self._loops: tuple[Loop, ...] = (*workers, self.reaper, self._handling, self.reconciler)
+        self._parts: tuple[Startable, ...] = (*workers, self.reaper, self._handling, self.reconciler)
 
     def start(self) -> None:
-        """Start all loops, in their order. Starting twice is one start."""
-        for loop in self._loops:
-            loop.start()
+        """Start all parts, in their order. Starting twice is one start."""
+        for part in self._parts:
+            part.start()
 
     def stop(self) -> None:
-        """Stop all loops in the opposite order, and wait for each, for a bounded time."""
-        for loop in reversed(self._loops):
-            loop.stop()
+        """Stop all parts in the opposite order, and wait for each, for a bounded time."""
+        for part in reversed(self._parts):
+            part.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; start and stop with the server."""
 
-        async def send_and_live(message: MutableMapping[str, Any]) -> None:
+        async def send_and_live(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 await asyncio.to_thread(self.start)
             elif message["type"] == "lifespan.shutdown.complete":
@@ -131,7 +140,7 @@ class Application:
         await self.receiver(scope, receive, send_and_live if scope["type"] == "lifespan" else send)
 
     def describe(self) -> dict[str, Any]:
-        """Return what ``GET /status`` shows, ready for JSON, each part in a block of its own. Raises StoreErrors."""
+        """Return the status page, ready for JSON, a block for each part. Raises StoreErrors."""
         reaper = self.reaper.health
         last = self.reaper.last_reaped
         inbox = self._handling.health

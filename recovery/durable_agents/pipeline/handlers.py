@@ -1,18 +1,16 @@
-"""What is done about events: four handlers, the same for a webhook that came and a poll that makes up for a lost one.
+"""Handlers: what is done about an event, be it from a webhook or from a poll.
 
-A handler decides first, from what it reads and what a gate says, and returns either an ``Answer``,
-where nothing is to be done, or a ``Change``, which does it within a transaction if it still holds
-by then. So the inbox can put the change and its note "handled" into one commit, and the reconciler,
-which has no note to make, calls ``handle``.
+A handler decides first, from what it reads and from the answer of a gate. It returns an
+``EventOutcome`` where there is nothing to do, or an ``EventChange``, which does it within a
+transaction if it still holds by then. So the inbox can put the change and its note "handled" into
+one commit. The reconciler, which has no note to make, calls ``handle``.
 
-Every handler may see its event late, twice, out of order, or never:
+A handler may see its event late, twice, out of order, or never:
 
-- *start*: the task of an issue is there once. Its row, where it comes from, and the job of its
-  first stage are one transaction, and the tracker's key is unique in the store; no lock of a
-  process has a part in it.
-- *verdict*: a person's yes or no counts in a stage with a human gate, and nowhere else.
-- *CI status*: a green one is a reason to ask the gate, which knows; a red one is no reason to do
-  anything.
+- *start*: the task of an issue exists once. Its row, its source and the job of its first stage are
+  one transaction, and the tracker's key is unique in the store; no lock of a process is involved.
+- *verdict*: a person's approval or rejection counts in a stage with a human gate, and nowhere else.
+- *CI status*: a green status is a reason to ask the gate; a red one is no reason to do anything.
 - *push*: the newest commit of a task's branch, so that a status that names only a commit finds its
   task.
 """
@@ -24,36 +22,36 @@ import logging
 import re
 import secrets
 import sys
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
 from durable_agents.clock import Clock, SystemClock
 from durable_agents.errors import InvalidSetting
 from durable_agents.jobs.stages import Advance, Advanced, Move
+from durable_agents.store.protocol import Transaction
 from durable_agents.store.rows import Audit, Task, TaskSource, TaskStatus
 from durable_agents.webhooks import events
 from durable_agents.webhooks.events import CiState, CiStatus, Event, Pushed, StartRequested, VerdictGiven
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from durable_agents.jobs.stages import StageEngine
-    from durable_agents.store import Store, Transaction
     from durable_agents.store.rows import StoredDelivery
 
 CI_GATE: Final = "ci_green"
 """The gate of the stages that a CI status may leave."""
 
-HANDLER_CRASH_POINTS: Final = (
-    "recovery.handlers.before_change",
-    "recovery.handlers.after_task",
-    "recovery.handlers.after_first_job",
-    "recovery.handlers.after_change",
-)
-"""The audit events of one event that is handled by creating a task, in order; the other changes pass the outer two."""
 
-BEFORE_CHANGE, AFTER_TASK, AFTER_FIRST_JOB, AFTER_CHANGE = HANDLER_CRASH_POINTS
+class HandlerPoint(enum.StrEnum):
+    """The crash points of creating a task, in order; other changes pass the first and the last."""
+
+    BEFORE_CHANGE = "recovery.handlers.before_change"
+    AFTER_TASK = "recovery.handlers.after_task"
+    AFTER_FIRST_JOB = "recovery.handlers.after_first_job"
+    AFTER_CHANGE = "recovery.handlers.after_change"
+
+
 _NOT_IN_A_BRANCH: Final = re.compile(r"[^A-Za-z0-9_-]+")
 _CANDIDATES_MAX: Final = 100
 _OPEN: Final = frozenset({TaskStatus.CREATED, TaskStatus.RUNNING})
@@ -61,7 +59,7 @@ _LOGGER: Final = logging.getLogger(__name__)
 
 
 class Handled(enum.StrEnum):
-    """What came of an event. ``known`` has been done before, ``red`` met a gate, ``unresolved`` found no one task."""
+    """The result of an event: ``known`` was done before, ``unresolved`` belongs to no one task."""
 
     CREATED = "created"
     MOVED = "moved"
@@ -72,40 +70,34 @@ class Handled(enum.StrEnum):
     UNRESOLVED = "unresolved"
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """What came of an event, for which task, and in which stage that was when the event was looked at."""
+class EventOutcome(msgspec.Struct, frozen=True):
+    """The result of an event, with its task as it was when the event was looked at."""
 
     handled: Handled
     task: Task | None = None
     reason: str = ""
 
-    @property
-    def is_change(self) -> bool:
-        """Whether anything was written."""
-        return self.handled in {Handled.CREATED, Handled.MOVED, Handled.CANCELLED, Handled.NOTED}
 
+EventChange: TypeAlias = Callable[[Transaction], EventOutcome]
+"""A decision of a handler: does it in the transaction if it still holds, and returns the result."""
 
-class Change(Protocol):
-    """Something that a handler has decided to do."""
-
-    def __call__(self, transaction: Transaction, /) -> Answer:
-        """Do it if it still holds, and say what came of it."""
-        ...
-
-
-Decision: TypeAlias = Change | Answer
+Decision: TypeAlias = EventChange | EventOutcome
 
 
 def branch_of(tracker_key: str) -> str:
-    """Return the branch on which an issue is worked: ``feature/`` and its key, in characters that git takes."""
+    """Return the branch of an issue: ``feature/`` and its key, in characters that git takes.
+
+    >>> branch_of("ORCH 1")
+    'feature/ORCH-1'
+    """
     return f"feature/{_NOT_IN_A_BRANCH.sub('-', tracker_key)}"
 
 
 class Handlers:
-    """Decides and does what events ask for, on an engine's store and pipeline. May be shared by threads.
+    """The four handlers, on an engine's store and pipeline. May be shared by threads.
 
-    ``branch_of`` names the branch of an issue; ``ci_gate`` the gate of the stages that a CI status
-    may leave. Raises InvalidSetting for a pipeline without such a stage.
+    ``branch_of`` returns the branch of an issue; ``ci_gate`` is the gate of the stages that a CI
+    status may leave. Raises InvalidSetting for a pipeline without such a stage.
     """
 
     def __init__(
@@ -117,44 +109,39 @@ class Handlers:
         clock: Clock | None = None,
     ) -> None:
         """Look up the stages; nothing is handled yet."""
-        self._engine = engine
+        self.engine = engine
+        self._store = engine.store
         self._branch_of = branch_of
         self._clock: Clock = SystemClock() if clock is None else clock
         self._ci_stages = tuple(
             stage.name for stage in engine.pipeline.stages if stage.gate == ci_gate and not stage.is_human_gated
         )
         if not self._ci_stages:
-            message = f"Expected a stage with the gate {ci_gate!r} but the pipeline has none; name its gate as ci_gate."
+            gates = ", ".join(sorted({stage.gate for stage in engine.pipeline.stages if stage.gate}))
+            message = (
+                f"ci_gate must be the gate of a stage without a human gate; got {ci_gate!r}. Name one of: {gates}."
+            )
             raise InvalidSetting(message)
 
-    @property
-    def engine(self) -> StageEngine:
-        """The engine that moves tasks."""
-        return self._engine
-
-    @property
-    def _store(self) -> Store:
-        return self._engine.store
-
-    def decide_delivery(self, delivery: StoredDelivery) -> Change | None:
-        """Decide about a delivery of the inbox: this is the handler to give it. Raises InvalidDelivery, StoreErrors."""
+    def decide_delivery(self, delivery: StoredDelivery) -> EventChange | None:
+        """Decide about a delivery of an inbox. Raises InvalidDelivery and StoreErrors."""
         event = events.parse(delivery.source, delivery.event, delivery.body)
         decision = None if event is None else self.decide(event)
-        return None if isinstance(decision, Answer) else decision
+        return None if isinstance(decision, EventOutcome) else decision
 
-    def handle(self, event: Event) -> Answer:
-        """Decide, and do it in a transaction of its own. Raises StoreErrors."""
+    def handle(self, event: Event) -> EventOutcome:
+        """Decide, and apply the change in a transaction of its own. Raises StoreErrors."""
         decision = self.decide(event)
-        if isinstance(decision, Answer):
+        if isinstance(decision, EventOutcome):
             return decision
-        sys.audit(BEFORE_CHANGE)
+        sys.audit(HandlerPoint.BEFORE_CHANGE)
         with self._store.transaction() as transaction:
-            answer = decision(transaction)
-        sys.audit(AFTER_CHANGE)
-        return answer
+            outcome = decision(transaction)
+        sys.audit(HandlerPoint.AFTER_CHANGE)
+        return outcome
 
     def decide(self, event: Event) -> Decision:
-        """Return what is to be done about an event; writes nothing. Raises StoreErrors."""
+        """Return the decision about an event; writes nothing. Raises StoreErrors."""
         match event:
             case StartRequested():
                 return self.start(event)
@@ -165,51 +152,52 @@ class Handlers:
             case Pushed():
                 return self.push(event)
 
-    # The four handlers.
-
     def start(self, event: StartRequested) -> Decision:
-        """Create the task of an issue, unless it is there, in whatever state."""
+        """Create the task of an issue, unless it exists, in any state."""
         known = self._store.task_with_tracker_key(event.tracker_key)
         if known is not None:
-            return Answer(Handled.KNOWN, known)
+            return EventOutcome(Handled.KNOWN, known)
         return lambda transaction: self._create(transaction, event)
 
     def verdict(self, event: VerdictGiven) -> Decision:
-        """Leave a stage with a human gate, or cancel the task in it. What was never started has no verdict."""
+        """Leave a stage with a human gate, or cancel the task in it."""
         task = self._store.task_with_tracker_key(event.tracker_key)
         if task is None:
-            return Answer(Handled.UNRESOLVED, reason=f"there is no task of {event.tracker_key}")
-        if task.status not in _OPEN or not self._engine.pipeline.stage(task.stage).is_human_gated:
-            return Answer(Handled.KNOWN, task)
+            return EventOutcome(Handled.UNRESOLVED, reason=f"there is no task of {event.tracker_key}")
+        if task.status not in _OPEN or not self.engine.pipeline.stage(task.stage).is_human_gated:
+            return EventOutcome(Handled.KNOWN, task)
         if not event.is_approved:
             return lambda transaction: self._cancel(transaction, task)
-        decided = self._engine.decide_approval(task.task_id, task.stage, by="the tracker", repo=self._repo(task))
+        decided = self.engine.decide_approval(task.task_id, task.stage, by="the tracker", repo=self._repo(task))
         return self._moving(task, decided)
 
     def ci_status(self, event: CiStatus) -> Decision:
-        """Ask the gate of the task that a green commit belongs to, and move the task if that is green, too."""
+        """Ask the gate of a green commit's task, and move the task if the gate is green, too."""
         if event.state is not CiState.SUCCESS:
-            return Answer(Handled.KNOWN, reason=f"CI says {event.state}")
+            return EventOutcome(Handled.KNOWN, reason=f"CI says {event.state}")
         task = self._task_of(event)
         if task is None:
             reason = f"commit {event.sha:.12} of {event.repo} belongs to no one task in {' or '.join(self._ci_stages)}"
             _LOGGER.info("a CI status is not resolved: %s", reason)
-            return Answer(Handled.UNRESOLVED, reason=reason)
-        return self._moving(task, self._engine.decide(task.task_id, task.stage, finished_agent=None, repo=event.repo))
+            return EventOutcome(Handled.UNRESOLVED, reason=reason)
+        return self._moving(task, self.engine.decide(task.task_id, task.stage, finished_agent=None, repo=event.repo))
 
     def push(self, event: Pushed) -> Decision:
-        """Keep the newest commit of a branch that a task is on."""
+        """Keep the newest commit of a task's branch."""
         if not self._store.tasks_of_branch(event.repo, event.branch, limit=1):
-            return Answer(Handled.UNRESOLVED, reason=f"no task is on {event.branch} of {event.repo}")
-        return lambda transaction: self._note(transaction, event)
+            return EventOutcome(Handled.UNRESOLVED, reason=f"no task is on {event.branch} of {event.repo}")
 
-    # What they share.
+        def note(transaction: Transaction) -> EventOutcome:
+            is_new = transaction.set_sha(event.repo, event.branch, event.sha) > 0
+            return EventOutcome(Handled.NOTED if is_new else Handled.KNOWN)
+
+        return note
 
     def _task_of(self, event: CiStatus) -> Task | None:
-        """Return the one task in a CI stage that a commit belongs to: by its branch, by the commit, or by exclusion.
+        """Return the one task in a CI stage that a commit belongs to.
 
-        Where the sender names no branch and no push told the commit, the only task that waits for
-        CI in the repository is meant; of two, neither is.
+        It is found by its branch, else by the commit. Where the sender names no branch and no push
+        named the commit, it is the only task that waits for CI in the repository; of two, neither.
         """
         repo = event.repo
         if event.branch:
@@ -235,47 +223,40 @@ class Handlers:
 
     def _moving(self, task: Task, decided: Move | Advance) -> Decision:
         if isinstance(decided, Advance):
-            return _answer(task, decided)
-        return lambda transaction: _answer(task, self._engine.apply(transaction, decided))
+            return _outcome(task, decided)
+        return lambda transaction: _outcome(task, self.engine.apply(transaction, decided))
 
-    # What they do.
-
-    def _create(self, transaction: Transaction, event: StartRequested) -> Answer:
+    def _create(self, transaction: Transaction, event: StartRequested) -> EventOutcome:
         now = self._clock.now()
-        first = self._engine.pipeline.stages[0]
+        first = self.engine.pipeline.stages[0]
         task_id = f"{now:016x}-{secrets.token_hex(6)}"
         task = Task(task_id, event.tracker_key, TaskStatus.CREATED, first.name, now, now, now)
         if not transaction.insert_task(task):
-            return Answer(Handled.KNOWN, transaction.task_with_tracker_key(event.tracker_key))
+            return EventOutcome(Handled.KNOWN, transaction.task_with_tracker_key(event.tracker_key))
         transaction.insert_audit(Audit(task_id, "created", None, task.status.value, event.tracker_key, now))
         if event.repo:
             transaction.insert_source(TaskSource(task_id, event.repo, self._branch_of(event.tracker_key)))
-        sys.audit(AFTER_TASK, task_id)
-        self._engine.write_first_job(transaction, task_id, repo=event.repo)
-        sys.audit(AFTER_FIRST_JOB, task_id)
-        return Answer(Handled.CREATED, task)
+        sys.audit(HandlerPoint.AFTER_TASK, task_id)
+        self.engine.write_first_job(transaction, task_id, repo=event.repo)
+        sys.audit(HandlerPoint.AFTER_FIRST_JOB, task_id)
+        return EventOutcome(Handled.CREATED, task)
 
-    def _cancel(self, transaction: Transaction, task: Task) -> Answer:
+    def _cancel(self, transaction: Transaction, task: Task) -> EventOutcome:
         """Cancel the task if it is still where it was when the verdict was looked at."""
         found = transaction.task(task.task_id)
         now = self._clock.now()
         is_there = found is not None and (found.stage, found.stage_entered_at) == (task.stage, task.stage_entered_at)
         if found is None or not is_there or found.status not in _OPEN:
-            return Answer(Handled.KNOWN, found)
+            return EventOutcome(Handled.KNOWN, found)
         status = TaskStatus.CANCELLED
         transaction.change_status(task.task_id, expected=found.status, status=status, now=now)
         why = f"rejected by the tracker in {task.stage}"
         transaction.insert_audit(Audit(task.task_id, "status_changed", found.status.value, status.value, why, now))
-        return Answer(Handled.CANCELLED, task, why)
-
-    @staticmethod
-    def _note(transaction: Transaction, event: Pushed) -> Answer:
-        is_new = transaction.set_sha(event.repo, event.branch, event.sha) > 0
-        return Answer(Handled.NOTED if is_new else Handled.KNOWN)
+        return EventOutcome(Handled.CANCELLED, task, why)
 
 
-def _answer(task: Task, advance: Advance) -> Answer:
+def _outcome(task: Task, advance: Advance) -> EventOutcome:
     if advance.is_moved:
-        return Answer(Handled.MOVED, task)
+        return EventOutcome(Handled.MOVED, task)
     is_red = advance.result is Advanced.GATE_RED
-    return Answer(Handled.RED if is_red else Handled.KNOWN, task, advance.reason or advance.result.value)
+    return EventOutcome(Handled.RED if is_red else Handled.KNOWN, task, advance.reason or advance.result.value)

@@ -1,38 +1,48 @@
-"""uvicorn's HTTP protocol with bounds on the head of a request. Importing it needs uvicorn and httptools.
+"""Serving over HTTP: uvicorn on a socket of our own, with bounds on the head of a request.
 
-Serving an application over HTTP: uvicorn, on a socket of our own, with a patience that ends.
+uvicorn bounds how long a connection may rest between two requests, but neither the time nor the
+size of a request's head: a sender of one byte a second would keep a connection for ever, and one of
+endless headers would fill the memory (slowloris). ``HeaderTimeoutProtocol`` adds the two bounds;
+those on the body are the receiver's.
 
-uvicorn bounds how long a connection may rest between two requests, but neither how long the head of
-a request may take nor how large it may be; a sender of one byte a second would keep a connection
-for ever, and one of endless headers the memory (what slowloris was named for).
-``durable_agents.pipeline.serving`` adds the two bounds; the body's are the receiver's own.
-
-Requests that are still under way when the server's patience at its end is over are cancelled, which
-uvicorn logs as an error of the application, with a traceback. It is none: their senders are told to
-come again, and that is all.
+uvicorn cancels the requests that are still under way when its time to end is over, and logs each as
+an error of the application, with a traceback. Here their senders are told to send again instead.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import signal
 import socket
-from typing import TYPE_CHECKING, Any, Final
-
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from typing import TYPE_CHECKING, Final
 
 from durable_agents.errors import InvalidSetting
+from durable_agents.extras import optional_import
+
+with optional_import("server"):
+    import uvicorn
+    from starlette.responses import JSONResponse
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEAD_TIMEOUT_S: Final = 10.0
-"""How long the head of a request may take, the first one counted from when its connection was made."""
+"""The bound on receiving the head of a request; for the first one it runs from the connection."""
 
 HEAD_BYTES_MAX: Final = 64 * 1024
+SHUTDOWN_TIMEOUT_S: Final = 5
+"""The bound on requests that are under way when the server is told to end."""
+
+_CONNECTIONS_MAX: Final = 1000
+_BACKLOG: Final = 512
 
 
-class Impatient(HttpToolsProtocol):
-    """Answers 408 to a head that does not come, 431 to one that does not end, and hangs up."""
+class HeaderTimeoutProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, with 408 for a head that comes too slowly and 431 for one too large."""
 
     _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
@@ -43,7 +53,7 @@ class Impatient(HttpToolsProtocol):
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing more."""
+        """Stop the timer."""
         self._stop_waiting()
         super().connection_lost(exc)
 
@@ -54,12 +64,12 @@ class Impatient(HttpToolsProtocol):
             self._wait_for_head()
 
     def on_headers_complete(self) -> None:
-        """Go on without hurry: the rest has bounds of its own."""
+        """Stop the timer: the body has bounds of its own."""
         self._stop_waiting()
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
-        """Count what belongs to a head."""
+        """Count the bytes of a head."""
         super().data_received(data)
         if self._timer is not None:
             self._head_bytes += len(data)
@@ -82,118 +92,75 @@ class Impatient(HttpToolsProtocol):
             self.transport.close()
 
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
-
-    Message = MutableMapping[str, Any]
-    Send = Callable[[Message], Awaitable[None]]
-
-SHUTDOWN_TIMEOUT_S: Final = 5
-"""How long requests that are under way may take when the server is told to end."""
-
-_CONNECTIONS_MAX: Final = 1000
-_BACKLOG: Final = 512
-
-
-def require_server() -> None:
-    """Raise InvalidSetting where what serves HTTP is not installed."""
-    missing = [name for name in ("uvicorn", "httptools") if importlib.util.find_spec(name) is None]
-    if missing:
-        message = (
-            f"Expected {' and '.join(missing)} to be installed, to serve HTTP; pip install 'pytest-chaos[server]'."
-        )
-        raise InvalidSetting(message)
-
-
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 is one that is free. Raises InvalidSetting."""
-    require_server()
+    """Return a listening socket; port 0 is a free one. Raises InvalidSetting."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # With the protocol number, unlike socket.create_server: asyncio sets TCP_NODELAY only then.
+        family, kind, protocol, _, address = found[0]
+        with contextlib.ExitStack() as undo:
+            listener = undo.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+            undo.pop_all()
     except (OSError, OverflowError, UnicodeError) as error:
-        raise _no_place(host, port, error) from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise _no_place(host, port, error) from error
+        message = f"{host} port {port} must be free and on this machine, to listen on it; got {error}. Name another."
+        raise InvalidSetting(message) from error
     return listener
 
 
-def serve(application: Callable[..., Awaitable[None]], listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT, then let requests end, and the application with them, and return.
+def serve(application: ASGIApp, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT; then let requests end, and the application, and return.
 
-    Raises InvalidSetting where what serves HTTP is not installed, or the application does not
-    start.
+    Raises InvalidSetting if the application does not start.
     """
-    require_server()
-    import uvicorn  # only servers need it
-
-    # SELFIMPORT
-
     config = uvicorn.Config(
         _ends_quietly(application),
         log_config=None,
         access_log=False,
-        http=Impatient,
+        http=HeaderTimeoutProtocol,
         lifespan="on",
         limit_concurrency=_CONNECTIONS_MAX,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
         server_header=False,
     )
     server = uvicorn.Server(config)
-    with contextlib.suppress(KeyboardInterrupt), _signals_end_quietly():
+    with contextlib.suppress(KeyboardInterrupt), _ignored_afterwards():
         server.run(sockets=[listener])
     if not server.started:
-        message = "Expected the application to start but it did not; the log says why."
+        message = "The application must start; it did not. The log says why."
         raise InvalidSetting(message)
 
 
-def _ends_quietly(application: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """Return the application for a server that cancels what is under way when it ends, and at no other time."""
+def _ends_quietly(application: ASGIApp) -> ASGIApp:
+    """Wrap the application: a request that the ending server cancels is answered 503."""
 
-    async def answer(scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         has_begun = scope["type"] != "http"
 
-        async def send_and_see(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal has_begun
             has_begun = True
             await send(message)
 
         try:
-            await application(scope, receive, send_and_see)
+            await application(scope, receive, send_and_note)
         except asyncio.CancelledError:
             if not has_begun:
-                await _send_later(send)
+                content = {"error": "The server is ending; send it again."}
+                response = JSONResponse(content, 503, {"connection": "close", "retry-after": "1"})
+                await response(scope, receive, send)
 
     return answer
 
 
-async def _send_later(send: Send) -> None:
-    """Have it sent again, in the form of all other answers; what was kept all the same is known by then."""
-    body = b'{"error":"The server is ending; send it again."}'
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    headers += [(b"connection", b"close"), (b"retry-after", b"1")]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
 @contextlib.contextmanager
-def _signals_end_quietly() -> Any:
-    """Ignore what uvicorn raises again when it has ended: it was told to end by that signal, and has."""
+def _ignored_afterwards() -> Iterator[None]:
+    """Ignore the signals that uvicorn raises again after it has ended by them."""
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _no_place(host: str, port: int, error: Exception) -> InvalidSetting:
-    message = f"Expected to listen on {host} port {port} but {error}; name an address of this machine and a free port."
-    return InvalidSetting(message)

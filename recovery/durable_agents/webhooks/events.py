@@ -1,9 +1,9 @@
-"""What deliveries say, whoever sent them: four kinds of events, and how each sender's payload becomes one.
+"""Events: what a delivery says, in one form for all senders.
 
-The tracker sends Standard Webhooks payloads, ``{"type": "issue.state_changed", "data": {...}}``;
+The tracker sends Standard Webhooks payloads, ``{"type": "issue.state_changed", "data": {...}}``.
 GitHub and Gitea send ``push`` and ``status``, named by a header. Handlers know only the events, and
-the reconciler makes the same ones from what it has asked for. Fields that are not needed are
-ignored, since senders add some at any time.
+the reconciler makes the same ones from what it polls. Fields that are not needed are ignored, since
+senders add some at any time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TrackerState(enum.StrEnum):
 
 
 class CiState(enum.StrEnum):
-    """What continuous integration says of a commit."""
+    """The result of continuous integration for a commit."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -37,21 +37,21 @@ class CiState(enum.StrEnum):
 
 
 class StartRequested(msgspec.Struct, frozen=True):
-    """Somebody moved an issue to In Progress: its task is to be there, once."""
+    """An issue was moved to In Progress: its task is to exist, once."""
 
     tracker_key: str
     repo: str
 
 
 class VerdictGiven(msgspec.Struct, frozen=True):
-    """A person said yes or no at a gate that is a person's."""
+    """A person has approved or rejected at a human gate."""
 
     tracker_key: str
     is_approved: bool
 
 
 class CiStatus(msgspec.Struct, frozen=True):
-    """Continuous integration has come to a commit. ``branch`` is empty where the sender does not say it."""
+    """Continuous integration has a result for a commit. ``branch`` is empty if not named."""
 
     repo: str
     sha: str
@@ -103,23 +103,25 @@ class _Status(msgspec.Struct):
 
 
 def parse(source: str, event: str, body: str) -> Event | None:
-    """Return what a delivery says; None where it is of a kind that nobody here needs.
+    """Return the event of a delivery, or None for a kind of event that no handler needs.
 
-    Raises InvalidDelivery for a body that is not JSON, or lacks what its kind of event needs.
+    Raises InvalidDelivery for a body that is not JSON, or lacks a field of its kind of event.
+
+    >>> body = '{"type": "issue.state_changed", "data": {"key": "ORCH-1", "state": "Approved"}}'
+    >>> parse("tracker", "", body)
+    VerdictGiven(tracker_key='ORCH-1', is_approved=True)
     """
     try:
-        if source == "tracker":
-            return _of_tracker(body)
-        return _of_forge(event, body)
+        return _of_tracker(body) if source == "tracker" else _of_forge(event, body)
     except (msgspec.DecodeError, RecursionError) as error:
-        message = f"Expected the JSON of a delivery from {source!r} but it cannot be read ({error}); send its payload."
+        message = f"The body from {source!r} must be JSON of its event; it cannot be read ({error}). Send its payload."
         raise InvalidDelivery(message) from error
 
 
 def of_issue(key: str, state: str, repo: str) -> Event | None:
-    """Return what it means that an issue is in this state; None where it means nothing to a pipeline."""
+    """Return the event of an issue in this state, or None. Raises InvalidDelivery for its key."""
     if not key or len(key) > KEY_CHARACTERS_MAX or not key.isprintable():
-        message = f"Expected an issue's key, printable and up to {KEY_CHARACTERS_MAX} characters, but got {key!r:.80}."
+        message = f"An issue's key must be 1 to {KEY_CHARACTERS_MAX} printable characters; got {key!r:.80}. Correct it."
         raise InvalidDelivery(message)
     if state == TrackerState.IN_PROGRESS:
         return StartRequested(key, repo)
@@ -148,5 +150,5 @@ def _of_forge(event: str, body: str) -> Event | None:
         if status.state not in set(CiState):
             return None
         return CiStatus(status.repository.full_name, status.sha, branch, CiState(status.state))
-    msgspec.json.decode(body)  # what nobody needs is JSON all the same
+    msgspec.json.decode(body)  # an event that is not needed must be JSON, too
     return None

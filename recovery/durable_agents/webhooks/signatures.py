@@ -1,13 +1,13 @@
-"""Who sent a delivery: signatures over its bytes, and the means to tell a replay from a delivery.
+"""Signatures: who sent a delivery, and whether it is a replay.
 
-Three schemes: Standard Webhooks (standardwebhooks.com; signed are id, time and body), and the two
+Three schemes: Standard Webhooks (standardwebhooks.com), which signs id, time and body, and the two
 that sign the body alone, GitHub's ``X-Hub-Signature-256`` and Gitea's ``X-Gitea-Signature``, both
-HMAC-SHA256 in hexadecimal. Where the id is signed, a delivery is known by it. Where it is not,
-whoever has seen one delivery can send it again under another id, so it is known by the hash of its
-body.
+HMAC-SHA256 in hexadecimal. Where the id is signed, it identifies a delivery. Where it is not,
+anybody who has seen a delivery can send it again under another id, so the hash of the body
+identifies it.
 
 A delivery that is signed with its time is refused when that is further from the receiver's clock
-than ``TOLERANCE_S``, in either direction. Comparisons take the same time whatever is wrong.
+than ``TOLERANCE_S``, in either direction. Comparisons take constant time.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from durable_agents.errors import InvalidSetting, InvalidSignature, StaleDelivery
+from durable_agents.extras import optional_import
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from durable_agents.clock import Microseconds
 
 TOLERANCE_S: Final = 300.0
-"""How far a signed time may be from the receiver's clock: five minutes, as Standard Webhooks recommends."""
+"""The largest distance of a signed time from our clock, as Standard Webhooks recommends."""
 
 ID_CHARACTERS_MAX: Final = 256
 SECRET_BYTES_MIN: Final = 16
@@ -38,11 +39,9 @@ _SIGNATURE: Final = "webhook-signature"
 
 
 class Sender(msgspec.Struct, frozen=True):
-    """What a verified delivery says of itself.
+    """A verified delivery: its id, the identity by which it is accepted once, its kind of event.
 
-    ``delivery_id`` is the sender's name for it; ``identity`` is what it is known by, so that it is
-    accepted once; ``event`` is the kind of event as the sender's header has it, empty where it has
-    none.
+    ``event`` is as the sender's header has it, empty without one.
     """
 
     delivery_id: str
@@ -54,23 +53,25 @@ class SignatureScheme(Protocol):
     """A way to sign deliveries. ``headers`` have names in small letters."""
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: Microseconds) -> Sender:
-        """Return what the delivery says of itself. Raises InvalidSignature or StaleDelivery."""
+        """Return the verified sender. Raises InvalidSignature or StaleDelivery."""
         ...
 
 
 class StandardWebhooks:
-    """Standard Webhooks, version 1: signed with HMAC-SHA256 over id, time and body, by its own library.
+    """Standard Webhooks, version 1: HMAC-SHA256 over id, time and body, by its own library.
 
-    Several signatures, of secrets that are being exchanged, are allowed; one must match. ``secret``
-    is base64, with or without ``whsec_``. Raises InvalidSetting for a secret that is none.
+    Several signatures are allowed, for the time in which secrets are exchanged; one must match.
+    ``secret`` is base64, with or without ``whsec_``. Raises InvalidSetting, and MissingPackage
+    without the extra ``server``.
     """
 
     def __init__(self, secret: str, *, tolerance_s: float = TOLERANCE_S) -> None:
-        """Take the secret; nothing of it is ever in a message."""
-        from standardwebhooks import Webhook  # the extra "server" brings it: only receivers need it
+        """Check the secret; no message contains any of it."""
+        with optional_import("server"):
+            from standardwebhooks import Webhook
 
         if not (math.isfinite(tolerance_s) and tolerance_s > 0):
-            message = f"Expected a tolerance of more than 0 s but got {tolerance_s!r}; five minutes are usual."
+            message = f"tolerance_s must be finite and more than 0 s; got {tolerance_s!r}. Five minutes are usual."
             raise InvalidSetting(message)
         key = _decoded(secret.strip().removeprefix("whsec_"))
         _check_secret(key)
@@ -84,7 +85,7 @@ class StandardWebhooks:
         try:
             text = body.decode()
         except UnicodeDecodeError as error:
-            message = "Expected a body in UTF-8, which Standard Webhooks signs, but it is not; send JSON."
+            message = "The body must be UTF-8, which Standard Webhooks signs; got other bytes. Send JSON."
             raise InvalidSignature(message) from error
         expected = self._webhook.sign(delivery_id, sent_at, text)
         given = headers.get(_SIGNATURE, "").split(" ")
@@ -93,30 +94,30 @@ class StandardWebhooks:
         distance = abs(round(sent_at.timestamp() * 1_000_000) - now)
         if distance > self._tolerance:
             message = (
-                f"Expected a delivery signed within {self._tolerance / 1_000_000:g} s of now but it was signed "
-                f"{distance / 1_000_000:.0f} s away; send it with its own time, and set the clocks."
+                f"The delivery must be signed within {self._tolerance / 1_000_000:g} s of now; got a time "
+                f"{distance / 1_000_000:.0f} s away. Send it with its own time, and set the clocks."
             )
             raise StaleDelivery(message)
         return Sender(delivery_id, f"id:{delivery_id}", headers.get("webhook-event", ""))
 
 
 class BodyHmac:
-    """HMAC-SHA256 of the body, in hexadecimal, in one header: what GitHub and Gitea send.
+    """HMAC-SHA256 of the body, in hexadecimal, in one header, as GitHub and Gitea send it.
 
-    ``header``, ``id_header`` and ``event_header`` are names in small letters; ``prefix`` stands
-    before the digest. Raises InvalidSetting for a secret that is none.
+    ``header`` is its name in small letters; ``prefix`` stands before the digest. Id and kind of
+    event are in ``X-FORGE-Delivery`` and ``X-FORGE-Event``. Raises InvalidSetting.
     """
 
-    def __init__(self, secret: str, *, header: str, prefix: str, id_header: str, event_header: str) -> None:
-        """Take the secret; nothing of it is ever in a message."""
+    def __init__(self, secret: str, *, forge: str, header: str, prefix: str = "") -> None:
+        """Check the secret; no message contains any of it."""
         self._secret = secret.encode()
         _check_secret(self._secret)
         self._header = header
         self._prefix = prefix
-        self._id_header = id_header
-        self._event_header = event_header
+        self._id_header = f"x-{forge}-delivery"
+        self._event_header = f"x-{forge}-event"
 
-    def verify(self, headers: Mapping[str, str], body: bytes, now: Microseconds) -> Sender:  # noqa: ARG002 - nothing here is signed with a time
+    def verify(self, headers: Mapping[str, str], body: bytes, now: Microseconds) -> Sender:  # noqa: ARG002 - no time is signed here
         """Compare the signature."""
         expected = self._prefix + hmac.new(self._secret, body, hashlib.sha256).hexdigest()
         if not _equal(headers.get(self._header, ""), expected):
@@ -126,45 +127,38 @@ class BodyHmac:
 
 
 def github(secret: str) -> BodyHmac:
-    """Return GitHub's scheme: ``X-Hub-Signature-256: sha256=...``, ``X-GitHub-Delivery``, ``X-GitHub-Event``."""
-    return BodyHmac(
-        secret,
-        header="x-hub-signature-256",
-        prefix="sha256=",
-        id_header="x-github-delivery",
-        event_header="x-github-event",
-    )
+    """Return GitHub's scheme, with ``X-Hub-Signature-256: sha256=...``."""
+    return BodyHmac(secret, forge="github", header="x-hub-signature-256", prefix="sha256=")
 
 
 def gitea(secret: str) -> BodyHmac:
-    """Return Gitea's scheme: ``X-Gitea-Signature: ...``, ``X-Gitea-Delivery``, ``X-Gitea-Event``."""
-    return BodyHmac(
-        secret, header="x-gitea-signature", prefix="", id_header="x-gitea-delivery", event_header="x-gitea-event"
-    )
+    """Return Gitea's scheme, with ``X-Gitea-Signature: ...``."""
+    return BodyHmac(secret, forge="gitea", header="x-gitea-signature")
 
 
 def _decoded(text: str) -> bytes:
-    """Return what base64 holds, padded or not. One wrong character would make it another secret, silently."""
+    """Decode base64 strictly, padded or not: a skipped character would make another secret."""
     bare = text.rstrip("=")
     try:
         return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        message = (
-            "Expected a secret in base64, with or without 'whsec_', but it is not; copy it whole, as it was given."
-        )
+        message = "The secret must be base64, with or without 'whsec_'; got other text. Copy it whole, as it was given."
         raise InvalidSetting(message) from error
 
 
 def _check_secret(key: bytes) -> None:
     if len(key) < SECRET_BYTES_MIN:
-        message = f"Expected a secret of {SECRET_BYTES_MIN} bytes or more but it has {len(key)}; draw a longer one."
+        message = f"The secret must have {SECRET_BYTES_MIN} bytes or more; got {len(key)}. Draw a longer one."
         raise InvalidSetting(message)
 
 
 def _id(headers: Mapping[str, str], name: str) -> str:
     delivery_id = headers.get(name, "")
     if not delivery_id or len(delivery_id) > ID_CHARACTERS_MAX or not delivery_id.isprintable():
-        message = f"Expected the delivery's id in the header {name}, up to {ID_CHARACTERS_MAX} characters; send one."
+        message = (
+            f"The header {name} must be the delivery's id, in 1 to {ID_CHARACTERS_MAX} printable characters; got "
+            f"{delivery_id!r:.80}. Send one."
+        )
         raise InvalidSignature(message)
     return delivery_id
 
@@ -173,7 +167,7 @@ def _moment(text: str) -> datetime:
     try:
         return datetime.fromtimestamp(int(text), tz=UTC)
     except (ValueError, OverflowError, OSError) as error:
-        message = "Expected seconds since 1970 in the header webhook-timestamp; sign the delivery with its time."
+        message = f"The header webhook-timestamp must be seconds since 1970; got {text!r:.80}. Sign with the time."
         raise InvalidSignature(message) from error
 
 
@@ -182,5 +176,5 @@ def _equal(given: str, expected: str) -> bool:
 
 
 def _mismatch(header: str) -> InvalidSignature:
-    message = f"Expected a signature in the header {header} that matches the body; sign with the secret agreed on."
+    message = f"The header {header} must match the body; got another signature, or none. Sign with the agreed secret."
     return InvalidSignature(message)

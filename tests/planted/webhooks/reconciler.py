@@ -20,8 +20,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from durable_agents.clock import microseconds
-from durable_agents.pipeline.approvals import Approvals
-from durable_agents.pipeline.reconciler import Reconciler, Round, Unblocked
+from durable_agents.pipeline.reconciler import Approvals, Reconciler, Round, Unblocked
 from durable_agents.pipeline.tracker import PAGE_LIMIT
 from durable_agents.store.rows import TaskStatus, WaitingTask
 from durable_agents.webhooks.events import TrackerState

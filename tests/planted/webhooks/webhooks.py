@@ -18,17 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from durable_agents.jobs.stages import Move
-from durable_agents.pipeline.handlers import Answer, Decision, Handled, Handlers
+from durable_agents.pipeline.handlers import Decision, EventOutcome, Handled, Handlers
 from durable_agents.store.rows import DeliveryStatus
 from durable_agents.webhooks.events import CiState
-from durable_agents.webhooks.inbox import (
-    AFTER_ACCEPT,
-    AFTER_HANDLE,
-    BEFORE_ACCEPT,
-    BEFORE_HANDLE,
-    Inbox,
-    InboxStatistics,
-)
+from durable_agents.webhooks.inbox import Inbox, InboxPoint, InboxStatistics
 from durable_agents.webhooks.receiver import Receiver
 from durable_agents.webhooks.signatures import Sender
 
@@ -47,9 +40,9 @@ class AcknowledgesFirst(Inbox):
 
     def accept(self, deliveries: Sequence[StoredDelivery]) -> list[bool]:
         """Say that they are there."""
-        sys.audit(BEFORE_ACCEPT, len(deliveries))
+        sys.audit(InboxPoint.BEFORE_ACCEPT, len(deliveries))
         self.__dict__.setdefault("waiting", []).extend(deliveries)
-        sys.audit(AFTER_ACCEPT, len(deliveries))
+        sys.audit(InboxPoint.AFTER_ACCEPT, len(deliveries))
         return [True] * len(deliveries)
 
     def run_once(self, now: Microseconds | None = None) -> InboxStatistics:
@@ -64,12 +57,12 @@ class HandlesInHalves(Inbox):
     """Notes that it is done, and does it."""
 
     def _handle(self, delivery: StoredDelivery) -> DeliveryStatus | None:
-        sys.audit(BEFORE_HANDLE, delivery.delivery_number)
+        sys.audit(InboxPoint.BEFORE_HANDLE, delivery.delivery_number)
         change = None if self._handler is None else self._handler(delivery)
         with self._store.transaction() as transaction:
             if not transaction.end_delivery(delivery.delivery_number, status=DeliveryStatus.HANDLED, error=""):
                 return None
-        sys.audit(AFTER_HANDLE, delivery.delivery_number)
+        sys.audit(InboxPoint.AFTER_HANDLE, delivery.delivery_number)
         if change is not None:
             with self._store.transaction() as transaction:
                 change(transaction)
@@ -136,11 +129,11 @@ class BelievesTheStatus(Handlers):
         task = self._task_of(event)
         if event.state is not CiState.SUCCESS or task is None:
             return super().ci_status(event)
-        move = Move(task, self._engine.pipeline.stage(task.stage), event.repo, "said so")
+        move = Move(task, self.engine.pipeline.stage(task.stage), event.repo, "said so")
 
-        def leave(transaction: Transaction) -> Answer:
-            self._engine.apply(transaction, move)
-            return Answer(Handled.MOVED, task)
+        def leave(transaction: Transaction) -> EventOutcome:
+            self.engine.apply(transaction, move)
+            return EventOutcome(Handled.MOVED, task)
 
         return leave
 
@@ -148,7 +141,7 @@ class BelievesTheStatus(Handlers):
 class ChecksThenInserts(Handlers):
     """Has looked, so there is none."""
 
-    def _create(self, transaction: Transaction, event: StartRequested) -> Answer:
+    def _create(self, transaction: Transaction, event: StartRequested) -> EventOutcome:
         answer = super()._create(transaction, event)
         if answer.handled is Handled.KNOWN:  # what the store's unique key has kept out gets in under another name
             return super()._create(transaction, msgspec.structs.replace(event, tracker_key=f"{event.tracker_key} "))

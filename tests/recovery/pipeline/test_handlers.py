@@ -25,7 +25,7 @@ from durable_agents import (
 )
 from durable_agents.errors import InvalidDelivery, InvalidSetting
 from durable_agents.jobs import queue as outcomes
-from durable_agents.pipeline.handlers import HANDLER_CRASH_POINTS, Answer, Handled, Handlers, branch_of
+from durable_agents.pipeline.handlers import EventOutcome, Handled, HandlerPoint, Handlers, branch_of
 from durable_agents.store.rows import StoredDelivery, TaskSource
 from durable_agents.webhooks.events import CiState, CiStatus, Pushed, StartRequested, VerdictGiven
 from durable_agents.webhooks.inbox import Inbox, InboxStatistics
@@ -101,7 +101,7 @@ def test_a_start_makes_the_task_once(world: World) -> None:
     assert (task.stage, task.status, world.agents()) == ("idea", TaskStatus.CREATED, ["writer"])
     assert world.store.source(task.task_id) == TaskSource(task.task_id, "shop", "feature/A-1")
     assert [audit.event for audit in world.store.audits(task.task_id)] == ["created"]
-    assert world.handlers.handle(START) == Answer(Handled.KNOWN, task)
+    assert world.handlers.handle(START) == EventOutcome(Handled.KNOWN, task)
     assert world.agents() == ["writer"]
 
 
@@ -208,7 +208,7 @@ def test_a_decision_is_about_the_visit_that_was_looked_at(world: World) -> None:
     decisions = [world.handlers.decide(verdict) for verdict in (NO, YES)]
     world.handlers.handle(YES)
     for decision in decisions:
-        assert not isinstance(decision, Answer)
+        assert not isinstance(decision, EventOutcome)
         with world.store.transaction() as transaction:
             assert decision(transaction).handled is Handled.KNOWN
     assert (world.task().stage, world.task().status) == ("build", TaskStatus.CREATED)
@@ -280,7 +280,7 @@ def test_the_gate_has_the_last_word(world: World) -> None:
 
 def test_a_push_to_a_branch_of_nobody_is_not_kept(world: World) -> None:
     """Most pushes are of that kind: no transaction is begun for them."""
-    assert isinstance(world.handlers.decide(Pushed("shop", "main", "c1")), Answer)
+    assert isinstance(world.handlers.decide(Pushed("shop", "main", "c1")), EventOutcome)
 
 
 def delivery(number: int, state: str, key: str = "A-1") -> StoredDelivery:
@@ -309,14 +309,14 @@ def test_a_delivery_that_cannot_be_read_is_put_aside(world: World) -> None:
 
 def test_a_pipeline_without_a_ci_stage_is_refused(world: World) -> None:
     """With the name of the gate, which is data."""
-    with pytest.raises(InvalidSetting, match="the gate 'tests_green'"):
+    with pytest.raises(InvalidSetting, match="got 'tests_green'"):
         Handlers(world.engine, ci_gate="tests_green")
     handlers = Handlers(world.engine, ci_gate="checked", clock=world.clock)
     world.create("A-1", "check")
     assert handlers.handle(CiStatus("shop", "c1", "", CiState.SUCCESS)).handled is Handled.MOVED
 
 
-@pytest.mark.parametrize("point", HANDLER_CRASH_POINTS)
+@pytest.mark.parametrize("point", HandlerPoint)
 def test_a_start_that_is_killed_is_whole_or_not_there(world: World, tmp_path: Path, point: str) -> None:
     """The process dies at each point of it; the second start leaves one task with its source and one job."""
     pid = os.fork()
@@ -327,7 +327,7 @@ def test_a_start_that_is_killed_is_whole_or_not_there(world: World, tmp_path: Pa
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
 
-    is_there = point == HANDLER_CRASH_POINTS[-1]
+    is_there = point == HandlerPoint.AFTER_CHANGE
     assert len(world.store.tasks()) == is_there
     assert world.handlers.handle(START).handled is (Handled.KNOWN if is_there else Handled.CREATED)
     (job,) = world.store.active_jobs(world.task().task_id)

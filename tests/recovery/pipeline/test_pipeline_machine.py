@@ -24,12 +24,12 @@ import pytest
 from durable_agents import JobClaim, JobCrashPoint, JobQueue, ManualClock, Pipeline, SqliteStore, Stage, StageEngine
 from durable_agents.errors import TrackerUnavailable
 from durable_agents.jobs import queue as outcomes
-from durable_agents.pipeline.handlers import HANDLER_CRASH_POINTS, Handlers, branch_of
+from durable_agents.pipeline.handlers import HandlerPoint, Handlers, branch_of
 from durable_agents.pipeline.reconciler import Reconciler, ReconcilerSettings, Unblocked
 from durable_agents.pipeline.tracker import Issue
 from durable_agents.store import init_factory
 from durable_agents.store.rows import StoredDelivery
-from durable_agents.webhooks.inbox import INBOX_CRASH_POINTS, Inbox
+from durable_agents.webhooks.inbox import Inbox, InboxPoint
 from hypothesis import HealthCheck, Phase, settings, strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -62,7 +62,7 @@ STAGES = [stage.name for stage in PIPELINE.stages]
 KEYS = ("A-1", "A-2")
 REPO = "shop"
 GRACE_S = 600.0
-TASKS_POINTS = (*HANDLER_CRASH_POINTS, *JobCrashPoint.of("stage"))
+TASKS_POINTS = (*HandlerPoint, *JobCrashPoint.of("stage"))
 _MEMORY = Path("/dev/shm")  # crashes of a process lose no page cache, so nothing is to be learnt from a disk
 
 
@@ -256,7 +256,7 @@ class PipelineMachine(RuleBasedStateMachine):
     # What happens to deliveries.
 
     @precondition(lambda self: self.wire)
-    @rule(which=st.integers(0, 9), stays=st.booleans(), crash=rarely(INBOX_CRASH_POINTS[:3]))
+    @rule(which=st.integers(0, 9), stays=st.booleans(), crash=rarely(tuple(InboxPoint)[:3]))
     def a_delivery_arrives(self, which: int, stays: bool, crash: str | None) -> None:  # noqa: FBT001 - drawn by its name
         """Let any of them arrive; it may stay on the wire, to come again."""
         delivery = self.wire[which % len(self.wire)]
@@ -273,7 +273,7 @@ class PipelineMachine(RuleBasedStateMachine):
 
     # What the core does.
 
-    @rule(crash=rarely((*INBOX_CRASH_POINTS[3:], *TASKS_POINTS)), meets=st.booleans())
+    @rule(crash=rarely((*list(InboxPoint)[3:], *TASKS_POINTS)), meets=st.booleans())
     def the_inbox_is_handled(self, crash: str | None, meets: bool) -> None:  # noqa: FBT001 - drawn by its name
         """Handle what came; the reconciler may look between a decision and what follows from it."""
         self.call(self.inbox.run_once, crash, self.reconciler.run_once if meets else None)

@@ -16,7 +16,7 @@ from durable_agents import JobQueue, ManualClock, Pipeline, Stage, StageEngine, 
 from durable_agents.errors import DatabaseReadOnly, InvalidSetting, TrackerUnavailable
 from durable_agents.jobs import queue as outcomes
 from durable_agents.pipeline.handlers import Handlers, branch_of
-from durable_agents.pipeline.reconciler import Reconciler, ReconcilerSettings, Round, Unblocked
+from durable_agents.pipeline.reconciler import Reconciler, ReconcilerSettings, Round, Unblocked, grace_overrides
 from durable_agents.pipeline.tracker import Issue
 from durable_agents.store.rows import TaskSource
 from durable_agents.store.sqlite.webhooks import WAITING
@@ -302,7 +302,7 @@ def test_an_approval_of_what_was_never_started_is_one_warning(world: World, capl
     reconciler = world.reconciler()
     for _ in range(3):
         assert reconciler.run_once() == Round(issues=1, troubles=1)
-    assert sum("A-1, which is Approved, to have a task" in message for message in caplog.messages) == 1
+    assert sum("A-1 must have a task, since it is Approved" in message for message in caplog.messages) == 1
     world.handlers.handle(StartRequested("A-1", "shop"))
     assert reconciler.run_once() == Round(issues=1, unblocked=1)
 
@@ -575,5 +575,33 @@ def test_an_error_that_meets_all_is_in_its_health(world: World) -> None:
 @pytest.mark.parametrize("projects", [(), "core"])
 def test_a_tracker_without_projects_is_refused(world: World, projects: tuple[str, ...]) -> None:
     """Nothing would ever be asked; a string is no list of names."""
-    with pytest.raises(InvalidSetting, match="the projects of the tracker"):
+    with pytest.raises(InvalidSetting, match="The projects of the tracker"):
         world.reconciler(projects=projects)
+
+
+@pytest.mark.parametrize("text", ["{not json", "[1, 2]", "7", '"review"', "null", "\ud800", "[" * 100_000])
+def test_overrides_that_cannot_be_read_are_one_warning(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The default holds, and nothing is raised."""
+    assert grace_overrides(ReconcilerSettings(reconcile_grace_overrides_json=text), ["review"]) == {}
+    (record,) = caplog.records
+    assert "default of 600 s holds instead" in record.getMessage()
+
+
+def test_single_overrides_that_cannot_be_meant_are_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Each is named, and the others hold: a misspelt stage would otherwise be found out in an incident."""
+    text = '{"review": -1, "build": "1", "check": true, "talk": 5, "reviw": 9, "far": 1e300}'
+    settings = ReconcilerSettings(reconcile_grace_overrides_json=text)
+    assert grace_overrides(settings, ["review", "build", "check", "talk", "far"]) == {"talk": 5.0}
+    (record,) = caplog.records
+    for part in ("'review' is -1", "'build' is '1'", "'check' is True", "'far' is 1e+300", "'reviw' is no stage"):
+        assert part in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"reconcile_grace_default_s": -1}, {"reconcile_interval_s": 0}, {"reconcile_interval_s": float("nan")}],
+)
+def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, float]) -> None:
+    """With the name of the setting."""
+    with pytest.raises(InvalidSetting, match=next(iter(settings))):
+        ReconcilerSettings(**settings)  # type: ignore[arg-type]

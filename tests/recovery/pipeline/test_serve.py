@@ -24,7 +24,7 @@ from durable_agents.errors import InvalidSetting
 from durable_agents.jobs.reaper import ReaperSettings
 from durable_agents.pipeline.application import Application
 from durable_agents.pipeline.reconciler import ReconcilerSettings
-from durable_agents.pipeline.serving import HEAD_BYTES_MAX, Impatient
+from durable_agents.pipeline.serving import HEAD_BYTES_MAX, HeaderTimeoutProtocol
 from durable_agents.webhooks.signatures import github
 
 from tests.recovery.webhooks.test_events import issue
@@ -234,20 +234,25 @@ def test_a_lost_webhook_is_made_up_for_in_the_process(service: Service) -> None:
 @pytest.mark.parametrize(
     ("more", "gates", "environment", "sentence"),
     [
-        ((), "mygates", {}, "Expected --gates as MODULE:NAME but got 'mygates'"),
+        ((), "mygates", {}, "--gates must be MODULE:NAME of a Mapping; 'mygates' is a module"),
         ((), "nothing:GATES", {}, "raises ModuleNotFoundError"),
         ((), "mygates:NOTHING", {}, "raises AttributeError"),
-        ((), "mygates:NUMBER", {}, "Expected mygates:NUMBER to be a Mapping but it is a int"),
+        ((), "mygates:NUMBER", {}, "'mygates:NUMBER' is a int"),
         ((), "broken:GATES", {}, "raises SyntaxError"),
-        (("--pipeline", "mygates:GATES"), "mygates:GATES", {}, "to be a Pipeline but it is a dict"),
+        (("--pipeline", "mygates:GATES"), "mygates:GATES", {}, "of a Pipeline; 'mygates:GATES' is a dict"),
         (("--db", "nowhere/core.db"), "mygates:GATES", {}, "must be a file in a folder that exists"),
-        (("--ci-gate", "no_gate"), "mygates:GATES", {}, "Expected a stage with the gate 'no_gate'"),
+        (
+            ("--ci-gate", "no_gate"),
+            "mygates:GATES",
+            {},
+            "ci_gate must be the gate of a stage without a human gate; got 'no_gate'",
+        ),
         (("--port", "70000"), "mygates:GATES", {}, "70000 is not in the range"),
-        (("--host", "203.0.113.1"), "mygates:GATES", {}, "Expected to listen on 203.0.113.1 port 0"),
-        (("--tracker-url", "ftp://x"), "mygates:GATES", {}, "Expected an http or https address"),
-        (("--tracker-url", "http://127.0.0.1:1"), "mygates:GATES", {}, "Expected the projects of the tracker"),
-        ((), "mygates:GATES", {"CORE_TRACKER_SECRET": "", "CORE_GITHUB_SECRET": ""}, "set one"),
-        ((), "mygates:GATES", {"CORE_GITHUB_SECRET": "short"}, "CORE_GITHUB_SECRET: Expected a secret of 16 bytes"),
+        (("--host", "203.0.113.1"), "mygates:GATES", {}, "203.0.113.1 port 0 must be free and on this machine"),
+        (("--tracker-url", "ftp://x"), "mygates:GATES", {}, "must be an http or https URL"),
+        (("--tracker-url", "http://127.0.0.1:1"), "mygates:GATES", {}, "The projects of the tracker must be"),
+        ((), "mygates:GATES", {"CORE_TRACKER_SECRET": "", "CORE_GITHUB_SECRET": ""}, "Set one"),
+        ((), "mygates:GATES", {"CORE_GITHUB_SECRET": "short"}, "CORE_GITHUB_SECRET: The secret must have 16 bytes"),
         ((), "mygates:GATES", {"CORE_RECONCILE_ENABLED": "perhaps"}, "reconcile_enabled"),
         ((), "mygates:GATES", {"CORE_REAPER_INTERVAL_S": "-1"}, "reaper_interval_s=-1.0 is not between"),
     ],
@@ -270,7 +275,7 @@ def test_a_port_that_is_taken_is_a_mistake(service: Service) -> None:
         port = other.getsockname()[1]
         code, said = service.fail("--port", str(port))
     assert code == 3
-    assert f"Expected to listen on 127.0.0.1 port {port}" in said
+    assert f"127.0.0.1 port {port} must be free" in said
 
 
 def test_settings_come_from_the_environment() -> None:
@@ -301,7 +306,9 @@ class Slow:
             clock=ManualClock(1),
         )
         self.listener = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(self.application, log_config=None, access_log=False, http=Impatient, lifespan="on")
+        config = uvicorn.Config(
+            self.application, log_config=None, access_log=False, http=HeaderTimeoutProtocol, lifespan="on"
+        )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve(sockets=[self.listener])))
         self.thread.start()

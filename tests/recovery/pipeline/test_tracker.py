@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STATE = "In Progress"
-SENTENCE = re.compile(r"\AExpected .+ but .+; .+\.\Z|\AExpected of the tracker .+ but .+; check .+\.\Z", re.DOTALL)
+SENTENCE = re.compile(
+    r"\AThe tracker \S+ must send .+; got .+\. (Check|Ask again) .+\.\Z|.+ asked for a pause .+", re.DOTALL
+)
 
 
 @pytest.fixture(name="world")
@@ -121,19 +123,24 @@ def test_an_issue_has_what_the_tracker_says(world: World, url: str) -> None:
 @pytest.mark.parametrize(
     ("mood", "value", "kind", "text"),
     [
-        ("broken", "500", TrackerUnavailable, "answered 500; ask again later"),
-        ("broken", "502", TrackerUnavailable, "answered 502"),
-        ("unavailable", "", TrackerUnavailable, "answered 503; ask again later"),
-        ("refused", "401", InvalidTrackerAnswer, "status 401; check the token"),
-        ("refused", "404", InvalidTrackerAnswer, "status 404; check its address and project"),
+        ("broken", "500", TrackerUnavailable, "got status 500. Ask again later"),
+        ("broken", "502", TrackerUnavailable, "status 502"),
+        ("unavailable", "", TrackerUnavailable, "status 503. Ask again later"),
+        ("refused", "401", InvalidTrackerAnswer, "status 401. Check the token"),
+        ("refused", "404", InvalidTrackerAnswer, "status 404. Check its address and project"),
         ("redirected", "http://127.0.0.1:9/elsewhere", InvalidTrackerAnswer, "elsewhere.*redirects are not followed"),
         ("html", "", InvalidTrackerAnswer, "as JSON.*text/html"),
         ("wrong-types", "", InvalidTrackerAnswer, "Expected `array`, got `object`"),
         ("wrong-types", '{"issues": [{"key": 1, "state": "In Progress", "repo": "r"}]}', InvalidTrackerAnswer, "`int`"),
         ("wrong-types", '{"issues": [{"key": "", "state": "In Progress", "repo": "r"}]}', InvalidTrackerAnswer, "''"),
         ("wrong-types", '{"issues": [], "next_cursor": 7}', InvalidTrackerAnswer, "next_cursor"),
-        ("wrong-types", '{"issues": [], "next_cursor": ""}', InvalidTrackerAnswer, "empty or too long"),
-        ("wrong-types", f'{{"issues": [], "next_cursor": "{"c" * 9000}"}}', InvalidTrackerAnswer, "empty or too long"),
+        ("wrong-types", '{"issues": [], "next_cursor": ""}', InvalidTrackerAnswer, "in 1 to 2048 characters"),
+        (
+            "wrong-types",
+            f'{{"issues": [], "next_cursor": "{"c" * 9000}"}}',
+            InvalidTrackerAnswer,
+            "in 1 to 2048 characters",
+        ),
         ("wrong-types", "[" * 100_000, InvalidTrackerAnswer, "as JSON"),
         ("wrong-types", '{"x": ' + "[" * 100_000, InvalidTrackerAnswer, "as JSON"),
         ("wrong-types", "null", InvalidTrackerAnswer, "as JSON"),
@@ -145,7 +152,7 @@ def test_an_issue_has_what_the_tracker_says(world: World, url: str) -> None:
             "unfiltered",
             "Approved",
             InvalidTrackerAnswer,
-            "'In Progress' but got 'CORE-0' in 'Approved'; check its filter",
+            "'In Progress'; got 'CORE-0' in 'Approved'. Check its filter",
         ),
     ],
 )
@@ -164,7 +171,7 @@ def test_a_bad_answer_has_its_error(
 
 def test_another_token_is_refused(url: str) -> None:
     """The token is what the tracker knows its callers by, and is in no message."""
-    refused(HttpTracker(url, token=TOKEN[1:]), InvalidTrackerAnswer, "status 401; check the token")
+    refused(HttpTracker(url, token=TOKEN[1:]), InvalidTrackerAnswer, "status 401. Check the token")
     refused(HttpTracker(url), InvalidTrackerAnswer, "status 401")
 
 
@@ -174,12 +181,12 @@ def test_a_pause_that_was_asked_for_is_kept(world: World, url: str) -> None:
     tracker = HttpTracker(url, token=TOKEN, clock=clock)
     keys = fill(world, 2)
     world.set_mood("too-many-requests", answers=1, value="30")
-    error = refused(tracker, TrackerUnavailable, "answered 429; ask again in 30 s")
+    error = refused(tracker, TrackerUnavailable, "status 429. Ask again in 30 s")
     assert isinstance(error, TrackerUnavailable)
     assert error.retry_after_s == 30
     clock.advance(29)
     world.set_mood("html")  # whoever asked now would have it
-    error = refused(tracker, TrackerUnavailable, "let alone for 1 s more")
+    error = refused(tracker, TrackerUnavailable, "asked for a pause .Retry-After.; ask again in 1 s")
     assert isinstance(error, TrackerUnavailable)
     assert error.retry_after_s == 1
     world.cheer_up()
@@ -226,7 +233,7 @@ def test_a_server_that_dribbles_is_given_up(world: World, url: str) -> None:
     """Each byte comes in time and the page does not: the bound is that of the page."""
     world.set_mood("dribbling")
     began_s = time.monotonic()
-    refused(HttpTracker(url, token=TOKEN, timeout_s=0.3), TrackerUnavailable, "not there within 0.3 s")
+    refused(HttpTracker(url, token=TOKEN, timeout_s=0.3), TrackerUnavailable, "no whole answer within 0.3 s")
     assert 0.2 < time.monotonic() - began_s < 5  # a bound on being stuck, not a speed
 
 
@@ -249,7 +256,7 @@ def test_headers_that_dribble_are_given_up() -> None:
         thread = threading.Thread(target=serve)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        refused(HttpTracker(url, timeout_s=0.3), TrackerUnavailable, "not there within 0.3 s")
+        refused(HttpTracker(url, timeout_s=0.3), TrackerUnavailable, "no whole answer within 0.3 s")
         go_on.set()
         thread.join()
 
@@ -257,16 +264,18 @@ def test_headers_that_dribble_are_given_up() -> None:
 @pytest.mark.parametrize(
     ("answer", "kind", "text"),
     [
-        (b"", TrackerUnavailable, "RemoteDisconnected"),
-        (b"220 mail.example ESMTP\r\n", InvalidTrackerAnswer, "answer with HTTP.*BadStatusLine"),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", InvalidTrackerAnswer, "LineTooLong"),
+        (b"", TrackerUnavailable, "disconnected without"),
+        (b"220 mail.example ESMTP\r\n", TrackerUnavailable, "disconnected without"),
+        (b"220 mail.example ESMTP\r\n\r\n", InvalidTrackerAnswer, "an answer in HTTP; got .*illegal status line"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000 + b"\r\n\r\n", InvalidTrackerAnswer, "an answer in HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{", TrackerUnavailable, "cut short"),
         (b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"iss', TrackerUnavailable, "cut short"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", TrackerUnavailable, "cut short"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n" + b"x" * 50, TrackerUnavailable, "cut short"),
         (
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n" + b"x" * 5000,
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1388\r\n" + b"x" * 5000,
             InvalidTrackerAnswer,
-            "1000 bytes",
+            "1000 b",
         ),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 5000, InvalidTrackerAnswer, "1000 bytes"),
         (b"HTTP/1.1 200 OK\r\n\r\n\xff\xfe", InvalidTrackerAnswer, "as JSON"),
@@ -291,7 +300,7 @@ def test_a_port_where_nobody_listens_is_unavailable() -> None:
     """A refused connection is an error of the tracker's, not the operating system's."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    refused(HttpTracker(f"http://127.0.0.1:{port}"), TrackerUnavailable, "ConnectionRefusedError")
+    refused(HttpTracker(f"http://127.0.0.1:{port}"), TrackerUnavailable, "ConnectError: .*Connection refused")
 
 
 @pytest.mark.parametrize(
@@ -315,7 +324,7 @@ def test_a_port_where_nobody_listens_is_unavailable() -> None:
 )
 def test_settings_that_cannot_be_meant_are_refused(url: str, arguments: dict[str, float | str]) -> None:
     """Before anything is connected."""
-    with pytest.raises(InvalidSetting, match="Expected"):
+    with pytest.raises(InvalidSetting, match="must be"):
         HttpTracker(url, **arguments)  # type: ignore[arg-type]
 
 

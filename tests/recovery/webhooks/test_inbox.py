@@ -13,14 +13,14 @@ import pytest
 from durable_agents import ManualClock, SqliteStore, TaskManager, open_store
 from durable_agents.errors import DatabaseReadOnly
 from durable_agents.store.rows import Audit, DeliveryStatus, StoredDelivery
-from durable_agents.webhooks.inbox import ATTEMPTS_MAX, INBOX_CRASH_POINTS, KEPT_S, Inbox, InboxStatistics
+from durable_agents.webhooks.inbox import ATTEMPTS_MAX, KEPT_S, Inbox, InboxPoint, InboxStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from durable_agents.store import Transaction
-    from durable_agents.webhooks.inbox import Change
+    from durable_agents.webhooks.inbox import DeliveryChange
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def delivery(number: int, source: str = "tracker") -> StoredDelivery:
     return StoredDelivery(0, source, f"id:{number}", f"msg_{number}", "", f'{{"n": {number}}}', 1_000_000 * number)
 
 
-def write_audit(handled: StoredDelivery) -> Change:
+def write_audit(handled: StoredDelivery) -> DeliveryChange:
     """Handle a delivery: leave a trace in the database."""
     return lambda transaction: transaction.insert_audit(Audit("t", "handled", None, None, handled.delivery_id, 1))
 
@@ -84,7 +84,7 @@ def test_many_processes_worth_of_rounds_handle_each_once(store: SqliteStore) -> 
 def test_a_handler_that_raises_changes_nothing_and_is_tried_again(store: SqliteStore, *, is_late: bool) -> None:
     """What it had written is undone; the others are handled; after the last attempt it is put aside with the reason."""
 
-    def handle(handled: StoredDelivery) -> Change:
+    def handle(handled: StoredDelivery) -> DeliveryChange:
         def change(transaction: Transaction) -> None:
             write_audit(handled)(transaction)
             if handled.delivery_id == "msg_2" and is_late:
@@ -120,7 +120,7 @@ def test_what_was_handled_long_ago_is_forgotten(store: SqliteStore) -> None:
     assert store.deliveries(DeliveryStatus.HANDLED) == 0
 
 
-@pytest.mark.parametrize("point", INBOX_CRASH_POINTS)
+@pytest.mark.parametrize("point", InboxPoint)
 def test_a_kill_anywhere_loses_nothing_and_doubles_nothing(store: SqliteStore, tmp_path: Path, point: str) -> None:
     """The process dies at each crash point; sent again and handled again, each delivery has one trace."""
     path = tmp_path / "inbox.db"
@@ -148,7 +148,7 @@ def _die_at(point: str, path: str) -> None:
 def test_an_inbox_that_cannot_be_written_says_so(store: SqliteStore) -> None:
     """What meets every delivery is raised, not counted as a delivery's own fault."""
 
-    def refuse(_: StoredDelivery) -> Change:
+    def refuse(_: StoredDelivery) -> DeliveryChange:
         message = "the disk is gone"
         raise DatabaseReadOnly(message)
 
