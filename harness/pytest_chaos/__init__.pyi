@@ -2,61 +2,25 @@
 
 from .errors import ChaosError as ChaosError
 from .evidence import dump_failure_evidence as dump_failure_evidence
+from .faults.hold_lock import hold_lock as hold_lock
+from .faults.kill import kill as kill
+from .faults.pause import pause as pause
+from .faults.pause import resume as resume
+from .faults.restart import restart as restart
+from .faults.terminate import terminate as terminate
+from .faults.toxics import deliver as deliver
 from .model.history import History as History
-from .model.plan import (
-    after_mark as after_mark,
-)
-from .model.plan import (
-    at_delivery as at_delivery,
-)
-from .model.plan import (
-    at_moment as at_moment,
-)
-from .model.plan import (
-    at_point as at_point,
-)
-from .model.plan import (
-    deliver as deliver,
-)
-from .model.plan import (
-    hold_lock as hold_lock,
-)
-from .model.plan import (
-    kill as kill,
-)
-from .model.plan import (
-    pause as pause,
-)
-from .model.plan import (
-    restart as restart,
-)
-from .model.plan import (
-    resume as resume,
-)
-from .model.plan import (
-    terminate as terminate,
-)
-from .model.values import (
-    Fault as Fault,
-)
-from .model.values import (
-    Finding as Finding,
-)
-from .model.values import (
-    Mark as Mark,
-)
-from .model.values import (
-    Plan as Plan,
-)
-from .model.values import (
-    Receipt as Receipt,
-)
-from .model.values import (
-    RunRecord as RunRecord,
-)
-from .model.values import (
-    Verdict as Verdict,
-)
+from .model.plan import after_mark as after_mark
+from .model.plan import at_delivery as at_delivery
+from .model.plan import at_moment as at_moment
+from .model.plan import at_point as at_point
+from .model.values import Fault as Fault
+from .model.values import Finding as Finding
+from .model.values import Mark as Mark
+from .model.values import Plan as Plan
+from .model.values import Receipt as Receipt
+from .model.values import RunRecord as RunRecord
+from .model.values import Verdict as Verdict
 from .runtime.agent import Agent as Agent
 from .runtime.marks import Marks as Marks
 from .runtime.run import Run as Run

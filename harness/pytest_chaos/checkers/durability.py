@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_chaos.model.history import History
 
 
-class Item(msgspec.Struct, frozen=True):
+class FoundItem(msgspec.Struct, frozen=True):
     """Something that was found afterwards: whether it is whole, and if not, what is wrong with it."""
 
     key: Key
@@ -71,7 +71,7 @@ def found_once(found: Iterable[Key], what: str = "items") -> tuple[Finding, ...]
     return (Finding(signature="durability:duplicated", text=text),)
 
 
-def whole(items: Iterable[Item], what: str = "items") -> tuple[Finding, ...]:
+def whole(items: Iterable[FoundItem], what: str = "items") -> tuple[Finding, ...]:
     """Find what is only half there, acknowledged or not: ``durability:half-there``."""
     halves = [item for item in items if not item.whole]
     if not halves:

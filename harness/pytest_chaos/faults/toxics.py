@@ -1,116 +1,236 @@
-"""Lost, doubled, late, cut and forged-looking deliveries: what befalls HTTP calls between any client and any server.
+"""Toxics: what a fault proxy does to the deliveries that a plan names.
 
-The courier carries the calls and does it to them (``pytest_chaos.faults.proxy``); here is what the
-run knows of it. The evidence is the courier's own note, written when the fate was complete: a
-reordered delivery that nobody overtook, or a cut connection whose sender had gone already, has
-none.
+A toxic is a kind of fault like any other, except that the process of the proxy carries it out
+(``apply``). The evidence is the proxy's own note, written once the toxic had its effect: a
+reordered delivery that no other overtook, or a truncated body that was empty, has none.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
-
-import msgspec
+import abc
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pytest_chaos.errors import UsageError
-from pytest_chaos.model.plan import FATES
-from pytest_chaos.model.values import AtDelivery
+from pytest_chaos.faults.kind import FaultKind, Parameter
+from pytest_chaos.faults.registry import REGISTRY
+from pytest_chaos.model.plan import at_delivery, fault_problems
+from pytest_chaos.model.values import AtDelivery, Fault
 from pytest_chaos.runtime.child import FAULT_NOTE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_chaos.faults.firing import Firing
-    from pytest_chaos.model.values import Fault, Json
-    from pytest_chaos.runtime.agent import Agent
+    from pytest_chaos.faults.kind import Firing
+    from pytest_chaos.faults.messages import HttpResponse
+    from pytest_chaos.faults.proxy_server import PassingDelivery
+    from pytest_chaos.model.seed import Stream
+    from pytest_chaos.model.values import Json
 
-_HERE: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-DELIVERY_NOTE: Final = "delivery"
-"""Operation of the note that the courier writes of each delivery, when it is done with it; its key is the number."""
-READY_NOTE: Final = "courier-ready"
-"""Operation of the courier's first note; its value is the port on which it takes deliveries."""
+_SUFFIX: Final = "-delivery"
 
 
-def check_upstream(upstream: str) -> None:
-    """Raise UsageError unless this is the address of a server on loopback, or empty."""
-    parts = urlsplit(upstream)
-    if upstream and (parts.scheme != "http" or parts.hostname not in _HERE or parts.path not in {"", "/"}):
-        msg = f"a courier carries to a server on loopback, such as http://127.0.0.1:8000, and this is {upstream!r}"
-        raise UsageError(msg)
+def deliver(proxy: str, toxic: str, when: AtDelivery, **parameters: Json) -> Fault:
+    """Plan a toxic for deliveries of the proxy of this name.
 
+    ``lose``: it is never carried, and its sender is told ``status`` as if it had been; with None
+    the connection is closed without an answer. ``delay``: it is carried ``delay_s`` seconds later.
+    ``duplicate``: it is carried ``copies`` times, one after the other or ``at_once``; the sender
+    gets the first answer. ``reorder``: ``behind`` later deliveries are carried before it, which are
+    waited for at most ``hold_s`` seconds; meanwhile its sender waits for the answer, or was told
+    ``status`` at once. ``truncate``: only its first ``bytes_kept`` bytes of body arrive (half
+    unless given), under a header that promises all. ``refuse``: its sender is told ``status``,
+    though it may have been ``carried``. ``stall``: its sender gets no answer for ``hold_s``
+    seconds. ``cut``: the connection is reset, before or after it was ``carried``.
 
-def planned(faults: Sequence[Fault], courier: str) -> list[Json]:
-    """Return what the courier of this name has to know of the plan."""
-    return [
-        {
-            "fault": place,
-            "kind": fault.kind,
-            "number": fault.when.number,
-            "count": fault.when.count,
-            "path": fault.when.path,
-            "parameters": {**FATES[fault.kind], **fault.parameters},
-        }
-        for place, fault in enumerate(faults)
-        if fault.agent == courier and isinstance(fault.when, AtDelivery)
-    ]
+    >>> deliver("proxy", "lose", at_delivery(3), status=None).parameters
+    {'status': None}
 
-
-class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """One delivery, as the courier saw it.
-
-    ``fate`` is ``carried``, the kind of fault that struck it, or ``unreachable`` where no server
-    took it. ``status`` is what its sender was told, None if nothing; ``arrivals`` how often the
-    server answered a copy of it.
+    Raises UsageError for an unknown toxic, or a parameter that it does not have.
     """
+    kind = f"{toxic}{_SUFFIX}"
+    if kind not in REGISTRY:
+        names = ", ".join(sorted(name.removesuffix(_SUFFIX) for name in REGISTRY if name.endswith(_SUFFIX)))
+        msg = f"a toxic must be one of {names}; got {toxic!r}"
+        raise UsageError(msg)
+    defaults = {name: parameter.default for name, parameter in REGISTRY[kind].parameters.items()}
+    fault = Fault(kind=kind, agent=proxy, when=when, parameters={**defaults, **parameters})
+    for problem in fault_problems(fault, REGISTRY[kind]):
+        raise UsageError(problem)
+    return fault
 
-    number: int
-    method: str
-    path: str
-    fate: str
-    status: int | None = None
-    arrivals: int = 0
-    body_bytes: int = 0
+
+def draw_deliveries(
+    proxy: str, stream: Stream, *, deliveries: int, share: float, toxics: Sequence[str] = ("lose", "duplicate")
+) -> tuple[Fault, ...]:
+    """Draw a toxic for each of the first ``deliveries`` with the probability ``share``, all ``toxics`` alike likely.
+
+    At least one is drawn: a plan of no faults proves nothing. Raises UsageError.
+    """
+    if deliveries < 1 or not 0 <= share <= 1 or not toxics:
+        msg = (
+            "toxics must be drawn for 1 delivery or more, with a share from 0 to 1 and at least one toxic; "
+            f"got {deliveries} deliveries, share {share} and toxics {toxics!r}"
+        )
+        raise UsageError(msg)
+    struck = [number for number in range(1, deliveries + 1) if stream.random() < share]
+    struck = struck or [1 + int(stream.random() * deliveries)]
+    return tuple(deliver(proxy, toxics[int(stream.random() * len(toxics))], at_delivery(number)) for number in struck)
 
 
-class Fate:
-    """One of the fates of ``pytest_chaos.model.plan.FATES``."""
+class Toxic(FaultKind):
+    """A kind of fault that strikes deliveries. Its name ends in ``-delivery``."""
 
+    takes = frozenset({AtDelivery})
+    advice = "A toxic strikes deliveries: give at_delivery(...)."
     needs_life = False
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-
     def fire(self, firing: Firing) -> None:
-        """Do nothing: the courier has it from its plan, and does it when the delivery comes."""
+        """Do nothing: the proxy has its part of the plan, and carries it out when the delivery comes."""
 
     def evidence(self, firing: Firing) -> str | None:
-        """See that the courier did it."""
+        """See that the proxy did it."""
         for mark in firing.agent.marks:
             if mark.operation == FAULT_NOTE and mark.key == firing.place and isinstance(mark.value, dict):
                 return str(mark.value.get("at", "")) or None
         return None
 
+    @abc.abstractmethod
+    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
+        """Do it to a delivery, in the process of the proxy, and return what its sender is told.
 
-class Courier:
-    """The test's side of a courier: where to send to, and what became of each delivery."""
+        Call ``passing.fired`` once it had its effect; that is the receipt.
+        """
 
-    def __init__(self, agent: Agent, port: int) -> None:
-        self.agent = agent
-        self.port = port
 
-    @property
-    def url(self) -> str:
-        """The address that takes the place of the server's: ``http://127.0.0.1:PORT``, without a slash at its end."""
-        return f"http://127.0.0.1:{self.port}"
+class Lose(Toxic):
+    """It is never carried."""
 
-    @property
-    def deliveries(self) -> tuple[Delivery, ...]:
-        """What became of the deliveries that the courier is done with, by their numbers."""
-        notes = [mark for mark in self.agent.marks if mark.operation == DELIVERY_NOTE]
-        return tuple(sorted((msgspec.convert(mark.value, Delivery) for mark in notes), key=lambda each: each.number))
+    kind = "lose-delivery"
+    parameters: ClassVar = {"status": Parameter(int, 200, 599, default=202, may_be_none=True)}
 
-    def wait_for_deliveries(self, count: int, *, timeout_s: float = 10.0) -> tuple[Delivery, ...]:
-        """Wait until the courier is done with ``count`` deliveries and return them all. Raises WaitExpired."""
-        self.agent.wait_for(DELIVERY_NOTE, kind="note", count=count, timeout_s=timeout_s)
-        return self.deliveries
+    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
+        """Answer in the server's place, or hang up."""
+        status = parameters["status"]
+        told = "told nothing" if status is None else f"told {status}"
+        passing.fired(f"was not carried; its sender was {told}")
+        return passing.hang_up() if status is None else passing.answer(status)
+
+
+class Delay(Toxic):
+    """It is carried later."""
+
+    kind = "delay-delivery"
+    parameters: ClassVar = {"delay_s": Parameter(float, 0, 3600, default=0.2)}
+
+    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
+        """Wait, then carry it."""
+        delay_s = parameters["delay_s"]
+        await passing.sleep(delay_s)
+        answer = await passing.carry()
+        passing.fired(f"was carried {delay_s:g} s late")
+        return answer
+
+
+class Duplicate(Toxic):
+    """It is carried several times."""
+
+    kind = "duplicate-delivery"
+    parameters: ClassVar = {"copies": Parameter(int, 2, 100, default=2), "at_once": Parameter(bool, default=False)}
+
+    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
+        """Carry all copies and return the first answer."""
+        copies = parameters["copies"]
+        if parameters["at_once"]:
+            answers = await passing.carry_at_once(copies)
+        else:
+            answers = [await passing.carry() for _ in range(copies)]
+        statuses = ", ".join(str(answer.status) for answer in answers)
+        passing.fired(f"was carried {copies} times and answered {statuses}")
+        return answers[0]
+
+
+class Reorder(Toxic):
+    """Later deliveries are carried before it."""
+
+    kind = "reorder-delivery"
+    parameters: ClassVar = {
+        "behind": Parameter(int, 1, 10_000, default=1),
+        "hold_s": Parameter(float, 0, 3600, default=5.0),
+        "status": Parameter(int, 200, 599, default=None, may_be_none=True),
+    }
+
+    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
+        """Carry it behind the others, while its sender waits or after it was told a status."""
+        carrying = self._carry_behind(passing, parameters["behind"], parameters["hold_s"])
+        status = parameters["status"]
+        return await carrying if status is None else passing.answer_before(carrying, status)
+
+    async def _carry_behind(self, passing: PassingDelivery, behind: int, hold_s: float) -> HttpResponse:
+        overtaken = await passing.wait_until_overtaken(behind, hold_s)
+        answer = await passing.carry()
+        if overtaken:
+            passing.fired(f"was carried after {behind} later one(s)")
+        return answer
+
+
+class Truncate(Toxic):
+    """Only the first part of its body arrives."""
+
+    kind = "truncate-delivery"
+    parameters: ClassVar = {"bytes_kept": Parameter(int, default=None, may_be_none=True)}
+
+    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
+        """Carry the part, then hang up on both sides; a body that is not longer is carried whole."""
+        size, kept = len(passing.request.body), parameters["bytes_kept"]
+        kept = size // 2 if kept is None else min(kept, size)
+        if kept == size:
+            return await passing.carry()
+        await passing.carry_part(kept)
+        passing.fired(f"arrived with {kept} of {size} bytes of its body")
+        return passing.hang_up()
+
+
+_CARRIED: Final = Parameter(bool, default=False)
+
+
+class Refuse(Toxic):
+    """Its sender is told an error, though it may have been carried."""
+
+    kind = "refuse-delivery"
+    parameters: ClassVar = {"status": Parameter(int, 200, 599, default=502), "carried": _CARRIED}
+
+    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
+        """Answer with the error."""
+        status = parameters["status"]
+        passing.fired(f"{await _carry_if(passing, **parameters)}; its sender was told {status}")
+        return passing.answer(status, "refused on its way by the fault proxy\n")
+
+
+class Stall(Toxic):
+    """Its sender gets no answer for a while, and then none at all."""
+
+    kind = "stall-delivery"
+    parameters: ClassVar = {"carried": _CARRIED, "hold_s": Parameter(float, 0, 3600, default=60.0)}
+
+    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
+        """Keep the sender waiting, then hang up."""
+        passing.fired(f"{await _carry_if(passing, **parameters)}; its sender gets no answer")
+        passing.note(None)
+        await passing.sleep(parameters["hold_s"])
+        return passing.hang_up()
+
+
+class Cut(Toxic):
+    """Its sender's connection is reset."""
+
+    kind = "cut-delivery"
+    parameters: ClassVar = {"carried": _CARRIED}
+
+    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
+        """Reset the connection."""
+        passing.fired(f"{await _carry_if(passing, **parameters)}; its sender's connection was reset")
+        return passing.hang_up(reset=True)
+
+
+async def _carry_if(passing: PassingDelivery, *, carried: bool, **_: Any) -> str:
+    return f"was carried and answered {(await passing.carry()).status}" if carried else "was not carried"

@@ -73,7 +73,7 @@ class Tally(msgspec.Struct, frozen=True):
         return self.distinct - len(self.values)
 
 
-class Range(msgspec.Struct, frozen=True):
+class ValueRange(msgspec.Struct, frozen=True):
     """What a number did over the runs."""
 
     low: float
@@ -81,7 +81,7 @@ class Range(msgspec.Struct, frozen=True):
     high: float
 
     @classmethod
-    def of(cls, numbers: Iterable[float]) -> Range:
+    def of(cls, numbers: Iterable[float]) -> ValueRange:
         """Order the numbers; there must be one at least."""
         ordered = sorted(numbers)
         return cls(ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1])
@@ -150,7 +150,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     runs: int
     total: float
-    range: Range
+    range: ValueRange
 
 
 class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -382,7 +382,7 @@ def _measures(runs: Iterable[RunRecord]) -> tuple[Measure, ...]:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 groups.setdefault(name, []).append(value)
     return tuple(
-        Measure(name=name, runs=len(values), total=sum(values), range=Range.of(values))
+        Measure(name=name, runs=len(values), total=sum(values), range=ValueRange.of(values))
         for name, values in groups.items()
     )
 

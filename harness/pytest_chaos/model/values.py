@@ -106,7 +106,7 @@ class AtMoment(msgspec.Struct, frozen=True, kw_only=True, tag="at_moment", tag_f
 
 
 class AtDelivery(msgspec.Struct, frozen=True, kw_only=True, tag="at_delivery", tag_field="when"):
-    """At the ``number``-th delivery (from 1) that a courier is given, and those after it, ``count`` in all.
+    """At the ``number``-th delivery (from 1) that a fault proxy is given, and those after it, ``count`` in all.
 
     With None for ``count``, all after it. With a ``path``, requests whose path begins so are
     counted, and no others.

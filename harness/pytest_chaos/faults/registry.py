@@ -1,0 +1,60 @@
+"""The kinds of faults that are installed, by name: entry points of the group ``pytest_chaos.faults``.
+
+Ours are found like anybody's. A kind is imported when a plan names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Final
+
+from pytest_chaos.errors import UsageError
+from pytest_chaos.faults.kind import FaultKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GROUP: Final = "pytest_chaos.faults"
+
+
+class Registry(Mapping[str, FaultKind]):
+    """A mapping from the name of a kind to the kind; its names are known without an import."""
+
+    @cached_property
+    def _entries(self) -> dict[str, EntryPoint]:
+        entries = {entry.name: entry for entry in entry_points(group=GROUP)}
+        if "kill" not in entries:
+            msg = "pytest-chaos must be installed with its entry points; got none of its faults. Install it again"
+            raise UsageError(msg)
+        return entries
+
+    def __getitem__(self, kind: str) -> FaultKind:
+        """Return the kind. Raises KeyError for an unknown one, UsageError for one that cannot be loaded."""
+        return _load(self._entries[kind])
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        """Return how many kinds are installed."""
+        return len(self._entries)
+
+
+@cache
+def _load(entry: EntryPoint) -> FaultKind:
+    try:
+        kind = entry.load()()
+    except Exception as error:
+        msg = f"the fault {entry.name} must be importable; got {type(error).__name__}: {error}. Mend {entry.value}"
+        raise UsageError(msg) from error
+    if not isinstance(kind, FaultKind) or kind.kind != entry.name:
+        msg = f"the fault {entry.name} must be a FaultKind of that kind; got {kind!r}. Mend {entry.value}"
+        raise UsageError(msg)
+    return kind
+
+
+REGISTRY: Final = Registry()
+"""Every fault that a plan can name."""
