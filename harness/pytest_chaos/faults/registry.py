@@ -34,6 +34,10 @@ class Registry(Mapping[str, FaultKind]):
         """Return the kind. Raises KeyError for an unknown one, UsageError for one that cannot be loaded."""
         return _load(self._entries[kind])
 
+    def __contains__(self, kind: object) -> bool:
+        """Return whether a kind of this name is installed, without loading it."""
+        return kind in self._entries
+
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names."""
         return iter(self._entries)

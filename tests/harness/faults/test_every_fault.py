@@ -1,7 +1,7 @@
 """Every kind of fault at every kind of time: it fires at a real agent, with a receipt, or the plan is refused.
 
-The table is made from the registry, so a new kind is in it at once. A kind with required parameters
-has its row in ``PARAMETERS``.
+The table is made from the registry, so a new kind is in it at once. A required parameter gets its
+lower bound, a path the name of a database.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from pytest_chaos import after_mark, at_point, hold_lock, kill, pause, restart, resume
 from pytest_chaos.errors import UsageError
+from pytest_chaos.faults.kind import REQUIRED
 from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, Fault, MarkKind, Now, Verdict
 
@@ -34,8 +35,8 @@ TIMES: Final[tuple[When, ...]] = (
     AtMoment(delay_s=0.02, after=STEPS),
     AtDelivery(number=1),
 )
+DATABASE: Final = "held.db"
 PARAMETERS: Final[dict[str, dict[str, Any]]] = {
-    "hold-lock": {"database": "held.db", "duration_s": 0.05},
     "reorder-delivery": {"status": 202},
     "stall-delivery": {"hold_s": 0.05},
 }
@@ -45,12 +46,19 @@ BEFORE: Final = {"resume": pause("writer", STEPS)}
 
 def database(run: Run) -> Path:
     """Make a database in the run's folder."""
-    path = run.directory / "held.db"
+    path = run.directory / DATABASE
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("CREATE TABLE rows (number INTEGER)")
     connection.close()
     return path
+
+
+def parameters_of(kind: str) -> dict[str, Any]:
+    """Return a value for each required parameter, and those of the table."""
+    required = {name: each for name, each in REGISTRY[kind].parameters.items() if each.default is REQUIRED}
+    values = {name: DATABASE if each.type is str else each.type(each.low) for name, each in required.items()}
+    return values | PARAMETERS.get(kind, {})
 
 
 def work(run: Run, when: When) -> None:
@@ -74,7 +82,7 @@ def work(run: Run, when: When) -> None:
 def test_it_fires_with_a_receipt_or_is_refused(run: Run, kind: str, when: When) -> None:
     """What validation lets pass happens; what cannot happen is refused, with the times that can."""
     database(run)
-    fault = Fault(kind=kind, agent="writer", when=when, parameters=PARAMETERS.get(kind, {}))
+    fault = Fault(kind=kind, agent="writer", when=when, parameters=parameters_of(kind))
     faults = [*([BEFORE[kind]] if kind in BEFORE else []), fault]
     if type(when) not in REGISTRY[kind].takes:
         with pytest.raises(UsageError, match=rf"the time of {kind} must be .*\); got .*\)\. [A-Z].*\.$"):
@@ -154,7 +162,7 @@ def test_another_fault_waits_while_the_agent_stands_at_a_point(run: Run) -> None
     """A kill that is due meanwhile comes after the lock is held: both have a receipt."""
     database(run)
     run.plan(
-        hold_lock("writer", after_mark("step", count=2), database="held.db", duration_s=0.05),
+        hold_lock("writer", after_mark("step", count=2), database=DATABASE, duration_s=0.05),
         kill("writer", at_point("targets.step.between", occurrence=3)),
     )
     run.spawn(targets.count_up, name="writer")
