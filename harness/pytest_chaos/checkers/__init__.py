@@ -5,7 +5,7 @@ in the world afterwards: keys in a database, numbers of checkpoints, effects cou
 It does no I/O, so an evidence pack can be judged again years later. It returns findings; none means
 that the invariant held *as far as the history shows*. Keys are plain (``str | int``).
 
-    durability     what was acknowledged is there, what is there was intended, whole and without gaps
+    durability     nothing acknowledged is lost, nothing is invented, nothing is half there
     exactly_once   an effect happens once, however often its agent dies
     ownership      one holder at a time; fencing tokens rise; a stale token writes nothing
     liveness       after the faults are gone, things move again, in time
@@ -42,7 +42,7 @@ _CHARACTERS_MAX: Final = 80
 
 
 def listed(values: Collection[object]) -> str:
-    """Return ``1, 'two', 3``, and for more than ten values ``..., 10 and 32 more``; long entries are cut."""
+    """Return ``1, 'two', 3``; after ten values ``..., 10 and 32 more``; long ones are cut."""
     shown = [_short(value) for value in itertools.islice(values, LISTED_MAX)]
     more = len(values) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
@@ -63,7 +63,7 @@ def findings_of(
 
 
 def undecided_if_torn(history: History, findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return findings about a missing intent; with torn lines in the history it may be one of them: undecided."""
+    """Return findings about a missing intent; undecided with torn lines, which may have been it."""
     if not history.torn:
         return tuple(findings)
     torn = f"but {len(history.torn)} lines of the mark file cannot be read and may have said so"
@@ -105,7 +105,7 @@ def run_checkers(checkers: Iterable[Checker], history: History) -> tuple[Finding
 
 
 def checker_name(checker: Callable[..., object]) -> str:
-    """Return the name under which a checker's findings are listed: ``durability.acknowledged_present``."""
+    """Return the name that findings give their checker: ``durability.acknowledged_present``."""
     inner: object = checker
     while isinstance(inner, partial):
         inner = inner.func

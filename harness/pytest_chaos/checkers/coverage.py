@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_chaos.model.history import History
 
 REACHED = "reached"
-"""The operation of a note with which an agent says that it was somewhere; the note's key names the place."""
+"""Operation of the note that an agent reached a place; the note's key names the place."""
 
 
 def all_reached(expected: Collection[str], reached: Iterable[str], what: str = "points") -> tuple[Finding, ...]:
@@ -55,7 +55,7 @@ def sometimes(runs: Iterable[Mapping[str, bool]]) -> tuple[Finding, ...]:
 
 
 def places_reached(histories: Iterable[History]) -> frozenset[str]:
-    """Return the places that the agents of these runs said they reached: the keys of their ``reached`` notes."""
+    """Return the places that agents of these runs reached: the keys of their ``reached`` notes."""
     return frozenset(
         str(mark.key)
         for history in histories

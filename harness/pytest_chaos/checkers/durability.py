@@ -69,7 +69,7 @@ def whole(items: Iterable[FoundItem], what: str = "items") -> tuple[Finding, ...
 
 
 def contiguous(numbers: Collection[int], start: int = 1, what: str = "numbers") -> tuple[Finding, ...]:
-    """Find gaps and repetitions in numbers, in any order, that should run from ``start`` without either.
+    """Find gaps and repetitions in numbers that should run from ``start`` without either.
 
     Signatures ``durability:number-missing``, ``durability:number-repeated`` and
     ``durability:number-before-start``. Memory and time depend on how many numbers there are, not on

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def effects_once(history: History, operation: str, effects: Iterable[Key]) -> tuple[Finding, ...]:
-    """Judge the effects of an operation: an entry of ``effects`` for each time it was seen in the world.
+    """Judge the effects of an operation: one entry of ``effects`` for each that was seen.
 
     ``exactly-once:repeated`` for a key with more than one effect,
     ``exactly-once:acknowledged-without-effect`` for an acknowledged key with none,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def progress_after(
     history: History, operation: str, *, healed: int, count: int = 1, agent: str | None = None
 ) -> tuple[Finding, ...]:
-    """Find that fewer than ``count`` acks of ``operation`` follow the heal: ``liveness:no-progress``.
+    """Find that fewer than ``count`` acks follow the heal: ``liveness:no-progress``.
 
     ``healed`` is the number of marks that had been written when the last fault was healed (a
     receipt's ``order``).
@@ -55,7 +55,7 @@ def progress_within(name: str, *, observed_s: float | None, bound_s: float) -> t
 
 
 def steady_state_regained(before: Mapping[str, object], after: Mapping[str, object]) -> tuple[Finding, ...]:
-    """Find observations that differ from those before the faults: ``liveness:steady-state-not-regained``.
+    """Find observations that changed: ``liveness:steady-state-not-regained``.
 
     Each is a set of named observations (Chaos Toolkit's steady state hypothesis, seen before and
     after). An observation made only after the faults is no finding.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """One stretch of ownership: from its grant to its release or expiry; ``end`` is ``None`` while it is still held."""
+    """Ownership from grant to release or expiry; ``end`` is ``None`` while it is held."""
 
     resource: Key
     holder: str
@@ -37,7 +37,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Write(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt to write under a token; ``at`` is when the store decided, ``accepted`` what it decided."""
+    """An attempt to write under a token; the store decided at ``at`` whether it is ``accepted``."""
 
     resource: Key
     token: int
@@ -57,7 +57,7 @@ def one_holder(grants: Iterable[Grant]) -> tuple[Finding, ...]:
 
 
 def tokens_rise(grants: Iterable[Grant]) -> tuple[Finding, ...]:
-    """Find grants whose fencing token is not above that of the grant before: ``ownership:token-not-rising``."""
+    """Find grants whose token is not above the one before: ``ownership:token-not-rising``."""
     wrong = [
         Bare(f"{after.resource!r} {before.token} then {after.token}")
         for held in _by_resource(grants).values()
@@ -103,7 +103,7 @@ def _by_resource(grants: Iterable[Grant]) -> Mapping[Key, list[Grant]]:
 
 
 def _overlaps(held: list[Grant]) -> Iterable[tuple[Grant, Grant]]:
-    """Yield each grant that begins before everything before it has ended, with the one that lasts longest."""
+    """Yield each grant that overlaps earlier ones, with the earlier one that ends last."""
     longest: Grant | None = None
     for grant in held:
         if longest is not None and (longest.end is None or grant.start < longest.end):

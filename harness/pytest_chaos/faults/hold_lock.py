@@ -24,7 +24,7 @@ OPERATION: Final = "write-lock"
 _TARGET: Final = "pytest_chaos.faults.hold_lock:hold_write_lock"
 _WAIT_S: Final = 30.0
 _WAIT_WHILE_HELD_S: Final = 2.0
-"""An agent that stands at a point may hold the lock itself, and would not release it before we give up."""
+"""Shorter: an agent that stands at a point may hold the lock itself, and cannot release it."""
 
 
 def hold_lock(agent: str, when: When | None = None, *, database: str, duration_s: float) -> Fault:
@@ -69,7 +69,7 @@ class HoldLock(FaultKind):
 
 
 def hold_write_lock(marks: Marks, database: str, duration_s: float, wait_s: float) -> None:
-    """Take a database's write lock, see that nobody else gets it, keep it for ``duration_s`` seconds, let go."""
+    """Take a database's write lock, check that no other connection gets it, keep it, release it."""
     with contextlib.closing(sqlite3.connect(database, timeout=wait_s, isolation_level=None)) as connection:
         marks.intent(OPERATION)
         connection.execute("BEGIN IMMEDIATE")

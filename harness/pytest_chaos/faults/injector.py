@@ -53,7 +53,7 @@ class _Pending:
         return isinstance(self.fault.when, AtDelivery)
 
     def is_fired_by(self, agent: Agent) -> bool:
-        """Whether the agent itself comes to a stop at the planned time; only a Python agent of ours can."""
+        """Whether the agent itself stops at the planned time; only a Python agent can."""
         return agent.fires_from_within and isinstance(self.fault.when, AtPoint | AfterMark | AtDelivery)
 
 
@@ -86,7 +86,7 @@ class Injector:
         self._pending = [_Pending(place, fault) for place, fault in enumerate(faults)]
 
     def triggers(self, name: str) -> list[Trigger]:
-        """Return the times at which a Python agent of this name has to stop, and by which signal."""
+        """Return when a Python agent of this name has to stop, and by which signal."""
         return [
             _trigger(pending, pending.fault.when)
             for pending in self._pending
@@ -162,7 +162,7 @@ class Injector:
         return self._start(pending, agent, held_pid=note.pid) if stands else None
 
     def _holds(self, agent: Agent) -> bool:
-        """Whether the agent stands at a point for a fault: any other fault waits until it goes on."""
+        """Whether the agent stands at a point for a fault: other faults wait until it goes on."""
         firings = (pending.firing for pending in self._pending if not pending.done)
         return any(firing is not None and firing.held_pid != 0 and firing.agent is agent for firing in firings)
 
@@ -239,7 +239,7 @@ def _is_due(pending: _Pending, agent: Agent, now_s: float) -> bool:
 
 
 def _fault_note(agent: Agent, place: int) -> Mark | None:
-    """Return the note with which the agent said that it came to the time of the fault at this place."""
+    """Return the agent's note that it came to the time of the fault at this place."""
     if agent.mark_seen_s(_ANY_FAULT_NOTE) is None:  # asked at every pump, and marks may be many
         return None
     notes = (mark for mark in agent.marks if mark.operation == FAULT_NOTE and mark.key == place)

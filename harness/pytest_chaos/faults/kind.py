@@ -72,7 +72,7 @@ class FaultContext(Protocol):
 
     @property
     def directory(self) -> Path:
-        """The folder of the run. Paths in a plan are relative to it, so that a plan is the same in every run."""
+        """The folder of the run, to which paths in a plan are relative."""
         ...
 
     def start_again(self, agent: Agent) -> Agent:
@@ -117,7 +117,7 @@ class FaultKind(abc.ABC):
     needs_life: ClassVar[bool] = True
     """Whether it cannot hit an agent that has ended."""
     signal_inside: ClassVar[signal.Signals | None] = None
-    """The signal that *is* this fault, which a Python agent sends itself at a point or after a mark.
+    """The signal that *is* this fault, sent by a Python agent to itself at a point or mark.
 
     With ``None`` the agent stops there instead, ``fire`` is called, and the agent goes on as soon
     as ``evidence`` was seen.
@@ -148,5 +148,5 @@ class FaultKind(abc.ABC):
         """Say how it was seen to have happened, or ``None`` as long as it was not."""
 
     def follow_up(self, firing: Firing) -> tuple[float, str] | None:  # noqa: ARG002 - a slot with nothing in it
-        """Return after how many seconds, and by which kind of fault, this one is ended; ``None`` if by nothing."""
+        """Return after how many seconds which kind of fault ends this one, if any."""
         return None

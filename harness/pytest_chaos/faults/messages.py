@@ -1,4 +1,4 @@
-"""HTTP messages, read whole and passed on: from a sender, to a server, and back. Parsing and framing are h11's."""
+"""HTTP messages, read whole and passed on. Parsing and framing are h11's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BODY_BYTES_MAX: Final = 256 * 1024 * 1024
-"""A larger body of a request is refused with 413; a server that answers with a larger one is unreachable."""
+"""A larger request is refused with 413; a server with a larger answer is unreachable."""
 
 _READ_BYTES: Final = 1 << 16
 _ANSWER_TIMEOUT_S: Final = 300.0
@@ -83,7 +83,7 @@ async def take_request(
 async def tell(
     connection: h11.Connection, writer: asyncio.StreamWriter, answer: HttpResponse, *, method: bytes = b""
 ) -> None:
-    """Send an answer to the sender, unless it was answered already; ``method`` is that of its request."""
+    """Send an answer, unless the sender has one; ``method`` is that of its request."""
     if connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
         return
     has_body = method != b"HEAD" and answer.status not in _WITHOUT_BODY
@@ -159,7 +159,7 @@ async def _response(connection: h11.Connection, reader: asyncio.StreamReader) ->
 
 
 async def send_part(address: tuple[str, int, bytes], message: HttpRequest, kept: int) -> None:
-    """Send a request whose header promises the whole body, and only the first bytes of that; then hang up."""
+    """Send a header that promises the whole body, and only its first bytes; then hang up."""
     host, port, target = address
     try:
         reader, writer = await asyncio.open_connection(host, port)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def pause(agent: str, when: When | None = None, *, duration_s: float | None = None) -> Fault:
-    """Plan that the agent's process stands still for ``duration_s`` seconds; ``None`` means until it is resumed.
+    """Plan that the agent stands still for ``duration_s`` seconds, or until it is resumed.
 
     >>> pause("writer", duration_s=0.5).parameters
     {'duration_s': 0.5}
@@ -38,7 +38,7 @@ def resume(agent: str, when: When | None = None) -> Fault:
 
 
 class Pause(FaultKind):
-    """The process stands still with all that it holds, as in a long collection or on a suspended machine."""
+    """The process stands still with all that it holds, as on a suspended machine."""
 
     kind = "pause"
     parameters: ClassVar = {"duration_s": Parameter(float, default=None, may_be_none=True)}
@@ -70,7 +70,7 @@ class Resume(FaultKind):
     )
 
     def can_hit(self, agent: Agent) -> bool:
-        """Whether a pause was seen: SIGCONT would do nothing to a running process, or hide a pause from its receipt."""
+        """Whether a pause was seen. An earlier SIGCONT would do nothing, or end a pause unseen."""
         return agent.running and agent.is_paused
 
     def fire(self, firing: Firing) -> None:

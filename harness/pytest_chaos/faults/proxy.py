@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TARGET: Final = "pytest_chaos.faults.proxy_server:carry"
 DELIVERY_NOTE: Final = "delivery"
-"""Operation of the note that the proxy writes of each delivery, when it is done with it; its key is the number."""
+"""Operation of the proxy's note about a finished delivery; its key is the delivery's number."""
 READY_NOTE: Final = "proxy-ready"
 """Operation of the proxy's first note; its value is the port on which it takes deliveries."""
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -56,17 +56,17 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        """The address that takes the place of the server's: ``http://127.0.0.1:PORT``, without a slash at its end."""
+        """The address to use in place of the server's: ``http://127.0.0.1:PORT``."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def deliveries(self) -> tuple[Delivery, ...]:
-        """What became of the deliveries that the proxy is done with, by their numbers."""
+        """The finished deliveries, by their numbers."""
         notes = [mark for mark in self.agent.marks if mark.operation == DELIVERY_NOTE]
         return tuple(sorted((msgspec.convert(mark.value, Delivery) for mark in notes), key=lambda each: each.number))
 
     def wait_for_deliveries(self, count: int, *, timeout_s: float = 10.0) -> tuple[Delivery, ...]:
-        """Wait until the proxy is done with ``count`` deliveries and return them all. Raises WaitExpired."""
+        """Wait until ``count`` deliveries are finished and return them all. Raises WaitExpired."""
         self.agent.wait_for(DELIVERY_NOTE, kind="note", count=count, timeout_s=timeout_s)
         return self.deliveries
 
@@ -92,7 +92,7 @@ def arguments(upstream: str, port: int, faults: Sequence[Fault], name: str) -> d
 
 
 def _planned(place: int, fault: Fault, when: AtDelivery) -> dict[str, Json]:
-    """Return a toxic of the plan as its proxy reads it; the toxic's class is named, so that nothing is searched."""
+    """Return a toxic of the plan as its proxy reads it, with the name of its class."""
     from pytest_chaos.faults.registry import REGISTRY  # only where a toxic is planned
 
     kind = REGISTRY[fault.kind]

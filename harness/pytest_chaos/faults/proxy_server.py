@@ -1,4 +1,4 @@
-"""The fault proxy: a real HTTP proxy on loopback that carries requests, and applies a plan's toxics to some.
+"""The process of a fault proxy: it carries HTTP requests, and applies a plan's toxics to some.
 
 It runs as an agent of its own. A client sends to the proxy's address in place of the server's, or,
 unchanged, through ``http_proxy``: a request for a whole address is carried there, as long as that
@@ -64,7 +64,7 @@ class _HangUp(Exception):  # noqa: N818 - not an error
 
 
 def carry(marks: Marks, upstream: str, port: int, toxics: Sequence[Json]) -> None:
-    """Carry deliveries to ``upstream`` (``http://127.0.0.1:PORT``, or nothing) until the process is ended.
+    """Carry deliveries to ``upstream`` (``http://HOST:PORT``, or empty) until the process ends.
 
     ``port`` is where to take them, 0 for any; the first note says which it is.
     """
@@ -138,7 +138,7 @@ class _Proxy:
         return PassingDelivery(self, self._count, path, request)
 
     def address(self, request: HttpRequest) -> tuple[str, int, bytes]:
-        """Return host and port to carry a request to, and the target to ask for there. Raises Unreachable."""
+        """Return host and port for a request, and its target there. Raises Unreachable."""
         if b"://" in request.target and not request.target.startswith(b"/"):
             try:
                 whole = urlsplit(request.target.decode("latin-1"))
@@ -221,7 +221,7 @@ class PassingDelivery:
         await asyncio.sleep(delay_s)
 
     async def wait_until_overtaken(self, behind: int, hold_s: float) -> bool:
-        """Wait at most ``hold_s`` seconds until so many others were carried; return whether they were."""
+        """Wait at most ``hold_s`` seconds until ``behind`` others were carried; return whether."""
         async with self._proxy.carried:
             try:
                 reached = self._proxy.carried.wait_for(
@@ -257,7 +257,7 @@ class PassingDelivery:
         self._proxy.marks.note(FAULT_NOTE, self._planned.fault, {"kind": self._toxic.kind, "at": where})
 
     def note(self, status: int | None, *, outcome: str = "") -> None:
-        """Say what became of the delivery and what its sender was told; only the first call counts."""
+        """Note the outcome and what the sender was told; only the first call counts."""
         if self._is_noted:
             return
         self._is_noted = True

@@ -1,4 +1,4 @@
-"""The kinds of faults that are installed, by name: entry points of the group ``pytest_chaos.faults``.
+"""The installed kinds of faults by name: entry points of the group ``pytest_chaos.faults``.
 
 Ours are found like anybody's. A kind is imported when a plan names it.
 """
@@ -31,7 +31,7 @@ class Registry(Mapping[str, FaultKind]):
         return entries
 
     def __getitem__(self, kind: str) -> FaultKind:
-        """Return the kind. Raises KeyError for an unknown one, UsageError for one that cannot be loaded."""
+        """Return the kind. Raises KeyError for an unknown name, UsageError for a broken kind."""
         return _load(self._entries[kind])
 
     def __contains__(self, kind: object) -> bool:

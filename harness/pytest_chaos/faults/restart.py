@@ -1,4 +1,4 @@
-"""The fault ``restart``: the process is killed, if it still runs, and started again as it was started first."""
+"""The fault ``restart``: the process is killed, if it still runs, and started again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def restart(agent: str, when: When | None = None) -> Fault:
 
 
 class Restart(FaultKind):
-    """The process ends by SIGKILL, exactly at its point or mark, and its next incarnation starts."""
+    """The process ends by SIGKILL and its next incarnation starts."""
 
     kind = "restart"
     needs_life = False

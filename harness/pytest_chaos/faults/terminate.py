@@ -34,7 +34,7 @@ class Terminate(FaultKind):
         firing.agent.send_signal(signal.SIGTERM)
 
     def evidence(self, firing: Firing) -> str | None:
-        """See that it ended, or that the signal is no longer pending though the process handles or ignores it."""
+        """See that it ended, or that it handles or ignores the signal, which is not pending."""
         agent = firing.agent
         if agent.exit_status is not None:
             return f"process ended with {agent.exit_status} after SIGTERM"
@@ -49,7 +49,7 @@ class Terminate(FaultKind):
 
 
 def _signals(pid: int, *names: str) -> list[set[int]]:
-    """Return the sets of signals of these names in ``/proc/PID/status``; empty sets once the process is gone."""
+    """Return the signal sets of these names in ``/proc/PID/status``; empty for an ended process."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

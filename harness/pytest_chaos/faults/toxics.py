@@ -62,9 +62,10 @@ def deliver(proxy: str, toxic: str, when: AtDelivery, **parameters: Json) -> Fau
 def draw_deliveries(
     proxy: str, stream: Stream, *, deliveries: int, share: float, toxics: Sequence[str] = ("lose", "duplicate")
 ) -> tuple[Fault, ...]:
-    """Draw a toxic for each of the first ``deliveries`` with the probability ``share``, all ``toxics`` alike likely.
+    """Draw a toxic for each of the first ``deliveries`` with the probability ``share``.
 
-    At least one is drawn: a plan of no faults proves nothing. Raises UsageError.
+    All ``toxics`` are equally likely. At least one is drawn: a plan of no faults proves nothing.
+    Raises UsageError.
     """
     if deliveries < 1 or not 0 <= share <= 1 or not toxics:
         msg = (
@@ -85,7 +86,7 @@ class Toxic(FaultKind):
     needs_life = False
 
     def fire(self, firing: Firing) -> None:
-        """Do nothing: the proxy has its part of the plan, and carries it out when the delivery comes."""
+        """Do nothing: the proxy has its part of the plan."""
 
     def evidence(self, firing: Firing) -> str | None:
         """See that the proxy did it."""
@@ -180,7 +181,7 @@ class Truncate(Toxic):
     parameters: ClassVar = {"bytes_kept": Parameter(int, default=None, may_be_none=True)}
 
     async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
-        """Carry the part, then hang up on both sides; a body that is not longer is carried whole."""
+        """Carry the part, then hang up on both sides; a shorter body is carried whole."""
         size, kept = len(passing.request.body), parameters["bytes_kept"]
         kept = size // 2 if kept is None else min(kept, size)
         if kept == size:

@@ -1,4 +1,4 @@
-"""What many runs amount to: run records in, one summary per scenario and one for the matrix out.
+"""Summaries of many runs: run records in, one summary per scenario and one for the matrix out.
 
 Pure: the same records give the same summary on any machine, so a matrix can be rendered again on
 another day or from the records of several machines. Nothing here knows how a summary is shown.
@@ -6,9 +6,9 @@ another day or from the records of several machines. Nothing here knows how a su
 A campaign is a scenario run several times. With a minimum pass rate ``p`` it is
 
 * VIOLATED when fewer than ``p`` of the runs that were conclusive held;
-* INCONCLUSIVE when no run was conclusive, or fewer than ``p`` of all runs were: a rate over the few runs whose fault
-  happened to fire would be a rate of something else;
-* HELD otherwise, and *tolerated* when some run of it was VIOLATED or INCONCLUSIVE all the same: never shown as green.
+* INCONCLUSIVE when no run was conclusive, or fewer than ``p`` of all runs were: a rate over the few
+  runs whose fault happened to fire would be a rate of something else;
+* HELD otherwise, and *tolerated* when some run of it was not HELD: never shown as green.
 
 With ``p`` = 1.0, the default for one iteration, one violated run violates and one inconclusive run
 leaves it open.
@@ -37,7 +37,7 @@ CRASH_POINTS: Final = "crash_points"
 """The note that lists the names of the crash points a run knew of."""
 
 REPRODUCED: Final = "reproduced"
-"""The note that says how many replays of a violation repeated it, such as ``2/2`` or ``0/2, flaky``."""
+"""The note with how many replays of a violation repeated it, such as ``2/2`` or ``0/2, flaky``."""
 
 LIMITATIONS: Final = "limitations"
 """The note that lists, in sentences, what the scenario does not cover on this machine."""
@@ -56,7 +56,7 @@ class RecordsLike(Protocol):
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """Values seen, the most frequent first, at most :data:`VALUES_MAX`; ``distinct`` counts all that there were."""
+    """The most frequent values, at most :data:`VALUES_MAX`; ``distinct`` counts all there were."""
 
     values: tuple[tuple[str, int], ...] = ()
     distinct: int = 0
@@ -74,7 +74,7 @@ class Tally(msgspec.Struct, frozen=True):
 
 
 class ValueRange(msgspec.Struct, frozen=True):
-    """What a number did over the runs."""
+    """The range of a number over the runs."""
 
     low: float
     median: float
@@ -88,7 +88,7 @@ class ValueRange(msgspec.Struct, frozen=True):
 
 
 class FaultSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """How many faults of one kind were planned and how many are known to have fired, and how that is known."""
+    """How many faults of one kind were planned and fired, with the receipts."""
 
     kind: str
     planned: int
@@ -98,7 +98,7 @@ class FaultSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AssertionSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A key assertion over all runs: the values with which it held, and apart from them those with which it did not."""
+    """A key assertion over all runs, with the values of when it held and of when it did not."""
 
     name: str
     seen: int
@@ -113,7 +113,7 @@ class AssertionSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailureSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Findings with one signature, hence one cause. ``runs`` counts the runs that had it; the lists are cut."""
+    """Findings with one signature, hence one cause. ``runs`` counts the runs; the lists are cut."""
 
     signature: str
     kind: str
@@ -134,7 +134,7 @@ class CrashPoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentUse(msgspec.Struct, frozen=True, kw_only=True):
-    """What the processes of one name used: processor seconds in all, and the largest size and number of open files."""
+    """Resources of all processes of one name: processor time in all, maxima of memory and files."""
 
     name: str
     processes: int
@@ -154,7 +154,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the matrix says of one scenario. Durations are the sum over its runs, in seconds."""
+    """One scenario in the matrix. ``duration_s`` is the sum over its runs."""
 
     scenario: Scenario
     verdict: Verdict
@@ -216,7 +216,7 @@ def summarise(records: RecordsLike) -> MatrixSummary:
 
 
 def summarise_scenario(runs: Sequence[RunRecord], pass_rate_min: float = 1.0) -> ScenarioSummary:
-    """Sum up the runs of one scenario; there must be one at least. The first says what the scenario is."""
+    """Sum up the runs of one scenario, at least one. The first names the scenario."""
     ordered = tuple(sorted(runs, key=lambda run: (run.iteration, run.node_id, run.started)))
     counts = Counter(run.verdict for run in ordered)
     held, violated, inconclusive = counts[Verdict.HELD], counts[Verdict.VIOLATED], counts[Verdict.INCONCLUSIVE]
@@ -310,7 +310,7 @@ def _assertions(runs: Iterable[RunRecord]) -> tuple[AssertionSummary, ...]:
 
 
 def _failures(runs: Iterable[RunRecord]) -> list[FailureSummary]:
-    """Group by signature, the most frequent first; violations before what only left a run undecided."""
+    """Group by signature, the most frequent first; violations before undecided runs."""
     groups: dict[tuple[str, str], list[tuple[RunRecord, Finding]]] = {}
     for run in runs:
         for finding in run.findings or _unexplained(run):
@@ -334,7 +334,7 @@ def _failure(cases: Sequence[tuple[RunRecord, Finding]]) -> FailureSummary:
 
 
 def _unexplained(run: RunRecord) -> tuple[Finding, ...]:
-    """Stand in for the findings of a run that did not hold and has none, so that it is not left out of the list."""
+    """Return a finding for a run that did not hold and has none, so that the list names it."""
     if run.verdict is Verdict.HELD:
         return ()
     failed = [f"{each.name}: {each.observed}" for each in run.assertions if not each.holds]

@@ -73,7 +73,7 @@ def after_mark(operation: str, *, kind: MarkKind | str = MarkKind.ACK, count: in
 
 
 def at_point(name: str, *, occurrence: int = 1) -> AtPoint:
-    """Say "the ``occurrence``-th time the agent passes the crash point of this name", counted from 1.
+    """Say "the ``occurrence``-th time, from 1, that the agent passes this crash point".
 
     >>> describe_when(at_point("app.saved", occurrence=2))
     'at app.saved (2nd time)'
@@ -91,7 +91,7 @@ def at_moment(delay_s: float, *, after: AfterMark | None = None) -> AtMoment:
 
 
 def at_delivery(number: int = 1, *, count: int | None = 1, path: str = "") -> AtDelivery:
-    """Say "the delivery of this number", from 1, and the ``count - 1`` after it; with None, all after it.
+    """Say "this delivery", from 1, and the ``count - 1`` after it; with None, all after it.
 
     With a ``path``, only requests whose path begins so are counted.
 
@@ -107,7 +107,7 @@ def at_delivery(number: int = 1, *, count: int | None = 1, path: str = "") -> At
 
 
 def describe(fault: Fault) -> str:
-    """Say a fault in a few words: ``kill writer at recovery.checkpoint.after_commit (2nd time)``."""
+    """Say a fault in a few words: ``kill writer at checkpoint.after_commit (2nd time)``."""
     duration_s = fault.parameters.get("duration_s")
     others = ", ".join(f"{name}={value}" for name, value in fault.parameters.items() if name != "duration_s")
     lasting = "" if duration_s is None else f" for {_seconds(duration_s)}"
