@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 from pytest_chaos.faults.kind import FaultKind, Parameter
 from pytest_chaos.model.values import Fault, Now
@@ -45,7 +45,7 @@ class HoldLock(FaultKind):
     """Another process takes the write lock of a SQLite file and keeps it."""
 
     kind = "hold-lock"
-    parameters: ClassVar = {"database": Parameter(str), "duration_s": Parameter(float)}
+    parameters = {"database": Parameter(str), "duration_s": Parameter(float)}
     needs_life = False
 
     def fire(self, firing: Firing) -> None:

@@ -153,7 +153,7 @@ class Injector:
         note = _fault_note(agent, pending.place)
         if note is None:
             return None
-        if pending.at_delivery or pending.kind.signal_inside is not None:
+        if pending.at_delivery or pending.kind.by_signal is not None:
             pending.firing = Firing(pending.fault, agent, self._context, pending.place)
             return pending.firing
         # SIGCONT must not come before the SIGSTOP that the process sends itself after the note.
@@ -215,7 +215,7 @@ def _trigger(pending: _Pending, when: AtPoint | AfterMark) -> Trigger:
     trigger: Trigger = {
         "fault": pending.place,
         "kind": pending.fault.kind,
-        "signal": int(pending.kind.signal_inside or signal.SIGSTOP),
+        "signal": int(pending.kind.by_signal or signal.SIGSTOP),
         "point": None,
         "mark": None,
         "count": 1,

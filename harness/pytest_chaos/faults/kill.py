@@ -24,14 +24,10 @@ def kill(agent: str, when: When | None = None) -> Fault:
 
 
 class Kill(FaultKind):
-    """The process ends at once. The page cache survives: this is no loss of power."""
+    """Exactly this process ends. Its children live on; so does the page cache: this is no loss of power."""
 
     kind = "kill"
-    signal_inside = signal.SIGKILL
-
-    def fire(self, firing: Firing) -> None:
-        """Kill exactly this process; its children live on, as after an out-of-memory kill."""
-        firing.agent.send_signal(signal.SIGKILL)
+    by_signal = signal.SIGKILL
 
     def evidence(self, firing: Firing) -> str | None:
         """See that it ended by signal 9."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pytest_chaos.model.values import AfterMark, AtMoment, AtPoint, Now
 
@@ -33,7 +33,7 @@ class Parameter:
     """What a fault takes under one name: a type, bounds (both included), and a default.
 
     >>> Parameter(float, high=60.0).problem("duration_s", -1)
-    'duration_s must be a number from 0 to 60; got -1'
+    'duration_s must be a finite number from 0 to 60; got -1'
     """
 
     type: type[bool | int | float | str]
@@ -107,17 +107,17 @@ class FaultKind(abc.ABC):
     ``kind`` is the name in plans and reports, equal to the name of the entry point.
     """
 
-    kind: ClassVar[str]
-    parameters: ClassVar[Mapping[str, Parameter]] = {}
+    kind: str
+    parameters: Mapping[str, Parameter] = {}
     """What a plan may give, by name. Anything else is refused."""
-    takes: ClassVar[frozenset[type[When]]] = OF_AN_AGENT
+    takes: frozenset[type[When]] = OF_AN_AGENT
     """The times at which it can fire. Any other is refused, with ``advice``."""
-    advice: ClassVar[str] = "A fault proxy counts deliveries: give deliver(...)."
+    advice: str = "A fault proxy counts deliveries: give deliver(...)."
     """What to do instead of a time that is not in ``takes``: a sentence."""
-    needs_life: ClassVar[bool] = True
+    needs_life: bool = True
     """Whether it cannot hit an agent that has ended."""
-    signal_inside: ClassVar[signal.Signals | None] = None
-    """The signal that *is* this fault, sent by a Python agent to itself at a point or mark.
+    by_signal: signal.Signals | None = None
+    """The signal that *is* this fault. A Python agent sends it to itself at a point or mark.
 
     With ``None`` the agent stops there instead, ``fire`` is called, and the agent goes on as soon
     as ``evidence`` was seen.
@@ -139,9 +139,10 @@ class FaultKind(abc.ABC):
         """Whether a planned fault whose time has come can happen now."""
         return agent.running or not self.needs_life
 
-    @abc.abstractmethod
     def fire(self, firing: Firing) -> None:
-        """Do it, from the controller. Called once; must not wait for what it does."""
+        """Do it, from the controller: send the signal. Called once; must not wait for its effect."""
+        assert self.by_signal is not None  # noqa: S101 - a fault that is no signal has a method of its own
+        firing.agent.send_signal(self.by_signal)
 
     @abc.abstractmethod
     def evidence(self, firing: Firing) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pytest_chaos.faults.kind import FaultKind, Parameter
 from pytest_chaos.model.values import AtMoment, Fault, Now
@@ -41,12 +41,8 @@ class Pause(FaultKind):
     """The process stands still with all that it holds, as on a suspended machine."""
 
     kind = "pause"
-    parameters: ClassVar = {"duration_s": Parameter(float, default=None, may_be_none=True)}
-    signal_inside = signal.SIGSTOP
-
-    def fire(self, firing: Firing) -> None:
-        """Stop it."""
-        firing.agent.send_signal(signal.SIGSTOP)
+    parameters = {"duration_s": Parameter(float, default=None, may_be_none=True)}
+    by_signal = signal.SIGSTOP
 
     def evidence(self, firing: Firing) -> str | None:
         """See that the kernel has it in state T."""
@@ -63,6 +59,7 @@ class Resume(FaultKind):
     """The process goes on where it stood and does not know that time has passed."""
 
     kind = "resume"
+    by_signal = signal.SIGCONT
     takes = frozenset({Now, AtMoment})
     advice = (
         "A paused agent passes no points and writes no marks: give at_moment(delay_s, after=after_mark(...)), "
@@ -72,10 +69,6 @@ class Resume(FaultKind):
     def can_hit(self, agent: Agent) -> bool:
         """Whether a pause was seen. An earlier SIGCONT would do nothing, or end a pause unseen."""
         return agent.running and agent.is_paused
-
-    def fire(self, firing: Firing) -> None:
-        """Continue it."""
-        firing.agent.send_signal(signal.SIGCONT)
 
     def evidence(self, firing: Firing) -> str | None:
         """See that it has left state T."""

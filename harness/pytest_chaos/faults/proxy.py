@@ -92,14 +92,16 @@ def arguments(upstream: str, port: int, faults: Sequence[Fault], name: str) -> d
 
 
 def _planned(place: int, fault: Fault, when: AtDelivery) -> dict[str, Json]:
-    """Return a toxic of the plan as its proxy reads it, with the name of its class."""
-    from pytest_chaos.faults.registry import REGISTRY  # only where a toxic is planned
+    """Return a toxic of the plan as its proxy reads it, with the name of its function."""
+    from pytest_chaos.faults.registry import REGISTRY  # this and the next only where a toxic is planned
+    from pytest_chaos.faults.toxics import Toxic
 
     kind = REGISTRY[fault.kind]
+    assert isinstance(kind, Toxic)  # noqa: S101 - the plan was checked
     defaults = {name: parameter.default for name, parameter in kind.parameters.items()}
     return {
         "fault": place,
-        "toxic": f"{type(kind).__module__}:{type(kind).__qualname__}",
+        "toxic": kind.address,
         "number": when.number,
         "count": when.count,
         "path": when.path,

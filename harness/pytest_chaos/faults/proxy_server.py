@@ -51,7 +51,7 @@ class _PlannedToxic(msgspec.Struct, frozen=True):
     parameters: dict[str, Any]
 
     def load(self) -> Toxic:
-        toxic: Toxic = pkgutil.resolve_name(self.toxic)()
+        toxic: Toxic = pkgutil.resolve_name(self.toxic)
         return toxic
 
 

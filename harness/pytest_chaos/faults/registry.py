@@ -50,7 +50,8 @@ class Registry(Mapping[str, FaultKind]):
 @cache
 def _load(entry: EntryPoint) -> FaultKind:
     try:
-        kind = entry.load()()
+        loaded = entry.load()
+        kind = loaded() if isinstance(loaded, type) else loaded
     except Exception as error:
         msg = f"the fault {entry.name} must be importable; got {type(error).__name__}: {error}. Mend {entry.value}"
         raise UsageError(msg) from error

@@ -27,11 +27,7 @@ class Restart(FaultKind):
 
     kind = "restart"
     needs_life = False
-    signal_inside = signal.SIGKILL
-
-    def fire(self, firing: Firing) -> None:
-        """Kill it, if it runs."""
-        firing.agent.send_signal(signal.SIGKILL)
+    by_signal = signal.SIGKILL
 
     def evidence(self, firing: Firing) -> str | None:
         """See the old process end, start the new one, and see its pid."""

@@ -27,11 +27,7 @@ class Terminate(FaultKind):
     """The process gets SIGTERM."""
 
     kind = "terminate"
-    signal_inside = signal.SIGTERM
-
-    def fire(self, firing: Firing) -> None:
-        """Ask it to end."""
-        firing.agent.send_signal(signal.SIGTERM)
+    by_signal = signal.SIGTERM
 
     def evidence(self, firing: Firing) -> str | None:
         """See that it ended, or that it handles or ignores the signal, which is not pending."""

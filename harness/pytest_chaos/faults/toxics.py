@@ -1,14 +1,14 @@
 """Toxics: what a fault proxy does to the deliveries that a plan names.
 
-A toxic is a kind of fault like any other, except that the process of the proxy carries it out
-(``apply``). The evidence is the proxy's own note, written once the toxic had its effect: a
+A toxic is a kind of fault like any other, except that the process of the proxy carries it out. The
+evidence is the proxy's own note, written once the toxic had its effect: a
 reordered delivery that no other overtook, or a truncated body that was empty, has none.
 """
 
 from __future__ import annotations
 
-import abc
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pytest_chaos.errors import UsageError
 from pytest_chaos.faults.kind import FaultKind, Parameter
@@ -18,13 +18,15 @@ from pytest_chaos.model.values import AtDelivery, Fault
 from pytest_chaos.runtime.child import FAULT_NOTE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from pytest_chaos.faults.kind import Firing
     from pytest_chaos.faults.messages import HttpResponse
     from pytest_chaos.faults.proxy_server import PassingDelivery
     from pytest_chaos.model.seed import Stream
     from pytest_chaos.model.values import Json
+
+    Apply: TypeAlias = Callable[..., Coroutine[None, None, HttpResponse]]
 
 _SUFFIX: Final = "-delivery"
 
@@ -79,11 +81,17 @@ def draw_deliveries(
 
 
 class Toxic(FaultKind):
-    """A kind of fault that strikes deliveries. Its name ends in ``-delivery``."""
+    """A kind of fault that strikes deliveries. Its name ends in ``-delivery``; :func:`toxic` makes one."""
 
     takes = frozenset({AtDelivery})
     advice = "A toxic strikes deliveries: give at_delivery(...)."
     needs_life = False
+
+    def __init__(self, kind: str, parameters: Mapping[str, Parameter], apply: Apply) -> None:
+        self.kind = kind
+        self.parameters = parameters
+        self.apply = apply
+        self.address = f"{apply.__module__}:{apply.__qualname__}"
 
     def fire(self, firing: Firing) -> None:
         """Do nothing: the proxy has its part of the plan."""
@@ -95,143 +103,95 @@ class Toxic(FaultKind):
                 return str(mark.value.get("at", "")) or None
         return None
 
-    @abc.abstractmethod
-    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
-        """Do it to a delivery, in the process of the proxy, and return what its sender is told.
 
-        Call ``passing.fired`` once it had its effect; that is the receipt.
-        """
+def toxic(kind: str, **parameters: Parameter) -> Callable[[Apply], Toxic]:
+    """Make a toxic of a coroutine function, which the process of the proxy calls with each delivery.
 
-
-class Lose(Toxic):
-    """It is never carried."""
-
-    kind = "lose-delivery"
-    parameters: ClassVar = {"status": Parameter(int, 200, 599, default=202, may_be_none=True)}
-
-    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
-        """Answer in the server's place, or hang up."""
-        status = parameters["status"]
-        told = "told nothing" if status is None else f"told {status}"
-        passing.fired(f"was not carried; its sender was {told}")
-        return passing.hang_up() if status is None else passing.answer(status)
+    It gets the delivery and the parameters by name, and returns the answer to the sender. It calls
+    ``passing.fired`` once it had its effect: that is the receipt.
+    """
+    return lambda apply: Toxic(kind, parameters, apply)
 
 
-class Delay(Toxic):
-    """It is carried later."""
-
-    kind = "delay-delivery"
-    parameters: ClassVar = {"delay_s": Parameter(float, 0, 3600, default=0.2)}
-
-    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
-        """Wait, then carry it."""
-        delay_s = parameters["delay_s"]
-        await passing.sleep(delay_s)
-        answer = await passing.carry()
-        passing.fired(f"was carried {delay_s:g} s late")
-        return answer
+_STATUS: Final = Parameter(int, 200, 599, default=None, may_be_none=True)
+_HOLD: Final = Parameter(float, 0, 3600, default=5.0)
+_CARRIED: Final = Parameter(bool, default=False)
 
 
-class Duplicate(Toxic):
-    """It is carried several times."""
-
-    kind = "duplicate-delivery"
-    parameters: ClassVar = {"copies": Parameter(int, 2, 100, default=2), "at_once": Parameter(bool, default=False)}
-
-    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
-        """Carry all copies and return the first answer."""
-        copies = parameters["copies"]
-        if parameters["at_once"]:
-            answers = await passing.carry_at_once(copies)
-        else:
-            answers = [await passing.carry() for _ in range(copies)]
-        statuses = ", ".join(str(answer.status) for answer in answers)
-        passing.fired(f"was carried {copies} times and answered {statuses}")
-        return answers[0]
+@toxic("lose-delivery", status=replace(_STATUS, default=202))
+async def lose(passing: PassingDelivery, status: int | None) -> HttpResponse:
+    """Never carry it; answer in the server's place, or hang up."""
+    told = "told nothing" if status is None else f"told {status}"
+    passing.fired(f"was not carried; its sender was {told}")
+    return passing.hang_up() if status is None else passing.answer(status)
 
 
-class Reorder(Toxic):
-    """Later deliveries are carried before it."""
+@toxic("delay-delivery", delay_s=replace(_HOLD, default=0.2))
+async def delay(passing: PassingDelivery, delay_s: float) -> HttpResponse:
+    """Carry it later."""
+    await passing.sleep(delay_s)
+    answer = await passing.carry()
+    passing.fired(f"was carried {delay_s:g} s late")
+    return answer
 
-    kind = "reorder-delivery"
-    parameters: ClassVar = {
-        "behind": Parameter(int, 1, 10_000, default=1),
-        "hold_s": Parameter(float, 0, 3600, default=5.0),
-        "status": Parameter(int, 200, 599, default=None, may_be_none=True),
-    }
 
-    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
-        """Carry it behind the others, while its sender waits or after it was told a status."""
-        carrying = self._carry_behind(passing, parameters["behind"], parameters["hold_s"])
-        status = parameters["status"]
-        return await carrying if status is None else passing.answer_before(carrying, status)
+@toxic("duplicate-delivery", copies=Parameter(int, 2, 100, default=2), at_once=Parameter(bool, default=False))
+async def duplicate(passing: PassingDelivery, copies: int, *, at_once: bool) -> HttpResponse:
+    """Carry it several times and return the first answer."""
+    answers = await passing.carry_at_once(copies) if at_once else [await passing.carry() for _ in range(copies)]
+    statuses = ", ".join(str(answer.status) for answer in answers)
+    passing.fired(f"was carried {copies} times and answered {statuses}")
+    return answers[0]
 
-    async def _carry_behind(self, passing: PassingDelivery, behind: int, hold_s: float) -> HttpResponse:
+
+@toxic("reorder-delivery", behind=Parameter(int, 1, 10_000, default=1), hold_s=_HOLD, status=_STATUS)
+async def reorder(passing: PassingDelivery, behind: int, hold_s: float, status: int | None) -> HttpResponse:
+    """Carry it behind later ones, while its sender waits or after it was told a status."""
+
+    async def carry_behind() -> HttpResponse:
         overtaken = await passing.wait_until_overtaken(behind, hold_s)
         answer = await passing.carry()
         if overtaken:
             passing.fired(f"was carried after {behind} later one(s)")
         return answer
 
-
-class Truncate(Toxic):
-    """Only the first part of its body arrives."""
-
-    kind = "truncate-delivery"
-    parameters: ClassVar = {"bytes_kept": Parameter(int, default=None, may_be_none=True)}
-
-    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
-        """Carry the part, then hang up on both sides; a shorter body is carried whole."""
-        size, kept = len(passing.request.body), parameters["bytes_kept"]
-        kept = size // 2 if kept is None else min(kept, size)
-        if kept == size:
-            return await passing.carry()
-        await passing.carry_part(kept)
-        passing.fired(f"arrived with {kept} of {size} bytes of its body")
-        return passing.hang_up()
+    return await carry_behind() if status is None else passing.answer_before(carry_behind(), status)
 
 
-_CARRIED: Final = Parameter(bool, default=False)
+@toxic("truncate-delivery", bytes_kept=Parameter(int, default=None, may_be_none=True))
+async def truncate(passing: PassingDelivery, bytes_kept: int | None) -> HttpResponse:
+    """Carry only the first part of its body, then hang up on both sides; a shorter body is carried whole."""
+    size = len(passing.request.body)
+    kept = size // 2 if bytes_kept is None else min(bytes_kept, size)
+    if kept == size:
+        return await passing.carry()
+    await passing.carry_part(kept)
+    passing.fired(f"arrived with {kept} of {size} bytes of its body")
+    return passing.hang_up()
 
 
-class Refuse(Toxic):
-    """Its sender is told an error, though it may have been carried."""
-
-    kind = "refuse-delivery"
-    parameters: ClassVar = {"status": Parameter(int, 200, 599, default=502), "carried": _CARRIED}
-
-    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
-        """Answer with the error."""
-        status = parameters["status"]
-        passing.fired(f"{await _carry_if(passing, **parameters)}; its sender was told {status}")
-        return passing.answer(status, "refused on its way by the fault proxy\n")
+@toxic("refuse-delivery", status=Parameter(int, 200, 599, default=502), carried=_CARRIED)
+async def refuse(passing: PassingDelivery, status: int, *, carried: bool) -> HttpResponse:
+    """Tell its sender an error, though it may have been carried."""
+    passing.fired(f"{await _carry_if(passing, carried=carried)}; its sender was told {status}")
+    return passing.answer(status, "refused on its way by the fault proxy\n")
 
 
-class Stall(Toxic):
-    """Its sender gets no answer for a while, and then none at all."""
-
-    kind = "stall-delivery"
-    parameters: ClassVar = {"carried": _CARRIED, "hold_s": Parameter(float, 0, 3600, default=60.0)}
-
-    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
-        """Keep the sender waiting, then hang up."""
-        passing.fired(f"{await _carry_if(passing, **parameters)}; its sender gets no answer")
-        passing.note(None)
-        await passing.sleep(parameters["hold_s"])
-        return passing.hang_up()
+@toxic("stall-delivery", carried=_CARRIED, hold_s=replace(_HOLD, default=60.0))
+async def stall(passing: PassingDelivery, hold_s: float, *, carried: bool) -> HttpResponse:
+    """Keep its sender waiting, then hang up."""
+    passing.fired(f"{await _carry_if(passing, carried=carried)}; its sender gets no answer")
+    passing.note(None)
+    await passing.sleep(hold_s)
+    return passing.hang_up()
 
 
-class Cut(Toxic):
-    """Its sender's connection is reset."""
-
-    kind = "cut-delivery"
-    parameters: ClassVar = {"carried": _CARRIED}
-
-    async def apply(self, passing: PassingDelivery, **parameters: Any) -> HttpResponse:
-        """Reset the connection."""
-        passing.fired(f"{await _carry_if(passing, **parameters)}; its sender's connection was reset")
-        return passing.hang_up(reset=True)
+@toxic("cut-delivery", carried=_CARRIED)
+async def cut(passing: PassingDelivery, *, carried: bool) -> HttpResponse:
+    """Reset its sender's connection."""
+    passing.fired(f"{await _carry_if(passing, carried=carried)}; its sender's connection was reset")
+    return passing.hang_up(reset=True)
 
 
-async def _carry_if(passing: PassingDelivery, *, carried: bool, **_: Any) -> str:
+async def _carry_if(passing: PassingDelivery, *, carried: bool) -> str:
     return f"was carried and answered {(await passing.carry()).status}" if carried else "was not carried"
