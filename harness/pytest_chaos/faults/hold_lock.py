@@ -74,7 +74,7 @@ def hold_write_lock(marks: Marks, database: str, duration_s: float, wait_s: floa
         marks.intent(OPERATION)
         connection.execute("BEGIN IMMEDIATE")
         marks.ack(OPERATION, value=_refusal(database))
-        time.sleep(duration_s)  # to be in the way for that long is what this process is for
+        time.sleep(duration_s)  # being in the way is the fault
         connection.execute("ROLLBACK")
     marks.note("write-lock-released")
 

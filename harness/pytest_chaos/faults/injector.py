@@ -58,7 +58,7 @@ class _Pending:
 
 
 class Injector:
-    """Watches the agents of one run and fires what is planned for them.
+    """Watches the agents of one run and fires their planned faults.
 
     ``agents`` maps names to the current incarnation; ``on_receipt`` gets each receipt as soon as it
     is known; ``context`` is the run, for faults that start processes; ``order`` counts the marks so
@@ -108,7 +108,7 @@ class Injector:
         return bool(self._follow_ups) or any(not pending.done for pending in self._pending)
 
     def pump(self) -> None:
-        """Fire what is due and look for the evidence of what was fired."""
+        """Fire due faults and look for the evidence of fired ones."""
         if self._busy:  # starting an agent again pumps, too
             return
         self._busy = True

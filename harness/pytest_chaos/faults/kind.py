@@ -1,4 +1,4 @@
-"""A kind of fault: what it takes, how it fires and how it is seen to have happened.
+"""A kind of fault: its parameters, its times, how it fires, and its evidence.
 
 The harness knows no kind by name. Each is a subclass of :class:`FaultKind`, registered by an entry
 point; docs/writing-a-fault.md has a complete example.
@@ -30,7 +30,7 @@ OF_AN_AGENT: Final[frozenset[type[When]]] = frozenset({Now, AfterMark, AtPoint, 
 
 @dataclass(frozen=True)
 class Parameter:
-    """What a fault takes under one name: a type, bounds (both included), and a default.
+    """A parameter of a fault: a type, bounds (both included), and a default.
 
     >>> Parameter(float, high=60.0).problem("duration_s", -1)
     'duration_s must be a finite number from 0 to 60; got -1'
@@ -43,7 +43,7 @@ class Parameter:
     may_be_none: bool = False
 
     def problem(self, name: str, value: Json) -> str | None:
-        """Return what is wrong with a value, or ``None``."""
+        """Return the problem of a value, or ``None``."""
         return None if self._allows(value) else f"{name} must be {self}; got {value!r}"
 
     def _allows(self, value: Json) -> bool:
@@ -68,7 +68,7 @@ class Parameter:
 
 
 class FaultContext(Protocol):
-    """What a fault may ask of the run that it happens in."""
+    """The run, as far as a fault may use it."""
 
     @property
     def directory(self) -> Path:
@@ -102,18 +102,18 @@ class Firing:
 
 
 class FaultKind(abc.ABC):
-    """One kind of fault. Subclasses say what differs; an instance has no state of its own.
+    """One kind of fault. Subclasses override what differs; instances have no state.
 
     ``kind`` is the name in plans and reports, equal to the name of the entry point.
     """
 
     kind: str
     parameters: Mapping[str, Parameter] = {}
-    """What a plan may give, by name. Anything else is refused."""
+    """The parameters by name. A plan with any other is refused."""
     takes: frozenset[type[When]] = OF_AN_AGENT
     """The times at which it can fire. Any other is refused, with ``advice``."""
     advice: str = "A fault proxy counts deliveries: give deliver(...)."
-    """What to do instead of a time that is not in ``takes``: a sentence."""
+    """A sentence for the error about another time: the alternative."""
     needs_life: bool = True
     """Whether it cannot hit an agent that has ended."""
     by_signal: signal.Signals | None = None
@@ -124,7 +124,7 @@ class FaultKind(abc.ABC):
     """
 
     def problems(self, fault: Fault) -> Iterator[str]:
-        """Say what is wrong with the parameters, each with its rule, the value and what to do."""
+        """Yield the problems of the parameters, each with rule, value and remedy."""
         for name, value in fault.parameters.items():
             if name not in self.parameters:
                 known = ", ".join(self.parameters) or "no parameters"

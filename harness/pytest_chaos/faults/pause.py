@@ -25,7 +25,7 @@ def pause(agent: str, when: When | None = None, *, duration_s: float | None = No
 
 
 def resume(agent: str, when: When | None = None) -> Fault:
-    """Plan that a paused agent goes on: a zombie, if what it held has passed to another meanwhile.
+    """Plan that a paused agent goes on: a zombie, if another has taken its lease meanwhile.
 
     It waits until the agent is paused. ``when`` is ``now()`` or ``at_moment(...)``: a paused agent
     passes no points and writes no marks.

@@ -1,4 +1,4 @@
-"""The test's side of a fault proxy: where to send to, and what became of each delivery.
+"""The test's side of a fault proxy: its address, and the outcome of each delivery.
 
 The proxy itself is an agent (``proxy_server.py``). What it does to the deliveries that a plan names
 is in ``toxics.py``. The words are those of webhooks, since that is where deliveries are lost in

@@ -157,7 +157,7 @@ class _Proxy:
 
 
 class PassingDelivery:
-    """A delivery on its way: what a toxic can do with it."""
+    """A delivery on its way, with the actions that a toxic is made of."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class PassingDelivery:
         self._is_noted = False
 
     async def pass_on(self) -> HttpResponse:
-        """Carry the delivery, or apply its toxic, and return what its sender is told."""
+        """Carry the delivery, or apply its toxic, and return the answer to its sender."""
         try:
             if self._toxic is not None and self._planned is not None:
                 answer = await self._toxic.apply(self, **self._planned.parameters)

@@ -1,6 +1,6 @@
 """The installed kinds of faults by name: entry points of the group ``pytest_chaos.faults``.
 
-Ours are found like anybody's. A kind is imported when a plan names it.
+Ours are found like those of any distribution. A kind is imported when a plan names it.
 """
 
 from __future__ import annotations

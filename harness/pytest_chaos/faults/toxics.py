@@ -1,4 +1,4 @@
-"""Toxics: what a fault proxy does to the deliveries that a plan names.
+"""Toxics: the faults of HTTP deliveries, carried out by a fault proxy.
 
 A toxic is a kind of fault like any other, except that the process of the proxy carries it out. The
 evidence is the proxy's own note, written once the toxic had its effect: a

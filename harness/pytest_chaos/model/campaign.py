@@ -17,7 +17,7 @@ leaves it open.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -26,6 +26,9 @@ from pytest_chaos.model.values import AtPoint, Finding, Json, RunRecord, Scenari
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+GroupKey = TypeVar("GroupKey")
+Member = TypeVar("Member")
 
 VALUES_MAX: Final = 5
 """How many distinct values, texts or receipts a group names; the others are counted."""
@@ -40,7 +43,7 @@ REPRODUCED: Final = "reproduced"
 """The note with how many replays of a violation repeated it, such as ``2/2`` or ``0/2, flaky``."""
 
 LIMITATIONS: Final = "limitations"
-"""The note that lists, in sentences, what the scenario does not cover on this machine."""
+"""The note with the limitations of the scenario on this machine, in sentences."""
 
 
 class RecordsLike(Protocol):
@@ -48,7 +51,7 @@ class RecordsLike(Protocol):
 
     @property
     def header(self) -> SessionHeader:
-        """What all runs share."""
+        """The header of the session."""
 
     @property
     def runs(self) -> Sequence[RunRecord]:
@@ -196,9 +199,7 @@ class MatrixSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 def summarise(records: RecordsLike) -> MatrixSummary:
     """Sum up all records, with the minimum pass rate that their header asks for."""
-    groups: dict[str, list[RunRecord]] = {}
-    for run in records.runs:
-        groups.setdefault(run.scenario.id, []).append(run)
+    groups = _grouped((run.scenario.id, run) for run in records.runs)
     scenarios = tuple(summarise_scenario(groups[name], records.header.pass_rate_min) for name in sorted(groups))
     held, violated = sum(each.held for each in scenarios), sum(each.violated for each in scenarios)
     return MatrixSummary(
@@ -267,8 +268,7 @@ def judge(held: int, violated: int, inconclusive: int, pass_rate_min: float) -> 
 def _faults(runs: Iterable[RunRecord]) -> tuple[FaultSummary, ...]:
     planned: Counter[str] = Counter()
     fired: Counter[str] = Counter()
-    receipts: dict[str, list[str]] = {}
-    not_fired: dict[str, list[str]] = {}
+    evidence: dict[tuple[str, bool], list[str]] = {}
     for run in runs:
         faults = run.plan.faults if run.plan else ()
         planned.update(fault.kind for fault in faults)
@@ -276,7 +276,7 @@ def _faults(runs: Iterable[RunRecord]) -> tuple[FaultSummary, ...]:
         for receipt in run.receipts:
             from_plan = receipt.fault is not None and receipt.fault < len(faults)
             planned[receipt.kind] += not from_plan
-            (receipts if receipt.fired else not_fired).setdefault(receipt.kind, []).append(receipt.evidence)
+            evidence.setdefault((receipt.kind, receipt.fired), []).append(receipt.evidence)
             fired[receipt.kind] += receipt.fired and not (from_plan and receipt.fault in seen)
             if receipt.fired and receipt.fault is not None:
                 seen.add(receipt.fault)
@@ -285,25 +285,22 @@ def _faults(runs: Iterable[RunRecord]) -> tuple[FaultSummary, ...]:
             kind=kind,
             planned=planned[kind],
             fired=fired[kind],
-            receipts=Tally.of(receipts.get(kind, ())),
-            not_fired=Tally.of(not_fired.get(kind, ())),
+            receipts=Tally.of(evidence.get((kind, True), ())),
+            not_fired=Tally.of(evidence.get((kind, False), ())),
         )
         for kind in sorted(planned)
     )
 
 
 def _assertions(runs: Iterable[RunRecord]) -> tuple[AssertionSummary, ...]:
-    groups: dict[str, list[tuple[str, bool]]] = {}
-    for run in runs:
-        for assertion in run.assertions:
-            groups.setdefault(assertion.name, []).append((assertion.observed, assertion.holds))
+    groups = _grouped((each.name, each) for run in runs for each in run.assertions)
     return tuple(
         AssertionSummary(
             name=name,
             seen=len(seen),
-            failed=sum(not holds for _, holds in seen),
-            observed=Tally.of(observed for observed, holds in seen if holds),
-            broken=Tally.of(observed for observed, holds in seen if not holds),
+            failed=sum(not each.holds for each in seen),
+            observed=Tally.of(each.observed for each in seen if each.holds),
+            broken=Tally.of(each.observed for each in seen if not each.holds),
         )
         for name, seen in groups.items()
     )
@@ -311,10 +308,11 @@ def _assertions(runs: Iterable[RunRecord]) -> tuple[AssertionSummary, ...]:
 
 def _failures(runs: Iterable[RunRecord]) -> list[FailureSummary]:
     """Group by signature, the most frequent first; violations before undecided runs."""
-    groups: dict[tuple[str, str], list[tuple[RunRecord, Finding]]] = {}
-    for run in runs:
-        for finding in run.findings or _unexplained(run):
-            groups.setdefault((finding.signature, finding.kind), []).append((run, finding))
+    groups = _grouped(
+        ((finding.signature, finding.kind), (run, finding))
+        for run in runs
+        for finding in run.findings or _unexplained(run)
+    )
     summaries = [_failure(cases) for cases in groups.values()]
     return sorted(summaries, key=lambda failure: (failure.kind == "harness", -failure.runs, failure.signature))
 
@@ -359,34 +357,40 @@ def _crash_points(runs: Iterable[RunRecord]) -> tuple[CrashPoint, ...]:
 
 
 def _agents(runs: Iterable[RunRecord]) -> tuple[AgentUse, ...]:
-    groups: dict[str, AgentUse] = {}
-    exits: dict[str, list[str]] = {}
-    for agent in (agent for run in runs for agent in run.agents):
-        use = groups.get(agent.name)
-        exits.setdefault(agent.name, []).append(agent.exit_status)
-        groups[agent.name] = AgentUse(
-            name=agent.name,
-            processes=1 + (use.processes if use else 0),
-            cpu_s=agent.cpu_s + (use.cpu_s if use else 0.0),
-            memory_bytes_max=max(agent.memory_bytes_max, use.memory_bytes_max if use else 0),
-            open_files_max=max(agent.open_files_max, use.open_files_max if use else 0),
-            exits=Tally(),
-        )
-    return tuple(msgspec.structs.replace(use, exits=Tally.of(exits[name])) for name, use in groups.items())
-
-
-def _measures(runs: Iterable[RunRecord]) -> tuple[Measure, ...]:
-    groups: dict[str, list[float]] = {}
-    for run in runs:
-        for name, value in run.notes.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                groups.setdefault(name, []).append(value)
+    groups = _grouped((agent.name, agent) for run in runs for agent in run.agents)
     return tuple(
-        Measure(name=name, runs=len(values), total=sum(values), range=ValueRange.of(values))
-        for name, values in groups.items()
+        AgentUse(
+            name=name,
+            processes=len(agents),
+            cpu_s=sum(agent.cpu_s for agent in agents),
+            memory_bytes_max=max(agent.memory_bytes_max for agent in agents),
+            open_files_max=max(agent.open_files_max for agent in agents),
+            exits=Tally.of(agent.exit_status for agent in agents),
+        )
+        for name, agents in groups.items()
     )
 
 
+def _measures(runs: Iterable[RunRecord]) -> tuple[Measure, ...]:
+    numbers = _grouped(
+        (name, value)
+        for run in runs
+        for name, value in run.notes.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    )
+    return tuple(
+        Measure(name=name, runs=len(values), total=sum(values), range=ValueRange.of(values))
+        for name, values in numbers.items()
+    )
+
+
+def _grouped(pairs: Iterable[tuple[GroupKey, Member]]) -> dict[GroupKey, list[Member]]:
+    groups: dict[GroupKey, list[Member]] = {}
+    for key, member in pairs:
+        groups.setdefault(key, []).append(member)
+    return groups
+
+
 def _texts(value: Json) -> tuple[str, ...]:
-    """Read a note that should be a list of strings; anything else is somebody else's note."""
+    """Return the strings of a note; a note that is no list has none."""
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list | tuple) else ()

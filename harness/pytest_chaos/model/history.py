@@ -104,7 +104,7 @@ class History:
 
     @classmethod
     def from_lines(cls, content: bytes, *, receipts: Iterable[Receipt] = ()) -> History:
-        """Read a whole mark file. Never raises: what is no mark becomes a torn line."""
+        """Read a whole mark file. Never raises: an unreadable line becomes a torn line."""
         parser = MarkParser()
         marks = [*parser.feed(content), *parser.finish()]
         return cls(tuple(marks), tuple(receipts), tuple(parser.torn))

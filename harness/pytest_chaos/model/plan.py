@@ -31,7 +31,7 @@ _BUILDERS: Final[Mapping[type[When], str]] = {
 
 
 class FaultRules(Protocol):
-    """What a plan has to know of a kind of fault."""
+    """The rules of a kind of fault, as far as a plan has to know them."""
 
     @property
     def takes(self) -> Collection[type[When]]:
@@ -40,11 +40,11 @@ class FaultRules(Protocol):
 
     @property
     def advice(self) -> str:
-        """What to do instead of another time: a sentence."""
+        """A sentence for the error about another time: the alternative."""
         ...
 
     def problems(self, fault: Fault) -> Iterator[str]:
-        """Say what is wrong with the parameters."""
+        """Yield the problems of the parameters."""
         ...
 
 
@@ -156,7 +156,7 @@ def validate(plan: Plan, *, kinds: Mapping[str, FaultRules], agents: Collection[
 
 
 def fault_problems(fault: Fault, rules: FaultRules) -> Iterator[str]:
-    """Say what is wrong with the time and the parameters of a fault of a known kind."""
+    """Yield the problems of the time and the parameters of a fault of a known kind."""
     if type(fault.when) not in rules.takes:
         builders = [builder for when, builder in _BUILDERS.items() if when in rules.takes]
         allowed = " or ".join(part for part in (", ".join(builders[:-1]), builders[-1]) if part)
