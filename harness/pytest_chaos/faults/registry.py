@@ -6,7 +6,7 @@ Ours are found like those of any distribution. A kind is imported when a plan na
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +22,9 @@ GROUP: Final = "pytest_chaos.faults"
 class Registry(Mapping[str, FaultKind]):
     """A mapping from the name of a kind to the kind; its names are known without an import."""
 
+    def __init__(self) -> None:
+        self._loaded: dict[str, FaultKind] = {}
+
     @cached_property
     def _entries(self) -> dict[str, EntryPoint]:
         entries = {entry.name: entry for entry in entry_points(group=GROUP)}
@@ -32,7 +35,9 @@ class Registry(Mapping[str, FaultKind]):
 
     def __getitem__(self, kind: str) -> FaultKind:
         """Return the kind. Raises KeyError for an unknown name, UsageError for a broken kind."""
-        return _load(self._entries[kind])
+        if kind not in self._loaded:
+            self._loaded[kind] = _load(self._entries[kind])
+        return self._loaded[kind]
 
     def __contains__(self, kind: object) -> bool:
         """Return whether a kind of this name is installed, without loading it."""
@@ -47,7 +52,6 @@ class Registry(Mapping[str, FaultKind]):
         return len(self._entries)
 
 
-@cache
 def _load(entry: EntryPoint) -> FaultKind:
     try:
         loaded = entry.load()
