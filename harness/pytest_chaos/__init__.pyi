@@ -2,19 +2,18 @@
 
 from .errors import ChaosError as ChaosError
 from .evidence import dump_failure_evidence as dump_failure_evidence
+from .faults.hold_lock import hold_lock as hold_lock
+from .faults.kill import kill as kill
+from .faults.pause import pause as pause, resume as resume
+from .faults.restart import restart as restart
+from .faults.terminate import terminate as terminate
+from .faults.toxics import deliver as deliver
 from .model.history import History as History
 from .model.plan import (
     after_mark as after_mark,
     at_delivery as at_delivery,
     at_moment as at_moment,
     at_point as at_point,
-    deliver as deliver,
-    hold_lock as hold_lock,
-    kill as kill,
-    pause as pause,
-    restart as restart,
-    resume as resume,
-    terminate as terminate,
 )
 from .model.values import (
     Fault as Fault,

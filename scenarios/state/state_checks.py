@@ -110,7 +110,7 @@ def check_cycles(history: History, root: Path) -> Iterator[Finding]:
     yield from durability.nothing_invented(history, "cycle", found)
     yield from durability.whole(
         (
-            durability.Item(cycle_id, whole=_is_whole(entries), reason=f"{name} has {len(entries)} entries")
+            durability.FoundItem(cycle_id, whole=_is_whole(entries), reason=f"{name} has {len(entries)} entries")
             for cycle_id, (name, entries) in found.items()
         ),
         "cycle",

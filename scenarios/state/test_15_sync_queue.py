@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from durable_agents import Roots, StateCrashPoint
 from pytest_chaos import after_mark, at_delivery, at_point, deliver, kill
-from pytest_chaos.model.plan import draw_deliveries
+from pytest_chaos.faults.toxics import draw_deliveries
 
 from scenarios.state.state_checks import check_sync
 from scenarios.work.checks import check_no_exceptions
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.chaos(
     title="What was queued is pushed at least once, in order, and counts once",
     why="The other side is down when it matters, answers come from somebody else, and the pusher dies after it sent.",
     steps=[
-        "Pushes are queued and go to a server over HTTP, through a courier that loses, refuses, cuts and doubles them.",
+        "Pushes are queued and go to a server over HTTP, through a proxy that loses, refuses, cuts and doubles them.",
         "The pusher is killed between sending and dequeueing, and at every other point.",
         "The JSON copy of the queue is lost, or the store is.",
         "Every acknowledged push has its effect, once, in the order in which it was queued.",
@@ -36,7 +36,7 @@ NAMES = [f"push-{number:02d}" for number in range(8)]
 
 
 class Road:
-    """A queue, a courier, and a server at its end."""
+    """A queue, a fault proxy, and a server at its end."""
 
     def __init__(self, chaos: Run, parts: dict[str, str]) -> None:
         self.chaos = chaos
@@ -44,7 +44,7 @@ class Road:
         self.root = chaos.directory / "root"
         self.log = chaos.directory / "arrivals.jsonl"
         (serving,) = chaos.spawn(SERVE, kwargs={"log": str(self.log)}, name="server").wait_for("serving", kind="note")
-        self.courier = chaos.courier(f"http://127.0.0.1:{serving.value}")
+        self.proxy = chaos.proxy(f"http://127.0.0.1:{serving.value}")
 
     @property
     def arrivals(self) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ class Road:
         """Start a pusher for what was not acknowledged yet, with what the queue still has, and wait for its end."""
         done = {str(mark.key) for mark in self.chaos.history.acknowledged("enqueue")}
         names = [name for name in NAMES if name not in done]
-        kwargs = {"root": str(self.root), "url": f"{self.courier.url}/sync", "names": names, "parts": self.parts}
+        kwargs = {"root": str(self.root), "url": f"{self.proxy.url}/sync", "names": names, "parts": self.parts}
         pusher = self.chaos.spawn(PUSH, kwargs=kwargs, name=agent)
         pusher.wait_exit(timeout_s=120)
         return pusher
@@ -83,13 +83,13 @@ class Road:
 def test_pushes_fail(chaos: Run, parts: dict[str, str]) -> None:
     """Lost with a lying answer, lost without one, refused before and after it arrived, cut, doubled: all arrive."""
     chaos.plan(
-        deliver("courier", "lose", at_delivery(1)),
-        deliver("courier", "lose", at_delivery(3), status=None),
-        deliver("courier", "refuse", at_delivery(5), status=503),
-        deliver("courier", "refuse", at_delivery(6), carried=True),
-        deliver("courier", "cut", at_delivery(8), carried=True),
-        deliver("courier", "duplicate", at_delivery(10)),
-        deliver("courier", "truncate", at_delivery(12)),
+        deliver("proxy", "lose", at_delivery(1)),
+        deliver("proxy", "lose", at_delivery(3), status=None),
+        deliver("proxy", "refuse", at_delivery(5), status=503),
+        deliver("proxy", "refuse", at_delivery(6), carried=True),
+        deliver("proxy", "cut", at_delivery(8), carried=True),
+        deliver("proxy", "duplicate", at_delivery(10)),
+        deliver("proxy", "truncate", at_delivery(12)),
     )
     road = Road(chaos, parts)
     road.push("pusher")
@@ -132,7 +132,7 @@ def killed(chaos: Run, parts: dict[str, str], points: list[tuple[str, int]]) -> 
     """Let one pusher after another die at a point, and the last one finish."""
     victims = {f"pusher-{number}": point for number, point in enumerate(points)}
     faults = [kill(name, at_point(point, occurrence=passing)) for name, (point, passing) in victims.items()]
-    chaos.plan(*faults, deliver("courier", "refuse", at_delivery(2), carried=True))
+    chaos.plan(*faults, deliver("proxy", "refuse", at_delivery(2), carried=True))
     chaos.note("crash_points", [point for point, _ in points])
     road = Road(chaos, parts)
     for name in victims:
@@ -156,14 +156,14 @@ def test_killed_at_a_named_point(chaos: Run, parts: dict[str, str], point: str) 
 
 
 @pytest.mark.chaos_deep
-def test_fates_drawn_from_the_seed(chaos: Run, parts: dict[str, str]) -> None:
+def test_toxics_drawn_from_the_seed(chaos: Run, parts: dict[str, str]) -> None:
     """Each of the first eight deliveries may be lost, doubled, refused or cut; two pushers die among them."""
-    drawn = chaos.random("fates")
-    fates = draw_deliveries(
-        "courier", drawn, deliveries=len(NAMES), share=0.5, fates=("lose", "duplicate", "refuse", "cut", "truncate")
+    drawn = chaos.random("toxics")
+    toxics = draw_deliveries(
+        "proxy", drawn, deliveries=len(NAMES), share=0.5, toxics=("lose", "duplicate", "refuse", "cut", "truncate")
     )
     kills = [kill(f"pusher-{number}", at_point("recovery.sync.after_push")) for number in range(2)]
-    chaos.plan(*fates, *kills)
+    chaos.plan(*toxics, *kills)
     road = Road(chaos, parts)
     for name in ("pusher-0", "pusher-1", "last"):
         road.push(name)

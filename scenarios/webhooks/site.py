@@ -1,6 +1,6 @@
 """The moves of scenarios 11 and 12: a tracker with its forge, the way to us, a receiver, a reconciler and a worker.
 
-Each is a process of its own. Deliveries go from the tracker through a courier to the receiver. Time
+Each is a process of its own. Deliveries go from the tracker through a fault proxy to the receiver. Time
 is the world's: it passes when a test says so, and everybody has then seen it pass.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_chaos import Agent, Run
-    from pytest_chaos.faults.toxics import Courier
+    from pytest_chaos.faults.proxy import FaultProxy
 
 KEY: Final = "CORE-1"
 GRACE_S: Final = 600.0
@@ -48,7 +48,7 @@ class Site:
         self.client = Client(self.tracker)
         self.common = {"folder": str(self.folder), "parts": parts | {"pipeline": pipeline}, "tracker": self.tracker}
         self.port = 0
-        self.courier: Courier | None = None
+        self.proxy: FaultProxy | None = None
 
     # Processes.
 
@@ -59,10 +59,10 @@ class Site:
         self.reconcile(**settings).wait_for("tick", kind="note")
 
     def receive(self, name: str = "receiver", *, handles: bool = True) -> Agent:
-        """Start a receiver, on the port of the first one, and the courier before it."""
+        """Start a receiver, on the port of the first one, and the proxy before it."""
         kwargs = {**self.common, "port": self.port, "handles": handles}
         receiver = self.chaos.spawn("scenarios.webhooks.webhook_agents:receive", kwargs=kwargs, name=name)
-        self._put_courier_before(int(receiver.wait_for("receiving", kind="note")[0].value))
+        self._put_proxy_before(int(receiver.wait_for("receiving", kind="note")[0].value))
         return receiver
 
     def serve(self, *, grace_s: float, interval_s: float) -> Agent:
@@ -97,15 +97,15 @@ class Site:
         }
         served = self.chaos.spawn(command, env=environment, name="served")
         port = served.wait_for_output(r"listening on http://127\.0\.0\.1:(\d+)", timeout_s=WAIT_S)[1]
-        self._put_courier_before(int(port))
+        self._put_proxy_before(int(port))
         return served
 
-    def _put_courier_before(self, port: int) -> None:
+    def _put_proxy_before(self, port: int) -> None:
         self.port = port
-        if self.courier is None:
-            self.courier = self.chaos.courier(f"http://127.0.0.1:{port}")
+        if self.proxy is None:
+            self.proxy = self.chaos.proxy(f"http://127.0.0.1:{port}")
             for source in ("tracker", self.forge):
-                self.world.hook(source, f"{self.courier.url}/hooks/{source}")
+                self.world.hook(source, f"{self.proxy.url}/hooks/{source}")
 
     def reconcile(self, name: str = "reconciler", *, gate: str = "", **settings: Any) -> Agent:
         """Start a reconciler with the grace and the interval of this module, and what is given."""

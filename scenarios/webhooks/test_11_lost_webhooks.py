@@ -9,7 +9,7 @@ from durable_agents import JobCrashPoint
 from durable_agents.pipeline.handlers import HandlerPoint
 from durable_agents.pipeline.tracker import PAGE_LIMIT
 from pytest_chaos import at_delivery, at_point, deliver, kill
-from pytest_chaos.model.plan import draw_deliveries
+from pytest_chaos.faults.toxics import draw_deliveries
 
 from scenarios.jobs.job_checks import rows
 from scenarios.jobs.test_16_red_gate import check_silence
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.chaos(
 )
 
 START, VERDICT, PUSH, PENDING, STATUS = range(1, 6)
-"""The deliveries of one pipeline, by their numbers at the courier."""
+"""The deliveries of one pipeline, by their numbers at the proxy."""
 
 WAYS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("lose", {}),
@@ -77,7 +77,7 @@ def run_pipeline(site: Site, key: str = KEY) -> tuple[float, float, float]:
 def lose(chaos: Run, *numbers: int, count: int | None = 1) -> None:
     """Plan that so many deliveries from each of these numbers on are lost, in a way that is drawn from the seed."""
     way, parameters = WAYS[int(chaos.random("way").random() * len(WAYS))]
-    chaos.plan(*(deliver("courier", way, at_delivery(number, count=count), **parameters) for number in numbers))
+    chaos.plan(*(deliver("proxy", way, at_delivery(number, count=count), **parameters) for number in numbers))
 
 
 def expect_times(site: Site, seen: tuple[float, ...], wanted: tuple[float, ...]) -> None:
@@ -111,7 +111,7 @@ def test_no_delivery_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) 
 
 def test_start_and_verdict_are_lost_before_anybody_looks(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
     """The tracker says Approved, and nobody has heard of the issue: it is started, and approved when that is done."""
-    chaos.plan(deliver("courier", "lose", at_delivery(START, count=2)))
+    chaos.plan(deliver("proxy", "lose", at_delivery(START, count=2)))
     site = Site(chaos, fresh_db, parts)
     site.start(reconcile_start_approved=True)
     site.move(KEY, "In Progress")
@@ -343,7 +343,7 @@ def test_the_tracker_is_out_of_order(chaos: Run, fresh_db: Path, parts: dict[str
 def killed_and_followed(chaos: Run, database: Path, parts: dict[str, str], number: int, point: str) -> None:
     """Kill the reconciler as it makes up for the delivery of this number; another one follows."""
     way, parameters = WAYS[int(chaos.random("way").random() * len(WAYS))]
-    chaos.plan(deliver("courier", way, at_delivery(number), **parameters), kill("reconciler", at_point(point)))
+    chaos.plan(deliver("proxy", way, at_delivery(number), **parameters), kill("reconciler", at_point(point)))
     chaos.note("crash_points", [point])
     site = Site(chaos, database, parts)
     site.start()
@@ -403,7 +403,7 @@ def lead_several(site: Site, keys: list[str]) -> None:
 def test_deliveries_of_several_issues_are_lost_by_chance(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
     """Four issues in one repository, and half of all that is delivered about them gets lost."""
     chaos.plan(
-        *draw_deliveries("courier", chaos.random("lost"), deliveries=20, share=0.5, fates=("lose", "refuse", "cut"))
+        *draw_deliveries("proxy", chaos.random("lost"), deliveries=20, share=0.5, toxics=("lose", "refuse", "cut"))
     )
     site = Site(chaos, fresh_db, parts)
     site.start()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from durable_agents.webhooks.inbox import InboxPoint
 from pytest_chaos import at_delivery, at_point, deliver, kill, pause
-from pytest_chaos.model.plan import draw_deliveries
+from pytest_chaos.faults.toxics import draw_deliveries
 
 from scenarios.jobs.job_checks import rows
 from scenarios.webhooks.site import GRACE_S, INTERVAL_S, KEY, WAIT_S, Site
@@ -41,20 +41,20 @@ START, VERDICT, PUSH, PENDING, STATUS = range(1, 6)
 ISSUE: Final = {"key": KEY, "state": "In Progress", "repo": REPO}
 
 
-def judge(site: Site, *fates: Fault, **stages: str) -> None:
+def judge(site: Site, *toxics: Fault, **stages: str) -> None:
     """Expect what any pipeline leaves, and an inbox that has what was acknowledged, once.
 
-    What the courier has lost it has acknowledged itself, in nobody's name.
+    What the proxy has lost it has acknowledged itself, in nobody's name.
     """
     site.judge(**stages)
-    lost = sum(fate.kind == "lose-delivery" for fate in fates)
-    found = check_inbox(site.database, site.world.sent(), courier_lost=lost)
+    lost = sum(toxic.kind == "lose-delivery" for toxic in toxics)
+    found = check_inbox(site.database, site.world.sent(), proxy_lost=lost)
     site.chaos.check(found, expect="what was acknowledged is there, once")
 
 
-def under_fates(chaos: Run, database: Path, parts: dict[str, str], *fates: Fault, forge: str = "github") -> Site:
+def under_toxics(chaos: Run, database: Path, parts: dict[str, str], *toxics: Fault, forge: str = "github") -> Site:
     """Plan what befalls deliveries, and start everything."""
-    chaos.plan(*fates)
+    chaos.plan(*toxics)
     site = Site(chaos, database, parts, forge=forge)
     site.start()
     return site
@@ -63,8 +63,8 @@ def under_fates(chaos: Run, database: Path, parts: dict[str, str], *fates: Fault
 @pytest.mark.parametrize("at_once", [False, True], ids=["one-after-the-other", "at-once"])
 def test_every_delivery_comes_three_times(chaos: Run, fresh_db: Path, parts: dict[str, str], at_once: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """Under one id, as senders repeat: the pipeline runs as if each had come once."""
-    fate = deliver("courier", "duplicate", at_delivery(1, count=None), copies=3, at_once=at_once)
-    site = under_fates(chaos, fresh_db, parts, fate)
+    toxic = deliver("proxy", "duplicate", at_delivery(1, count=None), copies=3, at_once=at_once)
+    site = under_toxics(chaos, fresh_db, parts, toxic)
     seen = run_pipeline(site)
     expect_times(site, seen, (0.0, 0.0, 0.0))
     judge(site, CORE_1="done")
@@ -72,7 +72,7 @@ def test_every_delivery_comes_three_times(chaos: Run, fresh_db: Path, parts: dic
 
 def test_every_delivery_is_late(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
     """The sender waits, and the pipeline with it."""
-    site = under_fates(chaos, fresh_db, parts, deliver("courier", "delay", at_delivery(1, count=None), delay_s=0.03))
+    site = under_toxics(chaos, fresh_db, parts, deliver("proxy", "delay", at_delivery(1, count=None), delay_s=0.03))
     seen = run_pipeline(site)
     expect_times(site, seen, (0.0, 0.0, 0.0))
     judge(site, CORE_1="done")
@@ -80,8 +80,8 @@ def test_every_delivery_is_late(chaos: Run, fresh_db: Path, parts: dict[str, str
 
 def test_the_verdict_overtakes_the_start(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
     """A verdict about an issue that nobody knows is no start; when the start comes, the tracker is asked again."""
-    fate = deliver("courier", "reorder", at_delivery(START), status=202, behind=1)
-    site = under_fates(chaos, fresh_db, parts, fate)
+    toxic = deliver("proxy", "reorder", at_delivery(START), status=202, behind=1)
+    site = under_toxics(chaos, fresh_db, parts, toxic)
     site.move(KEY, "In Progress")
     site.move(KEY, "Approved")
     chaos.wait_for_faults()
@@ -93,8 +93,8 @@ def test_the_verdict_overtakes_the_start(chaos: Run, fresh_db: Path, parts: dict
 
 def test_the_status_overtakes_the_push(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
     """Continuous integration is faster than the news of the commit, and does not say the branch."""
-    fate = deliver("courier", "reorder", at_delivery(PUSH), status=202, behind=2, hold_s=WAIT_S)
-    site = under_fates(chaos, fresh_db, parts, fate, forge="gitea")
+    toxic = deliver("proxy", "reorder", at_delivery(PUSH), status=202, behind=2, hold_s=WAIT_S)
+    site = under_toxics(chaos, fresh_db, parts, toxic, forge="gitea")
     run_to_development(site)
     site.judge_commit(KEY, "pending")
     site.judge_commit(KEY, "success")
@@ -106,8 +106,8 @@ def test_the_status_overtakes_the_push(chaos: Run, fresh_db: Path, parts: dict[s
 
 def test_an_old_green_comes_late(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
     """The status of a commit arrives when another one is there, which is red: the gate knows, and the task stays."""
-    fate = deliver("courier", "reorder", at_delivery(STATUS), status=202, behind=2, hold_s=WAIT_S)
-    site = under_fates(chaos, fresh_db, parts, fate)
+    toxic = deliver("proxy", "reorder", at_delivery(STATUS), status=202, behind=2, hold_s=WAIT_S)
+    site = under_toxics(chaos, fresh_db, parts, toxic)
     run_to_development(site)
     site.judge_commit(KEY, "pending")
     site.judge_commit(KEY, "success")
@@ -243,10 +243,10 @@ def test_forged_deliveries(chaos: Run, fresh_db: Path, parts: dict[str, str]) ->
     site.start()
     run_to_development(site)
     before, kept = written(fresh_db), len(rows(fresh_db, "SELECT 1 FROM webhook_inbox"))
-    assert site.courier is not None
+    assert site.proxy is not None
     moment_s = site.world.clock.now() // 1_000_000
     seen = {
-        name: (answer(site, f"{site.courier.url}/hooks/{source}", headers, body), wanted)
+        name: (answer(site, f"{site.proxy.url}/hooks/{source}", headers, body), wanted)
         for name, wanted, source, headers, body in forgeries(moment_s)
     }
     chaos.note("forgeries", len(seen))
@@ -281,7 +281,7 @@ def unfinished(site: Site, length: int) -> str:
 
 def test_the_reconciler_starts_what_a_webhook_starts(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
     """It has seen that there is no task, and stands still; the webhook makes the task; the reconciler goes on."""
-    site = under_fates(chaos, fresh_db, parts, pause("reconciler", at_point("recovery.handlers.before_change")))
+    site = under_toxics(chaos, fresh_db, parts, pause("reconciler", at_point("recovery.handlers.before_change")))
     site.world.set_issue(PROJECT, **ISSUE)
     site.world.clock.advance(INTERVAL_S)
     reconciler = chaos.agent("reconciler")
@@ -295,11 +295,11 @@ def test_the_reconciler_starts_what_a_webhook_starts(chaos: Run, fresh_db: Path,
 
 def test_the_reconciler_moves_what_a_webhook_moves(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
     """It has seen a green gate, and stands still; the status comes after all; the reconciler goes on."""
-    site = under_fates(
+    site = under_toxics(
         chaos,
         fresh_db,
         parts,
-        deliver("courier", "reorder", at_delivery(STATUS), status=202, behind=1, hold_s=WAIT_S),
+        deliver("proxy", "reorder", at_delivery(STATUS), status=202, behind=1, hold_s=WAIT_S),
         pause("reconciler", at_point("recovery.stage.before_advance")),
     )
     run_to_development(site)
@@ -322,7 +322,7 @@ def test_a_webhook_moves_what_the_reconciler_moves(chaos: Run, fresh_db: Path, p
     That is a process which only handles: one that also receives could be stopped with the store's
     write lock in hand.
     """
-    site = under_fates(chaos, fresh_db, parts, pause("handler", at_point(GATE_IS_GREEN)))
+    site = under_toxics(chaos, fresh_db, parts, pause("handler", at_point(GATE_IS_GREEN)))
     run_to_development(site)
     site.judge_commit(KEY, "pending")
     site.settle()
@@ -395,8 +395,8 @@ def test_two_receivers_and_two_reconcilers_at_once_over_many_issues(
 @pytest.mark.chaos_deep
 def test_anything_befalls_deliveries(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
     """Four issues, and half of all that is delivered about them is lost, doubled, late or cut."""
-    fates = ("lose", "duplicate", "delay", "refuse", "cut", "truncate")
-    drawn = draw_deliveries("courier", chaos.random("fates"), deliveries=20, share=0.5, fates=fates)
-    site = under_fates(chaos, fresh_db, parts, *drawn)
+    toxics = ("lose", "duplicate", "delay", "refuse", "cut", "truncate")
+    drawn = draw_deliveries("proxy", chaos.random("toxics"), deliveries=20, share=0.5, toxics=toxics)
+    site = under_toxics(chaos, fresh_db, parts, *drawn)
     lead_several(site, [f"CORE-{number}" for number in range(1, 5)])
     judge(site, *drawn, CORE_1="done", CORE_2="done", CORE_3="done", CORE_4="done")

@@ -97,17 +97,15 @@ def check_unbegun(database: Path) -> Iterator[Finding]:
         yield Finding(signature="jobs:begun-when-cancelled", text=text, checker="check_unbegun")
 
 
-def check_inbox(
-    database: Path, sent: Sequence[tuple[str, str, str, str]], *, courier_lost: int = 0
-) -> Iterator[Finding]:
+def check_inbox(database: Path, sent: Sequence[tuple[str, str, str, str]], *, proxy_lost: int = 0) -> Iterator[Finding]:
     """Find deliveries (source, event, id, answer) that were acknowledged and are not in the inbox, or are there twice.
 
-    So many as ``courier_lost`` were acknowledged by the courier and never carried: none of them is
+    So many as ``proxy_lost`` were acknowledged by the proxy and never carried: none of them is
     there. One that comes again under another id has the same body, and no two of a scenario have.
     """
     found = rows(database, "SELECT source, delivery_id, body, status FROM webhook_inbox")
     acknowledged = {delivery for _, _, delivery, answer in sent if answer in {"200", "202"}}
-    if len(lost := sorted(acknowledged - {delivery for _, delivery, _, _ in found})) != courier_lost:
+    if len(lost := sorted(acknowledged - {delivery for _, delivery, _, _ in found})) != proxy_lost:
         text = f"{len(lost)} acknowledged deliveries are not in the inbox: {lost[:5]}"
         yield Finding(signature="durability:acknowledged-lost", text=text, checker="check_inbox")
     bodies = Counter((source, body) for source, _, body, _ in found)

@@ -55,7 +55,8 @@ def check_checkpoints(history: History, database: Path, task_id: str) -> Iterato
         yield Finding(signature="sqlite:integrity", text=text, checker="integrity_check")
     iterations = [row.iteration for row in rows if row.iteration is not None]
     yield from durability.whole(
-        (durability.Item(row.sequence_number, whole=not row.problem, reason=row.problem) for row in rows), "checkpoint"
+        (durability.FoundItem(row.sequence_number, whole=not row.problem, reason=row.problem) for row in rows),
+        "checkpoint",
     )
     yield from durability.acknowledged_present(history, "checkpoint", iterations)
     yield from durability.nothing_invented(history, "checkpoint", iterations)

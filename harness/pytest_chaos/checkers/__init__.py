@@ -1,26 +1,22 @@
-"""Lists in findings: the first ten entries and how many more there are.
-
-One bug may touch every key of a run; a finding that lists a million of them helps nobody and fills
-the evidence.
-
-Checkers: pure functions from what is known of a run to what is wrong with it.
+"""Checkers: pure functions from what is known of a run to what is wrong with it.
 
 A checker gets a :class:`~pytest_chaos.model.history.History` and, as plain values, what was found
-in the world afterwards (keys in a database, numbers of checkpoints, effects counted at a receiver).
-It does no I/O, so the same history can be judged again, from an evidence pack, years later. It
-returns findings; none means that the invariant held *as far as the history shows*. Keys are plain
-(``str | int``): nothing here knows what was built or who built it.
+in the world afterwards: keys in a database, numbers of checkpoints, effects counted at a receiver.
+It does no I/O, so an evidence pack can be judged again years later. It returns findings; none means
+that the invariant held *as far as the history shows*. Keys are plain (``str | int``).
 
-    durability     what was acknowledged is there, what is there was intended, whole and without gaps
-    exactly_once   an effect happens once, however often the one who causes it dies
-    ownership      one holder at a time; fencing tokens rise; a stale one writes nothing
+    durability     nothing acknowledged is lost, nothing is invented, nothing is half there
+    exactly_once   an effect happens once, however often its agent dies
+    ownership      one holder at a time; fencing tokens rise; a stale token writes nothing
     liveness       after the faults are gone, things move again, in time
     coverage       what the runs never reached they never proved
 
 The three-valued truth is Jepsen's and porcupine's: an operation without an ack is unknown and may
 be found done or not done, and a checker that raises has decided nothing (:func:`run_checkers`).
-Findings with one ``signature`` have one cause, ``durability:acknowledged-lost``; their particulars
-are in ``text``, where a list shows its first ten entries.
+Findings with one ``signature`` have one cause, ``durability:acknowledged-lost``. Their particulars
+are in ``text``, where a list shows its first ten entries: one bug may touch every key of a run.
+
+``model`` is all that this room imports; ``runtime`` and tests import it.
 """
 
 from __future__ import annotations
@@ -29,7 +25,9 @@ import itertools
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from pytest_chaos.model.values import Finding
+import msgspec
+
+from pytest_chaos.model.values import Finding, FindingKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -44,19 +42,39 @@ _CHARACTERS_MAX: Final = 80
 
 
 def listed(values: Collection[object]) -> str:
-    """Return ``1, 'two', 3``, and for more than ten values ``..., 10 and 32 more``; long entries are cut."""
+    """Return ``1, 'two', 3``; after ten values ``..., 10 and 32 more``; long ones are cut."""
     shown = [_short(value) for value in itertools.islice(values, LISTED_MAX)]
     more = len(values) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def listed_counts(times: Mapping[Name, int]) -> str:
-    """Return ``7: 2, 'x': 3`` of keys and how often each was seen, bounded like any list."""
-    return listed([Bare(f"{key!r}: {count}") for key, count in times.items()])
+def counts(times: Mapping[Name, int]) -> list[object]:
+    """Return entries of a list that read ``7: 2``: keys and how often each was seen."""
+    return [Bare(f"{key!r}: {count}") for key, count in times.items()]
+
+
+def findings_of(
+    signature: str, text: str, items: Collection[object], *, kind: FindingKind = "safety", orders: Iterable[int] = ()
+) -> tuple[Finding, ...]:
+    """Return a finding that lists the items after its text, or nothing where there are none."""
+    if not items:
+        return ()
+    return (Finding(signature=signature, text=f"{text}: {listed(items)}", kind=kind, orders=tuple(orders)),)
+
+
+def undecided_if_torn(history: History, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return findings about a missing intent; undecided with torn lines, which may have been it."""
+    if not history.torn:
+        return tuple(findings)
+    torn = f"but {len(history.torn)} lines of the mark file cannot be read and may have said so"
+    return tuple(
+        Finding(signature=f"{finding.signature}-or-torn", text=f"{finding.text}; {torn}", kind="harness")
+        for finding in findings
+    )
 
 
 class Bare(str):
-    """Text that a list shows as it is, without quotes."""
+    """Text that a list shows without quotes."""
 
     __slots__ = ()
 
@@ -70,11 +88,8 @@ def _short(value: object) -> str:
     return text if len(text) <= _CHARACTERS_MAX else f"{text[: _CHARACTERS_MAX - 3]}..."
 
 
-__all__ = ["Checker", "checker_name", "listed", "run_checkers"]
-
-
 class Checker(Protocol):
-    """Anything that is called with a history and returns findings: a function, a partial, an object of the user's."""
+    """A callable from a history to findings: a function, a partial, an object of the user's."""
 
     def __call__(self, history: History, /) -> Iterable[Finding]:
         """Judge the history. Raising means that nothing could be decided."""
@@ -83,14 +98,14 @@ class Checker(Protocol):
 def run_checkers(checkers: Iterable[Checker], history: History) -> tuple[Finding, ...]:
     """Run every checker and return all findings, each with the name of its checker.
 
-    One that raises, or returns something else than findings, becomes a finding of kind ``harness``:
-    it leaves the run INCONCLUSIVE, and never keeps another checker from speaking.
+    A checker that raises, or returns something else than findings, becomes a finding of kind
+    ``harness``: the run is INCONCLUSIVE, and the other checkers run all the same.
     """
     return tuple(finding for checker in checkers for finding in _run(checker, history))
 
 
 def checker_name(checker: Callable[..., object]) -> str:
-    """Return the name under which a checker's findings are listed: ``durability.acknowledged_present``."""
+    """Return the name that findings give their checker: ``durability.acknowledged_present``."""
     inner: object = checker
     while isinstance(inner, partial):
         inner = inner.func
@@ -113,8 +128,4 @@ def _named(finding: object, name: str) -> Finding:
     if not isinstance(finding, Finding):
         msg = f"expected findings, got {type(finding).__name__} ({finding!r})"
         raise TypeError(msg)
-    if finding.checker:
-        return finding
-    return Finding(
-        signature=finding.signature, text=finding.text, kind=finding.kind, checker=name, orders=finding.orders
-    )
+    return finding if finding.checker else msgspec.structs.replace(finding, checker=name)

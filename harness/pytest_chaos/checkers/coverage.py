@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pytest_chaos.checkers import listed, listed_counts
+from pytest_chaos.checkers import counts, findings_of
 from pytest_chaos.model.values import Finding, MarkKind
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from pytest_chaos.model.history import History
 
 REACHED = "reached"
-"""The operation of a note with which an agent says that it was somewhere; the note's key names the place."""
+"""Operation of the note that an agent reached a place; the note's key names the place."""
 
 
 def all_reached(expected: Collection[str], reached: Iterable[str], what: str = "points") -> tuple[Finding, ...]:
-    """Find what was expected and never reached in any run: ``coverage:never-reached``.
+    """Find places that were expected and never reached in any run: ``coverage:never-reached``.
 
     Expecting nothing at all is a finding as well (``coverage:nothing-expected``): it would pass
     whatever happens.
@@ -34,10 +34,8 @@ def all_reached(expected: Collection[str], reached: Iterable[str], what: str = "
         return (Finding(signature="coverage:nothing-expected", text=text, kind="harness"),)
     seen = frozenset(reached)
     missed = [name for name in dict.fromkeys(expected) if name not in seen]
-    if not missed:
-        return ()
-    text = f"{len(missed)} of {len(frozenset(expected))} {what} never reached: {listed(missed)}"
-    return (Finding(signature="coverage:never-reached", text=text, kind="harness"),)
+    text = f"{len(missed)} of {len(frozenset(expected))} {what} never reached"
+    return findings_of("coverage:never-reached", text, missed, kind="harness")
 
 
 def sometimes(runs: Iterable[Mapping[str, bool]]) -> tuple[Finding, ...]:
@@ -52,14 +50,12 @@ def sometimes(runs: Iterable[Mapping[str, bool]]) -> tuple[Finding, ...]:
         asked.update(run.keys())
         held.update(name for name, holds in run.items() if holds)
     never = {name: times for name, times in asked.items() if not held[name]}
-    if not never:
-        return ()
-    text = f"{len(never)} claims never held in any run (claim: runs that asked): {listed_counts(never)}"
-    return (Finding(signature="coverage:never-held", text=text, kind="harness"),)
+    text = f"{len(never)} claims never held in any run (claim: runs that asked)"
+    return findings_of("coverage:never-held", text, counts(never), kind="harness")
 
 
 def places_reached(histories: Iterable[History]) -> frozenset[str]:
-    """Return the places that the agents of these runs said they reached: the keys of their ``reached`` notes."""
+    """Return the places that agents of these runs reached: the keys of their ``reached`` notes."""
     return frozenset(
         str(mark.key)
         for history in histories

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pytest_chaos.checkers import Bare, listed, listed_counts
-from pytest_chaos.model.values import Finding, Key, MarkKind
+from pytest_chaos.checkers import Bare, counts, findings_of, undecided_if_torn
+from pytest_chaos.model.values import Key, MarkKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from pytest_chaos.model.history import History
+    from pytest_chaos.model.values import Finding
 
 
-class Item(msgspec.Struct, frozen=True):
-    """Something that was found afterwards: whether it is whole, and if not, what is wrong with it."""
+class FoundItem(msgspec.Struct, frozen=True):
+    """An item that was found afterwards: whether it is whole, and if not, why."""
 
     key: Key
     whole: bool
@@ -31,74 +32,58 @@ class Item(msgspec.Struct, frozen=True):
 
 
 def acknowledged_present(history: History, operation: str, found: Collection[Key]) -> tuple[Finding, ...]:
-    """Find what was acknowledged and is not among the keys found afterwards: ``durability:acknowledged-lost``.
+    """Find acknowledged keys that are not there afterwards: ``durability:acknowledged-lost``.
 
-    Where the history has torn lines an ack may be missing, never one too many: what this finds is
-    certain.
+    Torn lines in the history may hide an ack and never add one: these findings are certain.
     """
     there = frozenset(found)
     lost = [mark for mark in history.acknowledged(operation) if mark.key not in there]
-    if not lost:
-        return ()
     keys = list(dict.fromkeys(mark.key for mark in lost))
-    text = f"{len(keys)} acknowledged {operation} lost: {listed(keys)}"
-    return (Finding(signature="durability:acknowledged-lost", text=text, orders=tuple(mark.order for mark in lost)),)
+    text = f"{len(keys)} acknowledged {operation} lost"
+    return findings_of("durability:acknowledged-lost", text, keys, orders=[mark.order for mark in lost])
 
 
 def nothing_invented(history: History, operation: str, found: Collection[Key]) -> tuple[Finding, ...]:
-    """Find keys that nobody ever intended: ``durability:invented``.
+    """Find keys that no agent ever intended: ``durability:invented``.
 
-    With torn lines in the history the missing intent may have been one of them, so the finding is
-    of kind ``harness``: undecided.
+    With torn lines in the history the missing intent may be one of them: the finding is undecided,
+    of kind ``harness``.
     """
     intended = frozenset(mark.key for mark in history.select(MarkKind.INTENT, operation))
     invented = [key for key in dict.fromkeys(found) if key not in intended]
-    if not invented:
-        return ()
-    text = f"{len(invented)} {operation} found that no agent intended: {listed(invented)}"
-    if history.torn:
-        torn = f"{text}; but {len(history.torn)} lines of the mark file cannot be read and may have said so"
-        return (Finding(signature="durability:invented-or-torn", text=torn, kind="harness"),)
-    return (Finding(signature="durability:invented", text=text),)
+    text = f"{len(invented)} {operation} found that no agent intended"
+    return undecided_if_torn(history, findings_of("durability:invented", text, invented))
 
 
 def found_once(found: Iterable[Key], what: str = "items") -> tuple[Finding, ...]:
     """Find keys that are there more than once: ``durability:duplicated``."""
     repeated = {key: times for key, times in Counter(found).items() if times > 1}
-    if not repeated:
-        return ()
-    text = f"{len(repeated)} {what} found more than once (key: times): {listed_counts(repeated)}"
-    return (Finding(signature="durability:duplicated", text=text),)
+    text = f"{len(repeated)} {what} found more than once (key: times)"
+    return findings_of("durability:duplicated", text, counts(repeated))
 
 
-def whole(items: Iterable[Item], what: str = "items") -> tuple[Finding, ...]:
-    """Find what is only half there, acknowledged or not: ``durability:half-there``."""
-    halves = [item for item in items if not item.whole]
-    if not halves:
-        return ()
-    shown = listed([Bare(f"{item.key!r}: {item.reason or 'not whole'}") for item in halves])
-    return (Finding(signature="durability:half-there", text=f"{len(halves)} {what} half there: {shown}"),)
+def whole(items: Iterable[FoundItem], what: str = "items") -> tuple[Finding, ...]:
+    """Find items that are only half there, acknowledged or not: ``durability:half-there``."""
+    halves = [Bare(f"{item.key!r}: {item.reason or 'not whole'}") for item in items if not item.whole]
+    return findings_of("durability:half-there", f"{len(halves)} {what} half there", halves)
 
 
 def contiguous(numbers: Collection[int], start: int = 1, what: str = "numbers") -> tuple[Finding, ...]:
-    """Find gaps and repetitions in numbers that should run from ``start`` without either, in whatever order they come.
+    """Find gaps and repetitions in numbers that should run from ``start`` without either.
 
     Signatures ``durability:number-missing``, ``durability:number-repeated`` and
     ``durability:number-before-start``. Memory and time depend on how many numbers there are, not on
     how large they are.
     """
     counted = Counter(numbers)
-    findings = []
-    if gaps := _gaps(sorted(number for number in counted if number >= start), start):
-        text = f"{what} missing: {listed(gaps)}"
-        findings.append(Finding(signature="durability:number-missing", text=text))
-    if repeated := {number: times for number, times in sorted(counted.items()) if times > 1}:
-        text = f"{what} repeated (number: times): {listed_counts(repeated)}"
-        findings.append(Finding(signature="durability:number-repeated", text=text))
-    if before := sorted(number for number in counted if number < start):
-        text = f"{what} before {start}, where they start: {listed(before)}"
-        findings.append(Finding(signature="durability:number-before-start", text=text))
-    return tuple(findings)
+    gaps = _gaps(sorted(number for number in counted if number >= start), start)
+    repeated = {number: times for number, times in sorted(counted.items()) if times > 1}
+    before = sorted(number for number in counted if number < start)
+    return (
+        *findings_of("durability:number-missing", f"{what} missing", gaps),
+        *findings_of("durability:number-repeated", f"{what} repeated (number: times)", counts(repeated)),
+        *findings_of("durability:number-before-start", f"{what} before {start}, where they start", before),
+    )
 
 
 def _gaps(ordered: list[int], start: int) -> list[object]:

@@ -1,9 +1,9 @@
 """Liveness: once the faults are gone, things move again, and in time.
 
 Safety is judged over the whole run, liveness only after the faults were healed (TigerBeetle's
-simulator: a safety phase, then heal, then a liveness phase), since no program progresses while it
-is dead. All findings are of kind ``liveness``, apart from safety: they say "not within this bound",
-and a bound is a decision of whoever wrote the test.
+simulator: a safety phase, then heal, then a liveness phase): no program progresses while it is
+dead. All findings are of kind ``liveness``, apart from safety: they say "not within this bound",
+and the test's author chose the bound.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pytest_chaos.checkers import Bare, listed
+from pytest_chaos.checkers import Bare, findings_of
 from pytest_chaos.errors import UsageError
 from pytest_chaos.model.values import Finding
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def progress_after(
     history: History, operation: str, *, healed: int, count: int = 1, agent: str | None = None
 ) -> tuple[Finding, ...]:
-    """Find that fewer than ``count`` acks of ``operation`` follow the heal: ``liveness:no-progress``.
+    """Find that fewer than ``count`` acks follow the heal: ``liveness:no-progress``.
 
     ``healed`` is the number of marks that had been written when the last fault was healed (a
     receipt's ``order``).
@@ -38,13 +38,14 @@ def progress_after(
 
 
 def progress_within(name: str, *, observed_s: float | None, bound_s: float) -> tuple[Finding, ...]:
-    """Find that something came too late, or not at all (``observed_s`` is ``None``): ``liveness:bound-expired``.
+    """Find that an event came too late: ``liveness:bound-expired``.
 
-    Both are seconds since the heal, the bound inclusive. Raises UsageError for a bound that is not
+    ``observed_s`` is ``None`` for an event that never came. Both are seconds since the heal, the
+    bound inclusive. Raises UsageError for a bound that is not
     a finite number of 0 or more: a wait without end would never be a finding.
     """
     if not 0 <= bound_s < math.inf:
-        msg = f"the bound of {name} is {bound_s} seconds: expected a finite number, 0 or more"
+        msg = f"the bound of {name} must be a finite number of seconds, 0 or more; got {bound_s}. Give such a bound"
         raise UsageError(msg)
     if observed_s is not None and observed_s <= bound_s:
         return ()
@@ -54,17 +55,15 @@ def progress_within(name: str, *, observed_s: float | None, bound_s: float) -> t
 
 
 def steady_state_regained(before: Mapping[str, object], after: Mapping[str, object]) -> tuple[Finding, ...]:
-    """Find what is not as it was before the faults: ``liveness:steady-state-not-regained``.
+    """Find observations that changed: ``liveness:steady-state-not-regained``.
 
     Each is a set of named observations (Chaos Toolkit's steady state hypothesis, seen before and
-    after). What was observed only after the faults is no finding.
+    after). An observation made only after the faults is no finding.
     """
     changed = [name for name in before if name not in after or after[name] != before[name]]
-    if not changed:
-        return ()
-    shown = listed([Bare(f"{name} was {before[name]!r}, is {_seen(after, name)}") for name in changed])
-    text = f"{len(changed)} observations differ from the steady state: {shown}"
-    return (Finding(signature="liveness:steady-state-not-regained", text=text, kind="liveness"),)
+    shown = [Bare(f"{name} was {before[name]!r}, is {_seen(after, name)}") for name in changed]
+    text = f"{len(changed)} observations differ from the steady state"
+    return findings_of("liveness:steady-state-not-regained", text, shown, kind="liveness")
 
 
 def nothing_unfinished(history: History, operation: str, *, healed: int) -> tuple[Finding, ...]:
@@ -75,12 +74,9 @@ def nothing_unfinished(history: History, operation: str, *, healed: int) -> tupl
     open_intents = [
         pair.intent for pair in history.operations(operation) if pair.ack is None and pair.intent.order >= healed
     ]
-    if not open_intents:
-        return ()
-    keys = listed([mark.key for mark in open_intents])
-    text = f"{len(open_intents)} {operation} begun after the heal and not finished: {keys}"
-    orders = tuple(mark.order for mark in open_intents)
-    return (Finding(signature="liveness:unfinished", text=text, kind="liveness", orders=orders),)
+    text = f"{len(open_intents)} {operation} begun after the heal and not finished"
+    orders = [mark.order for mark in open_intents]
+    return findings_of("liveness:unfinished", text, [mark.key for mark in open_intents], kind="liveness", orders=orders)
 
 
 def _seen(after: Mapping[str, object], name: str) -> str:

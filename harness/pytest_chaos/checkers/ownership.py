@@ -1,9 +1,9 @@
-"""Ownership: one holder at a time, tokens that rise with every grant, and nothing written under a stale one.
+"""Ownership: one holder at a time, tokens that rise with every grant, no write under a stale one.
 
-A lease alone cannot keep two holders apart: one that was paused past its expiry wakes and believes
-it still holds (a zombie). The cure is the fencing token that the store checks on each write
-(Chubby's sequencers, Burrows, OSDI 2006; Kleppmann, "How to do distributed locking", 2016). So
-there are three invariants here, each with a signature of its own.
+A lease alone cannot keep two holders apart: a holder that was paused past its expiry wakes and
+believes that it still holds (a zombie). The cure is the fencing token that the store checks on each
+write (Chubby's sequencers, Burrows, OSDI 2006; Kleppmann, "How to do distributed locking", 2016).
+So there are three invariants here, each with a signature of its own.
 
 Times may be orders of a history or instants of a clock, as long as all are of one kind; a grant
 that ends where the next one begins does not overlap it.
@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pytest_chaos.checkers import Bare, listed
-from pytest_chaos.model.values import Finding, Key
+from pytest_chaos.checkers import Bare, findings_of
+from pytest_chaos.model.values import Key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from pytest_chaos.model.values import Finding
+
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """One stretch of ownership: from its grant to its release or expiry; ``end`` is ``None`` while it is still held."""
+    """Ownership from grant to release or expiry; ``end`` is ``None`` while it is held."""
 
     resource: Key
     holder: str
@@ -35,7 +37,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Write(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt to write under a token; ``at`` is when the store decided, ``accepted`` what it decided."""
+    """An attempt to write under a token; the store decided at ``at`` whether it is ``accepted``."""
 
     resource: Key
     token: int
@@ -50,32 +52,27 @@ def one_holder(grants: Iterable[Grant]) -> tuple[Finding, ...]:
     incarnation may live.
     """
     overlaps = [pair for held in _by_resource(grants).values() for pair in _overlaps(held)]
-    if not overlaps:
-        return ()
-    shown = listed([Bare(f"{first.resource!r} by {_said(first)} and {_said(second)}") for first, second in overlaps])
-    return (Finding(signature="ownership:two-holders", text=f"{len(overlaps)} times held by two at once: {shown}"),)
+    shown = [Bare(f"{first.resource!r} by {_said(first)} and {_said(second)}") for first, second in overlaps]
+    return findings_of("ownership:two-holders", f"{len(overlaps)} times held by two at once", shown)
 
 
 def tokens_rise(grants: Iterable[Grant]) -> tuple[Finding, ...]:
-    """Find grants whose fencing token is not above that of the grant before: ``ownership:token-not-rising``."""
+    """Find grants whose token is not above the one before: ``ownership:token-not-rising``."""
     wrong = [
-        (before, after)
+        Bare(f"{after.resource!r} {before.token} then {after.token}")
         for held in _by_resource(grants).values()
         for before, after in itertools.pairwise(held)
         if after.token <= before.token
     ]
-    if not wrong:
-        return ()
-    shown = listed([Bare(f"{after.resource!r} {before.token} then {after.token}") for before, after in wrong])
-    return (Finding(signature="ownership:token-not-rising", text=f"{len(wrong)} tokens did not rise: {shown}"),)
+    return findings_of("ownership:token-not-rising", f"{len(wrong)} tokens did not rise", wrong)
 
 
 def no_stale_write(grants: Iterable[Grant], writes: Iterable[Write]) -> tuple[Finding, ...]:
     """Find accepted writes under a token that was stale or never granted.
 
     ``ownership:stale-write`` when a higher token had been granted by then,
-    ``ownership:ungranted-write`` when nobody had been granted that token by then. A write after its
-    holder's expiry is no finding while no one else was granted: fencing, not the clock, decides.
+    ``ownership:ungranted-write`` when that token had not been granted by then. A write after its
+    holder's expiry is no finding while no other was granted: fencing, not the clock, decides.
     """
     granted = _by_resource(grants)
     stale: list[Write] = []
@@ -93,32 +90,26 @@ def no_stale_write(grants: Iterable[Grant], writes: Iterable[Write]) -> tuple[Fi
 
 
 def _write_findings(signature: str, how: str, writes: list[Write]) -> tuple[Finding, ...]:
-    if not writes:
-        return ()
-    shown = listed([Bare(f"{write.resource!r} token {write.token} at {write.at:g}") for write in writes])
-    return (Finding(signature=signature, text=f"{len(writes)} writes accepted {how}: {shown}"),)
+    shown = [Bare(f"{write.resource!r} token {write.token} at {write.at:g}") for write in writes]
+    return findings_of(signature, f"{len(writes)} writes accepted {how}", shown)
 
 
 def _by_resource(grants: Iterable[Grant]) -> Mapping[Key, list[Grant]]:
     held: defaultdict[Key, list[Grant]] = defaultdict(list)
     # Ties keep the order in which they were given: it is the order in which they were granted.
-    for grant in sorted(grants, key=_start):
+    for grant in sorted(grants, key=lambda grant: grant.start):
         held[grant.resource].append(grant)
     return held
 
 
 def _overlaps(held: list[Grant]) -> Iterable[tuple[Grant, Grant]]:
-    """Yield each grant that begins before everything before it has ended, with the one that lasts longest."""
+    """Yield each grant that overlaps earlier ones, with the earlier one that ends last."""
     longest: Grant | None = None
     for grant in held:
         if longest is not None and (longest.end is None or grant.start < longest.end):
             yield longest, grant
         if longest is None or (longest.end is not None and (grant.end is None or grant.end > longest.end)):
             longest = grant
-
-
-def _start(grant: Grant) -> float:
-    return grant.start
 
 
 def _said(grant: Grant) -> str:

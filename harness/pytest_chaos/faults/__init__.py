@@ -1,61 +1,24 @@
-"""Faults: what is injected, one small file each, and the registry that plans are checked against.
+"""Faults: everything about each kind in one file, and the injector that carries out a plan.
 
-A fault is two things: ``fire``, which does it to an agent, and ``evidence``, which says, once it
-was *seen* to happen, how it was seen. Without evidence a fault has not fired and its run is
-INCONCLUSIVE, whatever the test found. The injector carries out a plan while the test waits. What
-can be timed exactly only from within (a crash point, a mark) is fired by the agent itself
-(``harness/pytest_chaos/runtime/child.py``); the injector then sees to the evidence alone.
+    plan -> validate (model/plan.py) -> injector.py -> receipt
+                |                          |
+            registry.py: kinds of faults, found by entry point (group ``pytest_chaos.faults``)
 
-A new family of faults (clock, network) is another module here and its entries in :data:`REGISTRY`.
+``kind.py``          what a kind of fault declares: parameters, times, how it fires, its evidence
+``registry.py``      the kinds of all installed distributions, loaded when a plan names them
+``injector.py``      fires due faults while the test waits, and hands out a receipt for each
+``kill.py`` ...      one kind each (``pause.py``: and resume), with the function that plans it
+``toxics.py``        what a fault proxy does to HTTP deliveries
+``proxy.py``         the test's side of a fault proxy; its process is ``proxy_server.py``, its HTTP
+                     ``messages.py``
+
+A fault has fired only when its effect was seen: ``evidence`` says how. Without evidence its run is
+INCONCLUSIVE. A Python agent stops at a planned point or mark by itself, with no race against the
+controller: either by the signal that is the fault (kill), or until the fault was seen to happen
+(hold-lock). ``runtime`` uses this room; ``model`` and ``checkers`` know nothing of it. How to add a
+kind: docs/writing-a-fault.md.
 """
 
-from __future__ import annotations
+from pytest_chaos.faults.kind import FaultKind, Firing, Parameter
 
-from typing import TYPE_CHECKING, Final, Protocol
-
-from pytest_chaos.faults import hold_lock as contention, process, toxics as webhooks
-from pytest_chaos.model.plan import FATES
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pytest_chaos.faults.firing import Firing
-
-
-class FaultKind(Protocol):
-    """What the injector needs of a fault.
-
-    ``kind`` is its name in plans; ``needs_life`` says that it cannot hit an agent that has ended.
-    """
-
-    @property
-    def kind(self) -> str:
-        """The name in plans and reports."""
-        ...
-
-    @property
-    def needs_life(self) -> bool:
-        """Whether the agent has to be running for it to fire."""
-        ...
-
-    def fire(self, firing: Firing) -> None:
-        """Do it. Called once; must not wait for what it does."""
-        ...
-
-    def evidence(self, firing: Firing) -> str | None:
-        """Say how it was seen to have happened, or ``None`` as long as it was not."""
-        ...
-
-
-_ALL: Final[tuple[FaultKind, ...]] = (
-    process.Kill(),
-    process.Terminate(),
-    process.Pause(),
-    process.Resume(),
-    process.Restart(),
-    contention.HoldLock(),
-    *(webhooks.Fate(kind) for kind in FATES),
-)
-
-REGISTRY: Final[Mapping[str, FaultKind]] = {fault.kind: fault for fault in _ALL}
-"""Every fault that a plan can name."""
+__all__ = ["FaultKind", "Firing", "Parameter"]

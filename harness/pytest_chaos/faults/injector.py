@@ -1,102 +1,114 @@
 """The injector: carries out a plan while the test waits, and hands out a receipt for every fault.
 
 It has no thread: each wait of the run pumps it. A planned fault is pending until its time comes,
-then fired until it was seen to have happened, then done. One that is not done when the run ends
+then fired until it was seen to have happened, then done. A fault that is not done when the run ends
 gets a receipt that says it did not fire, and why.
+
+A Python agent stops at a planned point or mark by itself. It writes a note, and then sends itself
+either the signal that is the fault, or SIGSTOP: then it stands at the point until the injector has
+fired the fault and seen it happen.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 from typing import TYPE_CHECKING, Final
 
-from pytest_chaos.faults.firing import Firing
-from pytest_chaos.faults.toxics import DELIVERY_NOTE
+from pytest_chaos.faults.kind import Firing
+from pytest_chaos.faults.proxy import DELIVERY_NOTE
+from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model.plan import describe_when
-from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, Fault, Mark, Now, Receipt
-from pytest_chaos.runtime.child import FAULT_NOTE, POINTS_SEEN_NOTE, SIGNAL_OF, Trigger
+from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, Fault, Mark, MarkKind, Now, Receipt
+from pytest_chaos.runtime import processes
+from pytest_chaos.runtime.child import FAULT_NOTE, POINTS_SEEN_NOTE, Trigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pytest_chaos.faults import FaultKind
-    from pytest_chaos.faults.firing import Stage
+    from pytest_chaos.faults.kind import FaultContext, FaultKind
     from pytest_chaos.runtime.agent import Agent
 
 _POINTS_SHOWN_MAX: Final = 12
+_ANY_FAULT_NOTE: Final = AfterMark(kind=MarkKind.NOTE, operation=FAULT_NOTE)
 
 
 class _Pending:
-    """One planned fault on its way: not yet fired, fired, seen."""
+    """One fault on its way: not yet fired, fired, seen."""
 
     def __init__(self, place: int, fault: Fault) -> None:
         self.place = place
         self.fault = fault
         self.firing: Firing | None = None
-        self.fired_at_s: float | None = None
-        self.reason = ""
         self.done = False
+
+    @property
+    def kind(self) -> FaultKind:
+        return REGISTRY[self.fault.kind]
+
+    @property
+    def at_delivery(self) -> bool:
+        return isinstance(self.fault.when, AtDelivery)
+
+    def is_fired_by(self, agent: Agent) -> bool:
+        """Whether the agent itself stops at the planned time; only a Python agent can."""
+        return agent.fires_from_within and isinstance(self.fault.when, AtPoint | AfterMark | AtDelivery)
 
 
 class Injector:
-    """Watches the agents of one run and fires what is planned for them.
+    """Watches the agents of one run and fires their planned faults.
 
     ``agents`` maps names to the current incarnation; ``on_receipt`` gets each receipt as soon as it
-    is known; ``restart`` starts an agent again.
+    is known; ``context`` is the run, for faults that start processes; ``order`` counts the marks so
+    far.
     """
 
     def __init__(
         self,
-        registry: Mapping[str, FaultKind],
         agents: Mapping[str, Agent],
         *,
         on_receipt: Callable[[Receipt], None],
-        stage: Stage,
+        context: FaultContext,
         order: Callable[[], int],
     ) -> None:
-        self._registry = registry
         self._agents = agents
         self._on_receipt = on_receipt
-        self._stage = stage
+        self._context = context
         self._order = order
         self._pending: list[_Pending] = []
-        self._paused: list[tuple[float, _Pending]] = []
+        self._follow_ups: list[tuple[float, Fault, Agent]] = []
         self._busy = False
 
     def load(self, faults: tuple[Fault, ...]) -> None:
         """Take over the faults of the run's plan."""
         self._pending = [_Pending(place, fault) for place, fault in enumerate(faults)]
 
-    def triggers(self, name: str, *, from_within: bool) -> list[Trigger]:
-        """Return the faults that the agent of this name has to fire itself; only a Python agent of ours can."""
-        found: list[Trigger] = []
-        for pending in self._pending:
-            fault = pending.fault
-            if pending.done or fault.agent != name or not from_within or fault.kind not in SIGNAL_OF:
-                continue
-            if not _fired_within(fault):
-                continue
-            point = fault.when.point if isinstance(fault.when, AtPoint) else None
-            mark = (str(fault.when.kind), fault.when.operation) if isinstance(fault.when, AfterMark) else None
-            count = fault.when.occurrence if isinstance(fault.when, AtPoint) else getattr(fault.when, "count", 1)
-            found.append({"fault": pending.place, "kind": fault.kind, "point": point, "mark": mark, "count": count})
-        return found
+    def triggers(self, name: str) -> list[Trigger]:
+        """Return when a Python agent of this name has to stop, and by which signal."""
+        return [
+            _trigger(pending, pending.fault.when)
+            for pending in self._pending
+            if pending.fault.agent == name and pending.firing is None and not pending.done
+            if isinstance(pending.fault.when, AtPoint | AfterMark)
+        ]
 
     def fire(self, fault: Fault, agent: Agent, *, wait: Callable[[Callable[[], bool], str], None]) -> Receipt:
         """Fire a fault at once, wait until it was seen, and return its receipt."""
         pending = _Pending(-1, fault)
-        self._start(pending, agent)
+        firing = self._start(pending, agent)
         what = f"evidence that {fault.kind} of {agent.name!r} happened"
-        wait(lambda: self._see(pending) is not None or pending.done, what)
-        return self._finish(pending, self._see(pending) or "")
+        wait(lambda: pending.kind.evidence(firing) is not None, what)
+        return self._finish(pending, firing, pending.kind.evidence(firing) or "")
 
     @property
     def waiting(self) -> bool:
-        """Whether a planned fault, or the end of a pause, is still to come."""
-        return bool(self._paused) or any(not pending.done for pending in self._pending)
+        """Whether a planned fault, or the end of one, is still to come."""
+        return bool(self._follow_ups) or any(not pending.done for pending in self._pending)
 
     def pump(self) -> None:
-        """Fire what is due and look for the evidence of what was fired."""
+        """Fire due faults and look for the evidence of fired ones."""
         if self._busy:  # starting an agent again pumps, too
             return
         self._busy = True
@@ -110,95 +122,146 @@ class Injector:
         self.pump()
         for pending in self._pending:
             if not pending.done:
-                pending.done = True
-                self._on_receipt(self._receipt(pending, fired=False, evidence=self._why_not(pending)))
+                self._finish(pending, None, self._why_not(pending), fired=False)
 
     def _pump(self, now_s: float) -> None:
         for pending in self._pending:
             if pending.done:
                 continue
-            if pending.fired_at_s is None:
-                agent = self._agents.get(pending.fault.agent)
-                if agent is None:
-                    continue
-                if self._is_due(pending, agent, now_s):
-                    self._start(pending, agent)
-            if pending.fired_at_s is not None and (evidence := self._see(pending)) is not None:
-                self._finish(pending, evidence)
-        for entry in [entry for entry in self._paused if entry[0] <= now_s]:
-            self._paused.remove(entry)
-            self._resume(entry[1])
+            firing = pending.firing
+            if firing is None and (agent := self._agents.get(pending.fault.agent)) is not None:
+                firing = self._start_if_due(pending, agent, now_s)
+            if firing is None:
+                continue
+            if evidence := pending.kind.evidence(firing):
+                self._finish(pending, firing, evidence)
+            elif problem := _helper_problem(firing):
+                self._finish(pending, firing, problem, fired=False)
+        for entry in [entry for entry in self._follow_ups if entry[0] <= now_s]:
+            self._follow_ups.remove(entry)
+            _, fault, agent = entry
+            after = _Pending(-1, fault)
+            self._pending.append(after)
+            self._start(after, agent)
 
-    def _is_due(self, pending: _Pending, agent: Agent, now_s: float) -> bool:
-        when = pending.fault.when
-        alive = agent.running or not self._registry[pending.fault.kind].needs_life
+    def _start_if_due(self, pending: _Pending, agent: Agent, now_s: float) -> Firing | None:
         if agent.pid == 0:  # it is being started
-            return False
-        if isinstance(when, Now):
-            return True
-        if isinstance(when, AtMoment):
-            since_s = agent.started_s if when.after is None else agent.mark_seen_s(when.after)
-            return since_s is not None and alive and now_s >= since_s + when.delay_s
-        if agent.fires_from_within and _fired_within(pending.fault):
-            return any(mark.operation == FAULT_NOTE and mark.key == pending.place for mark in agent.marks)
-        return isinstance(when, AfterMark) and alive and agent.mark_seen_s(when) is not None
+            return None
+        if not pending.is_fired_by(agent):
+            is_due = _is_due(pending, agent, now_s) and not self._holds(agent)
+            return self._start(pending, agent) if is_due else None
+        note = _fault_note(agent, pending.place)
+        if note is None:
+            return None
+        if pending.at_delivery or pending.kind.by_signal is not None:
+            pending.firing = Firing(pending.fault, agent, self._context, pending.place)
+            return pending.firing
+        # SIGCONT must not come before the SIGSTOP that the process sends itself after the note.
+        process = processes.read(note.pid)
+        stands = process is not None and process.state == "T"
+        return self._start(pending, agent, held_pid=note.pid) if stands else None
 
-    def _start(self, pending: _Pending, agent: Agent) -> None:
-        pending.firing = Firing(pending.fault, agent, self._stage, pending.place)
-        pending.fired_at_s = time.monotonic()
-        if not (agent.fires_from_within and _fired_within(pending.fault)) or pending.place < 0:
-            self._registry[pending.fault.kind].fire(pending.firing)
+    def _holds(self, agent: Agent) -> bool:
+        """Whether the agent stands at a point for a fault: other faults wait until it goes on."""
+        firings = (pending.firing for pending in self._pending if not pending.done)
+        return any(firing is not None and firing.held_pid != 0 and firing.agent is agent for firing in firings)
 
-    def _see(self, pending: _Pending) -> str | None:
-        assert pending.firing is not None  # noqa: S101 - it was fired at somebody
-        return self._registry[pending.fault.kind].evidence(pending.firing)
+    def _start(self, pending: _Pending, agent: Agent, *, held_pid: int = 0) -> Firing:
+        firing = pending.firing = Firing(pending.fault, agent, self._context, pending.place, held_pid)
+        pending.kind.fire(firing)
+        return firing
 
-    def _finish(self, pending: _Pending, evidence: str) -> Receipt:
+    def _finish(self, pending: _Pending, firing: Firing | None, evidence: str, *, fired: bool = True) -> Receipt:
         pending.done = True
-        receipt = self._receipt(pending, fired=bool(evidence), evidence=evidence or "it was not seen to happen")
-        self._on_receipt(receipt)
-        duration_s = pending.fault.parameters.get("duration_s")
-        if pending.fault.kind == "pause" and duration_s is not None:
-            self._paused.append((time.monotonic() + duration_s, pending))
-        return receipt
-
-    def _resume(self, paused: _Pending) -> None:
-        assert paused.firing is not None  # noqa: S101 - it was paused
-        after = _Pending(-1, Fault(kind="resume", agent=paused.fault.agent, when=paused.fault.when))
-        self._start(after, paused.firing.agent)
-        self._pending.append(after)
-
-    def _receipt(self, pending: _Pending, *, fired: bool, evidence: str) -> Receipt:
-        return Receipt(
-            kind=pending.fault.kind,
-            agent=pending.fault.agent,
-            when=describe_when(pending.fault.when),
+        fault = pending.fault
+        receipt = Receipt(
+            kind=fault.kind,
+            agent=fault.agent,
+            when=describe_when(fault.when),
             fired=fired,
             evidence=evidence,
             fault=pending.place if pending.place >= 0 else None,
             order=self._order() if fired else None,
         )
+        self._on_receipt(receipt)
+        if firing is not None:
+            if firing.held_pid:
+                _go_on(firing)
+            if fired and (follow_up := pending.kind.follow_up(firing)) is not None:
+                delay_s, kind = follow_up
+                end = Fault(kind=kind, agent=fault.agent, when=fault.when)
+                self._follow_ups.append((time.monotonic() + delay_s, end, firing.agent))
+        return receipt
 
     def _why_not(self, pending: _Pending) -> str:
         agent = self._agents.get(pending.fault.agent)
         if agent is None:
             names = ", ".join(sorted(self._agents)) or "none at all"
             return f"no agent called {pending.fault.agent!r} was started (there were: {names})"
-        if pending.fired_at_s is not None:
+        if pending.firing is not None:
             return f"it was fired and not seen to happen; the agent is in state {agent.state}"
-        if isinstance(pending.fault.when, AtDelivery):
-            return f"of {_deliveries(agent.marks)} that came, none was struck by it; the courier is {agent.state}"
+        if pending.at_delivery:
+            return f"of {_deliveries(agent.marks)} that came, none was struck by it; the proxy is {agent.state}"
         if isinstance(pending.fault.when, AtPoint) and not agent.fires_from_within:
             return "a named crash point exists only in a Python agent (module:function)"
+        if agent.running:
+            return f"the run ended before it came to that; agent {agent.name!r} is in state {agent.state}"
         seen = _points_seen(agent.marks)
         passed = f"; points it passed: {seen}" if seen else ""
         return f"agent {agent.name!r} ended ({agent.state}) before it came to that{passed}"
 
 
-def _fired_within(fault: Fault) -> bool:
-    if isinstance(fault.when, AtDelivery):  # by the courier, which has them from its arguments
-        return True
-    return fault.kind in SIGNAL_OF and isinstance(fault.when, AtPoint | AfterMark)
+def _trigger(pending: _Pending, when: AtPoint | AfterMark) -> Trigger:
+    trigger: Trigger = {
+        "fault": pending.place,
+        "kind": pending.fault.kind,
+        "signal": int(pending.kind.by_signal or signal.SIGSTOP),
+        "point": None,
+        "mark": None,
+        "count": 1,
+    }
+    if isinstance(when, AtPoint):
+        return {**trigger, "point": when.point, "count": when.occurrence}
+    return {**trigger, "mark": (str(when.kind), when.operation), "count": when.count}
+
+
+def _is_due(pending: _Pending, agent: Agent, now_s: float) -> bool:
+    """Return whether the time of a fault that is fired from outside has come, and it can happen."""
+    delay_s, since_s = 0.0, None
+    match pending.fault.when:
+        case Now():
+            since_s = agent.started_s
+        case AfterMark() as when:
+            since_s = agent.mark_seen_s(when)
+        case AtMoment(delay_s=delay_s, after=after):
+            since_s = agent.started_s if after is None else agent.mark_seen_s(after)
+    return since_s is not None and now_s >= since_s + delay_s and pending.kind.can_hit(agent)
+
+
+def _fault_note(agent: Agent, place: int) -> Mark | None:
+    """Return the agent's note that it came to the time of the fault at this place."""
+    if agent.mark_seen_s(_ANY_FAULT_NOTE) is None:  # asked at every pump, and marks may be many
+        return None
+    notes = (mark for mark in agent.marks if mark.operation == FAULT_NOTE and mark.key == place)
+    return next(notes, None)
+
+
+def _helper_problem(firing: Firing) -> str:
+    helper = firing.helper
+    if helper is None or helper.running:
+        return ""
+    said = helper.output().strip().splitlines()
+    last = f": {said[-1]}" if said else ""
+    held = f"; agent {firing.agent.name!r} stood still meanwhile" if firing.held_pid else ""
+    return f"its process {helper.name!r} ended ({helper.exit_status}) without doing it{last}{held}"
+
+
+def _go_on(firing: Firing) -> None:
+    if firing.held_pid == firing.agent.pid:
+        firing.agent.send_signal(signal.SIGCONT)
+    else:  # a child of the agent passed the point
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(firing.held_pid, signal.SIGCONT)
 
 
 def _deliveries(marks: list[Mark]) -> str:

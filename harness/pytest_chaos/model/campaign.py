@@ -1,4 +1,4 @@
-"""What many runs amount to: run records in, one summary per scenario and one for the matrix out.
+"""Summaries of many runs: run records in, one summary per scenario and one for the matrix out.
 
 Pure: the same records give the same summary on any machine, so a matrix can be rendered again on
 another day or from the records of several machines. Nothing here knows how a summary is shown.
@@ -6,9 +6,9 @@ another day or from the records of several machines. Nothing here knows how a su
 A campaign is a scenario run several times. With a minimum pass rate ``p`` it is
 
 * VIOLATED when fewer than ``p`` of the runs that were conclusive held;
-* INCONCLUSIVE when no run was conclusive, or fewer than ``p`` of all runs were: a rate over the few runs whose fault
-  happened to fire would be a rate of something else;
-* HELD otherwise, and *tolerated* when some run of it was VIOLATED or INCONCLUSIVE all the same: never shown as green.
+* INCONCLUSIVE when no run was conclusive, or fewer than ``p`` of all runs were: a rate over the few
+  runs whose fault happened to fire would be a rate of something else;
+* HELD otherwise, and *tolerated* when some run of it was not HELD: never shown as green.
 
 With ``p`` = 1.0, the default for one iteration, one violated run violates and one inconclusive run
 leaves it open.
@@ -17,7 +17,7 @@ leaves it open.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -26,6 +26,9 @@ from pytest_chaos.model.values import AtPoint, Finding, Json, RunRecord, Scenari
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+GroupKey = TypeVar("GroupKey")
+Member = TypeVar("Member")
 
 VALUES_MAX: Final = 5
 """How many distinct values, texts or receipts a group names; the others are counted."""
@@ -37,10 +40,10 @@ CRASH_POINTS: Final = "crash_points"
 """The note that lists the names of the crash points a run knew of."""
 
 REPRODUCED: Final = "reproduced"
-"""The note that says how many replays of a violation repeated it, such as ``2/2`` or ``0/2, flaky``."""
+"""The note with how many replays of a violation repeated it, such as ``2/2`` or ``0/2, flaky``."""
 
 LIMITATIONS: Final = "limitations"
-"""The note that lists, in sentences, what the scenario does not cover on this machine."""
+"""The note with the limitations of the scenario on this machine, in sentences."""
 
 
 class RecordsLike(Protocol):
@@ -48,7 +51,7 @@ class RecordsLike(Protocol):
 
     @property
     def header(self) -> SessionHeader:
-        """What all runs share."""
+        """The header of the session."""
 
     @property
     def runs(self) -> Sequence[RunRecord]:
@@ -56,7 +59,7 @@ class RecordsLike(Protocol):
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """Values seen, the most frequent first, at most :data:`VALUES_MAX`; ``distinct`` counts all that there were."""
+    """The most frequent values, at most :data:`VALUES_MAX`; ``distinct`` counts all there were."""
 
     values: tuple[tuple[str, int], ...] = ()
     distinct: int = 0
@@ -73,22 +76,22 @@ class Tally(msgspec.Struct, frozen=True):
         return self.distinct - len(self.values)
 
 
-class Range(msgspec.Struct, frozen=True):
-    """What a number did over the runs."""
+class ValueRange(msgspec.Struct, frozen=True):
+    """The range of a number over the runs."""
 
     low: float
     median: float
     high: float
 
     @classmethod
-    def of(cls, numbers: Iterable[float]) -> Range:
+    def of(cls, numbers: Iterable[float]) -> ValueRange:
         """Order the numbers; there must be one at least."""
         ordered = sorted(numbers)
         return cls(ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1])
 
 
 class FaultSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """How many faults of one kind were planned and how many are known to have fired, and how that is known."""
+    """How many faults of one kind were planned and fired, with the receipts."""
 
     kind: str
     planned: int
@@ -98,7 +101,7 @@ class FaultSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AssertionSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A key assertion over all runs: the values with which it held, and apart from them those with which it did not."""
+    """A key assertion over all runs, with the values of when it held and of when it did not."""
 
     name: str
     seen: int
@@ -113,7 +116,7 @@ class AssertionSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailureSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Findings with one signature, hence one cause. ``runs`` counts the runs that had it; the lists are cut."""
+    """Findings with one signature, hence one cause. ``runs`` counts the runs; the lists are cut."""
 
     signature: str
     kind: str
@@ -134,7 +137,7 @@ class CrashPoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentUse(msgspec.Struct, frozen=True, kw_only=True):
-    """What the processes of one name used: processor seconds in all, and the largest size and number of open files."""
+    """Resources of all processes of one name: processor time in all, maxima of memory and files."""
 
     name: str
     processes: int
@@ -150,11 +153,11 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     runs: int
     total: float
-    range: Range
+    range: ValueRange
 
 
 class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the matrix says of one scenario. Durations are the sum over its runs, in seconds."""
+    """One scenario in the matrix. ``duration_s`` is the sum over its runs."""
 
     scenario: Scenario
     verdict: Verdict
@@ -196,9 +199,7 @@ class MatrixSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 def summarise(records: RecordsLike) -> MatrixSummary:
     """Sum up all records, with the minimum pass rate that their header asks for."""
-    groups: dict[str, list[RunRecord]] = {}
-    for run in records.runs:
-        groups.setdefault(run.scenario.id, []).append(run)
+    groups = _grouped((run.scenario.id, run) for run in records.runs)
     scenarios = tuple(summarise_scenario(groups[name], records.header.pass_rate_min) for name in sorted(groups))
     held, violated = sum(each.held for each in scenarios), sum(each.violated for each in scenarios)
     return MatrixSummary(
@@ -216,7 +217,7 @@ def summarise(records: RecordsLike) -> MatrixSummary:
 
 
 def summarise_scenario(runs: Sequence[RunRecord], pass_rate_min: float = 1.0) -> ScenarioSummary:
-    """Sum up the runs of one scenario; there must be one at least. The first says what the scenario is."""
+    """Sum up the runs of one scenario, at least one. The first names the scenario."""
     ordered = tuple(sorted(runs, key=lambda run: (run.iteration, run.node_id, run.started)))
     counts = Counter(run.verdict for run in ordered)
     held, violated, inconclusive = counts[Verdict.HELD], counts[Verdict.VIOLATED], counts[Verdict.INCONCLUSIVE]
@@ -267,8 +268,7 @@ def judge(held: int, violated: int, inconclusive: int, pass_rate_min: float) -> 
 def _faults(runs: Iterable[RunRecord]) -> tuple[FaultSummary, ...]:
     planned: Counter[str] = Counter()
     fired: Counter[str] = Counter()
-    receipts: dict[str, list[str]] = {}
-    not_fired: dict[str, list[str]] = {}
+    evidence: dict[tuple[str, bool], list[str]] = {}
     for run in runs:
         faults = run.plan.faults if run.plan else ()
         planned.update(fault.kind for fault in faults)
@@ -276,7 +276,7 @@ def _faults(runs: Iterable[RunRecord]) -> tuple[FaultSummary, ...]:
         for receipt in run.receipts:
             from_plan = receipt.fault is not None and receipt.fault < len(faults)
             planned[receipt.kind] += not from_plan
-            (receipts if receipt.fired else not_fired).setdefault(receipt.kind, []).append(receipt.evidence)
+            evidence.setdefault((receipt.kind, receipt.fired), []).append(receipt.evidence)
             fired[receipt.kind] += receipt.fired and not (from_plan and receipt.fault in seen)
             if receipt.fired and receipt.fault is not None:
                 seen.add(receipt.fault)
@@ -285,36 +285,34 @@ def _faults(runs: Iterable[RunRecord]) -> tuple[FaultSummary, ...]:
             kind=kind,
             planned=planned[kind],
             fired=fired[kind],
-            receipts=Tally.of(receipts.get(kind, ())),
-            not_fired=Tally.of(not_fired.get(kind, ())),
+            receipts=Tally.of(evidence.get((kind, True), ())),
+            not_fired=Tally.of(evidence.get((kind, False), ())),
         )
         for kind in sorted(planned)
     )
 
 
 def _assertions(runs: Iterable[RunRecord]) -> tuple[AssertionSummary, ...]:
-    groups: dict[str, list[tuple[str, bool]]] = {}
-    for run in runs:
-        for assertion in run.assertions:
-            groups.setdefault(assertion.name, []).append((assertion.observed, assertion.holds))
+    groups = _grouped((each.name, each) for run in runs for each in run.assertions)
     return tuple(
         AssertionSummary(
             name=name,
             seen=len(seen),
-            failed=sum(not holds for _, holds in seen),
-            observed=Tally.of(observed for observed, holds in seen if holds),
-            broken=Tally.of(observed for observed, holds in seen if not holds),
+            failed=sum(not each.holds for each in seen),
+            observed=Tally.of(each.observed for each in seen if each.holds),
+            broken=Tally.of(each.observed for each in seen if not each.holds),
         )
         for name, seen in groups.items()
     )
 
 
 def _failures(runs: Iterable[RunRecord]) -> list[FailureSummary]:
-    """Group by signature, the most frequent first; violations before what only left a run undecided."""
-    groups: dict[tuple[str, str], list[tuple[RunRecord, Finding]]] = {}
-    for run in runs:
-        for finding in run.findings or _unexplained(run):
-            groups.setdefault((finding.signature, finding.kind), []).append((run, finding))
+    """Group by signature, the most frequent first; violations before undecided runs."""
+    groups = _grouped(
+        ((finding.signature, finding.kind), (run, finding))
+        for run in runs
+        for finding in run.findings or _unexplained(run)
+    )
     summaries = [_failure(cases) for cases in groups.values()]
     return sorted(summaries, key=lambda failure: (failure.kind == "harness", -failure.runs, failure.signature))
 
@@ -334,7 +332,7 @@ def _failure(cases: Sequence[tuple[RunRecord, Finding]]) -> FailureSummary:
 
 
 def _unexplained(run: RunRecord) -> tuple[Finding, ...]:
-    """Stand in for the findings of a run that did not hold and has none, so that it is not left out of the list."""
+    """Return a finding for a run that did not hold and has none, so that the list names it."""
     if run.verdict is Verdict.HELD:
         return ()
     failed = [f"{each.name}: {each.observed}" for each in run.assertions if not each.holds]
@@ -359,34 +357,40 @@ def _crash_points(runs: Iterable[RunRecord]) -> tuple[CrashPoint, ...]:
 
 
 def _agents(runs: Iterable[RunRecord]) -> tuple[AgentUse, ...]:
-    groups: dict[str, AgentUse] = {}
-    exits: dict[str, list[str]] = {}
-    for agent in (agent for run in runs for agent in run.agents):
-        use = groups.get(agent.name)
-        exits.setdefault(agent.name, []).append(agent.exit_status)
-        groups[agent.name] = AgentUse(
-            name=agent.name,
-            processes=1 + (use.processes if use else 0),
-            cpu_s=agent.cpu_s + (use.cpu_s if use else 0.0),
-            memory_bytes_max=max(agent.memory_bytes_max, use.memory_bytes_max if use else 0),
-            open_files_max=max(agent.open_files_max, use.open_files_max if use else 0),
-            exits=Tally(),
-        )
-    return tuple(msgspec.structs.replace(use, exits=Tally.of(exits[name])) for name, use in groups.items())
-
-
-def _measures(runs: Iterable[RunRecord]) -> tuple[Measure, ...]:
-    groups: dict[str, list[float]] = {}
-    for run in runs:
-        for name, value in run.notes.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                groups.setdefault(name, []).append(value)
+    groups = _grouped((agent.name, agent) for run in runs for agent in run.agents)
     return tuple(
-        Measure(name=name, runs=len(values), total=sum(values), range=Range.of(values))
-        for name, values in groups.items()
+        AgentUse(
+            name=name,
+            processes=len(agents),
+            cpu_s=sum(agent.cpu_s for agent in agents),
+            memory_bytes_max=max(agent.memory_bytes_max for agent in agents),
+            open_files_max=max(agent.open_files_max for agent in agents),
+            exits=Tally.of(agent.exit_status for agent in agents),
+        )
+        for name, agents in groups.items()
     )
 
 
+def _measures(runs: Iterable[RunRecord]) -> tuple[Measure, ...]:
+    numbers = _grouped(
+        (name, value)
+        for run in runs
+        for name, value in run.notes.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    )
+    return tuple(
+        Measure(name=name, runs=len(values), total=sum(values), range=ValueRange.of(values))
+        for name, values in numbers.items()
+    )
+
+
+def _grouped(pairs: Iterable[tuple[GroupKey, Member]]) -> dict[GroupKey, list[Member]]:
+    groups: dict[GroupKey, list[Member]] = {}
+    for key, member in pairs:
+        groups.setdefault(key, []).append(member)
+    return groups
+
+
 def _texts(value: Json) -> tuple[str, ...]:
-    """Read a note that should be a list of strings; anything else is somebody else's note."""
+    """Return the strings of a note; a note that is no list has none."""
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list | tuple) else ()

@@ -1,12 +1,12 @@
-"""The history of a run: what its agents said, in one order, with intents paired to their acks.
+"""The history of a run: its marks in one order, with intents paired to their acks.
 
 The source is the mark file: JSON lines that any process appends, each with one ``write``. The place
 of a line in that file is the only clock, so two agents are ordered without either of them telling
 the time. Our own writers begin every line with a newline as well as ending it with one: a line that
 a kill or a full disk tore cannot swallow the next.
 
-What cannot be read is kept as a :class:`TornLine`: a checker can then say that it does not know,
-and need not guess from a gap. An intent without an ack is *unknown*, never failed (Jepsen's
+An unreadable line is kept as a :class:`TornLine`, so that a checker can answer "unknown" and need
+not guess from a gap. An intent without an ack is *unknown*, never failed (Jepsen's
 ``:info``): the operation may have happened.
 """
 
@@ -30,7 +30,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 class TornLine(msgspec.Struct, frozen=True):
-    """A line of the mark file that is no mark. ``order`` is the number of marks before it; ``reason`` says why not."""
+    """A line that is no mark. ``order`` counts the marks before it; ``reason`` is the parser's."""
 
     order: int
     content: bytes
@@ -43,9 +43,9 @@ class TornLine(msgspec.Struct, frozen=True):
 
 
 class MarkParser:
-    """Reads a mark file while it grows: feed it whatever was appended, in pieces of any size.
+    """A parser of a growing mark file: feed it what was appended, in pieces of any size.
 
-    ``count`` is the number of marks so far, and ``torn`` holds the lines that were none.
+    ``count`` is the number of marks so far; ``torn`` holds the other lines.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class MarkParser:
         self._tail: list[bytes] = []
 
     def feed(self, content: bytes) -> list[Mark]:
-        """Return the marks whose lines this piece completes; an unfinished line waits for the next piece."""
+        """Return the marks whose lines this piece completes; the rest waits for the next piece."""
         lines = content.split(b"\n")
         if len(lines) > 1:
             lines[0] = b"".join((*self._tail, lines[0]))
@@ -64,7 +64,7 @@ class MarkParser:
         return [mark for line in lines if line and (mark := self._parse(line)) is not None]
 
     def finish(self) -> list[Mark]:
-        """Return the mark that lacks nothing but its newline, if there is one. Call it when nothing more can come."""
+        """Return the mark that lacks only its newline, if any. Call it at the end of the file."""
         return self.feed(b"\n")
 
     def _parse(self, line: bytes) -> Mark | None:
@@ -91,7 +91,7 @@ _NO_PAIRING: Final = _Pairing((), ())
 
 @dataclass(frozen=True)
 class History:
-    """Everything that is known of a run: its marks in order, the receipts of its faults, and what could not be read.
+    """The marks of a run in order, the receipts of its faults, and the lines that are no marks.
 
     A value: it never changes. Its indexes are built at the first question and kept. Marks made by
     hand need their ``order`` for checkers that compare it; :meth:`from_lines` gives each mark its
@@ -104,13 +104,13 @@ class History:
 
     @classmethod
     def from_lines(cls, content: bytes, *, receipts: Iterable[Receipt] = ()) -> History:
-        """Read a whole mark file. Never raises: what is no mark becomes a torn line."""
+        """Read a whole mark file. Never raises: an unreadable line becomes a torn line."""
         parser = MarkParser()
         marks = [*parser.feed(content), *parser.finish()]
         return cls(tuple(marks), tuple(receipts), tuple(parser.torn))
 
     def to_lines(self) -> bytes:
-        """Return a mark file from which :meth:`from_lines` reads the same marks and torn lines again."""
+        """Return a mark file from which :meth:`from_lines` reads the same history again."""
         torn_before = defaultdict(list)
         for line in self.torn:
             torn_before[line.order].append(line.content)
@@ -122,7 +122,7 @@ class History:
         return b"".join(b"\n" + line + b"\n" for line in lines)
 
     def to_json_lines(self) -> bytes:
-        """Return a file for programs in any language: a mark on each line, and no line that is none."""
+        """Return JSON lines for programs in any language: the marks, without torn lines."""
         return b"".join(_ENCODER.encode(mark) + b"\n" for mark in self.marks)
 
     def select(
@@ -144,7 +144,7 @@ class History:
         return tuple(pair for pair in pairs if agent is None or pair.intent.agent == agent)
 
     def acknowledged(self, operation: str, agent: str | None = None) -> tuple[Mark, ...]:
-        """Return the acks of this operation, in order; strays too, since somebody was told that it is done."""
+        """Return the acks of this operation in order, strays included: each is a promise."""
         return self.select(MarkKind.ACK, operation, agent)
 
     def unknown(self, operation: str, agent: str | None = None) -> tuple[Mark, ...]:
@@ -152,7 +152,7 @@ class History:
         return tuple(pair.intent for pair in self.operations(operation, agent) if pair.ack is None)
 
     def strays(self, operation: str, agent: str | None = None) -> tuple[Mark, ...]:
-        """Return the acks of something that nobody was about to do: a target whose marks cannot be trusted."""
+        """Return the acks without an intent: a target whose marks cannot be trusted."""
         strays = self._pairings.get(operation, _NO_PAIRING).strays
         return tuple(mark for mark in strays if agent is None or mark.agent == agent)
 

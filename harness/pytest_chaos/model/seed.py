@@ -17,43 +17,46 @@ from typing import Final, TypeAlias
 from pytest_chaos.errors import UsageError
 
 Stream: TypeAlias = random.Random
-"""Randomness for one purpose. What must stay the same across versions of Python draws with ``random()`` alone, the only
-method whose numbers Python promises not to change."""
+"""Randomness for one purpose.
+
+Draw with ``random()`` alone where results must stay the same across versions of Python: it is the
+only method whose numbers Python promises not to change.
+"""
 
 SEED_CHARACTERS_MAX: Final = 64
 
 _ALPHABET: Final = "23456789abcdefghjkmnpqrstvwxyz"
-"""Digits and letters without those that are easily read as another (0 and o, 1 and l and i, u and v)."""
+"""Digits and letters that are not easily taken for another (0 and o, 1 and l and i, u and v)."""
 _DRAWN_CHARACTERS: Final = 8
 
 
 def draw_seed() -> str:
-    """Draw a new seed from the system's entropy: eight characters (39 bits) that are easily read aloud and typed."""
+    """Draw a new seed from the system's entropy: eight characters (39 bits), easy to type."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(_DRAWN_CHARACTERS))
 
 
 def normalise_seed(text: str) -> str:
-    """Return the seed that a user gave, without the blanks around it and in Unicode's composed form (NFC).
+    """Return a user's seed without the blanks around it, in Unicode's composed form (NFC).
 
     Raises UsageError when it is empty, longer than 64 characters, or has blanks or unprintable
     characters within.
     """
     seed = unicodedata.normalize("NFC", text.strip())
     if not seed:
-        msg = "the seed is empty: give any word or number, or leave the seed out and one is drawn"
+        msg = f"the seed must not be empty; got {text!r}. Give any word or number, or leave it out and one is drawn"
         raise UsageError(msg)
     if len(seed) > SEED_CHARACTERS_MAX:
-        msg = f"the seed has {len(seed)} characters, at most {SEED_CHARACTERS_MAX} are allowed: give a shorter one"
+        msg = f"the seed must have at most {SEED_CHARACTERS_MAX} characters; got {len(seed)}. Give a shorter one"
         raise UsageError(msg)
     wrong = [character for character in seed if character.isspace() or not character.isprintable()]
     if wrong:
-        msg = f"the seed {seed!r} contains {wrong[0]!r}: a seed is printable text without blanks"
+        msg = f"the seed must be printable text without blanks; got {seed!r}. Leave out {wrong[0]!r}"
         raise UsageError(msg)
     return seed
 
 
 def stream(seed: str, *purpose: str | int) -> Stream:
-    """Return the stream of randomness that belongs to this seed and purpose: the same on every machine.
+    """Return the stream of randomness of this seed and purpose: the same on every machine.
 
     Seed and purpose are hashed with their types and lengths, so ``("a", "bc")`` and ``("ab", "c")``
     are as unrelated as ``("1",)`` and ``(1,)``. Raises UsageError for a purpose that is neither
@@ -69,7 +72,7 @@ def stream(seed: str, *purpose: str | int) -> Stream:
 
 def _encoded(part: str | int) -> bytes:
     if isinstance(part, bool) or not isinstance(part, str | int):
-        msg = f"a purpose of type {type(part).__name__} ({part!r}): expected text or a whole number"
+        msg = f"a purpose must be text or a whole number; got {part!r} ({type(part).__name__})"
         raise UsageError(msg)
     content = str(part).encode("utf-8", errors="surrogatepass")
     return f"{type(part).__name__}:{len(content)}:".encode() + content

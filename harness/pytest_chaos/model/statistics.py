@@ -1,4 +1,4 @@
-"""What a number of runs can and cannot prove about a pass rate: exact binomial arithmetic.
+"""Bounds of a pass rate after a number of runs: exact binomial arithmetic.
 
 Fifty clean runs of fifty do not show that a scenario always holds; they show, with 95 % confidence,
 that it holds at least 94.2 % of the time. The bounds are those of Clopper and Pearson ("The use of
@@ -34,7 +34,7 @@ class Interval(NamedTuple):
 
 
 def rate_lower_bound(held: int, runs: int, confidence: float = CONFIDENCE) -> float:
-    """Return the pass rate that ``held`` of ``runs`` shows at least: the one-sided lower bound, between 0 and 1.
+    """Return the one-sided lower bound of the pass rate after ``held`` of ``runs``.
 
     Raises UsageError when the counts or the confidence make no sense.
     """
@@ -53,12 +53,12 @@ def rate_interval(held: int, runs: int, confidence: float = CONFIDENCE) -> Inter
 
 
 def runs_needed(rate: float, confidence: float = CONFIDENCE, *, two_sided: bool = False) -> int:
-    """Return how many runs, all of them clean, are needed to claim a pass rate of at least ``rate``.
+    """Return how many runs, all clean, are needed to claim a pass rate of at least ``rate``.
 
     Raises UsageError for a rate that no number of runs can show (1.0), or that needs none.
     """
     if not 0.0 < rate < 1.0:
-        msg = f"the rate to claim must lie between 0 and 1, both excluded, not {rate}: give a share, such as 0.98"
+        msg = f"the rate to claim must lie between 0 and 1, both excluded; got {rate}. Give a share, such as 0.98"
         raise UsageError(msg)
     _check_confidence(confidence)
     tail = (1.0 - confidence) / (2 if two_sided else 1)
@@ -69,14 +69,14 @@ def runs_needed(rate: float, confidence: float = CONFIDENCE, *, two_sided: bool 
 
 
 def gate_pass_probability(true_rate: float, runs: int, rate_min: float) -> float:
-    """Return how often a scenario that truly holds at ``true_rate`` passes a gate of ``rate_min`` over ``runs`` runs.
+    """Return how often a scenario with this ``true_rate`` passes a gate over ``runs``.
 
-    It is what a green campaign may hide: what fails one time in twenty passes 0.98 of 50 in 28 % of
-    campaigns. Raises UsageError when a rate is not between 0 and 1 or there are no runs.
+    A green campaign may hide that much: a scenario that fails one time in twenty passes 0.98 of 50
+    in 28 % of campaigns. Raises UsageError when a rate is not between 0 and 1 or there are no runs.
     """
     for name, rate in (("true rate", true_rate), ("rate of the gate", rate_min)):
         if not 0.0 <= rate <= 1.0:
-            msg = f"the {name} must lie between 0 and 1, not {rate}: give a share, such as 0.98"
+            msg = f"the {name} must lie between 0 and 1; got {rate}. Give a share, such as 0.98"
             raise UsageError(msg)
     _check(0, runs, CONFIDENCE)
     enough = next(held for held in range(math.ceil(rate_min * runs) - 1, runs + 1) if held / runs >= rate_min)
@@ -86,7 +86,7 @@ def gate_pass_probability(true_rate: float, runs: int, rate_min: float) -> float
 
 
 def _lower(held: int, runs: int, tail: float) -> float:
-    """Find the rate at which ``held`` or more of ``runs`` would be seen with probability ``tail``."""
+    """Find the rate at which ``held`` or more of ``runs`` have the probability ``tail``."""
     if held == 0:
         return 0.0
     if held == runs:
@@ -126,15 +126,15 @@ def _tail(held: int, runs: int, rate: float) -> float:
 
 def _check(held: int, runs: int, confidence: float) -> None:
     if runs < 1:
-        msg = f"a pass rate needs at least one run that was conclusive, not {runs}"
+        msg = f"the conclusive runs must be at least 1; got {runs}. Run the scenario until one is conclusive"
         raise UsageError(msg)
     if not 0 <= held <= runs:
-        msg = f"the runs that held must be between 0 and the {runs} runs there were, not {held}"
+        msg = f"the runs that held must be from 0 to the {runs} runs there were; got {held}. Count them again"
         raise UsageError(msg)
     _check_confidence(confidence)
 
 
 def _check_confidence(confidence: float) -> None:
     if not 0.0 < confidence < 1.0:
-        msg = f"the confidence must lie between 0 and 1, both excluded, not {confidence}: give a share, such as 0.95"
+        msg = f"the confidence must lie between 0 and 1, both excluded; got {confidence}. Give a share, such as 0.95"
         raise UsageError(msg)

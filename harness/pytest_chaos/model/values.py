@@ -1,11 +1,10 @@
 """The values that travel between the rooms: frozen, typed, and JSON in and out.
 
 Everything here is plain data. A value is built once, checked when it is built or decoded, and never
-changed; whoever needs a variant makes another with ``msgspec.structs.replace``. Words are those of
-the glossary (``design.md``, 4).
+changed; ``msgspec.structs.replace`` makes a variant. The words are those of docs/glossary.md.
 
-Verdicts compose as in Jepsen (false > unknown > true): the worst one wins, and what could not be
-judged is never a pass.
+Verdicts compose as in Jepsen (false > unknown > true): the worst wins, and an undecided run is
+never a pass.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ Json: TypeAlias = Any
 """A value that JSON can hold."""
 
 Key: TypeAlias = str | int | None
-"""What an operation was about: a checkpoint's number, an order's id; ``None`` for nothing in particular."""
+"""The object of an operation: a checkpoint's number, an order's id; ``None`` for none."""
 
 
 class Verdict(enum.StrEnum):
-    """What a run, a scenario or a whole matrix amounts to."""
+    """The judgement of a run, a scenario or a whole matrix."""
 
     HELD = "HELD"
     INCONCLUSIVE = "INCONCLUSIVE"
@@ -37,7 +36,7 @@ class Verdict(enum.StrEnum):
 
     @staticmethod
     def worst(verdicts: Iterable[Verdict]) -> Verdict:
-        """Return the worst of the verdicts; of none at all, INCONCLUSIVE, since nothing was seen."""
+        """Return the worst of the verdicts; without any, INCONCLUSIVE."""
         return max(verdicts, key=_SEVERITY.__getitem__, default=Verdict.INCONCLUSIVE)
 
 
@@ -45,7 +44,7 @@ _SEVERITY: Final = {Verdict.HELD: 0, Verdict.INCONCLUSIVE: 1, Verdict.VIOLATED: 
 
 
 class MarkKind(enum.StrEnum):
-    """What an agent says with a mark."""
+    """The kind of a mark."""
 
     INTENT = "intent"
     """It is about to do the operation."""
@@ -56,7 +55,7 @@ class MarkKind(enum.StrEnum):
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """One line that an agent wrote. ``order`` is its place in the run's mark file, the only clock there is."""
+    """One line that an agent wrote. ``order`` is its place in the mark file, the only clock."""
 
     kind: MarkKind
     operation: str
@@ -68,7 +67,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """An intent paired with its ack. Without an ack the outcome is unknown: it may or may not have happened."""
+    """An intent with its ack. Without an ack its outcome is unknown."""
 
     intent: Mark
     ack: Mark | None = None
@@ -84,7 +83,7 @@ class Now(msgspec.Struct, frozen=True, kw_only=True, tag="now", tag_field="when"
 
 
 class AfterMark(msgspec.Struct, frozen=True, kw_only=True, tag="after_mark", tag_field="when"):
-    """Right after the agent wrote its ``count``-th mark of this kind and operation (counted from 1)."""
+    """Right after the agent's ``count``-th mark (from 1) of this kind and operation."""
 
     kind: MarkKind
     operation: str
@@ -92,7 +91,7 @@ class AfterMark(msgspec.Struct, frozen=True, kw_only=True, tag="after_mark", tag
 
 
 class AtPoint(msgspec.Struct, frozen=True, kw_only=True, tag="at_point", tag_field="when"):
-    """At the ``occurrence``-th time (from 1) that the agent passes a named crash point: an audit event of that name."""
+    """At the ``occurrence``-th time (from 1) that the agent passes a named point."""
 
     point: str
     occurrence: int = 1
@@ -106,7 +105,7 @@ class AtMoment(msgspec.Struct, frozen=True, kw_only=True, tag="at_moment", tag_f
 
 
 class AtDelivery(msgspec.Struct, frozen=True, kw_only=True, tag="at_delivery", tag_field="when"):
-    """At the ``number``-th delivery (from 1) that a courier is given, and those after it, ``count`` in all.
+    """At the ``number``-th delivery (from 1) of a fault proxy and those after it, ``count`` in all.
 
     With None for ``count``, all after it. With a ``path``, requests whose path begins so are
     counted, and no others.
@@ -121,7 +120,7 @@ When: TypeAlias = Now | AfterMark | AtPoint | AtMoment | AtDelivery
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """One fault of a plan: what is done to which agent, and when. ``kind`` names an entry of the fault registry."""
+    """One fault of a plan: its kind (an entry of the registry of faults), its agent, and when."""
 
     kind: str
     agent: str
@@ -130,7 +129,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a fault after the run. ``fired`` only when it was seen to happen, and ``evidence`` says how.
+    """The evidence for one fault: ``fired`` only if it was seen to happen; ``evidence`` says how.
 
     ``fault`` is the fault's place in the plan, or ``None`` for one that the test fired by hand;
     ``order`` is the number of marks that had been written when it was seen, ``None`` if it never
@@ -147,7 +146,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything random about a run, fixed before it starts. The same seed gives the same plan on any machine."""
+    """The faults of a run, fixed before it starts. A seed gives the same plan on any machine."""
 
     seed: str
     scenario: str
@@ -156,7 +155,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """What must survive what. ``id`` is a two-digit number and a slug (``01-kill-9``), or any slug.
+    """A promise of the target under faults. ``id`` is a two-digit number and a slug (``01-kill-9``), or any slug.
 
     ``pass_rate_min`` is the scenario's own, in place of the session's.
     """
@@ -169,11 +168,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
 
 FindingKind: TypeAlias = Literal["safety", "liveness", "clean-run", "harness"]
-"""Something wrong happened; nothing happened in time; it was so without faults; the harness is at fault."""
+"""Wrong result; nothing in time; also wrong without faults; the harness or the test is at fault."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """Something a checker has to say. Findings with one ``signature`` have one cause; ``text`` has the particulars."""
+    """The result of a checker. Findings with one ``signature`` have one cause."""
 
     signature: str
     text: str
@@ -183,7 +182,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def verdict(self) -> Verdict:
-        """A finding about the harness itself leaves the run undecided; every other one is a violation."""
+        """INCONCLUSIVE for a finding about the harness itself, else VIOLATED."""
         return Verdict.INCONCLUSIVE if self.kind == "harness" else Verdict.VIOLATED
 
 
@@ -196,7 +195,7 @@ class Assertion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentSummary(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
-    """What became of one real process. Sizes in bytes, times in seconds; ``exit_status`` reads like ``signal 9``."""
+    """One real process after its end. ``exit_status`` reads like ``signal 9``."""
 
     name: str
     target: str
@@ -210,7 +209,7 @@ class AgentSummary(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the matrix needs to know of one run; one line of ``records.jsonl``.
+    """One run as the matrix shows it: a line of ``records.jsonl``.
 
     ``run_id`` is unique within a session and names the evidence folder. ``started`` is UTC in ISO
     8601. ``evidence`` is the path of the pack relative to the session's folder, or empty for a run
@@ -239,7 +238,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """What all records of a session share: the first line of ``records.jsonl``. ``started`` is UTC in ISO 8601."""
+    """The first line of ``records.jsonl``, common to all records of a session."""
 
     session: str
     seed: str

@@ -1,8 +1,7 @@
-"""How a run is judged: from what was found, what fired, what was asserted, and how the test ended.
+"""The judgement of a run: from its findings, receipts and assertions, and the end of its test.
 
-The rules are those of ``design.md``, 2 and 5: the worst finding wins; what could not be decided is
-INCONCLUSIVE, never a pass. A run whose planned fault did not fire, or that asserted nothing, has
-proved nothing.
+The worst finding wins; an undecided run is INCONCLUSIVE, never a pass. A run whose planned fault
+did not fire, or that asserted nothing, has proved nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def encodable(text: str) -> str:
-    """Return the text as UTF-8 can hold it: lone surrogates (from a file name, say) become question marks."""
+    """Return the text with lone surrogates, which UTF-8 cannot hold, as question marks."""
     return text.encode(errors="replace").decode()
 
 
@@ -57,7 +56,7 @@ def of_assertions(assertions: Iterable[Assertion]) -> list[Finding]:
 
 
 def of_receipts(receipts: Iterable[Receipt]) -> list[Finding]:
-    """Return a finding for every planned fault that did not fire: its run cannot say what it set out to say."""
+    """Return a finding for every planned fault that did not fire: its run proves nothing."""
     return [
         Finding(
             signature=f"harness:fault-not-fired:{receipt.kind}",

@@ -341,6 +341,7 @@ class Agent:
         self.ended_by_harness = False
         self.marks: list[Mark] = []
         self.successor: Agent | None = None
+        self.is_paused = False
         self.started_s = time.monotonic()
         self.fires_from_within = command.target is not None
         self.fire: Callable[[str], object] = self._nobody_fires

@@ -1,9 +1,9 @@
-"""What runs inside an agent: it becomes its own process, arms the faults that fire from within, and calls the target.
+"""The code that runs inside an agent: it becomes its own process, arms planned faults, and calls the target.
 
-Faults at a named crash point, or after a mark, are fired by the agent itself: the process that
-passes the point is the one that dies there, exactly, with no race against a controller. A crash
-point is an audit event (``sys.audit``), so a target needs nothing of ours. Before it fires, the
-agent writes a note, which together with the exit status (or the state T) is the receipt.
+At a planned crash point, or after a planned mark, the agent sends itself a signal: the process that
+passes the point is the one that dies, or stops, there, exactly, with no race against a controller.
+A crash point is an audit event (``sys.audit``), so a target needs nothing of ours. Before the
+signal the agent writes a note, which together with the exit status (or the state T) is the receipt.
 """
 
 from __future__ import annotations
@@ -34,9 +34,6 @@ POINTS_SEEN_NOTE: Final = "chaos.points-seen"
 RAISED_NOTE: Final = "chaos.raised"
 """Operation of the note that says with which exception the target ended."""
 
-SIGNAL_OF: Final = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "pause": signal.SIGSTOP}
-"""The faults that an agent can fire at itself."""
-
 HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Blocked from a template's fork until the agent has its own answers: the guardian's are to ignore them, for good."""
 
@@ -46,10 +43,15 @@ _POINTS_SEEN_MAX: Final = 200
 
 
 class Trigger(TypedDict):
-    """A fault that the agent fires itself: at the ``count``-th passing of a point or writing of a mark."""
+    """A time at which the agent sends itself ``signal``: the ``count``-th passing of a point or writing of a mark.
+
+    The signal is the fault itself, or SIGSTOP: the agent then stands there until the injector has
+    fired the fault and continues it.
+    """
 
     fault: int
     kind: str
+    signal: int
     point: str | None
     mark: tuple[str, str] | None
     count: int
@@ -127,7 +129,10 @@ class Triggers:
 
     def _fire(self, trigger: Trigger, at: str) -> None:
         self._marks.note(FAULT_NOTE, trigger["fault"], {"kind": trigger["kind"], "at": at})
-        os.kill(os.getpid(), SIGNAL_OF[trigger["kind"]])
+        if trigger["signal"] == signal.SIGSTOP:  # to this thread: another one would stop it a few instructions later
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+        else:
+            os.kill(os.getpid(), trigger["signal"])
 
 
 def become_agent(spec: Spec, output: int, parent_pid: int) -> None:

@@ -22,8 +22,8 @@ import msgspec
 from pytest_chaos.checkers import run_checkers
 from pytest_chaos.errors import AgentError, ChaosError, UsageError, WaitExpired
 from pytest_chaos.evidence.redact import SECRETS
-from pytest_chaos.faults import REGISTRY
 from pytest_chaos.faults.injector import Injector
+from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model import plan as plans, seed as seeds, verdict
 from pytest_chaos.model.history import History, MarkParser
 from pytest_chaos.model.values import Assertion, Fault, Finding, Json, Plan, Receipt, RunRecord
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pytest_chaos.checkers import Checker
-    from pytest_chaos.faults.toxics import Courier
+    from pytest_chaos.faults.proxy import FaultProxy
 
 OBSERVED_CHARACTERS_MAX: Final = 500
 CRASH_POINTS_NOTE: Final = "crash_points"
@@ -70,11 +70,7 @@ class Run:
         self._started_s = time.monotonic()
         self._record: RunRecord | None = None
         self._injector = Injector(
-            REGISTRY,
-            self._agents,
-            on_receipt=self._on_receipt,
-            stage=self,
-            order=lambda: self._parser.count,
+            self._agents, on_receipt=self._on_receipt, context=self, order=lambda: self._parser.count
         )
         journal.create(header)
 
@@ -109,7 +105,7 @@ class Run:
             msg = "a run has one plan, fixed before its first agent starts: call chaos.plan once, with all faults"
             raise UsageError(msg)
         plan = Plan(seed=self.seed, scenario=self._header.scenario.id, iteration=self.iteration, faults=faults)
-        plans.validate(plan, kinds=REGISTRY.keys())
+        plans.validate(plan, kinds=REGISTRY)
         if self._replay is not None:
             if self._replay.faults != plan.faults:
                 self.note("replay", "the test plans other faults now than the pack holds; the pack's were carried out")
@@ -167,24 +163,23 @@ class Run:
         }
         return self._start(agent_name, command, spec, timeout_s)
 
-    def courier(
-        self, upstream: str = "", *, name: str = "courier", port: int = 0, timeout_s: float = SPAWN_TIMEOUT_S
-    ) -> Courier:
-        """Start a courier: an HTTP proxy that carries deliveries to ``upstream`` and does to them what the plan says.
+    def proxy(
+        self, upstream: str = "", *, name: str = "proxy", port: int = 0, timeout_s: float = SPAWN_TIMEOUT_S
+    ) -> FaultProxy:
+        """Start a fault proxy: it carries HTTP deliveries to ``upstream`` and does to them what the plan says.
 
         Send to its ``url`` in place of the server's (``http://127.0.0.1:PORT``), or give it as
         ``http_proxy`` to a program that cannot be told. The plan's deliveries are counted per
-        courier, and again from 1 where it is restarted. ``port`` 0 takes any. Raises SpawnError,
-        and UsageError for an address that is not on loopback.
+        proxy, and again from 1 where it is restarted. ``port`` 0 takes any. Raises SpawnError, and
+        UsageError for an address that is not on loopback.
         """
-        from pytest_chaos.faults import toxics as webhooks  # only where something is delivered
+        from pytest_chaos.faults import proxy  # only where something is delivered
 
-        webhooks.check_upstream(upstream)
         faults = self._header.plan.faults if self._header.plan is not None else ()
-        kwargs = {"upstream": upstream, "port": port, "fates": webhooks.planned(faults, name)}
-        agent = self.spawn("pytest_chaos.faults.proxy:carry", kwargs=kwargs, name=name, timeout_s=timeout_s)
-        (ready, *_) = agent.wait_for(webhooks.READY_NOTE, kind="note", timeout_s=timeout_s)
-        return webhooks.Courier(agent, int(ready.value))
+        kwargs = proxy.arguments(upstream, port, faults, name)
+        agent = self.spawn(proxy.TARGET, kwargs=kwargs, name=name, timeout_s=timeout_s)
+        (ready, *_) = agent.wait_for(proxy.READY_NOTE, kind="note", timeout_s=timeout_s)
+        return proxy.FaultProxy(agent, int(ready.value))
 
     def agent(self, name: str) -> Agent:
         """Return the current incarnation of the agent of this name. Raises UsageError when there is none."""
@@ -417,7 +412,7 @@ class Run:
     def _start(self, name: str, command: Command, spec: dict[str, Any], timeout_s: float) -> Agent:
         client = self._connect()
         output = self._journal.output_folder / _log_name(name, self._incarnations)
-        triggers = self._injector.triggers(name, from_within=command.target is not None)
+        triggers = self._injector.triggers(name) if command.target is not None else []
         agent = client.spawn(
             name, command, {**spec, "triggers": triggers}, output, timeout_s=timeout_s, on_made=self._adopt
         )

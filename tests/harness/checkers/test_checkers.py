@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from pytest_chaos.checkers import checker_name, durability, listed, listed_counts, run_checkers
+from pytest_chaos.checkers import checker_name, counts, durability, listed, run_checkers
 from pytest_chaos.model.history import History
 from pytest_chaos.model.values import Finding, Mark, MarkKind, Verdict
 
@@ -114,4 +114,4 @@ def test_a_list_in_a_finding_is_bounded(values: Iterable[object], text: str) -> 
 
 def test_counts_are_listed_by_key() -> None:
     """Each key is shown with how often it was seen."""
-    assert listed_counts({1: 2, "x": 3}) == "1: 2, 'x': 3"
+    assert listed(counts({1: 2, "x": 3})) == "1: 2, 'x': 3"

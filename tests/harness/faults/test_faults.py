@@ -8,8 +8,9 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
+from pytest_chaos import hold_lock, kill, pause, restart, terminate
 from pytest_chaos.errors import AgentError, UsageError, WaitExpired
-from pytest_chaos.faults import REGISTRY
+from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model import plan
 from pytest_chaos.model.values import Fault, Receipt, Verdict
 
@@ -138,7 +139,7 @@ def test_an_agent_killed_from_outside_is_told_as_it_is(run: Run) -> None:
 )
 def test_a_planned_kill_from_within_is_exact(run: Run, when: When, acked: int) -> None:
     """At a crash point, or after a mark, the agent dies right there: not one mark more, not one less."""
-    run.plan(plan.kill("writer", when))
+    run.plan(kill("writer", when))
     agent = run.spawn(targets.count_up, name="writer")
     run.wait_for_faults()
     assert str(agent.exit_status) == "signal 9"
@@ -155,7 +156,7 @@ def test_a_planned_kill_from_within_is_exact(run: Run, when: When, acked: int) -
 @pytest.mark.parametrize("when", [plan.at_point(POINT, occurrence=2), plan.after_mark("step", count=2)])
 def test_other_faults_fire_from_within_as_well(run: Run, kind: str, when: When) -> None:
     """SIGTERM and SIGSTOP, too, come from the agent itself at a point or a mark."""
-    run.plan({"terminate": plan.terminate, "pause": plan.pause}[kind]("writer", when))
+    run.plan({"terminate": terminate, "pause": pause}[kind]("writer", when))
     agent = run.spawn(targets.count_up, name="writer")
     run.wait_for_faults()
     assert only(run).fired
@@ -166,7 +167,7 @@ def test_other_faults_fire_from_within_as_well(run: Run, kind: str, when: When) 
 def test_a_mark_of_any_program_can_be_what_a_fault_waits_for(run: Run) -> None:
     """A program that is not ours is hit by the injector as soon as its mark is seen."""
     line = r"""printf '\n{"kind":"ack","operation":"up","agent":"shell","pid":%d}\n' $$ >> "$CHAOS_MARKS" """
-    run.plan(plan.kill("shell", plan.after_mark("up", count=2)))
+    run.plan(kill("shell", plan.after_mark("up", count=2)))
     agent = run.spawn(["/bin/sh", "-c", f"{line}; {line}; kill -STOP $$"], name="shell")
     run.wait_for_faults()
     assert str(agent.exit_status) == "signal 9"
@@ -176,7 +177,7 @@ def test_a_mark_of_any_program_can_be_what_a_fault_waits_for(run: Run) -> None:
 @pytest.mark.parametrize("after", [None, plan.after_mark("step", count=2)], ids=["start", "mark"])
 def test_a_kill_at_a_moment_comes_no_sooner(run: Run, after: AfterMark | None) -> None:
     """The delay counts from the start, or from when the mark was seen."""
-    run.plan(plan.kill("writer", plan.at_moment(0.05, after=after)))
+    run.plan(kill("writer", plan.at_moment(0.05, after=after)))
     agent = run.spawn(targets.count_up, name="writer")
     run.wait_for_faults()
     assert only(run).fired
@@ -186,7 +187,7 @@ def test_a_kill_at_a_moment_comes_no_sooner(run: Run, after: AfterMark | None) -
 
 def test_a_kill_at_once_comes_with_the_start(run: Run) -> None:
     """A planned fault without a time fires as soon as the agent is there."""
-    run.plan(plan.kill("writer"))
+    run.plan(kill("writer"))
     agent = run.spawn(targets.count_up, name="writer")
     run.wait_for_faults()
     assert (only(run).fired, str(agent.exit_status)) == (True, "signal 9")
@@ -194,7 +195,7 @@ def test_a_kill_at_once_comes_with_the_start(run: Run) -> None:
 
 def test_a_pause_with_a_duration_ends_by_itself(run: Run) -> None:
     """Two receipts: one that it stood, one that it went on, no sooner than planned."""
-    run.plan(plan.pause("writer", plan.after_mark("step", count=2), duration_s=0.05))
+    run.plan(pause("writer", plan.after_mark("step", count=2), duration_s=0.05))
     agent = run.spawn(targets.count_up, name="writer")
     run.wait_for_faults()
     assert [(receipt.kind, receipt.fired) for receipt in run.receipts] == [("pause", True), ("resume", True)]
@@ -205,8 +206,8 @@ def test_a_pause_with_a_duration_ends_by_itself(run: Run) -> None:
 def test_several_faults_hit_one_agent_in_their_order(run: Run) -> None:
     """A pause, its end and a kill of one agent: each with a receipt, in the plan's places."""
     run.plan(
-        plan.pause("writer", plan.after_mark("step", count=2), duration_s=0.02),
-        plan.kill("writer", plan.after_mark("step", count=30)),
+        pause("writer", plan.after_mark("step", count=2), duration_s=0.02),
+        kill("writer", plan.after_mark("step", count=30)),
     )
     run.spawn(targets.count_up, name="writer")
     run.wait_for_faults()
@@ -215,7 +216,7 @@ def test_several_faults_hit_one_agent_in_their_order(run: Run) -> None:
 
 def test_a_planned_restart_starts_it_again(run: Run) -> None:
     """After the mark the old process is killed, and a new one of that name goes on from the beginning."""
-    run.plan(plan.restart("writer", plan.after_mark("step", count=5)))
+    run.plan(restart("writer", plan.after_mark("step", count=5)))
     first = run.spawn(targets.count_up, name="writer")
     run.wait_for_faults()
     second = run.agent("writer")
@@ -232,7 +233,7 @@ def test_a_held_lock_is_proved_by_a_refusal(run: Run) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE rows (number INTEGER)")
     connection.close()
-    run.plan(plan.hold_lock("writer", plan.after_mark("step", count=2), database=str(path), duration_s=0.05))
+    run.plan(hold_lock("writer", plan.after_mark("step", count=2), database=str(path), duration_s=0.05))
     run.spawn(targets.count_up, name="writer")
     run.wait_for_faults()
     receipt = only(run)
@@ -261,18 +262,18 @@ def never_fired(run: Run, fault: Fault, **kwargs: object) -> str:
 
 def test_a_point_that_was_never_passed_is_told_with_those_that_were(run: Run) -> None:
     """A misspelt crash point leaves the run INCONCLUSIVE, and the reason has the names that there are."""
-    why = never_fired(run, plan.kill("writer", plan.at_point("targets.step.betwen")))
+    why = never_fired(run, kill("writer", plan.at_point("targets.step.betwen")))
     assert why == f"agent 'writer' ended (exit code 0) before it came to that; points it passed: {POINT} (5 times)"
 
 
 def test_a_point_that_was_passed_too_seldom_is_told(run: Run) -> None:
     """Six times were planned, and it was passed five times."""
-    assert "(5 times)" in never_fired(run, plan.kill("writer", plan.at_point(POINT, occurrence=6)))
+    assert "(5 times)" in never_fired(run, kill("writer", plan.at_point(POINT, occurrence=6)))
 
 
 def test_points_of_another_family_are_not_listed(run: Run) -> None:
     """A point of a family that the agent knows nothing of says so."""
-    why = never_fired(run, plan.kill("writer", plan.at_point("elsewhere.there")))
+    why = never_fired(run, kill("writer", plan.at_point("elsewhere.there")))
     assert why.endswith("points it passed: none of that family")
 
 
@@ -280,19 +281,19 @@ def test_points_of_another_family_are_not_listed(run: Run) -> None:
 @pytest.mark.parametrize("kind", ["kill", "pause"])
 def test_a_time_that_never_came_leaves_the_run_undecided(run: Run, kind: str, when: When) -> None:
     """An agent that ended before its fault was due was not hit by it."""
-    why = never_fired(run, {"kill": plan.kill, "pause": plan.pause}[kind]("writer", when))
+    why = never_fired(run, {"kill": kill, "pause": pause}[kind]("writer", when))
     assert why == "agent 'writer' ended (exit code 0) before it came to that"
 
 
 def test_a_fault_of_an_agent_that_nobody_started_is_told(run: Run) -> None:
     """The reason names the agents that there were."""
-    why = never_fired(run, plan.kill("writr", plan.after_mark("step")))
+    why = never_fired(run, kill("writr", plan.after_mark("step")))
     assert why == "no agent called 'writr' was started (there were: writer)"
 
 
 def test_a_point_of_a_program_that_is_not_ours_is_told(run: Run) -> None:
     """Crash points are Python's; a shell has none."""
-    run.plan(plan.kill("shell", plan.at_point(POINT)))
+    run.plan(kill("shell", plan.at_point(POINT)))
     run.spawn(["/bin/true"], name="shell").wait_exit()
     judged(run)
     assert only(run).evidence == "a named crash point exists only in a Python agent (module:function)"
@@ -300,7 +301,7 @@ def test_a_point_of_a_program_that_is_not_ours_is_told(run: Run) -> None:
 
 def test_waiting_for_a_fault_that_does_not_come_expires(run: Run) -> None:
     """``wait_for_faults`` has a bound."""
-    run.plan(plan.kill("writer", plan.after_mark("never")))
+    run.plan(kill("writer", plan.after_mark("never")))
     run.spawn(targets.count_up, name="writer")
     with pytest.raises(WaitExpired, match="all planned faults to fire"):
         run.wait_for_faults(timeout_s=0.1)
@@ -318,7 +319,7 @@ def test_crash_points_are_traced_on_request(run: Run) -> None:
 
 def test_the_second_incarnation_of_an_agent_is_not_hit_again(run: Run) -> None:
     """A fault of a plan happens once: the agent that is started again after it lives."""
-    run.plan(plan.kill("writer", plan.at_point(POINT, occurrence=2)))
+    run.plan(kill("writer", plan.at_point(POINT, occurrence=2)))
     first = run.spawn(targets.count_up, name="writer", kwargs={"total": 10})
     run.wait_for_faults()
     second = first.restart()

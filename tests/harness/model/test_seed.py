@@ -31,16 +31,20 @@ def test_any_word_is_a_seed(given_text: str, expected: str) -> None:
     assert seeds.normalise_seed(given_text) == expected
 
 
+EMPTY = "the seed must not be empty; got"
+GIVE_ONE = "Give any word or number, or leave it out and one is drawn"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "the seed is empty: give any word or number, or leave the seed out and one is drawn"),
-        (" \t\n", "the seed is empty: give any word or number, or leave the seed out and one is drawn"),
-        ("x" * 65, "the seed has 65 characters, at most 64 are allowed: give a shorter one"),
-        ("two words", "the seed 'two words' contains ' ': a seed is printable text without blanks"),
-        ("bell\x07", "the seed 'bell\\x07' contains '\\x07': a seed is printable text without blanks"),
-        ("half\ud800", "the seed 'half\\ud800' contains '\\ud800': a seed is printable text without blanks"),
-        ("nul\x00", "the seed 'nul\\x00' contains '\\x00': a seed is printable text without blanks"),
+        ("", f"{EMPTY} ''. {GIVE_ONE}"),
+        (" \t\n", f"{EMPTY} ' \\t\\n'. {GIVE_ONE}"),
+        ("x" * 65, "the seed must have at most 64 characters; got 65. Give a shorter one"),
+        ("two words", "the seed must be printable text without blanks; got 'two words'. Leave out ' '"),
+        ("bell\x07", "the seed must be printable text without blanks; got 'bell\\x07'. Leave out '\\x07'"),
+        ("half\ud800", "the seed must be printable text without blanks; got 'half\\ud800'. Leave out '\\ud800'"),
+        ("nul\x00", "the seed must be printable text without blanks; got 'nul\\x00'. Leave out '\\x00'"),
     ],
 )
 def test_what_is_no_seed_is_refused_in_one_sentence(text: str, message: str) -> None:
@@ -97,7 +101,7 @@ def test_drawing_for_one_purpose_never_shifts_another() -> None:
 @pytest.mark.parametrize("part", [True, None, 1.5, b"x"])
 def test_a_purpose_of_another_type_is_refused(part: object) -> None:
     """A purpose that could be written in two ways would make two streams of one: only text and whole numbers."""
-    with pytest.raises(UsageError, match=r"^a purpose of type \w+ \(.+\): expected text or a whole number$"):
+    with pytest.raises(UsageError, match=r"^a purpose must be text or a whole number; got .+ \(\w+\)$"):
         seeds.stream("7", part)  # type: ignore[arg-type]
 
 

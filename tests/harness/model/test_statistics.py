@@ -89,11 +89,11 @@ def test_nothing_held_and_everything_held_mirror_each_other(runs: int) -> None:
 @pytest.mark.parametrize(
     ("held", "runs", "confidence", "message"),
     [
-        (0, 0, 0.95, "a pass rate needs at least one run that was conclusive, not 0"),
-        (3, 2, 0.95, "the runs that held must be between 0 and the 2 runs there were, not 3"),
-        (-1, 2, 0.95, "the runs that held must be between 0 and the 2 runs there were, not -1"),
-        (1, 2, 95.0, "the confidence must lie between 0 and 1, both excluded, not 95.0: give a share, such as 0.95"),
-        (1, 2, math.nan, "the confidence must lie between 0 and 1, both excluded, not nan: give a share, such as 0.95"),
+        (0, 0, 0.95, "the conclusive runs must be at least 1; got 0. Run the scenario until one is conclusive"),
+        (3, 2, 0.95, "the runs that held must be from 0 to the 2 runs there were; got 3. Count them again"),
+        (-1, 2, 0.95, "the runs that held must be from 0 to the 2 runs there were; got -1. Count them again"),
+        (1, 2, 95.0, "the confidence must lie between 0 and 1, both excluded; got 95.0. Give a share, such as 0.95"),
+        (1, 2, math.nan, "the confidence must lie between 0 and 1, both excluded; got nan. Give a share, such as 0.95"),
     ],
 )
 def test_counts_that_make_no_sense_are_refused(held: int, runs: int, confidence: float, message: str) -> None:
@@ -106,11 +106,11 @@ def test_counts_that_make_no_sense_are_refused(held: int, runs: int, confidence:
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.5, math.nan])
 def test_certainty_cannot_be_claimed(rate: float) -> None:
     """No number of clean runs shows that something never fails."""
-    with pytest.raises(UsageError, match=r"^the rate to claim must lie between 0 and 1, both excluded, not .+ 0\.98$"):
+    with pytest.raises(UsageError, match=r"^the rate to claim must lie between 0 and 1, both excluded; got .+ 0\.98$"):
         runs_needed(rate)
 
 
 def test_a_gate_outside_of_the_scale_is_refused() -> None:
     """A rate given in percent is a mistake that is said."""
-    with pytest.raises(UsageError, match=r"^the rate of the gate must lie between 0 and 1, not 98: give a share"):
+    with pytest.raises(UsageError, match=r"^the rate of the gate must lie between 0 and 1; got 98. Give a share"):
         gate_pass_probability(0.95, 50, 98)

@@ -9,6 +9,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
+from pytest_chaos import kill
 from pytest_chaos.errors import AgentError, GuardianLost, SpawnError, UsageError, WaitExpired
 from pytest_chaos.evidence import open_pack, verify
 from pytest_chaos.model import plan
@@ -35,38 +36,38 @@ def expected(run: Run) -> Run:
 
 def test_a_run_has_one_plan(run: Run) -> None:
     """A second plan would make it unclear what was carried out."""
-    fixed = run.plan(plan.kill("writer"))
-    assert fixed == Plan(seed="seed", scenario="98-test", faults=(plan.kill("writer"),))
+    fixed = run.plan(kill("writer"))
+    assert fixed == Plan(seed="seed", scenario="98-test", faults=(kill("writer"),))
     with pytest.raises(UsageError, match="one plan, fixed before its first agent starts"):
-        run.plan(plan.kill("writer"))
+        run.plan(kill("writer"))
 
 
 def test_a_plan_comes_before_the_first_agent(run: Run) -> None:
     """An agent that runs already could have passed the point that is planned for it."""
     run.spawn(targets.tell)
     with pytest.raises(UsageError, match="fixed before its first agent starts"):
-        run.plan(plan.kill("writer"))
+        run.plan(kill("writer"))
 
 
 def test_a_plan_that_was_refused_leaves_no_trace(run: Run) -> None:
     """All its problems are told at once, and another plan can be made."""
-    bad = plan.kill("writer", plan.at_point("", occurrence=0))
-    with pytest.raises(UsageError, match=r"no name(.|\n)*occurrence counts from 1"):
+    bad = kill("writer", plan.at_point("", occurrence=0))
+    with pytest.raises(UsageError, match=r"must have a name(.|\n)*occurrence must be 1 or more"):
         run.plan(bad)
     assert run.plan().faults == ()
 
 
 def test_the_plan_is_on_disk_before_anything_starts(run: Run) -> None:
     """Whoever saves the evidence of a killed run finds the plan in the header of its journal."""
-    fixed = run.plan(plan.kill("writer", plan.at_moment(0.5)))
+    fixed = run.plan(kill("writer", plan.at_moment(0.5)))
     assert run._journal.header().plan == fixed
 
 
 def test_a_replay_carries_out_the_packs_plan(start_run: StartRun) -> None:
     """In a replay it is the pack's plan that is fired, and a note says that the test has another one now."""
-    old = Plan(seed="seed", scenario="98-test", faults=(plan.kill("writer", plan.after_mark("step", count=2)),))
+    old = Plan(seed="seed", scenario="98-test", faults=(kill("writer", plan.after_mark("step", count=2)),))
     run = start_run(replay=old)
-    assert run.plan(plan.kill("writer", plan.after_mark("step", count=7))) == old
+    assert run.plan(kill("writer", plan.after_mark("step", count=7))) == old
     run.spawn(targets.count_up, name="writer")
     run.wait_for_faults()
     record = expected(run).conclude()
@@ -77,7 +78,7 @@ def test_a_replay_carries_out_the_packs_plan(start_run: StartRun) -> None:
 
 def test_a_replay_of_the_same_plan_needs_no_note(start_run: StartRun) -> None:
     """Where test and pack agree there is nothing to say."""
-    faults = (plan.kill("writer"),)
+    faults = (kill("writer"),)
     run = start_run(replay=Plan(seed="seed", scenario="98-test", faults=faults))
     run.plan(*faults)
     assert "replay" not in run.conclude().notes

@@ -1,7 +1,7 @@
-"""What the courier adds to a delivery without faults, against the same delivery sent to the server itself.
+"""What the proxy adds to a delivery without faults, against the same delivery sent to the server itself.
 
-Run by hand: ``python tests/benchmarks/benchmark_courier.py``. The server is one process, the
-courier another, the sender this one; each delivery has 2 kB of body. Medians of interleaved
+Run by hand: ``python tests/benchmarks/benchmark_proxy.py``. The server is one process, the
+proxy another, the sender this one; each delivery has 2 kB of body. Medians of interleaved
 deliveries, in one run.
 """
 
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pytest_chaos.faults import proxy as courier
+from pytest_chaos.faults import proxy_server
 from pytest_chaos.runtime.marks import Marks
 
 DELIVERIES = 2000
@@ -50,16 +50,16 @@ def serve(port: Any) -> None:
 
 
 def carry(port: Any, upstream: int, marks: str) -> None:
-    """Be a courier; its own note says the port."""
+    """Be a fault proxy; its own note says the port."""
 
     class Noting(Marks):
         def note(self, operation: str, key: Any = None, value: Any = None) -> None:
             """Tell the port, too."""
             super().note(operation, key, value)
-            if operation == "courier-ready":
+            if operation == "proxy-ready":
                 port.value = value
 
-    courier.carry(Noting(marks, "courier"), f"http://127.0.0.1:{upstream}", 0, [])
+    proxy_server.carry(Noting(marks, "proxy"), f"http://127.0.0.1:{upstream}", 0, [])
 
 
 def started(target: Any, *arguments: Any) -> tuple[multiprocessing.Process, int]:
@@ -82,7 +82,7 @@ def send(connection: http.client.HTTPConnection) -> float:
 
 
 def main() -> None:
-    """Send to the server and through the courier by turns, and print the medians."""
+    """Send to the server and through the proxy by turns, and print the medians."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as ending:
         server, port = started(serve)
         ending.callback(server.terminate)
@@ -91,9 +91,7 @@ def main() -> None:
         ways = [http.client.HTTPConnection("127.0.0.1", each, timeout=10) for each in (port, through)]
         taken = [[send(way) for way in ways] for _ in range(DELIVERIES)][DELIVERIES // 10 :]
         direct, carried = (statistics.median(column) for column in zip(*taken, strict=True))
-        print(
-            f"direct {direct:.3f} ms, through the courier {carried:.3f} ms: {carried - direct:.3f} ms more (target: 1)"
-        )
+        print(f"direct {direct:.3f} ms, through the proxy {carried:.3f} ms: {carried - direct:.3f} ms more (target: 1)")
         slowest = statistics.quantiles([b - a for a, b in taken], n=100)[98]
         print(f"99 % of all deliveries are delayed by less than {slowest:.3f} ms")
 

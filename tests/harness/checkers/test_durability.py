@@ -128,10 +128,10 @@ def test_a_great_loss_is_one_short_finding() -> None:
 
 def test_what_is_half_there_is_found_with_its_reason() -> None:
     """Whole items pass; each half one is named with what is wrong with it."""
-    items = [durability.Item(1, whole=True), durability.Item(2, whole=False, reason="hash differs")]
+    items = [durability.FoundItem(1, whole=True), durability.FoundItem(2, whole=False, reason="hash differs")]
 
     assert durability.whole(items[:1]) == ()
-    (finding,) = durability.whole([*items, durability.Item("x", whole=False)], "checkpoints")
+    (finding,) = durability.whole([*items, durability.FoundItem("x", whole=False)], "checkpoints")
     assert finding.signature == "durability:half-there"
     assert finding.text == "2 checkpoints half there: 2: hash differs, 'x': not whole"
 

@@ -82,7 +82,9 @@ def test_a_bound_that_bounds_nothing_is_refused(bound_s: float) -> None:
     with pytest.raises(UsageError) as caught:
         liveness.progress_within("it", observed_s=None, bound_s=bound_s)
 
-    assert str(caught.value) == f"the bound of it is {bound_s} seconds: expected a finite number, 0 or more"
+    assert str(caught.value) == (
+        f"the bound of it must be a finite number of seconds, 0 or more; got {bound_s}. Give such a bound"
+    )
 
 
 @given(

@@ -1,0 +1,153 @@
+"""A kind of fault: its parameters, its times, how it fires, and its evidence.
+
+The harness knows no kind by name. Each is a subclass of :class:`FaultKind`, registered by an entry
+point; docs/writing-a-fault.md has a complete example.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from pytest_chaos.model.values import AfterMark, AtMoment, AtPoint, Now
+
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from pytest_chaos.model.values import Fault, Json, When
+    from pytest_chaos.runtime.agent import Agent
+
+REQUIRED: Final = ...
+"""The default of a parameter that has to be given."""
+
+OF_AN_AGENT: Final[frozenset[type[When]]] = frozenset({Now, AfterMark, AtPoint, AtMoment})
+"""The times that an agent's own life has; deliveries are a fault proxy's."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a fault: a type, bounds (both included), and a default.
+
+    >>> Parameter(float, high=60.0).problem("duration_s", -1)
+    'duration_s must be a finite number from 0 to 60; got -1'
+    """
+
+    type: type[bool | int | float | str]
+    low: float = 0
+    high: float = math.inf
+    default: Json = REQUIRED
+    may_be_none: bool = False
+
+    def problem(self, name: str, value: Json) -> str | None:
+        """Return the problem of a value, or ``None``."""
+        return None if self._allows(value) else f"{name} must be {self}; got {value!r}"
+
+    def _allows(self, value: Json) -> bool:
+        if value is None:
+            return self.may_be_none
+        if self.type in {bool, str}:
+            return isinstance(value, self.type)
+        types = int if self.type is int else (int, float)
+        is_number = isinstance(value, types) and not isinstance(value, bool)
+        return is_number and self.low <= value <= self.high and value < math.inf  # NaN is in no bounds
+
+    def __str__(self) -> str:
+        """Return the rule in words: ``a whole number from 2 to 100``."""
+        if self.type is bool:
+            rule = "True or False"
+        elif self.type is str:
+            rule = "text"
+        else:
+            bounds = f"from {self.low:g} to {self.high:g}" if self.high < math.inf else f"of {self.low:g} or more"
+            rule = f"a {'whole' if self.type is int else 'finite'} number {bounds}"
+        return f"{rule}, or None" if self.may_be_none else rule
+
+
+class FaultContext(Protocol):
+    """The run, as far as a fault may use it."""
+
+    @property
+    def directory(self) -> Path:
+        """The folder of the run, to which paths in a plan are relative."""
+        ...
+
+    def start_again(self, agent: Agent) -> Agent:
+        """Start the next incarnation of an agent, as it was started first."""
+        ...
+
+    def start_helper(self, name: str, target: str, kwargs: Mapping[str, Json]) -> Agent:
+        """Start a process that is part of the fault; it is watched and ended like any agent."""
+        ...
+
+
+@dataclass
+class Firing:
+    """A fault being fired at one incarnation of an agent.
+
+    ``place`` is its place in the plan, negative for a fault fired by hand. ``held_pid`` is the
+    process that stands at the planned point until the evidence is there, 0 for none. ``helper`` is
+    for a process that the fault consists of: if it ends without evidence, the fault did not fire.
+    """
+
+    fault: Fault
+    agent: Agent
+    context: FaultContext
+    place: int = -1
+    held_pid: int = 0
+    helper: Agent | None = None
+
+
+class FaultKind(abc.ABC):
+    """One kind of fault. Subclasses override what differs; instances have no state.
+
+    ``kind`` is the name in plans and reports, equal to the name of the entry point.
+    """
+
+    kind: str
+    parameters: Mapping[str, Parameter] = {}
+    """The parameters by name. A plan with any other is refused."""
+    takes: frozenset[type[When]] = OF_AN_AGENT
+    """The times at which it can fire. Any other is refused, with ``advice``."""
+    advice: str = "A fault proxy counts deliveries: give deliver(...)."
+    """A sentence for the error about another time: the alternative."""
+    needs_life: bool = True
+    """Whether it cannot hit an agent that has ended."""
+    by_signal: signal.Signals | None = None
+    """The signal that *is* this fault. A Python agent sends it to itself at a point or mark.
+
+    With ``None`` the agent stops there instead, ``fire`` is called, and the agent goes on as soon
+    as ``evidence`` was seen.
+    """
+
+    def problems(self, fault: Fault) -> Iterator[str]:
+        """Yield the problems of the parameters, each with rule, value and remedy."""
+        for name, value in fault.parameters.items():
+            if name not in self.parameters:
+                known = ", ".join(self.parameters) or "no parameters"
+                yield f"the parameters of {self.kind} must be {known}; got {name!r}. Leave it out"
+            elif problem := self.parameters[name].problem(name, value):
+                yield f"{problem}. Give such a value"
+        for name, parameter in self.parameters.items():
+            if parameter.default is REQUIRED and name not in fault.parameters:
+                yield f"{name} must be {parameter}; got none. Give {name}"
+
+    def can_hit(self, agent: Agent) -> bool:
+        """Whether a planned fault whose time has come can happen now."""
+        return agent.running or not self.needs_life
+
+    def fire(self, firing: Firing) -> None:
+        """Do it, from the controller: send the signal. Called once; must not wait for its effect."""
+        assert self.by_signal is not None  # noqa: S101 - a fault that is no signal has a method of its own
+        firing.agent.send_signal(self.by_signal)
+
+    @abc.abstractmethod
+    def evidence(self, firing: Firing) -> str | None:
+        """Say how it was seen to have happened, or ``None`` as long as it was not."""
+
+    def follow_up(self, firing: Firing) -> tuple[float, str] | None:  # noqa: ARG002 - a slot with nothing in it
+        """Return after how many seconds which kind of fault ends this one, if any."""
+        return None

@@ -1,0 +1,170 @@
+"""Every kind of fault at every kind of time: it fires at a real agent, with a receipt, or the plan is refused.
+
+The table is made from the registry, so a new kind is in it at once. A required parameter gets its
+lower bound, a path the name of a database.
+"""
+
+from __future__ import annotations
+
+import http.client
+import sqlite3
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from pytest_chaos import after_mark, at_point, hold_lock, kill, pause, restart, resume
+from pytest_chaos.errors import UsageError
+from pytest_chaos.faults.kind import REQUIRED
+from pytest_chaos.faults.registry import REGISTRY
+from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, Fault, MarkKind, Now, Verdict
+
+from tests.harness.explore import targets
+from tests.harness.faults import programs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_chaos.model.values import When
+    from pytest_chaos.runtime.run import Run
+
+STEPS: Final = AfterMark(kind=MarkKind.ACK, operation="step", count=3)
+TIMES: Final[tuple[When, ...]] = (
+    Now(),
+    STEPS,
+    AtPoint(point="targets.step.between", occurrence=3),
+    AtMoment(delay_s=0.02, after=STEPS),
+    AtDelivery(number=1),
+)
+DATABASE: Final = "held.db"
+PARAMETERS: Final[dict[str, dict[str, Any]]] = {
+    "reorder-delivery": {"status": 202},
+    "stall-delivery": {"hold_s": 0.05},
+}
+BEFORE: Final = {"resume": pause("writer", STEPS)}
+"""A fault that has to come first: only a paused agent can be resumed."""
+
+
+def database(run: Run) -> Path:
+    """Make a database in the run's folder."""
+    path = run.directory / DATABASE
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE rows (number INTEGER)")
+    connection.close()
+    return path
+
+
+def parameters_of(kind: str) -> dict[str, Any]:
+    """Return a value for each required parameter, and those of the table."""
+    required = {name: each for name, each in REGISTRY[kind].parameters.items() if each.default is REQUIRED}
+    values = {name: DATABASE if each.type is str else each.type(each.low) for name, each in required.items()}
+    return values | PARAMETERS.get(kind, {})
+
+
+def work(run: Run, when: When) -> None:
+    """Start the agent that the fault is planned for: one that marks steps, or a proxy that gets deliveries."""
+    if not isinstance(when, AtDelivery):
+        run.spawn(targets.count_up, name="writer")
+        return
+    server = run.spawn(targets.serve_http, name="server", kwargs={"log": str(run.directory / "log")})
+    (serving,) = server.wait_for("serving", kind="note")
+    proxy = run.proxy(f"http://127.0.0.1:{serving.value}", name="writer")
+    for _ in range(3):
+        connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)
+        with suppress(OSError, http.client.HTTPException):  # some toxics hang up
+            connection.request("POST", "/", b"a body")
+            connection.getresponse().read()
+        connection.close()
+
+
+@pytest.mark.parametrize("when", TIMES, ids=lambda when: type(when).__name__)
+@pytest.mark.parametrize("kind", sorted(REGISTRY))
+def test_it_fires_with_a_receipt_or_is_refused(run: Run, kind: str, when: When) -> None:
+    """What validation lets pass happens; what cannot happen is refused, with the times that can."""
+    database(run)
+    fault = Fault(kind=kind, agent="writer", when=when, parameters=parameters_of(kind))
+    faults = [*([BEFORE[kind]] if kind in BEFORE else []), fault]
+    if type(when) not in REGISTRY[kind].takes:
+        with pytest.raises(UsageError, match=rf"the time of {kind} must be .*\); got .*\)\. [A-Z].*\.$"):
+            run.plan(*faults)
+        return
+    run.plan(*faults)
+    work(run, when)
+    run.wait_for_faults()
+    run.expect("it came to this", observed=True, holds=True)
+    record = run.conclude()
+    assert record.verdict is Verdict.HELD
+    assert [receipt.kind for receipt in record.receipts if receipt.fired] == [each.kind for each in faults]
+
+
+def test_an_agent_stands_at_the_point_until_the_lock_is_held(run: Run) -> None:
+    """From the point on the agent does nothing before the other process has the lock, then it waits for it."""
+    path = database(run)
+    point = at_point("programs.row.before", occurrence=3)
+    run.plan(hold_lock("writer", point, database=path.name, duration_s=0.1))
+    writer = run.spawn(programs.write_rows, name="writer", kwargs={"database": str(path), "total": 5})
+    run.wait_for_faults()
+    writer.wait_exit()
+    marks = [(mark.operation, mark.key) for mark in run.history.marks if mark.operation != "chaos.points-seen"]
+    assert marks[:3] == [("row", 1), ("row", 2), ("chaos.fault", 0)]
+    operations = [operation for operation, _ in marks]
+    assert operations.index("write-lock") < operations.index("write-lock-released") < marks.index(("row", 3))
+    assert run.receipts[0].fired
+    assert len(run.history.acknowledged("row")) == 5
+
+
+def test_a_lock_that_the_agent_itself_holds_is_told(run: Run) -> None:
+    """At a point within its transaction the agent cannot be made to wait for the lock: no receipt, and it goes on."""
+    path = database(run)
+    point = at_point("programs.row.within", occurrence=2)
+    run.plan(hold_lock("writer", point, database=path.name, duration_s=0.1))
+    writer = run.spawn(programs.write_rows, name="writer", kwargs={"database": str(path), "total": 5})
+    run.wait_for_faults()
+    (receipt,) = run.receipts
+    assert not receipt.fired
+    assert "its process 'lock-holder-1' ended (exit code 1) without doing it" in receipt.evidence
+    assert "database is locked; agent 'writer' stood still meanwhile" in receipt.evidence
+    assert str(writer.wait_exit()) == "exit code 0"
+
+
+@pytest.mark.parametrize("when", [at_point("targets.step.between", occurrence=3), after_mark("step", count=2)])
+def test_a_restart_is_exact_and_happens_once(run: Run, when: When) -> None:
+    """The first incarnation dies at its point, or right after its mark; the second passes it unharmed."""
+    run.plan(restart("writer", when))
+    first = run.spawn(targets.count_up, name="writer", kwargs={"total": 9})
+    run.wait_for_faults()
+    second = run.agent("writer")
+    assert str(second.wait_exit()) == "exit code 0"
+    acks = run.history.acknowledged("step")
+    assert [mark.key for mark in acks if mark.pid == first.pid] == [1, 2]
+    assert [mark.key for mark in acks if mark.pid == second.pid] == list(range(1, 10))
+    assert [receipt.kind for receipt in run.receipts] == ["restart"]
+
+
+def test_a_resume_waits_for_the_pause(run: Run) -> None:
+    """A planned resume whose moment comes first does not count as fired before there was a pause."""
+    run.plan(resume("writer"), pause("writer", after_mark("step", count=5)))
+    writer = run.spawn(targets.count_up, name="writer", kwargs={"total": 20})
+    run.wait_for_faults()
+    assert [receipt.kind for receipt in run.receipts] == ["pause", "resume"]
+    assert str(writer.wait_exit()) == "exit code 0"
+
+
+def test_a_thread_is_stopped_at_its_point(run: Run) -> None:
+    """The point is passed by another thread than the first: it is that thread that stops there."""
+    run.plan(pause("writer", at_point("programs.step", occurrence=3)))
+    run.spawn(programs.count_in_a_thread, name="writer", kwargs={"total": 9})
+    run.wait_for_faults()
+    assert [mark.key for mark in run.history.acknowledged("step")] == [1, 2]
+
+
+def test_another_fault_waits_while_the_agent_stands_at_a_point(run: Run) -> None:
+    """A kill that is due meanwhile comes after the lock is held: both have a receipt."""
+    database(run)
+    run.plan(
+        hold_lock("writer", after_mark("step", count=2), database=DATABASE, duration_s=0.05),
+        kill("writer", at_point("targets.step.between", occurrence=3)),
+    )
+    run.spawn(targets.count_up, name="writer")
+    run.wait_for_faults()
+    assert [(receipt.kind, receipt.fired) for receipt in run.receipts] == [("hold-lock", True), ("kill", True)]
