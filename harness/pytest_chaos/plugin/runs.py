@@ -246,13 +246,12 @@ class Runs:
         if self._client is not None:
             self._client.pump()  # hears of its end, if that was between two runs
         if self._client is None or not self._client.alive:
-            from pytest_chaos.runtime import processes as tree
-            from pytest_chaos.runtime import scratch
+            from pytest_chaos.runtime import processes, scratch
             from pytest_chaos.runtime.agent import GuardianClient
 
-            watch = tree.read(self._session.given["watch"][0]) if self._session.given.get("watch") else None
+            watch = processes.read(self._session.given["watch"][0]) if self._session.given.get("watch") else None
             self._client = GuardianClient(self._scratch_folder(), watch=watch)
-            if (guardian := tree.read(self._client.pid)) is not None:
+            if (guardian := processes.read(self._client.pid)) is not None:
                 scratch.claim(self._scratch_folder(), guardian)
         return self._client
 

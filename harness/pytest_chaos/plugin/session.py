@@ -112,9 +112,9 @@ class ChaosSession:
 
     def for_worker(self) -> dict[str, Any]:
         """Return what an xdist worker has to know."""
-        from pytest_chaos.runtime import processes as tree
+        from pytest_chaos.runtime import processes
 
-        here = tree.read(os.getpid())
+        here = processes.read(os.getpid())
         watch = [here.pid, here.start_ticks] if here is not None else None
         return {"seed": self.settings.seed, "name": self.name, "watch": watch}
 

@@ -18,5 +18,5 @@ while it is imported cannot be a template; its agents come from a fresh interpre
 says so.
 
 ``process.py`` is the controller's side; ``child.py`` runs inside the agent; ``marks.py`` is what an
-agent says; ``wire.py`` the messages; ``tree.py`` finds and ends processes by pid and start time.
+agent says; ``wire.py`` the messages; ``processes.py`` finds and ends processes by pid and start time.
 """

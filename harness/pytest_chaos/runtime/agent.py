@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from pytest_chaos.errors import AgentError, GuardianLost, SpawnError, UsageError, WaitExpired
 from pytest_chaos.model.values import AfterMark, AgentSummary, Mark, MarkKind
-from pytest_chaos.runtime import processes as tree
-from pytest_chaos.runtime import wire
+from pytest_chaos.runtime import processes, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -82,7 +81,7 @@ class GuardianClient:
     the guardian ends.
     """
 
-    def __init__(self, folder: Path, *, watch: tree.Process | None = None) -> None:
+    def __init__(self, folder: Path, *, watch: processes.Process | None = None) -> None:
         self.folder = folder
         self.agents: dict[int, Agent] = {}
         self.on_pump: Callable[[], None] = lambda: None
@@ -319,7 +318,7 @@ class GuardianClient:
 
     def _end_orphans(self) -> None:
         """End what a guardian that was killed left behind: children and daemons of agents have nobody else now."""
-        tree.end_marked(OWNER_VARIABLE, str(self.folder.resolve()))
+        processes.end_marked(OWNER_VARIABLE, str(self.folder.resolve()))
 
 
 class Agent:
@@ -364,7 +363,7 @@ class Agent:
         """The state letter the kernel gives (``R``, ``S``, ``T`` stopped, ``Z``), or how the process ended."""
         if self.exit_status is not None:
             return str(self.exit_status)
-        process = tree.read(self.pid)
+        process = processes.read(self.pid)
         return process.state if process is not None and process.start_ticks == self.start_ticks else "gone"
 
     def output(self) -> str:

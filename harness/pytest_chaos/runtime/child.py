@@ -9,7 +9,6 @@ agent writes a note, which together with the exit status (or the state T) is the
 from __future__ import annotations
 
 import atexit
-import ctypes
 import importlib
 import json
 import os
@@ -19,6 +18,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
+from pytest_chaos.runtime import processes
 from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE, Marks
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ SIGNAL_OF: Final = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "pause"
 HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Blocked from a template's fork until the agent has its own answers: the guardian's are to ignore them, for good."""
 
-_LIBC: Final = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG: Final = 1
 _POINTS_SEEN_MAX: Final = 200
 
 
@@ -136,7 +134,7 @@ def become_agent(spec: Spec, output: int, parent_pid: int) -> None:
     The spec's environment says how it differs from the guardian's; ``None`` unsets.
     """
     os.setpgid(0, 0)
-    die_with(parent_pid)
+    processes.die_with_parent(parent_pid)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -154,13 +152,6 @@ def become_agent(spec: Spec, output: int, parent_pid: int) -> None:
     os.environ[AGENT_VARIABLE] = spec["name"]
     os.chdir(spec["directory"])
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
-
-
-def die_with(parent_pid: int) -> None:
-    """Ask the kernel to end this process when its parent does; the guardian's end so ends all templates and agents."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent_pid:
-        os._exit(70)
 
 
 def resolve(target: str) -> Callable[..., Any]:

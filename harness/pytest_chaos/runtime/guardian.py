@@ -19,7 +19,6 @@ This module is long because it is one event loop: the handlers of one process sh
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import select
@@ -29,8 +28,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
-from pytest_chaos.runtime import child, wire
-from pytest_chaos.runtime import processes as tree
+from pytest_chaos.runtime import child, processes, wire
 from pytest_chaos.runtime import zygote as template
 
 if TYPE_CHECKING:
@@ -93,7 +91,6 @@ class Output:
             del self._tail[:-TAIL_BYTES]
 
 
-_PR_SET_CHILD_SUBREAPER: Final = 36
 TemplateKey: TypeAlias = tuple[str, int]
 """A module and the number of the import path under which it was imported."""
 
@@ -141,7 +138,7 @@ class Guardian:
 
     def serve(self) -> None:
         """Work until the controller is gone, then clean up."""
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        processes.adopt_orphans()
         for number in _IGNORED:  # it ends when its controller does, not before
             signal.signal(number, signal.SIG_IGN)
         self._listen_for_children()
@@ -201,15 +198,12 @@ class Guardian:
             self._running = not self._alone()
 
         self._watched = (message["pid"], message["start_ticks"])
-        with contextlib.suppress(OSError):
-            descriptor = os.pidfd_open(message["pid"])
-            process = tree.read(message["pid"])
-            if process is not None and process.start_ticks == message["start_ticks"]:
-                self._register(descriptor, gone)
+        if (descriptor := processes.pidfd_of(*self._watched)) is not None:
+            self._register(descriptor, gone)
 
     def _alone(self) -> bool:
         """Whether the other process (xdist's controller), if there was one, is gone."""
-        return self._watched is not None and not tree.is_running(*self._watched)
+        return self._watched is not None and not processes.is_running(*self._watched)
 
     def _on_path(self, message: wire.Message) -> None:
         self._paths[message["number"]] = message["path"]
@@ -273,7 +267,7 @@ class Guardian:
             self._tell({"event": "failed", "id": spec["id"], "error": reason.decode(errors="replace")})
         else:
             note = self._unfit.get((spec["target"] or "").rpartition(":")[0], "")
-            process = tree.read(pid)  # a zombie at worst: only we can reap it
+            process = processes.read(pid)  # a zombie at worst: only we can reap it
             start_ticks = process.start_ticks if process is not None else 0
             self._announce(spec["id"], pid, os.pidfd_open(pid), start_ticks=start_ticks, note=note)
 
@@ -308,7 +302,7 @@ class Guardian:
             try:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                child.die_with(guardian_pid)
+                processes.die_with_parent(guardian_pid)
                 template.serve(theirs, key[0], self._paths[key[1]], log_descriptor)
             finally:
                 os._exit(70)
@@ -417,17 +411,17 @@ class Guardian:
             self._output_bytes[output.number] = output.total
         self._tell({**message, "output_bytes": self._output_bytes.get(message["id"], 0)})
 
-    def _descendants(self) -> list[tree.Process]:
-        return tree.descendants(os.getpid(), without={found.pid for found in self._templates.values()})
+    def _descendants(self) -> list[processes.Process]:
+        return processes.descendants(os.getpid(), without={found.pid for found in self._templates.values()})
 
-    def _end_descendants(self) -> list[tree.Process]:
+    def _end_descendants(self) -> list[processes.Process]:
         templates = {found.pid for found in self._templates.values()}
-        return tree.end_all(os.getpid(), without=templates, reap=self._reap)
+        return processes.end_all(os.getpid(), without=templates, reap=self._reap)
 
     def _clean_up(self) -> None:
         """The controller is gone: nothing of the session may be left but the evidence of a run that was under way."""
         self._templates.clear()
-        tree.end_all(os.getpid(), reap=_reap_silently)
+        processes.end_all(os.getpid(), reap=processes.reap_all)
         for output in list(self._outputs.values()):
             output.drain()
             output.close()
@@ -443,12 +437,6 @@ class Guardian:
             from pytest_chaos.runtime import scratch  # as above
 
             scratch.remove(self._folder)
-
-
-def _reap_silently() -> None:
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0] != 0:
-            pass
 
 
 def _interpreter(descriptor: int) -> list[str]:

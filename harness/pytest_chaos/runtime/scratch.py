@@ -26,8 +26,7 @@ from pytest_chaos.errors import EvidenceError, UsageError
 from pytest_chaos.evidence import open_pack, salvage
 from pytest_chaos.evidence.records import SessionFolder
 from pytest_chaos.model.values import RunRecord, SessionHeader
-from pytest_chaos.runtime import journal
-from pytest_chaos.runtime import processes as tree
+from pytest_chaos.runtime import journal, processes
 from pytest_chaos.runtime.agent import OWNER_VARIABLE
 from pytest_chaos.runtime.journal import Journal
 
@@ -86,9 +85,8 @@ _ATTEMPTS: Final = 20
 
 def create(base: Path) -> Path:
     """Make a folder for this process, and its user alone, under ``base``. Raises UsageError when that fails."""
-    process = tree.read(os.getpid())
-    ticks = process.start_ticks if process is not None else 0
-    folder = home(base) / f"session-{os.getpid()}-{ticks}-{secrets.token_hex(4)}"
+    owner = processes.own()
+    folder = home(base) / f"session-{owner.pid}-{owner.start_ticks}-{secrets.token_hex(4)}"
     try:
         _make(folder)
     except OSError as error:
@@ -132,9 +130,9 @@ def sweep(base: Path) -> list[Path]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for folder in sorted(home(base).iterdir()):
             match = _NAME.fullmatch(folder.name)
-            if match is None or tree.is_running(int(match[1]), int(match[2])) or _guarded(folder):
+            if match is None or processes.is_running(int(match[1]), int(match[2])) or _guarded(folder):
                 continue
-            tree.end_marked(OWNER_VARIABLE, str(folder.resolve()))
+            processes.end_marked(OWNER_VARIABLE, str(folder.resolve()))
             for header in folder.glob(f"*/{journal.HEADER}"):
                 _save(header.parent)
             remove(folder)
@@ -153,7 +151,7 @@ def runs_under_way(base: Path, session_folder: Path) -> set[str]:
     return found
 
 
-def claim(folder: Path, guardian: tree.Process) -> None:
+def claim(folder: Path, guardian: processes.Process) -> None:
     """Write down which guardian will remove the folder, so that no sweep gets in its way."""
     (folder / "guardian").write_text(f"{guardian.pid} {guardian.start_ticks}")
 
@@ -163,7 +161,7 @@ def _guarded(folder: Path) -> bool:
         pid, ticks = (folder / "guardian").read_text().split()
     except (OSError, ValueError):
         return False
-    return tree.is_running(int(pid), int(ticks))
+    return processes.is_running(int(pid), int(ticks))
 
 
 def _save(run_folder: Path) -> None:

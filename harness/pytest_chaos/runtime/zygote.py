@@ -17,8 +17,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
-from pytest_chaos.runtime import child, wire
-from pytest_chaos.runtime import processes as tree
+from pytest_chaos.runtime import child, processes, wire
 
 if TYPE_CHECKING:
     import resource
@@ -55,7 +54,7 @@ def serve(end: socket.socket, module: str, path: list[str], log: int) -> None:
 
 def unfit_to_fork() -> str:
     """Return why this process must not be forked: neither threads nor SQLite connections survive it."""
-    threads = len(os.listdir("/proc/self/task"))
+    threads = len(processes.threads())
     if threads > 1:
         return f"importing it started {threads - 1} thread(s), which a fork would lose"
     for name in os.listdir("/proc/self/fd"):
@@ -123,7 +122,7 @@ def _agent(end: socket.socket, spec: child.Spec, output: int) -> None:
     try:
         pid = os.getpid()
         pidfd = os.pidfd_open(pid)
-        forked = {"event": "forked", "id": spec["id"], "pid": pid, "start_ticks": tree.start_ticks()}
+        forked = {"event": "forked", "id": spec["id"], "pid": pid, "start_ticks": processes.own().start_ticks}
         wire.send(end, forked, [pidfd])
         os.close(pidfd)
         end.close()

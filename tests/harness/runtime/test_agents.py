@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pytest_chaos.errors import AgentError, SpawnError, UsageError, WaitExpired
-from pytest_chaos.runtime import processes as tree
+from pytest_chaos.runtime import processes
 from pytest_chaos.runtime.agent import OUTPUT_BYTES_MAX, ExitStatus
 
 from tests.harness.explore import targets
@@ -361,4 +361,4 @@ def test_what_an_agent_used_is_in_its_summary(run: Run) -> None:
 
 def _descendants_of_the_guardian(run: Run) -> list[int]:
     assert run._client is not None
-    return [process.pid for process in tree.descendants(run._client.pid) if process.alive]
+    return [process.pid for process in processes.descendants(run._client.pid) if process.alive]

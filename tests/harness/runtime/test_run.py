@@ -13,7 +13,7 @@ from pytest_chaos.errors import AgentError, GuardianLost, SpawnError, UsageError
 from pytest_chaos.evidence import open_pack, verify
 from pytest_chaos.model import plan
 from pytest_chaos.model.values import Assertion, Finding, Plan, Verdict
-from pytest_chaos.runtime import processes as tree
+from pytest_chaos.runtime import processes
 from pytest_chaos.runtime.agent import GuardianClient
 from pytest_chaos.runtime.run import OBSERVED_CHARACTERS_MAX, reason
 
@@ -286,12 +286,12 @@ def test_a_run_whose_guardian_was_killed_decides_nothing(start_run: StartRun, tm
         run = start_run(client=own)
         agent = run.spawn(targets.family)
         agent.wait_for("ready")
-        started = [process for process in tree.descendants(own.pid) if process.alive]
+        started = [process for process in processes.descendants(own.pid) if process.alive]
         assert len(started) >= 6
         os.kill(own.pid, signal.SIGKILL)
         with pytest.raises(GuardianLost, match="the guardian of the agents was killed") as caught:
             agent.wait_for("never")
-        assert not [process for process in started if tree.is_running(process.pid, process.start_ticks)]
+        assert not [process for process in started if processes.is_running(process.pid, process.start_ticks)]
         run.check(["something is missing"])
         record = expected(run).conclude(caught.value)
     assert record.verdict is Verdict.INCONCLUSIVE

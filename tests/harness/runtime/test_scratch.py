@@ -13,8 +13,7 @@ from pytest_chaos import evidence
 from pytest_chaos.errors import UsageError
 from pytest_chaos.evidence import records
 from pytest_chaos.model.values import Scenario, Verdict
-from pytest_chaos.runtime import processes as tree
-from pytest_chaos.runtime import scratch
+from pytest_chaos.runtime import processes, scratch
 from pytest_chaos.runtime.journal import Journal, RunHeader
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 def me() -> Process:
     """Return this process."""
-    here = tree.read(os.getpid())
+    here = processes.read(os.getpid())
     assert here is not None
     return here
 
