@@ -19,7 +19,7 @@ from pytest_chaos.model import plan as deliveries
 from pytest_chaos.model.plan import FATES, at_delivery, deliver
 from pytest_chaos.model.values import AtDelivery, Fault, Now, Plan, Verdict
 
-from tests.harness.explore import targets
+from tests.harness.runtime import targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

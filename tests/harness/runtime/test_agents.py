@@ -12,13 +12,13 @@ from pytest_chaos.errors import AgentError, SpawnError, UsageError, WaitExpired
 from pytest_chaos.runtime import processes
 from pytest_chaos.runtime.agent import OUTPUT_BYTES_MAX, ExitStatus
 
-from tests.harness.explore import targets
+from tests.harness.runtime import targets
 
 if TYPE_CHECKING:
     from pytest_chaos.runtime.marks import Marks
     from pytest_chaos.runtime.run import Run
 
-TARGETS = "tests.harness.explore.targets"
+TARGETS = "tests.harness.runtime.targets"
 
 
 def say_where(marks: Marks) -> None:

@@ -17,7 +17,7 @@ from pytest_chaos.runtime import processes
 from pytest_chaos.runtime.agent import GuardianClient
 from pytest_chaos.runtime.run import OBSERVED_CHARACTERS_MAX, reason
 
-from tests.harness.explore import targets
+from tests.harness.runtime import targets
 
 if TYPE_CHECKING:
     from pathlib import Path
