@@ -149,7 +149,7 @@ class GuardianClient:
         on_made(agent)
         message = {"do": "spawn", "spec": spec, "output": str(output), "output_bytes_max": OUTPUT_BYTES_MAX}
         try:
-            self._send({**message, "fresh": command.fresh, "log": str(self.folder / "templates.log")})
+            self._send({**message, "fresh": command.fresh, "log": str(self.folder / "zygotes.log")})
         except UsageError:
             self._give_up(agent)
             raise

@@ -20,6 +20,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
+    import resource
     from collections.abc import Callable, Collection, Iterator
     from ctypes import CDLL
 
@@ -186,11 +187,27 @@ def end_marked(variable: str, value: str, *, timeout_s: float = 10.0) -> list[Pr
     )
 
 
-def reap_all() -> None:
-    """Reap every child that has ended, without waiting."""
+def reaped() -> Iterator[tuple[int, int, resource.struct_rusage]]:
+    """Reap the children that have ended, without waiting; yield pid, wait status and usage of each."""
     with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+        while (child := os.wait4(-1, os.WNOHANG))[0]:
+            yield child
+
+
+def reap_all() -> None:
+    """Reap the children that have ended, without waiting."""
+    for _ in reaped():
+        pass
+
+
+def wake_on_child() -> int:
+    """Return the read end of a pipe that becomes readable when a child of this process ends."""
+    read_end, write_end = os.pipe()
+    for descriptor in (read_end, write_end):
+        os.set_blocking(descriptor, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler the wakeup descriptor is not written
+    return read_end
 
 
 # Arrange the end of this process and of its descendants

@@ -153,7 +153,8 @@ def runs_under_way(base: Path, session_folder: Path) -> set[str]:
 
 def claim(folder: Path, guardian: processes.Process) -> None:
     """Write down which guardian will remove the folder, so that no sweep gets in its way."""
-    (folder / "guardian").write_text(f"{guardian.pid} {guardian.start_ticks}")
+    with contextlib.suppress(OSError):  # a full disk: then a sweep may remove the folder, too
+        (folder / "guardian").write_text(f"{guardian.pid} {guardian.start_ticks}")
 
 
 def _guarded(folder: Path) -> bool:
