@@ -16,6 +16,7 @@ from pytest_chaos.errors import ResultsError
 from pytest_chaos.model.campaign import FAILURES_MAX
 
 from chaos_reports import figures
+from chaos_reports.columns import HTML, MARKDOWN, first_value, shown_in
 from chaos_reports.contract import document
 from chaos_reports.figures import clip
 from chaos_reports.matrix import GLYPHS, bound, label, outcome, view
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pytest_chaos.model.campaign import MatrixSummary
+
+    from chaos_reports.columns import Column
 
 FORMATS: Final = ("md", "html", "json")
 """What can be rendered; each into ``matrix.FORMAT``."""
@@ -35,12 +38,12 @@ _MARKDOWN_SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>|#~])")
 
 def to_html(matrix: MatrixSummary) -> str:
     """Render one self-contained page: no request, no script, every text escaped."""
-    return _page("matrix.html.j2", matrix, autoescape=True)
+    return _page("matrix.html.j2", matrix, shown_in(HTML), autoescape=True)
 
 
 def to_markdown(matrix: MatrixSummary) -> str:
     """Render a table and its details, for a code host."""
-    return _page("matrix.md.j2", matrix, autoescape=False)
+    return _page("matrix.md.j2", matrix, shown_in(MARKDOWN), autoescape=False)
 
 
 def to_json(matrix: MatrixSummary) -> str:
@@ -79,8 +82,8 @@ def _replace(path: Path, content: str) -> Path:
     return fresh.replace(path)
 
 
-def _page(template: str, matrix: MatrixSummary, *, autoescape: bool) -> str:
-    return _environment(autoescape=autoescape).get_template(template).render(page=view(matrix))
+def _page(template: str, matrix: MatrixSummary, columns: tuple[Column, ...], *, autoescape: bool) -> str:
+    return _environment(autoescape=autoescape).get_template(template).render(page=view(matrix), columns=columns)
 
 
 def _environment(*, autoescape: bool) -> Environment:
@@ -106,6 +109,7 @@ def _environment(*, autoescape: bool) -> Environment:
         outcome=outcome,
         bound=bound,
         fired=_fired,
+        first_value=first_value,
     )
     globals_: dict[str, object] = {
         "measure": figures.measure,
