@@ -54,7 +54,7 @@ class Trigger(TypedDict):
 
 
 class Spec(TypedDict):
-    """All an agent needs to know, as it comes over the wire."""
+    """The order to start an agent, as it comes over the wire."""
 
     id: int
     name: str
@@ -89,14 +89,14 @@ class Triggers:
         self._families = tuple(families | ({trace_points} if trace_points is not None else set()))
 
     def arm(self) -> None:
-        """Install the audit hook, if any point matters (it costs 0.2 µs an event, and cannot be removed)."""
+        """Install the audit hook if a point matters: 0.2 µs an event, and it cannot be removed."""
         if self._families:
             sys.addaudithook(self._on_audit)
         if self._operations:
             self._marks.listener = self._on_mark
 
     def note_points_seen(self) -> None:
-        """Leave in the history how often each point was passed: that is how a misspelt one is explained."""
+        """Note how often each point was passed, which explains a misspelt one."""
         if self._points:
             self._marks.note(POINTS_SEEN_NOTE, value=dict(self._passed.most_common(_POINTS_SEEN_MAX)))
 
@@ -129,7 +129,7 @@ class Triggers:
 
 
 def become_agent(spec: Spec, output: int, parent_pid: int) -> None:
-    """Turn this fresh fork into the agent's process: own group, own output, own environment, default signals.
+    """Turn this fork into the agent's process: its own group, output, environment, signals.
 
     The spec's environment says how it differs from the guardian's; ``None`` unsets.
     """
@@ -161,13 +161,13 @@ def resolve(target: str) -> Callable[..., Any]:
     """
     module_name, separator, function_name = target.rpartition(":")
     if not separator or not module_name or not function_name:
-        msg = f"a target reads module:function or file.py:function, and this is {target!r}"
+        msg = f"a target must be module:function or file.py:function; got {target!r}"
         raise ImportError(msg)
     found: Any = load(module_name)
     for part in function_name.split("."):
         found = getattr(found, part)
     if not callable(found):
-        msg = f"{target} is {type(found).__name__}, and an agent needs something to call"
+        msg = f"a target must be callable; got {target}, which is {type(found).__name__}"
         raise TypeError(msg)
     function: Callable[..., Any] = found
     return function
@@ -212,7 +212,7 @@ def run_target(spec: Spec) -> int:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if stop.code is not None and not isinstance(stop.code, int):
             print(stop.code, file=sys.stderr)  # noqa: T201 - what the interpreter itself does
-    except BaseException as error:  # noqa: BLE001 - an agent ends with a traceback and code 1, as any program does
+    except BaseException as error:  # noqa: BLE001 - a traceback and code 1, as for any program
         sys.excepthook(type(error), error, error.__traceback__)
         marks.note(RAISED_NOTE, value=f"{type(error).__name__}: {error}"[:2000])
         code = 1
@@ -221,7 +221,7 @@ def run_target(spec: Spec) -> int:
 
 
 def finish(code: int) -> None:
-    """End the process as the interpreter would: wait for threads, run the exit functions, flush; then leave."""
+    """End the process as the interpreter would: wait for threads, run exit functions, flush."""
     try:
         threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - what Py_FinalizeEx calls
         atexit._run_exitfuncs()  # noqa: SLF001 - what Py_FinalizeEx calls

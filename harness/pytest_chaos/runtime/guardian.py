@@ -1,4 +1,4 @@
-"""The guardian: starts, reads and reaps all agents of one pytest process, and outlives it to clean up.
+"""The guardian: starts and reaps all agents of a pytest process, and outlives it to clean up.
 
 It is started by exec (``python -m pytest_chaos.runtime.guardian FD``) in a session of its own, has
 one thread, and is a child subreaper: what an agent leaves behind becomes its child. It obeys the
@@ -109,7 +109,7 @@ class Output:
 
 
 class ModuleZygote:
-    """What the guardian knows of the zygote of one module. ``waiting`` agents are forked when it is ready."""
+    """The zygote of one module. Agents in ``waiting`` are forked when it is ready."""
 
     def __init__(self, pid: int, end: socket.socket, module: str) -> None:
         self.pid = pid

@@ -72,7 +72,7 @@ def read(pid: int) -> Process | None:
 
 
 def own() -> Process:
-    """Return this process. Only the process itself can read its start time before a short life is over."""
+    """Return this process."""
     process = read(os.getpid())
     if process is None:
         msg = "/proc must show this process; got no /proc/self/stat. Mount /proc"
@@ -107,7 +107,10 @@ def children() -> list[int]:
 
 
 def descendants(root: int, *, without: Collection[int] = ()) -> list[Process]:
-    """Return the descendants of ``root``, zombies included; ``without`` leaves out processes, not their descendants."""
+    """Return the descendants of ``root``, zombies included.
+
+    Processes in ``without`` are left out, their descendants are not.
+    """
     of_parent: dict[int, list[Process]] = {}
     for process in _all():
         of_parent.setdefault(process.parent_pid, []).append(process)
@@ -174,7 +177,7 @@ def end_all(
 
 
 def end_marked(variable: str, value: str, *, timeout_s: float = 10.0) -> list[Process]:
-    """End every process that was started with this variable in its environment; return those still alive.
+    """End all processes started with this environment variable; return those still alive.
 
     It finds processes whose parents are gone. ``/proc`` shows the environment of the last exec, so
     a fork or a daemon cannot lose it.
@@ -188,7 +191,7 @@ def end_marked(variable: str, value: str, *, timeout_s: float = 10.0) -> list[Pr
 
 
 def reaped() -> Iterator[tuple[int, int, resource.struct_rusage]]:
-    """Reap the children that have ended, without waiting; yield pid, wait status and usage of each."""
+    """Reap the children that have ended; yield pid, wait status and usage of each."""
     with contextlib.suppress(ChildProcessError):
         while (child := os.wait4(-1, os.WNOHANG))[0]:
             yield child
@@ -218,7 +221,7 @@ def adopt_orphans(*, adopts: bool = True) -> bool:
 
     Return whether it was one before, so that it can be undone.
     """
-    import ctypes  # see _libc
+    import ctypes  # as in _libc
 
     before = ctypes.c_int()
     _libc().prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
@@ -227,7 +230,10 @@ def adopt_orphans(*, adopts: bool = True) -> bool:
 
 
 def die_with_parent(parent_pid: int | None = None) -> None:
-    """Have the kernel kill this process when its parent's thread ends; exit when ``parent_pid`` is gone already."""
+    """Have the kernel kill this process when its parent's thread ends.
+
+    With ``parent_pid``, exit at once if that is not the parent any more.
+    """
     _libc().prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if parent_pid is not None and os.getppid() != parent_pid:
         os._exit(_EXIT_ORPHANED)

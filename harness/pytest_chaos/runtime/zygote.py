@@ -1,4 +1,4 @@
-"""A zygote: a fork of the guardian that has imported one module of the target and forks agents from it.
+"""A zygote: a fork of the guardian that has imported one module and forks agents from it.
 
 The guardian asks over a socket, one message a fork. Each agent sends its pid and a pidfd before it
 does anything else, so the pid cannot mean another process. The zygote reaps its agents and tells
@@ -53,7 +53,7 @@ def serve(end: socket.socket, module: str, path: list[str], log: int) -> None:
 
 
 def unfit_to_fork() -> str:
-    """Return why this process must not be forked, or nothing. Threads and SQLite connections do not survive a fork."""
+    """Return why this process must not be forked: threads or SQLite files; else nothing."""
     threads = len(processes.threads())
     if threads > 1:
         return f"importing it started {threads - 1} thread(s), which a fork would lose"

@@ -37,7 +37,7 @@ def test_a_run_has_one_plan(run: Run) -> None:
     """A second plan would make it unclear what was carried out."""
     fixed = run.plan(plan.kill("writer"))
     assert fixed == Plan(seed="seed", scenario="98-test", faults=(plan.kill("writer"),))
-    with pytest.raises(UsageError, match="one plan, fixed before its first agent starts"):
+    with pytest.raises(UsageError, match="a run must have one plan, fixed before its first agent starts"):
         run.plan(plan.kill("writer"))
 
 
@@ -205,7 +205,7 @@ def test_a_violation_without_faults_is_of_its_own_kind(run: Run) -> None:
 def test_notes_are_json(run: Run) -> None:
     """A fact that cannot be stored is refused with its name, and the others are in the record."""
     run.note("kills in the window", 17)
-    with pytest.raises(UsageError, match="a note has to be JSON, and 'bad' is not"):
+    with pytest.raises(UsageError, match="the note 'bad' must be JSON"):
         run.note("bad", object())
     assert expected(run).conclude().notes == {"kills in the window": 17}
 
@@ -232,10 +232,10 @@ def test_the_record_says_what_became_of_each_agent(run: Run) -> None:
 
 def test_an_agent_that_does_not_exist_is_named(run: Run) -> None:
     """The error has the names that there are."""
-    with pytest.raises(UsageError, match="no agent called 'x' was started; there are: none"):
+    with pytest.raises(UsageError, match="agent 'x' must have been started; got: none"):
         run.agent("x")
     run.spawn(targets.tell, name="y")
-    with pytest.raises(UsageError, match="no agent called 'x' was started; there are: y"):
+    with pytest.raises(UsageError, match="agent 'x' must have been started; got: y"):
         run.agent("x")
 
 

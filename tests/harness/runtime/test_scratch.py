@@ -96,7 +96,7 @@ def test_many_sessions_come_and_go_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("base", ["/proc/nowhere", "/dev/null/x"])
 def test_a_base_that_cannot_be_written_is_named(base: str) -> None:
     """The error says which option gives another."""
-    with pytest.raises(UsageError, match=f"no scratch folder can be made in {base} .*--chaos-scratch=DIR"):
+    with pytest.raises(UsageError, match=f"the scratch folder {base} must be writable; .*--chaos-scratch=DIR"):
         scratch.create(Path(base))
 
 
@@ -107,7 +107,7 @@ def test_a_home_of_somebody_else_is_not_used(tmp_path: Path) -> None:
         os.chown(scratch.home(tmp_path), 12345, -1)
     except PermissionError:
         pytest.skip("only root can give a folder to somebody else")
-    with pytest.raises(UsageError, match="belongs to somebody else: give another scratch folder with --chaos-scratch"):
+    with pytest.raises(UsageError, match="must belong to this user. Give another scratch folder with --chaos-scratch"):
         scratch.create(tmp_path)
 
 
