@@ -1,8 +1,8 @@
 """The chaos matrix: run records in; HTML, Markdown, JSON and lines for the terminal out.
 
 It knows of the harness only ``model``, ``evidence`` and ``errors``. It hears the hook
-``pytest_chaos_session_finished`` and adds the command ``chaos report``. Records alone are enough, so
-a matrix can be rendered on another day, or from the merged records of several machines.
+``pytest_chaos_session_finished`` and adds the command ``chaos report``. Records alone are enough: a
+matrix can be rendered on another day, or from the merged records of several machines.
 
     pytest_chaos.model.campaign   records -> summary: the arithmetic and the verdicts
     figures      numbers and texts as a reader sees them; the limits of a green matrix

@@ -19,7 +19,7 @@ FORMAT: Final = 1
 
 
 class FaultEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A kind of fault: how many were planned, how many are known to have fired."""
+    """A kind of fault: how many were planned, how many fired."""
 
     kind: str
     planned: int
@@ -37,7 +37,7 @@ class AssertionEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailureEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Findings with one signature: in how many runs, what they said, the evidence, and the lines that show it again."""
+    """Findings with one signature: number of runs, texts, evidence, lines to reproduce."""
 
     signature: str
     kind: str
@@ -49,7 +49,7 @@ class FailureEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScenarioEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One scenario. ``pass_rate`` is passed / (passed + failed), or null; ``evidence`` names folders."""
+    """One scenario. ``pass_rate`` is passed / (passed + failed), or null."""
 
     id: str
     title: str
@@ -80,7 +80,7 @@ class MatrixDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def document(matrix: MatrixSummary) -> dict[str, Any]:
-    """Return a summary in the promised shape, with the keys of all columns. Raises ValidationError if it is not."""
+    """Return a summary in the promised shape, which is validated, with the keys of all columns."""
     found = {
         "seed": matrix.header.seed,
         "started": matrix.header.started,

@@ -1,6 +1,6 @@
-"""The three files of a matrix. Each is put in place in one step; the same records give the same bytes.
+"""The three files of a matrix: replaced in one step; the same records give the same bytes.
 
-The plugin imports this module, and Jinja2 with it, only when there is something to render.
+The plugin imports this module, and Jinja2 with it, only if there is something to render.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from chaos_reports.columns import Column
 
 FORMATS: Final = ("md", "html", "json")
-"""What can be rendered; each into ``matrix.FORMAT``."""
+"""The formats, each rendered into ``matrix.FORMAT``."""
 
 _ANY_TEXT_CHARACTERS_MAX: Final = 2_500
 
@@ -52,11 +52,11 @@ def to_json(matrix: MatrixSummary) -> str:
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Refuse a format that does not exist, or none at all, with a ResultsError."""
+    """Raise ResultsError for an unknown format, or for none."""
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         came = ", ".join(repr(name) for name in unknown) or "none"
-        msg = f"a report format must be one of {', '.join(FORMATS)}, not {came}: give for instance md,html"
+        msg = f"a report format must be one of {', '.join(FORMATS)}; got {came}. Give for instance md,html"
         raise ResultsError(msg)
 
 
@@ -72,7 +72,7 @@ def write(matrix: MatrixSummary, folder: Path, formats: Sequence[str] = FORMATS)
         folder.mkdir(parents=True, exist_ok=True)
         return {name: _replace(folder / f"matrix.{name}", content) for name, content in pages.items()}
     except OSError as error:
-        msg = f"the report cannot be written to {folder} ({error.strerror or error}): give a folder that can be written"
+        msg = f"the report cannot be written to {folder} ({error.strerror or error}). Give a folder that can be written"
         raise ResultsError(msg) from error
 
 
@@ -123,7 +123,7 @@ def _environment(*, autoescape: bool) -> Environment:
 
 
 def _finalize(value: object) -> object:
-    """Clean and bound every plain text on its way to the page, so that no template can forget to."""
+    """Clean and cut each plain text on its way to the page: no template can forget it."""
     return clip(value, _ANY_TEXT_CHARACTERS_MAX) if type(value) is str else value
 
 
@@ -140,7 +140,7 @@ def _markdown(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """Put a text into a code span whose fence is longer than any backticks in it. Not for tables: pipes stay pipes."""
+    """Put a text into a code span with a fence that is long enough. Not for tables: pipes stay."""
     flat = " ".join(clip(text).split())
     longest = max((len(run) for run in re.findall(r"`+", flat)), default=0)
     fence = "`" * (longest + 1)

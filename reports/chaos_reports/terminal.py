@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from pytest_chaos.model.campaign import FailureSummary, MatrixSummary, ScenarioSummary
 
 FAILURES_SHOWN_MAX: Final = 10
-"""How many findings of one scenario the terminal shows; the page has more."""
+"""Findings of one scenario that the terminal shows; the page has more."""
 
 _COLOURS: Final = {"HELD": "green", "TOLERATED": "yellow", "INCONCLUSIVE": "magenta", "VIOLATED": "red"}
 _ASCII: Final = str.maketrans({"✓": "+", "≈": "~", "✗": "x", "—": "-", "…": "...", "µ": "u"})
 _WIDTH_MIN: Final = 40
 _WIDTH_UNWRAPPED: Final = 72
-"""From this width on, figures stand on one line; on a narrower terminal they are folded rather than cut."""
+"""From this width on, figures stay on one line; below it they are folded, not cut."""
 
 
 def lines(
     matrix: MatrixSummary, *, width: int = 80, page: Path | None = None, colour: bool = False, ascii_only: bool = False
 ) -> list[str]:
-    """Return a table of the scenarios, the findings with the line that shows each again, and the path of the page."""
+    """Return a table of the scenarios, the findings, and the path of the page."""
     shown = [headline(matrix), *_table_lines(matrix, max(width, _WIDTH_MIN), colour=colour, ascii_only=ascii_only)]
     for each in matrix.scenarios:
         shown.extend(_findings(each))

@@ -269,7 +269,7 @@ def test_records_alone_are_enough_and_give_the_same_bytes_twice(tmp_path: Path) 
 @pytest.mark.parametrize(("formats", "came"), [(["pdf"], "'pdf'"), ([], "none"), (["md", "x", "y"], "'x', 'y'")])
 def test_a_format_that_does_not_exist_is_refused(tmp_path: Path, formats: list[str], came: str) -> None:
     """The sentence names what there is, and nothing is written."""
-    expected = f"^a report format must be one of md, html, json, not {came}: give for instance md,html$"
+    expected = rf"^a report format must be one of md, html, json; got {came}\. Give for instance md,html$"
     with pytest.raises(ResultsError, match=expected):
         write(summarise(campaign()), tmp_path / "out", formats)
     assert not (tmp_path / "out").exists()
@@ -278,5 +278,5 @@ def test_a_format_that_does_not_exist_is_refused(tmp_path: Path, formats: list[s
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     """A file where the folder should be: the error names it."""
     (tmp_path / "taken").write_text("here")
-    with pytest.raises(ResultsError, match=r"^the report cannot be written to .+taken \(.+\): give a folder"):
+    with pytest.raises(ResultsError, match=r"^the report cannot be written to .+taken \(.+\)\. Give a folder"):
         write(summarise(campaign()), tmp_path / "taken")

@@ -217,7 +217,7 @@ class Guardian:
         self._environments.clear()
 
     def _on_end(self, _: wire.Message) -> None:
-        """End everything that the run left: agents, their children, their daemons. Idle zygotes stay."""
+        """End all that the run left: agents, their children and daemons. Idle zygotes stay."""
         for key, found in list(self._zygotes.items()):
             if found.waiting:  # the controller gave up waiting for this import
                 os.kill(found.pid, signal.SIGKILL)

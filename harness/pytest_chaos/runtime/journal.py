@@ -1,7 +1,7 @@
 """The journal: the folder that a run writes, from which an evidence pack can be made any time.
 
-A run may be killed, time out, or lose its controller. What was known until then is in this folder.
-The pack is built from it by the plugin when a run does not hold, by the guardian when the
+A run may be killed, time out, or lose its controller. Whatever was known is in this folder. The
+pack is built from it by the plugin when a run does not hold, by the guardian when the
 controller is gone, and by a later session when the guardian is gone, too.
 
     run.json         the header: which run this is, its seed and plan; written before anything starts

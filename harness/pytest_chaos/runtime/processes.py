@@ -4,9 +4,9 @@ The kernel reuses pids, so a process is identified by pid *and* start time (cloc
 and a signal goes through a pidfd whose process was compared after it was opened. All knowledge of
 ``/proc/PID/stat`` is in ``_parse``.
 
-``psutil`` samples CPU, memory and open files (``agent.py``). It is not used here: importing it takes
-longer than starting an agent, its times of creation are seconds of a clock that can be set, and it
-knows no pidfd. Linux only. Sources: proc(5), pidfd_open(2), prctl(2).
+``psutil`` samples CPU, memory and open files (``agent.py``). It is not used here: its import takes
+longer than starting an agent, its creation times are seconds of a clock that can be set, and it
+has no pidfd. Linux only. Sources: proc(5), pidfd_open(2), prctl(2).
 """
 
 from __future__ import annotations

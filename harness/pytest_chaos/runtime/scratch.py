@@ -1,4 +1,4 @@
-"""The scratch folder of a pytest process: where its runs work, removed when it ends, however it ends.
+"""The scratch folder of a pytest process: where its runs work, removed however it ends.
 
 The folder's name has the pid and start time of its owner. So a later session can tell a folder in
 use from one whose owner, and even its guardian, were killed: it saves the evidence in such a folder

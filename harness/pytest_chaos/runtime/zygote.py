@@ -27,7 +27,7 @@ _SQLITE_HEADER: Final = b"SQLite format 3\0"
 
 
 def serve(end: socket.socket, module: str, path: list[str], log: int) -> None:
-    """Import ``module``, report the result, and fork an agent for each message until the guardian ends.
+    """Import ``module``, report the result, and fork an agent for each message.
 
     Never returns: this is the whole life of the process.
     """
