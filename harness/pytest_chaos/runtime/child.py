@@ -19,20 +19,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from pytest_chaos.runtime import processes
-from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE, Marks
+from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE, Marks, Note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-FAULT_NOTE: Final = "chaos.fault"
-"""Operation of the note that an agent writes right before a fault fires in it; its key is the fault's place."""
-POINT_NOTE: Final = "chaos.point"
-"""Operation of the note that says which crash point was passed (only when points are traced)."""
-POINTS_SEEN_NOTE: Final = "chaos.points-seen"
-"""Operation of the note, at a normal end, with how often each point of the planned ones' family was passed."""
-RAISED_NOTE: Final = "chaos.raised"
-"""Operation of the note that says with which exception the target ended."""
+FAULT_NOTE: Final = Note.FAULT
+POINTS_SEEN_NOTE: Final = Note.POINTS_SEEN
 
 SIGNAL_OF: Final = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "pause": signal.SIGSTOP}
 """The faults that an agent can fire at itself."""
@@ -98,7 +92,7 @@ class Triggers:
     def note_points_seen(self) -> None:
         """Note how often each point was passed, which explains a misspelt one."""
         if self._points:
-            self._marks.note(POINTS_SEEN_NOTE, value=dict(self._passed.most_common(_POINTS_SEEN_MAX)))
+            self._marks.note(Note.POINTS_SEEN, value=dict(self._passed.most_common(_POINTS_SEEN_MAX)))
 
     def _on_audit(self, event: str, _arguments: tuple[Any, ...]) -> None:
         if not event.startswith(self._families) or getattr(self._busy, "now", False):
@@ -107,7 +101,7 @@ class Triggers:
         try:
             self._passed[event] += 1
             if self._trace is not None and event.startswith(self._trace):
-                self._marks.note(POINT_NOTE, event)
+                self._marks.note(Note.POINT, event)
             for trigger in self._points.get(event, ()):
                 if trigger["count"] == self._passed[event]:
                     self._fire(trigger, event)
@@ -124,7 +118,7 @@ class Triggers:
                 self._fire(trigger, f"{kind} {operation} {trigger['count']}")
 
     def _fire(self, trigger: Trigger, at: str) -> None:
-        self._marks.note(FAULT_NOTE, trigger["fault"], {"kind": trigger["kind"], "at": at})
+        self._marks.note(Note.FAULT, trigger["fault"], {"kind": trigger["kind"], "at": at})
         os.kill(os.getpid(), SIGNAL_OF[trigger["kind"]])
 
 
@@ -214,7 +208,7 @@ def run_target(spec: Spec) -> int:
             print(stop.code, file=sys.stderr)  # noqa: T201 - what the interpreter itself does
     except BaseException as error:  # noqa: BLE001 - a traceback and code 1, as for any program
         sys.excepthook(type(error), error, error.__traceback__)
-        marks.note(RAISED_NOTE, value=f"{type(error).__name__}: {error}"[:2000])
+        marks.note(Note.RAISED, value=f"{type(error).__name__}: {error}"[:2000])
         code = 1
     triggers.note_points_seen()
     return code

@@ -13,6 +13,7 @@ one. (A pipe was measured to tear or merge 5 % of 6 kB lines from four writers; 
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +26,19 @@ AGENT_VARIABLE: Final = "CHAOS_AGENT"
 
 MARK_BYTES_MAX: Final = 64 * 1024
 """Limit of one mark: marks say what happened, they do not carry the data."""
+
+
+class Note(enum.StrEnum):
+    """The operations of notes that the harness itself writes inside an agent."""
+
+    FAULT = "chaos.fault"
+    """A planned fault fires in this agent now. The key is its place in the plan."""
+    POINT = "chaos.point"
+    """A crash point was passed. Written only for the prefix ``trace_points``."""
+    POINTS_SEEN = "chaos.points-seen"
+    """At a normal end: how often each point was passed, of the families of the planned points."""
+    RAISED = "chaos.raised"
+    """The target ended with this exception."""
 
 
 class Marks:
