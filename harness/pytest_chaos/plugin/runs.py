@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -61,6 +60,8 @@ class Runs:
 
     def start(self, item: pytest.Item, iteration: int) -> Run:
         """Make the run of a test: its journal and its header, before anything else happens."""
+        import secrets
+
         from pytest_chaos.errors import UsageError
         from pytest_chaos.runtime.journal import Journal
         from pytest_chaos.runtime.run import Run

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pytest_chaos.plugin.session import ChaosSession
 
 ITERATION_PREFIX: Final = "run-"
-_ITERATION: Final = re.compile(rf"^{ITERATION_PREFIX}\d+(?:-|$)|-{ITERATION_PREFIX}\d+(?=-|$)")
-_ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
+_ITERATION: Final = rf"^{ITERATION_PREFIX}\d+(?:-|$)|-{ITERATION_PREFIX}\d+(?=-|$)"
+_ID: Final = r"[a-z0-9][a-z0-9._-]{0,79}"
 _SLUG_CHARACTERS_MAX: Final = 60
 _ARGUMENTS: Final = {"id", "title", "why", "steps", "min_pass_rate"}
 
@@ -49,7 +49,7 @@ def from_marker(
         raise UsageError(msg)
     first_line = docstring.strip().split("\n", 1)[0]
     scenario_id = keywords.get("id") or _short(slug(fallback))
-    if not isinstance(scenario_id, str) or not _ID.fullmatch(scenario_id):
+    if not isinstance(scenario_id, str) or not re.fullmatch(_ID, scenario_id):
         msg = f"the id of a scenario must be like '01-kill-9' (small letters, digits, '-_.'); got {scenario_id!r}"
         raise UsageError(msg)
     steps = keywords.get("steps", ())
@@ -74,7 +74,7 @@ def _rate(scenario_id: str, given: object) -> float | None:
 
 def _short(scenario_id: str) -> str:
     """Return an id that is short enough, and still this test's own."""
-    if _ID.fullmatch(scenario_id):
+    if re.fullmatch(_ID, scenario_id):
         return scenario_id
     return f"{scenario_id[:_SLUG_CHARACTERS_MAX]}-{hashlib.sha256(scenario_id.encode()).hexdigest()[:8]}"
 
@@ -91,7 +91,7 @@ def without_iteration(node_id: str) -> str:
     function, bracket, parameters = name.partition("[")
     if not bracket or not parameters.endswith("]"):
         return node_id
-    rest = _ITERATION.sub("", parameters[:-1], count=1)
+    rest = re.sub(_ITERATION, "", parameters[:-1], count=1)
     return f"{file}{colons}{function}" + (f"[{rest}]" if rest else "")
 
 

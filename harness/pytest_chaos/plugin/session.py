@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -50,6 +49,7 @@ class ChaosSession:
         """The session's name: time, seed, and a random part."""
         if not self._name:
             import datetime
+            import secrets
 
             moment = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
             self._name = self.given.get("name") or f"{moment}-{self.settings.seed}-{secrets.token_hex(2)}"

@@ -101,7 +101,7 @@ def children() -> list[int]:
     """Return the pids of this process's children, zombies included."""
     found: list[int] = []
     for thread in threads():
-        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children", "rb") as file:  # noqa: PTH123
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children", "rb") as file:  # noqa: PTH123 - as above
             found += map(int, file.read().split())
     return found
 
