@@ -1,6 +1,6 @@
-"""``chaos report`` and ``python -m chaos_reports``: render a matrix again, from the records of one or several sessions.
+"""``chaos report`` and ``python -m chaos_reports``: render a matrix again, from records.
 
-Exit codes as of the ``chaos`` command: 0 held, 1 violated, 2 inconclusive, 3 a user's mistake, 4 an
+Exit codes of the ``chaos`` command: 0 held, 1 violated, 2 inconclusive, 3 a user's mistake, 4 an
 error of ours.
 """
 
@@ -73,7 +73,7 @@ def render(results: Sequence[Path], formats: Sequence[str], output: Path | None 
 
 
 def session_folder(results: Path) -> Path:
-    """Return the folder of the session whose records :func:`pytest_chaos.evidence.records.read` takes for this path."""
+    """Return the folder of the session that :func:`pytest_chaos.evidence.records.read` reads."""
     if results.is_file():
         return results.parent.resolve()
     latest = results / "latest"
@@ -81,7 +81,7 @@ def session_folder(results: Path) -> Path:
 
 
 def moved(records: Records, folder: Path, target: Path) -> Records:
-    """Rewrite the paths of the evidence, which are relative to the session, so that they are relative to the report."""
+    """Rewrite the paths of the evidence from relative to the session to relative to the report."""
     prefix = os.path.relpath(folder, target.resolve())
     if prefix == ".":
         return records
@@ -93,7 +93,7 @@ def moved(records: Records, folder: Path, target: Path) -> Records:
 
 
 def refuse_twice(parts: Sequence[Records], results: Sequence[Path]) -> None:
-    """Refuse to count a session twice: it would look like more runs than there were. Raises ResultsError."""
+    """Raise ResultsError for a session that is given twice: its runs would count twice."""
     seen: dict[tuple[str, str, str], Path] = {}
     for part, path in zip(parts, results, strict=True):
         identity = (part.header.session, part.header.started, part.header.seed)
@@ -104,12 +104,12 @@ def refuse_twice(parts: Sequence[Records], results: Sequence[Path]) -> None:
 
 
 def terminal_width() -> int:
-    """Return the width to fill: that of the terminal, or 100 columns where there is none."""
+    """Return the width of the terminal, or 100 columns without one."""
     return shutil.get_terminal_size((100, 24)).columns
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; nothing leaves it as a traceback but an error of our own."""
+    """Run the command and return its exit code. Only an error of ours has a traceback."""
     try:
         code = report.main(args=arguments, prog_name="python -m chaos_reports", standalone_mode=False)
     except click.ClickException as error:
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_MISTAKE
     except click.Abort:
         return USER_MISTAKE
-    except Exception:  # noqa: BLE001 - the last door: whatever went wrong is ours, and is shown whole
+    except Exception:  # noqa: BLE001 - any other error is ours, and is shown whole
         traceback.print_exc()
         return OWN_ERROR
     return int(code or 0)

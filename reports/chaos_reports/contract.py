@@ -1,21 +1,25 @@
-"""``matrix.json``: a shape promised to other programs, so it is written out here and not derived from our own types.
+"""``matrix.json``: a shape that is promised to other programs.
 
-A consumer may decode it with these very types. New keys may be added within format 1; none changes
+A consumer may decode it with these types. A new column adds a key within format 1; no key changes
 its meaning.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from chaos_reports.columns import COLUMNS
+
 if TYPE_CHECKING:
-    from pytest_chaos.model.campaign import AssertionSummary, FailureSummary, MatrixSummary, ScenarioSummary
+    from pytest_chaos.model.campaign import FailureSummary, MatrixSummary, ScenarioSummary
+
+FORMAT: Final = 1
 
 
 class FaultEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A kind of fault: how many were planned, how many are known to have fired."""
+    """A kind of fault: how many were planned, how many fired."""
 
     kind: str
     planned: int
@@ -33,7 +37,7 @@ class AssertionEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailureEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Findings with one signature: in how many runs, what they said, the evidence, and the lines that show it again."""
+    """Findings with one signature: number of runs, texts, evidence, lines to reproduce."""
 
     signature: str
     kind: str
@@ -45,7 +49,7 @@ class FailureEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScenarioEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One scenario. ``pass_rate`` is passed / (passed + failed), or null; ``evidence`` names folders."""
+    """One scenario. ``pass_rate`` is passed / (passed + failed), or null."""
 
     id: str
     title: str
@@ -72,59 +76,37 @@ class MatrixDocument(msgspec.Struct, frozen=True, kw_only=True):
     started: str
     versions: dict[str, str]
     scenarios: list[ScenarioEntry]
-    format: int = 1
+    format: int = FORMAT
 
 
-def document(matrix: MatrixSummary) -> MatrixDocument:
-    """Put a summary into the promised shape."""
-    return MatrixDocument(
-        seed=matrix.header.seed,
-        started=matrix.header.started,
-        versions=matrix.header.versions,
-        scenarios=[_scenario(each) for each in matrix.scenarios],
-    )
+def document(matrix: MatrixSummary) -> dict[str, Any]:
+    """Return a summary in the promised shape, which is validated, with the keys of all columns."""
+    found = {
+        "seed": matrix.header.seed,
+        "started": matrix.header.started,
+        "versions": matrix.header.versions,
+        "scenarios": [_scenario(each) for each in matrix.scenarios],
+        "format": FORMAT,
+    }
+    msgspec.convert(found, MatrixDocument)
+    return found
 
 
-def _scenario(summary: ScenarioSummary) -> ScenarioEntry:
-    scenario = summary.scenario
-    return ScenarioEntry(
-        id=scenario.id,
-        title=scenario.title,
-        why=scenario.why,
-        steps=list(scenario.steps),
-        verdict=summary.verdict.value,
-        tolerated=summary.tolerated,
-        runs=summary.runs,
-        passed=summary.held,
-        failed=summary.violated,
-        inconclusive=summary.inconclusive,
-        pass_rate=summary.pass_rate,
-        duration_s=summary.duration_s,
-        faults=[FaultEntry(kind=each.kind, planned=each.planned, fired=each.fired) for each in summary.faults],
-        assertions=[_assertion(each) for each in summary.assertions],
-        failures=[_failure(each) for each in summary.failures],
-        evidence=list(summary.evidence),
-    )
+def _scenario(summary: ScenarioSummary) -> dict[str, Any]:
+    found: dict[str, Any] = {"failures": [_failure(each) for each in summary.failures]}
+    for column in COLUMNS:
+        found |= column.keys(summary)
+    promised = ScenarioEntry.__struct_fields__
+    return {name: found[name] for name in (*promised, *(found.keys() - set(promised)))}
 
 
-def _assertion(summary: AssertionSummary) -> AssertionEntry:
-    values = [*summary.broken.values, *summary.observed.values]
-    return AssertionEntry(
-        name=summary.name,
-        observed=list(dict.fromkeys(value for value, _ in values)),
-        holds=summary.holds,
-        seen=summary.seen,
-        failed=summary.failed,
-    )
-
-
-def _failure(summary: FailureSummary) -> FailureEntry:
-    return FailureEntry(
-        signature=summary.signature,
-        kind=summary.kind,
-        runs=summary.runs,
-        texts=[text for text, _ in summary.texts.values],
-        evidence=list(summary.evidence),
-        reproduce=list(summary.reproduce),
-        reproduced=[text for text, _ in summary.reproduced.values],
-    )
+def _failure(summary: FailureSummary) -> dict[str, Any]:
+    return {
+        "signature": summary.signature,
+        "kind": summary.kind,
+        "runs": summary.runs,
+        "texts": [text for text, _ in summary.texts.values],
+        "evidence": list(summary.evidence),
+        "reproduce": list(summary.reproduce),
+        "reproduced": [text for text, _ in summary.reproduced.values],
+    }

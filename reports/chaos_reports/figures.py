@@ -1,7 +1,4 @@
-"""Numbers and texts as a reader sees them: one place, so that all formats say the same. Pure.
-
-What a matrix does not prove: said next to the verdicts, with the figures of the very matrix. Pure.
-"""
+"""Numbers and texts, the same in all formats; what a green matrix does not prove. Pure."""
 
 from __future__ import annotations
 
@@ -18,14 +15,18 @@ if TYPE_CHECKING:
     from pytest_chaos.model.campaign import MatrixSummary
 
 TEXT_CHARACTERS_MAX: Final = 600
-"""How much of a text that a program under test wrote is shown."""
+"""Limit of a text that a program under test wrote."""
 
 _SIZES: Final = ("B", "kB", "MB", "GB", "TB")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def percent(share: float | None) -> str:
-    """Show a share between 0 and 1. Only everything is 100 %, only nothing is 0 %: 4,999 of 5,000 is 99.9 %."""
+    """Show a share between 0 and 1. Only all is 100 %, and only none is 0 %.
+
+    >>> percent(4999 / 5000), percent(1.0), percent(None)
+    ('99.9 %', '100 %', '—')
+    """
     if share is None:
         return "—"
     if share in (0.0, 1.0):
@@ -34,12 +35,16 @@ def percent(share: float | None) -> str:
 
 
 def moment(iso: str) -> str:
-    """Show a moment in UTC, given in ISO 8601, in a form that may be broken between day and time."""
+    """Show a moment in UTC, given in ISO 8601, as day and time."""
     return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:\d\d)?(\.\d+)?(Z|\+00:00)?$", r"\1 \2 UTC", clean(iso))
 
 
 def duration(seconds: float) -> str:
-    """Show a number of seconds with a unit that suits it."""
+    """Show a number of seconds with a suitable unit.
+
+    >>> duration(0.0321), duration(75)
+    ('32.1 ms', '75 s')
+    """
     if seconds < 0.0005:
         return "0 s" if seconds <= 0 else f"{seconds * 1e6:.0f} µs"
     if seconds < 0.9995:
@@ -62,14 +67,14 @@ def size(count_bytes: float) -> str:
 
 
 def number(value: float) -> str:
-    """Show a count with separators, or a measured number with three digits that mean something."""
+    """Show a count with separators, or a measured number with three digits."""
     if not math.isfinite(value):
         return str(value)
     return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
 
 
 def measure(name: str, value: float) -> str:
-    """Show a number by the unit its name ends with: ``_per_s``, ``_s``, ``_ms``, ``_bytes``, ``_rate``; else plain."""
+    """Show a number with the unit that its name ends with: ``_per_s``, ``_s``, ``_bytes``, ..."""
     if name.endswith("_per_s"):
         return f"{number(value)} / s"
     if name.endswith("_s"):
@@ -87,35 +92,35 @@ def plural(count: int, one: str, many: str = "") -> str:
 
 
 def clean(text: str) -> str:
-    """Make control characters visible: a log line must neither colour a terminal nor turn the direction of a page."""
+    """Make control characters visible: a log line must not steer a terminal or a page."""
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text.replace("\r\n", "\n"))
 
 
 def clip(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
-    """Clean a text and cut it, saying how much is left out."""
+    """Clean a text and cut it, with the number of characters left out."""
     shown = clean(text)
     omitted = len(shown) - characters_max
     return shown if omitted <= 0 else f"{shown[:characters_max].rstrip()} … ({plural(omitted, 'character')} more)"
 
 
 def href(path: str) -> str:
-    """Return a relative link to a path; whatever the record says, it cannot become a scheme or another host."""
+    """Return a relative link to a path, which cannot become a scheme or another host."""
     return "./" + quote(path, safe="/", errors="replace")
 
 
 _SAMPLE_RATE: Final = 0.95
-"""The true pass rate of the scenario that the text takes as its example: it fails one time in twenty."""
+"""The true pass rate of the example in the text: it fails one time in twenty."""
 
 _WAL_RESET_FIXED: Final = (3, 51, 3)
 
 
 def not_proved(matrix: MatrixSummary) -> tuple[str, ...]:
-    """Return, in sentences, what stays open however green the matrix is."""
+    """Return, in sentences, what a green matrix does not prove."""
     return (*_power_loss(matrix), *_samples(matrix), *_coverage(matrix), *_SCOPE)
 
 
 def known_limitations(matrix: MatrixSummary) -> tuple[str, ...]:
-    """Return what is known to be limited here: what the scenarios noted themselves, and the versions in use."""
+    """Return the known limitations: those that scenarios noted, and those of versions."""
     noted = dict.fromkeys(
         f"{each.scenario.title or each.scenario.id}: {text}" for each in matrix.scenarios for text in each.limitations
     )

@@ -1,4 +1,4 @@
-"""What a page shows of a summary: labels, the runs that are listed, the cuts, a digest of the records. Pure."""
+"""Summary to page: labels, listed runs, cuts, and a digest of the records. Pure."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 RUNS_LISTED_MAX: Final = 50
-"""How many runs of one scenario a page lists, those that did not hold first."""
+"""Runs of one scenario that a page lists, those that did not hold first."""
 
 RUNS_LISTED_TOTAL: Final = 1_000
-"""How many runs a page lists in all, about: with many scenarios, each lists fewer."""
+"""Runs that a page lists in all, about: with many scenarios, each lists fewer."""
 
 RUNS_LISTED_MIN: Final = 5
 
 TOLERATED: Final = "TOLERATED"
 
 GLYPHS: Final = {"HELD": "✓", TOLERATED: "≈", "INCONCLUSIVE": "?", "VIOLATED": "✗"}
-"""Stands beside the word, so that nothing depends on colour."""
+"""Shown beside the word, so that nothing depends on colour."""
 
 
 class ScenarioView(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,12 +39,12 @@ class ScenarioView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def points_hit(self) -> int:
-        """How many crash points a fault fired at."""
+        """Number of crash points at which a fault fired."""
         return sum(point.fired > 0 for point in self.summary.crash_points)
 
 
 class MatrixView(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole page. ``digest`` is the SHA-256 of the records, so that two renderings can be compared."""
+    """The whole page. ``digest`` is the SHA-256 of the records, to compare two renderings."""
 
     summary: MatrixSummary
     label: str
@@ -71,12 +71,12 @@ def view(matrix: MatrixSummary) -> MatrixView:
 
 
 def label(verdict: Verdict, *, tolerated: bool) -> str:
-    """Return the word for a verdict. What held only by tolerance has a word of its own and is never green."""
+    """Return the word for a verdict. A tolerated one has its own word and is never green."""
     return TOLERATED if tolerated and verdict is Verdict.HELD else verdict.value
 
 
 def headline(matrix: MatrixSummary) -> str:
-    """Say in one sentence what came out."""
+    """Return the result in one sentence."""
     if not matrix.runs:
         return "No run was recorded, so nothing was shown."
     total = len(matrix.scenarios)
@@ -91,13 +91,13 @@ def headline(matrix: MatrixSummary) -> str:
 
 
 def outcome(summary: ScenarioSummary) -> str:
-    """Count the runs by what came of them."""
+    """Return the runs counted by verdict."""
     parts = ((summary.held, "held"), (summary.violated, "violated"), (summary.inconclusive, "inconclusive"))
     return ", ".join(f"{count} {word}" for count, word in parts if count)
 
 
 def bound(summary: ScenarioSummary) -> str:
-    """Say what the pass rate is worth."""
+    """Return the confidence bound of the pass rate in words."""
     return "no conclusive run" if summary.pass_rate_lower is None else f"at least {percent(summary.pass_rate_lower)}"
 
 

@@ -1,7 +1,7 @@
-"""The pytest plugin of the reports: writes the matrix when a chaos session has finished, and shows it at the end.
+"""The pytest plugin of the reports: writes the matrix after a chaos session, and shows it.
 
-It stays silent in a session without chaos runs, and imports what renders only when there is
-something to render.
+It is silent in a session without chaos runs, and imports the renderers only if there are some.
+``-p no:chaos-reports`` switches it off.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Finished(NamedTuple):
-    """What was made of a session: its summary, the files by format, and why there are none if so."""
+    """The result of a session: its summary, the files by format, and why there are none."""
 
     matrix: MatrixSummary
     files: dict[str, Path]
@@ -33,7 +33,7 @@ FINISHED = pytest.StashKey[Finished]()
 def pytest_chaos_session_finished(
     session_folder: Path, records: Records, formats: tuple[str, ...], config: pytest.Config
 ) -> None:
-    """Write the matrix into the session's folder. A report that cannot be written is said, and changes no verdict."""
+    """Write the matrix into the session's folder. An error is shown, and changes no verdict."""
     if not records.runs:
         return
     from pytest_chaos.errors import ResultsError

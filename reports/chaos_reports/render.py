@@ -1,6 +1,6 @@
-"""The three files of a matrix. Each is put in place in one step; the same records give the same bytes.
+"""The three files of a matrix: replaced in one step; the same records give the same bytes.
 
-The plugin imports this module, and Jinja2 with it, only when there is something to render.
+The plugin imports this module, and Jinja2 with it, only if there is something to render.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pytest_chaos.errors import ResultsError
 from pytest_chaos.model.campaign import FAILURES_MAX
 
 from chaos_reports import figures
+from chaos_reports.columns import HTML, MARKDOWN, first_value, shown_in
 from chaos_reports.contract import document
 from chaos_reports.figures import clip
 from chaos_reports.matrix import GLYPHS, bound, label, outcome, view
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 
     from pytest_chaos.model.campaign import MatrixSummary
 
+    from chaos_reports.columns import Column
+
 FORMATS: Final = ("md", "html", "json")
-"""What can be rendered; each into ``matrix.FORMAT``."""
+"""The formats, each rendered into ``matrix.FORMAT``."""
 
 _ANY_TEXT_CHARACTERS_MAX: Final = 2_500
 
@@ -35,12 +38,12 @@ _MARKDOWN_SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>|#~])")
 
 def to_html(matrix: MatrixSummary) -> str:
     """Render one self-contained page: no request, no script, every text escaped."""
-    return _page("matrix.html.j2", matrix, autoescape=True)
+    return _page("matrix.html.j2", matrix, shown_in(HTML), autoescape=True)
 
 
 def to_markdown(matrix: MatrixSummary) -> str:
     """Render a table and its details, for a code host."""
-    return _page("matrix.md.j2", matrix, autoescape=False)
+    return _page("matrix.md.j2", matrix, shown_in(MARKDOWN), autoescape=False)
 
 
 def to_json(matrix: MatrixSummary) -> str:
@@ -49,11 +52,11 @@ def to_json(matrix: MatrixSummary) -> str:
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Refuse a format that does not exist, or none at all, with a ResultsError."""
+    """Raise ResultsError for an unknown format, or for none."""
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         came = ", ".join(repr(name) for name in unknown) or "none"
-        msg = f"a report format must be one of {', '.join(FORMATS)}, not {came}: give for instance md,html"
+        msg = f"a report format must be one of {', '.join(FORMATS)}; got {came}. Give for instance md,html"
         raise ResultsError(msg)
 
 
@@ -69,7 +72,7 @@ def write(matrix: MatrixSummary, folder: Path, formats: Sequence[str] = FORMATS)
         folder.mkdir(parents=True, exist_ok=True)
         return {name: _replace(folder / f"matrix.{name}", content) for name, content in pages.items()}
     except OSError as error:
-        msg = f"the report cannot be written to {folder} ({error.strerror or error}): give a folder that can be written"
+        msg = f"the report cannot be written to {folder} ({error.strerror or error}). Give a folder that can be written"
         raise ResultsError(msg) from error
 
 
@@ -79,8 +82,8 @@ def _replace(path: Path, content: str) -> Path:
     return fresh.replace(path)
 
 
-def _page(template: str, matrix: MatrixSummary, *, autoescape: bool) -> str:
-    return _environment(autoescape=autoescape).get_template(template).render(page=view(matrix))
+def _page(template: str, matrix: MatrixSummary, columns: tuple[Column, ...], *, autoescape: bool) -> str:
+    return _environment(autoescape=autoescape).get_template(template).render(page=view(matrix), columns=columns)
 
 
 def _environment(*, autoescape: bool) -> Environment:
@@ -106,6 +109,7 @@ def _environment(*, autoescape: bool) -> Environment:
         outcome=outcome,
         bound=bound,
         fired=_fired,
+        first_value=first_value,
     )
     globals_: dict[str, object] = {
         "measure": figures.measure,
@@ -119,7 +123,7 @@ def _environment(*, autoescape: bool) -> Environment:
 
 
 def _finalize(value: object) -> object:
-    """Clean and bound every plain text on its way to the page, so that no template can forget to."""
+    """Clean and cut each plain text on its way to the page: no template can forget it."""
     return clip(value, _ANY_TEXT_CHARACTERS_MAX) if type(value) is str else value
 
 
@@ -136,7 +140,7 @@ def _markdown(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """Put a text into a code span whose fence is longer than any backticks in it. Not for tables: pipes stay pipes."""
+    """Put a text into a code span with a fence that is long enough. Not for tables: pipes stay."""
     flat = " ".join(clip(text).split())
     longest = max((len(run) for run in re.findall(r"`+", flat)), default=0)
     fence = "`" * (longest + 1)

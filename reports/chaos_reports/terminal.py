@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chaos_reports.figures import clip, duration, percent, plural
-from chaos_reports.matrix import GLYPHS, bound, headline, label
+from chaos_reports.columns import TERMINAL, shown_in
+from chaos_reports.figures import clip, percent, plural
+from chaos_reports.matrix import GLYPHS, headline, label, view
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,19 +21,19 @@ if TYPE_CHECKING:
     from pytest_chaos.model.campaign import FailureSummary, MatrixSummary, ScenarioSummary
 
 FAILURES_SHOWN_MAX: Final = 10
-"""How many findings of one scenario the terminal shows; the page has more."""
+"""Findings of one scenario that the terminal shows; the page has more."""
 
 _COLOURS: Final = {"HELD": "green", "TOLERATED": "yellow", "INCONCLUSIVE": "magenta", "VIOLATED": "red"}
 _ASCII: Final = str.maketrans({"✓": "+", "≈": "~", "✗": "x", "—": "-", "…": "...", "µ": "u"})
 _WIDTH_MIN: Final = 40
 _WIDTH_UNWRAPPED: Final = 72
-"""From this width on, figures stand on one line; on a narrower terminal they are folded rather than cut."""
+"""From this width on, figures stay on one line; below it they are folded, not cut."""
 
 
 def lines(
     matrix: MatrixSummary, *, width: int = 80, page: Path | None = None, colour: bool = False, ascii_only: bool = False
 ) -> list[str]:
-    """Return a table of the scenarios, the findings with the line that shows each again, and the path of the page."""
+    """Return a table of the scenarios, the findings, and the path of the page."""
     shown = [headline(matrix), *_table_lines(matrix, max(width, _WIDTH_MIN), colour=colour, ascii_only=ascii_only)]
     for each in matrix.scenarios:
         shown.extend(_findings(each))
@@ -49,12 +50,8 @@ def short_lines(matrix: MatrixSummary, *, ascii_only: bool = False) -> list[str]
 
 def _short(summary: ScenarioSummary) -> str:
     runs, rate = plural(summary.runs, "run"), percent(summary.pass_rate)
-    return f"{_verdict(summary)} {clip(summary.scenario.id, 60)}: {runs}, pass rate {rate}"
-
-
-def _verdict(summary: ScenarioSummary) -> str:
     name = label(summary.verdict, tolerated=summary.tolerated)
-    return f"{GLYPHS[name]} {name}"
+    return f"{GLYPHS[name]} {name} {clip(summary.scenario.id, 60)}: {runs}, pass rate {rate}"
 
 
 def _table_lines(matrix: MatrixSummary, width: int, *, colour: bool, ascii_only: bool) -> list[str]:
@@ -72,23 +69,17 @@ def _table_lines(matrix: MatrixSummary, width: int, *, colour: bool, ascii_only:
 
 def _table(matrix: MatrixSummary, width: int, *, ascii_only: bool) -> Table:
     table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, expand=False, pad_edge=False)
-    for name in ("Verdict", "Scenario", "Faults fired"):
-        table.add_column(name, no_wrap=name == "Verdict", overflow="fold")
-    for name in ("Runs", "Pass rate", "Duration"):
-        table.add_column(name, justify="right", no_wrap=width >= _WIDTH_UNWRAPPED)
-    for each in matrix.scenarios:
-        name = label(each.verdict, tolerated=each.tolerated)
-        faults = "\n".join(f"{clip(fault.kind, 40)} {fault.fired}/{fault.planned}" for fault in each.faults) or "none"
-        title = clip(each.scenario.title, 120)
+    columns = shown_in(TERMINAL)
+    for column in columns:
+        if column.is_number:
+            table.add_column(column.title, justify="right", no_wrap=width >= _WIDTH_UNWRAPPED)
+        else:
+            table.add_column(column.title, no_wrap=column.name == "verdict", overflow="fold")
+    for row in view(matrix).scenarios:
         # Text, not str: square brackets in a title are no markup.
-        table.add_row(
-            Text(_verdict(each), style=_COLOURS[name]),
-            Text(f"{clip(each.scenario.id, 60)}\n{title}" if title else clip(each.scenario.id, 60)),
-            Text(faults),
-            Text(str(each.runs)),
-            Text(f"{percent(each.pass_rate)}\n{bound(each)}"),
-            Text(duration(each.duration_s)),
-        )
+        cells = [Text("\n".join(column.cell(row))) for column in columns]
+        cells[0].stylize(_COLOURS[row.label])
+        table.add_row(*cells)
     return table
 
 

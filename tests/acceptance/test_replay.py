@@ -210,7 +210,7 @@ def test_a_pack_of_another_project_is_refused(violated: Path, first: Records, py
             *QUIET, f"--chaos-replay={pack_of(violated, first, 0).absolute()}", *arguments
         )
         assert result.ret == 4
-        assert "the pack is of test_rows.py::test_rows, and no such test was collected" in (
+        assert "the test of the pack must be collected; got no test_rows.py::test_rows" in (
             result.stderr.str() + result.stdout.str()
         )
 

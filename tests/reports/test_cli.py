@@ -120,7 +120,7 @@ def output_taken(folder: Path) -> list[str]:
         (lambda folder: [str(folder / "missing")], "there are no run records at"),
         (
             lambda folder: [str(session(folder)), "--format", "pdf"],
-            "a report format must be one of md, html, json, not 'pdf'",
+            "a report format must be one of md, html, json; got 'pdf'",
         ),
         (lambda folder: [str(session(folder)), "--frmat", "md"], "No such option"),
         (lambda _: [], "Missing argument 'RESULTS...'"),

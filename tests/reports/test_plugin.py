@@ -99,7 +99,7 @@ def test_a_report_that_cannot_be_written_is_said_and_changes_nothing(pytester: p
     result.stdout.fnmatch_lines(
         [
             "4 scenarios, 200 runs*",
-            "a report format must be one of md, html, json, not 'pdf': give for instance md,html",
+            "a report format must be one of md, html, json; got 'pdf'. Give for instance md,html",
         ]
     )
 

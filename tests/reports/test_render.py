@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from chaos_reports import columns, contract
 from chaos_reports.contract import MatrixDocument
 from chaos_reports.render import to_html, to_json, to_markdown, write
+from chaos_reports.terminal import lines
 from pytest_chaos.errors import ResultsError
 from pytest_chaos.evidence.records import Records, read
 from pytest_chaos.model.campaign import MatrixSummary, summarise
@@ -177,9 +179,7 @@ def test_markdown_tables_keep_their_shape_whatever_a_text_holds() -> None:
 def test_markdown_shows_the_matrix_and_its_details() -> None:
     """The table, the findings, the crash points and the signature are there."""
     text = to_markdown(summarise(campaign()))
-    assert (
-        "| ≈ **TOLERATED** | 03-leases | A zombie cannot write with the lease it lost | pause 50 of 50 | 50 |" in text
-    )
+    assert "| ≈ **TOLERATED** | 03-leases | A zombie cannot write with the lease it lost | pause 50/50 | 50 |" in text
     assert "### Violated: durability.acknowledged-lost, 6 runs" in text
     assert "- Reproduce: `chaos replay chaos-results/latest/evidence/04-sweep-0`" in text
     assert "`checkpoint.ack` (not hit)" in text
@@ -202,6 +202,21 @@ def test_the_json_keeps_the_contract() -> None:
     assert (sweep.failures[0].signature, sweep.failures[0].runs) == ("durability.acknowledged-lost", 6)
     assert sweep.assertions[0].observed == ["1", "0"]
     assert (sweep.pass_rate, len(sweep.evidence)) == (0.88, 6)
+
+
+def test_a_new_column_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All four writers show a column that only the list knows, and the promised keys stay."""
+    added = columns.Column("seen", "Seen <first>", lambda row: [f"a|b {row.summary.runs}"], lambda _: {"seen": "new"})
+    for module in (columns, contract):
+        monkeypatch.setattr(module, "COLUMNS", (*columns.COLUMNS, added))
+    matrix = summarise(campaign())
+    assert "Seen &lt;first&gt;</th>" in to_html(matrix)
+    assert '<td role="cell" data-label="Seen &lt;first&gt;">a|b 50</td>' in to_html(matrix)
+    assert "| Seen \\<first\\> |" in to_markdown(matrix)
+    assert "| a\\|b 50 |" in to_markdown(matrix)
+    assert "Seen <first>" in "\n".join(lines(matrix, width=200))
+    assert [entry["seen"] for entry in json.loads(to_json(matrix))["scenarios"]] == ["new"] * 4
+    assert len(msgspec.json.decode(to_json(matrix), type=MatrixDocument).scenarios) == 4
 
 
 def test_five_thousand_runs_stay_readable() -> None:
@@ -254,7 +269,7 @@ def test_records_alone_are_enough_and_give_the_same_bytes_twice(tmp_path: Path) 
 @pytest.mark.parametrize(("formats", "came"), [(["pdf"], "'pdf'"), ([], "none"), (["md", "x", "y"], "'x', 'y'")])
 def test_a_format_that_does_not_exist_is_refused(tmp_path: Path, formats: list[str], came: str) -> None:
     """The sentence names what there is, and nothing is written."""
-    expected = f"^a report format must be one of md, html, json, not {came}: give for instance md,html$"
+    expected = rf"^a report format must be one of md, html, json; got {came}\. Give for instance md,html$"
     with pytest.raises(ResultsError, match=expected):
         write(summarise(campaign()), tmp_path / "out", formats)
     assert not (tmp_path / "out").exists()
@@ -263,5 +278,5 @@ def test_a_format_that_does_not_exist_is_refused(tmp_path: Path, formats: list[s
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     """A file where the folder should be: the error names it."""
     (tmp_path / "taken").write_text("here")
-    with pytest.raises(ResultsError, match=r"^the report cannot be written to .+taken \(.+\): give a folder"):
+    with pytest.raises(ResultsError, match=r"^the report cannot be written to .+taken \(.+\)\. Give a folder"):
         write(summarise(campaign()), tmp_path / "taken")

@@ -1,9 +1,8 @@
-"""What works on this machine, and what there is instead where it does not.
+"""What works on this machine, and what to use instead where it does not.
 
-Every check is a question without a trace: nothing is written, and no process is left. What the
-kernel and the installed packages say of themselves is believed, but for the filter, which a child
-tries on: a container may refuse what its kernel lists. A machine that nobody thought of is told
-``unknown``.
+No check leaves a trace: nothing is written, and no process is left. The kernel and the installed
+packages are believed, except for the seccomp filter, which a child tries: a container may refuse
+what its kernel lists. Other machines are ``unknown``.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 PYTHON_MIN: Final = (3, 11)
 
 _SECCOMP_CALL: Final = {"x86_64": 317, "aarch64": 277}
-"""The number of seccomp(2); on other machines the kernel's own list of actions is read instead."""
+"""The number of seccomp(2); on other machines the kernel's list of actions is read."""
 _SECCOMP_GET_ACTION_AVAIL: Final = 2
 _SECCOMP_RET_USER_NOTIF: Final = 0x7FC00000
 _ACTIONS: Final = Path("/proc/sys/kernel/seccomp/actions_avail")
@@ -40,7 +39,7 @@ Status = Literal["works", "limited", "missing", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at: what was ``found``, what it is good ``for``, and what there is ``otherwise``."""
+    """One feature: status, what was ``found``, its ``purpose``, and a substitute."""
 
     name: str
     status: Status
@@ -52,10 +51,9 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class KnownBug:
-    """A bug of SQLite: it is in all versions from ``first`` to before ``fixed``, but for those of ``backports``.
+    """A bug of SQLite, in all versions from ``first`` to before ``fixed``.
 
-    A backport is a version that has the fix though it is older; later versions of its own branch
-    have it too.
+    ``backports`` are older versions with the fix, which later versions of their branch have, too.
     """
 
     name: str
@@ -102,7 +100,7 @@ SQLITE_BUGS: Final = (
 
 
 def examine() -> tuple[Check, ...]:
-    """Look at everything. A check that itself fails is ``unknown`` and says why."""
+    """Run all checks. A check that fails itself is ``unknown``, with the error."""
     checks: tuple[Callable[[], Check], ...] = (
         _python,
         _kernel,
@@ -120,7 +118,7 @@ def examine() -> tuple[Check, ...]:
 def _guarded(check: Callable[[], Check]) -> Check:
     try:
         return check()
-    except Exception as error:  # noqa: BLE001 - a doctor who dies of the patient's illness helps nobody
+    except Exception as error:  # noqa: BLE001 - a broken machine must not break its diagnosis
         return Check(check.__name__.strip("_").replace("_", " "), "unknown", f"{type(error).__name__}: {error}", "")
 
 
@@ -212,7 +210,7 @@ def _memory_files() -> Check:
 
 
 def _file_system(path: Path) -> str | None:
-    """Return the kind of file system that is mounted at this path; ``unknown`` where no mount table names it."""
+    """Return the kind of file system mounted at this path, ``unknown`` without a mount table."""
     if not path.is_dir():
         return None
     mounts = Path("/proc/mounts")

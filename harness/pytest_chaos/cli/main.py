@@ -1,11 +1,11 @@
 """The ``chaos`` command.
 
-Exit codes: 0 held or in order, 1 violated, 2 inconclusive, 3 a mistake of the user's (wrong options
-too: click's own 2 is mapped), 4 an error of ours. A mistake is told in one sentence without a
-traceback; so is an error of ours, with ``CHAOS_TRACEBACK=1`` to see where it came from.
+Exit codes: 0 held or in order, 1 violated, 2 inconclusive, 3 a user's mistake (wrong options too:
+click's own 2 is mapped), 4 an error of ours. An error is one sentence without a traceback;
+``CHAOS_TRACEBACK=1`` shows where an error of ours came from.
 
-More commands come from the entry-point group ``chaos.commands``, each a ``click.Command``; one that
-cannot be loaded is listed with the reason and fails when it is called, and only then.
+More commands come from the entry-point group ``chaos.commands``, each a ``click.Command``. A
+command that cannot be loaded is listed with the reason, and fails only when it is called.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MARKS_SHOWN: Final = 10
 
 
 class Exit(enum.IntEnum):
-    """What the command's exit code means."""
+    """The meaning of the exit code."""
 
     HELD = 0
     VIOLATED = 1
@@ -73,7 +73,7 @@ def _foreign() -> dict[str, EntryPoint]:
 def _load(name: str, entry: EntryPoint) -> click.Command:
     try:
         command = entry.load()
-    except Exception as error:  # noqa: BLE001 - somebody else's code must not take the other commands along
+    except Exception as error:  # noqa: BLE001 - other distributions must not break our commands
         return _broken(name, entry, f"{type(error).__name__}: {error}")
     return command if isinstance(command, click.Command) else _broken(name, entry, "it is not a click.Command")
 
@@ -113,7 +113,7 @@ def run(arguments: Sequence[str]) -> int:
         click.echo("chaos: interrupted", err=True)
         return Exit.INCONCLUSIVE
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: nothing to say, nor at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no reader is left: write nothing, nor at exit
         return Exit.HELD
     except Exception as error:  # noqa: BLE001 - the last resort: one sentence instead of a traceback
         if os.environ.get(TRACEBACK):
@@ -141,9 +141,9 @@ _pack_argument = click.argument("pack", type=click.Path(path_type=Path))
 @chaos.command()
 @_as_json
 def doctor(*, as_json: bool) -> None:
-    """Show what works on this machine, and what there is without it.
+    """Show what works on this machine, and what to use where it does not.
 
-    Exits 2 when something is missing that no scenario can do without.
+    Exits 2 when something is missing that every scenario needs.
     """
     from dataclasses import asdict
 
@@ -179,7 +179,7 @@ def list_scenarios(paths: tuple[str, ...], *, as_json: bool) -> None:
 
 
 def _collect(paths: Sequence[str]) -> list[dict[str, Json]]:
-    """Let pytest collect, in a process of its own, and return what the plugin wrote down. Raises UsageError."""
+    """Let pytest collect in a process of its own; return the scenarios. Raises UsageError."""
     with tempfile.TemporaryDirectory(prefix="chaos-list-") as folder:
         file = Path(folder) / "scenarios.json"
         command = [*_pytest(), "--collect-only", "-q", f"--chaos-list-json={file}", "-m", "chaos", "--", *paths]
@@ -230,7 +230,7 @@ def verify(pack: Path, *, as_json: bool) -> None:
 @_pack_argument
 @_as_json
 def show(pack: Path, *, as_json: bool) -> None:
-    """Show what a pack says: the run, its faults with receipts, findings, agents, databases, and the failure."""
+    """Show a pack: the run, faults with receipts, findings, agents, databases, the failure."""
     from pytest_chaos.evidence.open import open_pack
 
     opened = open_pack(pack)
@@ -298,7 +298,7 @@ def replay(pack: Path, results: Path, pytest_arguments: tuple[str, ...]) -> None
 
     opened = open_pack(pack)
     if problems := problems_of(pack):
-        msg = f"{pack} is not as it was written ({problems[0]}): replay an undamaged copy"
+        msg = f"{pack} is not as it was written ({problems[0]}). Replay an undamaged copy"
         raise UsageError(msg)
     folder = _folder_of(opened)
     target = results.absolute()
@@ -311,15 +311,15 @@ def replay(pack: Path, results: Path, pytest_arguments: tuple[str, ...]) -> None
 
 
 def _folder_of(pack: Pack) -> Path:
-    """Return the folder to run a pack's test in. Raises UsageError when there is none, or no test to run."""
+    """Return the folder to run a pack's test in. Raises UsageError if there is none, or no test."""
     file = pack.node_id.partition("::")[0]
     if not file or file.startswith(("-", "@")) or file != file.strip():
-        msg = f"{pack.path} names no test that could be run again ({pack.node_id!r}): it was not made by a pytest run"
+        msg = f"{pack.path} must name a test to run again; got {pack.node_id!r}. It was not made by a pytest run"
         raise UsageError(msg)
     for folder in (Path.cwd(), Path(pack.root or ".")):
         if (folder / file).exists():
             return folder
-    msg = f"{file} is neither below {Path.cwd()} nor below {pack.root}: run the command in the project's root folder"
+    msg = f"{file} is neither below {Path.cwd()} nor below {pack.root}. Run the command in the project's root folder"
     raise UsageError(msg)
 
 
@@ -329,7 +329,7 @@ def _latest(results: Path) -> Path | None:
 
 
 def _verdict_in(session: Path) -> Verdict | None:
-    """Return the verdict of a session's runs; ``None`` when there were none."""
+    """Return the verdict of a session's runs, or None without runs."""
     from pytest_chaos.evidence import records
     from pytest_chaos.model.values import Verdict
 
@@ -338,7 +338,7 @@ def _verdict_in(session: Path) -> Verdict | None:
 
 
 def _exit_of(pytest_code: int, verdict: Verdict | None) -> Exit:
-    """Map pytest's exit code, which knows only passed and failed, with the help of the verdict that was recorded."""
+    """Map pytest's exit code, using the recorded verdict if there is one."""
     if verdict is not None and pytest_code in {0, 1}:
         return Exit[verdict.name]
     interrupted, internal_error, wrong_call, nothing_ran = 2, 3, 4, 5
@@ -362,7 +362,7 @@ def _print_rows(title: str, rows: Sequence[dict[str, Json]], columns: Sequence[s
 
 
 def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; none when there is nothing in it. Text from a pack is shown as it is, never read as markup."""
+    """Print a table unless it is empty. Text from a pack is never read as markup."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -389,7 +389,7 @@ _STYLES: Final = {
 
 
 def _harmless(text: str) -> str:
-    """Return text that cannot steer a terminal: what an agent printed may hold escape sequences."""
+    """Return text that cannot steer a terminal: an agent may print escape sequences."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
 
 

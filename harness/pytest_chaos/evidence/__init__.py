@@ -1,56 +1,31 @@
-"""Evidence packs: what is left of a run that did not hold, in one folder that can be asked, copied and trusted.
+"""Evidence packs: one folder with all that is left of a run that did not hold.
 
-A pack is built from a journal (``pytest_chaos.runtime.journal``) by one function, :func:`write`,
-whoever calls it: the plugin when a run does not hold, the guardian process when its controller is
-gone (:func:`salvage`), a later session that finds a left-over journal. None of it needs pytest.
+A pack is built from a journal (``pytest_chaos.runtime.journal``) by :func:`write`. The plugin calls
+it when a run does not hold; the guardian when its controller is gone (:func:`salvage`); a later
+session when it finds a left-over journal. None of it needs pytest.
 
-    limits     how much of everything a pack takes
-    problems   what was cut or could not be read: a row in the pack, never the end of it
-    reading    opening a file without letting go of the locks that this process has on it
-    databases  finds SQLite files and copies them, byte for byte, before anything opens them
-    sqlite     what to ask any SQLite file
-    redact     takes secrets out of text
-    gather     the journal's facts, redacted and bounded
-    index      ``evidence.sqlite``, the one file to query
-    manifest   every file with its size and hash, written last; verifies a pack
-    pack       puts a pack together; ``open`` reads one; ``standalone`` makes one of a single database
+    limits      how much a pack takes of everything; what was cut or unreadable becomes a row of it
+    reading     opens a file without losing the locks that this process has on it
+    databases   finds SQLite files and copies them, byte for byte, before anything opens them
+    sqlite      what to ask any SQLite file
+    redact      masks secrets in text
+    gather      the facts of a journal, redacted and bounded
+    index       ``evidence.sqlite``, the one file to query
+    manifest    every file with its size and hash, written last; verifies a pack
+    pack        puts a pack together; ``open`` reads one; ``standalone`` makes one of a database
+    records     ``records.jsonl`` of a session: what the reports are made of
+    replay      runs a violation again from its pack: is it reproducible?
 
-A pack is built in a sibling folder and renamed when it is whole, so a folder of the final name is
-always a whole pack. The order inside is: copies first, then questions to scratch copies, then the
-index, then the manifest.
+A pack is built in a sibling folder and renamed when it is whole. The order inside is: copies, then
+questions to scratch copies, then the index, then the manifest.
 
 Text is redacted. The byte-exact copies under ``database/`` are **not**: they are the evidence, and
 the manifest says so. The manifest is not signed: it shows damage and carelessness, not a forger.
+
+``plugin``, ``cli``, ``runtime`` (to save what a dead session left) and the package
+``chaos_reports`` (``records`` alone) import this room.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from pytest_chaos.evidence.manifest import verify
-    from pytest_chaos.evidence.open import Pack, open_pack
-    from pytest_chaos.evidence.pack import salvage, write
-    from pytest_chaos.evidence.redact import SECRETS
-    from pytest_chaos.evidence.standalone import dump_failure_evidence
-
-__all__ = ["SECRETS", "Pack", "dump_failure_evidence", "open_pack", "salvage", "verify", "write"]
-
-_HOME: Final = {
-    "SECRETS": "redact",
-    "Pack": "open",
-    "dump_failure_evidence": "standalone",
-    "open_pack": "open",
-    "salvage": "pack",
-    "verify": "manifest",
-    "write": "pack",
-}
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for: the plugin loads this package in every session."""
-    if name not in _HOME:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # every session imports this package

@@ -1,8 +1,8 @@
 """Finds the SQLite files of a run and copies them, byte for byte, before anything opens them.
 
 Opening a SQLite file may change it: a hot journal is rolled back, a write-ahead log is
-checkpointed. So the four files are copied as they lie, and whoever wants to ask them something does
-so on another copy (``scratch``), which is thrown away.
+checkpointed. So the four files are copied as they lie. Questions are asked of another copy
+(``scratch``), which is then removed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import re
 import shutil
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pytest_chaos.evidence.gather import reading
 from pytest_chaos.evidence.limits import Problems, full
+from pytest_chaos.evidence.reading import reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "database"
 SIDE_FILES: Final = ("", "-wal", "-shm", "-journal")
-"""What a SQLite database consists of; the first is the file itself."""
+"""The files of a SQLite database; the first is the file itself."""
 
 _MAGIC: Final = b"SQLite format 3\0"
 _SIDE_MAGICS: Final = {
@@ -40,7 +40,7 @@ _BLOCK_BYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """One of the files of a database: ``modified`` in UTC and ISO 8601, ``locks`` as the kernel lists them."""
+    """A file of a database. ``modified`` is UTC in ISO 8601; ``locks`` is the kernel's list."""
 
     suffix: str
     size_bytes: int
@@ -51,7 +51,7 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A database of the run: its name in the pack, where it lay, its files, their first bytes (header, log header)."""
+    """A database of the run. ``head`` and ``wal_head`` are the first bytes of file and log."""
 
     name: str
     path: Path
@@ -61,15 +61,15 @@ class Database:
     copy: Path | None = None
 
     def size_bytes(self, suffix: str = "") -> int:
-        """The size of one of the files; 0 when there is none."""
+        """Return the size of one of the files; 0 when there is none."""
         return sum(file.size_bytes for file in self.files if file.suffix == suffix)
 
 
 def find(work: Path, named: Iterable[Path], limits: Limits, problems: Problems) -> tuple[Path, ...]:
     """Return the SQLite files that the test named, then those under ``work``, each once.
 
-    A file is one when its header says so, when it has a log or a journal beside it that says so
-    (the file itself may be empty, broken or missing), or when its name ends like one.
+    A file counts if its header says so, if a log or a journal beside it says so (the file itself
+    may be empty, broken or missing), or if its name ends like one.
     """
     found: dict[Path, None] = {}
     for path in named:
@@ -88,7 +88,7 @@ def find(work: Path, named: Iterable[Path], limits: Limits, problems: Problems) 
 
 
 def copy_all(paths: Iterable[Path], pack: Path, limits: Limits, problems: Problems) -> tuple[Database, ...]:
-    """Describe every database and copy it to ``pack/database/NAME/``. Raises OSError only when the disk is full."""
+    """Copy each database to ``pack/database/NAME/``. Raises OSError only for a full disk."""
     databases: list[Database] = []
     taken: set[str] = set()
     left_bytes = limits.copied_bytes_max
@@ -107,10 +107,9 @@ def copy_all(paths: Iterable[Path], pack: Path, limits: Limits, problems: Proble
 
 
 def scratch(database: Database, folder: Path) -> Path | None:
-    """Copy the copy once more, for a connection to change as it likes; ``None`` when there is nothing to open.
+    """Copy the copy for a connection that may change it; return None if there is nothing to open.
 
-    The shared memory file stays behind: it is an index of the log that the first connection builds
-    anew.
+    The shared memory file is left out: it is an index of the log, which a connection rebuilds.
     """
     if database.copy is None:
         return None
@@ -123,7 +122,7 @@ def scratch(database: Database, folder: Path) -> Path | None:
 
 
 def printable(path: Path | str) -> str:
-    """Return a path as text that can be stored anywhere: bytes that are not UTF-8 are escaped."""
+    """Return a path as text; bytes that are not UTF-8 are escaped."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
@@ -154,7 +153,7 @@ def _files(work: Path, limits: Limits, problems: Problems) -> Iterator[Path]:
 
 
 def _database_of(path: Path) -> Path | None:
-    """Return the database that this file is, or belongs to."""
+    """Return the database that this file is or belongs to, or None."""
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode):
         return None
@@ -209,7 +208,7 @@ def _head(path: Path, problems: Problems) -> bytes:
 
 
 def _locks() -> list[tuple[int, str]]:
-    """Return the inode and the text of each file lock that the kernel knows, as far as it tells (proc_locks(5))."""
+    """Return inode and text of each file lock that the kernel shows (proc_locks(5))."""
     found: list[tuple[int, str]] = []
     with suppress(OSError):
         for line in Path("/proc/locks").read_text().splitlines():
@@ -229,14 +228,12 @@ def _copy(database: Database, folder: Path, problems: Problems) -> Database:
             problems.problem(
                 printable(source), f"grew or shrank while it was copied: {file.size_bytes} bytes, then {size}"
             )
-        files.append(FileFacts(file.suffix, file.size_bytes, file.modified, file.locks, copied=size is not None))
-    return Database(
-        database.name, database.path, tuple(files), database.head, database.wal_head, folder / database.name
-    )
+        files.append(replace(file, copied=size is not None))
+    return replace(database, files=tuple(files), copy=folder / database.name)
 
 
 def _copy_file(source: Path, destination: Path, problems: Problems) -> int | None:
-    """Copy what there is of a file and return its size; ``None`` when none of it could be read."""
+    """Copy as much of a file as can be read and return its size; None if that is nothing."""
     size = 0
     try:
         with reading(source) as stream, destination.open("xb") as copy:

@@ -1,30 +1,19 @@
-"""Opening a file without letting go of the locks that this process has on it.
-
-POSIX drops all of a process's locks on a file when the process closes *any* descriptor of it
-(SQLite, "How To Corrupt An SQLite Database File", 2.2). A test that has its database open, and asks
-for evidence in the middle of a transaction, would lose its lock to the copy. So a descriptor of a
-file that this process has open elsewhere is kept, as SQLite itself does, and closed by a later call
-once nobody else here has that file open.
-
-The facts of a journal, redacted and bounded, however torn it is.
+"""The facts of a journal, redacted and bounded, however torn it is.
 
 The journal of a run that was killed ends anywhere: a line cut in half, a record that was never
-written. Each part is read on its own, and what cannot be read becomes a problem of the pack.
+written. Each part is read on its own. A part that cannot be read becomes a problem of the pack.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-from collections import Counter
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
 from pytest_chaos.errors import EvidenceError
+from pytest_chaos.evidence.reading import reading
 from pytest_chaos.model.history import TornLine
 from pytest_chaos.model.values import AgentSummary, Assertion, Finding, Json, Mark, Receipt, RunRecord, Verdict
 from pytest_chaos.runtime.journal import (
@@ -40,70 +29,17 @@ from pytest_chaos.runtime.journal import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pytest_chaos.evidence.limits import Limits, Problems
     from pytest_chaos.evidence.redact import Redactor
 
-_KEPT: Final[list[int]] = []
-_DESCRIPTORS: Final = "/dev/fd"
-
-
-class _Inode(NamedTuple):
-    device: int
-    number: int
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file for reading. Raises OSError, also for what is not a regular file (a pipe would block)."""
-    _close_kept()
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            msg = f"{path} is not a regular file"
-            raise OSError(msg)
-        with open(descriptor, "rb", closefd=False) as stream:
-            yield stream
-    finally:
-        if _open_here()[_inode(descriptor)] > 1:
-            _KEPT.append(descriptor)
-        else:
-            os.close(descriptor)
-
-
-def _close_kept() -> None:
-    counts = _open_here()
-    kept = Counter(_inode(descriptor) for descriptor in _KEPT)
-    for descriptor in tuple(_KEPT):
-        inode = _inode(descriptor)
-        if counts[inode] <= kept[inode]:
-            _KEPT.remove(descriptor)
-            os.close(descriptor)
-
-
-def _open_here() -> Counter[_Inode]:
-    """Count the descriptors that this process has of each file."""
-    counts: Counter[_Inode] = Counter()
-    for name in os.listdir(_DESCRIPTORS):
-        with suppress(OSError):  # the descriptor of the listing itself is gone by now
-            counts[_inode(int(name))] += 1
-    return counts
-
-
-def _inode(descriptor: int) -> _Inode:
-    status = os.fstat(descriptor)
-    return _Inode(status.st_dev, status.st_ino)
-
-
-UNKNOWN_OUTCOME: Final = "the run has no record and no failure: it ended before anyone could say how"
+UNKNOWN_OUTCOME: Final = "the run has no record and no failure: it ended before its outcome was written"
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What is kept of one agent's output."""
+    """The kept part of one agent's output."""
 
     agent: str
     file_name: str
@@ -113,7 +49,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything that a journal says about its run, without secrets."""
+    """All facts that a journal has about its run, without secrets."""
 
     header: RunHeader
     verdict: Verdict
@@ -134,8 +70,7 @@ class Facts:
 def gather(folder: Path, outcome: str | None, redactor: Redactor, limits: Limits, problems: Problems) -> Facts:
     """Read a journal. ``outcome`` is the failure of a run without a record.
 
-    Raises EvidenceError when the folder is no journal at all, which is when its header cannot be
-    read.
+    Raises EvidenceError when the header of the journal cannot be read.
     """
     reader = _Reader(folder, redactor, limits, problems)
     header = Journal(folder).header()
@@ -238,7 +173,7 @@ class _Reader:
         return Log(path.stem, path.name, text, size)
 
     def _around_the_cut(self, head: bytes, tail: bytes, size: int) -> str:
-        """Join two halves at whole lines: half of a secret would not be known as one."""
+        """Join two halves at whole lines: the redactor would not know half of a secret."""
         first = head[: head.rfind(b"\n") + 1].decode(errors="backslashreplace")
         last = tail[tail.find(b"\n") + 1 :].decode(errors="backslashreplace")
         return f"{self.redactor.text(first)}… [cut: {size} bytes of output] …\n{self.redactor.text(last)}"
@@ -262,7 +197,7 @@ class _Reader:
         return self.redactor.text(text).encode()
 
     def _content(self, name: str) -> bytes:
-        """Read the newest part of one of the journal's files; nothing when it is not there or cannot be read."""
+        """Return the newest part of a file of the journal; nothing if it cannot be read."""
         path, length_max = self.folder / name, self.limits.journal_file_bytes_max
         if not path.exists():
             return b""
@@ -278,7 +213,7 @@ class _Reader:
 
 
 def header_or_none(folder: Path) -> RunHeader | None:
-    """Return the header of a journal, or ``None`` where there is none to read."""
+    """Return the header of a journal, or None if it cannot be read."""
     try:
         return Journal(folder).header()
     except EvidenceError:

@@ -1,4 +1,4 @@
-"""``evidence.sqlite``: the one file of a pack to query. Its tables are the facts of the run and of its databases."""
+"""``evidence.sqlite``: the file of a pack to query, with the facts of the run and its databases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FILE_NAME: Final = "evidence.sqlite"
 FORMAT: Final = 1
-"""Kept as ``user_version``; raised together with the manifest's when a table changes its meaning."""
+"""The ``user_version``; raised with the manifest's when a table changes its meaning."""
 
 SCHEMA: Final = """
 CREATE TABLE run (run_id TEXT, node_id TEXT, scenario TEXT, title TEXT, why TEXT, steps TEXT, seed TEXT,
@@ -54,7 +54,7 @@ CREATE TABLE problems (kind TEXT, part TEXT, text TEXT);
 """
 
 Cell = Json
-"""What a row is made of: what SQLite can hold is stored as it is, all else as JSON."""
+"""A value of a row: stored as it is where SQLite can hold it, else as JSON."""
 
 _run = attrgetter(
     "run_id", "node_id", "scenario.id", "scenario.title", "scenario.why", "scenario.steps", "seed", "iteration",
@@ -80,10 +80,9 @@ def write(
     limits: Limits,
     problems: Problems,
 ) -> None:
-    """Write the index. Raises sqlite3.Error or OSError, which for a file of our own means that the disk is full."""
+    """Write the index. Raises sqlite3.Error or OSError when the disk is full."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        # Nobody reads this file before it is whole and renamed into place: it needs no journal and
-        # no sync of its own.
+        # The pack is renamed into place when it is whole, so the file needs no journal and no sync.
         connection.executescript(
             f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA user_version={FORMAT}; BEGIN; {SCHEMA}"
         )
@@ -178,7 +177,7 @@ class _Index:
         self.add("answers", [(database, answer.query, sql, self.redactor.json(answer.columns), rows, error)])
 
     def _bounded(self, database: str, value: Json) -> str | None:
-        """Return redacted JSON, or nothing once the pack has as much of it as it may."""
+        """Return redacted JSON, or None once the pack has rows_bytes_max of it."""
         text = _json(self.redactor.json(value))
         self.rows_bytes += len(text)
         if self.rows_bytes <= self.limits.rows_bytes_max:
@@ -207,7 +206,7 @@ def _json(value: object) -> str:
 
 
 def _storable(cell: Cell) -> str | int | float | None:
-    """SQLite holds 64 bits and UTF-8; a number or a text that does not fit is kept as text that does."""
+    """Return a value that fits into SQLite (64 bits, UTF-8): as text if need be."""
     if isinstance(cell, int) and not -(2**63) <= cell < 2**63:
         return str(cell)
     if isinstance(cell, str):

@@ -1,8 +1,7 @@
-"""How much of everything a pack takes. Whatever is cut because of a limit is named in the pack's table ``problems``.
+"""The limits of a pack, and its problems: what was cut, or could not be read.
 
-What went wrong, or was left out, while a pack was made. It goes into the pack instead of ending it.
-
-The one thing that does end it is a full disk: :func:`full` tells it from all the rest.
+A problem goes into the pack's table ``problems`` instead of ending it. A full disk ends it:
+:func:`full` tells that error from all others.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ if TYPE_CHECKING:
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The bounds of one pack. Sizes in bytes, times in seconds; with these a pack stays below about 1.2 GB."""
+    """The bounds of one pack, in bytes and seconds: a pack stays below about 1.2 GB."""
 
     searched_files_max: int = 20_000
-    """Files under the work folder that are looked at, to see whether they are SQLite files."""
+    """Files under the work folder that are examined for being SQLite files."""
     databases_max: int = 16
     """Databases that are described; those that the test named come first."""
     database_bytes_max: int = 256 * 1024 * 1024
-    """A larger database (with its side files) is described from its header, not copied and not queried."""
+    """A larger database (with its side files) is described from its header alone."""
     copied_bytes_max: int = 1024 * 1024 * 1024
     """All copies together."""
     database_s_max: float = 20.0
-    """Time for all questions to one database; the question that exceeds it is interrupted and says so."""
+    """Time for all questions to one database; the question that exceeds it is interrupted."""
     tables_max: int = 200
     rows_max: int = 50
     """The newest rows of each table."""
     answer_rows_max: int = 200
     value_length_max: int = 4096
-    """Characters of one text, mark value or row value; a blob is always cut to its first 64 bytes."""
+    """Characters of one text, mark value or row value; a blob is cut to its first 64 bytes."""
     rows_bytes_max: int = 32 * 1024 * 1024
     """JSON of all rows and answers together."""
     attachments_bytes_max: int = 128 * 1024 * 1024
@@ -63,7 +62,7 @@ _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something about one part of the pack: it could not be read, or it was cut."""
+    """A part of the pack that could not be read, or was cut."""
 
     kind: Literal["problem", "cut"]
     part: str
@@ -72,13 +71,13 @@ class Problem:
 
 @dataclass(slots=True)
 class Problems:
-    """The problems so far, at most ``count_max`` of them; the last one then says that there were more."""
+    """The problems so far, at most ``count_max``, with a last one if there were more."""
 
     count_max: int = 1_000
     found: list[Problem] = field(default_factory=list)
 
     def problem(self, part: str, text: object) -> None:
-        """Note that a part could not be had as it should."""
+        """Note that a part could not be read or written."""
         self._add(Problem("problem", part, str(text)))
 
     def cut(self, part: str, text: str) -> None:
@@ -87,7 +86,7 @@ class Problems:
 
     @contextmanager
     def catching(self, part: str) -> Iterator[None]:
-        """Turn any error but a full disk into a problem of this part; code after the ``with`` block goes on."""
+        """Turn any error but a full disk into a problem of this part."""
         try:
             yield
         except Exception as error:
@@ -103,7 +102,7 @@ class Problems:
 
 
 def full(error: BaseException) -> bool:
-    """Whether the error means that nothing more can be written: no space, a quota, a limit on file sizes."""
+    """Whether the error means a full disk: no space, a quota, a limit on file sizes."""
     if isinstance(error, sqlite3.Error):
         return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
     return isinstance(error, OSError) and error.errno in _FULL

@@ -1,7 +1,7 @@
-"""The manifest of a pack: every file with its size and SHA-256, written last; and the check of a pack against it.
+"""The manifest of a pack: every file with its size and SHA-256, written last; and its check.
 
-It is not signed: whoever can change a file can change the manifest too. It shows a torn, cut, mixed
-up or edited pack.
+It is not signed: a person who can change a file can change the manifest, too. It shows a torn, cut,
+mixed up or edited pack.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a pack is and what belongs to it. ``created`` is UTC in ISO 8601."""
+    """The identity of a pack and its files. ``created`` is UTC in ISO 8601."""
 
     format: int = FORMAT
     run_id: str = ""
@@ -58,7 +58,7 @@ class _Format(msgspec.Struct):
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """List all files of the folder and write the manifest: to the disk, and under its name only when it is there."""
+    """Write the manifest of all files of the folder, synced and then renamed into place."""
     entries = tuple(_entry(folder, path) for path in sorted(_walk(folder)))
     fresh = folder / f".{FILE_NAME}.new"
     with fresh.open("xb") as stream:
@@ -72,7 +72,7 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk."""
+    """Sync a folder's names to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -81,10 +81,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def read(pack: Path) -> Manifest:
-    """Read a pack's manifest. Raises EvidenceError when the folder is no pack, or one of a newer format."""
+    """Read a pack's manifest. Raises EvidenceError for no pack, or one of a newer format."""
     path = pack / FILE_NAME
     if not path.is_file():
-        msg = f"{pack} is not an evidence pack: it has no {FILE_NAME}; give the folder that the failure named"
+        msg = f"{pack} must be an evidence pack; got no {FILE_NAME} in it. Give the folder that the failure named"
         raise EvidenceError(msg)
     try:
         with path.open("rb") as stream:
@@ -93,16 +93,16 @@ def read(pack: Path) -> Manifest:
         if not newer:
             return msgspec.json.decode(content, type=Manifest)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        msg = f"{path} cannot be read as a manifest, so the pack is damaged or was edited: {error}"
+        msg = f"{path} cannot be read as a manifest: {error}. The pack is damaged or was edited"
         raise EvidenceError(msg) from error
-    msg = f"{pack} is of a newer format than {FORMAT}, the newest that this pytest-chaos reads: upgrade pytest-chaos"
+    msg = f"{pack} must be of format {FORMAT} at most; got a newer format than {FORMAT}. Upgrade pytest-chaos"
     raise EvidenceError(msg)
 
 
 def verify(path: Path) -> list[str]:
-    """Return what is wrong with a pack, one sentence each; an empty list when it is as it was written.
+    """Return what is wrong with a pack, a sentence each; nothing if it is as it was written.
 
-    Never raises for what is in the folder, and follows no link out of it.
+    Raises nothing for the content of the folder, and follows no link out of it.
     """
     try:
         manifest = read(path)
@@ -155,7 +155,7 @@ def _parents(name: str) -> tuple[PurePosixPath, ...]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield everything in a folder that is no folder; links are named, not followed."""
+    """Yield all files in a folder; links are yielded, not followed."""
     for root, folders, names in os.walk(folder):
         yield from (Path(root, name) for name in names)
         yield from (Path(root, name) for name in folders if Path(root, name).is_symlink())

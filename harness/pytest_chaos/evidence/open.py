@@ -1,4 +1,4 @@
-"""Opens a pack to look at it or to run it again. Nothing from it is run, imported or unpacked."""
+"""Opens a pack, to show it or to run it again. Nothing in it is run, imported or unpacked."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ Row = dict[str, Json]
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """What a pack says about its run. ``plan`` is ``None`` when the run never got as far as one.
+    """The content of a pack. ``plan`` is None if the run had none; ``marks`` are the newest.
 
-    ``databases``, ``agents``, ``answers`` and ``problems`` are rows of the tables of that name;
-    ``marks`` are the newest.
+    ``databases``, ``agents``, ``answers`` and ``problems`` are rows of the tables of that name.
     """
 
     path: Path
@@ -57,10 +56,15 @@ class Pack:
 
 
 def open_pack(path: Path) -> Pack:
-    """Open a pack. Raises EvidenceError when it is none, is of a newer format, or its index is not what was written.
+    """Open a pack. Raises EvidenceError if it is none, of a newer format, or has another index.
 
-    The index is read without locks and without trust in its schema. Other files are not looked at:
-    ``verify`` does that.
+    The index is read without locks and without trust in its schema. ``verify`` checks the other
+    files.
+
+    Example::
+
+        pack = open_pack(Path("chaos-results/latest/evidence/test-kill-9-1a2b3c4d-0"))
+        print(pack.verdict, pack.failure, pack.reproduce)
     """
     listed = manifest.read(path)
     _check_index(path, listed)
@@ -71,7 +75,7 @@ def open_pack(path: Path) -> Pack:
             connection.execute("PRAGMA trusted_schema=OFF")
             return _pack(path, listed, connection)
     except (sqlite3.Error, msgspec.DecodeError, msgspec.ValidationError, LookupError, ValueError) as error:
-        msg = f"{path / index.FILE_NAME} is not the index of an evidence pack: {error}"
+        msg = f"{path / index.FILE_NAME} must be the index of an evidence pack; got: {error}"
         raise EvidenceError(msg) from error
 
 
@@ -81,15 +85,15 @@ def _check_index(path: Path, listed: Manifest) -> None:
     if len(entries) != 1:
         problems.append(f"{index.FILE_NAME!r} is not in the manifest")
     if problems:
-        msg = f"{path} cannot be trusted: {problems[0]}; take an undamaged copy of the pack"
+        msg = f"{path} cannot be trusted: {problems[0]}. Take an undamaged copy of the pack"
         raise EvidenceError(msg)
 
 
 def _pack(path: Path, listed: Manifest, connection: sqlite3.Connection) -> Pack:
-    (run,) = _rows(connection, "SELECT * FROM run")
-    receipts = _rows(connection, "SELECT * FROM faults ORDER BY _rowid_")
-    findings = _rows(connection, "SELECT * FROM findings ORDER BY _rowid_")
-    assertions = _rows(connection, "SELECT * FROM assertions ORDER BY _rowid_")
+    def table(name: str) -> tuple[Row, ...]:
+        return _rows(connection, f"SELECT * FROM {name} ORDER BY _rowid_")  # noqa: S608 - our own names
+
+    (run,) = table("run")
     return Pack(
         path=path,
         manifest=listed,
@@ -105,21 +109,21 @@ def _pack(path: Path, listed: Manifest, connection: sqlite3.Connection) -> Pack:
         iteration=run["iteration"],
         plan=msgspec.json.decode(run["plan"] or "null", type=Plan | None),
         verdict=Verdict(run["verdict"]),
-        failure="".join(row["text"] for row in _rows(connection, "SELECT text FROM failure")),
+        failure="".join(row["text"] for row in table("failure")),
         reproduce=run["reproduce"],
         root=run["root"],
         started=run["started"],
-        receipts=tuple(msgspec.convert(row, Receipt, strict=False) for row in receipts),
+        receipts=tuple(msgspec.convert(row, Receipt, strict=False) for row in table("faults")),
         findings=tuple(
             msgspec.convert(row | {"orders": msgspec.json.decode(row["orders"])}, Finding, strict=False)
-            for row in findings
+            for row in table("findings")
         ),
-        assertions=tuple(msgspec.convert(row, Assertion, strict=False) for row in assertions),
+        assertions=tuple(msgspec.convert(row, Assertion, strict=False) for row in table("assertions")),
         marks=_marks(connection),
-        agents=_rows(connection, "SELECT * FROM agents ORDER BY _rowid_"),
-        databases=_rows(connection, "SELECT * FROM databases ORDER BY _rowid_"),
-        answers=_rows(connection, "SELECT * FROM answers ORDER BY _rowid_"),
-        problems=_rows(connection, "SELECT * FROM problems ORDER BY _rowid_"),
+        agents=table("agents"),
+        databases=table("databases"),
+        answers=table("answers"),
+        problems=table("problems"),
     )
 
 

@@ -1,15 +1,10 @@
-"""Files that a run adds to its evidence: a recording, a failing state. Copied as they are, within a limit.
-
-Puts an evidence pack together from a journal: copies first, then questions, then the index, the
-manifest last.
-"""
+"""Puts an evidence pack together from a journal: copies, questions, index, manifest."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sqlite3
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,31 +18,11 @@ from pytest_chaos.evidence.gather import Facts, Log, gather, header_or_none
 from pytest_chaos.evidence.limits import DEFAULT, Limits, Problems, full
 from pytest_chaos.evidence.redact import redactor
 from pytest_chaos.evidence.sqlite import Answer, Contents, ask
+from pytest_chaos.runtime import processes
 from pytest_chaos.runtime.journal import ATTACHMENTS, FAILURE, MARKS, OUTPUT, WORK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from pytest_chaos.evidence.limits import Limits
-
-
-def copy_attachments(journal_folder: Path, building: Path, limits: Limits, problems: Problems) -> None:
-    """Copy what was attached into the pack; what is no plain file, or too much, is named and left out."""
-    source = journal_folder / ATTACHMENTS
-    left_bytes = limits.attachments_bytes_max
-    for path in sorted(source.rglob("*")) if source.is_dir() else ():
-        part = f"{ATTACHMENTS}/{path.relative_to(source).as_posix()}"
-        if path.is_dir() and not path.is_symlink():
-            continue
-        with problems.catching(part):
-            if path.is_symlink() or not path.is_file():
-                problems.cut(part, "it is no plain file, and was not copied")
-            elif (size := path.stat().st_size) > left_bytes:
-                problems.cut(part, f"{size} bytes, of which {left_bytes} fit: it was not copied")
-            else:
-                left_bytes -= size
-                (building / part).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, building / part)
 
 
 _SCRATCH: Final = ".scratch"
@@ -64,15 +39,15 @@ def write(
     """Make a pack of a journal at ``destination`` and return it.
 
     ``queries`` (name to SQL) are asked of every database. ``outcome`` is the failure of a run that
-    has no record, such as ``the controller was killed``; its verdict is INCONCLUSIVE. What cannot
-    be read is named in the pack and stops nothing. When the disk is too full for the copies of the
+    has no record, such as ``the controller was killed``; its verdict is INCONCLUSIVE. A part that
+    cannot be read becomes a problem in the pack. When the disk is too full for the copies of the
     databases, the pack is made without them.
 
     Raises EvidenceError when the folder is no journal, when ``destination`` exists, or when nothing
-    can be written there: then it leaves nothing behind, and the journal is as it was.
+    can be written there. Then nothing is left behind, and the journal is unchanged.
     """
     if destination.exists():
-        msg = f"{destination} exists already: a pack is never written over; remove it or give another folder"
+        msg = f"{destination} must be a new folder; it exists already. Remove it or give another folder"
         raise EvidenceError(msg)
     building = destination.with_name(f".{destination.name}.{os.getpid()}.building")
     try:
@@ -83,7 +58,7 @@ def write(
     except (OSError, sqlite3.Error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         msg = (
-            f"the evidence pack {destination} could not be written ({reason}): free space there or give another folder "
+            f"the evidence pack {destination} could not be written ({reason}). Free space there or give another folder "
             "with --chaos-results=DIR"
         )
         raise EvidenceError(msg) from error
@@ -95,8 +70,8 @@ def write(
 def salvage(journal_folder: Path, reason: str) -> Path | None:
     """Save the evidence of a run whose controller is gone, into its session's ``evidence`` folder.
 
-    For the guardian and for a later session's sweep; both may come, so a pack that is there already
-    is returned. ``None`` when the folder holds no journal. Raises EvidenceError like :func:`write`.
+    The guardian and the sweep of a later session call it, perhaps both: a pack that exists is
+    returned. Returns None when the folder holds no journal. Raises EvidenceError.
     """
     header = header_or_none(journal_folder)
     if header is None:
@@ -106,7 +81,7 @@ def salvage(journal_folder: Path, reason: str) -> Path | None:
         try:
             write(journal_folder, destination, outcome=reason)
         except EvidenceError:
-            if not (destination / manifest.FILE_NAME).exists():  # else the other one was faster
+            if not (destination / manifest.FILE_NAME).exists():  # else the other process was faster
                 raise
     return destination
 
@@ -114,7 +89,7 @@ def salvage(journal_folder: Path, reason: str) -> Path | None:
 def _build_as_far_as_it_fits(
     building: Path, journal_folder: Path, queries: Mapping[str, str], outcome: str | None, limits: Limits
 ) -> None:
-    """Build the pack, and where there is no space for it, build it once more without the copies of databases."""
+    """Build the pack; if there is no space for it, build it without the copies of databases."""
     try:
         _build(building, journal_folder, queries, outcome, limits)
     except (OSError, sqlite3.Error) as error:
@@ -134,7 +109,7 @@ def _build(
     paths = find(journal_folder / WORK, facts.databases, limits, problems)
     databases = copy_all(paths, building, limits, problems)
     _write_text(building, facts, problems)
-    copy_attachments(journal_folder, building, limits, problems)
+    _copy_attachments(journal_folder, building, limits, problems)
     asked = [(database, _ask(database, building / _SCRATCH / database.name, queries, limits)) for database in databases]
     shutil.rmtree(building / _SCRATCH, ignore_errors=True)
     index.write(building / index.FILE_NAME, facts, asked, mask, limits, problems)
@@ -176,8 +151,27 @@ def _write_text(building: Path, facts: Facts, problems: Problems) -> None:
     (building / FAILURE).write_text(facts.failure.rstrip("\n") + reproduce, encoding="utf-8", errors="backslashreplace")
 
 
+def _copy_attachments(journal_folder: Path, building: Path, limits: Limits, problems: Problems) -> None:
+    """Copy the attached files into the pack. Other kinds, and too large ones, become problems."""
+    source = journal_folder / ATTACHMENTS
+    left_bytes = limits.attachments_bytes_max
+    for path in sorted(source.rglob("*")) if source.is_dir() else ():
+        part = f"{ATTACHMENTS}/{path.relative_to(source).as_posix()}"
+        if path.is_dir() and not path.is_symlink():
+            continue
+        with problems.catching(part):
+            if path.is_symlink() or not path.is_file():
+                problems.cut(part, "it is no plain file, and was not copied")
+            elif (size := path.stat().st_size) > left_bytes:
+                problems.cut(part, f"{size} bytes, of which {left_bytes} fit: it was not copied")
+            else:
+                left_bytes -= size
+                (building / part).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, building / part)
+
+
 def _write_log(path: Path, log: Log, facts: Facts) -> None:
-    """Write an agent's output under what it was: its commands and how each of its processes ended."""
+    """Write an agent's output below its commands and the ends of its processes."""
     lines = [f"# started: {agent.command} (process {agent.pid})" for agent in facts.started if agent.name == log.agent]
     lines += [
         f"# ended: process {agent.pid}, {agent.exit_status}, after {agent.duration_s:.3f} s, {agent.cpu_s:.3f} s of "
@@ -189,7 +183,7 @@ def _write_log(path: Path, log: Log, facts: Facts) -> None:
 
 
 def _remove_left_over(destination: Path) -> None:
-    """Remove what a process that died while it built this pack left behind."""
+    """Remove what a process left behind that died while it built this pack."""
     prefix, suffix = f".{destination.name}.", ".building"
     destination.parent.mkdir(parents=True, exist_ok=True)
     for entry in destination.parent.iterdir():
@@ -199,17 +193,10 @@ def _remove_left_over(destination: Path) -> None:
 
 
 def _alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return False
-    with suppress(ProcessLookupError, OverflowError):
-        try:
-            os.kill(pid, 0)
-        except PermissionError:
-            return True
-        return True
-    return False
+    process = processes.read(pid)
+    return pid != os.getpid() and process is not None and process.alive
 
 
 def _out_of_space(error: Exception) -> bool:
-    """Whether copies left out could help; a full disk may reach SQLite as any I/O error (a file size limit does)."""
+    """Whether fewer copies could help. SQLite shows a full disk as any I/O error."""
     return full(error) or isinstance(error, sqlite3.OperationalError)

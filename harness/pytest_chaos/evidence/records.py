@@ -1,4 +1,4 @@
-"""Run records: appended while a session goes on, read and merged by whoever renders a matrix.
+"""Run records: appended while a session goes on, read and merged to render a matrix.
 
 A session's folder is ``RESULTS/sessions/NAME``; its ``records.jsonl`` holds a
 :class:`~pytest_chaos.model.values.SessionHeader` line and then one
@@ -28,14 +28,14 @@ Line = TypeVar("Line", SessionHeader, RunRecord)
 
 
 class Records(NamedTuple):
-    """The records of one session, or of several merged ones: the first header speaks for all of them."""
+    """The records of one session, or of several merged ones with the first one's header."""
 
     header: SessionHeader
     runs: tuple[RunRecord, ...]
 
 
 class SessionFolder:
-    """Where one session puts its records, its reports and its evidence. Two sessions never share a folder."""
+    """The folder of one session: its records, reports and evidence."""
 
     def __init__(self, results: Path, name: str) -> None:
         self.results = results
@@ -60,8 +60,8 @@ class SessionFolder:
             self._point_latest_here()
         except OSError as error:
             msg = (
-                f"the results folder {self.results} cannot be written ({error.strerror or error}): "
-                "give another with --chaos-results=DIR"
+                f"the results folder {self.results} cannot be written ({error.strerror or error}). "
+                "Give another with --chaos-results=DIR"
             )
             raise ResultsError(msg) from error
 
@@ -74,9 +74,9 @@ class SessionFolder:
             raise ResultsError(msg) from error
 
     def add_orphan(self, header: SessionHeader, record: RunRecord) -> None:
-        """Add the record of a run whose session died, unless it is there; ``header`` is for a session without one.
+        """Add the record of a run whose session died, and the header, unless they are there.
 
-        For whoever outlives the session; several may at the same time. Raises ResultsError.
+        Several processes that outlived the session may call it at once. Raises ResultsError.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ class SessionFolder:
             raise ResultsError(msg) from error
 
     def _cut_torn_line(self) -> int:
-        """Take back a last line that a kill cut off (nobody else writes any more); return the size in bytes."""
+        """Remove a last line that a kill cut off (no other writer is left); return the size."""
         path = self.path / FILE_NAME
         if not path.exists():
             return 0
@@ -120,7 +120,7 @@ class SessionFolder:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    import fcntl  # only for records that are orphans
+    import fcntl  # rarely needed
 
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -143,7 +143,7 @@ def read(session: Path) -> Records:
         *lines, tail = path.read_bytes().split(b"\n")
     except OSError as error:
         what = error.strerror or error
-        msg = f"there are no run records at {session} ({what}): give a results folder of a chaos session"
+        msg = f"there are no run records at {session} ({what}). Give a results folder of a chaos session"
         raise ResultsError(msg) from error
     if tail:
         with contextlib.suppress(msgspec.DecodeError):
@@ -158,13 +158,13 @@ def read(session: Path) -> Records:
 
 
 def merge(parts: Iterable[Records]) -> Records:
-    """Put the records of several sessions (machines, days) together; the earliest header stands for all.
+    """Join the records of several sessions (machines, days) under the earliest header.
 
     Raises ResultsError when there are none.
     """
     ordered: Sequence[Records] = sorted(parts, key=lambda part: part.header.started)
     if not ordered:
-        msg = "nothing to merge: give at least one results folder"
+        msg = "nothing to merge. Give at least one results folder"
         raise ResultsError(msg)
     return Records(ordered[0].header, tuple(run for part in ordered for run in part.runs))
 
@@ -176,6 +176,6 @@ def _decode(line: bytes, kind: type[Line], path: Path, number: int) -> Line:
         msg = f"{path}, line {number}, is not a {kind.__name__}: {error}"
         raise ResultsError(msg) from error
     if value.format > RECORD_FORMAT:
-        msg = f"{path} is of format {value.format}, this pytest-chaos reads up to {RECORD_FORMAT}: upgrade pytest-chaos"
+        msg = f"{path} must be of format {RECORD_FORMAT} at most; got {value.format}. Upgrade pytest-chaos"
         raise ResultsError(msg)
     return value

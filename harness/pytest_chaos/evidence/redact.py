@@ -1,17 +1,17 @@
-"""Takes secrets out of text before it goes into a pack.
+"""Masks secrets in text before it goes into a pack.
 
-What counts as one: values registered in :data:`SECRETS` (``spawn(env=...)`` does that), values of
+These are secrets: values registered in :data:`SECRETS` (``spawn(env=...)`` does that), values of
 environment variables whose names look secret, authorisation headers and cookies, passwords in
 connection strings, ``password=...`` and its kin, private keys, and tokens of well-known shapes.
 Numbers are never secrets: the fencing tokens of a lease are evidence.
 
-The scanners that exist were looked at and not taken. detect-secrets and its like judge by entropy,
-which would blank the hashes and run ids that evidence consists of, and they answer with places, not
-with text; the packages that rewrite text are small lists of patterns like this one. A list misses
-what it does not know: treat a pack as you would treat the log.
+Existing scanners were not taken. Some, such as detect-secrets, judge by entropy, which would blank
+the hashes and run ids that evidence consists of, and they return places, not text. The packages
+that rewrite text are small lists of patterns like this one. A list misses unknown kinds: treat a
+pack as you would treat the log.
 
-A registered value is known to the process it was registered in. A pack that a later session
-salvages is redacted by patterns and by that session's own environment.
+A registered value is known to its process alone. A pack that a later session salvages is redacted
+by patterns and by the environment of that session.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pytest_chaos.model.values import Json
 
 MASK: Final = "[redacted]"
-"""What stands where a secret was."""
+"""Stands in place of a secret."""
 
 _REGISTERED_LENGTH_MIN: Final = 4
 _ENVIRONMENT_LENGTH_MIN: Final = 8
@@ -72,7 +72,7 @@ _NAMED_PATTERNS: Final = (
     _TOKEN,
     _API_KEY_HEADER,
 )
-"""What tells a secret by the words before it; the first group stays."""
+"""Secrets known by the words before them; the first group stays."""
 
 _SHAPES: Final = (
     _PRIVATE_KEY,
@@ -89,7 +89,7 @@ _SHAPES: Final = (
     r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
     r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",
 )
-"""What is a secret by its own shape: private keys, and tokens of services that give them a prefix."""
+"""Secrets known by their shape: private keys, and tokens with a service's prefix."""
 
 _PATTERNS: Final = (
     *((re.compile(pattern), MASK) for pattern in _SHAPES),
@@ -98,19 +98,19 @@ _PATTERNS: Final = (
 
 
 class Secrets:
-    """Values that must never be written down, as they are told to this process."""
+    """The registered secrets of this process."""
 
     def __init__(self) -> None:
         """Start with none."""
         self._values: set[str] = set()
 
     def add(self, value: str) -> None:
-        """Register a value. One of fewer than four characters is ignored: masking it would destroy all text."""
+        """Register a value of at least four characters: a shorter one is in all texts."""
         if len(value) >= _REGISTERED_LENGTH_MIN:
             self._values.add(value)
 
     def add_environment(self, environment: Mapping[str, str]) -> None:
-        """Register those values of an environment whose names look secret, as ``spawn(env=...)`` should."""
+        """Register the values of an environment whose names look secret."""
         for value in secret_values(environment):
             self.add(value)
 
@@ -125,10 +125,14 @@ SECRETS: Final = Secrets()
 
 
 class Redactor:
-    """Masks secrets in text and in JSON values."""
+    """Masks secrets in text and in JSON values.
+
+    >>> Redactor(["hunter2!"]).text("login hunter2! with password=abc123xyz and fencing token 42")
+    'login [redacted] with password=[redacted] and fencing token 42'
+    """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        """Mask these values, in every form they are usually written in, and all that looks like a secret."""
+        """Mask these values, in the forms they are written in, and all that looks secret."""
         forms = {form for secret in secrets for form in _forms(secret)}
         longest_first = sorted(forms, key=lambda form: (-len(form), form))
         self._known = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
@@ -142,7 +146,7 @@ class Redactor:
         return text
 
     def json(self, value: Json, name: str = "") -> Json:
-        """Return the value with every secret masked; ``name`` is the field it stands in, which may tell."""
+        """Return the value with every secret masked; the ``name`` of its field may tell one."""
         match value:
             case str():
                 return MASK if value and _SECRET_NAME.fullmatch(name) else self.text(value)
@@ -154,15 +158,14 @@ class Redactor:
 
 
 def redactor(environment: Mapping[str, str] | None = None) -> Redactor:
-    """Return the redactor for this process: its registry, and the secrets of its environment (or of the one given)."""
+    """Return the redactor of this process: its registry, and the secrets of an environment."""
     return Redactor({*SECRETS.values, *secret_values(os.environ if environment is None else environment)})
 
 
 def secret_values(environment: Mapping[str, str]) -> frozenset[str]:
     """Return the values of variables whose names look secret.
 
-    Short values, numbers and the paths of existing files are not taken: ``SSH_AUTH_SOCK`` names a
-    secret, it is none.
+    Short values, numbers and paths of existing files are left out: ``SSH_AUTH_SOCK`` is no secret.
     """
     return frozenset(value for name, value in environment.items() if _is_secret(name, value))
 
@@ -176,5 +179,5 @@ def _is_secret(name: str, value: str) -> bool:
 
 
 def _forms(secret: str) -> set[str]:
-    """Return how a value may look in text: as it is, in JSON, in a Python literal, in a URL."""
+    """Return the forms of a value in text: plain, in JSON, in a Python literal, in a URL."""
     return {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], urllib.parse.quote(secret, safe="")}

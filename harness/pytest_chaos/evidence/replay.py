@@ -1,9 +1,9 @@
-"""Is a violation reproducible? It is run again from its evidence pack before it is reported.
+"""Replays of a violation from its evidence pack, before it is reported.
 
-Each replay is a pytest session of its own, with the seed and the plan of the pack, in a folder of
-its own. One that violates by a finding of the same signature counts; one that holds does not. A
-violation that no replay repeats is *flaky*: still a violation, and it says so. Where no replay came
-to an answer, that is said instead.
+Each replay is a pytest session of its own, with the seed and plan of the pack and its own results
+folder. A replay counts if it is violated by a finding of the same signature. A violation that no
+replay repeats is *flaky*: still a violation, and labelled. If no replay came to an answer, the
+label says so.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from pytest_chaos.model.values import RunRecord
 
 TIMEOUT_S: Final = 120.0
-"""How long one replay may take; one that takes longer repeated nothing."""
+"""Limit of one replay; a longer one repeated nothing."""
 
 _OF_THIS_SESSION: Final = ("PYTEST_CURRENT_TEST", "PYTEST_VERSION", "PYTEST_XDIST_", "COV_CORE_")
-"""What the environment says of this session; what the user wrote there (``PYTEST_ADDOPTS``) is for replays, too."""
+"""Variables of this session alone; a user's own (``PYTEST_ADDOPTS``) hold for replays, too."""
 
 
 class Confirmation(NamedTuple):
-    """How many of the replays showed the violation again, and how many came to an answer at all."""
+    """How many replays repeated the violation, and how many came to an answer."""
 
     repeated: int
     replays: int
@@ -45,16 +45,15 @@ class Confirmation(NamedTuple):
 
 
 def signatures(record: RunRecord) -> frozenset[str]:
-    """Return what a violated run was violated by."""
+    """Return the signatures of the findings that violated a run."""
     return frozenset(finding.signature for finding in record.findings if finding.verdict is Verdict.VIOLATED)
 
 
 def options(pack: Path, results: Path) -> list[str]:
-    """Return what pytest has to be told for a replay.
+    """Return pytest's options for a replay.
 
-    A selection in the project's own ``addopts`` (``-m "not chaos"``) does not hold for it. Paths
-    are joined to their options: pytest looks for the root folder at every other argument that is a
-    path, before it knows the options.
+    They undo a selection in the project's ``addopts`` (``-m "not chaos"``). Paths are joined to
+    their options: before pytest knows the options, it takes any other path for a test.
     """
     return ["-m", "", "-k", "", f"--chaos-replay={pack}", f"--chaos-results={results}"]
 
@@ -62,7 +61,7 @@ def options(pack: Path, results: Path) -> list[str]:
 def confirm(
     record: RunRecord, pack: Path, *, root: Path, folder: Path, arguments: Sequence[str], replays: int
 ) -> Confirmation:
-    """Replay a violated run; ``folder`` is for the results of the replays, ``arguments`` are the project's own."""
+    """Replay a violated run with the project's own ``arguments``; results go to ``folder``."""
     wanted = signatures(record)
     answers = [_replay(record, pack, root, folder / f"replay-{number}", arguments) for number in range(replays)]
     return Confirmation(
@@ -75,7 +74,7 @@ def confirm(
 def _replay(
     record: RunRecord, pack: Path, root: Path, results: Path, arguments: Sequence[str]
 ) -> frozenset[str] | None:
-    """Return what a replay was violated by, nothing if it held, ``None`` if it came to no answer."""
+    """Return the signatures of a replay, none if it held, None if it came to no answer."""
     command = [sys.executable, "-m", "pytest", record.node_id, *options(pack, results), f"--rootdir={root}"]
     command += ["-q", "-p", "no:cacheprovider", "--chaos-report=json", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_OF_THIS_SESSION)}

@@ -1,9 +1,9 @@
-"""What to ask any SQLite file: its header, whether it is whole, how many rows it has and what the newest ones say.
+"""The questions to any SQLite file: header, integrity, number of rows and the newest rows.
 
-The questions are asked to a scratch copy, which a connection may change (it rolls back a hot
-journal, it reads a log in). The content is not trusted: no query can write, attach a file or run
-SQL functions from the schema that are not innocuous (SQLite, "Defense Against The Dark Arts"), and
-all questions together have a time limit.
+They are asked of a scratch copy, which a connection may change (it rolls back a hot journal, it
+reads a log in). The content is not trusted: no query can write, attach a file or run unsafe SQL
+functions from the schema (SQLite, "Defense Against The Dark Arts"). All questions together have a
+time limit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Scalar = int | float | str | bytes | None
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the first 100 bytes of a database file say (SQLite, "Database File Format", 1.3)."""
+    """The first 100 bytes of a database file (SQLite, "Database File Format", 1.3)."""
 
     page_size_bytes: int
     journal_mode: str
@@ -53,7 +53,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class WalHeader:
-    """What the head of a write-ahead log says; ``frames`` is what its size has room for, valid or not."""
+    """The head of a write-ahead log. ``frames`` follows from its size: valid or not."""
 
     page_size_bytes: int
     checkpoint_sequence: int
@@ -63,7 +63,7 @@ class WalHeader:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table: its number of rows and its newest rows as JSON objects, or why they cannot be had."""
+    """A table: its number of rows and its newest rows as JSON objects, or an error."""
 
     name: str
     row_count: int | None = None
@@ -74,7 +74,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a query of the user's answered, or why it did not."""
+    """The answer to a query of the user's, or an error."""
 
     query: str
     sql: str
@@ -86,7 +86,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """All that a database answered; ``integrity`` is ``("ok",)`` when it is whole, ``error`` why it cannot be read."""
+    """The content of a database. ``integrity`` is ``("ok",)`` when it is whole."""
 
     integrity: tuple[str, ...] = ()
     foreign_keys: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ class Contents:
 
 
 def read_header(content: bytes) -> Header:
-    """Read a database file's first 100 bytes. Raises ValueError that says what is wrong with them."""
+    """Read a database file's first 100 bytes. Raises ValueError with what is wrong."""
     if not content:
         msg = "the file is empty: nothing was ever written to it, or all of it is still in the write-ahead log"
         raise ValueError(msg)
@@ -125,7 +125,7 @@ def read_header(content: bytes) -> Header:
 
 
 def read_wal_header(content: bytes, size_bytes: int) -> WalHeader | None:
-    """Read the head of a write-ahead log of this size; ``None`` when it is none, or empty."""
+    """Read the head of a write-ahead log of this size, or None if it is empty or no log."""
     if len(content) < _WAL_HEADER.size:
         return None
     magic, _, page_size, sequence, salt_1, salt_2, _, _ = _WAL_HEADER.unpack_from(content)
@@ -136,7 +136,7 @@ def read_wal_header(content: bytes, size_bytes: int) -> WalHeader | None:
 
 
 def ask(scratch: Path, queries: Mapping[str, str], limits: Limits) -> Contents:
-    """Ask a scratch copy everything. Never raises for what is in the file: the error is in the answer."""
+    """Ask a scratch copy everything. A broken file raises nothing: the answer has the error."""
     try:
         with _open(scratch, limits.database_s_max) as connection:
             names = _table_names(connection)
@@ -154,7 +154,7 @@ def ask(scratch: Path, queries: Mapping[str, str], limits: Limits) -> Contents:
 
 
 def plain(value: Scalar, length_max: int) -> Json:
-    """Return a SQLite value as JSON: of a blob its first bytes in hex and its length, of a long text its beginning."""
+    """Return a SQLite value as JSON: the first bytes of a blob, the beginning of a long text."""
     if isinstance(value, bytes):
         return {"blob": value[:_BLOB_PREVIEW_BYTES].hex(), "bytes": len(value)}
     if isinstance(value, str) and len(value) > length_max:
@@ -229,7 +229,7 @@ def _table(connection: sqlite3.Connection, name: str, limits: Limits) -> Table:
 
 
 def _order(connection: sqlite3.Connection, quoted: str, name: str) -> str:
-    """Return what puts the newest rows first: the row id, or the primary key of a table that has no row ids."""
+    """Return the order with the newest rows first: by row id, or else by primary key."""
     columns = {str(row[1]).lower() for row in connection.execute("SELECT * FROM pragma_table_xinfo(?)", (name,))}
     for rowid in _ROWID_NAMES:
         if rowid not in columns:
@@ -243,7 +243,7 @@ def _order(connection: sqlite3.Connection, quoted: str, name: str) -> str:
 
 
 def _row(columns: list[str], row: tuple[Scalar, ...], limits: Limits) -> dict[str, Json]:
-    """Return a row as an object; a row of very many columns has shorter values."""
+    """Return a row as an object; with very many columns its values are cut shorter."""
     length_max = min(limits.value_length_max, max(16, 16 * limits.value_length_max // max(1, len(columns))))
     return {column: plain(value, length_max) for column, value in zip(columns, row, strict=True)}
 

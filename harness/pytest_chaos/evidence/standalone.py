@@ -1,4 +1,4 @@
-"""A pack of one database, for anyone who does not use the plugin: one call in an ``except`` block."""
+"""A pack of one database without the plugin: one call in an ``except`` block."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_chaos.model.values import Json, RunRecord, Scenario, Verdict
 from pytest_chaos.runtime.journal import Journal, RunHeader
 
 DIRECTORY: Final = Path("store/artifacts/chaos-failures")
-"""Where stand-alone packs go, below the current folder, unless another place is given."""
+"""Default folder of stand-alone packs, below the current folder."""
 
 
 def dump_failure_evidence(
@@ -31,6 +31,14 @@ def dump_failure_evidence(
     ``task_id`` is any text; it is kept among the notes of the run. ``directory`` replaces
     :data:`DIRECTORY`. A database that is missing or broken does not stop the pack. Raises
     EvidenceError when the pack cannot be written.
+
+    Example::
+
+        try:
+            assert store.count() == 100
+        except AssertionError as error:
+            dump_failure_evidence("test_count", "store.db", str(error))
+            raise
     """
     now = datetime.now(UTC)
     plain_name = re.sub(r"[^A-Za-z0-9_.-]+", "-", test_name).strip("-.")[:80] or "test"

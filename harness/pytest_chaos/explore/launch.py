@@ -28,8 +28,9 @@ import msgspec
 from pytest_chaos.errors import StepsUnavailable, UsageError
 from pytest_chaos.explore.explorer import ROOM_BYTES_MIN, Explorer, Judged, judge_one
 from pytest_chaos.explore.report import Exploration, ExplorationError, harness_finding
-from pytest_chaos.runtime import processes as tree, scratch
+from pytest_chaos.runtime import processes, scratch
 from pytest_chaos.runtime.agent import OWNER_VARIABLE
+from pytest_chaos.runtime.guardian import become_guardian, end_descendants
 from pytest_chaos.trace.program import leave
 from pytest_chaos.trace.source import source_for, why_not_seccomp
 
@@ -159,32 +160,22 @@ def _guard(
     """Start the explorer, wait for an end, and clean up; never returns."""
     try:
         os.setsid()
-        tree.adopt_orphans()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        guardian = os.getpid()
+        become_guardian()
+        own = processes.own()
         explorer = os.fork()
         if explorer == 0:
-            _explore(work, channel, guardian, folders)
+            _explore(work, channel, own.pid, folders)
         channel.close()
-        _claim(folders)
+        for folder in folders:
+            scratch.claim(folder, own)
         _wait(explorer, asking)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        tree.end_all(guardian, reap=_reap)
-        if _has_ended(asking):
+        end_descendants()
+        if processes.has_ended(asking):
             for folder in folders:
                 scratch.remove(folder)
     finally:
         leave(0)
-
-
-def _claim(folders: Sequence[Path]) -> None:
-    """Tell the next exploration's sweep that these are being looked after."""
-    own = tree.read(os.getpid())
-    for folder in folders:
-        if own is not None:
-            with contextlib.suppress(OSError):  # a full disk: then the sweep removes it, too
-                scratch.claim(folder, own)
 
 
 def _wait(explorer: int, asking: int) -> None:
@@ -202,16 +193,6 @@ def _wait(explorer: int, asking: int) -> None:
         poll.poll()
 
 
-def _has_ended(pidfd: int) -> bool:
-    return bool(select.select([pidfd], [], [], 0)[0])
-
-
-def _reap() -> None:
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-
-
 # In the explorer
 
 
@@ -223,9 +204,7 @@ def _explore(
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        tree.die_with_parent()
-        if os.getppid() != guardian:  # it was killed before that was said
-            os._exit(1)
+        processes.die_with_parent(guardian)
         os.environ[OWNER_VARIABLE] = str(folders[0].resolve())  # by which the next one's sweep knows what is left
 
         def tell(progress: Progress) -> None:

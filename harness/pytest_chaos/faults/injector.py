@@ -23,16 +23,17 @@ from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model.plan import describe_when
 from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, Fault, Mark, MarkKind, Now, Receipt
 from pytest_chaos.runtime import processes
-from pytest_chaos.runtime.child import FAULT_NOTE, POINTS_SEEN_NOTE, Trigger
+from pytest_chaos.runtime.marks import Note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pytest_chaos.faults.kind import FaultContext, FaultKind
     from pytest_chaos.runtime.agent import Agent
+    from pytest_chaos.runtime.child import Trigger
 
 _POINTS_SHOWN_MAX: Final = 12
-_ANY_FAULT_NOTE: Final = AfterMark(kind=MarkKind.NOTE, operation=FAULT_NOTE)
+_ANY_FAULT_NOTE: Final = AfterMark(kind=MarkKind.NOTE, operation=Note.FAULT)
 
 
 class _Pending:
@@ -242,7 +243,7 @@ def _fault_note(agent: Agent, place: int) -> Mark | None:
     """Return the agent's note that it came to the time of the fault at this place."""
     if agent.mark_seen_s(_ANY_FAULT_NOTE) is None:  # asked at every pump, and marks may be many
         return None
-    notes = (mark for mark in agent.marks if mark.operation == FAULT_NOTE and mark.key == place)
+    notes = (mark for mark in agent.marks if mark.operation == Note.FAULT and mark.key == place)
     return next(notes, None)
 
 
@@ -271,7 +272,7 @@ def _deliveries(marks: list[Mark]) -> str:
 
 def _points_seen(marks: list[Mark]) -> str:
     for mark in marks:
-        if mark.operation == POINTS_SEEN_NOTE and isinstance(mark.value, dict):
+        if mark.operation == Note.POINTS_SEEN and isinstance(mark.value, dict):
             names = [f"{name} ({count} times)" for name, count in mark.value.items()]
             return ", ".join(names[:_POINTS_SHOWN_MAX]) or "none of that family"
     return ""

@@ -28,7 +28,7 @@ import msgspec
 from pytest_chaos.faults import messages
 from pytest_chaos.faults.messages import HttpResponse, Unreachable
 from pytest_chaos.faults.proxy import DELIVERY_NOTE, READY_NOTE, Delivery
-from pytest_chaos.runtime.child import FAULT_NOTE
+from pytest_chaos.runtime.marks import Note
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -254,7 +254,7 @@ class PassingDelivery:
         assert self._toxic is not None  # noqa: S101 - likewise
         self._outcome = self._toxic.kind
         where = f"delivery {self._number} ({self._method} {self._path}) {what}"
-        self._proxy.marks.note(FAULT_NOTE, self._planned.fault, {"kind": self._toxic.kind, "at": where})
+        self._proxy.marks.note(Note.FAULT, self._planned.fault, {"kind": self._toxic.kind, "at": where})
 
     def note(self, status: int | None, *, outcome: str = "") -> None:
         """Note the outcome and what the sender was told; only the first call counts."""

@@ -15,7 +15,7 @@ from pytest_chaos.faults.kind import FaultKind, Parameter
 from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model.plan import at_delivery, fault_problems
 from pytest_chaos.model.values import AtDelivery, Fault
-from pytest_chaos.runtime.child import FAULT_NOTE
+from pytest_chaos.runtime.marks import Note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -99,7 +99,7 @@ class Toxic(FaultKind):
     def evidence(self, firing: Firing) -> str | None:
         """See that the proxy did it."""
         for mark in firing.agent.marks:
-            if mark.operation == FAULT_NOTE and mark.key == firing.place and isinstance(mark.value, dict):
+            if mark.operation == Note.FAULT and mark.key == firing.place and isinstance(mark.value, dict):
                 return str(mark.value.get("at", "")) or None
         return None
 

@@ -1,11 +1,21 @@
-"""The pytest plugin: options, markers, the fixtures ``chaos`` and ``explore``, and a verdict after each test function.
+"""The pytest plugin: options, markers, the fixtures ``chaos`` and ``explore``, and the verdicts.
 
-Inert until a test is a chaos run: nothing is started, written or printed before, and what is needed
-then is imported then. Verdicts are made right after the test function, so that a violated run is a
-failed test like any other; the evidence is packed when pytest has put the failure into words.
+    options     the options as data
+    settings    their values, from command line, environment and ini
+    session     one pytest process: its name, seed, settings, results folder
+    selection   scenarios and their names; which tests are run
+    runs        the runs of this process: made, judged, packed as evidence
+    results     records, reports, exit code, last words; in the controller
+    explore_fixture, hookspecs
 
-Here are the hooks of one test. Those about collection are in ``selection``, those about reports and
-the end of the session in ``results``; both are registered when pytest is configured.
+Only this room knows pytest, and nothing below imports it. The plugin is inert until a test is a
+chaos run: nothing is started, written or printed before, and imports are made where they are
+needed (a suite without chaos tests pays some 30 ms). A run is judged right after its test
+function, so a violated run is a failed test like any other. Evidence is packed when pytest has put
+the failure into words.
+
+This module has the hooks of one test; ``selection`` and ``results`` are registered when pytest is
+configured. ``-p no:chaos`` switches all of it off.
 """
 
 from __future__ import annotations
@@ -16,10 +26,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from pytest_chaos.plugin.options import FLAGS, OPTIONS
 from pytest_chaos.plugin.results import Results
 from pytest_chaos.plugin.runs import RUN, Inconclusive, Runs, raise_unless_held
 from pytest_chaos.plugin.selection import Selection, is_deep
-from pytest_chaos.plugin.session import OPTIONS, WORKER_INPUT, ChaosSession
+from pytest_chaos.plugin.session import WORKER_INPUT, ChaosSession
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -33,16 +44,14 @@ _RUNS: Final = pytest.StashKey[Runs]()
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Let other plugins hear of what happens here."""
-    from pytest_chaos.plugin import hookspecs  # see the module's docstring; so for all imports below
+    """Add the hooks of ``hookspecs``."""
+    from pytest_chaos.plugin import hookspecs  # imported late, as all below: see the module's docstring
 
     pluginmanager.add_hookspecs(hookspecs)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options, each also as ini value and environment variable."""
-    from pytest_chaos.plugin.settings import FLAGS, OPTIONS
-
     group = parser.getgroup("chaos", "chaos: crashes, pauses and races against real processes")
     for option in OPTIONS:
         group.addoption(option.flag, dest=option.name, metavar=option.metavar, default=None, help=option.help)
@@ -54,7 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers, and look at the options now if any was given: a mistake is told before anything runs."""
+    """Register markers and plugins; check the options now, if any was given."""
     _refuse_a_lost_root(config)
     config.addinivalue_line(
         "markers", "chaos(id, title, why, steps, min_pass_rate): a scenario: what must survive what."
@@ -64,21 +73,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_RUNS] = runs = Runs(session)
     config.pluginmanager.register(Selection(session), "chaos-selection")
     config.pluginmanager.register(Results(session, runs), "chaos-results")
-    if any(config.getoption(f"chaos_{name}") is not None for name in OPTIONS) or config.getoption("chaos_replay"):
+    if any(config.getoption(option.name) is not None for option in OPTIONS) or config.getoption("chaos_replay"):
         _ = session.settings
     if config.getoption("chaos_list_json"):
         config.option.collectonly = True
 
 
 def _refuse_a_lost_root(config: pytest.Config) -> None:
-    """Raise UsageError where pytest has taken an option's value for tests, and so its configuration from elsewhere.
+    """Raise UsageError if pytest took an option's path for tests, and so another root folder.
 
-    It looks for the root folder and its ini file before it knows the options of plugins. So the
-    path in ``--option PATH``, if it exists, counts as an argument then, and settings and markers of
-    the project are silently not there.
+    Pytest looks for the root folder and its ini file before it knows the options of plugins. Then
+    an existing path in ``--option PATH`` counts as an argument, and the project's settings and
+    markers are silently missing.
     """
-    from pytest_chaos.plugin.settings import FLAGS, OPTIONS
-
     flags = {option.flag for option in OPTIONS} | {flag.flag for flag in FLAGS if "metavar" in flag.arguments}
     here = config.invocation_params.dir
     words = [str(word) for word in config.invocation_params.args]
@@ -96,13 +103,13 @@ def _refuse_a_lost_root(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Give each xdist worker the seed, the session's name, and whom its guardian has to watch as well."""
+    """Give each xdist worker the seed, the session's name, and the process to watch."""
     node.workerinput[WORKER_INPUT] = node.config.stash[_SESSION].for_worker()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make one test item of each iteration, so that xdist spreads them; its name stands before other parameters."""
+    """Make a test item of each iteration, named before other parameters: xdist spreads them."""
     if "_chaos_iteration" not in metafunc.fixturenames or is_deep(metafunc.definition):
         return
     iterations = metafunc.config.stash[_SESSION].settings.iterations
@@ -120,7 +127,7 @@ def _chaos_iteration(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def chaos(request: pytest.FixtureRequest, _chaos_iteration: int) -> Iterator[Run]:
-    """Give a run of a scenario: start real processes, plan and fire faults, say what is expected."""
+    """A run of a scenario: start real processes, plan and fire faults, record expectations."""
     runs = request.config.stash[_RUNS]
     run = runs.start(request.node, _chaos_iteration)
     request.node.stash[RUN] = run
@@ -130,7 +137,7 @@ def chaos(request: pytest.FixtureRequest, _chaos_iteration: int) -> Iterator[Run
 
 @pytest.fixture
 def explore(chaos: Run) -> Explore:
-    """Give the means to explore a target within a run: every crash point, every power-loss state, every I/O error."""
+    """Explore a target within a run: every crash point, power-loss state and I/O error."""
     from pytest_chaos.plugin.explore_fixture import Explore
 
     return Explore(chaos)
@@ -138,7 +145,7 @@ def explore(chaos: Run) -> Explore:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Judge the run as soon as the test function is done: a run that did not hold is a failed test."""
+    """Judge the run after the test function: a run that did not hold is a failed test."""
     try:
         _check_run_possible(item)
         result = yield
@@ -151,19 +158,19 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     if (run := item.stash.get(RUN, None)) is not None:
         raise_unless_held(run.conclude())
     elif item.get_closest_marker("chaos") is not None:
-        msg = "the test is marked chaos and made no run, so it proves nothing: let it take the fixture chaos"
+        msg = "a test marked chaos must make a run, or it proves nothing. Let it take the fixture chaos"
         raise Inconclusive(msg, pytrace=False)
     return result
 
 
 def _check_run_possible(item: pytest.Item) -> None:
-    """Say of a scenario in a unittest class why it has no run, before Python says something about arguments."""
+    """Fail a scenario in a unittest class, which has no fixtures, with the reason."""
     unittest = sys.modules.get("unittest")
     if unittest is None or not issubclass(getattr(item, "cls", None) or object, unittest.TestCase):
         return
     if item.get_closest_marker("chaos") is not None and item.stash.get(RUN, None) is None:
         msg = (
-            "a method of a unittest.TestCase cannot take the fixture chaos: make the scenario a function, or a method "
+            "a method of a unittest.TestCase cannot take the fixture chaos. Make the scenario a function, or a method "
             "of a class that is no TestCase"
         )
         raise Inconclusive(msg, pytrace=False)
@@ -173,7 +180,7 @@ def _check_run_possible(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Put the run's record into the report of its test, and its evidence into a pack if it did not hold."""
+    """Put the run's record into the report of its test; pack its evidence if it did not hold."""
     report = yield
     runs = item.config.stash.get(_RUNS, None)
     if runs is None:
@@ -186,7 +193,7 @@ def pytest_runtest_makereport(
 
 
 def _note_subtest(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Take what a subtest failed by for a finding: its report comes while the run goes on."""
+    """Make a finding of a failed subtest: its report comes while the run goes on."""
     error = call.excinfo.value if call.excinfo is not None else None
     if (run := item.stash.get(RUN, None)) is None or error is None or isinstance(error, pytest.skip.Exception):
         return

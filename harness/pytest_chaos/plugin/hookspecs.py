@@ -1,4 +1,4 @@
-"""Hooks that the harness calls; any plugin or conftest may implement them.
+"""Hooks that any plugin or conftest may implement.
 
 Implement them with ``@pytest.hookimpl(optionalhook=True)``, and a suite still runs where
 pytest-chaos is switched off.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def pytest_chaos_session_finished(
     session_folder: Path, records: Records, formats: tuple[str, ...], config: pytest.Config
 ) -> None:
-    """Hear that a session with chaos runs is over, in the one process that has all of its records.
+    """A session with chaos runs is over: called in the process that has all of its records.
 
     ``session_folder`` holds the records and the evidence; ``formats`` is what ``--chaos-report``
     asks for.
@@ -30,9 +30,9 @@ def pytest_chaos_session_finished(
 
 @pytest.hookspec
 def pytest_chaos_evidence_queries(config: pytest.Config) -> Mapping[str, str]:  # type: ignore[empty-body]
-    """Return names and SQL of questions that an evidence pack asks of each SQLite file in which they make sense."""
+    """Return names and SQL of queries that an evidence pack asks each SQLite file."""
 
 
 @pytest.hookspec
 def pytest_chaos_replay_arguments(config: pytest.Config) -> list[str]:  # type: ignore[empty-body]
-    """Return the arguments of the project's own that a replay needs to be the same run, such as a backend's name."""
+    """Return the project's own arguments that a replay needs, such as a backend's name."""

@@ -1,7 +1,6 @@
-"""The results of a session: records as they come, the reports at its end, the exit code, and the last words.
+"""The results of a session: records, reports, exit code, and the last lines of the terminal.
 
-Only the controller, or one alone, has them; under xdist each record travels in the report of its
-test.
+Only the controller has them. Under xdist each record travels in the report of its test.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ _CRASH_TIMEOUT_S: Final = 15.0
 
 
 class Results:
-    """The hooks about reports and the end."""
+    """The hooks about reports and the end of the session."""
 
     def __init__(self, session: ChaosSession, runs: Runs) -> None:
-        """Collect for this session; the end of it is the end of its runs."""
+        """Collect the results of this session, which ends its runs."""
         self._session = session
         self._runs = runs
         self._folder: SessionFolder | None = None
@@ -41,7 +40,7 @@ class Results:
         self._other_failures = 0
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Write each record as soon as it is known, in the one process that has them all."""
+        """Write each record at once, in the process that has them all."""
         if self._session.is_worker:
             return
         text = getattr(report, RECORD, None)
@@ -59,7 +58,7 @@ class Results:
         self._add_record(record)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A module that cannot be collected is a failure that no pass rate forgives."""
+        """Count a module that cannot be collected as a failure that no pass rate forgives."""
         self._other_failures += report.failed
 
     def _add_record(self, record: RunRecord) -> None:
@@ -78,14 +77,14 @@ class Results:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Hear of a mistake in a marker or an option that only the workers, which collect, could see."""
+        """Collect mistakes in markers and options that only workers, which collect, can see."""
         mistake = getattr(node, "workeroutput", {}).get(WORKER_OUTPUT)
         if mistake is not None and mistake not in self._mistakes:
             self._mistakes.append(mistake)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
-        """A worker died: its guardian cleans up and saves the evidence; the run is in the records all the same."""
+        """Record the run of a worker that died, from the evidence that its guardian saves."""
         import msgspec
 
         from pytest_chaos.runtime.scratch import record_of
@@ -95,7 +94,7 @@ class Results:
             setattr(report, RECORD, msgspec.json.encode(record).decode())
 
     def _packs_of_crashed(self, node_id: str) -> list[Path]:
-        """Return the evidence of a run that died with its worker, waiting for the guardian as long as it is at it."""
+        """Return the evidence of a run that died with its worker, once the guardian saved it."""
         import time
 
         from pytest_chaos.plugin import selection as scenarios
@@ -115,7 +114,7 @@ class Results:
             time.sleep(0.01)
 
     def pytest_report_teststatus(self, report: pytest.CollectReport | pytest.TestReport) -> Any:
-        """Show an inconclusive run as what it is: not a pass, and no verdict against the target either."""
+        """Show an inconclusive run as I: neither a pass nor a verdict against the target."""
         text = getattr(report, RECORD, None)
         if text is not None and report.failed and json.loads(text)["verdict"] == "INCONCLUSIVE":
             return "inconclusive", "I", ("INCONCLUSIVE", {"yellow": True})
@@ -123,7 +122,7 @@ class Results:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """End the guardian; let the reports be made; and let the pass rates decide over the exit code."""
+        """End the guardian, let reports be made, and derive the exit code from the pass rates."""
         self._runs.close()
         if self._mistakes:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
@@ -152,7 +151,7 @@ class Results:
             )
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Name every run that came to no answer, and for each that did not hold the line that repeats it."""
+        """Show inconclusive runs, and for each run that did not hold the line that repeats it."""
         for problem in (*self._mistakes, *self._problems):
             terminalreporter.write_line(f"chaos: {problem}", red=True)
         unclear = terminalreporter.getreports("inconclusive")

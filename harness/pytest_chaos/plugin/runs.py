@@ -1,13 +1,8 @@
-"""How a run that did not hold fails its test: by words of its own, and without a traceback of ours.
-
-The runs of a session: made before a test, packed as evidence when it failed, and put into the
-report of the test.
-"""
+"""The runs of this process: made before a test, judged after it, packed if it failed."""
 
 from __future__ import annotations
 
 import os
-import secrets
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -28,15 +23,15 @@ if TYPE_CHECKING:
 
 
 class Violated(Failed):
-    """A run was VIOLATED though the test's own code raised nothing."""
+    """A VIOLATED run of a test that raised nothing."""
 
 
 class Inconclusive(Failed):
-    """A run came to no answer: a fault did not fire, nothing was asserted, or the harness itself failed."""
+    """A run without an answer: no fault fired, nothing was asserted, or the harness failed."""
 
 
 def raise_unless_held(record: RunRecord) -> None:
-    """Raise Violated or Inconclusive, with the reason, for a run that is one."""
+    """Raise Violated or Inconclusive, with the reason, unless the run held."""
     from pytest_chaos.model.values import Verdict
     from pytest_chaos.runtime.run import reason
 
@@ -47,14 +42,14 @@ def raise_unless_held(record: RunRecord) -> None:
 
 
 RUN: Final = pytest.StashKey["Run"]()
-"""Where a test has its run."""
+"""The run of a test, in its stash."""
 
 RECORD: Final = "chaos_record"
-"""The attribute of a report in which a record travels to whoever writes it."""
+"""The attribute of a report in which a record travels to the controller."""
 
 
 class Runs:
-    """What this process runs. All of its agents have one guardian, all of its files one scratch folder."""
+    """The runs of this process, with one guardian and one scratch folder for all."""
 
     def __init__(self, session: ChaosSession) -> None:
         """Prepare; nothing is started or written before the first run."""
@@ -65,6 +60,8 @@ class Runs:
 
     def start(self, item: pytest.Item, iteration: int) -> Run:
         """Make the run of a test: its journal and its header, before anything else happens."""
+        import secrets
+
         from pytest_chaos.errors import UsageError
         from pytest_chaos.runtime.journal import Journal
         from pytest_chaos.runtime.run import Run
@@ -78,7 +75,7 @@ class Runs:
             raise Inconclusive(str(error), pytrace=False) from None
         except OSError as error:
             folder = self._session.settings.scratch
-            msg = f"the scratch folder {folder} cannot be written ({error.strerror}): give another, --chaos-scratch=DIR"
+            msg = f"the scratch folder {folder} cannot be written ({error.strerror}). Give another, --chaos-scratch=DIR"
             raise Inconclusive(msg, pytrace=False) from None
 
     def _run_header(self, item: pytest.Item, iteration: int) -> RunHeader:
@@ -106,7 +103,7 @@ class Runs:
         )
 
     def _reproduce(self, name: str) -> str:
-        """Return the line that repeats a run, with what the project's own options add to it."""
+        """Return the line that repeats a run, with the project's own options."""
         import shlex
 
         own = self._own_arguments()
@@ -114,7 +111,7 @@ class Runs:
         return shlex.join([*words, "--", *own] if own else words)
 
     def _free_name(self, name: str) -> str:
-        """Return the name, numbered if this session has evidence of that name already (a test that was run again)."""
+        """Return the name, numbered if there is evidence of it already: the test ran again."""
         evidence = self._session.folder / "evidence"
         candidates = (name, *(f"{name}-again-{number}" for number in range(2, 1000)))
         return next(candidate for candidate in candidates if not (evidence / candidate).exists())
@@ -125,7 +122,7 @@ class Runs:
         run.remove()
 
     def report(self, item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
-        """Finish a run's record now that pytest has put its failure into words; pack the evidence unless it held."""
+        """Finish a run's record with the failure in pytest's words; pack it unless it held."""
         run = item.stash.get(RUN, None)  # also of a test that asked for the fixture only while it ran
         is_expected = hasattr(report, "wasxfail")
         if (report.skipped and not is_expected) or (run is None and not is_chaos(item)):
@@ -145,7 +142,7 @@ class Runs:
         setattr(report, RECORD, msgspec.json.encode(record).decode())
 
     def _record_without_run(self, item: pytest.Item, error: BaseException | None) -> RunRecord:
-        """A scenario whose run could not even begin is in the matrix all the same."""
+        """Return the record of a scenario whose run could not begin: it is in the matrix, too."""
         from pytest_chaos.model import verdict
         from pytest_chaos.model.values import RunRecord
 
@@ -163,10 +160,9 @@ class Runs:
         )
 
     def _stop_time_limit(self, item: pytest.Item) -> None:
-        """Let pytest-timeout, where it is there, end its clock: saving and replaying a failure is not the test's time.
+        """Stop the clock of pytest-timeout: saving and replaying a failure is not the test's time.
 
-        It does so by itself for every failure, only later; between now and then it would end the
-        session.
+        It stops by itself for each failure, but later, and could end the session before.
         """
         if (stop := getattr(self._session.config.hook, "pytest_timeout_cancel_timer", None)) is not None:
             stop(item=item)
@@ -242,16 +238,16 @@ class Runs:
         return self._scratch
 
     def _connect(self) -> GuardianClient:
-        """Return the guardian of this process's agents, started at the first need and again if it was killed."""
+        """Return the guardian, started at the first need and again if it was killed."""
         if self._client is not None:
             self._client.pump()  # hears of its end, if that was between two runs
         if self._client is None or not self._client.alive:
-            from pytest_chaos.runtime import processes as tree, scratch
+            from pytest_chaos.runtime import processes, scratch
             from pytest_chaos.runtime.agent import GuardianClient
 
-            watch = tree.read(self._session.given["watch"][0]) if self._session.given.get("watch") else None
+            watch = processes.read(self._session.given["watch"][0]) if self._session.given.get("watch") else None
             self._client = GuardianClient(self._scratch_folder(), watch=watch)
-            if (guardian := tree.read(self._client.pid)) is not None:
+            if (guardian := processes.read(self._client.pid)) is not None:
                 scratch.claim(self._scratch_folder(), guardian)
         return self._client
 

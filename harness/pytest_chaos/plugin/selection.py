@@ -1,13 +1,8 @@
-"""Which scenario a test belongs to, and how its runs are named.
+"""Scenarios and the names of their runs; and which of the collected tests are run.
 
-Several tests may be runs of one scenario: they carry the same marker (``pytestmark`` of a module).
-A test that uses the fixture ``chaos`` without a marker is a scenario of its own, named after its
+Several tests may be runs of one scenario: they have the same marker (``pytestmark`` of a module). A
+test that uses the fixture ``chaos`` without a marker is a scenario of its own, named after its
 module and function.
-
-Tests as chaos sees them: whether one is a run of a scenario, of which, and what it is called
-without iterations.
-
-Which of the collected tests are run: what the options ask for, and what a campaign leaves out.
 """
 
 from __future__ import annotations
@@ -21,17 +16,17 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_chaos.errors import UsageError
-from pytest_chaos.model.values import Scenario
 from pytest_chaos.plugin.session import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_chaos.model.values import Scenario
     from pytest_chaos.plugin.session import ChaosSession
 
 ITERATION_PREFIX: Final = "run-"
-_ITERATION: Final = re.compile(rf"^{ITERATION_PREFIX}\d+(?:-|$)|-{ITERATION_PREFIX}\d+(?=-|$)")
-_ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
+_ITERATION: Final = rf"^{ITERATION_PREFIX}\d+(?:-|$)|-{ITERATION_PREFIX}\d+(?=-|$)"
+_ID: Final = r"[a-z0-9][a-z0-9._-]{0,79}"
 _SLUG_CHARACTERS_MAX: Final = 60
 _ARGUMENTS: Final = {"id", "title", "why", "steps", "min_pass_rate"}
 
@@ -39,24 +34,27 @@ _ARGUMENTS: Final = {"id", "title", "why", "steps", "min_pass_rate"}
 def from_marker(
     arguments: tuple[object, ...], keywords: Mapping[str, Any], *, fallback: str, docstring: str
 ) -> Scenario:
-    """Build the scenario that a ``chaos`` marker describes.
-
-    What the marker leaves out comes from the test's name and docstring.
+    """Build the scenario of a ``chaos`` marker; the test's name and docstring fill in the rest.
 
     Raises UsageError for arguments that the marker does not take.
+
+    >>> from_marker((), {"id": "01-kill-9"}, fallback="test_kill", docstring="It survives.").title
+    'It survives.'
     """
+    from pytest_chaos.model.values import Scenario  # 30 ms, for suites with chaos tests alone
+
     if arguments or (unknown := sorted(set(keywords) - _ARGUMENTS)):
         given = [*(repr(value) for value in arguments), *(unknown if not arguments else ())]
-        msg = f"@pytest.mark.chaos takes id=, title=, why=, steps= and min_pass_rate=, and was given {', '.join(given)}"
+        msg = f"@pytest.mark.chaos must have only id=, title=, why=, steps=, min_pass_rate=; got {', '.join(given)}"
         raise UsageError(msg)
     first_line = docstring.strip().split("\n", 1)[0]
     scenario_id = keywords.get("id") or _short(slug(fallback))
-    if not isinstance(scenario_id, str) or not _ID.fullmatch(scenario_id):
-        msg = f"a scenario's id is like '01-kill-9' (small letters, digits, '-', '_', '.'), and this is {scenario_id!r}"
+    if not isinstance(scenario_id, str) or not re.fullmatch(_ID, scenario_id):
+        msg = f"the id of a scenario must be like '01-kill-9' (small letters, digits, '-_.'); got {scenario_id!r}"
         raise UsageError(msg)
     steps = keywords.get("steps", ())
     if isinstance(steps, str) or not all(isinstance(step, str) for step in steps):
-        msg = f"the steps of scenario {scenario_id} are a list of sentences, and were given as {steps!r}"
+        msg = f"the steps of scenario {scenario_id} must be a list of sentences; got {steps!r}"
         raise UsageError(msg)
     return Scenario(
         id=scenario_id,
@@ -70,33 +68,35 @@ def from_marker(
 def _rate(scenario_id: str, given: object) -> float | None:
     if given is None or (isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given <= 1):
         return given
-    msg = f"the min_pass_rate of scenario {scenario_id} is a share from 0 to 1 (0.98 for 98 %), and this is {given!r}"
+    msg = f"the min_pass_rate of scenario {scenario_id} must be a share from 0 to 1 (0.98 for 98 %); got {given!r}"
     raise UsageError(msg)
 
 
 def _short(scenario_id: str) -> str:
-    """Return an id that is no longer than ids are, and still this test's own."""
-    if _ID.fullmatch(scenario_id):
+    """Return an id that is short enough, and still this test's own."""
+    if re.fullmatch(_ID, scenario_id):
         return scenario_id
     return f"{scenario_id[:_SLUG_CHARACTERS_MAX]}-{hashlib.sha256(scenario_id.encode()).hexdigest()[:8]}"
 
 
 def without_iteration(node_id: str) -> str:
-    """Return the node id of one iteration of a test as it is without iterations.
+    """Return the node id of a test without its iteration: the key of its randomness and replay.
 
-    That is what its randomness and its replay are keyed by. Not for a test that is run once: it may
-    have parameters of its own that look like an iteration.
+    Not for a test that is run once: its own parameters may look like an iteration.
+
+    >>> without_iteration("test_kill.py::test_kill[run-07-wal]")
+    'test_kill.py::test_kill[wal]'
     """
     file, colons, name = node_id.partition("::")  # neither a folder's brackets nor a parameter's colons count
     function, bracket, parameters = name.partition("[")
     if not bracket or not parameters.endswith("]"):
         return node_id
-    rest = _ITERATION.sub("", parameters[:-1], count=1)
+    rest = re.sub(_ITERATION, "", parameters[:-1], count=1)
     return f"{file}{colons}{function}" + (f"[{rest}]" if rest else "")
 
 
 def run_id(base: str, iteration: int) -> str:
-    """Return a run's name, unique in a session and fit for a folder: readable, then a hash, then the iteration.
+    """Return a run's name, unique in a session and fit for a folder: slug, hash, iteration.
 
     ``base`` is the test's node id without iterations.
     """
@@ -105,14 +105,16 @@ def run_id(base: str, iteration: int) -> str:
 
 
 def slug(text: str) -> str:
-    """Return the text in small letters, digits and single dashes."""
+    """Return the text in small letters, digits and single dashes.
+
+    >>> slug("Test Kill (9)")
+    'test-kill-9'
+    """
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "scenario"
 
 
 def base_of(item: pytest.Item) -> str:
-    """Return a test's node id as it is without iterations."""
-    # SELFIMPORT
-
+    """Return a test's node id without its iteration."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     return without_iteration(item.nodeid) if "_chaos_iteration" in parameters else item.nodeid
 
@@ -128,10 +130,7 @@ def is_chaos(item: pytest.Item) -> bool:
 
 
 def scenario_of(item: pytest.Item) -> Scenario:
-    """Return the scenario of a test. Raises pytest.UsageError for a marker that cannot be understood."""
-    # SELFIMPORT
-    from pytest_chaos.errors import UsageError
-
+    """Return the scenario of a test. Raises pytest.UsageError for a wrong marker."""
     marker = item.get_closest_marker("chaos")
     base = base_of(item)
     fallback = f"{Path(base.partition('::')[0]).stem}-{base.rpartition('::')[2]}"
@@ -146,7 +145,7 @@ def scenario_of(item: pytest.Item) -> Scenario:
 
 
 WORKER_OUTPUT: Final = "chaos_mistake"
-"""Where a worker leaves a mistake that only those who collect can see."""
+"""Key of a mistake in a worker's output: only workers collect."""
 
 
 class Selection:
@@ -158,15 +157,14 @@ class Selection:
         self._is_incomplete = False
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Hear of a module that cannot be collected: what is missed may be in it."""
+        """Note a module that cannot be collected: a missing scenario may be in it."""
         self._is_incomplete |= report.failed
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leave out what the options do not ask for; look at every marker while nothing has run yet.
+        """Select the tests that the options ask for, and check every marker before anything runs.
 
-        In a worker, where pytest can tell nobody of a mistake, nothing is run and the controller
-        tells it.
+        A worker cannot show a mistake: it runs nothing, and the controller shows the mistake.
         """
         try:
             self._select(config, items)
@@ -198,20 +196,20 @@ class Selection:
         return not (campaign and is_deep(item))
 
     def _check_selection(self, mine: list[pytest.Item], keep: set[pytest.Item]) -> None:
-        if self._is_incomplete:  # a module could not be collected, which pytest tells, and which may be the reason
+        if self._is_incomplete:  # pytest shows a module that could not be collected, which may be the reason
             return
         if self._session.replayed is not None and not keep:
             test = self._session.replayed.node_id
-            msg = f"the pack is of {test}, and no such test was collected: run pytest where it was made"
+            msg = f"the test of the pack must be collected; got no {test}. Run pytest where the pack was made"
             raise pytest.UsageError(msg)
         known = {scenario_of(item).id for item in mine}
         if unknown := [name for name in self._session.settings.scenarios if name not in known]:
             there_are = ", ".join(sorted(known)) or "none"
-            msg = f"--chaos-scenario: there is no scenario {unknown[0]!r} here; there are {there_are}"
+            msg = f"--chaos-scenario must name a scenario here; got {unknown[0]!r}. There are: {there_are}"
             raise pytest.UsageError(msg)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Write the list of scenarios, if that is all that was asked for."""
+        """Write the list of scenarios for ``--chaos-list-json``."""
         if target := self._session.config.getoption("chaos_list_json"):
             listed: dict[str, dict[str, Any]] = {}
             for item in filter(is_chaos, session.items):
@@ -221,7 +219,7 @@ class Selection:
             Path(target).write_text(json.dumps([listed[key] for key in sorted(listed)], indent=2))
 
     def pytest_report_collectionfinish(self, config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-        """Show the seed, once there is something that it decides."""
+        """Show the seed, if there are chaos runs."""
         if (
             self._session.is_worker
             or config.getoption("verbose") < 0

@@ -1,14 +1,15 @@
-"""What one pytest process knows of its chaos session: its name, its seed, its settings, and where its results go."""
+"""The chaos session of one pytest process: its name, seed, settings and results folder."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+
+from pytest_chaos.plugin.options import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,17 +18,13 @@ if TYPE_CHECKING:
     from pytest_chaos.model.values import SessionHeader
     from pytest_chaos.plugin.settings import Settings
 
-OPTIONS: Final = ("seed", "iterations", "min_pass_rate", "confirm", "results", "report", "scratch")
-"""Those that are settings: given in any of four ways."""
-
 WORKER_INPUT: Final = "chaos"
 
 
 class ChaosSession:
-    """A controller's session, or one alone, is all of it; that of an xdist worker knows what the controller gave it.
+    """The session of a controller, or the part of it that an xdist worker was given.
 
-    ``replayed`` is the evidence that is run again, if any is, and ``first_iteration`` the iteration
-    it is of.
+    ``replayed`` is the evidence that is run again, if any, and ``first_iteration`` its iteration.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -42,16 +39,17 @@ class ChaosSession:
 
     @property
     def settings(self) -> Settings:
-        """The settings, built at the first question. Raises pytest.UsageError that lists all that is wrong."""
+        """The settings, built at the first use. Raises pytest.UsageError with all problems."""
         if self._settings is None:
             self._settings = self._collect_settings()
         return self._settings
 
     @property
     def name(self) -> str:
-        """The session's name: when it was, and by which seed."""
+        """The session's name: time, seed, and a random part."""
         if not self._name:
             import datetime
+            import secrets
 
             moment = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
             self._name = self.given.get("name") or f"{moment}-{self.settings.seed}-{secrets.token_hex(2)}"
@@ -59,12 +57,12 @@ class ChaosSession:
 
     @property
     def folder(self) -> Path:
-        """Where records, reports and evidence of this session go."""
+        """The folder for records, reports and evidence of this session."""
         return self.settings.results / "sessions" / self.name
 
     @property
     def header(self) -> SessionHeader:
-        """What all records of the session share."""
+        """The header of the session's records."""
         if self._header is None:
             import datetime
 
@@ -90,7 +88,7 @@ class ChaosSession:
         option = self.config.getoption
         try:
             found = settings.collect(
-                command_line={f"chaos_{name}": option(f"chaos_{name}") for name in OPTIONS},
+                command_line={each.name: option(each.name) for each in OPTIONS},
                 environment=os.environ,
                 ini=lambda name: str(self.config.getini(name)),
                 quick=bool(option("chaos_quick")),
@@ -111,12 +109,11 @@ class ChaosSession:
         return found
 
     def for_worker(self) -> dict[str, Any]:
-        """Return what an xdist worker has to know."""
-        from pytest_chaos.runtime import processes as tree
+        """Return the input of an xdist worker."""
+        from pytest_chaos.runtime import processes
 
-        here = tree.read(os.getpid())
-        watch = [here.pid, here.start_ticks] if here is not None else None
-        return {"seed": self.settings.seed, "name": self.name, "watch": watch}
+        here = processes.own()
+        return {"seed": self.settings.seed, "name": self.name, "watch": [here.pid, here.start_ticks]}
 
 
 def shown(path: Path, config: pytest.Config) -> str:
@@ -128,7 +125,7 @@ def shown(path: Path, config: pytest.Config) -> str:
 
 
 def command_line() -> str:
-    """Return what this process was started by, as a person would type it."""
+    """Return the command of this process, as a person would type it."""
     import shlex
 
     program = Path(sys.argv[0])
@@ -137,7 +134,7 @@ def command_line() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a record is of no use without."""
+    """Return the versions that a record needs to be understood."""
     import platform
     import sqlite3
     from importlib.metadata import version

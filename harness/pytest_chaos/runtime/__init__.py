@@ -1,22 +1,28 @@
-"""Agents: real processes of the target, and the one process that answers for all of them.
+"""Everything with a pid: agents, the processes that start and end them, and what a run writes.
 
     controller (pytest) ── socket ──▶ guardian ──forks──▶ agent, agent, ...
                                          │
-                                         └─forks──▶ template (a module imported) ──forks twice──▶ agent, agent, ...
+                                         └─forks──▶ zygote (a module imported) ──forks──▶ agent, ...
 
-The *guardian* (``guardian.py``) is started by exec, has one thread and a session of its own, and
-never imports the target. It starts every agent, reads its output, reaps it, and is the subreaper of
-everything that descends from it: when a run ends it ends all of that, and when the controller is
-gone (or, under xdist, the controller's controller) it does so too, saves the evidence that the run
-left and removes the session's folders.
+    run         one run: the fixture ``chaos``, the surface of tests
+    agent       the controller's side: the connection to the guardian, and an agent
+    guardian    starts, reads and reaps all agents; outlives pytest to clean up
+    zygote      has one module of the target imported, and forks agents from it
+    child       the code inside an agent: faults that fire from within, then the target
+    marks       the lines that an agent writes
+    wire        messages between controller, guardian and zygotes
+    processes   pid and start time, state and family; how to signal and end exactly those
+    journal     the folder that a run writes while it goes on
+    scratch     the folder of a pytest process, and what a later session does with a left one
 
-A *template* (``template.py``) is a fork of the guardian that has imported one module of the target
-and waits. An agent of that module is a fork of it, so the import is paid once: an agent executes
-its first line in well under a millisecond. It forks twice, so that the agent's parent is the
-guardian and there is one place that reaps. A module that starts threads or opens a SQLite file
-while it is imported cannot be a template; its agents come from a fresh interpreter, and the record
-says so.
+The *guardian* is started by exec, has one thread and a session of its own, and never imports the
+target. It is the subreaper of all that descends from it. When a run ends, it ends all of that. When
+the controller ends (or, under xdist, the controller's controller), it also saves the evidence of
+the run and removes the session's folder.
 
-``process.py`` is the controller's side; ``child.py`` runs inside the agent; ``marks.py`` is what an
-agent says; ``wire.py`` the messages; ``tree.py`` finds and ends processes by pid and start time.
+A *zygote* pays the import of a module once, so an agent executes its first line in well under a
+millisecond. A module that starts threads or opens a SQLite file while it is imported cannot be in a
+zygote; its agents get a fresh interpreter, and the record says so.
+
+``plugin``, ``explore`` and ``trace`` import this room; it knows nothing of pytest.
 """

@@ -1,11 +1,8 @@
-"""The controller's side of an agent: start it, watch it, wait for what it says, signal it, and know how it ended.
+"""The controller's side of an agent: start it, wait for its marks, signal it, see how it ended.
 
-Nothing here has a thread. Whoever waits drives the rest: each wait pumps the guardian's messages,
-the marks and the faults that are due. Waits are for a condition, with a bound; an expired bound
-raises WaitExpired, with what was seen instead.
-
-This module is long because the two halves of one conversation, the guardian's client and the agent
-it speaks of, share its state.
+Nothing here has a thread. Each wait drives the rest: it pumps the guardian's messages, the marks
+and the faults that are due. A wait has a condition and a bound; an expired bound raises WaitExpired
+with what was seen instead.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from pytest_chaos.errors import AgentError, GuardianLost, SpawnError, UsageError, WaitExpired
 from pytest_chaos.model.values import AfterMark, AgentSummary, Mark, MarkKind
-from pytest_chaos.runtime import processes as tree, wire
+from pytest_chaos.runtime import processes, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,32 +34,37 @@ END_TIMEOUT_S: Final = 15.0
 OUTPUT_BYTES_MAX: Final = 1 << 20
 OUTPUT_SHOWN_LINES: Final = 15
 OWNER_VARIABLE: Final = "CHAOS_OWNER"
-"""In the environment of a guardian and of all that descends from it: the path of the session's scratch folder."""
+"""Set for a guardian and all of its descendants: the path of the session's scratch folder."""
 
 _POLLS_S: Final = ((0.05, 0.0005), (0.5, 0.002), (float("inf"), 0.01))
+"""Pairs of time waited so far and pause between two looks: long waits look less often."""
 _SAMPLE_EVERY_S: Final = 0.1
 
 
 class ExitStatus(NamedTuple):
-    """How a process ended: with an exit code, or by a signal. Reads like ``exit code 0`` or ``signal 9``."""
+    """How a process ended: with an exit code, or by a signal.
+
+    >>> str(ExitStatus.from_wait(9)), str(ExitStatus.from_wait(256))
+    ('signal 9', 'exit code 1')
+    """
 
     code: int | None
     signal: int | None
 
     @classmethod
     def from_wait(cls, status: int) -> ExitStatus:
-        """Read the status that ``wait`` gives."""
+        """Read a status as ``os.wait`` returns it."""
         if os.WIFSIGNALED(status):
             return cls(None, os.WTERMSIG(status))
         return cls(os.WEXITSTATUS(status), None)
 
     def __str__(self) -> str:
-        """Return the words that records and messages use."""
+        """Return the form that records and messages use."""
         return f"signal {self.signal}" if self.signal is not None else f"exit code {self.code}"
 
 
 class Command(NamedTuple):
-    """What to start: a Python function of the target, or an argv."""
+    """A Python function of the target, or an argv, to start as an agent."""
 
     target: str | None
     argv: tuple[str, ...] | None
@@ -70,18 +72,18 @@ class Command(NamedTuple):
     fresh: bool = False
 
     def __str__(self) -> str:
-        """Return what a person would call it."""
+        """Return the target, or the argv as one line."""
         return self.target if self.target is not None else " ".join(self.argv or ())
 
 
 class GuardianClient:
-    """Starts the guardian, speaks with it, and keeps the agents of the current run.
+    """The connection to a guardian, which it starts, and the agents of the current run.
 
-    One per pytest process; made at the first spawn. ``folder`` is the session's: it is removed when
-    the guardian ends.
+    There is one in a pytest process, made at the first spawn. The guardian removes ``folder``, the
+    session's, when it ends.
     """
 
-    def __init__(self, folder: Path, *, watch: tree.Process | None = None) -> None:
+    def __init__(self, folder: Path, *, watch: processes.Process | None = None) -> None:
         self.folder = folder
         self.agents: dict[int, Agent] = {}
         self.on_pump: Callable[[], None] = lambda: None
@@ -118,11 +120,11 @@ class GuardianClient:
 
     @property
     def alive(self) -> bool:
-        """Whether the guardian still answers for the agents."""
+        """Whether the guardian is still connected."""
         return self._socket.fileno() >= 0
 
     def begin(self, journal: Path) -> None:
-        """Say which run is under way: its journal is saved if this process ends before the run does."""
+        """Name the journal of the run that begins, to be saved if this process ends early."""
         self._send({"do": "begin", "journal": str(journal)})
 
     def spawn(
@@ -135,7 +137,7 @@ class GuardianClient:
         timeout_s: float,
         on_made: Callable[[Agent], None] = lambda _: None,
     ) -> Agent:
-        """Start an agent and return it; ``on_made`` hears of it before it can do anything.
+        """Start an agent and return it; ``on_made`` gets it before it can do anything.
 
         Raises SpawnError when it cannot be started within ``timeout_s`` seconds.
         """
@@ -149,7 +151,7 @@ class GuardianClient:
         on_made(agent)
         message = {"do": "spawn", "spec": spec, "output": str(output), "output_bytes_max": OUTPUT_BYTES_MAX}
         try:
-            self._send({**message, "fresh": command.fresh, "log": str(self.folder / "templates.log")})
+            self._send({**message, "fresh": command.fresh, "log": str(self.folder / "zygotes.log")})
         except UsageError:
             self._give_up(agent)
             raise
@@ -169,7 +171,7 @@ class GuardianClient:
         agent.exit_status = agent.exit_status or ExitStatus(127, None)
 
     def pump(self, wait_s: float = 0.0) -> None:
-        """Take in what happened, waiting up to ``wait_s`` for something to, and let due faults fire."""
+        """Handle messages, waiting up to ``wait_s`` for the first, and let due faults fire."""
         if self._socket.fileno() < 0:
             if wait_s:
                 time.sleep(wait_s)
@@ -181,7 +183,7 @@ class GuardianClient:
     def wait_until(
         self, condition: Callable[[], object], *, timeout_s: float, what: str, seen: Callable[[], str]
     ) -> None:
-        """Pump until ``condition`` is true. Raises WaitExpired naming ``what`` and what was ``seen`` instead."""
+        """Pump until ``condition`` is true. Raises WaitExpired with ``what`` and ``seen``."""
         check_bound(timeout_s)
         started = time.monotonic()
         while not condition():
@@ -195,7 +197,7 @@ class GuardianClient:
                 raise _lost(what)
 
     def signal_group(self, agent: Agent, number: signal.Signals) -> None:
-        """Signal an agent with all its process group."""
+        """Signal the whole process group of an agent."""
         self._signalled.discard(agent.number)
         self._send({"do": "signal-group", "id": agent.number, "pid": agent.pid, "signal": int(number)})
         self.wait_until(
@@ -206,7 +208,7 @@ class GuardianClient:
         )
 
     def end(self) -> list[int]:
-        """End everything the run started and return the pids that were still alive.
+        """End everything that the run started; return the pids that were still alive.
 
         Raises AgentError when something could not be ended.
         """
@@ -250,7 +252,7 @@ class GuardianClient:
         self.close()
 
     def _path_number(self) -> int:
-        """Return the number of the present import path; the guardian is told once what it means."""
+        """Return the number of the present import path, which the guardian is told once."""
         path = tuple(sys.path)
         if path not in self._paths:
             self._paths[path] = len(self._paths)
@@ -258,7 +260,7 @@ class GuardianClient:
         return self._paths[path]
 
     def _environment_difference(self, wanted: Mapping[str, str]) -> dict[str, str | None]:
-        """Return what an agent has to set, or (``None``) to unset, in the environment that the guardian has."""
+        """Return the variables to set in the guardian's environment, or (None) to unset."""
         has = self._environment
         difference: dict[str, str | None] = {name: value for name, value in wanted.items() if has.get(name) != value}
         difference.update(dict.fromkeys(has.keys() - wanted.keys()))
@@ -277,10 +279,10 @@ class GuardianClient:
         try:
             wire.send(self._socket, message)
         except wire.MessageTooLarge as error:
-            msg = f"an agent's arguments and environment are {error}: pass the path of a file instead"
+            msg = f"arguments and environment of an agent must be small; got {error}. Pass the path of a file instead"
             raise UsageError(msg) from error
         except TypeError as error:
-            msg = f"an agent's kwargs have to be JSON, and {error}: pass plain values or the path of a file"
+            msg = f"an agent's kwargs must be JSON; got: {error}. Pass plain values or the path of a file"
             raise UsageError(msg) from error
         except OSError:
             self._lose()
@@ -308,7 +310,7 @@ class GuardianClient:
         return True
 
     def _lose(self) -> None:
-        """The guardian is gone, or shall be: no agent may outlive it."""
+        """Disconnect. No agent may outlive its guardian."""
         if self._socket.fileno() >= 0:
             with contextlib.suppress(KeyError):
                 self._poll.unregister(self._socket.fileno())
@@ -317,12 +319,22 @@ class GuardianClient:
             agent.lose()
 
     def _end_orphans(self) -> None:
-        """End what a guardian that was killed left behind: children and daemons of agents have nobody else now."""
-        tree.end_marked(OWNER_VARIABLE, str(self.folder.resolve()))
+        """End the processes that a killed guardian left behind, daemons among them."""
+        processes.end_marked(OWNER_VARIABLE, str(self.folder.resolve()))
 
 
 class Agent:
-    """One real process of the target. Made by ``chaos.spawn``; its waits pump the whole run."""
+    """One real process of the target. ``chaos.spawn`` makes it; its waits pump the whole run.
+
+    Example::
+
+        writer = chaos.spawn("shop.worker:work", name="writer")
+        writer.wait_for("put", count=3)      # three acks of the operation "put"
+        writer.kill()                        # returns with the receipt: ended by signal 9
+        assert writer.exit_status.signal == 9
+        again = writer.restart()
+        assert again.wait_exit().code == 0
+    """
 
     def __init__(
         self, client: GuardianClient, number: int, name: str, command: Command, output: Path, marks: Path
@@ -356,19 +368,19 @@ class Agent:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended, as far as is known."""
+        """Whether its end has not been seen."""
         return self.exit_status is None
 
     @property
     def state(self) -> str:
-        """The state letter the kernel gives (``R``, ``S``, ``T`` stopped, ``Z``), or how the process ended."""
+        """The kernel's state letter (``R``, ``S``, ``T`` stopped, ``Z``), or its exit status."""
         if self.exit_status is not None:
             return str(self.exit_status)
-        process = tree.read(self.pid)
+        process = processes.read(self.pid)
         return process.state if process is not None and process.start_ticks == self.start_ticks else "gone"
 
     def output(self) -> str:
-        """Return what it has printed so far, up to the kept bound."""
+        """Return what it has printed so far, up to the kept limit."""
         try:
             return self.output_path.read_text(errors="replace")
         except OSError:
@@ -377,10 +389,16 @@ class Agent:
     def wait_for(
         self, operation: str, *, count: int = 1, kind: MarkKind | str = MarkKind.ACK, timeout_s: float = WAIT_TIMEOUT_S
     ) -> tuple[Mark, ...]:
-        """Wait for ``count`` marks of an operation and return all of them there are.
+        """Wait for ``count`` marks of an operation and return all marks of it.
 
-        Raises WaitExpired after ``timeout_s`` seconds, AgentError as soon as it has ended without
-        them; either says what was seen instead, with its last output and its state.
+        Raises WaitExpired after ``timeout_s`` seconds, and AgentError as soon as the agent has
+        ended without them. Both show the marks seen instead, its last output and its state.
+
+        Example::
+
+            writer.wait_for("put", count=3)
+            (ready,) = server.wait_for("listening", kind="note")
+            server.wait_for_port(ready.value)
         """
         wanted = MarkKind(kind)
         what = f"{count} {wanted} mark(s) of {operation!r} from agent {self.name!r}"
@@ -392,9 +410,13 @@ class Agent:
         return found()
 
     def wait_for_output(self, pattern: str, *, timeout_s: float = WAIT_TIMEOUT_S) -> re.Match[str]:
-        """Wait until its output (the first MiB of it) matches a regular expression; return the match.
+        """Wait until its output (the first MiB) matches a regular expression; return the match.
 
         Raises WaitExpired, or AgentError when it ended before.
+
+        Example::
+
+            port = int(server.wait_for_output("listening on port ([0-9]+)")[1])
         """
         expression = re.compile(pattern, re.MULTILINE)
         matches: list[re.Match[str]] = []
@@ -408,7 +430,7 @@ class Agent:
         return matches[0]
 
     def wait_for_port(self, port: int, *, host: str = "127.0.0.1", timeout_s: float = WAIT_TIMEOUT_S) -> None:
-        """Wait until ``host``:``port`` accepts connections. Raises WaitExpired, or AgentError when it ended."""
+        """Wait until ``host``:``port`` accepts connections. Raises WaitExpired or AgentError."""
 
         def accepts() -> bool:
             with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=0.5):
@@ -418,7 +440,7 @@ class Agent:
         self._wait(accepts, timeout_s, f"agent {self.name!r} to accept connections at {host}:{port}")
 
     def wait_exit(self, *, timeout_s: float = WAIT_TIMEOUT_S) -> ExitStatus:
-        """Wait for its end and return how it ended. Raises WaitExpired."""
+        """Wait until it has ended and return how. Raises WaitExpired."""
         self._client.wait_until(
             lambda: not self.running, timeout_s=timeout_s, what=f"the end of agent {self.name!r}", seen=self.describe
         )
@@ -426,7 +448,7 @@ class Agent:
         return self.exit_status
 
     def wait_state(self, state: str, *, timeout_s: float = WAIT_TIMEOUT_S) -> None:
-        """Wait until the kernel gives it this state letter. Raises WaitExpired, or AgentError when it ended."""
+        """Wait until the kernel shows this state letter. Raises WaitExpired or AgentError."""
         self._wait(lambda: self.state == state, timeout_s, f"state {state} of agent {self.name!r}")
 
     def kill(self) -> None:
@@ -438,7 +460,7 @@ class Agent:
         self.fire("terminate")
 
     def pause(self) -> None:
-        """Stop it with SIGSTOP and wait until the kernel says so. Raises WaitExpired."""
+        """Stop it with SIGSTOP and wait until the kernel shows state T. Raises WaitExpired."""
         self.fire("pause")
 
     def resume(self) -> None:
@@ -446,23 +468,23 @@ class Agent:
         self.fire("resume")
 
     def restart(self) -> Agent:
-        """Kill it if it runs, start it again as it was started first, and return the new incarnation."""
+        """Kill it if it runs, start it again with its first arguments, and return the new agent."""
         self.fire("restart")
         assert self.successor is not None  # noqa: S101 - the receipt names it
         return self.successor
 
     def hear_mark(self, mark: Mark) -> None:
-        """Take over a mark that the run has read from the mark file."""
+        """Add a mark that the run has read from the mark file."""
         self.marks.append(mark)
         self._seen_s.setdefault((str(mark.kind), mark.operation), []).append(time.monotonic())
 
     def mark_seen_s(self, when: AfterMark) -> float | None:
-        """Return when (monotonic, seconds) the mark that ``when`` describes was seen, or ``None``."""
+        """Return when (monotonic, seconds) the mark of ``when`` was seen, or None."""
         seen = self._seen_s.get((str(when.kind), when.operation), [])
         return seen[when.count - 1] if len(seen) >= when.count else None
 
     def send_signal(self, number: signal.Signals) -> bool:
-        """Send a signal to exactly this process (by pidfd); return whether it was still there to get it."""
+        """Send a signal to exactly this process (by pidfd); return whether it was still there."""
         if self._pidfd < 0 or not self.running:
             return False
         try:
@@ -472,11 +494,11 @@ class Agent:
         return True
 
     def send_signal_to_group(self, number: signal.Signals) -> None:
-        """Send a signal to it and to all its children that stayed in its process group."""
+        """Send a signal to it and to its children that stayed in its process group."""
         self._client.signal_group(self, number)
 
     def describe(self) -> str:
-        """Return state, marks and last output in words: what a failed wait shows."""
+        """Return state, marks and last output in words, for the message of a failed wait."""
         seen: dict[str, int] = {}
         for mark in self.marks:
             seen[f"{mark.kind} {mark.operation}"] = seen.get(f"{mark.kind} {mark.operation}", 0) + 1
@@ -486,7 +508,7 @@ class Agent:
         return f"agent {self.name!r} (pid {self.pid}) is in state {self.state}, with {marks}{shown}"
 
     def summary(self) -> AgentSummary:
-        """Return what the record keeps of it."""
+        """Return its entry in the record."""
         return AgentSummary(
             name=self.name,
             target=str(self.command),
@@ -500,11 +522,11 @@ class Agent:
         )
 
     def sample(self, *, now_s: float) -> None:
-        """Take a look at its CPU, memory and open files, not more often than ten times a second."""
+        """Sample its CPU, memory and open files, at most ten times a second."""
         if not self.running or now_s - self._sampled_s < _SAMPLE_EVERY_S:
             return
         self._sampled_s = now_s
-        import psutil  # only where something is sampled
+        import psutil  # 15 ms, for runs with agents alone
 
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(self.pid)
@@ -519,7 +541,7 @@ class Agent:
         return f"<Agent {self.name!r} pid {self.pid} {self.state}>"
 
     def _wait(self, condition: Callable[[], object], timeout_s: float, what: str) -> None:
-        """Wait for a condition that only a living agent can bring about."""
+        """Wait for a condition that only a running agent can bring about."""
         check_bound(timeout_s)
 
         def met_or_ended() -> bool:
@@ -534,11 +556,11 @@ class Agent:
             raise AgentError(msg)
 
     def _nobody_fires(self, kind: str) -> None:
-        msg = f"agent {self.name!r} belongs to no run, so {kind} would leave no receipt: start agents with chaos.spawn"
+        msg = f"agent {self.name!r} belongs to no run, so {kind} would leave no receipt. Start agents with chaos.spawn"
         raise UsageError(msg)
 
     def hear(self, message: wire.Message, descriptors: Sequence[int]) -> None:
-        """Take over what the guardian says of it."""
+        """Handle a message of the guardian about it."""
         if message["event"] == "spawned":
             self.started_s = time.monotonic()
             self.pid = message["pid"]
@@ -552,7 +574,7 @@ class Agent:
             self.failure = message["error"]
 
     def lose(self) -> None:
-        """End it: nobody answers for it any more."""
+        """Kill it, as it has lost its guardian."""
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -561,7 +583,7 @@ class Agent:
             self.failure = "the guardian of the agents ended"
 
     def release(self) -> None:
-        """Let go of the process: from now on it is only what is remembered of it."""
+        """Close the pidfd: from here on this is only the memory of a process."""
         if self._pidfd >= 0:
             self._duration_s = time.monotonic() - self.started_s
             os.close(self._pidfd)
@@ -575,7 +597,7 @@ class Agent:
 def check_bound(timeout_s: float) -> None:
     """Raise UsageError unless ``timeout_s`` is a positive, finite number of seconds."""
     if not 0 < timeout_s < float("inf"):
-        msg = f"timeout_s is a positive number of seconds, and this is {timeout_s!r}: every wait has a bound"
+        msg = f"timeout_s must be a positive, finite number of seconds; got {timeout_s!r}. Every wait has a bound"
         raise UsageError(msg)
 
 

@@ -9,7 +9,6 @@ signal the agent writes a note, which together with the exit status (or the stat
 from __future__ import annotations
 
 import atexit
-import ctypes
 import importlib
 import json
 import os
@@ -19,26 +18,17 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
-from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE, Marks
+from pytest_chaos.runtime import processes
+from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE, Marks, Note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-FAULT_NOTE: Final = "chaos.fault"
-"""Operation of the note that an agent writes right before a fault fires in it; its key is the fault's place."""
-POINT_NOTE: Final = "chaos.point"
-"""Operation of the note that says which crash point was passed (only when points are traced)."""
-POINTS_SEEN_NOTE: Final = "chaos.points-seen"
-"""Operation of the note, at a normal end, with how often each point of the planned ones' family was passed."""
-RAISED_NOTE: Final = "chaos.raised"
-"""Operation of the note that says with which exception the target ended."""
 
 HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Blocked from a template's fork until the agent has its own answers: the guardian's are to ignore them, for good."""
 
-_LIBC: Final = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG: Final = 1
 _POINTS_SEEN_MAX: Final = 200
 
 
@@ -58,7 +48,7 @@ class Trigger(TypedDict):
 
 
 class Spec(TypedDict):
-    """All an agent needs to know, as it comes over the wire."""
+    """The order to start an agent, as it comes over the wire."""
 
     id: int
     name: str
@@ -93,16 +83,16 @@ class Triggers:
         self._families = tuple(families | ({trace_points} if trace_points is not None else set()))
 
     def arm(self) -> None:
-        """Install the audit hook, if any point matters (it costs 0.2 µs an event, and cannot be removed)."""
+        """Install the audit hook if a point matters: 0.2 µs an event, and it cannot be removed."""
         if self._families:
             sys.addaudithook(self._on_audit)
         if self._operations:
             self._marks.listener = self._on_mark
 
     def note_points_seen(self) -> None:
-        """Leave in the history how often each point was passed: that is how a misspelt one is explained."""
+        """Note how often each point was passed, which explains a misspelt one."""
         if self._points:
-            self._marks.note(POINTS_SEEN_NOTE, value=dict(self._passed.most_common(_POINTS_SEEN_MAX)))
+            self._marks.note(Note.POINTS_SEEN, value=dict(self._passed.most_common(_POINTS_SEEN_MAX)))
 
     def _on_audit(self, event: str, _arguments: tuple[Any, ...]) -> None:
         if not event.startswith(self._families) or getattr(self._busy, "now", False):
@@ -111,7 +101,7 @@ class Triggers:
         try:
             self._passed[event] += 1
             if self._trace is not None and event.startswith(self._trace):
-                self._marks.note(POINT_NOTE, event)
+                self._marks.note(Note.POINT, event)
             for trigger in self._points.get(event, ()):
                 if trigger["count"] == self._passed[event]:
                     self._fire(trigger, event)
@@ -128,7 +118,7 @@ class Triggers:
                 self._fire(trigger, f"{kind} {operation} {trigger['count']}")
 
     def _fire(self, trigger: Trigger, at: str) -> None:
-        self._marks.note(FAULT_NOTE, trigger["fault"], {"kind": trigger["kind"], "at": at})
+        self._marks.note(Note.FAULT, trigger["fault"], {"kind": trigger["kind"], "at": at})
         if trigger["signal"] == signal.SIGSTOP:  # to this thread: another one would stop it a few instructions later
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         else:
@@ -136,12 +126,12 @@ class Triggers:
 
 
 def become_agent(spec: Spec, output: int, parent_pid: int) -> None:
-    """Turn this fresh fork into the agent's process: own group, own output, own environment, default signals.
+    """Turn this fork into the agent's process: its own group, output, environment, signals.
 
     The spec's environment says how it differs from the guardian's; ``None`` unsets.
     """
     os.setpgid(0, 0)
-    die_with(parent_pid)
+    processes.die_with_parent(parent_pid)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -161,13 +151,6 @@ def become_agent(spec: Spec, output: int, parent_pid: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
 
 
-def die_with(parent_pid: int) -> None:
-    """Ask the kernel to end this process when its parent does; the guardian's end so ends all templates and agents."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent_pid:
-        os._exit(70)
-
-
 def resolve(target: str) -> Callable[..., Any]:
     """Return the function that ``module:function`` or ``path/to/file.py:function`` names.
 
@@ -175,13 +158,13 @@ def resolve(target: str) -> Callable[..., Any]:
     """
     module_name, separator, function_name = target.rpartition(":")
     if not separator or not module_name or not function_name:
-        msg = f"a target reads module:function or file.py:function, and this is {target!r}"
+        msg = f"a target must be module:function or file.py:function; got {target!r}"
         raise ImportError(msg)
     found: Any = load(module_name)
     for part in function_name.split("."):
         found = getattr(found, part)
     if not callable(found):
-        msg = f"{target} is {type(found).__name__}, and an agent needs something to call"
+        msg = f"a target must be callable; got {target}, which is {type(found).__name__}"
         raise TypeError(msg)
     function: Callable[..., Any] = found
     return function
@@ -226,16 +209,16 @@ def run_target(spec: Spec) -> int:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if stop.code is not None and not isinstance(stop.code, int):
             print(stop.code, file=sys.stderr)  # noqa: T201 - what the interpreter itself does
-    except BaseException as error:  # noqa: BLE001 - an agent ends with a traceback and code 1, as any program does
+    except BaseException as error:  # noqa: BLE001 - a traceback and code 1, as for any program
         sys.excepthook(type(error), error, error.__traceback__)
-        marks.note(RAISED_NOTE, value=f"{type(error).__name__}: {error}"[:2000])
+        marks.note(Note.RAISED, value=f"{type(error).__name__}: {error}"[:2000])
         code = 1
     triggers.note_points_seen()
     return code
 
 
 def finish(code: int) -> None:
-    """End the process as the interpreter would: wait for threads, run the exit functions, flush; then leave."""
+    """End the process as the interpreter would: wait for threads, run exit functions, flush."""
     try:
         threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - what Py_FinalizeEx calls
         atexit._run_exitfuncs()  # noqa: SLF001 - what Py_FinalizeEx calls

@@ -1,25 +1,19 @@
-"""What an agent prints: read from a pipe, written to its log, and never more than a bound of it.
+"""The guardian: starts and reaps all agents of a pytest process, and outlives it to clean up.
 
-The first bytes go to the file as they come, so that whoever waits for a line sees it at once; of
-what goes beyond the bound the last part is kept in memory and written when the output ends, with a
-line that says how much is missing between the two.
+It is started by exec (``python -m pytest_chaos.runtime.guardian FD``) in a session of its own, has
+one thread, and is a child subreaper: what an agent leaves behind becomes its child. It obeys the
+messages of the controller. When the controller's socket closes, or a process that it watches ends,
+it ends every descendant, turns the run's journal into an evidence pack and removes the session's
+folder. A parent-death signal is not enough: it misses grandchildren and daemons, and it fires when
+the creating thread ends.
 
-The guardian: forks, reads and reaps all agents of one pytest process, and outlives it just to clean
-up.
-
-Started by exec (``python -m pytest_chaos.runtime.guardian FD``) in a session of its own, with one
-thread, as a child subreaper. It obeys messages from the controller; when the controller's socket
-closes, or a process it was told to watch is gone, it ends every descendant, turns the run's journal
-into an evidence pack and removes the session's folder. A parent-death signal would not do: it
-misses grandchildren and daemons, and fires when the creating thread ends.
-
-This module is long because it is one event loop: the handlers of one process share its tables.
+The guardian of an exploration (``explore/launch.py``) shares :func:`become_guardian` and
+:func:`end_descendants`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import select
@@ -29,17 +23,40 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
-from pytest_chaos.runtime import child, processes as tree, wire, zygote as template
+from pytest_chaos.runtime import child, processes, wire, zygote
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 TAIL_BYTES: Final = 64 * 1024
-"""How much of the end is kept of an output that went beyond its bound."""
+"""Bytes kept of the end of an output that is longer than its limit."""
+
+ZygoteKey: TypeAlias = tuple[str, int]
+"""A module, and the number of the import path under which it was imported."""
+
+
+def become_guardian() -> None:
+    """Adopt all orphans below this process, and ignore the signals that end its controller.
+
+    A guardian ends when its controller has ended, and not before.
+    """
+    processes.adopt_orphans()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def end_descendants() -> None:
+    """End and reap every descendant of this process."""
+    processes.end_all(os.getpid(), reap=processes.reap_all)
 
 
 class Output:
-    """One agent's output. ``limit`` is in bytes and bounds what is kept from the beginning."""
+    """One agent's output, read from a pipe and written to its log. ``limit`` is in bytes.
+
+    What comes first is written at once, so that a wait for a line sees it. Beyond the limit the
+    last TAIL_BYTES are kept in memory, and written at the end after a line that says how much is
+    missing.
+    """
 
     def __init__(self, number: int, path: Path, limit: int) -> None:
         self.number = number
@@ -53,13 +70,13 @@ class Output:
         self._tail = bytearray()
 
     def drop_write_end(self) -> None:
-        """Close our copy of the writing end, once the agent has its own: only then is there an end of file."""
+        """Close our copy of the writing end: only then does the agent's end close the pipe."""
         if self.write_end >= 0:
             os.close(self.write_end)
             self.write_end = -1
 
     def drain(self) -> bool:
-        """Take all there is at the moment; return whether there may be more."""
+        """Read what is in the pipe; return whether more may come."""
         while True:
             try:
                 content = os.read(self.read_end, 1 << 16)
@@ -70,7 +87,7 @@ class Output:
             self._keep(content)
 
     def close(self) -> None:
-        """Write the kept end, if the output went beyond its bound, and close everything."""
+        """Write the kept end, if there is one, and close everything."""
         self.drop_write_end()
         with contextlib.suppress(OSError):  # a full disk costs the end of a log, not the run
             if self._tail:
@@ -83,7 +100,7 @@ class Output:
         self.total += len(content)
         head = content[: max(0, self.limit - self._kept)]
         if head:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # as above
                 os.write(self._file, head)
             self._kept += len(head)
         self._tail += content[len(head) :]
@@ -91,15 +108,8 @@ class Output:
             del self._tail[:-TAIL_BYTES]
 
 
-_PR_SET_CHILD_SUBREAPER: Final = 36
-TemplateKey: TypeAlias = tuple[str, int]
-"""A module and the number of the import path under which it was imported."""
-
-_IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Template:
-    """What the guardian knows of one template: whether it is ready, and which agents wait for it."""
+class ModuleZygote:
+    """The zygote of one module. Agents in ``waiting`` are forked when it is ready."""
 
     def __init__(self, pid: int, end: socket.socket, module: str) -> None:
         self.pid = pid
@@ -118,10 +128,10 @@ class Guardian:
         self._handlers: dict[int, Callable[[], None]] = {}
         self._agents: dict[int, int] = {}  # pid -> id
         self._outputs: dict[int, Output] = {}  # id -> output
-        self._output_bytes: dict[int, int] = {}  # id -> what it had printed, of outputs that are closed
-        self._templates: dict[TemplateKey, Template] = {}
+        self._output_bytes: dict[int, int] = {}  # id -> size of an output that is closed
+        self._zygotes: dict[ZygoteKey, ModuleZygote] = {}
         self._paths: dict[int, list[str]] = {}
-        self._unfit: dict[str, str] = {}
+        self._unfit: dict[str, str] = {}  # module -> why it cannot be in a zygote
         self._folder: Path | None = None
         self._journal: Path | None = None
         self._environments: list[dict[str, str]] = []  # of this run's agents: their secrets stay out of its evidence
@@ -139,9 +149,7 @@ class Guardian:
 
     def serve(self) -> None:
         """Work until the controller is gone, then clean up."""
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        for number in _IGNORED:  # it ends when its controller does, not before
-            signal.signal(number, signal.SIG_IGN)
+        become_guardian()
         self._listen_for_children()
         self._register(self._controller.fileno(), self._on_controller)
         wire.send(self._controller, {"event": "up", "pid": os.getpid()})
@@ -152,18 +160,14 @@ class Guardian:
         self._clean_up()
 
     def _listen_for_children(self) -> None:
-        read_end, write_end = os.pipe()
-        for descriptor in (read_end, write_end):
-            os.set_blocking(descriptor, False)
-        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        wakeup = processes.wake_on_child()
 
         def on_wakeup() -> None:
             with contextlib.suppress(BlockingIOError):
-                os.read(read_end, 4096)
+                os.read(wakeup, 4096)
             self._reap()
 
-        self._register(read_end, on_wakeup)
+        self._register(wakeup, on_wakeup)
 
     def _register(self, descriptor: int, handler: Callable[[], None]) -> None:
         self._handlers[descriptor] = handler
@@ -179,7 +183,7 @@ class Guardian:
         except OSError:
             self._running = False
 
-    # What the controller asks for
+    # Messages of the controller
 
     def _on_controller(self) -> None:
         received = wire.receive(self._controller)
@@ -193,21 +197,17 @@ class Guardian:
         self._folder = Path(message["path"])
 
     def _on_watch(self, message: wire.Message) -> None:
-        """Take the end of another process (xdist's controller) for the end of ours."""
+        """Treat the end of another process (xdist's controller) as the end of ours."""
 
         def gone() -> None:
-            self._running = not self._alone()
+            self._running = not self._is_watched_gone()
 
         self._watched = (message["pid"], message["start_ticks"])
-        with contextlib.suppress(OSError):
-            descriptor = os.pidfd_open(message["pid"])
-            process = tree.read(message["pid"])
-            if process is not None and process.start_ticks == message["start_ticks"]:
-                self._register(descriptor, gone)
+        if (descriptor := processes.pidfd_of(*self._watched)) is not None:
+            self._register(descriptor, gone)
 
-    def _alone(self) -> bool:
-        """Whether the other process (xdist's controller), if there was one, is gone."""
-        return self._watched is not None and not tree.is_running(*self._watched)
+    def _is_watched_gone(self) -> bool:
+        return self._watched is not None and not processes.is_running(*self._watched)
 
     def _on_path(self, message: wire.Message) -> None:
         self._paths[message["number"]] = message["path"]
@@ -217,13 +217,14 @@ class Guardian:
         self._environments.clear()
 
     def _on_end(self, _: wire.Message) -> None:
-        """End everything that the run left: agents, their children, their daemons."""
-        for key, found in list(self._templates.items()):
-            if found.waiting:  # whoever waited for this import has given up
+        """End all that the run left: agents, their children and daemons. Idle zygotes stay."""
+        for key, found in list(self._zygotes.items()):
+            if found.waiting:  # the controller gave up waiting for this import
                 os.kill(found.pid, signal.SIGKILL)
-                self._drop_template(key, found, "it was still being imported when the run ended")
-        ended = [process.pid for process in self._descendants() if process.alive]
-        left = self._end_descendants()
+                self._drop_zygote(key, found, "it was still being imported when the run ended")
+        zygotes = {found.pid for found in self._zygotes.values()}
+        ended = [process.pid for process in processes.descendants(os.getpid(), without=zygotes) if process.alive]
+        left = processes.end_all(os.getpid(), without=zygotes, reap=self._reap)
         for output in list(self._outputs.values()):
             output.drain()
             self._close_output(output)
@@ -232,7 +233,7 @@ class Guardian:
         self._tell({"event": "ended", "ended": ended, "left": [process.pid for process in left]})
 
     def _on_signal_group(self, message: wire.Message) -> None:
-        """Signal the group of an agent that has not been reaped: as long as it is ours, so is its group's number."""
+        """Signal the process group of an agent, which keeps its number until we reap the agent."""
         pid = message["pid"]
         if pid in self._agents:
             with contextlib.suppress(ProcessLookupError):
@@ -242,15 +243,15 @@ class Guardian:
     def _on_spawn(self, message: wire.Message) -> None:
         spec: child.Spec = message["spec"]
         self._environments.append({name: value for name, value in spec["environment"].items() if value is not None})
-        module = (spec["target"] or "").rpartition(":")[0]
+        module = _module_of(spec)
         if spec["target"] is None or message["fresh"] or module in self._unfit:
             self._spawn_here(spec, message)
             return
         key = (module, spec["path"])
-        if key not in self._templates:
-            self._start_template(key, message["log"])
+        if key not in self._zygotes:
+            self._start_zygote(key, message["log"])
         self._new_output(spec, message)
-        found = self._templates[key]
+        found = self._zygotes[key]
         found.waiting.append(spec)
         if found.ready:
             self._ask(found)
@@ -258,21 +259,21 @@ class Guardian:
     # Agents that are forked and executed here
 
     def _spawn_here(self, spec: child.Spec, message: wire.Message) -> None:
-        write_end = self._new_output(spec, message)
+        output = self._new_output(spec, message)
         failure_read, failure_write = os.pipe()
         pid = os.fork()
         if pid == 0:
-            self._execute(spec, write_end, failure_write)
+            self._execute(spec, output.write_end, failure_write)
         os.close(failure_write)
-        self._drop_write_end(spec["id"])
-        with os.fdopen(failure_read, "rb") as failure:  # its end of file is the successful exec
+        output.drop_write_end()
+        with os.fdopen(failure_read, "rb") as failure:  # closed by a successful exec
             reason = failure.read()
         if reason:
             self._tell({"event": "failed", "id": spec["id"], "error": reason.decode(errors="replace")})
         else:
-            note = self._unfit.get((spec["target"] or "").rpartition(":")[0], "")
-            process = tree.read(pid)  # a zombie at worst: only we can reap it
+            process = processes.read(pid)  # a zombie at worst: we alone can reap it
             start_ticks = process.start_ticks if process is not None else 0
+            note = self._unfit.get(_module_of(spec), "")
             self._announce(spec["id"], pid, os.pidfd_open(pid), start_ticks=start_ticks, note=note)
 
     def _execute(self, spec: child.Spec, output: int, failure: int) -> NoReturn:
@@ -295,9 +296,9 @@ class Guardian:
             os.write(failure, repr(error).encode())
         os._exit(127)
 
-    # Agents that come from a template
+    # Agents that come from a zygote
 
-    def _start_template(self, key: TemplateKey, log: str) -> None:
+    def _start_zygote(self, key: ZygoteKey, log: str) -> None:
         ours, theirs = wire.pair()
         log_descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         guardian_pid = os.getpid()
@@ -306,23 +307,23 @@ class Guardian:
             try:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                child.die_with(guardian_pid)
-                template.serve(theirs, key[0], self._paths[key[1]], log_descriptor)
+                processes.die_with_parent(guardian_pid)
+                zygote.serve(theirs, key[0], self._paths[key[1]], log_descriptor)
             finally:
                 os._exit(70)
         theirs.close()
         os.close(log_descriptor)
-        self._templates[key] = found = Template(pid, ours, key[0])
-        self._register(ours.fileno(), lambda: self._on_template(key, found))
+        self._zygotes[key] = found = ModuleZygote(pid, ours, key[0])
+        self._register(ours.fileno(), lambda: self._on_zygote(key, found))
 
-    def _on_template(self, key: TemplateKey, found: Template) -> None:
+    def _on_zygote(self, key: ZygoteKey, found: ModuleZygote) -> None:
         while True:
             try:
                 received = wire.receive(found.end, wait=False)
             except BlockingIOError:
                 return
             if received is None:
-                self._drop_template(key, found, "the process that imported it ended")
+                self._drop_zygote(key, found, "the process that imported it ended")
                 return
             message, descriptors = received
             if message["event"] == "forked":
@@ -338,37 +339,37 @@ class Guardian:
                 self._respawn_waiting(key, found)
                 return
             else:
-                self._drop_template(key, found, message["error"])
+                self._drop_zygote(key, found, message["error"])
                 return
 
-    def _ask(self, found: Template) -> None:
+    def _ask(self, found: ModuleZygote) -> None:
         for spec in found.waiting:
-            write_end = self._outputs[spec["id"]].write_end
-            with contextlib.suppress(OSError):  # its end of file is handled when the loop comes to it
-                wire.send(found.end, {"spec": spec}, [write_end])
-                self._drop_write_end(spec["id"])
+            output = self._outputs[spec["id"]]
+            with contextlib.suppress(OSError):  # the zygote's end is handled when the loop comes to it
+                wire.send(found.end, {"spec": spec}, [output.write_end])
+                output.drop_write_end()
         found.waiting.clear()
 
-    def _respawn_waiting(self, key: TemplateKey, found: Template) -> None:
+    def _respawn_waiting(self, key: ZygoteKey, found: ModuleZygote) -> None:
         waiting, found.waiting = found.waiting, []
-        self._drop_template(key, found, "")
+        self._drop_zygote(key, found, "")
         for spec in waiting:
             output = self._outputs.pop(spec["id"])
             self._unregister(output.read_end)
             output.close()
             self._spawn_here(spec, {"output": str(output.path), "output_bytes_max": output.limit})
 
-    def _drop_template(self, key: TemplateKey, found: Template, reason: str) -> None:
+    def _drop_zygote(self, key: ZygoteKey, found: ModuleZygote, reason: str) -> None:
         self._unregister(found.end.fileno())
         found.end.close()
-        self._templates.pop(key, None)
+        self._zygotes.pop(key, None)
         for spec in found.waiting:
             self._close_output(self._outputs[spec["id"]])
             self._tell({"event": "failed", "id": spec["id"], "error": reason})
 
-    # What all agents have in common
+    # Outputs and ends of all agents
 
-    def _new_output(self, spec: child.Spec, message: dict[str, Any]) -> int:
+    def _new_output(self, spec: child.Spec, message: dict[str, Any]) -> Output:
         output = Output(spec["id"], Path(message["output"]), message["output_bytes_max"])
         self._outputs[spec["id"]] = output
 
@@ -377,10 +378,7 @@ class Guardian:
                 self._close_output(output)
 
         self._register(output.read_end, on_output)
-        return output.write_end
-
-    def _drop_write_end(self, number: int) -> None:
-        self._outputs[number].drop_write_end()
+        return output
 
     def _close_output(self, output: Output) -> None:
         self._unregister(output.read_end)
@@ -394,38 +392,24 @@ class Guardian:
         os.close(pidfd)
 
     def _reap(self) -> None:
-        """Collect every dead child, and say of agents how they died and what they used."""
-        for key, found in list(self._templates.items()):
-            self._on_template(key, found)  # an agent announces itself before it can die
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if (number := self._agents.pop(pid, None)) is None:
-                continue
-            self._tell_exit(template.exit_message(number, status, usage))
+        """Reap every dead child; tell how each agent among them died and what it used."""
+        for key, found in list(self._zygotes.items()):
+            self._on_zygote(key, found)  # an agent announces itself before it can die
+        for pid, status, usage in processes.reaped():
+            if (number := self._agents.pop(pid, None)) is not None:
+                self._tell_exit(zygote.exit_message(number, status, usage))
 
     def _tell_exit(self, message: wire.Message) -> None:
-        """Say how an agent ended, after what it printed has been read."""
+        """Tell how an agent ended, after its last output was read."""
         if (output := self._outputs.get(message["id"])) is not None:
             output.drain()
             self._output_bytes[output.number] = output.total
         self._tell({**message, "output_bytes": self._output_bytes.get(message["id"], 0)})
 
-    def _descendants(self) -> list[tree.Process]:
-        return tree.descendants(os.getpid(), without={found.pid for found in self._templates.values()})
-
-    def _end_descendants(self) -> list[tree.Process]:
-        templates = {found.pid for found in self._templates.values()}
-        return tree.end_all(os.getpid(), without=templates, reap=self._reap)
-
     def _clean_up(self) -> None:
-        """The controller is gone: nothing of the session may be left but the evidence of a run that was under way."""
-        self._templates.clear()
-        tree.end_all(os.getpid(), reap=_reap_silently)
+        """Leave nothing of the session but the evidence of the run that was under way."""
+        self._zygotes.clear()
+        end_descendants()
         for output in list(self._outputs.values()):
             output.drain()
             output.close()
@@ -435,18 +419,17 @@ class Guardian:
 
             for environment in self._environments:
                 SECRETS.add_environment(environment)
+            reason = "the process that ran this test ended before the test did"
             with contextlib.suppress(Exception):  # the folder goes in any case
-                save(self._journal, "the process that ran this test ended before the test did", alone=self._alone())
+                save(self._journal, reason, alone=self._is_watched_gone())
         if self._folder is not None:
             from pytest_chaos.runtime import scratch  # as above
 
             scratch.remove(self._folder)
 
 
-def _reap_silently() -> None:
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0] != 0:
-            pass
+def _module_of(spec: child.Spec) -> str:
+    return (spec["target"] or "").rpartition(":")[0]
 
 
 def _interpreter(descriptor: int) -> list[str]:

@@ -1,9 +1,8 @@
-"""The journal: the folder that a run writes while it goes on, from which an evidence pack can be made at any moment.
+"""The journal: the folder that a run writes, from which an evidence pack can be made any time.
 
-A run is killed, times out, or loses its controller; whatever happens, what was known until then is
-in this folder. So the evidence pack is not gathered at the end: it is built from the journal, by
-the plugin when a run does not hold, by the guardian when the controller is gone, and by a later
-session when even the guardian is.
+A run may be killed, time out, or lose its controller. Whatever was known is in this folder. The
+pack is built from it by the plugin when a run does not hold, by the guardian when the
+controller is gone, and by a later session when the guardian is gone, too.
 
     run.json         the header: which run this is, its seed and plan; written before anything starts
     marks.jsonl      one line a mark, appended by the agents themselves
@@ -43,7 +42,7 @@ Value = TypeVar("Value")
 
 
 class RunHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """Which run a journal belongs to. ``session_folder`` is absolute; ``evidence_name`` is the pack's folder in it."""
+    """The run that a journal belongs to. ``session_folder`` is absolute."""
 
     run_id: str
     node_id: str
@@ -62,7 +61,7 @@ class RunHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentStarted(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
-    """An agent was started. ``started_at`` is UTC in ISO 8601; ``command`` is its argv or ``module:function``."""
+    """The start of an agent. ``started_at`` is UTC in ISO 8601; ``command`` is argv or target."""
 
     name: str
     pid: int
@@ -75,7 +74,7 @@ _AGENTS_DECODER: Final = msgspec.json.Decoder(AgentStarted | AgentSummary)
 
 
 class Journal:
-    """Reads and writes one run's folder. Every write is whole and at once: nothing is buffered."""
+    """One run's folder. Every write is whole and unbuffered."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -84,7 +83,7 @@ class Journal:
         self.work_folder = folder / WORK
 
     def create(self, header: RunHeader) -> None:
-        """Make the folder and write the header: the first save, before anything is started."""
+        """Make the folder and write the header, before anything is started."""
         self.folder.mkdir(mode=0o700, parents=True)
         self.output_folder.mkdir()
         self.work_folder.mkdir()
@@ -92,7 +91,7 @@ class Journal:
         self.write_header(header)
 
     def write_header(self, header: RunHeader) -> None:
-        """Replace the header, in one step (the plan is known only once the test has made it)."""
+        """Replace the header in one step, when the plan is known."""
         self._replace(HEADER, msgspec.json.encode(header))
 
     def header(self) -> RunHeader:
@@ -100,23 +99,23 @@ class Journal:
         try:
             return msgspec.json.decode((self.folder / HEADER).read_bytes(), type=RunHeader)
         except (OSError, msgspec.DecodeError) as error:
-            msg = f"{self.folder} is not the journal of a run: {error}"
+            msg = f"{self.folder} must be the journal of a run; got: {error}"
             raise EvidenceError(msg) from error
 
     def add_receipt(self, receipt: Receipt) -> None:
-        """Write down that a fault fired, or that it did not."""
+        """Append the receipt of a fault that fired, or did not."""
         self._append(RECEIPTS, receipt)
 
     def add_agent(self, agent: AgentStarted | AgentSummary) -> None:
-        """Write down that an agent started, or what became of it."""
+        """Append the start or the end of an agent."""
         self._append(AGENTS, agent)
 
     def add_database(self, path: Path) -> None:
-        """Name a SQLite file that belongs into the evidence though it is not under ``work``."""
+        """Append the path of a SQLite file outside of ``work``."""
         self._append(DATABASES, str(path))
 
     def write_failure(self, text: str) -> None:
-        """Keep the failure as pytest shows it."""
+        """Write the failure as pytest shows it."""
         self._replace(FAILURE, text.encode(errors="replace"))
 
     def write_record(self, record: RunRecord) -> None:
@@ -124,11 +123,11 @@ class Journal:
         self._replace(RECORD, msgspec.json.encode(record))
 
     def history(self) -> History:
-        """Return everything the agents have said and every fault that fired so far."""
+        """Return the marks and receipts so far."""
         return History.from_lines(self._read(MARKS), receipts=self.receipts())
 
     def receipts(self) -> tuple[Receipt, ...]:
-        """Return what is known of the faults so far."""
+        """Return the receipts so far."""
         return self._lines(RECEIPTS, Receipt)
 
     def agents_started(self) -> tuple[AgentStarted, ...]:
@@ -136,7 +135,7 @@ class Journal:
         return tuple(value for value in self._agents() if isinstance(value, AgentStarted))
 
     def agents_ended(self) -> tuple[AgentSummary, ...]:
-        """Return what became of the agents that have ended."""
+        """Return the agents that have ended."""
         return tuple(value for value in self._agents() if isinstance(value, AgentSummary))
 
     def databases(self) -> tuple[Path, ...]:

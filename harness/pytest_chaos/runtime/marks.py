@@ -1,8 +1,8 @@
-"""Marks: one line an agent writes to say what it is about to do (intent), what is done (ack), or a fact (note).
+"""Marks: lines that an agent writes before (intent) and after (ack) an operation, and notes.
 
-A mark is one ``write`` of one JSON line to a file that was opened for appending. No kill can take
-it back once the call returned, and its order is its place in the file, across all agents of a run.
-An agent in any language can write them:
+A mark is one ``write`` of one JSON line to a file opened for appending. No kill can take it back
+once the call has returned. Its order is its place in the file, across all agents of a run. An agent
+in any language can write marks:
 
     {"kind": "ack", "operation": "put", "key": 7, "agent": "writer", "pid": 4711}
 
@@ -13,6 +13,7 @@ one. (A pipe was measured to tear or merge 5 % of 6 kB lines from four writers; 
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 from typing import TYPE_CHECKING, Any, Final
@@ -24,14 +25,33 @@ MARKS_VARIABLE: Final = "CHAOS_MARKS"
 AGENT_VARIABLE: Final = "CHAOS_AGENT"
 
 MARK_BYTES_MAX: Final = 64 * 1024
-"""A larger mark is refused: marks say what happened, they do not carry the data."""
+"""Limit of one mark: marks say what happened, they do not carry the data."""
+
+
+class Note(enum.StrEnum):
+    """The operations of notes that the harness itself writes inside an agent."""
+
+    FAULT = "chaos.fault"
+    """A planned fault fires in this agent now. The key is its place in the plan."""
+    POINT = "chaos.point"
+    """A crash point was passed. Written only for the prefix ``trace_points``."""
+    POINTS_SEEN = "chaos.points-seen"
+    """At a normal end: how often each point was passed, of the families of the planned points."""
+    RAISED = "chaos.raised"
+    """The target ended with this exception."""
 
 
 class Marks:
-    """Writes marks for one agent.
+    """The writer of one agent's marks.
 
-    ``listener``, if set, is called with kind and operation right after each mark is in the file;
-    the agent's own fault triggers use it.
+    ``listener``, if set, is called with kind and operation after each mark is in the file; the
+    agent's fault triggers use it.
+
+    >>> marks = Marks(os.devnull, agent="writer")
+    >>> marks.intent("put", 1)
+    >>> # ... store.put(1) ...
+    >>> marks.ack("put", 1)
+    >>> marks.note("cache", value={"hits": 12})
     """
 
     def __init__(self, path: str | os.PathLike[str], agent: str = "") -> None:
@@ -42,26 +62,26 @@ class Marks:
 
     @classmethod
     def from_environment(cls) -> Marks:
-        """Return the marks of the agent that this process is; outside of a run they go nowhere.
+        """Return the marks of this process's agent; outside of a run they go to ``/dev/null``.
 
-        A program under test can so keep its mark calls in production.
+        So a program under test can keep its mark calls in production.
         """
         return cls(os.environ.get(MARKS_VARIABLE, os.devnull), os.environ.get(AGENT_VARIABLE, ""))
 
     def intent(self, operation: str, key: str | int | None = None, value: Any = None) -> None:
-        """Say that ``operation`` is about to be done. Call it before."""
+        """Write that ``operation`` is about to be done. Call it before the operation."""
         self._write("intent", operation, key, value)
 
     def ack(self, operation: str, key: str | int | None = None, value: Any = None) -> None:
-        """Say that ``operation`` was done. Call it after, and only when it must not be lost any more."""
+        """Write that ``operation`` is done: call it after, when it must not be lost any more."""
         self._write("ack", operation, key, value)
 
     def note(self, operation: str, key: str | int | None = None, value: Any = None) -> None:
-        """Say something about this agent that a checker or a reader of the evidence should know."""
+        """Write a fact for a checker or a reader of the evidence."""
         self._write("note", operation, key, value)
 
     def close(self) -> None:
-        """Close the file; marks after this are an error."""
+        """Close the file. A mark after this is an error."""
         os.close(self._descriptor)
 
     def _write(self, kind: str, operation: str, key: str | int | None, value: Any) -> None:
@@ -71,14 +91,14 @@ class Marks:
         try:
             text = json.dumps(mark, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
-            msg = f"the {kind} mark of {operation!r} cannot be written, a mark is JSON: {error}"
+            msg = f"the {kind} mark of {operation!r} must be JSON; got: {error}. Give plain values"
             raise ValueError(msg) from error
         line = b"\n" + text.encode(errors="replace") + b"\n"
         if len(line) > MARK_BYTES_MAX:
-            msg = f"a mark of {len(line)} bytes, at most {MARK_BYTES_MAX}: put a key or a hash into it, not the data"
+            msg = f"a mark must have at most {MARK_BYTES_MAX} bytes; got {len(line)}. Put a key or a hash into it"
             raise ValueError(msg)
         if os.write(self._descriptor, line) != len(line):
-            msg = "a mark was cut short: the disk of the run's folder is full"
+            msg = "a mark must be written whole; it was cut short, so the disk of the run's folder is full"
             raise OSError(msg)
         if self.listener is not None:
             self.listener(kind, operation)

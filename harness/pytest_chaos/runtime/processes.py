@@ -1,8 +1,12 @@
-"""Processes by pid *and* start time: who descends from whom, and how to end exactly those.
+"""Processes: their identity, state and family, and how to signal exactly the ones that are meant.
 
-A pid alone names nobody: it is reused. Everything here goes by the pair of pid and start time
-(clock ticks since boot), and signals go through a pidfd that was checked after it was opened. Reads
-``/proc``; Linux only.
+The kernel reuses pids, so a process is identified by pid *and* start time (clock ticks since boot),
+and a signal goes through a pidfd whose process was compared after it was opened. All knowledge of
+``/proc/PID/stat`` is in ``_parse``.
+
+``psutil`` samples CPU, memory and open files (``agent.py``). It is not used here: its import takes
+longer than starting an agent, its creation times are seconds of a clock that can be set, and it
+has no pidfd. Linux only. Sources: proc(5), pidfd_open(2), prctl(2).
 """
 
 from __future__ import annotations
@@ -13,23 +17,26 @@ import os
 import select
 import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
+    import resource
     from collections.abc import Callable, Collection, Iterator
     from ctypes import CDLL
 
 _POLL_S: Final = 0.002
+_STAT_BYTES_MAX: Final = 4096
+_EXIT_ORPHANED: Final = 70
 _LINKS_OF_ONE_THREAD: Final = 3
 """Links of ``/proc/self/task`` with one thread: stat(2) is cheaper than listing it."""
+
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_GET_CHILD_SUBREAPER: Final = 37
 
 
 class Process(NamedTuple):
-    """One process, told apart from a later one with the same pid. ``start_ticks`` counts from boot."""
+    """A process, as ``/proc/PID/stat`` shows it. ``start_ticks`` counts clock ticks from boot."""
 
     pid: int
     start_ticks: int
@@ -39,38 +46,52 @@ class Process(NamedTuple):
 
     @property
     def alive(self) -> bool:
-        """Whether it can still run: a zombie is dead, it only has not been reaped."""
+        """Whether it can still run: a zombie is dead, and waits to be reaped."""
         return self.state not in {"Z", "X"}
 
 
+# Look at processes
+
+
 def read(pid: int) -> Process | None:
-    """Return what ``/proc`` says of a pid, or ``None`` when there is no such process."""
+    """Return the process that has this pid now, or None.
+
+    >>> read(os.getpid()).alive
+    True
+    """
     try:
-        content = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)  # 20 us less than with a Path
     except OSError:
         return None
-    before, _, after = content.rpartition(")")
-    fields = after.split()
-    return Process(pid, int(fields[19]), int(fields[1]), fields[0], before.partition("(")[2])
-
-
-def start_ticks() -> int:
-    """Return when this process started; nobody else can be sure to read it before a short life is over."""
-    descriptor = os.open("/proc/self/stat", os.O_RDONLY)  # a Path costs 20 µs more, which every agent would pay
     try:
-        return int(os.read(descriptor, 1024).rpartition(b")")[2].split()[19])
+        return _parse(os.read(descriptor, _STAT_BYTES_MAX))
+    except OSError:  # ESRCH: it was reaped after the file was opened
+        return None
     finally:
         os.close(descriptor)
 
 
+def own() -> Process:
+    """Return this process."""
+    process = read(os.getpid())
+    if process is None:
+        msg = "/proc must show this process; got no /proc/self/stat. Mount /proc"
+        raise OSError(msg)
+    return process
+
+
 def is_running(pid: int, start_ticks: int) -> bool:
-    """Return whether this very process still runs."""
+    """Whether the process with this pid and start time still runs."""
     process = read(pid)
     return process is not None and process.start_ticks == start_ticks and process.alive
 
 
 def threads() -> list[int]:
-    """Return the ids of this process's threads."""
+    """Return the ids of this process's threads.
+
+    >>> os.getpid() in threads()
+    True
+    """
     if os.stat("/proc/self/task").st_nlink == _LINKS_OF_ONE_THREAD:  # noqa: PTH116 - called for each traced run
         return [os.getpid()]
     return [int(name) for name in os.listdir("/proc/self/task")]
@@ -85,6 +106,40 @@ def children() -> list[int]:
     return found
 
 
+def descendants(root: int, *, without: Collection[int] = ()) -> list[Process]:
+    """Return the descendants of ``root``, zombies included.
+
+    Processes in ``without`` are left out, their descendants are not.
+    """
+    of_parent: dict[int, list[Process]] = {}
+    for process in _all():
+        of_parent.setdefault(process.parent_pid, []).append(process)
+    found: list[Process] = []
+    parents = [root]
+    while parents:
+        for process in of_parent.get(parents.pop(), ()):
+            if process.pid not in without:
+                found.append(process)
+            parents.append(process.pid)
+    return found
+
+
+# Signal and end processes
+
+
+def pidfd_of(pid: int, start_ticks: int) -> int | None:
+    """Return a new pidfd of the process with this pid and start time, or None when it is gone."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return None
+    now = read(pid)  # after the pidfd was opened: it cannot be reused from here on
+    if now is None or now.start_ticks != start_ticks:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
 def has_ended(pidfd: int) -> bool:
     """Whether the process of a pidfd has ended, reaped or not."""
     poll = select.poll()  # select() takes no descriptor above 1023
@@ -92,12 +147,81 @@ def has_ended(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
+def send(pid: int, start_ticks: int, number: signal.Signals) -> bool:
+    """Send a signal to the process with this pid and start time; return whether it was there."""
+    descriptor = pidfd_of(pid, start_ticks)
+    if descriptor is None:
+        return False
+    try:
+        signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def end(process: Process) -> bool:
+    """Send SIGKILL to exactly this process; return whether it was there."""
+    return send(process.pid, process.start_ticks, signal.SIGKILL)
+
+
+def end_all(
+    root: int, *, without: Collection[int] = (), reap: Callable[[], None], timeout_s: float = 10.0
+) -> list[Process]:
+    """End every descendant of ``root``; return those that were still alive after ``timeout_s``.
+
+    ``reap`` is called between two looks to collect the dead.
+    """
+    return _end_repeatedly(lambda: descendants(root, without=without), reap, timeout_s)
+
+
+def end_marked(variable: str, value: str, *, timeout_s: float = 10.0) -> list[Process]:
+    """End all processes started with this environment variable; return those still alive.
+
+    It finds processes whose parents are gone. ``/proc`` shows the environment of the last exec, so
+    a fork or a daemon cannot lose it.
+    """
+    wanted = f"{variable}={value}".encode()
+    return _end_repeatedly(
+        lambda: [process for process in _all() if process.alive and wanted in _environment(process.pid)],
+        lambda: None,
+        timeout_s,
+    )
+
+
+def reaped() -> Iterator[tuple[int, int, resource.struct_rusage]]:
+    """Reap the children that have ended; yield pid, wait status and usage of each."""
+    with contextlib.suppress(ChildProcessError):
+        while (child := os.wait4(-1, os.WNOHANG))[0]:
+            yield child
+
+
+def reap_all() -> None:
+    """Reap the children that have ended, without waiting."""
+    for _ in reaped():
+        pass
+
+
+def wake_on_child() -> int:
+    """Return the read end of a pipe that becomes readable when a child of this process ends."""
+    read_end, write_end = os.pipe()
+    for descriptor in (read_end, write_end):
+        os.set_blocking(descriptor, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler the wakeup descriptor is not written
+    return read_end
+
+
+# Arrange the end of this process and of its descendants
+
+
 def adopt_orphans(*, adopts: bool = True) -> bool:
     """Make this process the parent of each descendant whose own parent ends (a child subreaper).
 
     Return whether it was one before, so that it can be undone.
     """
-    import ctypes  # see _libc
+    import ctypes  # as in _libc
 
     before = ctypes.c_int()
     _libc().prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
@@ -105,9 +229,14 @@ def adopt_orphans(*, adopts: bool = True) -> bool:
     return bool(before.value)
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent's thread ends."""
+def die_with_parent(parent_pid: int | None = None) -> None:
+    """Have the kernel kill this process when its parent's thread ends.
+
+    With ``parent_pid``, exit at once if that is not the parent any more.
+    """
     _libc().prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if parent_pid is not None and os.getppid() != parent_pid:
+        os._exit(_EXIT_ORPHANED)
 
 
 @functools.cache
@@ -117,93 +246,38 @@ def _libc() -> CDLL:
     return ctypes.CDLL(None)
 
 
-def descendants(root: int, *, without: Collection[int] = ()) -> list[Process]:
-    """Return the live and dead descendants of ``root``, without those in ``without`` (but with their descendants)."""
-    children: dict[int, list[Process]] = {}
-    for process in _all():
-        children.setdefault(process.parent_pid, []).append(process)
-    found: list[Process] = []
-    waiting = [root]
-    while waiting:
-        for process in children.get(waiting.pop(), ()):
-            if process.pid not in without:
-                found.append(process)
-            waiting.append(process.pid)
-    return found
-
-
-def end(process: Process) -> bool:
-    """Send SIGKILL to exactly this process; return whether it was still there."""
-    return send(process.pid, process.start_ticks, signal.SIGKILL)
-
-
-def send(pid: int, start_ticks: int, number: signal.Signals) -> bool:
-    """Send a signal to a process if it is the one with this start time; return whether it was."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except OSError:
-        return False
-    try:
-        now = read(pid)
-        if now is None or now.start_ticks != start_ticks:
-            return False
-        signal.pidfd_send_signal(descriptor, number)
-    except ProcessLookupError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)
-
-
-def end_all(
-    root: int, *, without: Collection[int] = (), reap: Callable[[], None], timeout_s: float = 10.0
-) -> list[Process]:
-    """End every descendant of ``root`` and return those that were still there after ``timeout_s``.
-
-    Ending a parent hands its children to the subreaper, and a process may fork while it is looked
-    at: so it is repeated until a look finds nobody alive. ``reap`` is called between looks to
-    collect the dead.
-    """
-    deadline = time.monotonic() + timeout_s
+def _end_repeatedly(find: Callable[[], list[Process]], reap: Callable[[], None], timeout_s: float) -> list[Process]:
+    # Ending a parent hands its children to the subreaper, and a process may fork while we look: so
+    # look again until nothing is alive.
+    deadline_s = time.monotonic() + timeout_s
     while True:
-        alive = [process for process in descendants(root, without=without) if process.alive]
+        alive = [process for process in find() if process.alive]
         reap()
-        if not alive or time.monotonic() > deadline:
+        if not alive or time.monotonic() > deadline_s:
             return alive
         for process in alive:
             end(process)
         time.sleep(_POLL_S)
 
 
-def end_marked(variable: str, value: str, *, timeout_s: float = 10.0) -> list[Process]:
-    """End every process that was started with this variable in its environment; return those still there after that.
-
-    For when nobody is left who knows them as descendants: the environment that ``/proc`` shows is
-    that of the last exec, so a fork or a daemon cannot lose it.
-    """
-    wanted = f"{variable}={value}".encode()
-    deadline = time.monotonic() + timeout_s
-    while True:
-        alive = [process for process in _all() if process.alive and wanted in _environment(process.pid)]
-        if not alive or time.monotonic() > deadline:
-            return alive
-        for process in alive:
-            end(process)
-        time.sleep(_POLL_S)
+def _parse(stat: bytes) -> Process:
+    # "PID (NAME) STATE PPID ...": a name may hold spaces and parentheses, so split at the last one.
+    # STATE is field 3, PPID field 4, the start time field 22.
+    before, _, after = stat.rpartition(b")")
+    pid, _, name = before.partition(b"(")
+    fields = after.split()
+    return Process(int(pid), int(fields[19]), int(fields[1]), fields[0].decode(), name.decode(errors="replace"))
 
 
 def _environment(pid: int) -> list[bytes]:
     try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:  # somebody else's, or gone
+        with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 - read for each process of the machine
+            return file.read().split(b"\0")
+    except OSError:  # another user's, or gone
         return []
 
 
 def _all() -> Iterator[Process]:
-    with os.scandir("/proc") as entries:
-        for entry in entries:
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError, ValueError, IndexError):
-                    if (process := read(int(entry.name))) is not None:
-                        yield process
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (process := read(int(name))) is not None:
+            yield process

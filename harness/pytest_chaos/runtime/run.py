@@ -1,11 +1,8 @@
-"""One run of a scenario: what the ``chaos`` fixture is.
+"""One run of a scenario: the object that tests get as the fixture ``chaos``.
 
 A run owns a journal, starts agents, carries out its plan while the test waits, gathers the history
 and the findings, and is concluded with a verdict. It ends everything that it started. It knows
 nothing of pytest.
-
-This module is long because it is the surface that tests are written against: most of it is
-docstrings.
 """
 
 from __future__ import annotations
@@ -42,10 +39,24 @@ CRASH_POINTS_NOTE: Final = "crash_points"
 
 
 class Run:
-    """One run. Tests get it as the fixture ``chaos``.
+    """One run: real processes, planned faults, expectations. Tests get it as ``chaos``.
 
-    ``seed`` and ``iteration`` fix everything random; ``directory`` is the folder that agents work
-    in and that is searched for SQLite files when evidence is made.
+    ``seed`` and ``iteration`` fix everything random. ``directory`` is the folder that agents work
+    in; the evidence contains its SQLite files.
+
+    Example::
+
+        @pytest.mark.chaos(id="01-kill-9", title="A killed writer loses no acknowledged value")
+        def test_kill_9(chaos):
+            chaos.plan(kill("writer", when=after_mark("put", count=3)))
+            chaos.spawn("shop.worker:work", name="writer")
+            chaos.wait_for_faults()
+            reader = chaos.spawn("shop.worker:read", name="reader")
+            reader.wait_exit()
+            acks = [mark.key for mark in chaos.history.marks if mark.kind == "ack"]
+            found = {mark.key for mark in reader.marks if mark.operation == "found"}
+            lost = set(acks) - found
+            chaos.expect("acknowledged values lost", observed=len(lost), holds=not lost)
     """
 
     def __init__(
@@ -83,26 +94,35 @@ class Run:
 
     @property
     def iteration(self) -> int:
-        """Which run of its scenario this is, from 0."""
+        """The number of this run of its scenario, from 0."""
         return self._header.iteration
 
     @property
     def directory(self) -> Path:
-        """The folder for the files of the target; it is removed with the run."""
+        """The folder for the files of the target, removed with the run."""
         return self._journal.work_folder
 
     def random(self, *purpose: str | int) -> seeds.Stream:
-        """Return the run's own randomness for a purpose: it depends on seed, test and iteration alone."""
+        """Return random values for a purpose: a stream of its own, from seed, test and iteration.
+
+        Example::
+
+            delays_s = [chaos.random("delay").uniform(0.0, 0.1) for _ in range(5)]
+        """
         return seeds.stream(self.seed, self._header.node_id, self.iteration, *purpose)
 
     def plan(self, *faults: Fault) -> Plan:
-        """Fix which faults meet which agents, before they are started; return the plan that is carried out.
+        """Fix the faults of the run before its first agent starts; return the plan.
 
         In a replay that is the plan of the evidence pack. Raises UsageError for a plan that cannot
-        be carried out, a second plan, or one that comes after the first agent.
+        be carried out, a second plan, or a plan after the first agent.
+
+        Example::
+
+            chaos.plan(kill("writer", when=after_mark("put")), pause("reader", duration_s=2.0))
         """
         if self._header.plan is not None or self._incarnations:
-            msg = "a run has one plan, fixed before its first agent starts: call chaos.plan once, with all faults"
+            msg = "a run must have one plan, fixed before its first agent starts. Call chaos.plan once, with all faults"
             raise UsageError(msg)
         plan = Plan(seed=self.seed, scenario=self._header.scenario.id, iteration=self.iteration, faults=faults)
         plans.validate(plan, kinds=REGISTRY)
@@ -133,22 +153,27 @@ class Run:
 
         ``target`` is ``"module:function"``, ``"path/to/file.py:function"``, a function at the top
         level of a module, or an argv of any program. ``kwargs`` are JSON and become the function's
-        arguments; one that takes ``marks`` gets its own. ``env`` adds to the environment of pytest
-        (``None`` unsets), ``cwd`` is the run's directory unless given. A Python agent is forked
-        from a process that has imported its module already, or, with ``fresh``, started in an
-        interpreter of its own. ``trace_points`` notes every audit event with this prefix, as a
-        mark.
+        arguments; a function with a parameter ``marks`` gets its :class:`Marks`. ``env`` adds to
+        the environment of pytest (``None`` unsets). ``cwd`` is the run's directory by default. A
+        Python agent is forked from a zygote that has imported its module, or, with ``fresh``,
+        started in an interpreter of its own. ``trace_points`` notes every audit event with this
+        prefix as a mark.
 
-        Raises SpawnError when it cannot be started, UsageError for what can never be.
+        Raises SpawnError if it cannot be started, UsageError for a call that cannot be right.
+
+        Example::
+
+            writer = chaos.spawn("shop.worker:work", kwargs={"total": 100}, name="writer")
+            server = chaos.spawn(["./server", "--port", "0"], env={"LOG": "debug"})
         """
         check_bound(timeout_s)
         command = _command(target, kwargs or {}, fresh=fresh)
         agent_name = name or f"agent-{len(self._incarnations) + 1}"
         if agent_name in self._agents and self._agents[agent_name].running:
-            msg = f"there is a running agent called {agent_name!r} already: give this one another name"
+            msg = f"the name of an agent must be free; got {agent_name!r}, which is running. Give another name"
             raise UsageError(msg)
         if not agent_name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-            msg = f"an agent's name is made of letters, digits, '-', '_' and '.', and this is {agent_name!r}"
+            msg = f"the name of an agent must be made of letters, digits, '-', '_' and '.'; got {agent_name!r}"
             raise UsageError(msg)
         environment = {**os.environ, **{key: value for key, value in (env or {}).items() if value is not None}}
         for key in [key for key, value in (env or {}).items() if value is None]:
@@ -182,14 +207,19 @@ class Run:
         return proxy.FaultProxy(agent, int(ready.value))
 
     def agent(self, name: str) -> Agent:
-        """Return the current incarnation of the agent of this name. Raises UsageError when there is none."""
+        """Return the newest agent of this name. Raises UsageError if none was started."""
         if name not in self._agents:
-            msg = f"no agent called {name!r} was started; there are: {', '.join(self._agents) or 'none'}"
+            msg = f"agent {name!r} must have been started; got: {', '.join(self._agents) or 'none'}"
             raise UsageError(msg)
         return self._agents[name]
 
     def wait_until(self, condition: Callable[[], object], *, timeout_s: float = WAIT_TIMEOUT_S, what: str = "") -> None:
-        """Wait until ``condition()`` is true, while planned faults go on firing. Raises WaitExpired."""
+        """Wait until ``condition()`` is true, while planned faults fire. Raises WaitExpired.
+
+        Example::
+
+            chaos.wait_until(lambda: (chaos.directory / "done").exists(), what="the file done")
+        """
         described = what or getattr(condition, "__name__", "the condition")
         if self._client is not None:
             self._client.wait_until(condition, timeout_s=timeout_s, what=described, seen=self._describe)
@@ -210,19 +240,23 @@ class Run:
 
     @property
     def history(self) -> History:
-        """Everything the agents have said so far and every fault that was seen to fire."""
+        """All marks so far, and the receipts of the faults that fired."""
         self._read_marks()
         return History.from_lines(self._journal.marks_path.read_bytes(), receipts=tuple(self._receipts))
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
-        """What is known of the faults so far."""
+        """The receipts so far."""
         return tuple(self._receipts)
 
     def expect(self, name: str, *, observed: object, holds: bool) -> bool:
-        """Record a key assertion with the value that was seen, and return whether it holds; a failed one fails the run.
+        """Record a key assertion with its observed value; return whether it holds, else the run fails.
 
-        It does not stop the test: everything that was expected is in the record.
+        It does not stop the test, so the record has every expectation.
+
+        Example::
+
+            chaos.expect("leases recovered", observed=stats.recovered, holds=stats.recovered == 100)
         """
         text = verdict.encodable(str(observed))
         shown = text if len(text) <= OBSERVED_CHARACTERS_MAX else text[: OBSERVED_CHARACTERS_MAX - 1] + "…"
@@ -230,10 +264,14 @@ class Run:
         return bool(holds)
 
     def check(self, findings: Iterable[Finding | str], *, expect: str | None = None) -> tuple[Finding, ...]:
-        """Take over what a checker found (a string is a finding, too) and return it; any finding fails the run.
+        """Add findings (a string is one, too) to the run, which any finding fails; return them.
 
-        ``expect`` names the key assertion that there are none, so that a check that finds nothing
-        is in the record.
+        ``expect`` names the key assertion that there are none, so that the record shows a check
+        that finds nothing.
+
+        Example::
+
+            chaos.check(lost_rows(path), expect="no acknowledged row is lost")
         """
         found = tuple(
             Finding(signature=f"check:{finding[:60]}", text=finding) if isinstance(finding, str) else finding
@@ -257,16 +295,16 @@ class Run:
         return found
 
     def inconclusive(self, text: str) -> None:
-        """Say that this run decides nothing, and why: too little load, a fault that hit nothing. It fails the test."""
+        """Make this run INCONCLUSIVE, with the reason (too little load, say). It fails the test."""
         self._findings.append(Finding(signature="harness:inconclusive", text=text, kind="harness"))
 
     def check_history(self, *checkers: Checker, expect: str | None = None) -> tuple[Finding, ...]:
-        """Run checkers over the history; one that raises leaves the run INCONCLUSIVE."""
+        """Run checkers over the history. A checker that raises leaves the run INCONCLUSIVE."""
         return self.check(run_checkers(checkers, self.history), expect=expect)
 
     @contextlib.contextmanager
     def clean_run(self) -> Iterator[None]:
-        """Mark what is checked within as seen without faults: a bug of the target, or a wrong checker."""
+        """Mark findings within as seen without faults: a bug of the target, or a wrong checker."""
         self._clean = True
         try:
             yield
@@ -274,32 +312,32 @@ class Run:
             self._clean = False
 
     def note(self, name: str, value: Json) -> None:
-        """Keep a fact about the run in its record: a figure, a list of crash points. JSON only."""
+        """Keep a fact (JSON) about the run in its record: a figure, a list of crash points."""
         try:
             msgspec.json.encode(value)
         except (TypeError, ValueError) as error:
-            msg = f"a note has to be JSON, and {name!r} is not: {error}"
+            msg = f"the note {name!r} must be JSON; got: {error}"
             raise UsageError(msg) from error
         self._notes[name] = value
 
     @property
     def attachments(self) -> Path:
-        """The folder for files that go into the evidence pack as they are, should there be one."""
+        """The folder for files to be copied into the evidence pack, if one is made."""
         return self._journal.folder / ATTACHMENTS
 
     def receive(self, receipt: Receipt) -> None:
-        """Take over the receipt of a fault that something else than the plan has caused: an exploration."""
+        """Add the receipt of a fault that is not of the plan: an exploration's."""
         self._on_receipt(receipt)
 
     def database(self, path: str | os.PathLike[str]) -> Path:
-        """Name a SQLite file that belongs into the evidence though it is not under ``directory``; return its path."""
+        """Add a SQLite file outside of ``directory`` to the evidence; return its path."""
         self._journal.add_database(Path(path).absolute())
         return Path(path)
 
     # The end
 
     def conclude(self, error: BaseException | None = None) -> RunRecord:
-        """End everything the run started, judge it, and return its record; a second call changes nothing."""
+        """End what the run started, judge it, and return its record. Calling it twice is fine."""
         if self._record is not None:
             return self._record
         if error is not None:
@@ -333,11 +371,10 @@ class Run:
         return self._record
 
     def pack(self, record: RunRecord, failure: str, evidence: Path, *, queries: Mapping[str, str]) -> RunRecord:
-        """Save the evidence of a run that did not hold under ``evidence``; return the record, which now names the pack.
+        """Save the evidence of a run that did not hold; return the record with the pack's name.
 
-        What stands in the way (a full disk, a folder that cannot be written) is a note in the
-        record, never another error. The pack then goes to the folder for temporary files, since
-        what was seen may not be seen again.
+        If that fails (a full disk, a read-only folder), the pack goes to the folder for temporary
+        files, since the failure may not happen again, and the record notes the reason.
         """
         packed = msgspec.structs.replace(record, evidence=f"{evidence.name}/{record.run_id}")
         problem = self._write_pack(packed, failure, evidence / record.run_id, queries)
@@ -347,7 +384,7 @@ class Run:
         return packed
 
     def _write_pack(self, record: RunRecord, failure: str, destination: Path, queries: Mapping[str, str]) -> str:
-        """Write the pack and return what stood in the way, if anything did."""
+        """Write the pack; return why that failed, or nothing."""
         from pytest_chaos import evidence as packs  # most runs hold
 
         try:
@@ -360,9 +397,9 @@ class Run:
         return ""
 
     def _pack_elsewhere(self, record: RunRecord, failure: str, queries: Mapping[str, str], problem: str) -> RunRecord:
-        """Write the pack where it does not belong; the record names no pack, but says where it is and how to repeat it.
+        """Write the pack to a temporary folder; the record notes where it is and how to replay it.
 
-        If that fails, too, the seed is all that is left.
+        If that fails, too, only the seed is left.
         """
         import shutil  # hardly ever needed, this and the next
         import tempfile
@@ -381,7 +418,7 @@ class Run:
         return msgspec.structs.replace(moved, notes=notes)
 
     def remove(self) -> None:
-        """Remove the journal and everything the agents left in the run's directory."""
+        """Remove the journal with the run's directory."""
         import shutil  # once a run
 
         shutil.rmtree(self._journal.folder, ignore_errors=True)
@@ -406,7 +443,7 @@ class Run:
             self._journal.add_agent(agent.summary())
 
     def _broken_expectations(self) -> list[Finding]:
-        """Return a finding for each expectation that is broken; a check's own findings speak for it already."""
+        """Return a finding for each broken expectation; a failed check has its own findings."""
         return verdict.of_assertions(assertion for assertion in self._assertions if assertion.name not in self._checked)
 
     def _start(self, name: str, command: Command, spec: dict[str, Any], timeout_s: float) -> Agent:
@@ -424,18 +461,18 @@ class Run:
         return agent
 
     def _adopt(self, agent: Agent) -> None:
-        """Know an agent before it can say anything."""
+        """Register an agent before it can write a mark."""
         agent.fire = lambda kind: self._fire(kind, agent)
         self._agents[agent.name] = agent
         self._incarnations.append(agent)
 
     def start_helper(self, name: str, target: str, kwargs: Mapping[str, Json]) -> Agent:
-        """Start a process that a fault consists of. Faults ask for it; tests call spawn."""
+        """Start a process that a fault needs. For faults; tests call spawn."""
         taken = sum(agent.name.startswith(name) for agent in self._incarnations)
         return self.spawn(target, kwargs=kwargs, name=f"{name}-{taken + 1}")
 
     def start_again(self, agent: Agent) -> Agent:
-        """Start the next incarnation of an agent, as it was started first. Faults ask for it; tests call restart."""
+        """Start an agent again with its first arguments. For faults; tests call restart."""
         command, spec, _ = self._specs[agent.number]
         return self._start(agent.name, command, spec, SPAWN_TIMEOUT_S)
 
@@ -489,27 +526,28 @@ def _command(
 ) -> Command:
     if isinstance(target, str):
         if not all(target.rpartition(":")):
-            msg = f"a target reads 'module:function' or 'file.py:function', and this is {target!r}; an argv is a list"
+            msg = f"a target must be 'module:function' or 'file.py:function'; got {target!r}. Give an argv as a list"
             raise UsageError(msg)
         return Command(target, None, dict(kwargs), fresh)
     if callable(target):
         return Command(_name_of(target), None, dict(kwargs), fresh)
     argv = tuple(os.fspath(part) for part in target)
     if not argv or kwargs:
-        msg = "an argv needs a program and takes no kwargs: put the arguments into the list"
+        got = f"{list(argv)} with kwargs {dict(kwargs)}"
+        msg = f"an argv must name a program, and takes no kwargs; got {got}. Put the arguments into the list"
         raise UsageError(msg)
     return Command(None, argv, {}, fresh)
 
 
 def _name_of(function: Callable[..., object]) -> str:
-    """Return how a fresh process finds this function: by module where that can be imported, else by file."""
+    """Return the target of a function: by module if it can be imported, else by file."""
     import importlib.util  # only for a function object
     import inspect  # likewise
 
     name = getattr(function, "__qualname__", "")
     module = getattr(function, "__module__", "")
     if not name or "<" in name:
-        msg = f"{function!r} cannot be found by another process: an agent is a function at the top level of a module"
+        msg = f"an agent's function must be at the top level of a module; got {function!r}, which no process can import"
         raise UsageError(msg)
     source = inspect.getsourcefile(function)
     with contextlib.suppress(ImportError, ValueError, AttributeError):
@@ -525,7 +563,7 @@ def _log_name(name: str, incarnations: Sequence[Agent]) -> str:
 
 
 def _without_pack(record: RunRecord, own: str, problems: list[Json]) -> RunRecord:
-    """Return the record of a run whose evidence is lost: its seed repeats it, with the project's ``own`` options."""
+    """Return the record of a run without a pack: its seed and ``own`` options reproduce it."""
     words = ["pytest", shlex.quote(record.node_id), f"--chaos-seed={record.seed}"]
     words += [f"--chaos-iterations={record.iteration + 1}"] if record.iteration else []
     notes = {**record.notes, "evidence_problems": problems}
@@ -539,7 +577,7 @@ def _now() -> str:
 
 
 def reason(record: RunRecord) -> str:
-    """Return in a few lines why a run did not hold: what the failure of its test says."""
+    """Return in a few lines why a run did not hold, for the failure of its test."""
     lines = [f"{record.verdict}: {record.scenario.title or record.scenario.id}"]
     lines += [
         f"  [{finding.signature}] {finding.text}" for finding in record.findings if finding.verdict is record.verdict

@@ -1,8 +1,8 @@
-"""Messages between controller, guardian and templates: JSON over a Unix socket that keeps their boundaries.
+"""Messages between controller, guardian and zygotes: JSON over a sequenced-packet socket.
 
 A message may carry file descriptors (``SCM_RIGHTS``): the write end of an agent's output, a pidfd.
-JSON and not pickle, so that nothing that comes over a socket can run; a sequenced-packet socket and
-not a stream, so that there is no framing to get wrong when an end dies in the middle.
+JSON instead of pickle: nothing that comes over a socket can run. A sequenced-packet socket instead
+of a stream: when one end dies in the middle, no message is half there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DESCRIPTORS_MAX: Final = 4
 _INT: Final = array.array("i")
 
 
-class MessageTooLarge(ValueError):  # noqa: N818 - says what is wrong; the caller turns it into its own error
+class MessageTooLarge(ValueError):  # noqa: N818 - the caller turns it into its own error
     """The message does not fit into one packet."""
 
 
@@ -34,10 +34,10 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send(end: socket.socket, message: Message, descriptors: Iterable[int] = ()) -> None:
-    """Send one message, blocking. Raises MessageTooLarge, and OSError when the other end is gone."""
+    """Send one message. Raises MessageTooLarge, and OSError when the other end is gone."""
     content = json.dumps(message, separators=(",", ":")).encode()
     if len(content) > MESSAGE_BYTES_MAX:
-        text = f"a message of {len(content)} bytes, at most {MESSAGE_BYTES_MAX}"
+        text = f"{len(content)} bytes, more than {MESSAGE_BYTES_MAX}"
         raise MessageTooLarge(text)
     socket.send_fds(end, [content], list(descriptors))
 

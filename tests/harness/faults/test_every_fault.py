@@ -18,8 +18,8 @@ from pytest_chaos.faults.kind import REQUIRED
 from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, Fault, MarkKind, Now, Verdict
 
-from tests.harness.explore import targets
 from tests.harness.faults import programs
+from tests.harness.runtime import targets
 
 if TYPE_CHECKING:
     from pathlib import Path

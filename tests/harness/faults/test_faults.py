@@ -14,7 +14,7 @@ from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model import plan
 from pytest_chaos.model.values import Fault, Receipt, Verdict
 
-from tests.harness.explore import targets
+from tests.harness.runtime import targets
 
 if TYPE_CHECKING:
     from pytest_chaos.model.values import AfterMark, RunRecord, When

@@ -21,7 +21,7 @@ from pytest_chaos.model import plan, seed
 from pytest_chaos.model.plan import at_delivery
 from pytest_chaos.model.values import AtDelivery, Fault, Now, Plan, Verdict
 
-from tests.harness.explore import targets
+from tests.harness.runtime import targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -56,7 +56,7 @@ def test_the_toxic_of_the_document_works(example: pytest.Pytester, monkeypatch: 
 
         import pytest
         from pytest_chaos import at_delivery, deliver
-        from tests.harness.explore import targets
+        from tests.harness.runtime import targets
 
 
         @pytest.mark.chaos(id="shout")

@@ -65,7 +65,7 @@ def test_any_text_is_a_key(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize("value", [object(), float("nan"), {1, 2}], ids=["object", "nan", "set"])
 def test_what_is_not_json_is_refused(tmp_path: Path, value: object) -> None:
     """The mark is named, and the file stays as it was."""
-    with pytest.raises(ValueError, match="the ack mark of 'put' cannot be written, a mark is JSON"):
+    with pytest.raises(ValueError, match="the ack mark of 'put' must be JSON"):
         Marks(tmp_path / "marks").ack("put", 1, value)
     assert (tmp_path / "marks").read_bytes() == b""
 
@@ -74,7 +74,7 @@ def test_a_mark_has_a_bound(tmp_path: Path) -> None:
     """Marks carry keys and hashes, not the data."""
     marks = Marks(tmp_path / "marks")
     marks.ack("put", 1, "x" * (MARK_BYTES_MAX - 200))
-    with pytest.raises(ValueError, match=f"a mark of [0-9]+ bytes, at most {MARK_BYTES_MAX}"):
+    with pytest.raises(ValueError, match=f"a mark must have at most {MARK_BYTES_MAX} bytes; got [0-9]+"):
         marks.ack("put", 1, "x" * MARK_BYTES_MAX)
     assert len(read(tmp_path / "marks")) == 1
 

@@ -14,11 +14,11 @@ from pytest_chaos.errors import AgentError, GuardianLost, SpawnError, UsageError
 from pytest_chaos.evidence import open_pack, verify
 from pytest_chaos.model import plan
 from pytest_chaos.model.values import Assertion, Finding, Plan, Verdict
-from pytest_chaos.runtime import processes as tree
+from pytest_chaos.runtime import processes
 from pytest_chaos.runtime.agent import GuardianClient
 from pytest_chaos.runtime.run import OBSERVED_CHARACTERS_MAX, reason
 
-from tests.harness.explore import targets
+from tests.harness.runtime import targets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ def test_a_run_has_one_plan(run: Run) -> None:
     """A second plan would make it unclear what was carried out."""
     fixed = run.plan(kill("writer"))
     assert fixed == Plan(seed="seed", scenario="98-test", faults=(kill("writer"),))
-    with pytest.raises(UsageError, match="one plan, fixed before its first agent starts"):
+    with pytest.raises(UsageError, match="a run must have one plan, fixed before its first agent starts"):
         run.plan(kill("writer"))
 
 
@@ -206,7 +206,7 @@ def test_a_violation_without_faults_is_of_its_own_kind(run: Run) -> None:
 def test_notes_are_json(run: Run) -> None:
     """A fact that cannot be stored is refused with its name, and the others are in the record."""
     run.note("kills in the window", 17)
-    with pytest.raises(UsageError, match="a note has to be JSON, and 'bad' is not"):
+    with pytest.raises(UsageError, match="the note 'bad' must be JSON"):
         run.note("bad", object())
     assert expected(run).conclude().notes == {"kills in the window": 17}
 
@@ -233,10 +233,10 @@ def test_the_record_says_what_became_of_each_agent(run: Run) -> None:
 
 def test_an_agent_that_does_not_exist_is_named(run: Run) -> None:
     """The error has the names that there are."""
-    with pytest.raises(UsageError, match="no agent called 'x' was started; there are: none"):
+    with pytest.raises(UsageError, match="agent 'x' must have been started; got: none"):
         run.agent("x")
     run.spawn(targets.tell, name="y")
-    with pytest.raises(UsageError, match="no agent called 'x' was started; there are: y"):
+    with pytest.raises(UsageError, match="agent 'x' must have been started; got: y"):
         run.agent("x")
 
 
@@ -287,12 +287,12 @@ def test_a_run_whose_guardian_was_killed_decides_nothing(start_run: StartRun, tm
         run = start_run(client=own)
         agent = run.spawn(targets.family)
         agent.wait_for("ready")
-        started = [process for process in tree.descendants(own.pid) if process.alive]
+        started = [process for process in processes.descendants(own.pid) if process.alive]
         assert len(started) >= 6
         os.kill(own.pid, signal.SIGKILL)
         with pytest.raises(GuardianLost, match="the guardian of the agents was killed") as caught:
             agent.wait_for("never")
-        assert not [process for process in started if tree.is_running(process.pid, process.start_ticks)]
+        assert not [process for process in started if processes.is_running(process.pid, process.start_ticks)]
         run.check(["something is missing"])
         record = expected(run).conclude(caught.value)
     assert record.verdict is Verdict.INCONCLUSIVE

@@ -13,7 +13,7 @@ from pytest_chaos import evidence
 from pytest_chaos.errors import UsageError
 from pytest_chaos.evidence import records
 from pytest_chaos.model.values import Scenario, Verdict
-from pytest_chaos.runtime import processes as tree, scratch
+from pytest_chaos.runtime import processes, scratch
 from pytest_chaos.runtime.journal import Journal, RunHeader
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def me() -> Process:
     """Return this process."""
-    here = tree.read(os.getpid())
+    here = processes.read(os.getpid())
     assert here is not None
     return here
 
@@ -96,7 +96,7 @@ def test_many_sessions_come_and_go_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("base", ["/proc/nowhere", "/dev/null/x"])
 def test_a_base_that_cannot_be_written_is_named(base: str) -> None:
     """The error says which option gives another."""
-    with pytest.raises(UsageError, match=f"no scratch folder can be made in {base} .*--chaos-scratch=DIR"):
+    with pytest.raises(UsageError, match=f"the scratch folder {base} must be writable; .*--chaos-scratch=DIR"):
         scratch.create(Path(base))
 
 
@@ -107,7 +107,7 @@ def test_a_home_of_somebody_else_is_not_used(tmp_path: Path) -> None:
         os.chown(scratch.home(tmp_path), 12345, -1)
     except PermissionError:
         pytest.skip("only root can give a folder to somebody else")
-    with pytest.raises(UsageError, match="belongs to somebody else: give another scratch folder with --chaos-scratch"):
+    with pytest.raises(UsageError, match="must belong to this user"):
         scratch.create(tmp_path)
 
 

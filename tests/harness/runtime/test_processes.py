@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from pytest_chaos.runtime import processes as tree
+from pytest_chaos.runtime import processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
     yield start_one
     for process in started:
-        tree.end_all(process.pid, reap=lambda: None)
+        processes.end_all(process.pid, reap=lambda: None)
         process.kill()
         process.wait(10)
         assert process.stdout is not None
@@ -64,16 +64,16 @@ def family(
     head = start(sys.executable, "-c", FAMILY, variables=variables)
     assert head.stdout is not None
     assert [head.stdout.readline() for _ in range(5)] == [b"up\n"] * 5
-    return head, [process.pid for process in tree.descendants(head.pid)]
+    return head, [process.pid for process in processes.descendants(head.pid)]
 
 
 def test_a_process_is_read_from_the_kernel() -> None:
     """Pid, parent, state and start time of this very process."""
-    here = tree.read(os.getpid())
+    here = processes.read(os.getpid())
     assert here is not None
     assert (here.pid, here.parent_pid, here.alive) == (os.getpid(), os.getppid(), True)
-    assert tree.is_running(here.pid, here.start_ticks)
-    assert tree.start_ticks() == here.start_ticks
+    assert processes.is_running(here.pid, here.start_ticks)
+    assert processes.own() == here
 
 
 def test_a_name_with_parentheses_does_not_confuse_the_reader(
@@ -84,7 +84,7 @@ def test_a_name_with_parentheses_does_not_confuse_the_reader(
     process = start(sys.executable, "-c", name)
     assert process.stdout is not None
     assert process.stdout.read(1) == b"."
-    found = tree.read(process.pid)
+    found = processes.read(process.pid)
     assert found is not None
     assert (found.parent_pid, found.state) != (1, "x")
     assert found.parent_pid == os.getpid()
@@ -93,24 +93,24 @@ def test_a_name_with_parentheses_does_not_confuse_the_reader(
 def test_there_is_no_process_without_one(start: Callable[..., subprocess.Popen[bytes]]) -> None:
     """A process that was reaped is nobody, and one that was not is dead."""
     process = start("/bin/true")
-    wait_until(lambda: (found := tree.read(process.pid)) is not None and not found.alive)
-    zombie = tree.read(process.pid)
+    wait_until(lambda: (found := processes.read(process.pid)) is not None and not found.alive)
+    zombie = processes.read(process.pid)
     assert zombie is not None
-    assert not tree.is_running(zombie.pid, zombie.start_ticks)
+    assert not processes.is_running(zombie.pid, zombie.start_ticks)
     process.wait(10)
-    assert tree.read(process.pid) is None
-    assert not tree.send(zombie.pid, zombie.start_ticks, signal.SIGKILL)
+    assert processes.read(process.pid) is None
+    assert not processes.send(zombie.pid, zombie.start_ticks, signal.SIGKILL)
 
 
 def test_another_process_of_the_same_pid_is_left_alone(start: Callable[..., subprocess.Popen[bytes]]) -> None:
     """With another start time it is somebody else: nothing is sent."""
     process = start("/bin/cat", "/dev/zero")
-    found = tree.read(process.pid)
+    found = processes.read(process.pid)
     assert found is not None
-    assert not tree.is_running(found.pid, found.start_ticks - 1)
-    assert not tree.end(found._replace(start_ticks=found.start_ticks - 1))
+    assert not processes.is_running(found.pid, found.start_ticks - 1)
+    assert not processes.end(found._replace(start_ticks=found.start_ticks - 1))
     assert process.poll() is None
-    assert tree.end(found)
+    assert processes.end(found)
     assert process.wait(10) == -signal.SIGKILL
 
 
@@ -120,8 +120,8 @@ def test_descendants_are_found_at_any_depth_and_in_any_session(
     """Children, grandchildren and daemons-to-be, without those that are left out but with what descends from them."""
     head, pids = family(start)
     assert len(pids) == 3
-    assert sorted(pids) == sorted(process.pid for process in tree.descendants(os.getpid()) if process.pid in pids)
-    without = tree.descendants(head.pid, without={pids[0]})
+    assert sorted(pids) == sorted(process.pid for process in processes.descendants(os.getpid()) if process.pid in pids)
+    without = processes.descendants(head.pid, without={pids[0]})
     assert [process.pid for process in without] == pids[1:]
 
 
@@ -129,16 +129,16 @@ def test_all_descendants_are_ended(start: Callable[..., subprocess.Popen[bytes]]
     """SIGTERM ignored, stopped, in another session: all are ended, and the root is not."""
     head, pids = family(start)
     os.kill(pids[1], signal.SIGSTOP)
-    assert tree.end_all(head.pid, reap=lambda: None) == []
+    assert processes.end_all(head.pid, reap=lambda: None) == []
     assert head.poll() is None
-    assert not [pid for pid in pids if (found := tree.read(pid)) is not None and found.alive]
+    assert not [pid for pid in pids if (found := processes.read(pid)) is not None and found.alive]
 
 
 def test_those_that_are_left_out_live_on(start: Callable[..., subprocess.Popen[bytes]]) -> None:
     """What is not to be ended is not, and does not keep the call from returning."""
     head, pids = family(start)
-    assert tree.end_all(head.pid, without=set(pids[:2]), reap=lambda: None) == []
-    alive = [pid for pid in pids if (found := tree.read(pid)) is not None and found.alive]
+    assert processes.end_all(head.pid, without=set(pids[:2]), reap=lambda: None) == []
+    alive = [pid for pid in pids if (found := processes.read(pid)) is not None and found.alive]
     assert alive == pids[:2]
 
 
@@ -149,8 +149,8 @@ def test_a_mark_in_the_environment_finds_orphans(start: Callable[..., subprocess
     head, pids = family(start, CHAOS_TEST_MARK=value)
     head.kill()
     head.wait(10)
-    assert not set(pids) & {process.pid for process in tree.descendants(os.getpid())}, "they are orphans"
-    assert tree.end_marked("CHAOS_TEST_MARK", value) == []
-    assert not [pid for pid in pids if (found := tree.read(pid)) is not None and found.alive]
+    assert not set(pids) & {process.pid for process in processes.descendants(os.getpid())}, "they are orphans"
+    assert processes.end_marked("CHAOS_TEST_MARK", value) == []
+    assert not [pid for pid in pids if (found := processes.read(pid)) is not None and found.alive]
     assert other.poll() is None
-    assert [pid for pid in others if (found := tree.read(pid)) is not None and found.alive] == others
+    assert [pid for pid in others if (found := processes.read(pid)) is not None and found.alive] == others

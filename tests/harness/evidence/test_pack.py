@@ -429,7 +429,7 @@ def test_a_folder_that_is_no_journal_is_refused(tmp_path: Path) -> None:
     """No header, no pack: salvage says so with None, write with a sentence; nothing is left behind."""
     (tmp_path / "empty").mkdir()
     assert salvage(tmp_path / "empty", "killed") is None
-    with pytest.raises(EvidenceError, match="is not the journal of a run"):
+    with pytest.raises(EvidenceError, match="must be the journal of a run"):
         write(tmp_path / "empty", tmp_path / "out/pack")
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -86,7 +86,7 @@ def test_links_in_a_pack_are_not_followed(pack: Path, tmp_path: Path) -> None:
 def test_a_newer_format_says_to_upgrade(pack: Path) -> None:
     """A pack of a later version is refused by its format, whatever else is in its manifest."""
     edit_manifest(pack, format=99, files="something new")
-    with pytest.raises(EvidenceError, match=r"newer format than 1.*upgrade pytest-chaos"):
+    with pytest.raises(EvidenceError, match=r"newer format than 1.*Upgrade pytest-chaos"):
         open_pack(pack)
     assert "newer format" in verify(pack)[0]
 
@@ -106,7 +106,7 @@ def test_what_is_no_pack_says_what_to_give(tmp_path: Path) -> None:
     """An ordinary folder, a missing one and a file are no packs."""
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "none", tmp_path / "file"):
-        with pytest.raises(EvidenceError, match=r"is not an evidence pack: .* give the folder"):
+        with pytest.raises(EvidenceError, match=r"must be an evidence pack; .* Give the folder"):
             open_pack(path)
         assert len(verify(path)) == 1
 
@@ -130,7 +130,7 @@ def test_an_index_of_another_shape_is_one_sentence(pack: Path) -> None:
     content = (pack / "evidence.sqlite").read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     edit_manifest(pack, files=[{"path": "evidence.sqlite", "size_bytes": len(content), "sha256": digest}])
-    with pytest.raises(EvidenceError, match="is not the index of an evidence pack"):
+    with pytest.raises(EvidenceError, match="must be the index of an evidence pack"):
         open_pack(pack)
 
 

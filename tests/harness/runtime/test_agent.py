@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pytest_chaos.errors import AgentError, SpawnError, UsageError, WaitExpired
-from pytest_chaos.runtime import processes as tree
+from pytest_chaos.runtime import processes
 from pytest_chaos.runtime.agent import OUTPUT_BYTES_MAX, ExitStatus
 
-from tests.harness.explore import targets
+from tests.harness.runtime import targets
 
 if TYPE_CHECKING:
     from pytest_chaos.runtime.marks import Marks
     from pytest_chaos.runtime.run import Run
 
-TARGETS = "tests.harness.explore.targets"
+TARGETS = "tests.harness.runtime.targets"
 
 
 def say_where(marks: Marks) -> None:
@@ -230,7 +230,7 @@ def test_a_function_that_is_not_there_is_the_agents_failure(run: Run, target: st
     """A module that can be imported without the function in it: the agent ends, and its output says so."""
     agent = run.spawn(target)
     assert agent.wait_exit() == ExitStatus(1, None)
-    assert re.search(r"no attribute 'no_such_function'|needs something to call", agent.output())
+    assert re.search(r"no attribute 'no_such_function'|a target must be callable", agent.output())
 
 
 @pytest.mark.parametrize("target", ["a_name", lambda: None, [], ":"], ids=["name", "lambda", "no argv", "colon"])
@@ -246,14 +246,14 @@ def test_an_agents_name_is_a_file_name(run: Run, name: str) -> None:
     if not name:
         assert run.spawn(targets.tell, name=name).name == "agent-1"
         return
-    with pytest.raises(UsageError, match="an agent's name is made of"):
+    with pytest.raises(UsageError, match="the name of an agent must be made of"):
         run.spawn(targets.tell, name=name)
 
 
 def test_two_running_agents_have_two_names(run: Run) -> None:
     """A name says who a mark is from, so it is not given twice at a time; after the end it may be."""
     agent = run.spawn(targets.print_and_wait, kwargs={"text": ""}, name="one")
-    with pytest.raises(UsageError, match="there is a running agent called 'one' already"):
+    with pytest.raises(UsageError, match="the name of an agent must be free; got 'one', which is running"):
         run.spawn(targets.tell, name="one")
     agent.kill()
     assert run.spawn(targets.tell, name="one").wait_for("pid")
@@ -261,14 +261,14 @@ def test_two_running_agents_have_two_names(run: Run) -> None:
 
 def test_kwargs_are_json(run: Run) -> None:
     """An object that is not JSON is refused with its type, and nothing was started."""
-    with pytest.raises(UsageError, match=r"kwargs have to be JSON.*object"):
+    with pytest.raises(UsageError, match=r"kwargs must be JSON.*object"):
         run.spawn(targets.count_up, kwargs={"operation": object()}, name="one")
     assert run.spawn(targets.tell, name="one").wait_for("pid")
 
 
 def test_kwargs_have_a_bound(run: Run) -> None:
     """What does not fit into a message belongs into a file; 100 kB fit."""
-    with pytest.raises(UsageError, match=r"a message of \d+ bytes, at most \d+: pass the path of a file"):
+    with pytest.raises(UsageError, match=r"must be small; got \d+ bytes, more than \d+\. Pass the path of a file"):
         run.spawn(targets.print_and_wait, kwargs={"text": "x" * 1_000_000}, name="one")
     agent = run.spawn(targets.print_and_wait, kwargs={"text": "x" * 100_000}, name="one")
     agent.wait_for_output("x{1000}")
@@ -281,11 +281,11 @@ def test_every_bound_is_a_positive_number(run: Run, timeout_s: float) -> None:
         lambda: run.spawn(targets.tell, timeout_s=timeout_s),
         lambda: run.wait_until(lambda: True, timeout_s=timeout_s),
     ):
-        with pytest.raises(UsageError, match="timeout_s is a positive number of seconds"):
+        with pytest.raises(UsageError, match="timeout_s must be a positive, finite number of seconds"):
             call()
     agent = run.spawn(targets.tell)
     for wait in (lambda: agent.wait_for("pid", timeout_s=timeout_s), lambda: agent.wait_exit(timeout_s=timeout_s)):
-        with pytest.raises(UsageError, match="timeout_s is a positive number of seconds"):
+        with pytest.raises(UsageError, match="timeout_s must be a positive, finite number of seconds"):
             wait()
 
 
@@ -361,4 +361,4 @@ def test_what_an_agent_used_is_in_its_summary(run: Run) -> None:
 
 def _descendants_of_the_guardian(run: Run) -> list[int]:
     assert run._client is not None
-    return [process.pid for process in tree.descendants(run._client.pid) if process.alive]
+    return [process.pid for process in processes.descendants(run._client.pid) if process.alive]

@@ -1,0 +1,69 @@
+"""The plugin's options as data: names, help, metavars. It imports nothing: pytest always loads it."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+
+class Option(NamedTuple):
+    """One setting, by its ini name; option (dashes) and variable (capitals) derive from it."""
+
+    name: str
+    metavar: str
+    help: str
+
+    @property
+    def flag(self) -> str:
+        """The command-line option."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return self.name.upper()
+
+
+class Flag(NamedTuple):
+    """An option of the command line alone; ``arguments`` are argparse's."""
+
+    flag: str
+    name: str
+    help: str
+    arguments: dict[str, Any]
+
+
+OPTIONS: Final = (
+    Option("chaos_seed", "SEED", "Seed of everything random (default: drawn, and shown)."),
+    Option("chaos_iterations", "N", "Runs of each scenario's quick form, as separate tests (default: 1)."),
+    Option(
+        "chaos_min_pass_rate", "P", "Least share of runs that hold, 0 to 1 (default: 1.0; for several iterations 0.98)."
+    ),
+    Option("chaos_confirm", "N", "Replays of a violation before it is reported (default: 2; 0: none)."),
+    Option("chaos_results", "DIR", "Folder for records, reports and evidence (default: chaos-results)."),
+    Option("chaos_report", "FORMATS", "Formats of the matrix, separated by commas (default: md,html,json)."),
+    Option(
+        "chaos_scratch", "DIR", "Folder for the files of runs, removed afterwards (default: /dev/shm if there is one)."
+    ),
+)
+
+FLAGS: Final = (
+    Flag(
+        "--chaos-quick",
+        "chaos_quick",
+        "Same as 10 iterations with a least pass rate of 0.95.",
+        {"action": "store_true"},
+    ),
+    Flag(
+        "--chaos-scenario",
+        "chaos_scenario",
+        "Only the scenario with this id; may be given again. 'chaos list' shows them.",
+        {"action": "append", "metavar": "ID", "default": None},
+    ),
+    Flag("--chaos-replay", "chaos_replay", "Only the run in this evidence pack.", {"metavar": "PACK", "default": None}),
+    Flag(
+        "--chaos-list-json",
+        "chaos_list_json",
+        "Write the collected scenarios to a file as JSON and run nothing.",
+        {"metavar": "FILE", "default": None},
+    ),
+)
