@@ -16,7 +16,7 @@ def is_whole(value: object, least: int, most: int) -> bool:
 
 
 def is_text(value: object) -> bool:
-    """Whether a text column gives this value back unchanged: a non-empty str, without NUL, that is valid UTF-8."""
+    """Whether a text column keeps this value unchanged: a non-empty str of valid UTF-8 without NUL."""
     if not isinstance(value, str) or not value or "\0" in value:
         return False
     try:
@@ -27,7 +27,7 @@ def is_text(value: object) -> bool:
 
 
 def check_bytes(name: str, bytes_max: int | None, *, least: int = 0, is_optional: bool = False) -> None:
-    """Raise InvalidSetting unless this is a whole number of bytes, at least ``least``, or None if ``is_optional``."""
+    """Raise InvalidSetting unless this is an int of at least ``least``, or None if ``is_optional``."""
     if (bytes_max is None and is_optional) or is_whole(bytes_max, least, BYTES_MOST):
         return
     fix = "Give bytes, or None for no bound." if is_optional else "Give bytes."

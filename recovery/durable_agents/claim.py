@@ -42,7 +42,7 @@ LossType = TypeVar("LossType", bound="ClaimLost")
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """A process that owns a claim: pid and start together name one process, also after the pid is reused (D18)."""
+    """A process that owns a claim: pid and start name one process, even when the pid is reused (D18)."""
 
     pid: int
     process_start: str
@@ -68,7 +68,7 @@ def expires_at(now: Microseconds, ttl_s: float) -> Microseconds:
 
 
 def trusted_until(began: Microseconds, ttl_s: float) -> Microseconds:
-    """Return when its owner must stop trusting a claim of ``ttl_s`` seconds, on the owner's monotonic clock.
+    """Return until when its owner may trust a claim of ``ttl_s`` seconds, on its monotonic clock.
 
     ``began`` is read *before* the call that grants or renews. The margin is a tenth of the length,
     5 s at most: it covers the difference between two clocks.

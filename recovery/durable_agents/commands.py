@@ -1,4 +1,4 @@
-"""Commands: a program run to its end or its time limit, with its whole output, leaving no process behind.
+"""Commands: a program run to its end or time limit, with all its output, leaving no process.
 
 The program gets a session and a process group of its own. Its output goes to files, not pipes: it
 can write any amount without waiting for us, and a daemon that inherits the files blocks nobody.

@@ -15,7 +15,7 @@ class RecoveryError(Exception):
 
 
 class InvalidSetting(RecoveryError, ValueError):
-    """An invalid bound, duration or combination of arguments: a negative timeout, or both a store and a path."""
+    """An invalid bound, duration or combination of arguments, such as a negative timeout."""
 
 
 class MissingPackage(InvalidSetting, ImportError):
@@ -63,7 +63,7 @@ class DatabaseUnavailable(StoreError):
 
 
 class PragmaRefused(StoreError):
-    """SQLite refused a setting that durability needs: a write-ahead log on a network file system, for example."""
+    """SQLite refused a setting that durability needs, such as a WAL on a network file system."""
 
 
 class StoreClosed(StoreError):
@@ -131,7 +131,7 @@ class InvalidEvidence(RecoveryError, ValueError):
 
 
 class InvalidArtifact(RecoveryError, ValueError):
-    """An invalid path or content of an artifact: absolute, outside its folder, through a link, or not bytes."""
+    """Invalid path or content of an artifact: absolute, outside its folder, by a link, not bytes."""
 
 
 class ArtifactNotWritten(RecoveryError):
@@ -199,7 +199,7 @@ class InvalidSignature(RecoveryError):
 
 
 class StaleDelivery(InvalidSignature):
-    """The signature is valid, but its time is too far from the receiver's clock: a late or replayed delivery."""
+    """The signature is valid, but its time is too far from the receiver's clock: late, or replayed."""
 
 
 class InvalidDelivery(RecoveryError, ValueError):
@@ -244,7 +244,7 @@ class UnknownJob(RecoveryError, LookupError):
 
 
 class JobLost(ClaimLost):
-    """The job is not held under this claim any more: it was reaped, ended, or claimed again. Nothing changed."""
+    """The claim on the job was lost: it was reaped, ended, or claimed again. Nothing changed."""
 
 
 class InvalidPipeline(RecoveryError, ValueError):
@@ -275,7 +275,7 @@ class InvalidWorkspace(RecoveryError, ValueError):
 
 
 class WorkspaceNotWritten(RecoveryError):
-    """The status file of a workspace must not be replaced: a link, a folder, or of a newer version. It was left."""
+    """The status file of a workspace was left alone: it is a link, a folder, or of a newer version."""
 
 
 class InvalidCycle(RecoveryError, ValueError):
@@ -283,11 +283,11 @@ class InvalidCycle(RecoveryError, ValueError):
 
 
 class CycleEnded(RecoveryError):
-    """The cycle was committed or discarded before this call. Begin another one, of the same name if you like."""
+    """The cycle was committed or discarded before this call. Begin another one."""
 
 
 class BufferNotWritten(RecoveryError):
-    """The buffer of a cycle could not be made, written or read: a full disk, or a folder that is not writable."""
+    """The buffer of a cycle could not be made, written or read: a full disk, a read-only folder."""
 
 
 class InvalidSyncEntry(RecoveryError, ValueError):
@@ -299,7 +299,7 @@ class SyncQueueFull(RecoveryError):
 
 
 class SyncQueueNotWritten(RecoveryError):
-    """Neither copy of the sync queue could be written, so the change would not survive. Nothing was queued."""
+    """Neither copy of the sync queue could be written. Nothing was queued."""
 
 
 class PushFailed(RecoveryError):
@@ -307,11 +307,11 @@ class PushFailed(RecoveryError):
 
 
 class FolderLocked(RecoveryError):
-    """Another process held the lock of a state folder for longer than the bound. Nothing changed; try again."""
+    """Another process held the lock of a state folder beyond the bound. Nothing changed; try again."""
 
 
 class ExecutorNotEnded(RecoveryError):
-    """A process is still there after SIGKILL, or must not be signalled. The steps after its end were not done."""
+    """A process survived SIGKILL, or must not be signalled. The steps after its end were not done."""
 
 
 # Keys, the cache and the ledger.
@@ -322,7 +322,7 @@ class InvalidKey(RecoveryError, ValueError):
 
 
 class InvalidRequest(RecoveryError, ValueError):
-    """A request has no canonical form: NaN, bytes, a date, a number as the key of an object, nested too deeply."""
+    """A request has no canonical form: NaN, bytes, a date, a number as a key, nesting too deep."""
 
 
 class InvalidResult(RecoveryError, ValueError):
@@ -358,7 +358,7 @@ class ProbeFailed(InDoubt):
 
 
 class ToolNotStarted(RecoveryError):
-    """The command could not be started, so it had no effect: no such program, not executable, no such folder."""
+    """The command could not be started and had no effect: no such program or folder."""
 
 
 class OutputTooLarge(InvalidResult):
@@ -366,7 +366,7 @@ class OutputTooLarge(InvalidResult):
 
 
 class OutputLost(RecoveryError):
-    """A stored output is missing, or does not match its hash: it was changed or damaged after it was written."""
+    """A stored output is missing, or does not match its hash."""
 
 
 def unknown_task(task_id: str) -> UnknownTask:

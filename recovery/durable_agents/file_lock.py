@@ -80,7 +80,7 @@ def sign(descriptor: int) -> None:
 
 
 def release(descriptor: int) -> None:
-    """Unlock and close the file. A child forked meanwhile shares the lock, so closing alone would not unlock it."""
+    """Unlock and close the file; closing is not enough while a forked child shares the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
@@ -127,7 +127,7 @@ class _Waiter:
             return True
 
     def _decide(self) -> bool:
-        """Settle the owner of the descriptor from now on: the caller, if there is a lock on it, else the thread."""
+        """Settle the owner of the descriptor: the caller, if there is a lock on it, else the thread."""
         with self._mutex:
             self._is_abandoned = not self._has_lock
             return self._has_lock

@@ -1,4 +1,4 @@
-"""The base of all managers: a store that was given, or was opened from a path and is closed at the end."""
+"""The base of all managers: a store that was given, or opened from a path and closed at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes: whether one still is the process that was started, and how to end it. The only reader of ``/proc``.
+"""Processes: whether one still is the one that was started, and how to end it. Reads ``/proc``.
 
 A pid alone cannot tell. Signal 0 reaches zombies and processes that reuse the pid (D18); to pid 0
 it goes to our own process group. So a process is named by its pid *and* its start, and is alive
@@ -37,7 +37,7 @@ _EXEC_S: Final = 0.25
 
 
 class Liveness(enum.StrEnum):
-    """The state of a process. A stopped process lives: it goes on when it is continued, and does not notice."""
+    """The state of a process. A stopped process lives: it goes on when it is continued."""
 
     ALIVE = "alive"
     STOPPED = "stopped"
@@ -54,7 +54,7 @@ class ProcessLine(NamedTuple):
 
 
 class ProcessTable:
-    """The processes of one moment. Read it *after* listing the processes to look for: later ones are missing."""
+    """The processes of one moment. Read it *after* listing the processes to look for."""
 
     def __init__(self, processes: Iterable[ProcessLine]) -> None:
         """Hold these processes; ``read`` makes a table of the real ones."""
@@ -88,7 +88,7 @@ def look(pid: int | None, start: str | None) -> Liveness:
 
 
 def start_of(pid: int) -> str | None:
-    """Return the start of the process with this pid, as text that equals no other process's; None without one."""
+    """Return the start of the process as text that equals no other process's; None without one."""
     process = read_process(pid)
     return None if process is None else process.start
 
@@ -133,7 +133,7 @@ def wait_for_exit(pid: int, timeout_s: float | None, wake: int | None = None) ->
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:
-    """Signal the group that our unreaped child leads. One that has gone, or is another user's, is no error."""
+    """Signal the group that our unreaped child leads. It is no error if the group is gone."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
 
@@ -228,7 +228,7 @@ def _kill(process: _Member) -> None:
 
 
 def _is_group(number: int) -> bool:
-    """Whether a process group of this number has members: one call instead of a walk through all processes."""
+    """Whether a process group has members: one call instead of a walk through all processes."""
     try:
         os.killpg(number, 0)
     except ProcessLookupError:
@@ -239,7 +239,7 @@ def _is_group(number: int) -> bool:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether ``/proc`` hides a living process from us: its mount option hidepid, for other users' processes."""
+    """Whether ``/proc`` hides a living process from us (mount option hidepid)."""
     try:
         os.kill(pid, 0)
     except PermissionError:

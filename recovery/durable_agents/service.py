@@ -25,7 +25,7 @@ STUCK_INTERVALS: Final = 10
 
 
 class Health(msgspec.Struct, frozen=True):
-    """The state of a service. ``reason`` is empty when it is healthy; failed runs move ``last_run_at`` too."""
+    """State of a service. ``reason`` is empty when healthy; failed runs move ``last_run_at`` too."""
 
     is_running: bool
     runs: int

@@ -25,7 +25,7 @@ _sha256 = hashlib.sha256
 
 
 def encoded(snapshot: object, bytes_max: int | None) -> tuple[bytes, str, Any]:
-    """Return the snapshot's JSON in UTF-8, its SHA-256 in hexadecimal, and a copy that the caller does not share.
+    """Return the snapshot's JSON, its SHA-256 in hexadecimal, and a copy that no caller shares.
 
     Raises InvalidSnapshot, with the place of the offending value, and SnapshotTooLarge.
     """

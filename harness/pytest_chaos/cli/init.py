@@ -1,4 +1,4 @@
-"""``chaos init``: writes a first target, for the user's own command or to be filled in, and explores it.
+"""``chaos init``: writes a first target, for the user's command or to be filled in, and explores it.
 
 What it writes is the user's from then on: plain Python, no more than fits on a screen, with a check
 that holds for any program: databases are sound and JSON can be read.

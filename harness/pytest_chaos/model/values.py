@@ -155,7 +155,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """A promise of the target under faults. ``id`` is a two-digit number and a slug (``01-kill-9``), or any slug.
+    """A promise of the target under faults. ``id`` is a slug, by custom with a number (``01-kill-9``).
 
     ``pass_rate_min`` is the scenario's own, in place of the session's.
     """

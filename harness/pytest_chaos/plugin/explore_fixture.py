@@ -1,4 +1,4 @@
-"""The pytest fixture ``explore``: an exploration as part of a run, in its matrix row and evidence pack.
+"""The fixture ``explore``: an exploration as part of a run, in its matrix row and evidence pack.
 
 Each family becomes a receipt and a key assertion with its coverage, each finding a finding of the
 run. The recording, the failing states and their reproductions go into the evidence pack.
@@ -100,7 +100,7 @@ class Explore:
 
 
 def _command_for(target: object) -> str:
-    """Return the beginning of the command that explores this target outside of the test; empty if there is none."""
+    """Return the start of the command that explores this target outside the test, or an empty text."""
     if isinstance(target, str):
         return f"chaos explore {shlex.quote(target)}"
     if not inspect.isclass(target) or "<locals>" in target.__qualname__:

@@ -1,4 +1,4 @@
-"""The code that runs inside an agent: it becomes its own process, arms planned faults, and calls the target.
+"""The code inside an agent: it becomes its own process, arms planned faults, calls the target.
 
 At a planned crash point, or after a planned mark, the agent sends itself a signal: the process that
 passes the point is the one that dies, or stops, there, exactly, with no race against a controller.
@@ -33,7 +33,7 @@ _POINTS_SEEN_MAX: Final = 200
 
 
 class Trigger(TypedDict):
-    """A time at which the agent sends itself ``signal``: the ``count``-th passing of a point or writing of a mark.
+    """When the agent sends itself ``signal``: at the ``count``-th passing of a point or mark.
 
     The signal is the fault itself, or SIGSTOP: the agent then stands there until the injector has
     fired the fault and continues it.

@@ -238,7 +238,7 @@ class KeyClaims:
         return seen
 
     def look(self, key: str, request_hash: str) -> Done | Busy | None:
-        """Read the state of a key without claiming it; None if it is free. Raises RequestConflict or a StoreError."""
+        """Return the state of a key, None if it is free. Raises RequestConflict or a StoreError."""
         row = self._store.key(self.stored(key))
         return None if row is None else self._judge(row, request_hash, self._clock.now())
 
@@ -258,7 +258,7 @@ class KeyClaims:
         has_failed: bool = False,
         guard: Guard | None = None,
     ) -> None:
-        """Record the result. Raises ExecutionLost if another caller has claimed the key since, or any StoreError."""
+        """Record the result. Raises ExecutionLost if the key was claimed since, or any StoreError."""
         status = KeyStatus.FAILED if has_failed else KeyStatus.DONE
         self._end(claim, status, result, expires_at(self._clock.now(), ttl_s), guard)
 

@@ -1,4 +1,4 @@
-"""The crash points of this room: audit events (``sys.audit``) whose argument is the stored name of the key."""
+"""The crash points of this room: audit events whose argument is the stored name of the key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 
 class OncePoint(enum.StrEnum):
-    """The moments at which a process can be killed by name, in the order in which one execution passes them.
+    """Places where a process can be killed by name, in the order of one execution.
 
     ``*_UPDATE`` lies between the statement and its COMMIT. A tool's intent is durable at
     BEFORE_EFFECT; its outcome is the end of the claim, which follows AFTER_EFFECT.

@@ -1,4 +1,4 @@
-"""Hit counters: counts of reuse and its savings, kept in memory and flushed to the store from time to time.
+"""Hit counters: counts of reuse, kept in memory and flushed to the store from time to time.
 
 A hit must not write: a commit costs a hundred times as much as the hit. So counts wait in memory
 and are flushed together: after every ``EVENTS_MAX`` events, when their owner closes, and at the end
@@ -177,7 +177,7 @@ def _add(store: Store, scope: str, added: Usage, used: dict[str, Microseconds]) 
 
 
 def _hurried(place: Place, deadline_s: float) -> contextlib.closing[Store]:
-    """Open a store there that waits at most until the deadline. Raises DatabaseUnavailable where the file is gone."""
+    """Open a store there that waits until the deadline. Raises DatabaseUnavailable without a file."""
     return contextlib.closing(place.reopened(max(0.0, deadline_s - time.monotonic())))
 
 

@@ -1,4 +1,4 @@
-"""The idempotency store: a request that is made twice is executed once, and both callers get the same result.
+"""The idempotency store: a request made twice is executed once, and both get the same result.
 
 ``execute(key, produce)`` returns the stored result, or calls ``produce`` and stores what it
 returns. Of many processes that ask at once, one executes and the others wait, with a bound. If the
@@ -135,7 +135,7 @@ class IdempotencyStore(Manager):
         return None if encoded is None else Execution(decoded_result(encoded), is_replay=True)
 
     def find_encoded(self, key: str, hashed: str) -> bytes | None:
-        """Return the stored bytes for a request with this hash, or None. Raises RequestConflict, or any StoreError."""
+        """Return the stored bytes for this request, or None. Raises RequestConflict, or a StoreError."""
         return self._claims.recorded(key, hashed)
 
     def execute_encoded(

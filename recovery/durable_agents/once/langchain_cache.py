@@ -1,4 +1,4 @@
-"""The LLM output cache behind LangChain's cache interface, ``langchain_core.caches.BaseCache`` (optional).
+"""The LLM output cache as LangChain's ``langchain_core.caches.BaseCache`` (optional).
 
     from langchain_core.globals import set_llm_cache
     set_llm_cache(LangChainCache(LLMOutputCache(db_path="outputs.db")))

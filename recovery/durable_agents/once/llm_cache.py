@@ -83,7 +83,7 @@ _decode: Final = msgspec.json.Decoder(_Stored).decode
 
 
 class LLMOutputCache(Manager):
-    """Outputs by request, in a Store or an IdempotencyStore, or in the database at ``db_path``, which it opens.
+    """Outputs by request, in a Store, an IdempotencyStore, or the database at ``db_path``.
 
     >>> with LLMOutputCache(db_path=tmp_path / "core.db") as cache:
     ...     for _ in range(2):
@@ -133,7 +133,7 @@ class LLMOutputCache(Manager):
         self._unchecked_bytes: int | None = None
 
     def close(self) -> None:
-        """Flush the counts, and close the store if this opened it. Raises any StoreError. Closing twice is fine."""
+        """Flush the counts, and close the store if this opened it. Closing twice is fine."""
         try:
             self._counters.flush()
         finally:
@@ -177,7 +177,7 @@ class LLMOutputCache(Manager):
         return found
 
     def put(self, key: str, output: object, *, tokens: int = 0, duration_s: float = 0.0) -> bool:
-        """Keep an output that was generated elsewhere; return False if there is one, or one is being generated.
+        """Keep an output generated elsewhere; return False if there is one, or one is being generated.
 
         For clients that look up and store in two calls, where several may generate. Raises
         InvalidKey, InvalidSetting, InvalidResult, or any StoreError.

@@ -1,4 +1,4 @@
-"""Large outputs: files named by their SHA-256, beside the database, and durable before a row refers to them.
+"""Large outputs: files named by their SHA-256, durable before a row refers to them.
 
 The database keeps a reference (hash and size) in place of the bytes. A reader compares the output
 with its hash. Two writers of one output write the same file, each by its own rename, so neither
@@ -119,7 +119,7 @@ class Outputs:
 
 
 def checked_folder(folder: str | os.PathLike[str]) -> Path:
-    """Return the path of a folder for outputs. Raises InvalidSetting if it is empty, has a NUL or is no text."""
+    """Return the path of a folder for outputs. Raises InvalidSetting if it is not usable text."""
     text = os.fspath(folder) if isinstance(folder, str | os.PathLike) else ""
     if isinstance(text, str) and text and "\0" not in text:
         return Path(text)

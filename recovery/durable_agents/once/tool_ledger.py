@@ -337,7 +337,7 @@ class ToolLedger(Manager):
         lease: Lease | None = None,
         wait_s: float | None = None,
     ) -> ToolRun:
-        """Return the outcome of this call, or call ``tool`` and record what it returns: a JSON value, or bytes.
+        """Return the outcome of this call, or call ``tool`` and record what it returns: JSON or bytes.
 
         Without a ``key``, name and arguments identify the call; with one, they must be those of its
         first call. Under a ``lease``, intent and outcome are recorded only while it is held.
@@ -576,6 +576,6 @@ class ToolLedger(Manager):
             self._claims.doubt(claim)
 
     def _abandon(self, claim: KeyClaim) -> None:
-        """Free the key for the next caller; if the database refuses, the call is in doubt when the claim expires."""
+        """Free the key; if the database refuses, the call is in doubt when the claim expires."""
         with contextlib.suppress(RecoveryError):
             self._claims.abandon(claim)

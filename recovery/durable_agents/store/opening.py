@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def open_store(
     path: str | os.PathLike[str], *, busy_timeout_s: float = BUSY_TIMEOUT_S, queue_writers: bool = True
 ) -> SqliteStore:
-    """Open the store in the file at ``path``, which is made if it is missing. Raises as ``init_factory`` does.
+    """Open the store in the file at ``path``, made if it is missing. Raises as ``init_factory``.
 
     Its writers wait for the write lock in one queue with those of other processes
     (``durable_agents.store.sqlite.write_lock_queue``), kept in a file beside the database. Without
@@ -37,7 +37,7 @@ def open_store(
 
 
 def store_for(store: Store | None, db_path: str | os.PathLike[str] | None) -> tuple[Store, bool]:
-    """Return the store that a manager was given, or open the one at its path; and whether it was opened here.
+    """Return the given store, or open the one at the path; and whether it was opened here.
 
     Raises InvalidSetting for both and for neither.
     """

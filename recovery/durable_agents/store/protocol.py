@@ -85,7 +85,7 @@ class Reads(Protocol):
 
 
 class Transaction(Reads, Protocol):
-    """The inside of ``with store.transaction()``: the rows that it reads do not change until the block ends.
+    """The inside of ``with store.transaction()``: rows it reads do not change until the block ends.
 
     Leaving the block commits, leaving it by an exception rolls back. Every method may raise a
     ``StoreError``. A method that returns False has changed nothing: it compares and sets.
@@ -216,7 +216,7 @@ class Transaction(Reads, Protocol):
     def claim_job(
         self, agents: Sequence[str] | None, *, monitor_pid: int, monitor_start: str | None, now: Microseconds
     ) -> Job | None:
-        """Set the oldest queued job (of these agents, or of any) running, with a new claim and a new run; return it.
+        """Set the oldest queued job (of these agents, or any) running, with a new claim and run.
 
         Two transactions never claim one job. A job whose task was cancelled is not started: it
         fails with that error and a row in the task's audit trail, and the next job is claimed.
@@ -236,11 +236,11 @@ class Transaction(Reads, Protocol):
         ...
 
     def fence_job(self, job_id: int, claim: int, *, now: Microseconds) -> bool:
-        """Raise the claim of a running job by one, which refuses its holder from now on; False if it is not held."""
+        """Raise the claim of a running job by one, which fences its holder; False if it is not held."""
         ...
 
     def end_claim(self, job_id: int, claim: int, *, status: JobStatus, error: str, now: Microseconds) -> bool:
-        """Make a job queued, done or failed, and forget its dead ticks; False if it is not running under this claim."""
+        """Make a job queued, done or failed, and forget its dead ticks; False if the claim is not held."""
         ...
 
     def set_dead_ticks(self, reaper: str, ticks: Sequence[DeadTicks]) -> None:
@@ -294,7 +294,7 @@ class Transaction(Reads, Protocol):
         ...
 
     def delete_states(self, group: str, *, below: str, limit: int) -> int:
-        """Delete up to ``limit`` entries of a group with keys below ``below``, smallest first; return how many."""
+        """Delete up to ``limit`` entries of a group with keys below ``below``; return how many."""
         ...
 
     def insert_cycle(self, cycle: Cycle) -> bool:
@@ -340,7 +340,7 @@ class Transaction(Reads, Protocol):
         ...
 
     def evict_keys(self, scope: str, *, bytes_max: int) -> int:
-        """Delete the least recently used results of a scope until the rest has at most so many bytes; return how many.
+        """Delete the least recently used results of a scope beyond so many bytes; return how many.
 
         A negative bound leaves none, not even an empty one. Only keys that were claimed with a
         ``used_at`` are counted and evicted.
@@ -357,7 +357,7 @@ class Transaction(Reads, Protocol):
 
 
 class Place(Protocol):
-    """The database of a store, named without keeping it open. Hashable; equal for all stores on one database."""
+    """The database of a store, not kept open. Hashable; equal for all stores on one database."""
 
     @property
     def path(self) -> str | None:
@@ -429,7 +429,7 @@ class Store(Reads, Protocol):
         ...
 
     def tasks_of_repo(self, repo: str, stage: str, *, limit: int) -> list[Task]:
-        """Return the tasks of a repository that are in this stage and have not ended, in the order of their ids."""
+        """Return the unended tasks of a repository in this stage, by id."""
         ...
 
     def waiting_tasks(
@@ -457,7 +457,7 @@ class Store(Reads, Protocol):
         ...
 
     def evidence(self, task_id: str, *, before: int = NUMBER_MAX, limit: int = PAGE_ROWS_MAX) -> list[StoredEvidence]:
-        """Return the evidence of all checkpoints below ``before``, newest first, an empty one where there is none."""
+        """Return the evidence of all checkpoints below ``before``, newest first, empty ones included."""
         ...
 
     def has_row(self, table: str, values: Mapping[str, Scalar], *, timeout_s: float) -> bool:
@@ -471,7 +471,7 @@ class Store(Reads, Protocol):
     # Jobs and the outbox.
 
     def running_jobs(self, reaper: str, *, after: int = 0, limit: int) -> list[RunningJob]:
-        """Return running jobs in the order of their ids, with the dead ticks of this reaper, those behind ``after``."""
+        """Return running jobs behind ``after`` by id, with the dead ticks of this reaper."""
         ...
 
     def active_jobs(self, task_id: str) -> list[Job]:
@@ -507,7 +507,7 @@ class Store(Reads, Protocol):
     # Grouped state and cycles.
 
     def state_entries(self, group: str, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[StateEntry]:
-        """Return entries of a group in the order of their keys (by Unicode code point), those behind ``after``."""
+        """Return entries of a group behind ``after``, by key in the order of Unicode code points."""
         ...
 
     def state_count(self, group: str) -> int:

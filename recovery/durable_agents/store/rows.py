@@ -1,4 +1,4 @@
-"""The values that travel between managers and a store: one frozen value per table, fields in column order."""
+"""The values between managers and a store: one frozen value per table, fields in column order."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class AgentRun(msgspec.Struct, frozen=True):
-    """One attempt at a job. ``exit_code`` is the executor's, -n for an end by signal n; None while unknown."""
+    """One attempt at a job. ``exit_code`` is the executor's, -n after signal n, None while unknown."""
 
     run_id: int
     job_id: int
@@ -173,7 +173,7 @@ class WaitingTask(msgspec.Struct, frozen=True):
 
 
 class StoredCheckpoint(msgspec.Struct, frozen=True):
-    """A checkpoint as it is stored. ``snapshot`` is JSON in UTF-8, ``content_hash`` its SHA-256 in hexadecimal."""
+    """A checkpoint as it is stored. ``snapshot`` is JSON, ``content_hash`` its SHA-256 in hex."""
 
     task_id: str
     sequence_number: int

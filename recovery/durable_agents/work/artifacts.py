@@ -68,7 +68,7 @@ class Look(msgspec.Struct, frozen=True):
 
 
 class Artifacts:
-    """The files below one folder, which must exist. May be shared by threads and used by many processes at once.
+    """The files below one folder, which must exist. Shared by threads and processes.
 
     ``bytes_max`` bounds the size of a file that is hashed; None is no bound. Raises InvalidSetting.
     """
@@ -118,7 +118,7 @@ class Artifacts:
         return self._look(path, self._hashed if with_hash else None)
 
     def read(self, path: str, *, bytes_max: int) -> Look:
-        """Examine a path as ``look`` does, and return the content of a regular file of up to ``bytes_max`` bytes.
+        """Examine a path as ``look`` does; return the content of a regular file up to ``bytes_max``.
 
         A larger file is TOO_LARGE and is not read.
         """
@@ -272,7 +272,7 @@ def open_folder(name: str, parent: int) -> int:
 
 
 def _make_durable(name: str, parent: int) -> None:
-    """Make the folder if it is missing, and flush its parent: an earlier maker may have died before its flush."""
+    """Make the folder if it is missing, and flush its parent, which an earlier maker may not have."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, dir_fd=parent)
     os.fsync(parent)

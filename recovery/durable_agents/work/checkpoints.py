@@ -62,7 +62,7 @@ class CheckpointType(enum.StrEnum):
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """A checkpoint with its snapshot decoded. ``content_hash`` is the SHA-256 of the stored JSON, in hexadecimal.
+    """A checkpoint with its snapshot decoded. ``content_hash`` is the SHA-256 of the stored JSON.
 
     ``verification`` is there if the call that returned it examined its evidence: ``save`` (with
     evidence) and ``latest_verified`` do.
@@ -83,7 +83,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """A checkpoint that recovery passed over. ``why`` is a sentence; ``verification`` has the verdicts, if any."""
+    """A checkpoint that recovery passed over. ``why`` is a sentence."""
 
     sequence_number: int
     why: str
@@ -133,7 +133,7 @@ class Draft(msgspec.Struct, frozen=True):
 
 
 class CheckpointManager(Manager):
-    """Saves and reads checkpoints, in a store, or in the database at ``db_path``, which it opens and closes.
+    """Saves and reads checkpoints, in a store, or in the database at ``db_path``.
 
     >>> with CheckpointManager(db_path=tmp_path / "core.db") as checkpoints:
     ...     _ = TaskManager(checkpoints.store).create("t")
@@ -174,7 +174,7 @@ class CheckpointManager(Manager):
         policy: EvidencePolicy | None = None,
         lease: Lease | None = None,
     ) -> Checkpoint:
-        """Save a checkpoint and return it with its number. When this returns, it survives a crash and a loss of power.
+        """Save a checkpoint and return it with its number. It then survives a crash and a power loss.
 
         ``snapshot`` is JSON; ``latest`` returns an equal value. The evidence is examined before any
         lock is taken. Items that do not verify are saved with their verdicts: see ``verification``.
@@ -202,7 +202,7 @@ class CheckpointManager(Manager):
         evidence: Sequence[Evidence] = (),
         policy: EvidencePolicy | None = None,
     ) -> Draft:
-        """Check, encode and examine a checkpoint without writing it. Raises as ``save`` does for its arguments."""
+        """Check, encode and examine a checkpoint without writing it. Raises as ``save`` does."""
         _check_arguments(task_id, type)
         content, content_hash, copy = encoded(snapshot, self._snapshot_bytes_max)
         fields = (task_id, str(type), content, content_hash, copy, self._clock.now())
@@ -235,7 +235,7 @@ class CheckpointManager(Manager):
         return _checkpoint(row)
 
     def list(self, task_id: str, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[Checkpoint]:
-        """Return up to ``limit`` checkpoints with numbers above ``after``, oldest first. Raises as ``latest`` does."""
+        """Return up to ``limit`` checkpoints above ``after``, oldest first. Raises as ``latest``."""
         rows = self._store.checkpoints(task_id, after=after, limit=limit)
         if not rows:
             self._require(task_id)

@@ -1,4 +1,4 @@
-"""The crash points of this room: audit events (``sys.audit``) at which a process can be killed by name."""
+"""The crash points of this room: audit events at which a process can be killed by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evidence: claims about the world outside a checkpoint, their examination, and the policy that sums it up.
+"""Evidence: claims about the world outside a checkpoint, their examination, and the policy.
 
 An item of evidence can be examined again at any time: a file exists, or has a hash; a command exits
 with a status; the database has a row; or a function of the caller's says so. A verdict of yesterday
@@ -296,7 +296,7 @@ class OwnVerifier(Protocol):
 
 
 class Verifier:
-    """Examines evidence against one folder of artifacts, one store, and the caller's own verifiers by name."""
+    """Examines evidence against one folder of artifacts, one store, and the caller's verifiers."""
 
     def __init__(
         self, store: Store, artifacts: Artifacts | None = None, own: Mapping[str, OwnVerifier] | None = None
@@ -405,7 +405,7 @@ def _command_verdict(evidence: CommandExit, artifacts: Artifacts | None) -> Verd
 def exit_status(
     command: Sequence[str], *, timeout_s: float, folder: str | os.PathLike[str] | None = None
 ) -> int | None:
-    """Run a command without input or output; return its exit status, 128 + n after signal n, None after the bound.
+    """Run a command; return its exit status, 128 + n after signal n, None after the bound.
 
     When this returns, its process group is dead, background processes included; a process that left
     the group goes on. Raises OSError when it cannot be started.

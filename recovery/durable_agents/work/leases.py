@@ -62,7 +62,7 @@ _ACQUIRE_AGAIN: Final = "Stop working on the item and acquire it again."
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """The lease of a work item. ``expires_at`` is wall-clock time, ``trusted_until`` the holder's monotonic time."""
+    """The lease of a work item. ``expires_at`` is wall-clock time, ``trusted_until`` monotonic."""
 
     work_item_id: int
     task_id: str
@@ -77,7 +77,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaseManager(Manager):
-    """Grants, renews and ends leases, in a store, or in the database at ``db_path``, which it opens and closes.
+    """Grants, renews and ends leases, in a store, or in the database at ``db_path``.
 
     >>> with LeaseManager(db_path=tmp_path / "core.db") as leases:
     ...     _ = TaskManager(leases.store).create("t")
@@ -141,7 +141,7 @@ class LeaseManager(Manager):
         type: str | None = None,  # noqa: A002 - the field's name
         task_id: str | None = None,
     ) -> list[Lease]:
-        """Lease up to ``limit`` pending items in one statement and commit, first item first. Raises as ``acquire``."""
+        """Lease up to ``limit`` pending items in one commit, first item first. Raises as ``acquire``."""
         _check_ttl(ttl_s)
         _check_holder(lease_holder, limit)
         began = self._clock.monotonic()
@@ -191,7 +191,7 @@ class LeaseManager(Manager):
         self._end(lease, WorkStatus.COMPLETED, retries=0, error="")
 
     def fail(self, lease: Lease, error: str) -> WorkStatus:
-        """Return the item after a failed attempt: to pending while retries remain, else to failed; return which.
+        """Return the item after a failed attempt to pending, or to failed without retries; say which.
 
         Characters of ``error`` that UTF-8 cannot hold are stored as escapes: file names may contain
         them. Raises as ``complete`` does, and InvalidWorkItem unless it is text.
@@ -218,7 +218,7 @@ class LeaseManager(Manager):
 
 
 def require(transaction: Transaction, lease: Lease, task_id: str, clock: Clock) -> None:
-    """Raise unless the lease is held now, on an item of this task. Call it in the transaction that it guards.
+    """Raise unless the lease is held now, on an item of this task. Call it in the transaction.
 
     Raises InvalidWorkItem, LeaseExpired or LeaseLost.
     """
@@ -324,7 +324,7 @@ PATIENCE_S_MIN: Final = 0.05
 
 
 class Heartbeat:
-    """Renews a lease every tenth of its length, or every ``interval_s``, until it is stopped or the lease is lost.
+    """Renews a lease, every tenth of its length by default, until stopped or the lease is lost.
 
     It opens the database at ``db_path`` itself: on the caller's connection it would write in the
     middle of the caller's transactions. Raises InvalidSetting, and any StoreError on opening.

@@ -1,4 +1,4 @@
-"""The supervisor: starts a worker process again when it ends before its work does, a bounded number of times.
+"""The supervisor: restarts a worker process that ends before its work, a bounded number of times.
 
 It starts one process at a time and waits for it. Exit status 0 is the end of the work. Any other
 end costs one restart and a pause that grows with each restart: a worker that dies at once would

@@ -71,7 +71,7 @@ class TaskManager(Manager):
         return self._store.tasks(status=status, after=after, limit=limit)
 
     def set_status(self, task_id: str, status: TaskStatus, *, expected: TaskStatus, detail: str = "") -> Task:
-        """Move the task from ``expected`` to ``status``, with an audit row in the same transaction, and return it.
+        """Move the task from ``expected`` to ``status``, with an audit row, and return it.
 
         Of several callers who expect the same status, one succeeds. Raises InvalidTransition,
         UnknownTask, StatusConflict, or any StoreError.

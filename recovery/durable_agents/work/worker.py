@@ -1,4 +1,4 @@
-"""The worker: claim work, do it iteration by iteration, and after a crash go on behind the last good checkpoint.
+"""The worker: claim work, do it by iterations, and go on behind the last good checkpoint.
 
 Work is a function, called once per iteration with the iteration's number and the state that the
 previous one returned; it returns the next state. Its effects go through ``iteration.write``: files

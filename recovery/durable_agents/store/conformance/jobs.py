@@ -61,7 +61,7 @@ class JobConformance(ConformanceBase):
         assert self.store.runs(first) == [AgentRun(job.run_id, first, 1, None, "a", 20, None, None)]
 
     def test_a_job_of_a_cancelled_task_is_not_begun(self) -> None:
-        """At its turn it fails and says why, without a run; the next one is claimed, and other tasks' jobs are left."""
+        """At its turn it fails without a run and says why; the next is claimed, other jobs are left."""
         late = self._insert_job(task_id="t").job_id
         with self.store.transaction() as transaction:
             transaction.insert_task(Task("u", None, TaskStatus.CREATED, "", 1, 1, 1))
@@ -77,7 +77,7 @@ class JobConformance(ConformanceBase):
         assert (audit.event, audit.before, audit.after) == ("job_ended", "queued", "failed")
 
     def test_a_running_job_changes_under_its_claim_only(self) -> None:
-        """Executor, exit code, fence and end need the newest claim of a running job; an exit code is recorded once."""
+        """Executor, exit code, fence and end need a running job's newest claim; an exit is recorded once."""
         number, bystander = self._insert_job().job_id, self._insert_job().job_id
         self._claim()
         self._claim()
@@ -190,7 +190,7 @@ class JobConformance(ConformanceBase):
         assert [entry.outbox_id for entry in self.store.outbox(OutboxKind.ALERT, limit=PAGE)] == [later]
 
     def test_an_entry_that_was_read_is_never_taken_for_a_later_one(self) -> None:
-        """Its number may be given again: who is late with an old entry takes and removes nothing of the new one's."""
+        """Its number may be given again: a late holder of the old entry removes nothing of the new one."""
         number = self._insert_job(task_id="t").job_id
         old = self._outboxed(self._entry(number, 1, OutboxKind.ALERT))
         with self.store.transaction() as transaction:

@@ -40,7 +40,7 @@ class KeyConformance(ConformanceBase):
             assert transaction.key("k") == _CLAIM
 
     def test_a_claim_is_taken_over_by_compare_and_set(self) -> None:
-        """The row must be as it was read: token, owner, status and expiry; the new claim has nothing of the old."""
+        """The row must be as it was read (token, owner, status, expiry); nothing of the old one stays."""
         self._claim_key(_CLAIM)
         taken = msgspec.structs.replace(_CLAIM, token=6, owner="you", claim_expires_at=200, request_hash="1" * 64)
         for change in ({"token": 4}, {"owner": "x"}, {"status": KeyStatus.IN_DOUBT}, {"claim_expires_at": 101}):

@@ -75,7 +75,7 @@ class SourceConformance(ConformanceBase):
         assert self._ids(each.task for each in self.store.waiting_tasks("s", entered_until=99, limit=PAGE)) == ["u"]
 
     def test_tasks_wait_in_the_order_in_which_they_entered_the_stage(self) -> None:
-        """By the moment the stage was entered, then by id; those of other stages and those that came later do not."""
+        """Ordered by the moment the stage was entered, then by id; other and later tasks are left out."""
         for task_id, entered_at in (("d", 5), ("a", 7), ("c", 5), ("b", 9)):
             self._open(task_id, entered_at=entered_at)
         self._open("other", stage="another")

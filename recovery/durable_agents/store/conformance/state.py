@@ -59,7 +59,7 @@ class StateConformance(ConformanceBase):
         assert self.store.state_count("h") == 1
 
     def test_state_that_was_rolled_back_is_not_there(self) -> None:
-        """Neither a put nor a delete outlives a block that raises; what was committed is there for the next store."""
+        """A put or delete dies with a block that raises; committed ones are there for the next store."""
         self._put(StateEntry("g", "kept", b"1"))
         with contextlib.suppress(UndoneError), self.store.transaction() as transaction:
             transaction.put_state(StateEntry("g", "new", b"1"))

@@ -1,4 +1,4 @@
-"""Connections to an SQLite file, the settings that they prove, and SQLite's errors as errors of the core.
+"""Connections to an SQLite file, the settings they prove, and SQLite's errors as ours.
 
 ``synchronous`` belongs to a connection and silently defaults; ``journal_mode`` belongs to the file
 and may be refused. So each new connection sets both and reads both back: a missing setting is an
@@ -59,7 +59,7 @@ def is_unknown_parent(error: sqlite3.Error) -> bool:
 
 
 def translated(error: Refusal, path: str, busy_timeout_s: float) -> RecoveryError:
-    """Return the error that says what ``error`` means for the database at ``path``; raise it ``from`` the original."""
+    """Return the error for what ``error`` means at ``path``; raise it ``from`` the original."""
     if isinstance(error, UnicodeEncodeError):
         return InvalidTask(f"text must be encodable as UTF-8; got {error.object!r}. Remove its lone surrogates.")
     if isinstance(error, OverflowError) or _is_unbound(error):
@@ -173,7 +173,7 @@ class ConnectionFactory:
         return connection
 
     def reader(self) -> sqlite3.Connection:
-        """Return a connection that refuses to write and maps the file into memory, which makes cache hits fast.
+        """Return a read-only connection that maps the file into memory, which makes cache hits fast.
 
         A device that fails to read a mapped page ends the process by SIGBUS, where a read would
         have raised an error.

@@ -1,4 +1,4 @@
-"""Group commit: threads of one process that write at once share one transaction, and so one flush of the device.
+"""Group commit: threads that write at once share one transaction, and one flush of the device.
 
 A flush costs as much as the work of several transactions. So a block that ends while another thread
 waits to begin does not commit: it passes the open transaction on, and waits. A block that ends with
@@ -91,7 +91,7 @@ class Group:
 
 
 class GroupCommit:
-    """The one slot in which the threads of a store write, the queue for it, and the group that is open there.
+    """The one slot in which a store's threads write, the queue for it, and the group open there.
 
     A thread brings a *ticket*, a lock of its own. Its release calls the thread from the queue, and
     it identifies the holder of the slot. So a step that an interrupt tore apart can be undone

@@ -109,7 +109,7 @@ class KeyWrites(KeyReads, Writes):
         return self._changes_one(_DELETE, (key, token, owner, status.value))
 
     def delete_expired_keys(self, scope: str, *, now: Microseconds, after: int, limit: int) -> tuple[int, int]:
-        """Delete expired results among the next rows; return how many, and the last row of that page, 0 at the end."""
+        """Delete expired results of a page; return how many, and the page's last row, 0 at the end."""
         last: int | None = self._read(_PAGE, (after, limit))[0][0]
         if last is None:
             return 0, 0

@@ -1,4 +1,4 @@
-"""The tables, as the migrations by which a file gets them. A released migration is never edited, only followed.
+"""The tables, as migrations. A released migration is never edited, only followed.
 
 The number of migrations that a file has had is its ``user_version``; ``application_id`` says that
 it is ours. Tables are STRICT: SQLite would otherwise store a text in an integer column without an
@@ -331,7 +331,7 @@ _PAGE_BYTES_MIN: Final = 512
 
 
 def init_factory(path: str | os.PathLike[str], *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> ConnectionFactory:
-    """Make sure that the file at ``path`` exists with the current schema, and return the factory of its connections.
+    """Give the file at ``path`` the current schema, and return the factory of its connections.
 
     There is no global state. A newer, foreign or damaged file is refused before anything is written
     to it, its write-ahead log included. Raises InvalidSetting and any StoreError.

@@ -1,4 +1,4 @@
-"""How statements are executed, and what their errors mean: the base of all statements of a store and a transaction.
+"""The execution of statements and the meaning of their errors: the base of all statements.
 
 ``work``, ``jobs``, ``webhooks``, ``state`` and ``once`` have the statements of one room of the core
 each. Their ``Reads`` are mixed into the store and the transaction, their ``Writes`` into the
@@ -119,6 +119,6 @@ class Writes(Reads):
 
 @functools.cache
 def _with_rows(statement: str, count: int, width: int) -> str:
-    """Return the statement with so many rows of so many parameters; there are two counts for each statement."""
+    """Return the statement with so many rows of so many parameters; each has two counts."""
     row = f"({', '.join('?' * width)})"
     return statement.format(rows=", ".join([row] * count))

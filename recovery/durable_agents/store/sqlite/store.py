@@ -110,7 +110,7 @@ class SqlitePlace:
     path: str
 
     def reopened(self, busy_timeout_s: float) -> SqliteStore:
-        """Open another store on the file, which waits at most so long, in no queue. Raises DatabaseUnavailable."""
+        """Open another store on the file that waits so long, in no queue. Raises DatabaseUnavailable."""
         if not os.path.exists(self.path):  # noqa: PTH110 - the plain way, for what runs at the end of the interpreter
             message = f"the database {self.path} must exist; got no file there. Restore it; its last counts are lost."
             raise DatabaseUnavailable(message)
@@ -118,7 +118,7 @@ class SqlitePlace:
 
 
 class SqliteStore(TaskReads, LeaseReads, InboxReads, JobReads, SourceReads, StateReads, KeyReads):
-    """A Store in one SQLite file. Make it with ``open_store(path)``, or from what ``init_factory`` returned."""
+    """A Store in one SQLite file. Make it with ``open_store(path)``, or from ``init_factory``."""
 
     def __init__(self, factory: ConnectionFactory, *, queue_writers: bool = True) -> None:
         """Use the factory's connections, and no others; ``queue_writers`` as in ``open_store``."""
@@ -185,7 +185,7 @@ class SqliteStore(TaskReads, LeaseReads, InboxReads, JobReads, SourceReads, Stat
         return can
 
     def result(self, key: str) -> StoredResult | None:
-        """Return the result of a key that has ended, or None, by a connection that reads the file through memory."""
+        """Return the result of a key that has ended, or None, by a memory-mapped connection."""
         connection = self._taken(self._idle_readers, self._factory.reader)
         rows = self._fetched(connection, RESULT, (key,))
         self._return(self._idle_readers, connection)

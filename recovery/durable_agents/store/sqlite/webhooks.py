@@ -1,4 +1,4 @@
-"""The statements on the inbox of deliveries, on the sources of tasks, and on tasks that wait in a stage."""
+"""The statements on the inbox, on the sources of tasks, and on tasks that wait in a stage."""
 
 # ruff: noqa: S608 - statements are put together from the constants of this module alone
 

@@ -1,4 +1,4 @@
-"""The statements on tasks, audit trails, checkpoints with their evidence, and work items with their leases."""
+"""The statements on tasks, audit trails, checkpoints, evidence, work items and leases."""
 
 # ruff: noqa: S608 - statements are put together from the constants of this module alone
 

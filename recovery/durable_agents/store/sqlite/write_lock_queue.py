@@ -1,4 +1,4 @@
-"""The write lock queue: writers of one file get SQLite's write lock one after another, so that none starves.
+"""The write lock queue: writers of one file get SQLite's write lock in turn, so none starves.
 
 SQLite's busy handler sleeps and tries again, ever more slowly, so the writer that comes back first
 wins: of ten processes, one may commit three thousand times while another commits once. Here a
@@ -43,7 +43,7 @@ _LOOK_S_MAX: Final = 0.002
 
 
 class WriteLockQueue:
-    """The queue of the writers of the database at ``path``, as one store sees it; used by one thread at a time."""
+    """The writers' queue of the database at ``path``, as one store sees it. One thread at a time."""
 
     __slots__ = ("_burst_until_s", "_lock", "_timeout_s")
 
