@@ -119,7 +119,10 @@ def settings_from(environment: Mapping[str, str], kind: type[SettingsType]) -> S
     try:
         return msgspec.convert({name: text for name, text in given.items() if text}, kind, strict=False)
     except msgspec.ValidationError as error:
-        message = f"{PREFIX}... in the environment must be valid {kind.__name__}; got {error}. Correct these."
+        if isinstance(error.__cause__, InvalidSetting):
+            message = f"{PREFIX}... in the environment: {error.__cause__}"
+        else:
+            message = f"{PREFIX}... in the environment must be valid {kind.__name__}; got {error}. Correct these."
         raise InvalidSetting(message) from error
 
 

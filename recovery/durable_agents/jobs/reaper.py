@@ -4,8 +4,9 @@ Each tick (``run_once``) goes through the running jobs in three tiers.
 
 1. *Dead*: the executor was dead in ``reaper_dead_ticks`` consecutive ticks, and no exit code is
    recorded. The rest of its group is killed; the job is queued again, or fails. The count of dead
-   ticks is in the store, under the reaper's name, so it survives a restart (D20). A stopped monitor
-   does not count as dead: it records the exit code when it is continued.
+   ticks is in the store, under the reaper's name, so it survives a restart (D20). It is a count of
+   one claim: a job that was fenced off (tier 3) begins a new one. A stopped monitor does not count
+   as dead: it records the exit code when it is continued.
 2. *Exited*: the exit code was recorded ``reaper_finalize_grace_s`` ago, and the monitor has died
    since. A monitor that lives, or is stopped, is left to finalise until the job has run for
    ``reaper_max_running_s``. Finalizers that it did not run (a push, a comment) are not run here; the
@@ -75,7 +76,7 @@ BATCH: Final = 100
 """Jobs that are ended in one transaction: a few milliseconds of write lock."""
 
 ERRORS_MAX: Final = 100
-_DURATION_S_MAX: Final = 365 * 24 * 3600.0
+_DURATION_S_MAX: Final = 365 * 24 * 3600
 _TICKS_MAX: Final = 1_000_000
 _FATAL: Final = (DatabaseFull, DatabaseLocked, DatabaseReadOnly, DatabaseUnavailable, StoreClosed)
 _LOGGER: Final = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ class ReaperSettings(msgspec.Struct, frozen=True, kw_only=True):
         for name, low in (("finalize_grace", 0.0), ("max_running", 0.001), ("interval", 0.001)):
             value = getattr(self, f"reaper_{name}_s")
             if not (math.isfinite(value) and low <= value <= _DURATION_S_MAX):
-                problems.append(f"reaper_{name}_s must be from {low:g} to {_DURATION_S_MAX:g} s; got {value!r}")
+                problems.append(f"reaper_{name}_s must be from {low:g} to {_DURATION_S_MAX} s; got {value!r}")
         if problems:
             message = f"{', and '.join(problems)}. Correct the settings."
             raise InvalidSetting(message)

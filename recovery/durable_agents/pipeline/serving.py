@@ -5,6 +5,10 @@ size of a request's head: a sender of one byte a second would keep a connection 
 endless headers would fill the memory (slowloris). ``HeaderTimeoutProtocol`` adds the two bounds;
 those on the body are the receiver's.
 
+uvicorn counts every connection against its limit, so that connections without a request would keep
+others out. Here those that have no complete request have places of their own. When these are taken,
+the oldest gives its place to the newest: a sender that sends its request at once is always answered.
+
 uvicorn cancels the requests that are still under way when its time to end is over, and logs each as
 an error of the application, with a traceback. Here their senders are told to send again instead.
 """
@@ -16,6 +20,7 @@ import contextlib
 import signal
 import socket
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 from durable_agents.errors import InvalidSetting
 from durable_agents.extras import optional_import
@@ -29,32 +34,46 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from uvicorn.server import ServerState
 
-HEAD_TIMEOUT_S: Final = 10.0
+HEAD_TIMEOUT_S: Final = 2.0
 """The bound on receiving the head of a request; for the first one it runs from the connection."""
 
 HEAD_BYTES_MAX: Final = 64 * 1024
 SHUTDOWN_TIMEOUT_S: Final = 5
 """The bound on requests that are under way when the server is told to end."""
 
-_CONNECTIONS_MAX: Final = 1000
+INCOMPLETE_MAX: Final = 400
+"""Connections without a complete request: between requests, in a head, or in a body."""
+
+REQUESTS_MAX: Final = 400
+"""Complete requests under way. With the other bound it stays below the usual 1,024 descriptors."""
+
 _BACKLOG: Final = 512
 
 
 class HeaderTimeoutProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with 408 for a head that comes too slowly and 431 for one too large."""
+    """uvicorn's protocol, with 408 for a head that comes too slowly and 431 for one too large.
+
+    A connection without a complete request is answered 408, too, when its place is needed.
+    """
 
     _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _incomplete: dict[HeaderTimeoutProtocol, None]
+    """Those of this server, the oldest first."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first head."""
         super().connection_made(transport)
+        self._incomplete = _INCOMPLETE.setdefault(self.server_state, {})
+        self._take_place()
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer."""
+        """Stop the timer and leave the place."""
         self._stop_waiting()
+        self._incomplete.pop(self, None)
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -68,6 +87,18 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
         self._stop_waiting()
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """Leave the place: the request is complete, unless it was answered before."""
+        super().on_message_complete()
+        if not self.cycle.response_complete:
+            self._incomplete.pop(self, None)
+
+    def on_response_complete(self) -> None:
+        """Take a place until the next request is complete; one that was sent ahead may be."""
+        super().on_response_complete()
+        if self.cycle.response_complete or self.cycle.more_body:
+            self._take_place()
+
     def data_received(self, data: bytes) -> None:
         """Count the bytes of a head."""
         super().data_received(data)
@@ -75,6 +106,23 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
                 self._refuse(b"431 Request Header Fields Too Large")
+
+    def _take_place(self) -> None:
+        """Be the newest without a complete request; end the oldest when there are too many."""
+        self._incomplete.pop(self, None)
+        if len(self._incomplete) >= INCOMPLETE_MAX:
+            next(iter(self._incomplete))._give_place()  # noqa: SLF001 - one of this class
+        if not self.transport.is_closing():
+            self._incomplete[self] = None
+
+    def _give_place(self) -> None:
+        """End this connection; without an answer if it rests, or if one has begun."""
+        self._incomplete.pop(self, None)
+        is_in_body = self.cycle is not None and not self.cycle.response_started
+        if self._timer is not None or is_in_body:
+            self._refuse(b"408 Request Timeout")
+        else:
+            self.transport.close()
 
     def _wait_for_head(self) -> None:
         self._head_bytes = 0
@@ -90,6 +138,9 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
             self.transport.close()
+
+
+_INCOMPLETE: Final[WeakKeyDictionary[ServerState, dict[HeaderTimeoutProtocol, None]]] = WeakKeyDictionary()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -121,7 +172,7 @@ def serve(application: ASGIApp, listener: socket.socket) -> None:
         access_log=False,
         http=HeaderTimeoutProtocol,
         lifespan="on",
-        limit_concurrency=_CONNECTIONS_MAX,
+        limit_concurrency=REQUESTS_MAX + INCOMPLETE_MAX,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
         server_header=False,
     )

@@ -548,7 +548,9 @@ class JobsMachine(RuleBasedStateMachine):
         rows: dict[int, tuple[Any, ...]] = {
             row[0]: row[1:] for row in self.rows("SELECT job_id, status, claim FROM jobs")
         }
-        counts: dict[int, int] = dict(self.rows("SELECT job_id, ticks FROM job_dead_ticks"))
+        counts: dict[int, int] = dict(
+            self.rows("SELECT job_id, ticks FROM job_dead_ticks JOIN jobs USING (job_id, claim)")
+        )
         for known in self.jobs.values():
             status, claim = rows[known.job_id]
             end = ends.get(known.job_id)
@@ -558,7 +560,9 @@ class JobsMachine(RuleBasedStateMachine):
             assert status in expected, (known, status, expected)
             if known.status == "running" and status == "queued":
                 assert not self.world.lives(known.executor), "requeued while its executor lives"
-            known.claim = claim
+            if claim != known.claim:  # a reaper has fenced it off: the new claim begins a new count
+                assert claim == known.claim + 1
+                known.claim, known.dead_ticks = claim, 0
             if status != known.status:
                 self.check_intention(known, end, status)
             if status == "running":
@@ -701,6 +705,29 @@ _BOUNDED = settings(
 def test_any_order_of_steps_and_crashes_is_that_of_the_model() -> None:
     """Several thousand steps, each followed by a comparison of every row, and each run by its end."""
     run_state_machine_as_test(JobsMachine, settings=settings(_BOUNDED, max_examples=300))
+
+
+def test_dead_ticks_are_of_one_claim() -> None:
+    """A reaper dies after it fenced off a job past the ceiling, and the clock is set back.
+
+    Two consecutive dead ticks are needed again: the tick that fenced it off asked how long it ran,
+    not whether its executor was dead.
+    """
+    machine = JobsMachine()
+    try:
+        machine.begin()
+        machine.work(exit_code=0, steps=3, then="it dies")
+        machine.look(None)
+        job = machine.jobs[1]
+        assert (job.claim, job.dead_ticks) == (1, 1)
+        machine.time_passes(4000.0)
+        machine.look(JobCrashPoint.REAPER_BEFORE_CLAIM)
+        machine.the_clock_is_set_back(100_000)
+        for expected in [(2, "running", 1), (2, "queued", 1)]:
+            machine.look(None)
+            assert (job.claim, job.status, job.dead_ticks) == expected
+    finally:
+        machine.teardown()
 
 
 @pytest.mark.parametrize(

@@ -512,7 +512,7 @@ def test_a_process_that_cannot_be_ended_keeps_its_job(world: World, monkeypatch:
     tick = reaper.run_once()
     assert (tick.queued, len(tick.errors)) == (1, 1)
     assert f"Job {stubborn} was left running" in tick.errors[0]
-    assert "belongs to another user" in tick.errors[0]
+    assert "must belong to this user" in tick.errors[0]
     assert (world.status(stubborn), world.status(other)) == (JobStatus.RUNNING, JobStatus.QUEUED)
     before = world.dump()
     again = [reaper.run_once(), world.reaper("another").run_once(), reaper.run_once()]

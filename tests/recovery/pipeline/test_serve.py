@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -254,7 +256,12 @@ def test_a_lost_webhook_is_made_up_for_in_the_process(service: Service) -> None:
         ((), "mygates:GATES", {"CORE_TRACKER_SECRET": "", "CORE_GITHUB_SECRET": ""}, "Set one"),
         ((), "mygates:GATES", {"CORE_GITHUB_SECRET": "short"}, "CORE_GITHUB_SECRET: The secret must have 16 bytes"),
         ((), "mygates:GATES", {"CORE_RECONCILE_ENABLED": "perhaps"}, "reconcile_enabled"),
-        ((), "mygates:GATES", {"CORE_REAPER_INTERVAL_S": "-1"}, "reaper_interval_s=-1.0 is not between"),
+        (
+            (),
+            "mygates:GATES",
+            {"CORE_REAPER_INTERVAL_S": "-1"},
+            "reaper_interval_s must be from 0.001 to 31536000 s; got -1.0. Correct the settings.\n",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(
@@ -292,6 +299,25 @@ def test_settings_come_from_the_environment() -> None:
     assert settings_from(environment, ReaperSettings) == ReaperSettings(reaper_dead_ticks=3)
     with pytest.raises(InvalidSetting, match="reconcile_interval_s"):
         settings_from({"CORE_RECONCILE_INTERVAL_S": "soon"}, ReconcilerSettings)
+
+
+def test_connections_without_a_request_do_not_keep_others_out(service: Service) -> None:
+    """With 1,500 half-open ones, each delivery is accepted at once; no bound of time has to pass for it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    try:
+        service.start()
+        heads = [b"", b"POST /hooks/tra", b"POST /hooks/tracker HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"]
+        with contextlib.ExitStack() as connections:
+            for number in range(1500):
+                connection = socket.create_connection(("127.0.0.1", service.port), timeout=BOUND_S)
+                connections.enter_context(connection).sendall(heads[number % 3])
+                if number % 100 == 99:
+                    assert service.deliver(issue("In Progress"), f"msg_{number}") == 202
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert service.end() == 0
+    assert "Traceback" not in service.log, service.log
 
 
 class Slow:
@@ -359,6 +385,33 @@ def test_a_head_that_does_not_end_is_not_kept(slow: Slow) -> None:
     """431 after 64 KiB, whatever the sender still has."""
     answer = slow.talk(b"GET /status HTTP/1.1\r\n", *[b"x-more: " + b"y" * 1000 + b"\r\n"] * (HEAD_BYTES_MAX // 1000))
     assert b"HTTP/1.1 431 Request Header Fields Too Large" in answer
+
+
+def test_the_oldest_without_a_request_gives_its_place(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head or a body that has begun is answered 408; a connection that rests is closed; none is waited for."""
+    monkeypatch.setattr("durable_agents.pipeline.serving.HEAD_TIMEOUT_S", 1000.0)
+    monkeypatch.setattr("durable_agents.pipeline.serving.INCOMPLETE_MAX", 3)
+    request = b"GET /status HTTP/1.1\r\nhost: x\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        parts = [b"GET /sta", b"POST /hooks/github HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{", request]
+        connections = []
+        for part in parts:
+            address = slow.listener.getsockname()
+            connections.append(stack.enter_context(socket.create_connection(address, timeout=BOUND_S)))
+            connections[-1].sendall(part)
+        assert connections[2].recv(65536).startswith(b"HTTP/1.1 200 ")
+        for _ in range(3):
+            assert b" 200 OK" in slow.talk(request.replace(b"x", b"x\r\nconnection: close"))
+        assert [connection.recv(65536)[:12] for connection in connections[:2]] == [b"HTTP/1.1 408"] * 2
+        assert connections[2].recv(65536) == b""
+
+
+def test_requests_that_are_sent_ahead_are_answered(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipelined request has a place as any other, in either order of its completion."""
+    monkeypatch.setattr("durable_agents.pipeline.serving.INCOMPLETE_MAX", 1)
+    request = b"GET /status HTTP/1.1\r\nhost: x\r\n\r\n"
+    answer = slow.talk(request * 2 + request.replace(b"x", b"x\r\nconnection: close"))
+    assert answer.count(b" 200 OK") == 3
 
 
 def test_loops_live_and_end_with_the_server(slow: Slow) -> None:

@@ -91,7 +91,7 @@ def test_a_damaged_snapshot_is_passed_over(manager: CheckpointManager, artifacts
     recovery = manager.latest_verified("t")
     assert recovery.checkpoint is not None
     assert recovery.checkpoint.sequence_number == 1
-    assert "to have the SHA-256" in recovery.skipped[0].why
+    assert "must have the SHA-256" in recovery.skipped[0].why
 
 
 def test_lost_items_of_evidence_do_not_make_a_checkpoint_verified(
