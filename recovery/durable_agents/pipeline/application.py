@@ -146,6 +146,7 @@ class Application:
         inbox = self._handling.health
         return {
             "now": self._clock.now(),
+            "store": {"warnings": self.store.warnings()},
             "queue": self.queue.counts(),
             "inbox": {
                 "pending": self.store.deliveries(DeliveryStatus.PENDING),

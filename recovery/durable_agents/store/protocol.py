@@ -406,6 +406,10 @@ class Store(Reads, Protocol):
         """
         ...
 
+    def warnings(self) -> list[str]:
+        """Return what is wrong with the database now and raises no error, in sentences; of bounded cost."""
+        ...
+
     def close(self) -> None:
         """Close all connections. Closing twice is fine; any other call afterwards raises StoreClosed."""
         ...

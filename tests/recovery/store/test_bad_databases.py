@@ -267,7 +267,7 @@ def test_no_length_that_is_none_reaches_the_database(world: World, path: Path, c
         "acquire_many": lambda: world.leases.acquire_many("h", limit=2, ttl_s=ttl_s),
         "renew": lambda: world.leases.renew(lease, ttl_s=ttl_s),
     }
-    with pytest.raises(InvalidDuration, match="give a length in seconds"):
+    with pytest.raises(InvalidDuration, match="Give a length in seconds"):
         calls[call]()
     assert dump(path) == before
 

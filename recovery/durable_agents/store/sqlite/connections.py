@@ -30,6 +30,7 @@ from durable_agents.errors import (
     RecoveryError,
     StoreError,
 )
+from durable_agents.store.sqlite import log_size
 
 Refusal: TypeAlias = sqlite3.Error | UnicodeEncodeError | OverflowError
 REFUSALS: Final = (sqlite3.Error, UnicodeEncodeError, OverflowError)
@@ -193,6 +194,7 @@ class ConnectionFactory:
     def _set_up(self, connection: sqlite3.Connection) -> None:
         for name, value in _SETTINGS.items():
             connection.execute(f"PRAGMA {name} = {value}")
+        connection.execute(f"PRAGMA journal_size_limit = {log_size.LOG_BYTES_MAX}").fetchone()
         self._switch_to_wal(connection)
 
     def _switch_to_wal(self, connection: sqlite3.Connection) -> None:

@@ -37,6 +37,7 @@ from durable_agents.store.sqlite.connections import (
 )
 from durable_agents.store.sqlite.group_commit import Group, GroupCommit
 from durable_agents.store.sqlite.jobs import JobReads, JobWrites
+from durable_agents.store.sqlite.log_size import LogWatch
 from durable_agents.store.sqlite.once import RESULT, KeyReads, KeyWrites
 from durable_agents.store.sqlite.state import StateReads, StateWrites
 from durable_agents.store.sqlite.webhooks import InboxReads, InboxWrites, SourceReads, SourceWrites
@@ -101,6 +102,7 @@ class SqliteTransaction(LeaseWrites, InboxWrites, JobWrites, SourceWrites, State
             )
             raise InheritedTransaction(message)
         self._group_commit.leave(self._ticket, self._group, None)
+        self._store.log_watch.look()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class SqliteStore(TaskReads, LeaseReads, InboxReads, JobReads, SourceReads, Stat
         """Use the factory's connections, and no others; ``queue_writers`` as in ``open_store``."""
         self._factory = factory
         self._queue = WriteLockQueue(factory.path, factory.busy_timeout_s) if queue_writers else None
+        self.log_watch = LogWatch(factory.path)
         self._idle: list[sqlite3.Connection] = []
         self._idle_readers: list[sqlite3.Connection] = []
         self._group_commit = GroupCommit(self)
@@ -169,6 +172,11 @@ class SqliteStore(TaskReads, LeaseReads, InboxReads, JobReads, SourceReads, Stat
     def transaction(self) -> SqliteTransaction:
         """Return a block that is one transaction."""
         return SqliteTransaction(self)
+
+    def warnings(self) -> list[str]:
+        """Return what is wrong with the database now, in sentences."""
+        self.log_watch.look()
+        return [text for text in [self.log_watch.warning] if text]
 
     def can_write_now(self) -> bool:
         """Tell, without waiting, whether a transaction could begin; True where an error is in the way."""
