@@ -131,9 +131,10 @@ class Site:
 
     # Time.
 
-    def settle(self) -> None:
-        """Wait until nothing is to be handled or done."""
-        self.chaos.wait_until(lambda: is_quiet(self.database), timeout_s=WAIT_S, what="the work to be done")
+    def settle(self, *, issues: int = 1) -> None:
+        """Wait until nothing is to be handled or done; a busy machine takes a second for a job."""
+        timeout_s = WAIT_S + 2.0 * issues
+        self.chaos.wait_until(lambda: is_quiet(self.database), timeout_s=timeout_s, what="the work to be done")
 
     def pass_time(self, duration_s: float = INTERVAL_S, *, settles: bool = True) -> None:
         """Let this much time pass, and wait until the reconciler has looked after it, and all that follows is done."""

@@ -356,9 +356,9 @@ def at_the_same_moment(chaos: Run, database: Path, parts: dict[str, str], issues
     gate.touch()
     site.act(lambda: deliver_to_both(site, ports, keys))
     for reconciler in reconcilers:
-        reconciler.wait_for("tick", kind="note", timeout_s=WAIT_S)
+        reconciler.wait_for("tick", kind="note", timeout_s=WAIT_S + issues)
     chaos.spawn("scenarios.webhooks.webhook_agents:work", kwargs=site.common, name="worker")
-    site.settle()
+    site.settle(issues=issues)
     judge(site, **{key.replace("-", "_"): "analysis" for key in keys})
 
 
