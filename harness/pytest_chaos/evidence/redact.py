@@ -1,22 +1,23 @@
-"""Takes secrets out of everything that is written: records, matrix, packs, failures, what explorations say.
+"""Masks secrets in everything that is written: records, matrix, packs, failures, explorations.
 
-What counts as one: values registered in :data:`SECRETS` (``spawn(env=...)`` does that), values of
-environment variables whose names look secret, what follows a secret-like name (``password=...``,
-``--token X``, a column of a row, an item of JSON), and values of well-known shapes. Names and shapes
-are the table of ``secret_patterns``. Numbers are never secrets: the fencing tokens of a lease are
-evidence. Digests, seeds and run ids stand after no secret-like name, and entropy alone makes no
-secret.
+These are secrets: values registered in :data:`SECRETS` (``spawn(env=...)`` does that), values of
+environment variables whose names look secret, values that follow a secret-like name
+(``password=...``, ``--token X``, a column of a row, an item of JSON), and values of well-known
+shapes. ``secret_patterns`` is the table of names and shapes. Numbers are never secrets: the fencing
+tokens of a lease are evidence. Digests, seeds and run ids follow no secret-like name, and entropy
+alone makes no secret.
 
-The scanners that exist were looked at and not taken. They judge by entropy, which would blank the
-hashes and run ids that evidence consists of, and they answer with places, not with text. A list
-misses what it does not know: treat a pack as you would treat the log.
+Existing scanners were not taken. Some, such as detect-secrets, judge by entropy, which would blank
+the hashes and run ids that evidence consists of, and they return places, not text. A list misses
+unknown kinds: treat a pack as you would treat the log.
 
-A registered value is known to the process it was registered in. A pack that a later session
-salvages is redacted by patterns and by that session's own environment.
+A registered value is known to its process alone. A pack that a later session salvages is redacted
+by patterns and by the environment of that session.
 """
 
 from __future__ import annotations
 
+import enum
 import functools
 import json
 import math
@@ -24,7 +25,7 @@ import os
 import re
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pytest_chaos.evidence import secret_patterns as table
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from pytest_chaos.model.values import Json
 
 MASK: Final = "[redacted]"
-"""What stands where a secret was."""
+"""Stands in place of a secret."""
 
 _LENGTH_MIN: Final = 4
 _ENVIRONMENT_LENGTH_MIN: Final = 8
@@ -111,21 +112,25 @@ Value = TypeVar("Value")
 
 
 class Secrets:
-    """Values that must never be written down, as they are told to this process."""
+    """The registered secrets of this process."""
 
     def __init__(self) -> None:
         """Start with none."""
         self._values: set[str] = set()
 
     def add(self, value: str) -> None:
-        """Register a value. One of fewer than four characters is ignored: masking it would destroy all text."""
+        """Register a value of at least four characters: a shorter one is in all texts."""
         if len(value) >= _LENGTH_MIN:
             self._values.add(value)
 
     def add_environment(self, environment: Mapping[str, str]) -> None:
-        """Register those values of an environment whose names look secret, as ``spawn(env=...)`` should."""
+        """Register the values of an environment whose names look secret."""
         for value in secret_values(environment):
             self.add(value)
+
+    def add_argv(self, argv: Iterable[str]) -> None:
+        """Register what follows an option of a secret-like name, as in ``--password X``."""
+        self.add_environment({f"{place}-{name}": value for place, (name, value) in enumerate(_options(argv))})
 
     @property
     def values(self) -> frozenset[str]:
@@ -138,15 +143,21 @@ SECRETS: Final = Secrets()
 
 
 class Redactor:
-    """Masks secrets in text, in JSON and in the values of ``pytest_chaos.model``."""
+    """Masks secrets in text, in JSON and in the values of ``pytest_chaos.model``.
+
+    >>> Redactor(["hunter2!"]).text("login hunter2! with password=abc123xyz and fencing token 42")
+    'login [redacted] with password=[redacted] and fencing token 42'
+    """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        """Mask these values, in every form they are usually written in, and all that looks like a secret."""
+        """Mask these values, in the forms they are written in, and all that looks secret."""
         forms = {form for secret in secrets for form in _forms(secret)}
         self._forms = sorted(forms, key=lambda form: (-len(form), form))
 
     def text(self, text: str) -> str:
         """Return the text with every secret masked. Takes time in proportion to its length."""
+        if not text:
+            return text
         if found := [form for form in self._forms if form in text]:
             text = re.sub("|".join(map(_bounded, found)), MASK, text)
         if any(anchor in text for anchor in table.KEY_ANCHORS):
@@ -169,20 +180,19 @@ class Redactor:
 
     def lines(self, lines: Sequence[str]) -> list[str]:
         """Return lines of one text with every secret masked, also one that takes several of them."""
-        return self.text("\n".join(lines)).split("\n")
+        return self.text("\n".join(lines)).split("\n") if lines else []
 
     def words(self, argv: Iterable[str]) -> list[str]:
         """Return an argv with every secret masked; what follows an option of a secret-like name is one."""
-        masked: list[str] = []
-        is_next = False
-        for word in argv:
-            plain = is_next and not word.startswith("-") and not word.isdigit()
-            masked.append(MASK if plain and word else self.text(f" {word}")[1:])
-            is_next = word.startswith("-") and (bool(_STRONG_END.search(word.lower())) or word.lower() == "--token")
-        return masked
+        words = list(argv)
+        options = ("", *(word if word.startswith("-") else "" for word in words))
+        return [
+            MASK if _is_strong(option.lstrip("-")) and _is_argument(word) else self.text(f" {word}")[1:]
+            for option, word in zip(options, words, strict=False)
+        ]
 
     def json(self, value: Json, name: str = "") -> Json:
-        """Return the value with every secret masked; ``name`` is the field it stands in, which may tell."""
+        """Return the value with every secret masked; the ``name`` of its field may tell one."""
         match value:
             case str():
                 return self._named(value, name)
@@ -213,6 +223,8 @@ class Redactor:
 
         Identifiers stay as they are: a replay needs seed, plan and node id, and folders have names.
         """
+        if isinstance(value, enum.Enum):
+            return value
         if isinstance(value, str):
             return self.text(value)  # type: ignore[return-value]  # a str for a str
         if isinstance(value, tuple):
@@ -262,8 +274,23 @@ _IDENTIFIERS_OF: Final = frozenset({
 })  # fmt: skip
 
 
+def _options(argv: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the options of an argv with their values: the next word, or what stands behind ``=``."""
+    words = list(argv)
+    for place, word in enumerate(words):
+        name, separator, value = word.partition("=")
+        if word.startswith("-") and separator:
+            yield name, value
+        elif word.startswith("-") and _is_argument("".join(words[place + 1 : place + 2])):
+            yield name, words[place + 1]
+
+
+def _is_argument(word: str) -> bool:
+    return bool(word) and not word.startswith("-") and not word.isdigit()
+
+
 def redactor(environment: Mapping[str, str] | None = None) -> Redactor:
-    """Return the redactor for this process: its registry, and the secrets of its environment (or of the one given)."""
+    """Return the redactor of this process: its registry, and the secrets of an environment."""
     return _redactor(SECRETS.values | secret_values(os.environ if environment is None else environment))
 
 
@@ -280,8 +307,8 @@ def clean(value: Value) -> Value:
 def secret_values(environment: Mapping[str, str]) -> frozenset[str]:
     """Return the values of variables whose names look secret.
 
-    Short values, numbers, plain words and the paths of existing files are not taken:
-    ``SSH_AUTH_SOCK`` names a secret, it is none.
+    Short values, numbers, plain words and paths of existing files are left out: ``SSH_AUTH_SOCK``
+    is no secret.
     """
     return frozenset(value for name, value in environment.items() if _is_secret(name, value))
 
@@ -412,7 +439,7 @@ def _is_value(value: str) -> bool:
 
 def _may_be(value: str, name: str, line: str, end: int, match: re.Match[str]) -> bool:
     """Whether what stands behind a name can be its value, and is not code, a path or another option."""
-    if value.startswith("-") and match["space"] is not None:
+    if line.startswith(MASK, end) or (value.startswith("-") and match["space"] is not None):
         return False
     if value.startswith("/") and name.lower().endswith("pwd"):
         return False
@@ -466,5 +493,5 @@ def _bounded(form: str) -> str:
 
 
 def _forms(secret: str) -> set[str]:
-    """Return how a value may look in text: as it is, in JSON, in a Python literal, in a URL."""
+    """Return the forms of a value in text: plain, in JSON, in a Python literal, in a URL."""
     return {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], urllib.parse.quote(secret, safe="")}
