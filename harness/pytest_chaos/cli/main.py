@@ -26,6 +26,7 @@ import click
 from pytest_chaos.cli.explore import explore
 from pytest_chaos.cli.init import init
 from pytest_chaos.errors import ChaosError, UsageError
+from pytest_chaos.evidence.redact import clean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +108,7 @@ def run(arguments: Sequence[str]) -> int:
         error.show()
         return Exit.MISTAKE
     except ChaosError as error:
-        click.echo(f"chaos: {error}", err=True)
+        click.echo(clean(f"chaos: {error}"), err=True)
         return Exit.MISTAKE
     except (click.Abort, KeyboardInterrupt):
         click.echo("chaos: interrupted", err=True)
@@ -119,7 +120,7 @@ def run(arguments: Sequence[str]) -> int:
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
         text = f"chaos: an error of its own, {type(error).__name__}: {error}; {TRACEBACK}=1 shows where it came from"
-        click.echo(text, err=True)
+        click.echo(clean(text), err=True)
         return Exit.OUR_ERROR
     return Exit.HELD
 

@@ -78,20 +78,18 @@ def gather(folder: Path, outcome: str | None, redactor: Redactor, limits: Limits
     marks, torn = reader.marks()
     agents = reader.lines(AGENTS, AgentStarted | AgentSummary)
     return Facts(
-        header=msgspec.structs.replace(
-            header, command=redactor.text(header.command), reproduce=redactor.text(header.reproduce)
-        ),
+        header=redactor.clean(header),
         verdict=record.verdict if record else Verdict.INCONCLUSIVE,
         failure=reader.failure(record, outcome),
         marks=marks,
         torn=torn,
-        receipts=tuple(reader.clean(receipt, Receipt) for receipt in reader.lines(RECEIPTS, Receipt)),
-        started=tuple(reader.clean(agent, AgentStarted) for agent in agents if isinstance(agent, AgentStarted)),
-        ended=tuple(reader.clean(agent, AgentSummary) for agent in agents if isinstance(agent, AgentSummary)),
+        receipts=tuple(redactor.clean(item) for item in reader.lines(RECEIPTS, Receipt) if isinstance(item, Receipt)),
+        started=tuple(redactor.clean(agent) for agent in agents if isinstance(agent, AgentStarted)),
+        ended=tuple(redactor.clean(agent) for agent in agents if isinstance(agent, AgentSummary)),
         logs=reader.logs(),
         databases=tuple(Path(name) for name in reader.lines(DATABASES, str) if isinstance(name, str)),
-        findings=tuple(reader.clean(finding, Finding) for finding in (record.findings if record else ())),
-        assertions=tuple(reader.clean(item, Assertion) for item in (record.assertions if record else ())),
+        findings=redactor.clean(record.findings) if record else (),
+        assertions=redactor.clean(record.assertions) if record else (),
         notes=redactor.json(record.notes) if record else None,
         duration_s=record.duration_s if record else None,
     )
@@ -103,10 +101,6 @@ class _Reader:
     redactor: Redactor
     limits: Limits
     problems: Problems
-
-    def clean(self, value: object, kind: type[Value]) -> Value:
-        """Return the value with the secrets in its text masked."""
-        return msgspec.convert(self.redactor.json(msgspec.to_builtins(value)), kind)
 
     def record(self) -> RunRecord | None:
         record: RunRecord | None = None
@@ -179,9 +173,8 @@ class _Reader:
         return f"{self.redactor.text(first)}… [cut: {size} bytes of output] …\n{self.redactor.text(last)}"
 
     def _mark(self, mark: Mark) -> Mark:
-        key = self.redactor.text(mark.key) if isinstance(mark.key, str) else mark.key
-        value = mark.value if mark.value is None else self._short(self.redactor.json(mark.value), mark.order)
-        return msgspec.structs.replace(mark, operation=self.redactor.text(mark.operation), key=key, value=value)
+        mark = self.redactor.clean(mark)
+        return mark if mark.value is None else msgspec.structs.replace(mark, value=self._short(mark.value, mark.order))
 
     def _short(self, value: Json, order: int) -> Json:
         length = len(msgspec.json.encode(value))

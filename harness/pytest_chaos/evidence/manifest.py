@@ -26,7 +26,7 @@ FORMAT: Final = 1
 
 NOTICE: Final = (
     "Secrets are redacted in all text of this pack (evidence.sqlite, agents/, marks.jsonl, failure.txt). The files "
-    "under database/ are byte-exact copies and are NOT redacted: they hold whatever the program stored."
+    "under database/ and attachments/ are byte-exact copies and are NOT redacted: they hold what the program stored."
 )
 _MANIFEST_BYTES_MAX: Final = 16 * 1024 * 1024
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 import msgspec
 
 from pytest_chaos.errors import ResultsError
+from pytest_chaos.evidence.redact import clean
 from pytest_chaos.model.values import RECORD_FORMAT, RunRecord, SessionHeader
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class SessionFolder:
         return size
 
     def _append(self, value: SessionHeader | RunRecord) -> None:
-        line = msgspec.json.encode(value) + b"\n"
+        line = msgspec.json.encode(clean(value)) + b"\n"
         descriptor = os.open(self.path / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             if (written := os.write(descriptor, line)) != len(line):

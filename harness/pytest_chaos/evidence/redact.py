@@ -1,14 +1,15 @@
-"""Masks secrets in text before it goes into a pack.
+"""Masks secrets in everything that is written: records, matrix, packs, failures, explorations.
 
 These are secrets: values registered in :data:`SECRETS` (``spawn(env=...)`` does that), values of
-environment variables whose names look secret, authorisation headers and cookies, passwords in
-connection strings, ``password=...`` and its kin, private keys, and tokens of well-known shapes.
-Numbers are never secrets: the fencing tokens of a lease are evidence.
+environment variables whose names look secret, values that follow a secret-like name
+(``password=...``, ``--token X``, a column of a row, an item of JSON), and values of well-known
+shapes. ``secret_patterns`` is the table of names and shapes. Numbers are never secrets: the fencing
+tokens of a lease are evidence. Digests, seeds and run ids follow no secret-like name, and entropy
+alone makes no secret.
 
 Existing scanners were not taken. Some, such as detect-secrets, judge by entropy, which would blank
-the hashes and run ids that evidence consists of, and they return places, not text. The packages
-that rewrite text are small lists of patterns like this one. A list misses unknown kinds: treat a
-pack as you would treat the log.
+the hashes and run ids that evidence consists of, and they return places, not text. A list misses
+unknown kinds: treat a pack as you would treat the log.
 
 A registered value is known to its process alone. A pack that a later session salvages is redacted
 by patterns and by the environment of that session.
@@ -16,12 +17,18 @@ by patterns and by the environment of that session.
 
 from __future__ import annotations
 
+import enum
+import functools
 import json
+import math
 import os
 import re
 import urllib.parse
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from pytest_chaos.evidence import secret_patterns as table
 
 if TYPE_CHECKING:
     from pytest_chaos.model.values import Json
@@ -29,72 +36,79 @@ if TYPE_CHECKING:
 MASK: Final = "[redacted]"
 """Stands in place of a secret."""
 
-_REGISTERED_LENGTH_MIN: Final = 4
+_LENGTH_MIN: Final = 4
 _ENVIRONMENT_LENGTH_MIN: Final = 8
-_SECRET_PARTS: Final = {
-    "secret", "secrets", "token", "password", "passwd", "pass", "pwd", "passphrase", "apikey", "key", "credential",
-    "credentials", "dsn", "auth", "cookie", "private", "webhook",
-}  # fmt: skip
 _WORKING_DIRECTORIES: Final = {"PWD", "OLDPWD"}
-# No pattern may look at a long run of letters from each of its places: that takes time by the
-# square of the output.
-_NAME: Final = (
-    r"(?:password|passwd|passphrase|pwd(?!=/)|secret|secret[_-]?key|api[_-]?key|access[_-]?key"
-    r"|private[_-]?key|client[_-]?secret|(?:access|refresh|auth|id|api|bearer|session)[_-]?token|credentials?)"
+
+_SUFFIX: Final = r"(?:\d{1,3}|[_-]?(?:value|b64|base64|plain))?"
+_IS: Final = (
+    r"""(?P<is>\\*+["']?\]?[ \t]*+(?:=>|:=|[=!]==?|[=:]|%3d)[ \t]*+"""  # an assignment, JSON, a header, a query
+    r"""|(?P<tag>>)"""  # <password>...</password>
+    r"""|(?P<pair>\\*["'][ \t]*,[ \t]*)(?=\\*["'])"""  # an argv or a pair, written as a list
+    r"""|[ \t]+(?P<words>is|was)[ \t]+:?"""
+    r"""|(?P<space>[ \t]+))"""  # an option, SQL
 )
-_SECRET_NAME: Final = re.compile(rf"(?i).*{_NAME}|token|authorization|proxy-authorization|cookie|set-cookie|x-api-key")
+_EXACT_NAMES: Final = frozenset({"token", "auth_token", "x-api-key", "sig"})
+_NAME_LENGTH_MAX: Final = 64
+_NAME_REVERSED: Final = re.compile(r"[\w-]*")
+_SCHEME: Final = re.compile(r"""\\*["']?(?:basic|bearer|digest|token|negotiate|apikey|aws4-hmac-sha256)[ \t]+""", re.I)
+_OPENING: Final = re.compile(r"""\\*["']""")
+_VALUE_LENGTH_JUDGED: Final = 1024
+"""Characters of a value that are looked at to judge it: a line of many names and no end takes time by its length."""
 _VALUE: Final = r"""[^\s"'\\,;&(){}\[\]<>]"""
-_IS: Final = r"""\\?["']?\s*[=:]\s*\\?["']?"""
-"""Between a name and its value, in a header, an assignment, JSON, or JSON inside of JSON."""
-_UNMASKED: Final = rf"(?!{re.escape(MASK)})"
-_NO_SECRET: Final = rf"(?![\d.]+\b|null\b|none\b|true\b|false\b|{re.escape(MASK)})"
-
-_PRIVATE_KEY: Final = r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
-_AUTHORIZATION: Final = (
-    rf"(?i)\b((?:proxy-)?authorization{_IS}(?!\w+\s+{re.escape(MASK)})"
-    rf"(?:(?:basic|bearer|digest|token|negotiate)\s+)?){_UNMASKED}{_VALUE}+"
+_IN_TAG: Final = r"[^<\r\n]"
+_TO_THE_END: Final = r"""[^\r\n"'\\]"""
+_IN_QUOTES: Final = {'"': r'(?:[^"\\\r\n]|\\[^\r\n])', "'": r"(?:[^'\\\r\n]|\\[^\r\n])"}
+_NO_VALUE: Final = re.compile(
+    r"[\d.,:+-]*|\*+|[xX]{3,}|[.…]+|\$.*|%.{0,3}|%\(\w*\)s|\{.*|<.*>?|\?|:\w+|https?:|" + re.escape(MASK) + ".*",
+    re.DOTALL,
 )
-_COOKIE: Final = rf"""(?i)(?<![\w-])((?:set-)?cookie{_IS})[^\r\n"'\\]+"""
-_BEARER: Final = r"(?i)\b(bearer\s+)[a-z0-9._~+/=-]{8,}"
-_USER_IN_URL: Final = r"""(?i)(?<![a-z0-9+.-])([a-z][a-z0-9+.-]*://[^\s:/@"'<>]*:)[^\s/"'<>]+(?=@)"""
-_QUOTED: Final = rf"""(?i)({_NAME}\\?["']?\s*(?:=>|[=:])\s*(\\?["']))(?:(?!\2)[^\r\n]){{1,4096}}(?=\2)"""
-_ASSIGNED: Final = rf"""(?i)({_NAME}\\?["']?\s*(?:=>|[=:])\s*){_NO_SECRET}{_VALUE}+"""
-_TOKEN: Final = rf"(?i)(?<![\w-])(token{_IS})(?!\d+\b){_UNMASKED}[a-z0-9._~+/=-]{{8,}}"
-_API_KEY_HEADER: Final = rf"(?i)\b(x-api-key{_IS}){_UNMASKED}{_VALUE}+"
+_UUID: Final = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.I)
+_WORDS: Final = re.compile(r"[A-Z]*[a-z]+(?:[A-Z][a-z]+)*[A-Z]?|[A-Z]+|[a-z]+")
+_ENTROPY_MIN: Final = 2.4
+"""Bits a character, of a run of letters and digits: 16 random hex digits have some 3.3, a repeated letter 0."""
+_RANDOM_LENGTH_MIN: Final = 8
 
-_NAMED_PATTERNS: Final = (
-    _AUTHORIZATION,
-    _COOKIE,
-    _BEARER,
-    _USER_IN_URL,
-    _QUOTED,
-    _ASSIGNED,
-    _TOKEN,
-    _API_KEY_HEADER,
-)
-"""Secrets known by the words before them; the first group stays."""
 
-_SHAPES: Final = (
-    _PRIVATE_KEY,
-    r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,})",
-    r"\b(?:sk|rk|pk)[-_](?:live|test|ant|proj|or)[-_][A-Za-z0-9_-]{8,}",
-    r"\bsk-[A-Za-z0-9]{20,}",
-    r"\bwhsec_[A-Za-z0-9+/=]{16,}",
-    r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}",
-    r"\bhooks\.slack\.com/services/[A-Za-z0-9/]+",
-    r"\bAIza[A-Za-z0-9_-]{35}",
-    r"\bya29\.[A-Za-z0-9_-]{20,}",
-    r"\b(?:hf_[A-Za-z0-9]{20,}|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{40,})",
-    r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
-    r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",
-)
-"""Secrets known by their shape: private keys, and tokens with a service's prefix."""
+def _tree(patterns: Iterable[str]) -> str:
+    """Return a pattern for any of the patterns, which begin with a literal, divided by that: it is faster so."""
+    groups: dict[str, list[str]] = {}
+    for pattern in dict.fromkeys(patterns):
+        first = 2 if pattern.startswith("\\") else 1
+        groups.setdefault(pattern[:first], []).append(pattern[first:])
+    return "|".join(f"{first}(?:{'|'.join(rest)})" for first, rest in groups.items())
 
-_PATTERNS: Final = (
-    *((re.compile(pattern), MASK) for pattern in _SHAPES),
-    *((re.compile(pattern), rf"\1{MASK}") for pattern in _NAMED_PATTERNS),
+
+def _name(name: str) -> str:
+    """Return the pattern of a name of the table."""
+    pattern = re.escape(name.removeprefix("^").replace(" ", "~")).replace("\\~", "~").replace("~", "[_-]?")
+    return f"{pattern[0]}(?<![a-z]{pattern[0]}){pattern[1:]}" if name.startswith("^") else pattern
+
+
+_NAMED: Final = re.compile(f"(?:{_tree(map(_name, (*table.STRONG_NAMES, *table.WEAK_NAMES)))}){_SUFFIX}{_IS}")
+"""A secret-like name with what stands between it and its value, in text in lower case."""
+_STRONG_END: Final = re.compile(f"(?:{'|'.join(map(_name, table.STRONG_NAMES))}){_SUFFIX}\\Z")
+_WEAK_END: Final = re.compile(f"(?:{'|'.join(map(_name, table.WEAK_NAMES))}){_SUFFIX}\\Z")
+_HINTS: Final = (
+    "auth", "credential", "cookie", "code(?=s?[^a-z])", "dsn", "hmac", "jwt", r"k(?<=[a-z_-]k)ey(?![a-rt-z])",
+    "mnemonic", "otp", "pass(?!ed|es|ing)", "pwd", "pat(?![a-z])", "secret", "session[_-]?id", "s(?<![a-z]s)ig(?!h|m)",
+    "s(?<![a-z]s)alt", "token", "webhook",
+)  # fmt: skip
+"""What is in every secret-like name, as patterns that begin with a letter: a line without them has no such name."""
+_HINTED_NAME: Final = re.compile(_tree(_HINTS))
+_SHAPES: Final = tuple(
+    (shape.anchors, re.compile(shape.pattern), rf"\g<keep>{MASK}" if "(?P<keep>" in shape.pattern else MASK)
+    for shape in table.SHAPES
 )
+_ANCHORS: Final = tuple(dict.fromkeys(anchor for shape in table.SHAPES for anchor in shape.anchors))
+_WORD_ANCHOR: Final = re.compile(
+    f"(?<![a-z0-9_])(?:{_tree(re.escape(anchor) for anchor in _ANCHORS if anchor[0].isalnum())})"
+)
+"""The anchors that begin a word: most places of a text are within one, and are passed quickly."""
+_OTHER_ANCHORS: Final = tuple(anchor for anchor in _ANCHORS if not anchor[0].isalnum())
+_KEY_BLOCK: Final = re.compile(table.KEY_BLOCK)
+
+Value = TypeVar("Value")
 
 
 class Secrets:
@@ -106,13 +120,17 @@ class Secrets:
 
     def add(self, value: str) -> None:
         """Register a value of at least four characters: a shorter one is in all texts."""
-        if len(value) >= _REGISTERED_LENGTH_MIN:
+        if len(value) >= _LENGTH_MIN:
             self._values.add(value)
 
     def add_environment(self, environment: Mapping[str, str]) -> None:
         """Register the values of an environment whose names look secret."""
         for value in secret_values(environment):
             self.add(value)
+
+    def add_argv(self, argv: Iterable[str]) -> None:
+        """Register what follows an option of a secret-like name, as in ``--password X``."""
+        self.add_environment({f"{place}-{name}": value for place, (name, value) in enumerate(_options(argv))})
 
     @property
     def values(self) -> frozenset[str]:
@@ -125,7 +143,7 @@ SECRETS: Final = Secrets()
 
 
 class Redactor:
-    """Masks secrets in text and in JSON values.
+    """Masks secrets in text, in JSON and in the values of ``pytest_chaos.model``.
 
     >>> Redactor(["hunter2!"]).text("login hunter2! with password=abc123xyz and fencing token 42")
     'login [redacted] with password=[redacted] and fencing token 42'
@@ -134,48 +152,344 @@ class Redactor:
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         """Mask these values, in the forms they are written in, and all that looks secret."""
         forms = {form for secret in secrets for form in _forms(secret)}
-        longest_first = sorted(forms, key=lambda form: (-len(form), form))
-        self._known = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        self._forms = sorted(forms, key=lambda form: (-len(form), form))
 
     def text(self, text: str) -> str:
-        """Return the text with every secret masked."""
-        if self._known is not None:
-            text = self._known.sub(MASK, text)
-        for pattern, replacement in _PATTERNS:
-            text = pattern.sub(replacement, text)
-        return text
+        """Return the text with every secret masked. Takes time in proportion to its length."""
+        if not text:
+            return text
+        if found := [form for form in self._forms if form in text]:
+            text = re.sub("|".join(map(_bounded, found)), MASK, text)
+        if any(anchor in text for anchor in table.KEY_ANCHORS):
+            text = _KEY_BLOCK.sub(MASK, text)
+        lowered = _lowered(text)
+        anchors = {*_WORD_ANCHOR.findall(lowered), *(anchor for anchor in _OTHER_ANCHORS if anchor in lowered)}
+        shapes = [shape for shape in _SHAPES if not anchors.isdisjoint(shape[0])]
+        hints = _hints(frozenset(anchors))
+        parts: list[str] = []
+        done = 0
+        hint = hints.search(lowered)
+        while hint is not None:
+            start = lowered.rfind("\n", done, hint.start()) + 1 or done
+            end = lowered.find("\n", hint.end())
+            end = len(lowered) if end < 0 else end
+            parts += (text[done:start], _line(text[start:end], lowered[start:end], shapes))
+            done = end
+            hint = hints.search(lowered, end)
+        return "".join([*parts, text[done:]]) if parts else text
+
+    def lines(self, lines: Sequence[str]) -> list[str]:
+        """Return lines of one text with every secret masked, also one that takes several of them."""
+        return self.text("\n".join(lines)).split("\n") if lines else []
+
+    def words(self, argv: Iterable[str]) -> list[str]:
+        """Return an argv with every secret masked; what follows an option of a secret-like name is one."""
+        words = list(argv)
+        options = ("", *(word if word.startswith("-") else "" for word in words))
+        return [
+            MASK if _is_strong(option.lstrip("-")) and _is_argument(word) else self.text(f" {word}")[1:]
+            for option, word in zip(options, words, strict=False)
+        ]
 
     def json(self, value: Json, name: str = "") -> Json:
         """Return the value with every secret masked; the ``name`` of its field may tell one."""
         match value:
             case str():
-                return MASK if value and _SECRET_NAME.fullmatch(name) else self.text(value)
+                return self._named(value, name)
             case Mapping():
-                return {self.text(str(key)): self.json(item, str(key)) for key, item in value.items()}
+                return self._mapping(value, name)
             case list() | tuple():
+                if len(value) == 2 and all(isinstance(item, str) for item in value) and _is_strong(value[0]):
+                    return [value[0], self._named(value[1], value[0])]
                 return [self.json(item, name) for item in value]
         return value
+
+    def _named(self, value: str, name: str) -> str:
+        if _is_strong(name):
+            return MASK if value and value.lower() not in {"null", "none", "true", "false"} else value
+        return MASK if _is_weak(name) and _is_random(value) else self.text(value)
+
+    def _mapping(self, value: Mapping[Any, Json], name: str) -> Json:
+        if "blob" in value and len(value) == 2 and _is_strong(name):
+            return MASK
+        said = next((text for key, text in value.items() if key in table.NAME_FIELDS and _is_strong(text)), "")
+        return {
+            self.text(str(key)): self.json(item, said if said and key in table.VALUE_FIELDS else str(key))
+            for key, item in value.items()
+        }
+
+    def clean(self, value: Value) -> Value:
+        """Return a value of the model (a record, a receipt, an exploration) with every secret in its text masked.
+
+        Identifiers stay as they are: a replay needs seed, plan and node id, and folders have names.
+        """
+        if isinstance(value, enum.Enum):
+            return value
+        if isinstance(value, str):
+            return self.text(value)  # type: ignore[return-value]  # a str for a str
+        if isinstance(value, tuple):
+            items = [self.clean(item) for item in value]
+            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)  # type: ignore[return-value]
+        fields: tuple[str, ...] = getattr(value, "__struct_fields__", ())
+        if not fields:
+            return value
+        import msgspec  # a purely textual use of this module needs none
+
+        clean = {name: self._field(value, name, getattr(value, name)) for name in fields}
+        return msgspec.structs.replace(value, **clean)  # type: ignore[type-var]  # it has fields, so it is a struct
+
+    def _field(self, owner: object, name: str, value: object) -> object:
+        kind = type(owner).__name__
+        if name in _IDENTIFIERS or (kind, name) in _IDENTIFIERS_OF:
+            return value
+        if kind == "Assertion" and name == "observed":
+            return self._observed(getattr(owner, "name", ""), str(value))
+        if name == "reproduce":
+            return self._reproduce(str(value))
+        if kind == "Mark" and name == "value":
+            return self.json(value, getattr(owner, "operation", ""))
+        if isinstance(value, dict | list):
+            return self.json(value)
+        return self.clean(value)
+
+    def _observed(self, name: str, observed: str) -> str:
+        """Return an observed value masked as it would be behind its name, with which it is shown."""
+        before, _, after = self.text(f"{name}: {observed}").partition(": ")
+        return after if before == self.text(name) else self.text(observed)
+
+    def _reproduce(self, line: str) -> str:
+        """Return the line that repeats a run: the path and the seed stay, the project's own options are masked."""
+        ours, separator, own = line.partition(" -- ")
+        return ours + separator + self.text(own)
+
+
+_IDENTIFIERS: Final = frozenset({
+    "run_id", "node_id", "seed", "plan", "session", "session_folder", "root", "started", "started_at", "worker",
+    "versions", "evidence_folder", "pid", "order", "orders", "code", "folder", "family", "kind", "format", "verdict",
+})  # fmt: skip
+"""Fields that name something, or that a replay needs as they are."""
+_IDENTIFIERS_OF: Final = frozenset({
+    ("Scenario", "id"), ("RunRecord", "evidence"), ("Finding", "checker"), ("AgentSummary", "name"),
+    ("AgentStarted", "name"), ("Mark", "agent"),
+})  # fmt: skip
+
+
+def _options(argv: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the options of an argv with their values: the next word, or what stands behind ``=``."""
+    words = list(argv)
+    for place, word in enumerate(words):
+        name, separator, value = word.partition("=")
+        if word.startswith("-") and separator:
+            yield name, value
+        elif word.startswith("-") and _is_argument("".join(words[place + 1 : place + 2])):
+            yield name, words[place + 1]
+
+
+def _is_argument(word: str) -> bool:
+    return bool(word) and not word.startswith("-") and not word.isdigit()
 
 
 def redactor(environment: Mapping[str, str] | None = None) -> Redactor:
     """Return the redactor of this process: its registry, and the secrets of an environment."""
-    return Redactor({*SECRETS.values, *secret_values(os.environ if environment is None else environment)})
+    return _redactor(SECRETS.values | secret_values(os.environ if environment is None else environment))
+
+
+@functools.lru_cache(maxsize=8)
+def _redactor(secrets: frozenset[str]) -> Redactor:
+    return Redactor(secrets)
+
+
+def clean(value: Value) -> Value:
+    """Return text, or a value of the model, as it may be written: see :meth:`Redactor.clean`."""
+    return redactor().clean(value)
 
 
 def secret_values(environment: Mapping[str, str]) -> frozenset[str]:
     """Return the values of variables whose names look secret.
 
-    Short values, numbers and paths of existing files are left out: ``SSH_AUTH_SOCK`` is no secret.
+    Short values, numbers, plain words and paths of existing files are left out: ``SSH_AUTH_SOCK``
+    is no secret.
     """
     return frozenset(value for name, value in environment.items() if _is_secret(name, value))
 
 
 def _is_secret(name: str, value: str) -> bool:
-    if name in _WORKING_DIRECTORIES or _SECRET_PARTS.isdisjoint(re.split(r"[^a-z0-9]+", name.lower())):
-        return bool(re.search(r"://[^\s:/@]*:[^\s/]+@", value))
-    if len(value) < _ENVIRONMENT_LENGTH_MIN or value.isdigit():
+    if name in _WORKING_DIRECTORIES or len(value) < _LENGTH_MIN or value.isdigit():
         return False
-    return not (value.startswith("/") and os.path.exists(value))  # noqa: PTH110 - Path raises on what no path can be
+    if value.startswith("/") and os.path.exists(value):  # noqa: PTH110 - Path raises on what no path can be
+        return False
+    is_word = value.isalpha() and (value.islower() or value.isupper())
+    if _is_strong(name):
+        return len(value) >= _ENVIRONMENT_LENGTH_MIN or not is_word
+    if not table.ENVIRONMENT_PARTS.isdisjoint(re.split(r"[^a-z0-9]+", name.lower())):
+        return len(value) >= _ENVIRONMENT_LENGTH_MIN and not is_word
+    return bool(re.search(r"://[^\s:/@]*:[^\s/]+@", value))
+
+
+def _is_strong(name: object) -> bool:
+    """Whether what has this name is secret whatever it looks like."""
+    if not isinstance(name, str) or not name:
+        return False
+    lowered = name[-_NAME_LENGTH_MAX:].lower()
+    return not lowered.endswith(table.EVIDENCE_NAMES) and (
+        lowered in _EXACT_NAMES or _STRONG_END.search(_snake(name[-_NAME_LENGTH_MAX:])) is not None
+    )
+
+
+def _is_weak(name: str) -> bool:
+    """Whether what has this name is secret if it looks random."""
+    lowered = _snake(name[-_NAME_LENGTH_MAX:])
+    return not lowered.endswith(table.EVIDENCE_NAMES) and _WEAK_END.search(lowered) is not None
+
+
+def _snake(name: str) -> str:
+    """Return a name in lower case with its words apart: dbPassword is db_password."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _is_random(value: str) -> bool:
+    """Whether a value looks drawn: letters and digits mixed within a word, with some entropy."""
+    if _UUID.fullmatch(value):
+        return False
+    for word in re.split(r"[^A-Za-z0-9]+", value[:4096]):
+        if len(word) < _RANDOM_LENGTH_MIN or word.isdigit() or _WORDS.fullmatch(word):
+            continue
+        if _entropy(word) >= _ENTROPY_MIN:
+            return True
+    return False
+
+
+def _entropy(text: str) -> float:
+    """Return Shannon's entropy in bits a character."""
+    return -sum(count / len(text) * math.log2(count / len(text)) for count in Counter(text).values())
+
+
+@functools.lru_cache(maxsize=256)
+def _hints(anchors: frozenset[str]) -> re.Pattern[str]:
+    """Return what is in every line that may hold a secret: one pass looks for it, and only such lines are read again.
+
+    ``anchors`` are those that the text has: most texts have few, and each costs time at every place.
+    """
+    return re.compile(_tree((*_HINTS, *map(re.escape, sorted(anchors)))))
+
+
+def _line(line: str, lowered: str, shapes: Sequence[tuple[tuple[str, ...], re.Pattern[str], str]]) -> str:
+    """Return a line with its secrets masked."""
+    for anchors, pattern, replacement in shapes:
+        if any(anchor in lowered for anchor in anchors):
+            line = pattern.sub(replacement, line)
+    return _after_names(line) if _HINTED_NAME.search(lowered) else line
+
+
+def _after_names(line: str) -> str:
+    """Mask what follows a secret-like name."""
+    parts: list[str] = []
+    done = 0
+    for match in _NAMED.finditer(_lowered(line)):
+        if match.start() < done:
+            continue
+        place = _value_after(line, match)
+        if place is not None:
+            parts += (line[done : place[0]], MASK)
+            done = place[1]
+    return "".join([*parts, line[done:]]) if parts else line
+
+
+def _value_after(line: str, match: re.Match[str]) -> tuple[int, int] | None:
+    """Return where the secret begins and ends that a name announces; None where there is none."""
+    name = _name_before(line, match.start("is"))
+    lowered = name.lower()
+    is_option = name.startswith("-")
+    is_strong = _STRONG_END.search(_snake(name)) is not None or (is_option and lowered.endswith("token"))
+    if lowered.endswith(table.EVIDENCE_NAMES) or (not is_strong and lowered.endswith("key") and not name.isupper()):
+        return None
+    start = match.end()
+    if match["tag"] is not None:
+        return _in_tag(line, match.start("is") - len(name), start)
+    opening = _OPENING.match(line, start)
+    if match["space"] is not None and not is_option and opening is None:
+        return None
+    if "authorization" in lowered and (scheme := _SCHEME.match(line, start)) is not None:
+        start, opening = scheme.end(), None
+        if "digest" in scheme[0].lower():  # a list of parameters
+            return start, len(line.rstrip("\r"))
+    quote = opening[0] if opening is not None else ""
+    pattern = _TO_THE_END if lowered.endswith("cookie") else _VALUE
+    begin, end = _extent(pattern, quote, line, start, _VALUE_LENGTH_JUDGED)
+    value = line[begin:end]
+    if not _is_value(value) or not (quote or _may_be(value, name, line, end, match)):
+        return None
+    wants_random = not is_strong or (match["pair"] is not None and not is_option)
+    if wants_random and not _is_random(value):
+        return None
+    return _extent(pattern, quote, line, start, None) if len(value) >= _VALUE_LENGTH_JUDGED else (begin, end)
+
+
+def _in_tag(line: str, begin: int, start: int) -> tuple[int, int] | None:
+    """Return where the content of an XML element is; None where it has elements, or the name is no tag's."""
+    end = _run(_IN_TAG, line, start)
+    is_element = begin > 0 and line[begin - 1] == "<"
+    return (start, end) if is_element and line.startswith("</", end) and end > start else None
+
+
+def _is_value(value: str) -> bool:
+    """Whether this is a value at all, and no placeholder, type, mask or word of a sentence."""
+    return bool(value) and not _NO_VALUE.fullmatch(value) and value.lower() not in table.NO_VALUES
+
+
+def _may_be(value: str, name: str, line: str, end: int, match: re.Match[str]) -> bool:
+    """Whether what stands behind a name can be its value, and is not code, a path or another option."""
+    if line.startswith(MASK, end) or (value.startswith("-") and match["space"] is not None):
+        return False
+    if value.startswith("/") and name.lower().endswith("pwd"):
+        return False
+    if line[end : end + 1] in {"(", "["} and value.replace(".", "").replace("_", "").isalpha():
+        return False
+    last = value.rpartition(".")[2]
+    return _snake(last).strip("_") != _snake(name).strip("_-")
+
+
+def _extent(pattern: str, quote: str, line: str, start: int, limit: int | None) -> tuple[int, int]:
+    """Return where a value begins and ends: with its quotes, or with what the pattern takes; at most ``limit`` long."""
+    start += len(quote)
+    if len(quote) > 1:  # quotes within quotes
+        end = line.find(quote, start, len(line) if limit is None else start + limit)
+        return start, end if end >= 0 else len(line) if limit is None else min(start + limit, len(line))
+    return start, _run(_IN_QUOTES[quote] if quote else pattern, line, start, limit)
+
+
+def _run(pattern: str, line: str, start: int, limit: int | None = _VALUE_LENGTH_JUDGED) -> int:
+    """Return where a run of characters of one pattern ends."""
+    found = _run_of(pattern, limit).match(line, start)
+    return found.end() if found is not None else start
+
+
+@functools.lru_cache(maxsize=16)
+def _run_of(pattern: str, limit: int | None) -> re.Pattern[str]:
+    return re.compile(f"{pattern}{{0,{limit or ''}}}+")
+
+
+def _name_before(line: str, end: int) -> str:
+    """Return the whole name that ends here, from its first letter or dash."""
+    reversed_name = line[max(0, end - _NAME_LENGTH_MAX) : end][::-1]
+    found = _NAME_REVERSED.match(reversed_name)
+    return found[0][::-1] if found is not None else ""
+
+
+def _lowered(text: str) -> str:
+    """Return the text in lower case, each character in its place."""
+    lowered = text.lower()
+    return lowered if len(lowered) == len(text) else text.translate(_ASCII_LOWER)
+
+
+_ASCII_LOWER: Final = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+
+def _bounded(form: str) -> str:
+    """Return a pattern for a known secret; one that is a plain word counts as a word alone, not within another."""
+    if form.isalpha() and (form.islower() or form.isupper()):
+        return rf"(?<![A-Za-z0-9]){re.escape(form)}(?![A-Za-z0-9])"
+    return re.escape(form)
 
 
 def _forms(secret: str) -> set[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_chaos.evidence import pack
+from pytest_chaos.evidence.redact import redactor
 from pytest_chaos.model.values import Json, RunRecord, Scenario, Verdict
 from pytest_chaos.runtime.journal import Journal, RunHeader
 
@@ -51,7 +52,7 @@ def dump_failure_evidence(
         seed="",
         started=now.isoformat(),
         session_folder=str(destination.parent),
-        command=shlex.join(sys.argv),
+        command=shlex.join(redactor().words(sys.argv)),
         root=str(Path.cwd()),
     )
     with tempfile.TemporaryDirectory(prefix="chaos-evidence-") as folder:

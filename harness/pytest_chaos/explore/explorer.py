@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from pytest_chaos.errors import ChaosError, UsageError
+from pytest_chaos.evidence.redact import clean
 from pytest_chaos.explore.events import NOTE, explore_events, observe_events
 from pytest_chaos.explore.families import FAMILIES
 from pytest_chaos.explore.judge import Pool, Task
@@ -268,7 +269,7 @@ class Explorer:
         if folder is not None:  # two findings of one state are in one text
             texts = self._texts.setdefault(folder.name, [])
             texts.append(text)
-            folder.with_name(f"{folder.name}.txt").write_text("\n".join(texts))
+            folder.with_name(f"{folder.name}.txt").write_text(clean("\n".join(texts)))
         return msgspec.structs.replace(found, reproduction=text, folder=str(folder or ""))
 
 
@@ -351,6 +352,6 @@ def judge_one(
         known = recorded.known._replace(marks=rebuilt.marks)
         with Pool(known, folder, timeout_s=options.check_timeout_s) as pool:
             judgement = pool.judge(Task(rebuilt.items, len(rebuilt.marks)))
-        return Judged(rebuilt.text, judgement.findings)
+        return clean(Judged(rebuilt.text, judgement.findings))
     finally:
         recorded.close()

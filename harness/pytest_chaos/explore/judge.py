@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 import msgspec
 
 from pytest_chaos.errors import AgentError
+from pytest_chaos.evidence.redact import clean
 from pytest_chaos.explore.options import CHECK_TIMEOUT_S
 from pytest_chaos.explore.record import Known, recorded_run
 from pytest_chaos.explore.simulate.folder import StateFolder
@@ -268,6 +269,8 @@ class Pool:
             self._replace(worker, None)
             return
         judgement = msgspec.msgpack.decode(content, type=Judgement)
+        if judgement.findings or judgement.failure or judgement.differences:
+            judgement = clean(judgement)
         if not judgement.is_checked:
             worker.waiting[0].ran = judgement
             worker.deadline_s = time.monotonic() + self._timeout_s

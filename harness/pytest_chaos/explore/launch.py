@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
 import msgspec
 
 from pytest_chaos.errors import StepsUnavailable, UsageError
+from pytest_chaos.evidence.redact import clean
 from pytest_chaos.explore.explorer import ROOM_BYTES_MIN, Explorer, Judged, judge_one
 from pytest_chaos.explore.report import Exploration, ExplorationError, harness_finding
 from pytest_chaos.runtime import processes, scratch
@@ -265,7 +266,7 @@ def launch(subject: Subject, options: Options, *, listen: Callable[[Progress], N
     if not is_memory(base):
         note = f"states were written to {base}, which is no memory file system: it takes longer, and finds the same"
         found = msgspec.structs.replace(found, notes=(*found.notes, note))
-    return found
+    return clean(found)
 
 
 def judge_state(subject: Subject, options: Options, code: str, destination: Path) -> Judged:
@@ -290,7 +291,8 @@ def _base(options: Options) -> Path:
 
 
 def _undecided(subject: Subject, options: Options, signature: str, error: Exception) -> Exploration:
-    return Exploration(target=subject.name, seed=options.seed, findings=(harness_finding(signature, str(error)),))
+    finding = harness_finding(signature, str(error))
+    return clean(Exploration(target=subject.name, seed=options.seed, findings=(finding,)))
 
 
 @contextlib.contextmanager

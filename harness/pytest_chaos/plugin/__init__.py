@@ -29,7 +29,7 @@ import pytest
 from pytest_chaos.plugin.options import FLAGS, OPTIONS
 from pytest_chaos.plugin.results import Results
 from pytest_chaos.plugin.runs import RUN, Inconclusive, Runs, raise_unless_held
-from pytest_chaos.plugin.selection import Selection, is_deep
+from pytest_chaos.plugin.selection import Selection, is_chaos, is_deep
 from pytest_chaos.plugin.session import WORKER_INPUT, ChaosSession
 
 if TYPE_CHECKING:
@@ -181,7 +181,16 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Put the run's record into the report of its test; pack its evidence if it did not hold."""
+    is_ours = item.stash.get(RUN, None) is not None or is_chaos(item)
+    if is_ours and call.excinfo is not None:
+        from pytest_chaos.plugin.failure import hide_own_frames
+
+        hide_own_frames(call.excinfo.value)
     report = yield
+    if is_ours:
+        from pytest_chaos.plugin.failure import redact_report
+
+        redact_report(report)
     runs = item.config.stash.get(_RUNS, None)
     if runs is None:
         return report

@@ -143,12 +143,13 @@ class Runs:
 
     def _record_without_run(self, item: pytest.Item, error: BaseException | None) -> RunRecord:
         """Return the record of a scenario whose run could not begin: it is in the matrix, too."""
+        from pytest_chaos.evidence.redact import clean
         from pytest_chaos.model import verdict
         from pytest_chaos.model.values import RunRecord
 
         header = self._run_header(item, 0)
         findings = (verdict.of_error(error),) if error is not None else ()
-        return RunRecord(
+        record = RunRecord(
             scenario=header.scenario,
             node_id=header.node_id,
             run_id=header.run_id,
@@ -158,6 +159,7 @@ class Runs:
             started=header.started,
             worker=header.worker,
         )
+        return clean(record)
 
     def _stop_time_limit(self, item: pytest.Item) -> None:
         """Stop the clock of pytest-timeout: saving and replaying a failure is not the test's time.

@@ -128,9 +128,11 @@ def command_line() -> str:
     """Return the command of this process, as a person would type it."""
     import shlex
 
+    from pytest_chaos.evidence.redact import redactor
+
     program = Path(sys.argv[0])
     named = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
-    return shlex.join([*named, *sys.argv[1:]])
+    return shlex.join(redactor().words([*named, *sys.argv[1:]]))
 
 
 def versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from pytest_chaos.errors import AgentError, GuardianLost, SpawnError, UsageError, WaitExpired
+from pytest_chaos.evidence.redact import SECRETS, redactor
 from pytest_chaos.model.values import AfterMark, AgentSummary, Mark, MarkKind
 from pytest_chaos.runtime import processes, wire
 
@@ -63,6 +64,18 @@ class ExitStatus(NamedTuple):
         return f"signal {self.signal}" if self.signal is not None else f"exit code {self.code}"
 
 
+class Environment(dict[str, Any]):
+    """Variables of a process. Its repr, which a traceback may show, has no values.
+
+    >>> Environment(TOKEN="hunter2")
+    <1 variable>
+    """
+
+    def __repr__(self) -> str:
+        """Return the number of variables."""
+        return f"<{len(self)} variable{'s' * (len(self) != 1)}>"
+
+
 class Command(NamedTuple):
     """A Python function of the target, or an argv, to start as an agent."""
 
@@ -72,8 +85,8 @@ class Command(NamedTuple):
     fresh: bool = False
 
     def __str__(self) -> str:
-        """Return the target, or the argv as one line."""
-        return self.target if self.target is not None else " ".join(self.argv or ())
+        """Return the target, or the argv as one line, without secrets."""
+        return self.target if self.target is not None else " ".join(redactor().words(self.argv or ()))
 
 
 class GuardianClient:
@@ -91,20 +104,24 @@ class GuardianClient:
         self._ended: wire.Message | None = None
         self._signalled: set[int] = set()
         self._paths: dict[tuple[str, ...], int] = {}
-        self._environment = dict(os.environ)
+        self._environment = Environment(os.environ)
         ours, theirs = wire.pair()
         self._socket = ours
         with (folder / "guardian.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "pytest_chaos.runtime.guardian", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=self._environment
-                | {"PYTHONPATH": os.pathsep.join(_import_path()), OWNER_VARIABLE: str(folder.resolve())},
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "pytest_chaos.runtime.guardian", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    env=self._environment
+                    | {"PYTHONPATH": os.pathsep.join(_import_path()), OWNER_VARIABLE: str(folder.resolve())},
+                )
+            except OSError as error:
+                msg = f"the guardian of the agents could not be started: {error.strerror}. Free memory or processes"
+                raise SpawnError(msg) from None  # the frames of subprocess have the whole environment
         theirs.close()
         self._poll = select.poll()
         self._poll.register(ours.fileno(), select.POLLIN)
@@ -150,6 +167,7 @@ class GuardianClient:
         self.agents[self._serial] = agent
         on_made(agent)
         message = {"do": "spawn", "spec": spec, "output": str(output), "output_bytes_max": OUTPUT_BYTES_MAX}
+        message["secrets"] = sorted(SECRETS.values)  # for a pack that the guardian makes
         try:
             self._send({**message, "fresh": command.fresh, "log": str(self.folder / "zygotes.log")})
         except UsageError:
@@ -262,7 +280,7 @@ class GuardianClient:
     def _environment_difference(self, wanted: Mapping[str, str]) -> dict[str, str | None]:
         """Return the variables to set in the guardian's environment, or (None) to unset."""
         has = self._environment
-        difference: dict[str, str | None] = {name: value for name, value in wanted.items() if has.get(name) != value}
+        difference = Environment({name: value for name, value in wanted.items() if has.get(name) != value})
         difference.update(dict.fromkeys(has.keys() - wanted.keys()))
         if "PYTHONPATH" not in difference:
             difference["PYTHONPATH"] = wanted.get("PYTHONPATH")

@@ -18,13 +18,21 @@ import msgspec
 
 from pytest_chaos.checkers import run_checkers
 from pytest_chaos.errors import AgentError, ChaosError, UsageError, WaitExpired
-from pytest_chaos.evidence.redact import SECRETS
+from pytest_chaos.evidence.redact import SECRETS, clean
 from pytest_chaos.faults.injector import Injector
 from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model import plan as plans, seed as seeds, verdict
 from pytest_chaos.model.history import History, MarkParser
 from pytest_chaos.model.values import Assertion, Fault, Finding, Json, Plan, Receipt, RunRecord
-from pytest_chaos.runtime.agent import SPAWN_TIMEOUT_S, WAIT_TIMEOUT_S, Agent, Command, GuardianClient, check_bound
+from pytest_chaos.runtime.agent import (
+    SPAWN_TIMEOUT_S,
+    WAIT_TIMEOUT_S,
+    Agent,
+    Command,
+    Environment,
+    GuardianClient,
+    check_bound,
+)
 from pytest_chaos.runtime.journal import ATTACHMENTS, AgentStarted, Journal, RunHeader
 from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE
 
@@ -35,6 +43,7 @@ if TYPE_CHECKING:
     from pytest_chaos.faults.proxy import FaultProxy
 
 OBSERVED_CHARACTERS_MAX: Final = 500
+OBSERVED_CHARACTERS_READ: Final = 1 << 16
 CRASH_POINTS_NOTE: Final = "crash_points"
 
 
@@ -175,10 +184,13 @@ class Run:
         if not agent_name.replace("-", "").replace("_", "").replace(".", "").isalnum():
             msg = f"the name of an agent must be made of letters, digits, '-', '_' and '.'; got {agent_name!r}"
             raise UsageError(msg)
-        environment = {**os.environ, **{key: value for key, value in (env or {}).items() if value is not None}}
+        environment = Environment(os.environ)
+        environment.update({key: value for key, value in (env or {}).items() if value is not None})
         for key in [key for key, value in (env or {}).items() if value is None]:
             environment.pop(key, None)
         SECRETS.add_environment({key: value for key, value in (env or {}).items() if value is not None})
+        SECRETS.add_environment({key: value for key, value in command.kwargs.items() if isinstance(value, str)})
+        SECRETS.add_argv(command.argv or ())
         environment |= {MARKS_VARIABLE: str(self._journal.marks_path), AGENT_VARIABLE: agent_name}
         spec = {
             "environment": environment,
@@ -258,7 +270,7 @@ class Run:
 
             chaos.expect("leases recovered", observed=stats.recovered, holds=stats.recovered == 100)
         """
-        text = verdict.encodable(str(observed))
+        text = clean(verdict.encodable(str(observed))[:OBSERVED_CHARACTERS_READ])  # half a secret would not be known
         shown = text if len(text) <= OBSERVED_CHARACTERS_MAX else text[: OBSERVED_CHARACTERS_MAX - 1] + "…"
         self._assertions.append(Assertion(name=name, observed=shown, holds=bool(holds)))
         return bool(holds)
@@ -275,7 +287,7 @@ class Run:
         """
         found = tuple(
             Finding(signature=f"check:{finding[:60]}", text=finding) if isinstance(finding, str) else finding
-            for finding in findings
+            for finding in map(clean, findings)
         )
         if self._clean:
             found = tuple(
@@ -350,7 +362,7 @@ class Run:
             findings.append(verdict.NOTHING_ASSERTED)
         if torn := self.history.torn:
             self._notes["torn_marks"] = [f"{line.text[:200]} ({line.reason})" for line in torn[:10]]
-        self._record = RunRecord(
+        record = RunRecord(
             scenario=self._header.scenario,
             node_id=self._header.node_id,
             run_id=self._header.run_id,
@@ -368,6 +380,7 @@ class Run:
             reproduce=self._header.reproduce,
             worker=self._header.worker,
         )
+        self._record = clean(record)
         return self._record
 
     def pack(self, record: RunRecord, failure: str, evidence: Path, *, queries: Mapping[str, str]) -> RunRecord:

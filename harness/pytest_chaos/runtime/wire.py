@@ -36,8 +36,9 @@ def pair() -> tuple[socket.socket, socket.socket]:
 def send(end: socket.socket, message: Message, descriptors: Iterable[int] = ()) -> None:
     """Send one message. Raises MessageTooLarge, and OSError when the other end is gone."""
     content = json.dumps(message, separators=(",", ":")).encode()
-    if len(content) > MESSAGE_BYTES_MAX:
-        text = f"{len(content)} bytes, more than {MESSAGE_BYTES_MAX}"
+    if (size := len(content)) > MESSAGE_BYTES_MAX:
+        text = f"{size} bytes, more than {MESSAGE_BYTES_MAX}"
+        del content  # a traceback may show what is in a frame, and this has the values of an environment
         raise MessageTooLarge(text)
     socket.send_fds(end, [content], list(descriptors))
 
