@@ -36,6 +36,10 @@ class AgentError(ChaosError):
         self.by_fault = by_fault
 
 
+class TooLate(AgentError):  # noqa: N818 - an event, as below
+    """A fault fired by hand at an agent that has ended."""
+
+
 class GuardianLost(ChaosError):  # noqa: N818 - an event, and no mistake of the user
     """The guardian was killed, and the agents with it: the run is INCONCLUSIVE."""
 

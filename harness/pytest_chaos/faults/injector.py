@@ -304,8 +304,7 @@ def _close_to(wanted: str, names: list[str]) -> str:
 def _points_instead(when: AtPoint, agent: Agent, names: list[str]) -> str:
     counted = _points_seen(agent.marks)
     if when.point in names:
-        often = f" of {when.occurrence} times" if when.occurrence > 1 else ""
-        return f"; it passed {when.point} too few{often}" + (f": {counted}" if counted else "")
+        return f"; it passed {when.point} fewer than {when.occurrence} times" + (f": {counted}" if counted else "")
     family = [name for name in names if name.partition(".")[0] == when.point.partition(".")[0]]
     shown = counted if counted and counted != _NO_POINT else ", ".join((family or names)[:_POINTS_SHOWN_MAX])
     return (f"; points it passed: {shown}" if shown else "; it passed no point") + _close_to(when.point, names)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pytest_chaos.errors import AgentError, ChaosError, SpawnError, WaitExpired
+from pytest_chaos.errors import AgentError, ChaosError, SpawnError, TooLate, WaitExpired
 from pytest_chaos.model.values import Assertion, Finding, Receipt, Verdict
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def _of_wait(error: WaitExpired | AgentError, text: str) -> Finding:
         return _undecided("ended-by-fault", f"{text}\n  {remedy}")
     if error.owed:
         return Finding(signature=f"liveness:{ending}", text=f"{encodable(error.owed)}: {text}", kind="liveness")
+    if isinstance(error, TooLate):
+        return _undecided("too-late", text)
     return _undecided(ending, f"{text}\n  {_OWED}")
 
 
@@ -110,7 +112,8 @@ def of_receipts(receipts: Iterable[Receipt]) -> list[Finding]:
     return [
         _undecided(
             f"fault-not-fired:{receipt.kind}",
-            f"{receipt.kind} of {receipt.agent!r} {receipt.when} did not fire: {receipt.evidence}. {remedy}",
+            f"{receipt.kind} of {receipt.agent!r} {receipt.when} did not fire: {receipt.evidence}"
+            f"{'' if receipt.evidence.endswith('?') else '.'} {remedy}",
         )
         for receipt in receipts
         if not receipt.fired

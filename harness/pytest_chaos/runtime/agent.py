@@ -549,7 +549,11 @@ class Agent:
         """
         what = f"the end of agent {self.name!r}"
         self._client.wait_until(
-            lambda: not self.running, timeout_s=timeout_s, what=what, seen=lambda: str(self.newest.describe()), owed=owed
+            lambda: not self.running,
+            timeout_s=timeout_s,
+            what=what,
+            seen=lambda: str(self.newest.describe()),
+            owed=owed,
         )
         status = self.exit_status
         assert status is not None  # noqa: S101 - the condition above

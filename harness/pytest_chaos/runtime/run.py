@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from pytest_chaos.checkers import run_checkers
-from pytest_chaos.errors import AgentError, ChaosError, UsageError, WaitExpired
+from pytest_chaos.errors import AgentError, ChaosError, TooLate, UsageError, WaitExpired
 from pytest_chaos.evidence.redact import SECRETS
 from pytest_chaos.faults.injector import Injector
 from pytest_chaos.faults.registry import REGISTRY
@@ -523,14 +523,18 @@ class Run:
 
     def _fire(self, kind: str, agent: Agent, parameters: Mapping[str, Json]) -> Receipt:
         client = self._connect()
-        if agent.ended is not None and REGISTRY[kind].needs_life:
-            msg = (
-                f"{kind} of agent {agent.name!r} cannot happen: it has ended already ({agent.ended}). "
-                "Plan the fault at a point or after a mark, so that it comes in time"
-            )
-            raise AgentError(msg, by_fault=agent.ended_by_fault)
+        client.pump()  # hears of its end, if that was since the last wait
+        needs_life = REGISTRY[kind].needs_life
+        if agent.ended is not None and needs_life:
+            raise _too_late(kind, agent)
 
         def wait(condition: Callable[[], bool], what: str) -> None:
+            def seen_or_ended() -> bool:
+                return condition() or (needs_life and agent.ended is not None)
+
+            client.wait_until(seen_or_ended, timeout_s=WAIT_TIMEOUT_S, what=what, seen=agent.describe)
+            if needs_life and agent.ended is not None and not agent.ended_by_fault:
+                raise _too_late(kind, agent)
             client.wait_until(condition, timeout_s=WAIT_TIMEOUT_S, what=what, seen=agent.describe)
 
         return self._injector.fire(Fault(kind=kind, agent=agent.name, parameters=dict(parameters)), agent, wait=wait)
@@ -596,6 +600,14 @@ def _name_of(function: Callable[..., object]) -> str:
         if spec is not None and spec.origin is not None and source is not None and Path(spec.origin) == Path(source):
             return f"{module}:{name}"
     return f"{source}:{name}"
+
+
+def _too_late(kind: str, agent: Agent) -> TooLate:
+    msg = (
+        f"{kind} of agent {agent.name!r} cannot happen: it has ended already ({agent.ended}). "
+        "Plan the fault at a point or after a mark, or let the agent wait for it"
+    )
+    return TooLate(msg)
 
 
 def _only_moments(plan: Plan | None) -> bool:
