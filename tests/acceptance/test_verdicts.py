@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import pytest
 from pytest_chaos.evidence import records
+
+if TYPE_CHECKING:
+    import pytest
 
 HEAD = """
 import asyncio, os, signal, sys, time
