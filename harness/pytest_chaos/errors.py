@@ -24,15 +24,32 @@ class SpawnError(ChaosError):
 
 
 class AgentError(ChaosError):
-    """An agent in another state than the test needs: it ended, or it did not die."""
+    """An agent in another state than the test needs: it ended, or it did not die.
+
+    ``owed`` says why the target had to do what was waited for. ``by_fault``: a fault of the run
+    ended the agent.
+    """
+
+    def __init__(self, text: str = "", *, owed: str = "", by_fault: bool = False) -> None:
+        super().__init__(text)
+        self.owed = owed
+        self.by_fault = by_fault
+
+
+class TooLate(AgentError):  # noqa: N818 - an event, as below
+    """A fault fired by hand at an agent that has ended."""
 
 
 class GuardianLost(ChaosError):  # noqa: N818 - an event, and no mistake of the user
     """The guardian was killed, and the agents with it: the run is INCONCLUSIVE."""
 
 
-class WaitExpired(ChaosError):  # noqa: N818 - an answer about the target, and no mistake of the user
-    """A wait whose bound expired. It becomes a liveness finding of the run."""
+class WaitExpired(ChaosError):  # noqa: N818 - an event, and no mistake of the user
+    """A wait whose bound expired: INCONCLUSIVE, or a liveness finding where ``owed`` says why."""
+
+    def __init__(self, text: str = "", *, owed: str = "") -> None:
+        super().__init__(text)
+        self.owed = owed
 
 
 class StepsUnavailable(ChaosError):  # noqa: N818 - a limit of this machine, and no mistake of the user

@@ -30,6 +30,7 @@ KEY: Final = "CORE-1"
 GRACE_S: Final = 600.0
 INTERVAL_S: Final = 60.0
 WAIT_S: Final = 30.0
+DONE: Final = "what was received, or is queued, is done in time"
 
 
 class Site:
@@ -134,14 +135,19 @@ class Site:
     def settle(self, *, issues: int = 1) -> None:
         """Wait until nothing is to be handled or done; a busy machine takes a second for a job."""
         timeout_s = WAIT_S + 2.0 * issues
-        self.chaos.wait_until(lambda: is_quiet(self.database), timeout_s=timeout_s, what="the work to be done")
+        self.chaos.wait_until(
+            lambda: is_quiet(self.database), timeout_s=timeout_s, what="the work to be done", owed=DONE
+        )
 
     def pass_time(self, duration_s: float = INTERVAL_S, *, settles: bool = True) -> None:
         """Let this much time pass, and wait until the reconciler has looked after it, and all that follows is done."""
         until = self.world.clock.now() + round(duration_s * 1_000_000)
         self.world.clock.advance(duration_s)
         self.chaos.wait_until(
-            lambda: any(mark.value["at"] >= until for mark in self.ticks()), timeout_s=WAIT_S, what="a look after it"
+            lambda: any(mark.value["at"] >= until for mark in self.ticks()),
+            timeout_s=WAIT_S,
+            what="a look after it",
+            owed="the reconciler looks once an interval",
         )
         if settles:
             self.settle()
@@ -161,7 +167,10 @@ class Site:
 
     def wait_in_real_time(self, stage: str, *, key: str = KEY) -> None:
         """Wait until the issue's task is in this stage and nothing is left to do."""
-        self.chaos.wait_until(lambda: stage_of(self.database, key) == stage, timeout_s=WAIT_S, what=f"stage {stage}")
+        reached = f"the task of {key} comes to stage {stage}"
+        self.chaos.wait_until(
+            lambda: stage_of(self.database, key) == stage, timeout_s=WAIT_S, what=f"stage {stage}", owed=reached
+        )
         self.settle()
 
     def status(self) -> Any:

@@ -332,7 +332,9 @@ def test_a_webhook_moves_what_the_reconciler_moves(chaos: Run, fresh_db: Path, p
     handler = chaos.spawn("scenarios.webhooks.webhook_agents:handle", kwargs=site.common, name="handler")
     handler.wait_state("T")
     site.pass_time(GRACE_S, settles=False)
-    chaos.wait_until(lambda: stage_of(fresh_db, KEY) == "done", what="the reconciler and the worker to do the rest")
+    chaos.wait_until(
+        lambda: stage_of(fresh_db, KEY) == "done", what="the rest", owed="reconciler and worker do the rest"
+    )
     handler.resume()
     handler.wait_exit()
     site.pass_time()

@@ -15,7 +15,10 @@ import contextlib
 import os
 import signal
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from pytest_chaos.faults.kind import Firing
 from pytest_chaos.faults.proxy import DELIVERY_NOTE
@@ -29,10 +32,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pytest_chaos.faults.kind import FaultContext, FaultKind
+    from pytest_chaos.model.values import When
     from pytest_chaos.runtime.agent import Agent
     from pytest_chaos.runtime.child import Trigger
 
 _POINTS_SHOWN_MAX: Final = 12
+_NO_POINT: Final = "none of that family"
+_CLOSE_LENGTH_MIN: Final = 4
 _ANY_FAULT_NOTE: Final = AfterMark(kind=MarkKind.NOTE, operation=Note.FAULT)
 
 
@@ -56,6 +62,11 @@ class _Pending:
     def is_fired_by(self, agent: Agent) -> bool:
         """Whether the agent itself stops at the planned time; only a Python agent can."""
         return agent.fires_from_within and isinstance(self.fault.when, AtPoint | AfterMark | AtDelivery)
+
+    @property
+    def by_signal(self) -> signal.Signals | None:
+        """The signal that is the fault, where an agent sends it to itself."""
+        return self.kind.signal_of(self.fault)
 
 
 class Injector:
@@ -154,7 +165,9 @@ class Injector:
         note = _fault_note(agent, pending.place)
         if note is None:
             return None
-        if pending.at_delivery or pending.kind.by_signal is not None:
+        if pending.at_delivery or pending.by_signal is not None:
+            if pending.by_signal is not None:
+                agent.signals_sent.add(pending.by_signal)
             pending.firing = Firing(pending.fault, agent, self._context, pending.place)
             return pending.firing
         # SIGCONT must not come before the SIGSTOP that the process sends itself after the note.
@@ -185,6 +198,11 @@ class Injector:
             order=self._order() if fired else None,
         )
         self._on_receipt(receipt)
+        if firing is not None and fired:
+            for each in firing.victims:
+                whose = f"{fault.agent} > {each.name} (pid {each.pid})"
+                gone = "SIGKILL was sent to it, and the process is gone"
+                self._on_receipt(msgspec.structs.replace(receipt, agent=whose, evidence=gone))
         if firing is not None:
             if firing.held_pid:
                 _go_on(firing)
@@ -200,23 +218,29 @@ class Injector:
             names = ", ".join(sorted(self._agents)) or "none at all"
             return f"no agent called {pending.fault.agent!r} was started (there were: {names})"
         if pending.firing is not None:
-            return f"it was fired and not seen to happen; the agent is in state {agent.state}"
+            return f"it was fired and not seen to happen; the agent {_condition(agent)}"
         if pending.at_delivery:
-            return f"of {_deliveries(agent.marks)} that came, none was struck by it; the proxy is {agent.state}"
+            return f"of {_deliveries(agent.marks)} that came, none was struck by it; the proxy {_condition(agent)}"
         if isinstance(pending.fault.when, AtPoint) and not agent.fires_from_within:
             return "a named crash point exists only in a Python agent (module:function)"
+        passed = self._passed_instead(pending.fault.when, agent)
         if agent.running:
-            return f"the run ended before it came to that; agent {agent.name!r} is in state {agent.state}"
-        seen = _points_seen(agent.marks)
-        passed = f"; points it passed: {seen}" if seen else ""
-        return f"agent {agent.name!r} ended ({agent.state}) before it came to that{passed}"
+            return f"the run ended before it came to that; agent {agent.name!r} {_condition(agent)}{passed}"
+        return f"agent {agent.name!r} ended ({agent.ended}) before it came to that{passed}"
+
+    def _passed_instead(self, when: When, agent: Agent) -> str:
+        """Say which points or marks the agent came to, with close matches of the planned one."""
+        if isinstance(when, AtPoint):
+            return _points_instead(when, agent, self._context.points_passed(agent.name))
+        after = when if isinstance(when, AfterMark) else when.after if isinstance(when, AtMoment) else None
+        return _marks_instead(after, agent) if after is not None else ""
 
 
 def _trigger(pending: _Pending, when: AtPoint | AfterMark) -> Trigger:
     trigger: Trigger = {
         "fault": pending.place,
         "kind": pending.fault.kind,
-        "signal": int(pending.kind.by_signal or signal.SIGSTOP),
+        "signal": int(pending.by_signal or signal.SIGSTOP),
         "point": None,
         "mark": None,
         "count": 1,
@@ -254,7 +278,7 @@ def _helper_problem(firing: Firing) -> str:
     said = helper.output().strip().splitlines()
     last = f": {said[-1]}" if said else ""
     held = f"; agent {firing.agent.name!r} stood still meanwhile" if firing.held_pid else ""
-    return f"its process {helper.name!r} ended ({helper.exit_status}) without doing it{last}{held}"
+    return f"its process {helper.name!r} ended ({helper.ended}) without doing it{last}{held}"
 
 
 def _go_on(firing: Firing) -> None:
@@ -265,6 +289,34 @@ def _go_on(firing: Firing) -> None:
             os.kill(firing.held_pid, signal.SIGCONT)
 
 
+def _condition(agent: Agent) -> str:
+    return f"still runs (state {agent.state})" if agent.running else f"has ended ({agent.ended})"
+
+
+def _close_to(wanted: str, names: list[str]) -> str:
+    import difflib  # only for a fault that did not fire
+
+    close = difflib.get_close_matches(wanted, names, n=1)
+    close += [name for name in names if len(name) >= _CLOSE_LENGTH_MIN and (name in wanted or wanted in name)][:1]
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _points_instead(when: AtPoint, agent: Agent, names: list[str]) -> str:
+    counted = _points_seen(agent.marks)
+    if when.point in names:
+        return f"; it passed {when.point} fewer than {when.occurrence} times" + (f": {counted}" if counted else "")
+    family = [name for name in names if name.partition(".")[0] == when.point.partition(".")[0]]
+    shown = counted if counted and counted != _NO_POINT else ", ".join((family or names)[:_POINTS_SHOWN_MAX])
+    return (f"; points it passed: {shown}" if shown else "; it passed no point") + _close_to(when.point, names)
+
+
+def _marks_instead(when: AfterMark, agent: Agent) -> str:
+    counts = Counter((str(mark.kind), mark.operation) for mark in agent.marks if mark.operation not in set(Note))
+    shown = ", ".join(f"{count} {kind} of {operation}" for (kind, operation), count in counts.items()) or "none"
+    names = list(dict.fromkeys(operation for _, operation in counts))
+    return f"; marks it wrote: {shown}" + ("" if when.operation in names else _close_to(when.operation, names))
+
+
 def _deliveries(marks: list[Mark]) -> str:
     count = sum(mark.operation == DELIVERY_NOTE for mark in marks)
     return "1 delivery" if count == 1 else f"{count} deliveries"
@@ -273,6 +325,6 @@ def _deliveries(marks: list[Mark]) -> str:
 def _points_seen(marks: list[Mark]) -> str:
     for mark in marks:
         if mark.operation == Note.POINTS_SEEN and isinstance(mark.value, dict):
-            names = [f"{name} ({count} times)" for name, count in mark.value.items()]
-            return ", ".join(names[:_POINTS_SHOWN_MAX]) or "none of that family"
+            names = [f"{name} ({'once' if count == 1 else f'{count} times'})" for name, count in mark.value.items()]
+            return ", ".join(names[:_POINTS_SHOWN_MAX]) or _NO_POINT
     return ""

@@ -5,31 +5,63 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from pytest_chaos.faults.kind import FaultKind
+from pytest_chaos.faults.kind import FaultKind, Parameter
 from pytest_chaos.model.values import Fault, Now
+from pytest_chaos.runtime import processes
 
 if TYPE_CHECKING:
     from pytest_chaos.faults.kind import Firing
     from pytest_chaos.model.values import When
 
+TREE = "tree"
 
-def kill(agent: str, when: When | None = None) -> Fault:
+
+def kill(agent: str, when: When | None = None, *, tree: bool = False) -> Fault:
     """Plan the end that no program can prepare for: SIGKILL.
+
+    With ``tree``, all descendants of the agent end with it: a server and its workers. A daemon that
+    has left its parents is no descendant any more.
 
     >>> from pytest_chaos import at_point
     >>> kill("writer", at_point("app.saved")).kind
     'kill'
+    >>> kill("server", tree=True).parameters
+    {'tree': True}
     """
-    return Fault(kind=Kill.kind, agent=agent, when=when or Now())
+    return Fault(kind=Kill.kind, agent=agent, when=when or Now(), parameters={TREE: True} if tree else {})
 
 
 class Kill(FaultKind):
-    """Exactly this process ends. Its children live on; so does the page cache: this is no loss of power."""
+    """Exactly this process ends, or its whole tree. The page cache lives on: this is no loss of power."""
 
     kind = "kill"
+    parameters = {TREE: Parameter(bool, default=False)}
     by_signal = signal.SIGKILL
 
+    def signal_of(self, fault: Fault) -> signal.Signals | None:
+        """Let an agent kill itself, unless its descendants are to be killed with it."""
+        return None if fault.parameters.get(TREE) else self.by_signal
+
+    def fire(self, firing: Firing) -> None:
+        """Kill the process; with ``tree``, stop all descendants first, so that none forks meanwhile."""
+        agent = firing.agent
+        if firing.fault.parameters.get(TREE):
+            agent.send_signal(signal.SIGSTOP)
+            known: set[tuple[int, int]] = set()
+            while new := [each for each in processes.descendants(agent.pid) if each[:2] not in known and each.alive]:
+                for each in new:
+                    known.add(each[:2])
+                    if processes.send(each.pid, each.start_ticks, signal.SIGSTOP):
+                        firing.victims.append(each)
+            for each in firing.victims:
+                processes.end(each)
+        agent.send_signal(signal.SIGKILL)
+
     def evidence(self, firing: Firing) -> str | None:
-        """See that it ended by signal 9."""
-        status = firing.agent.exit_status
-        return "process ended by signal 9" if status is not None and status.signal == signal.SIGKILL else None
+        """See that it ended by signal 9, and that its descendants have ended."""
+        status = firing.agent.ended
+        if status is None or status.signal != signal.SIGKILL:
+            return None
+        if any(processes.is_running(each.pid, each.start_ticks) for each in firing.victims):
+            return None
+        return "process ended by signal 9"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pytest_chaos.model.values import AfterMark, AtMoment, AtPoint, Now
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_chaos.model.values import Fault, Json, When
     from pytest_chaos.runtime.agent import Agent
+    from pytest_chaos.runtime.processes import Process
 
 REQUIRED: Final = ...
 """The default of a parameter that has to be given."""
@@ -75,6 +76,10 @@ class FaultContext(Protocol):
         """The folder of the run, to which paths in a plan are relative."""
         ...
 
+    def points_passed(self, name: str) -> list[str]:
+        """Return the names of the points that agents of this name have passed, each once."""
+        ...
+
     def start_again(self, agent: Agent) -> Agent:
         """Start the next incarnation of an agent, as it was started first."""
         ...
@@ -99,6 +104,8 @@ class Firing:
     place: int = -1
     held_pid: int = 0
     helper: Agent | None = None
+    victims: list[Process] = field(default_factory=list)
+    """Other processes that the fault ended with the agent. Each gets a receipt of its own."""
 
 
 class FaultKind(abc.ABC):
@@ -134,6 +141,10 @@ class FaultKind(abc.ABC):
         for name, parameter in self.parameters.items():
             if parameter.default is REQUIRED and name not in fault.parameters:
                 yield f"{name} must be {parameter}; got none. Give {name}"
+
+    def signal_of(self, fault: Fault) -> signal.Signals | None:  # noqa: ARG002 - parameters may decide
+        """Return the signal that is this fault, where an agent can send it to itself."""
+        return self.by_signal
 
     def can_hit(self, agent: Agent) -> bool:
         """Whether a planned fault whose time has come can happen now."""

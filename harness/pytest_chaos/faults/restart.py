@@ -32,8 +32,8 @@ class Restart(FaultKind):
     def evidence(self, firing: Firing) -> str | None:
         """See the old process end, start the new one, and see its pid."""
         agent = firing.agent
-        if agent.exit_status is None:
+        if agent.ended is None:
             return None
         if agent.successor is None:
             agent.successor = firing.context.start_again(agent)
-        return f"pid {agent.pid} ended by {agent.exit_status}, started again as pid {agent.successor.pid}"
+        return f"pid {agent.pid} ended by {agent.ended}, started again as pid {agent.successor.pid}"

@@ -32,8 +32,8 @@ class Terminate(FaultKind):
     def evidence(self, firing: Firing) -> str | None:
         """See that it ended, or that it handles or ignores the signal, which is not pending."""
         agent = firing.agent
-        if agent.exit_status is not None:
-            return f"process ended with {agent.exit_status} after SIGTERM"
+        if agent.ended is not None:
+            return f"process ended with {agent.ended} after SIGTERM"
         pending, ignored, handled = _signals(agent.pid, "ShdPnd", "SigIgn", "SigCgt")
         if signal.SIGTERM in pending:
             return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pytest_chaos.plugin.runs import RECORD
+from pytest_chaos.plugin.runs import REASON, RECORD
 from pytest_chaos.plugin.selection import WORKER_OUTPUT
 from pytest_chaos.plugin.session import shown
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_chaos.evidence.records import SessionFolder
+    from pytest_chaos.model.campaign import MatrixSummary
     from pytest_chaos.model.values import RunRecord
     from pytest_chaos.plugin.runs import Runs
     from pytest_chaos.plugin.session import ChaosSession
@@ -38,6 +39,7 @@ class Results:
         self._problems: list[str] = []
         self._mistakes: list[str] = []
         self._other_failures = 0
+        self._tolerated: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write each record at once, in the process that has them all."""
@@ -116,8 +118,15 @@ class Results:
     def pytest_report_teststatus(self, report: pytest.CollectReport | pytest.TestReport) -> Any:
         """Show an inconclusive run as I: neither a pass nor a verdict against the target."""
         text = getattr(report, RECORD, None)
-        if text is not None and report.failed and json.loads(text)["verdict"] == "INCONCLUSIVE":
+        if text is None or not report.failed:
+            return None
+        record = json.loads(text)
+        if record["verdict"] == "INCONCLUSIVE":
             return "inconclusive", "I", ("INCONCLUSIVE", {"yellow": True})
+        own = record["scenario"].get("pass_rate_min")
+        rate_min = self._session.settings.pass_rate_min if own is None else own
+        if record["verdict"] == "VIOLATED" and rate_min < 1:  # the rate decides later whether it is a failure
+            return "failed", "v", ("VIOLATED", {"red": True})
         return None
 
     @pytest.hookimpl(tryfirst=True)
@@ -142,6 +151,8 @@ class Results:
             session.exitstatus = pytest.ExitCode.OK
         elif exitstatus == pytest.ExitCode.OK and (verdict is not Verdict.HELD or self._problems):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if not session.shouldfail:
+            self._tolerate(campaign.summarise(records))
         if self._folder is not None and not self._problems:
             self._session.config.hook.pytest_chaos_session_finished(
                 session_folder=self._folder.path,
@@ -149,6 +160,33 @@ class Results:
                 formats=self._session.settings.formats,
                 config=self._session.config,
             )
+
+    def _tolerate(self, summary: MatrixSummary) -> None:
+        """Give the runs that a pass rate tolerates an outcome of their own, as pytest does for xfail."""
+        self._tolerated = {each.scenario.id for each in summary.scenarios if each.tolerated}
+        reporter = self._session.config.pluginmanager.get_plugin("terminalreporter")
+        if not self._tolerated or reporter is None:
+            return
+        for category in ("failed", "inconclusive"):
+            for report in reporter.getreports(category):
+                text = getattr(report, RECORD, None)
+                if text is not None and json.loads(text)["scenario"]["id"] in self._tolerated:
+                    reporter.stats[category].remove(report)
+                    reporter.stats.setdefault("tolerated", []).append(report)
+            if not reporter.stats.get(category):
+                reporter.stats.pop(category, None)
+
+    def _word(self, record: RunRecord) -> str:
+        return "TOLERATED" if record.scenario.id in self._tolerated else str(record.verdict)
+
+    def _write_hint(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say in one line that faults at moments alone find little."""
+        from pytest_chaos.model import verdict
+
+        held = [record for record in self._records if record.notes.get(verdict.HINT) == verdict.ONLY_MOMENTS]
+        if held:
+            which = f"{len(held)} run{'s' if len(held) != 1 else ''} held"
+            terminalreporter.write_line(f"chaos: {which}, and {verdict.ONLY_MOMENTS}", yellow=True)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show inconclusive runs, and for each run that did not hold the line that repeats it."""
@@ -159,12 +197,17 @@ class Results:
             terminalreporter.write_sep("=", "chaos: INCONCLUSIVE", yellow=True)
             for report in unclear:
                 terminalreporter.write_sep("_", report.head_line or report.nodeid)
+                for _, why in (each for each in report.sections if each[0] == REASON):
+                    terminalreporter.write_line(why)
                 terminalreporter.write_line(report.longreprtext)
         if self._records and terminalreporter.config.getoption("verbose") >= 0:
             folder = shown(self._session.folder, self._session.config)
             terminalreporter.write_line(f"chaos: seed {self._session.settings.seed}; results in {folder}")
+            self._write_hint(terminalreporter)
         failed = [record for record in self._records if record.verdict != "HELD"]
         if failed:
             terminalreporter.write_sep("=", "chaos: reproduce")
             for record in failed:
-                terminalreporter.write_line(f"{record.verdict} {record.node_id}: {record.reproduce or 'run it again'}")
+                terminalreporter.write_line(
+                    f"{self._word(record)} {record.node_id}: {record.reproduce or 'run it again'}"
+                )

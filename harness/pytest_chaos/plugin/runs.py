@@ -44,6 +44,9 @@ def raise_unless_held(record: RunRecord) -> None:
 RUN: Final = pytest.StashKey["Run"]()
 """The run of a test, in its stash."""
 
+REASON: Final = "chaos: verdict"
+"""The section of a report with the reasons for the verdict, where the test ended with another error."""
+
 RECORD: Final = "chaos_record"
 """The attribute of a report in which a record travels to the controller."""
 
@@ -174,6 +177,7 @@ class Runs:
 
         from pytest_chaos.model import campaign, verdict
         from pytest_chaos.model.values import Verdict
+        from pytest_chaos.runtime.run import reason
 
         if record.verdict is Verdict.HELD:
             return record
@@ -191,6 +195,8 @@ class Runs:
         if record.evidence:
             lines.append(f"evidence: {shown(self._session.folder / record.evidence, self._session.config)}")
         lines += [f"evidence is incomplete: {text}" for text in record.notes.get("evidence_problems", ())]
+        if (why := reason(record)) not in failure:  # the test raised something else than the verdict
+            report.sections.append((REASON, why))
         report.sections.append(("chaos", "\n".join(lines)))
         return record
 

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from pytest_chaos.errors import AgentError, GuardianLost, SpawnError, UsageError, WaitExpired
 from pytest_chaos.evidence.redact import SECRETS, redactor
-from pytest_chaos.model.values import AfterMark, AgentSummary, Mark, MarkKind
+from pytest_chaos.model.values import AfterMark, AgentSummary, Json, Mark, MarkKind
 from pytest_chaos.runtime import processes, wire
+from pytest_chaos.runtime.marks import Note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,8 @@ OWNER_VARIABLE: Final = "CHAOS_OWNER"
 _POLLS_S: Final = ((0.05, 0.0005), (0.5, 0.002), (float("inf"), 0.01))
 """Pairs of time waited so far and pause between two looks: long waits look less often."""
 _SAMPLE_EVERY_S: Final = 0.1
+_REQUESTS_TO_END: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+"""Signals that a program may answer with an end of its own, whatever its exit code."""
 
 
 class ExitStatus(NamedTuple):
@@ -59,9 +62,49 @@ class ExitStatus(NamedTuple):
             return cls(None, os.WTERMSIG(status))
         return cls(os.WEXITSTATUS(status), None)
 
+    @property
+    def ok(self) -> bool:
+        """Whether it ended with exit code 0."""
+        return self[0] == 0
+
     def __str__(self) -> str:
         """Return the form that records and messages use."""
-        return f"signal {self.signal}" if self.signal is not None else f"exit code {self.code}"
+        return f"signal {self[1]}" if self[1] is not None else f"exit code {self[0]}"
+
+
+class _ReadStatus(ExitStatus):
+    """An exit status in a test's hands. ``on_read`` hears what the test compares: the code, or the signal."""
+
+    on_read: Callable[[str], None]
+
+    @property
+    def code(self) -> int | None:
+        """The exit code."""
+        self.on_read("code")
+        return self[0]
+
+    @property
+    def signal(self) -> int | None:
+        """The signal's number."""
+        self.on_read("signal")
+        return self[1]
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended with exit code 0."""
+        self.on_read("code")
+        return self[0] == 0
+
+    def __eq__(self, other: object) -> bool:
+        """Compare as a pair."""
+        self.on_read("code")
+        return tuple.__eq__(self, other) if isinstance(other, tuple) else False
+
+    def __ne__(self, other: object) -> bool:
+        """Compare as a pair."""
+        return not self == other
+
+    __hash__ = ExitStatus.__hash__
 
 
 class Environment(dict[str, Any]):
@@ -186,7 +229,8 @@ class GuardianClient:
 
     def _give_up(self, agent: Agent) -> None:
         del self.agents[agent.number]
-        agent.exit_status = agent.exit_status or ExitStatus(127, None)
+        agent.may_fail = True  # the SpawnError says it
+        agent.ended = agent.ended or ExitStatus(127, None)
 
     def pump(self, wait_s: float = 0.0) -> None:
         """Handle messages, waiting up to ``wait_s`` for the first, and let due faults fire."""
@@ -199,7 +243,7 @@ class GuardianClient:
         self.on_pump()
 
     def wait_until(
-        self, condition: Callable[[], object], *, timeout_s: float, what: str, seen: Callable[[], str]
+        self, condition: Callable[[], object], *, timeout_s: float, what: str, seen: Callable[[], str], owed: str = ""
     ) -> None:
         """Pump until ``condition`` is true. Raises WaitExpired with ``what`` and ``seen``."""
         check_bound(timeout_s)
@@ -208,7 +252,7 @@ class GuardianClient:
             elapsed = time.monotonic() - started
             if elapsed > timeout_s:
                 msg = f"waited {timeout_s:g} s for {what}, and it did not come: {seen()}"
-                raise WaitExpired(msg)
+                raise WaitExpired(msg, owed=owed)
             pause_s = next(pause for until, pause in _POLLS_S if elapsed < until)
             self.pump(min(pause_s, max(0.0, timeout_s - elapsed) + 1e-4))
             if not self.alive and not condition():
@@ -350,8 +394,8 @@ class Agent:
         writer.wait_for("put", count=3)      # three acks of the operation "put"
         writer.kill()                        # returns with the receipt: ended by signal 9
         assert writer.exit_status.signal == 9
-        again = writer.restart()
-        assert again.wait_exit().code == 0
+        again = writer.restart()             # ``writer`` is the same agent: its waits follow
+        assert writer.wait_exit().code == 0
     """
 
     def __init__(
@@ -365,7 +409,12 @@ class Agent:
         self.output_path = output
         self.pid = 0
         self.start_ticks = 0
-        self.exit_status: ExitStatus | None = None
+        self.ended: ExitStatus | None = None
+        """How this process ended, for the harness itself; tests read ``exit_status``."""
+        self.may_fail = False
+        self.signals_sent: set[int] = set()
+        """The signals that the harness, or a fault of the plan, has sent to it."""
+        self._was_read: set[str] = set()
         self.failure = ""
         self.note = ""
         self.ended_by_harness = False
@@ -374,7 +423,7 @@ class Agent:
         self.is_paused = False
         self.started_s = time.monotonic()
         self.fires_from_within = command.target is not None
-        self.fire: Callable[[str], object] = self._nobody_fires
+        self.fire: Callable[[str, Mapping[str, Json]], object] = self._nobody_fires
         self._pidfd = -1
         self._seen_s: dict[tuple[str, str], list[float]] = {}
         self._usage: wire.Message = {}
@@ -385,15 +434,50 @@ class Agent:
         self._sampled_s = 0.0
 
     @property
+    def newest(self) -> Agent:
+        """The newest process of this agent: the one after its last restart."""
+        agent = self
+        while agent.successor is not None:
+            agent = agent.successor
+        return agent
+
+    @property
     def running(self) -> bool:
-        """Whether its end has not been seen."""
-        return self.exit_status is None
+        """Whether the end of its newest process has not been seen."""
+        return self.newest.ended is None
+
+    @property
+    def exit_status(self) -> ExitStatus | None:
+        """How its newest process ended, or None. A test that compares it has judged it."""
+        return self.newest._read_status()  # noqa: SLF001 - another process of this agent
+
+    @property
+    def ended_by_fault(self) -> bool:
+        """Whether a fault of the run ended this process: by its signal, or on request."""
+        asked = self.signals_sent & _REQUESTS_TO_END
+        return self.ended is not None and (self.ended.signal in self.signals_sent or bool(asked))
+
+    @property
+    def failed(self) -> bool:
+        """Whether this process failed by itself, and nothing in the test said that it may."""
+        if self.ended is None or self.ended.ok or self.may_fail or self.ended_by_harness or self.ended_by_fault:
+            return False
+        return ("signal" if self.ended.signal is not None else "code") not in self._was_read
+
+    def _read_status(self) -> ExitStatus | None:
+        if self.ended is None:
+            return None
+        status = _ReadStatus(*self.ended)
+        status.on_read = self._was_read.add
+        return status
 
     @property
     def state(self) -> str:
         """The kernel's state letter (``R``, ``S``, ``T`` stopped, ``Z``), or its exit status."""
-        if self.exit_status is not None:
-            return str(self.exit_status)
+        if self.successor is not None:
+            return self.newest.state
+        if self.ended is not None:
+            return str(self.ended)
         process = processes.read(self.pid)
         return process.state if process is not None and process.start_ticks == self.start_ticks else "gone"
 
@@ -405,37 +489,50 @@ class Agent:
             return ""
 
     def wait_for(
-        self, operation: str, *, count: int = 1, kind: MarkKind | str = MarkKind.ACK, timeout_s: float = WAIT_TIMEOUT_S
+        self,
+        operation: str,
+        *,
+        count: int = 1,
+        kind: MarkKind | str = MarkKind.ACK,
+        timeout_s: float = WAIT_TIMEOUT_S,
+        owed: str = "",
     ) -> tuple[Mark, ...]:
         """Wait for ``count`` marks of an operation and return all marks of it.
 
         Raises WaitExpired after ``timeout_s`` seconds, and AgentError as soon as the agent has
-        ended without them. Both show the marks seen instead, its last output and its state.
+        ended without them. Both show the marks seen instead, its last output and its state. They
+        leave the run INCONCLUSIVE. With ``owed``, a reason why the target must do it in time, they
+        make it VIOLATED.
 
         Example::
 
             writer.wait_for("put", count=3)
             (ready,) = server.wait_for("listening", kind="note")
             server.wait_for_port(ready.value)
+            worker.wait_for("order", timeout_s=5, owed="a lease that expired is taken over within 5 s")
         """
+        if self.successor is not None:
+            return self.newest.wait_for(operation, count=count, kind=kind, timeout_s=timeout_s, owed=owed)
         wanted = MarkKind(kind)
         what = f"{count} {wanted} mark(s) of {operation!r} from agent {self.name!r}"
 
         def found() -> tuple[Mark, ...]:
             return tuple(mark for mark in self.marks if mark.operation == operation and mark.kind is wanted)
 
-        self._wait(lambda: len(found()) >= count, timeout_s, what)
+        self._wait(lambda: len(found()) >= count, timeout_s, what, owed)
         return found()
 
-    def wait_for_output(self, pattern: str, *, timeout_s: float = WAIT_TIMEOUT_S) -> re.Match[str]:
+    def wait_for_output(self, pattern: str, *, timeout_s: float = WAIT_TIMEOUT_S, owed: str = "") -> re.Match[str]:
         """Wait until its output (the first MiB) matches a regular expression; return the match.
 
-        Raises WaitExpired, or AgentError when it ended before.
+        Raises WaitExpired, or AgentError when it ended before; ``owed`` as in :meth:`wait_for`.
 
         Example::
 
             port = int(server.wait_for_output("listening on port ([0-9]+)")[1])
         """
+        if self.successor is not None:
+            return self.newest.wait_for_output(pattern, timeout_s=timeout_s, owed=owed)
         expression = re.compile(pattern, re.MULTILINE)
         matches: list[re.Match[str]] = []
 
@@ -444,52 +541,74 @@ class Agent:
                 matches.append(match)
             return bool(matches)
 
-        self._wait(found, timeout_s, f"output of agent {self.name!r} that matches {pattern!r}")
+        self._wait(found, timeout_s, f"output of agent {self.name!r} that matches {pattern!r}", owed)
         return matches[0]
 
-    def wait_for_port(self, port: int, *, host: str = "127.0.0.1", timeout_s: float = WAIT_TIMEOUT_S) -> None:
+    def wait_for_port(
+        self, port: int, *, host: str = "127.0.0.1", timeout_s: float = WAIT_TIMEOUT_S, owed: str = ""
+    ) -> None:
         """Wait until ``host``:``port`` accepts connections. Raises WaitExpired or AgentError."""
+        if self.successor is not None:
+            self.newest.wait_for_port(port, host=host, timeout_s=timeout_s, owed=owed)
+            return
 
         def accepts() -> bool:
             with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=0.5):
                 return True
             return False
 
-        self._wait(accepts, timeout_s, f"agent {self.name!r} to accept connections at {host}:{port}")
+        self._wait(accepts, timeout_s, f"agent {self.name!r} to accept connections at {host}:{port}", owed)
 
-    def wait_exit(self, *, timeout_s: float = WAIT_TIMEOUT_S) -> ExitStatus:
-        """Wait until it has ended and return how. Raises WaitExpired."""
+    def wait_exit(self, *, timeout_s: float = WAIT_TIMEOUT_S, owed: str = "") -> ExitStatus:
+        """Wait until its newest process has ended and return how. Raises WaitExpired.
+
+        A process that failed by itself leaves the run INCONCLUSIVE, unless the test compares the
+        status (``code``, ``signal``, ``ok``) or the agent may fail (``chaos.spawn``).
+        """
+        what = f"the end of agent {self.name!r}"
         self._client.wait_until(
-            lambda: not self.running, timeout_s=timeout_s, what=f"the end of agent {self.name!r}", seen=self.describe
+            lambda: not self.running,
+            timeout_s=timeout_s,
+            what=what,
+            seen=lambda: str(self.newest.describe()),
+            owed=owed,
         )
-        assert self.exit_status is not None  # noqa: S101 - the condition above
-        return self.exit_status
+        status = self.exit_status
+        assert status is not None  # noqa: S101 - the condition above
+        return status
 
-    def wait_state(self, state: str, *, timeout_s: float = WAIT_TIMEOUT_S) -> None:
+    def wait_state(self, state: str, *, timeout_s: float = WAIT_TIMEOUT_S, owed: str = "") -> None:
         """Wait until the kernel shows this state letter. Raises WaitExpired or AgentError."""
-        self._wait(lambda: self.state == state, timeout_s, f"state {state} of agent {self.name!r}")
+        if self.successor is not None:
+            self.newest.wait_state(state, timeout_s=timeout_s, owed=owed)
+            return
+        self._wait(lambda: self.state == state, timeout_s, f"state {state} of agent {self.name!r}", owed)
 
-    def kill(self) -> None:
-        """End it with SIGKILL and wait for the receipt. Raises WaitExpired."""
-        self.fire("kill")
+    def kill(self, *, tree: bool = False) -> None:
+        """End it with SIGKILL, with ``tree`` its descendants, too, and wait for the receipt.
+
+        Raises WaitExpired.
+        """
+        self.newest.fire("kill", {"tree": True} if tree else {})
 
     def terminate(self) -> None:
         """Ask it to end with SIGTERM and wait for the receipt. Raises WaitExpired."""
-        self.fire("terminate")
+        self.newest.fire("terminate", {})
 
     def pause(self) -> None:
         """Stop it with SIGSTOP and wait until the kernel shows state T. Raises WaitExpired."""
-        self.fire("pause")
+        self.newest.fire("pause", {})
 
     def resume(self) -> None:
         """Let a paused agent go on with SIGCONT. Raises WaitExpired."""
-        self.fire("resume")
+        self.newest.fire("resume", {})
 
     def restart(self) -> Agent:
         """Kill it if it runs, start it again with its first arguments, and return the new agent."""
-        self.fire("restart")
-        assert self.successor is not None  # noqa: S101 - the receipt names it
-        return self.successor
+        old = self.newest
+        old.fire("restart", {})
+        assert old.successor is not None  # noqa: S101 - the receipt names it
+        return old.successor
 
     def hear_mark(self, mark: Mark) -> None:
         """Add a mark that the run has read from the mark file."""
@@ -503,8 +622,9 @@ class Agent:
 
     def send_signal(self, number: signal.Signals) -> bool:
         """Send a signal to exactly this process (by pidfd); return whether it was still there."""
-        if self._pidfd < 0 or not self.running:
+        if self._pidfd < 0 or self.ended is not None:
             return False
+        self.signals_sent.add(int(number))
         try:
             signal.pidfd_send_signal(self._pidfd, number)
         except ProcessLookupError:
@@ -513,7 +633,16 @@ class Agent:
 
     def send_signal_to_group(self, number: signal.Signals) -> None:
         """Send a signal to it and to its children that stayed in its process group."""
+        self.signals_sent.add(int(number))
         self._client.signal_group(self, number)
+
+    def describe_failure(self) -> str:
+        """Return how it failed, with its last output: for a process whose end nothing expected."""
+        lines = self.output().rstrip().splitlines()[-OUTPUT_SHOWN_LINES:]
+        raised = next((str(mark.value) for mark in self.marks if mark.operation == Note.RAISED), "")
+        said = raised or (lines[-1].strip() if lines else "it printed nothing")
+        shown = "\n  ".join(["; its last output:", *lines]) if lines else ""
+        return f"agent {self.name!r} ended with {self.ended} ({said}), and nothing in the test expects it{shown}"
 
     def describe(self) -> str:
         """Return state, marks and last output in words, for the message of a failed wait."""
@@ -531,7 +660,7 @@ class Agent:
             name=self.name,
             target=str(self.command),
             pid=self.pid,
-            exit_status="ended by the harness" if self.ended_by_harness or self.running else str(self.exit_status),
+            exit_status="ended by the harness" if self.ended_by_harness or self.ended is None else str(self.ended),
             duration_s=round(self._duration_s, 6),
             cpu_s=round(max(self._cpu_s, self._usage.get("cpu_s", 0.0)), 6),
             memory_bytes_max=max(self._memory_bytes_max, self._usage.get("memory_bytes_max", 0)),
@@ -541,7 +670,7 @@ class Agent:
 
     def sample(self, *, now_s: float) -> None:
         """Sample its CPU, memory and open files, at most ten times a second."""
-        if not self.running or now_s - self._sampled_s < _SAMPLE_EVERY_S:
+        if self.ended is not None or now_s - self._sampled_s < _SAMPLE_EVERY_S:
             return
         self._sampled_s = now_s
         import psutil  # 15 ms, for runs with agents alone
@@ -558,22 +687,23 @@ class Agent:
         """Return name, pid and state."""
         return f"<Agent {self.name!r} pid {self.pid} {self.state}>"
 
-    def _wait(self, condition: Callable[[], object], timeout_s: float, what: str) -> None:
+    def _wait(self, condition: Callable[[], object], timeout_s: float, what: str, owed: str) -> None:
         """Wait for a condition that only a running agent can bring about."""
         check_bound(timeout_s)
 
         def met_or_ended() -> bool:
-            return bool(condition()) or not self.running
+            return bool(condition()) or self.ended is not None
 
-        self._client.wait_until(met_or_ended, timeout_s=timeout_s, what=what, seen=self.describe)
+        self._client.wait_until(met_or_ended, timeout_s=timeout_s, what=what, seen=self.describe, owed=owed)
         self._client.pump()
         if not condition():
             if not self._client.alive:
                 raise _lost(what)
-            msg = f"waited for {what}, and it ended before: {self.describe()}"
-            raise AgentError(msg)
+            by = "a fault of this run ended it before" if self.ended_by_fault else "it ended before"
+            msg = f"waited for {what}, and {by}: {self.describe()}"
+            raise AgentError(msg, owed=owed, by_fault=self.ended_by_fault)
 
-    def _nobody_fires(self, kind: str) -> None:
+    def _nobody_fires(self, kind: str, _: Mapping[str, Json]) -> None:
         msg = f"agent {self.name!r} belongs to no run, so {kind} would leave no receipt. Start agents with chaos.spawn"
         raise UsageError(msg)
 
@@ -608,7 +738,7 @@ class Agent:
             self._pidfd = -1
 
     def _end(self, status: ExitStatus) -> None:
-        self.exit_status = status
+        self.ended = status
         self.release()
 
 

@@ -31,6 +31,9 @@ HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _POINTS_SEEN_MAX: Final = 200
 
+POINTS: Final = "points.txt"
+"""The file beside the marks with the names of all points that agents passed: ``AGENT<tab>NAME``."""
+
 
 class Trigger(TypedDict):
     """When the agent sends itself ``signal``: at the ``count``-th passing of a point or mark.
@@ -73,6 +76,8 @@ class Triggers:
         self._passed: Counter[str] = Counter()
         self._written: Counter[tuple[str, str]] = Counter()
         self._trace = trace_points
+        self._names: set[str] = set()
+        self._names_path = ""
         self._busy = threading.local()
         for trigger in triggers:
             if trigger["point"] is not None:
@@ -84,6 +89,8 @@ class Triggers:
 
     def arm(self) -> None:
         """Install the audit hook if a point matters: 0.2 µs an event, and it cannot be removed."""
+        if self._points:
+            self._names_path = f"{os.environ[MARKS_VARIABLE].rpartition('/')[0]}/{POINTS}"
         if self._families:
             sys.addaudithook(self._on_audit)
         if self._operations:
@@ -95,6 +102,8 @@ class Triggers:
             self._marks.note(Note.POINTS_SEEN, value=dict(self._passed.most_common(_POINTS_SEEN_MAX)))
 
     def _on_audit(self, event: str, _arguments: tuple[Any, ...]) -> None:
+        if event not in self._names and self._names_path and not getattr(self._busy, "now", False):
+            self._keep_name(event)
         if not event.startswith(self._families) or getattr(self._busy, "now", False):
             return
         self._busy.now = True
@@ -105,6 +114,21 @@ class Triggers:
             for trigger in self._points.get(event, ()):
                 if trigger["count"] == self._passed[event]:
                     self._fire(trigger, event)
+        finally:
+            self._busy.now = False
+
+    def _keep_name(self, event: str) -> None:
+        """Write the name of a point that is new: a kill leaves it there, for the receipt of a misspelt one."""
+        if len(self._names) >= _POINTS_SEEN_MAX:
+            return
+        self._names.add(event)
+        self._busy.now = True
+        try:  # opened each time: a program may close descriptors that it does not know
+            file = os.open(self._names_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            os.write(file, f"{os.environ.get(AGENT_VARIABLE, '')}\t{event}\n".encode(errors="replace"))
+            os.close(file)
+        except OSError:  # a full disk costs a hint
+            pass
         finally:
             self._busy.now = False
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from pytest_chaos.checkers import run_checkers
-from pytest_chaos.errors import AgentError, ChaosError, UsageError, WaitExpired
+from pytest_chaos.errors import AgentError, ChaosError, TooLate, UsageError, WaitExpired
 from pytest_chaos.evidence.redact import SECRETS, clean
 from pytest_chaos.faults.injector import Injector
 from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model import plan as plans, seed as seeds, verdict
 from pytest_chaos.model.history import History, MarkParser
-from pytest_chaos.model.values import Assertion, Fault, Finding, Json, Plan, Receipt, RunRecord
+from pytest_chaos.model.values import Assertion, AtMoment, Fault, Finding, Json, Plan, Receipt, RunRecord, Verdict
 from pytest_chaos.runtime.agent import (
     SPAWN_TIMEOUT_S,
     WAIT_TIMEOUT_S,
@@ -33,6 +33,7 @@ from pytest_chaos.runtime.agent import (
     GuardianClient,
     check_bound,
 )
+from pytest_chaos.runtime.child import POINTS
 from pytest_chaos.runtime.journal import ATTACHMENTS, AgentStarted, Journal, RunHeader
 from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE
 
@@ -156,6 +157,7 @@ class Run:
         cwd: str | os.PathLike[str] | None = None,
         fresh: bool = False,
         trace_points: str | None = None,
+        may_fail: bool = False,
         timeout_s: float = SPAWN_TIMEOUT_S,
     ) -> Agent:
         """Start a real process of the target and return it.
@@ -166,7 +168,9 @@ class Run:
         the environment of pytest (``None`` unsets). ``cwd`` is the run's directory by default. A
         Python agent is forked from a zygote that has imported its module, or, with ``fresh``,
         started in an interpreter of its own. ``trace_points`` notes every audit event with this
-        prefix as a mark.
+        prefix as a mark. An agent that fails by itself (an exception, an exit code that is not 0, a
+        signal of no fault) leaves the run INCONCLUSIVE, unless it ``may_fail`` or the test
+        compares its ``exit_status``.
 
         Raises SpawnError if it cannot be started, UsageError for a call that cannot be right.
 
@@ -198,7 +202,7 @@ class Run:
             "marks": str(self._journal.marks_path),
             "trace_points": trace_points,
         }
-        return self._start(agent_name, command, spec, timeout_s)
+        return self._start(agent_name, command, spec, timeout_s, may_fail=may_fail)
 
     def proxy(
         self, upstream: str = "", *, name: str = "proxy", port: int = 0, timeout_s: float = SPAWN_TIMEOUT_S
@@ -225,23 +229,34 @@ class Run:
             raise UsageError(msg)
         return self._agents[name]
 
-    def wait_until(self, condition: Callable[[], object], *, timeout_s: float = WAIT_TIMEOUT_S, what: str = "") -> None:
+    def wait_until(
+        self,
+        condition: Callable[[], object],
+        *,
+        timeout_s: float = WAIT_TIMEOUT_S,
+        what: str = "",
+        owed: str = "",
+    ) -> None:
         """Wait until ``condition()`` is true, while planned faults fire. Raises WaitExpired.
+
+        An expired wait leaves the run INCONCLUSIVE. With ``owed``, a reason why the target must do
+        it in time, it makes the run VIOLATED.
 
         Example::
 
             chaos.wait_until(lambda: (chaos.directory / "done").exists(), what="the file done")
+            chaos.wait_until(is_empty, timeout_s=5, owed="the queue is empty within 5 s of a restart")
         """
         described = what or getattr(condition, "__name__", "the condition")
         if self._client is not None:
-            self._client.wait_until(condition, timeout_s=timeout_s, what=described, seen=self._describe)
+            self._client.wait_until(condition, timeout_s=timeout_s, what=described, seen=self._describe, owed=owed)
             return
         check_bound(timeout_s)
         deadline_s = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline_s:
                 msg = f"waited {timeout_s:g} s for {described}, and it did not come: {self._describe()}"
-                raise WaitExpired(msg)
+                raise WaitExpired(msg, owed=owed)
             time.sleep(0.002)
 
     def wait_for_faults(self, *, timeout_s: float = WAIT_TIMEOUT_S) -> None:
@@ -355,11 +370,19 @@ class Run:
         if error is not None:
             self._findings.append(verdict.of_error(error))
         self._end_agents()
-        findings = [*self._findings, *self._broken_expectations(), *verdict.of_receipts(self._receipts)]
-        if self._client is not None and not self._client.alive:
+        failed = [] if self._lost_agents() else [each.describe_failure() for each in self._incarnations if each.failed]
+        findings = [
+            *verdict.of_receipts(self._receipts),
+            *verdict.of_failed_agents(failed),
+            *self._findings,
+            *self._broken_expectations(),
+        ]
+        if self._lost_agents():
             findings = [msgspec.structs.replace(finding, kind="harness") for finding in findings]
         if not self._assertions and error is None:
             findings.append(verdict.NOTHING_ASSERTED)
+        if verdict.of_run(findings) is Verdict.HELD and _only_moments(self._header.plan):
+            self._notes[verdict.HINT] = verdict.ONLY_MOMENTS
         if torn := self.history.torn:
             self._notes["torn_marks"] = [f"{line.text[:200]} ({line.reason})" for line in torn[:10]]
         record = RunRecord(
@@ -445,7 +468,7 @@ class Run:
         try:
             self._client.pump()
             self._injector.close()
-            stopped = [agent for agent in self._incarnations if agent.running]
+            stopped = [agent for agent in self._incarnations if agent.ended is None]
             for agent in stopped:
                 agent.ended_by_harness = True
             self._client.end()
@@ -455,17 +478,24 @@ class Run:
         for agent in self._incarnations:
             self._journal.add_agent(agent.summary())
 
+    def _lost_agents(self) -> bool:
+        """Whether the guardian was killed, and the agents with it."""
+        return self._client is not None and not self._client.alive
+
     def _broken_expectations(self) -> list[Finding]:
         """Return a finding for each broken expectation; a failed check has its own findings."""
         return verdict.of_assertions(assertion for assertion in self._assertions if assertion.name not in self._checked)
 
-    def _start(self, name: str, command: Command, spec: dict[str, Any], timeout_s: float) -> Agent:
+    def _start(
+        self, name: str, command: Command, spec: dict[str, Any], timeout_s: float, *, may_fail: bool = False
+    ) -> Agent:
         client = self._connect()
         output = self._journal.output_folder / _log_name(name, self._incarnations)
         triggers = self._injector.triggers(name) if command.target is not None else []
         agent = client.spawn(
             name, command, {**spec, "triggers": triggers}, output, timeout_s=timeout_s, on_made=self._adopt
         )
+        agent.may_fail = may_fail
         self._specs[agent.number] = (command, spec, output)
         started = AgentStarted(name=name, pid=agent.pid, command=str(command), kwargs=command.kwargs, started_at=_now())
         self._journal.add_agent(started)
@@ -475,19 +505,27 @@ class Run:
 
     def _adopt(self, agent: Agent) -> None:
         """Register an agent before it can write a mark."""
-        agent.fire = lambda kind: self._fire(kind, agent)
+        agent.fire = lambda kind, parameters: self._fire(kind, agent, parameters)
         self._agents[agent.name] = agent
         self._incarnations.append(agent)
 
     def start_helper(self, name: str, target: str, kwargs: Mapping[str, Json]) -> Agent:
         """Start a process that a fault needs. For faults; tests call spawn."""
         taken = sum(agent.name.startswith(name) for agent in self._incarnations)
-        return self.spawn(target, kwargs=kwargs, name=f"{name}-{taken + 1}")
+        return self.spawn(target, kwargs=kwargs, name=f"{name}-{taken + 1}", may_fail=True)  # its receipt says how
 
     def start_again(self, agent: Agent) -> Agent:
         """Start an agent again with its first arguments. For faults; tests call restart."""
         command, spec, _ = self._specs[agent.number]
-        return self._start(agent.name, command, spec, SPAWN_TIMEOUT_S)
+        return self._start(agent.name, command, spec, SPAWN_TIMEOUT_S, may_fail=agent.may_fail)
+
+    def points_passed(self, name: str) -> list[str]:
+        """Return the names of the points that agents of this name passed. For receipts."""
+        path = self._journal.folder / POINTS
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        return list(
+            dict.fromkeys(point for agent, _, point in (line.partition("\t") for line in lines) if agent == name)
+        )
 
     def _connect(self) -> GuardianClient:
         if self._client is None:
@@ -496,16 +534,23 @@ class Run:
             self._client.on_pump = self._pump
         return self._client
 
-    def _fire(self, kind: str, agent: Agent) -> Receipt:
+    def _fire(self, kind: str, agent: Agent, parameters: Mapping[str, Json]) -> Receipt:
         client = self._connect()
-        if not agent.running and REGISTRY[kind].needs_life:
-            msg = f"{kind} of agent {agent.name!r} cannot happen: it has ended already ({agent.exit_status})"
-            raise AgentError(msg)
+        client.pump()  # hears of its end, if that was since the last wait
+        needs_life = REGISTRY[kind].needs_life
+        if agent.ended is not None and needs_life:
+            raise _too_late(kind, agent)
 
         def wait(condition: Callable[[], bool], what: str) -> None:
+            def seen_or_ended() -> bool:
+                return condition() or (needs_life and agent.ended is not None)
+
+            client.wait_until(seen_or_ended, timeout_s=WAIT_TIMEOUT_S, what=what, seen=agent.describe)
+            if needs_life and agent.ended is not None and not agent.ended_by_fault:
+                raise _too_late(kind, agent)
             client.wait_until(condition, timeout_s=WAIT_TIMEOUT_S, what=what, seen=agent.describe)
 
-        return self._injector.fire(Fault(kind=kind, agent=agent.name), agent, wait=wait)
+        return self._injector.fire(Fault(kind=kind, agent=agent.name, parameters=dict(parameters)), agent, wait=wait)
 
     def _pump(self) -> None:
         self._read_marks()
@@ -570,6 +615,19 @@ def _name_of(function: Callable[..., object]) -> str:
     return f"{source}:{name}"
 
 
+def _too_late(kind: str, agent: Agent) -> TooLate:
+    msg = (
+        f"{kind} of agent {agent.name!r} cannot happen: it has ended already ({agent.ended}). "
+        "Plan the fault at a point or after a mark, or let the agent wait for it"
+    )
+    return TooLate(msg)
+
+
+def _only_moments(plan: Plan | None) -> bool:
+    """Whether the faults of a plan all come at moments, so that only luck hits a narrow window."""
+    return plan is not None and bool(plan.faults) and all(isinstance(each.when, AtMoment) for each in plan.faults)
+
+
 def _log_name(name: str, incarnations: Sequence[Agent]) -> str:
     before = sum(agent.name == name for agent in incarnations)
     return f"{name}.log" if not before else f"{name}.{before + 1}.log"
@@ -593,7 +651,9 @@ def reason(record: RunRecord) -> str:
     """Return in a few lines why a run did not hold, for the failure of its test."""
     lines = [f"{record.verdict}: {record.scenario.title or record.scenario.id}"]
     lines += [
-        f"  [{finding.signature}] {finding.text}" for finding in record.findings if finding.verdict is record.verdict
+        f"  [{finding.signature}] {finding.text}"
+        for finding in record.findings
+        if finding.verdict is record.verdict or finding.signature == verdict.AGENT_FAILED
     ][:10]
     lines += [
         f"  fault: {receipt.kind} {receipt.agent} {receipt.when}: {receipt.evidence}" for receipt in record.receipts

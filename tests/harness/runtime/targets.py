@@ -27,6 +27,17 @@ def wait_forever() -> NoReturn:
         signal.pause()
 
 
+def parent_of_two(marks: Marks) -> None:
+    """Have two children that wait, note their pids, say so, and wait: a server and its workers."""
+    for _ in range(2):
+        pid = os.fork()
+        if pid == 0:
+            wait_forever()
+        marks.note("child", value=pid)
+    marks.ack("ready")
+    wait_forever()
+
+
 def family(marks: Marks) -> None:
     """Have every kind of descendant that is hard to get rid of, keep a database open, say so, and wait."""
     ready, announce = os.pipe()

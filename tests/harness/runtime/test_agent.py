@@ -338,7 +338,7 @@ def test_a_restarted_agent_is_a_new_process_with_the_old_arguments(run: Run) -> 
     second = first.restart()
     assert second.wait_for_output(r"server in (\d+)")[1] == str(second.pid) != str(first.pid)
     assert run.agent("server") is second
-    assert str(first.exit_status) == "signal 9"
+    assert (str(first.ended), first.exit_status) == ("signal 9", None)
     assert [path.name for path in (first.output_path, second.output_path)] == ["server.log", "server.2.log"]
     third = second.restart()
     assert third.output_path.name == "server.3.log"

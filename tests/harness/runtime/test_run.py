@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pytest_chaos import kill
-from pytest_chaos.errors import AgentError, GuardianLost, SpawnError, UsageError, WaitExpired
+from pytest_chaos.errors import AgentError, GuardianLost, SpawnError, TooLate, UsageError, WaitExpired
 from pytest_chaos.evidence import open_pack, verify
-from pytest_chaos.model import plan
+from pytest_chaos.model import plan, verdict
 from pytest_chaos.model.values import Assertion, Finding, Plan, Verdict
+from pytest_chaos.model.verdict import AGENT_FAILED
 from pytest_chaos.runtime import processes
 from pytest_chaos.runtime.agent import GuardianClient
 from pytest_chaos.runtime.run import OBSERVED_CHARACTERS_MAX, reason
@@ -23,6 +24,7 @@ from tests.harness.runtime import targets
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_chaos.model.values import When
     from pytest_chaos.runtime.run import Run
 
     from tests.harness.conftest import StartRun
@@ -136,11 +138,20 @@ def test_a_run_that_expected_nothing_proves_nothing(run: Run) -> None:
 @pytest.mark.parametrize(
     ("error", "signature", "kind"),
     [
-        (WaitExpired("it did not come"), "liveness:wait-expired", "liveness"),
-        (AgentError("it ended"), "liveness:agent-ended", "liveness"),
+        (WaitExpired("it did not come"), "harness:wait-expired", "harness"),
+        (WaitExpired("it did not come", owed="within 1 s"), "liveness:wait-expired", "liveness"),
+        (AgentError("it ended"), "harness:agent-ended", "harness"),
+        (AgentError("it ended", owed="it works for ever"), "liveness:agent-ended", "liveness"),
+        (AgentError("it ended", owed="it works for ever", by_fault=True), "harness:ended-by-fault", "harness"),
+        (TooLate("it has ended already"), "harness:too-late", "harness"),
         (AssertionError("1 == 2"), "assertion", "safety"),
         (AssertionError(), "assertion", "safety"),
         (pytest.fail.Exception("no good"), "assertion", "safety"),
+        (pytest.fail.Exception("async def functions are not natively supported."), "harness:async-test", "harness"),
+        (ExceptionGroup("tasks", [OSError("x"), AssertionError("1 == 2")]), "assertion", "safety"),
+        (ExceptionGroup("tasks", [OSError("x"), KeyError("y")]), "harness:OSError", "harness"),
+        (ModuleNotFoundError("No module named 'shop'"), "harness:ModuleNotFoundError", "harness"),
+        (pytest.exit.Exception("enough"), "harness:Exit", "harness"),
         (pytest.fail.Exception("Timeout (>1.0s) from pytest-timeout."), "harness:timeout", "harness"),
         (GuardianLost("it was killed"), "harness:GuardianLost", "harness"),
         (SpawnError("no such file"), "harness:SpawnError", "harness"),
@@ -219,7 +230,7 @@ def test_a_second_conclusion_changes_nothing(run: Run) -> None:
 
 def test_the_record_says_what_became_of_each_agent(run: Run) -> None:
     """One ended by itself, one by a fault, one was ended by the harness."""
-    run.spawn(targets.exit_with, kwargs={"code": 3}, name="self").wait_exit()
+    run.spawn(targets.exit_with, kwargs={"code": 3}, name="self", may_fail=True).wait_exit()
     run.spawn(targets.count_up, name="killed").kill()
     run.spawn(targets.count_up, name="left").wait_for("step")
     record = expected(run).conclude()
@@ -229,6 +240,138 @@ def test_the_record_says_what_became_of_each_agent(run: Run) -> None:
         ("left", "ended by the harness"),
     ]
     assert record.verdict is Verdict.HELD
+
+
+def failed_agents(run: Run) -> list[str]:
+    """Conclude a run; return the texts of its findings about agents that failed, and check the verdict."""
+    record = expected(run).conclude()
+    texts = [finding.text for finding in record.findings if finding.signature == AGENT_FAILED]
+    assert record.verdict is (Verdict.INCONCLUSIVE if texts else Verdict.HELD)
+    return texts
+
+
+def test_an_agent_that_raised_is_never_held(run: Run) -> None:
+    """That it raised is a reason of its own, with what it printed last and what to change."""
+    run.spawn(targets.raise_error, kwargs={"text": "disk on fire"}, name="w").wait_exit()
+    (text,) = failed_agents(run)
+    assert text.startswith("agent 'w' ended with exit code 1 (ValueError: disk on fire), and nothing in the test")
+    assert "Traceback" in text
+    assert text.endswith("or spawn it with may_fail=True")
+
+
+def test_a_program_that_is_not_found_is_told(run: Run) -> None:
+    """A shell's exit code 127 is an end that nothing expected, with the shell's word."""
+    run.spawn(["/bin/sh", "-c", "no-such-program"], name="w").wait_exit()
+    (text,) = failed_agents(run)
+    assert "exit code 127" in text
+    assert "not found" in text
+
+
+@pytest.mark.parametrize("way", ["code", "ok", "equal", "later"])
+def test_a_test_that_compares_the_status_has_judged_it(run: Run, way: str) -> None:
+    """Whatever it then expects is the test's own word about the end."""
+    agent = run.spawn(targets.exit_with, kwargs={"code": 3})
+    status = agent.wait_exit()
+    if way == "later":
+        assert agent.exit_status is not None
+        assert agent.exit_status.code == 3
+    else:
+        assert {"code": lambda: status.code == 3, "ok": lambda: not status.ok, "equal": lambda: status == (3, None)}[
+            way
+        ]()
+    assert failed_agents(run) == []
+
+
+@pytest.mark.parametrize("way", ["nothing", "text", "signal"])
+def test_a_test_that_only_waits_has_judged_nothing(run: Run, way: str) -> None:
+    """Nor has one that prints the status, or asks only whether a signal ended it."""
+    status = run.spawn(targets.exit_with, kwargs={"code": 3}).wait_exit()
+    assert {"nothing": True, "text": str(status) == "exit code 3", "signal": status[1] is None}[way]
+    if way == "signal":
+        assert status.signal is None
+    assert len(failed_agents(run)) == 1
+
+
+def test_agents_that_faults_end_are_expected_to(run: Run) -> None:
+    """By SIGKILL, or with an exit code of their own after SIGTERM; the restart's new process is judged by itself."""
+    run.spawn(targets.count_up, name="killed").kill()
+    stopped = run.spawn(["/bin/sh", "-c", "trap 'exit 4' TERM; echo up; while :; do sleep 0.01; done"], name="stopped")
+    stopped.wait_for_output("up")
+    stopped.terminate()
+    stopped.wait_exit()
+    run.spawn(targets.count_up, name="again").restart()
+    assert failed_agents(run) == []
+
+
+def test_a_handle_follows_its_agent_through_a_restart(run: Run) -> None:
+    """The waits, actions and the status of the old handle are those of the new process."""
+    agent = run.spawn(targets.count_up, name="w", kwargs={"total": 30})
+    agent.kill()
+    agent.restart()
+    assert agent.wait_for("step", count=30)[-1].key == 30
+    assert agent.wait_exit().code == 0
+    assert (agent.running, agent.state) == (False, "exit code 0")
+    assert agent.newest is run.agent("w") is not agent
+    third = agent.restart()
+    assert third is agent.newest
+    agent.kill()
+    assert str(agent.exit_status) == "signal 9"
+
+
+def test_a_wait_that_our_own_kill_ends_says_so(run: Run) -> None:
+    """It is no finding against the target, though the test calls it owed."""
+    run.plan(kill("w", plan.after_mark("step")))
+    agent = run.spawn(targets.count_up, name="w")
+    with pytest.raises(AgentError, match="a fault of this run ended it before") as caught:
+        agent.wait_for("step", count=10, owed="ten steps")
+    record = expected(run).conclude(caught.value)
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert [finding.signature for finding in record.findings] == ["harness:ended-by-fault"]
+
+
+@pytest.mark.parametrize("owed", ["", "a step is made at once"])
+def test_a_wait_that_runs_out_is_a_finding_if_it_is_owed(run: Run, owed: str) -> None:
+    """Of an agent and of the run: VIOLATED with the reason, or else INCONCLUSIVE with what to change."""
+    agent = run.spawn(targets.wait_forever)
+    caught: list[WaitExpired] = []
+    for wait in (
+        lambda: agent.wait_for("step", timeout_s=0.05, owed=owed),
+        lambda: agent.wait_for_output("x", timeout_s=0.05, owed=owed),
+        lambda: agent.wait_exit(timeout_s=0.05, owed=owed),
+        lambda: agent.wait_state("Z", timeout_s=0.05, owed=owed),
+        lambda: run.wait_until(lambda: False, timeout_s=0.05, owed=owed),
+    ):
+        with pytest.raises(WaitExpired) as each:
+            wait()
+        caught.append(each.value)
+    findings = [verdict.of_error(error) for error in caught]
+    assert {finding.signature for finding in findings} == {f"{'liveness' if owed else 'harness'}:wait-expired"}
+    assert all(finding.text.startswith(owed) for finding in findings)
+    assert all(("give owed=" in finding.text) == (not owed) for finding in findings)
+
+
+def test_a_fault_that_did_not_fire_is_the_first_reason(run: Run) -> None:
+    """What came after it follows from it."""
+    run.plan(kill("w", plan.at_point("no.such.point")))
+    agent = run.spawn(targets.wait_forever, name="w")
+    with pytest.raises(WaitExpired) as caught:
+        agent.wait_exit(timeout_s=0.05)
+    record = expected(run).conclude(caught.value)
+    assert [finding.signature for finding in record.findings] == [
+        "harness:fault-not-fired:kill",
+        "harness:wait-expired",
+    ]
+    assert "still runs (state S)" in record.findings[0].text
+
+
+@pytest.mark.parametrize(("when", "hinted"), [(plan.at_moment(0.01), True), (plan.after_mark("step"), False)])
+def test_a_run_that_held_with_moments_alone_has_a_hint(run: Run, when: When, *, hinted: bool) -> None:
+    """Named points find what random moments miss."""
+    run.plan(kill("w", when))
+    run.spawn(targets.count_up, name="w").wait_exit()
+    record = expected(run).conclude()
+    assert record.verdict is Verdict.HELD
+    assert ("at_point" in str(record.notes.get("hint", ""))) == hinted
 
 
 def test_an_agent_that_does_not_exist_is_named(run: Run) -> None:

@@ -1,0 +1,203 @@
+"""Mistakes that new users make: the verdict, the exit code, and the sentence that says what to change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pytest_chaos.evidence import records
+
+if TYPE_CHECKING:
+    import pytest
+
+HEAD = """
+import asyncio, os, signal, sys, time
+import pytest
+from pytest_chaos import after_mark, at_moment, at_point, kill
+
+def waits(marks): marks.ack("up"); time.sleep(60)
+def quick(marks): marks.ack("x", 1)
+def crash(): print("about to do the thing"); raise RuntimeError("disk on fire")
+def passes(): sys.audit("orders.saved", 1); os.stat(".")
+
+def judged(chaos): chaos.expect("all is well", observed=1, holds=True)
+"""
+
+QUIET = ("-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:anyio", "--chaos-confirm=0")
+
+
+class Case(NamedTuple):
+    """The body of a test, its verdict, its first finding, and words of the sentence that a user sees."""
+
+    body: str
+    verdict: str
+    signature: str
+    words: tuple[str, ...]
+
+
+CASES = {
+    "a_misspelt_point": Case(
+        "chaos.plan(kill('w', at_point('orders.savd'))); chaos.spawn(passes, name='w').wait_exit(); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:fault-not-fired:kill",
+        ("ended (exit code 0) before it came to that", "did you mean 'orders.saved'?", "Plan a time"),
+    ),
+    "a_point_never_passed_by_an_agent_that_goes_on": Case(
+        "chaos.plan(kill('w', at_point('no.such.point'))); chaos.spawn(waits, name='w').wait_exit(timeout_s=0.3)",
+        "INCONCLUSIVE",
+        "harness:fault-not-fired:kill",
+        ("agent 'w' still runs (state S)", "waited 0.3 s for the end of agent 'w'", "give owed='why'"),
+    ),
+    "a_kill_after_the_end": Case(
+        "a = chaos.spawn(quick, name='w'); a.wait_exit(); a.kill(); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:too-late",
+        ("it has ended already (exit code 0)", "Plan the fault at a point"),
+    ),
+    "a_module_that_is_not_found": Case(
+        "a = chaos.spawn([sys.executable, '-m', 'no_such_module'], name='w'); a.wait_for_output('ready')",
+        "INCONCLUSIVE",
+        "harness:agent-failed",
+        ("No module named no_such_module", "may_fail=True"),
+    ),
+    "a_command_that_is_not_found": Case(
+        "chaos.spawn(['sh', '-c', 'nope'], name='w').wait_exit(); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:agent-failed",
+        ("exit code 127", "nope", "may_fail=True"),
+    ),
+    "an_executable_that_is_missing": Case(
+        "chaos.spawn(['./nope'], name='w').wait_exit(); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:SpawnError",
+        ("No such file or directory: ./nope", "Mend the agent's target"),
+    ),
+    "our_own_kill_then_a_wait": Case(
+        "chaos.plan(kill('w', after_mark('up'))); chaos.spawn(waits, name='w').wait_for_output('ready')",
+        "INCONCLUSIVE",
+        "harness:ended-by-fault",
+        ("a fault of this run ended it before", "Wait for that before the fault comes"),
+    ),
+    "an_agent_that_raised": Case(
+        "chaos.spawn(crash, name='w').wait_exit(); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:agent-failed",
+        ("RuntimeError: disk on fire", "about to do the thing", "Traceback", "may_fail=True"),
+    ),
+    "an_agent_that_raised_and_data_that_is_missing": Case(
+        "chaos.spawn(crash, name='w').wait_exit(); chaos.expect('data is there', observed=0, holds=False)",
+        "VIOLATED",
+        "harness:agent-failed",
+        ("RuntimeError: disk on fire", "data is there: 0"),
+    ),
+    "an_agent_that_raised_and_an_assert": Case(
+        "chaos.spawn(crash, name='w').wait_exit(); assert os.path.exists('no such file')",
+        "VIOLATED",
+        "harness:agent-failed",
+        ("RuntimeError: disk on fire", "assert False"),
+    ),
+    "an_agent_that_may_fail": Case(
+        "chaos.spawn(crash, name='w', may_fail=True).wait_exit(); judged(chaos)", "HELD", "", ()
+    ),
+    "a_misspelt_mark": Case(
+        "chaos.spawn(quick, name='w').wait_for('y', timeout_s=5); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:agent-ended",
+        ("it ended before", "1 ack x"),
+    ),
+    "a_mark_that_is_owed": Case(
+        "chaos.spawn(quick, name='w').wait_for('y', owed='y follows x'); judged(chaos)",
+        "VIOLATED",
+        "liveness:agent-ended",
+        ("y follows x", "it ended before"),
+    ),
+    "a_wait_that_is_owed": Case(
+        "chaos.spawn(waits); chaos.wait_until(lambda: 0, timeout_s=0.1, what='z', owed='z is done in time')",
+        "VIOLATED",
+        "liveness:wait-expired",
+        ("z is done in time", "waited 0.1 s for z"),
+    ),
+    "a_name_that_is_taken": Case(
+        "chaos.spawn(waits, name='w'); chaos.spawn(waits, name='w')",
+        "INCONCLUSIVE",
+        "harness:UsageError",
+        ("the name of an agent must be free", "Give another name"),
+    ),
+    "a_plan_for_an_agent_that_is_not_there": Case(
+        "chaos.plan(kill('wrong', at_point('open'))); chaos.spawn(quick, name='w').wait_exit(); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:fault-not-fired:kill",
+        ("no agent called 'wrong' was started (there were: w)",),
+    ),
+    "a_plan_after_the_first_agent": Case(
+        "chaos.spawn(quick, name='w').wait_exit(); chaos.plan(kill('w', at_point('open')))",
+        "INCONCLUSIVE",
+        "harness:UsageError",
+        ("fixed before its first agent starts",),
+    ),
+    "a_test_with_a_wrong_name": Case(
+        "chaos.spawn(quick, name='w').wait_exit(); foo_bar",
+        "INCONCLUSIVE",
+        "harness:NameError",
+        ("foo_bar", "Mend the test"),
+    ),
+    "nothing_asserted": Case(
+        "chaos.spawn(quick, name='w').wait_exit()",
+        "INCONCLUSIVE",
+        "harness:nothing-asserted",
+        ("call chaos.expect(",),
+    ),
+    "a_handle_after_a_restart": Case(
+        "a = chaos.spawn(quick); a.wait_exit(); a.restart(); chaos.expect('0', observed=1, holds=a.wait_exit().ok)",
+        "HELD",
+        "",
+        (),
+    ),
+}
+
+
+def test_each_mistake_gets_the_verdict_that_the_rule_gives(pytester: pytest.Pytester) -> None:
+    """Verdict, first reason and sentence are in the terminal, the page and the pack; the footer counts alike."""
+    tests = [
+        f"@pytest.mark.chaos(id='{name.replace('_', '-')}')\ndef test_{name}(chaos):\n    {case.body}\n"
+        for name, case in CASES.items()
+    ]
+    tests.append("@pytest.mark.chaos(id='async')\nasync def test_async(chaos):\n    judged(chaos)\n")
+    pytester.makepyfile(test_it="\n".join([HEAD, *tests]))
+    result = pytester.runpytest_subprocess(*QUIET, "--chaos-report=md,json")
+    said = result.stdout.str()
+    results = Path(pytester.path, "chaos-results")
+    page = (results / "latest" / "matrix.md").read_text().replace("\\", "")
+    found = {record.node_id.partition("::test_")[2]: record for record in records.read(results).runs}
+    undecided = found.pop("async")
+    assert [finding.signature for finding in undecided.findings] == ["harness:async-test"]
+    assert found.keys() == CASES.keys()
+    for name, case in CASES.items():
+        record = found[name]
+        signatures = [finding.signature for finding in record.findings]
+        assert (name, str(record.verdict), signatures[:1]) == (
+            name,
+            case.verdict,
+            [case.signature] * bool(case.signature),
+        )
+        for words in case.words:
+            assert words in said, name
+            assert any(words in finding.text for finding in record.findings) or words == "assert False", (name, words)
+        assert all(finding.text.split("\n")[0][:40] in page for finding in record.findings), name
+    counts = {verdict: sum(case.verdict == verdict for case in CASES.values()) for verdict in ("HELD", "VIOLATED")}
+    rest = len(CASES) - sum(counts.values()) + 1
+    assert result.ret == 1
+    result.stdout.fnmatch_lines([f"*{counts['VIOLATED']} failed, {counts['HELD']} passed, {rest} inconclusive in *"])
+    shown = pytester.run("chaos", "evidence", "show", str(results / "latest" / found["an_agent_that_raised"].evidence))
+    assert "RuntimeError: disk on fire" in shown.stdout.str()
+
+
+def test_moments_alone_are_hinted_at(pytester: pytest.Pytester) -> None:
+    """Thirty runs that held with random moments get one line: points find what moments miss."""
+    pytester.makepyfile(
+        test_it=f"{HEAD}\n@pytest.mark.chaos(id='it')\ndef test_it(chaos):\n"
+        "    chaos.plan(kill('w', at_moment(0.01))); chaos.spawn(waits, name='w').wait_exit(); judged(chaos)\n"
+    )
+    result = pytester.runpytest_subprocess(*QUIET, "--chaos-iterations=3")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["chaos: 3 runs held, and all planned faults came at moments*at_point*"])
