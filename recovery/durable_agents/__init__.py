@@ -15,7 +15,7 @@ method that returns has committed. One that raises has changed nothing, with one
 and reads both settings back (D15). SQLite then flushes the log before COMMIT returns. So when
 ``save``, ``create``, ``set_status``, ``acquire``, ``renew`` or ``complete`` has returned, its
 change survives SIGKILL of any process, a crash of the kernel, and a loss of power, as far as the
-device honours a flush. No operation runs at a lower level: somebody acts on each acknowledgement.
+device honours a flush. No operation runs at a lower level: callers act on each acknowledgement.
 
 **In doubt.** A process that dies during a call does not know its outcome: the change is there whole
 or not at all. An I/O error during COMMIT leaves the same doubt, and raises ``DatabaseUnavailable``:

@@ -122,7 +122,7 @@ class _Deadline:
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
-        self._timer.join()  # so that it does not shut down a descriptor of somebody else
+        self._timer.join()  # so that it does not shut down a descriptor that was reused
         if self._socket is not None:
             self._socket.close()
 

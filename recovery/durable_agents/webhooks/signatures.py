@@ -3,7 +3,7 @@
 Three schemes: Standard Webhooks (standardwebhooks.com), which signs id, time and body, and the two
 that sign the body alone, GitHub's ``X-Hub-Signature-256`` and Gitea's ``X-Gitea-Signature``, both
 HMAC-SHA256 in hexadecimal. Where the id is signed, it identifies a delivery. Where it is not,
-anybody who has seen a delivery can send it again under another id, so the hash of the body
+any reader of a delivery can send it again under another id, so the hash of the body
 identifies it.
 
 A delivery that is signed with its time is refused when that is further from the receiver's clock

@@ -31,7 +31,7 @@ _LOGGER: Final = logging.getLogger("durable_agents.store")
 
 
 class LogWatch:
-    """Warns when the log of a database is too large in two consecutive looks, and when it has doubled since."""
+    """Warns when the log is too large in two consecutive looks, and when it has doubled since."""
 
     def __init__(self, path: str) -> None:
         """Prepare for the database at ``path``; nothing is looked at yet."""

@@ -260,7 +260,7 @@ CREATE TABLE cycle_entries (
 )
 
 _7_KEYS: Final[Migration] = (
-    # Keys: claims and results. The claim's expiry is there exactly while somebody executes, the result
+    # Keys: claims and results. The claim's expiry is there exactly while a caller executes, the result
     # exactly after it; so no state of a row is one that nobody would ever end. The result comes last: a
     # claim does not walk its overflow pages.
     """
