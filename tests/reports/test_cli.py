@@ -114,7 +114,7 @@ def output_taken(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("arrange", "message"),
     [
-        (broken_line, "line 3, is not a RunRecord"),
+        (broken_line, "line 3, must be a RunRecord"),
         (no_runs, "holds no run: give the results folder of a session in which chaos scenarios ran"),
         (output_taken, "the report cannot be written to"),
         (lambda folder: [str(folder / "missing")], "there are no run records at"),
