@@ -59,7 +59,7 @@ def render(results: Sequence[Path], formats: Sequence[str], output: Path | None 
     parts = [moved(read(path), folder, target) for path, folder in zip(results, folders, strict=True)]
     refuse_twice(parts, results)
     records = merge(parts)
-    if not records.runs:
+    if not records.runs and not any(account.missing for account in records.accounts):
         msg = f"{results[0]} holds no run: give the results folder of a session in which chaos scenarios ran"
         raise ResultsError(msg)
     matrix = summarise(records)
@@ -89,7 +89,7 @@ def moved(records: Records, folder: Path, target: Path) -> Records:
         msgspec.structs.replace(run, evidence=f"{Path(prefix, run.evidence)}") if run.evidence else run
         for run in records.runs
     )
-    return Records(records.header, tuple(runs))
+    return records._replace(runs=tuple(runs))
 
 
 def refuse_twice(parts: Sequence[Records], results: Sequence[Path]) -> None:

@@ -61,6 +61,10 @@ def _scenario_keys(summary: ScenarioSummary) -> dict[str, Any]:
     return {"id": scenario.id, "title": scenario.title, "why": scenario.why, "steps": list(scenario.steps)}
 
 
+def _runs(summary: ScenarioSummary) -> str:
+    return f"{summary.runs} of {summary.planned}" if summary.missing else str(summary.runs)
+
+
 def _faults(row: ScenarioView) -> Sequence[str]:
     return [f"{clip(fault.kind, 40)} {fault.fired}/{fault.planned}" for fault in row.summary.faults] or ["none"]
 
@@ -96,7 +100,11 @@ COLUMNS: Final = (
         "verdict",
         "Verdict",
         lambda row: [f"{GLYPHS[row.label]} {row.label}"],
-        lambda each: {"verdict": each.verdict.value, "tolerated": each.tolerated},
+        lambda each: {
+            "verdict": each.verdict.value,
+            "tolerated": each.tolerated,
+            "incomplete": each.missing > 0,
+        },
     ),
     Column("id", "Scenario", lambda row: [row.summary.scenario.id], _scenario_keys, frozenset({MARKDOWN})),
     Column("proves", "What it proves", lambda row: [row.summary.scenario.title], shown_in=frozenset({HTML, MARKDOWN})),
@@ -112,9 +120,10 @@ COLUMNS: Final = (
     Column(
         "runs",
         "Runs",
-        lambda row: [str(row.summary.runs)],
+        lambda row: [_runs(row.summary)],
         lambda each: {
             "runs": each.runs,
+            "missing": each.missing,
             "passed": each.held,
             "failed": each.violated,
             "inconclusive": each.inconclusive,

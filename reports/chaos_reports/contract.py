@@ -49,7 +49,10 @@ class FailureEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScenarioEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One scenario. ``pass_rate`` is passed / (passed + failed), or null."""
+    """One scenario. ``pass_rate`` is passed / (passed + failed), or null.
+
+    ``missing`` counts the runs that were planned and not made.
+    """
 
     id: str
     title: str
@@ -67,16 +70,26 @@ class ScenarioEntry(msgspec.Struct, frozen=True, kw_only=True):
     assertions: list[AssertionEntry]
     failures: list[FailureEntry]
     evidence: list[str]
+    incomplete: bool = False
+    missing: int = 0
 
 
 class MatrixDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole file."""
+    """The whole file. ``incomplete``: it must not be taken for green; ``reasons`` say why.
+
+    ``missing`` runs were planned and not made; ``skipped`` and ``deselected`` ones were not wanted.
+    """
 
     seed: str
     started: str
     versions: dict[str, str]
     scenarios: list[ScenarioEntry]
     format: int = FORMAT
+    incomplete: bool = False
+    missing: int = 0
+    skipped: int = 0
+    deselected: int = 0
+    reasons: list[str] = []
 
 
 def document(matrix: MatrixSummary) -> dict[str, Any]:
@@ -87,6 +100,11 @@ def document(matrix: MatrixSummary) -> dict[str, Any]:
         "versions": matrix.header.versions,
         "scenarios": [_scenario(each) for each in matrix.scenarios],
         "format": FORMAT,
+        "incomplete": matrix.incomplete,
+        "missing": matrix.missing,
+        "skipped": matrix.skipped,
+        "deselected": matrix.deselected,
+        "reasons": list(matrix.reasons),
     }
     msgspec.convert(found, MatrixDocument)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -23,8 +24,9 @@ RUNS_LISTED_TOTAL: Final = 1_000
 RUNS_LISTED_MIN: Final = 5
 
 TOLERATED: Final = "TOLERATED"
+INCOMPLETE: Final = "INCOMPLETE"
 
-GLYPHS: Final = {"HELD": "✓", TOLERATED: "≈", "INCONCLUSIVE": "?", "VIOLATED": "✗"}
+GLYPHS: Final = {"HELD": "✓", TOLERATED: "≈", "INCONCLUSIVE": "?", INCOMPLETE: "?", "VIOLATED": "✗"}
 """Shown beside the word, so that nothing depends on colour."""
 
 
@@ -61,7 +63,7 @@ def view(matrix: MatrixSummary) -> MatrixView:
     listed = max(RUNS_LISTED_MIN, min(RUNS_LISTED_MAX, share))
     return MatrixView(
         summary=matrix,
-        label=label(matrix.verdict, tolerated=matrix.tolerated),
+        label=label(matrix.verdict, tolerated=matrix.tolerated, incomplete=matrix.incomplete),
         headline=headline(matrix),
         scenarios=tuple(_scenario(each, place, listed) for place, each in enumerate(matrix.scenarios, start=1)),
         not_proved=not_proved(matrix),
@@ -70,29 +72,50 @@ def view(matrix: MatrixSummary) -> MatrixView:
     )
 
 
-def label(verdict: Verdict, *, tolerated: bool) -> str:
-    """Return the word for a verdict. A tolerated one has its own word and is never green."""
+def row_label(summary: ScenarioSummary) -> str:
+    """Return the word for a scenario."""
+    return label(summary.verdict, tolerated=summary.tolerated, incomplete=summary.missing > 0)
+
+
+def label(verdict: Verdict, *, tolerated: bool, incomplete: bool = False) -> str:
+    """Return the word for a verdict. A tolerated one has its own word and is never green.
+
+    So has an incomplete one, unless what was seen is a violation already.
+    """
+    if incomplete and verdict is not Verdict.VIOLATED:
+        return INCOMPLETE
     return TOLERATED if tolerated and verdict is Verdict.HELD else verdict.value
 
 
 def headline(matrix: MatrixSummary) -> str:
     """Return the result in one sentence."""
-    if not matrix.runs:
+    if not matrix.runs and not matrix.incomplete:
         return "No run was recorded, so nothing was shown."
-    total = len(matrix.scenarios)
+    labels = Counter(row_label(each) for each in matrix.scenarios)
     counts = [
-        (sum(each.verdict is Verdict.HELD and not each.tolerated for each in matrix.scenarios), "held"),
-        (sum(each.tolerated for each in matrix.scenarios), "held with tolerated failures"),
-        (sum(each.verdict is Verdict.VIOLATED for each in matrix.scenarios), "violated"),
-        (sum(each.verdict is Verdict.INCONCLUSIVE for each in matrix.scenarios), "inconclusive"),
+        (labels["HELD"], "held"),
+        (labels[TOLERATED], "held with tolerated failures"),
+        (labels["VIOLATED"], "violated"),
+        (labels["INCONCLUSIVE"], "inconclusive"),
+        (labels[INCOMPLETE], "incomplete"),
     ]
     said = ", ".join(f"{count} {word}" for count, word in counts if count)
-    return f"{plural(total, 'scenario')}, {plural(matrix.runs, 'run')}: {said}."
+    scenarios = plural(len(matrix.scenarios), "scenario")
+    if matrix.scenarios_selected < matrix.scenarios_collected:
+        scenarios = f"{matrix.scenarios_selected} of {plural(matrix.scenarios_collected, 'scenario')} selected"
+    left_out = f" ({plural(matrix.deselected, 'run')} deselected)" if matrix.deselected else ""
+    sentence = f"{scenarios}, {plural(matrix.runs, 'run')}{left_out}" + (f": {said}." if said else ".")
+    return sentence if not matrix.incomplete else f"{INCOMPLETE}: {'; '.join(matrix.reasons)}. {sentence}"
 
 
 def outcome(summary: ScenarioSummary) -> str:
     """Return the runs counted by verdict."""
-    parts = ((summary.held, "held"), (summary.violated, "violated"), (summary.inconclusive, "inconclusive"))
+    parts = (
+        (summary.held, "held"),
+        (summary.violated, "violated"),
+        (summary.inconclusive, "inconclusive"),
+        (summary.missing, "not made"),
+    )
     return ", ".join(f"{count} {word}" for count, word in parts if count)
 
 
@@ -105,7 +128,7 @@ def _scenario(summary: ScenarioSummary, place: int, listed: int) -> ScenarioView
     runs = _worst_first(summary.records)[:listed]
     return ScenarioView(
         summary=summary,
-        label=label(summary.verdict, tolerated=summary.tolerated),
+        label=row_label(summary),
         anchor=f"scenario-{place}",
         runs=tuple(runs),
         runs_omitted=len(summary.records) - len(runs),

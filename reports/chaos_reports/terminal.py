@@ -12,7 +12,7 @@ from rich.text import Text
 
 from chaos_reports.columns import TERMINAL, shown_in
 from chaos_reports.figures import clip, percent, plural
-from chaos_reports.matrix import GLYPHS, headline, label, view
+from chaos_reports.matrix import GLYPHS, INCOMPLETE, headline, row_label, view
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 FAILURES_SHOWN_MAX: Final = 10
 """Findings of one scenario that the terminal shows; the page has more."""
 
-_COLOURS: Final = {"HELD": "green", "TOLERATED": "yellow", "INCONCLUSIVE": "magenta", "VIOLATED": "red"}
+_COLOURS: Final = {
+    "HELD": "green",
+    "TOLERATED": "yellow",
+    "INCONCLUSIVE": "magenta",
+    "INCOMPLETE": "magenta",
+    "VIOLATED": "red",
+}
 _ASCII: Final = str.maketrans({"✓": "+", "≈": "~", "✗": "x", "—": "-", "…": "...", "µ": "u"})
 _WIDTH_MIN: Final = 40
 _WIDTH_UNWRAPPED: Final = 72
@@ -45,12 +51,16 @@ def lines(
 def short_lines(matrix: MatrixSummary, *, ascii_only: bool = False) -> list[str]:
     """Return one line per scenario, for ``pytest -q``."""
     shown = [_short(each) for each in matrix.scenarios]
+    if matrix.incomplete:
+        shown.append(f"{GLYPHS[INCOMPLETE]} {headline(matrix)}")
     return [line.translate(_ASCII) for line in shown] if ascii_only else shown
 
 
 def _short(summary: ScenarioSummary) -> str:
     runs, rate = plural(summary.runs, "run"), percent(summary.pass_rate)
-    name = label(summary.verdict, tolerated=summary.tolerated)
+    if summary.missing:
+        runs = f"{summary.runs} of {plural(summary.planned, 'run')}"
+    name = row_label(summary)
     return f"{GLYPHS[name]} {name} {clip(summary.scenario.id, 60)}: {runs}, pass rate {rate}"
 
 

@@ -100,6 +100,13 @@ def broken_line(folder: Path) -> list[str]:
     return [str(path)]
 
 
+def no_text(folder: Path) -> list[str]:
+    """Put a byte that is not UTF-8 into a text."""
+    path = session(folder) / "records.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"node_id":"', b'"node_id":"\xff', 1))
+    return [str(path)]
+
+
 def no_runs(folder: Path) -> list[str]:
     """Leave only the header."""
     return [str(write_session(folder, Records(HEADER, ())))]
@@ -114,7 +121,8 @@ def output_taken(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("arrange", "message"),
     [
-        (broken_line, "line 3, is not a RunRecord"),
+        (broken_line, "line 3, must be a RunRecord"),
+        (no_text, "line 2, must be a RunRecord"),
         (no_runs, "holds no run: give the results folder of a session in which chaos scenarios ran"),
         (output_taken, "the report cannot be written to"),
         (lambda folder: [str(folder / "missing")], "there are no run records at"),

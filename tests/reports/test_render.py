@@ -23,6 +23,7 @@ from tests.reports.samples import HEADER, campaign, many, run, write_session
 if TYPE_CHECKING:
     from pathlib import Path
 
+WHOLENESS_KEYS = {"incomplete", "missing", "skipped", "deselected", "reasons"}
 CONTRACT_KEYS = {
     *("id", "title", "why", "steps", "verdict", "runs", "passed", "failed", "inconclusive", "pass_rate", "duration_s"),
     *("faults", "assertions", "failures", "evidence"),
@@ -190,13 +191,14 @@ def test_the_json_keeps_the_contract() -> None:
     """Format 1 has the promised keys, counts that add up, and decodes with the published types."""
     content = to_json(summarise(campaign()))
     data = json.loads(content)
-    assert set(data) == {"format", "seed", "started", "versions", "scenarios"}
+    assert set(data) == {"format", "seed", "started", "versions", "scenarios", *WHOLENESS_KEYS}
+    assert not data["incomplete"]
     assert data["format"] == 1
     assert [each["id"] for each in data["scenarios"]] == ["01-kill-9", "03-leases", "04-sweep", "05-llm-cache"]
     assert [each["verdict"] for each in data["scenarios"]] == ["HELD", "HELD", "VIOLATED", "INCONCLUSIVE"]
     assert [each["tolerated"] for each in data["scenarios"]] == [False, True, False, False]
     for each in data["scenarios"]:
-        assert set(each) == CONTRACT_KEYS | {"tolerated"}
+        assert set(each) == CONTRACT_KEYS | {"tolerated", "incomplete", "missing"}
         assert each["passed"] + each["failed"] + each["inconclusive"] == each["runs"]
     sweep = msgspec.json.decode(content, type=MatrixDocument).scenarios[2]
     assert (sweep.failures[0].signature, sweep.failures[0].runs) == ("durability.acknowledged-lost", 6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import urllib.parse
 from contextlib import closing
@@ -12,6 +13,7 @@ import msgspec
 
 from pytest_chaos.errors import EvidenceError
 from pytest_chaos.evidence import index, manifest
+from pytest_chaos.model.plan import ITERATIONS_MAX
 from pytest_chaos.model.values import Assertion, Finding, Json, Mark, MarkKind, Plan, Receipt, Scenario, Verdict
 
 if TYPE_CHECKING:
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_chaos.evidence.manifest import Manifest
+
+_SQLITE_STEPS_MAX: Final = 50_000_000
+"""Limit of the steps of SQLite's virtual machine; the largest pack that is written takes a tenth of it."""
+
+_STEPS_PER_CALL: Final = 10_000
+_TEXT_BYTES_MAX: Final = 256_000_000
 
 _NEWEST_MARKS: Final = 'SELECT * FROM marks ORDER BY "order" DESC LIMIT 1000'
 
@@ -73,10 +81,27 @@ def open_pack(path: Path) -> Pack:
         with closing(sqlite3.connect(uri, uri=True)) as connection:
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA trusted_schema=OFF")
+            _bound(connection)
+            _refuse_views(connection)
             return _pack(path, listed, connection)
-    except (sqlite3.Error, msgspec.DecodeError, msgspec.ValidationError, LookupError, ValueError) as error:
+    except (sqlite3.Error, msgspec.DecodeError, LookupError, TypeError, ValueError, OverflowError) as error:
         msg = f"{path / index.FILE_NAME} must be the index of an evidence pack; got: {error}"
         raise EvidenceError(msg) from error
+
+
+def _bound(connection: sqlite3.Connection) -> None:
+    """Bound what SQLite does for this connection: its content may have been made to hang us."""
+    calls = itertools.count(1)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _TEXT_BYTES_MAX)
+    connection.set_progress_handler(lambda: next(calls) > _SQLITE_STEPS_MAX // _STEPS_PER_CALL, _STEPS_PER_CALL)
+
+
+def _refuse_views(connection: sqlite3.Connection) -> None:
+    """Raise ValueError unless all there is are plain tables, as in a pack that was written here."""
+    for name, kind, sql in connection.execute("SELECT name, type, sql FROM sqlite_master"):
+        if kind not in {"table", "index"} or (sql is not None and not sql.upper().startswith("CREATE TABLE ")):
+            msg = f"the {kind} {name!r}, where only plain tables may be"
+            raise ValueError(msg)
 
 
 def _check_index(path: Path, listed: Manifest) -> None:
@@ -94,6 +119,7 @@ def _pack(path: Path, listed: Manifest, connection: sqlite3.Connection) -> Pack:
         return _rows(connection, f"SELECT * FROM {name} ORDER BY _rowid_")  # noqa: S608 - our own names
 
     (run,) = table("run")
+    _check_run(run)
     return Pack(
         path=path,
         manifest=listed,
@@ -125,6 +151,18 @@ def _pack(path: Path, listed: Manifest, connection: sqlite3.Connection) -> Pack:
         answers=table("answers"),
         problems=table("problems"),
     )
+
+
+def _check_run(run: Row) -> None:
+    """Raise ValueError for values of another kind than those that a run has."""
+    for name in ("run_id", "node_id", "scenario", "title", "why", "seed", "reproduce", "root", "started"):
+        if not isinstance(run[name], str):
+            msg = f"{name} {run[name]!r}, which must be a text"
+            raise ValueError(msg)  # noqa: TRY004 - it becomes an EvidenceError
+    iteration = run["iteration"]
+    if not isinstance(iteration, int) or not 0 <= iteration < ITERATIONS_MAX:
+        msg = f"iteration {iteration!r}, which must be 0 to {ITERATIONS_MAX - 1}"
+        raise ValueError(msg)
 
 
 def _marks(connection: sqlite3.Connection) -> tuple[Mark, ...]:

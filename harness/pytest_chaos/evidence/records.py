@@ -1,8 +1,9 @@
 """Run records: appended while a session goes on, read and merged to render a matrix.
 
 A session's folder is ``RESULTS/sessions/NAME``; its ``records.jsonl`` holds a
-:class:`~pytest_chaos.model.values.SessionHeader` line and then one
-:class:`~pytest_chaos.model.values.RunRecord` a line. Each line is one ``write`` to a file opened
+:class:`~pytest_chaos.model.values.SessionHeader` line with the runs that were planned, then one
+:class:`~pytest_chaos.model.values.RunRecord` a line, and a
+:class:`~pytest_chaos.model.values.SessionEnd`. Each line is one ``write`` to a file opened
 for appending, so a session that is killed keeps all the lines it had. ``RESULTS/latest`` points at
 the newest session.
 """
@@ -18,14 +19,17 @@ import msgspec
 
 from pytest_chaos.errors import ResultsError
 from pytest_chaos.evidence.redact import clean
-from pytest_chaos.model.values import RECORD_FORMAT, RunRecord, SessionHeader
+from pytest_chaos.model import campaign
+from pytest_chaos.model.values import RECORD_FORMAT, Account, RunRecord, SessionEnd, SessionHeader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 FILE_NAME: Final = "records.jsonl"
 
-Line = TypeVar("Line", SessionHeader, RunRecord)
+Line = TypeVar("Line", SessionHeader, RunRecord, SessionEnd)
+
+_END: Final = b'{"line":"end"'
 
 
 class Records(NamedTuple):
@@ -33,6 +37,14 @@ class Records(NamedTuple):
 
     header: SessionHeader
     runs: tuple[RunRecord, ...]
+    accounts: tuple[Account, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+
+def gathered(header: SessionHeader, runs: tuple[RunRecord, ...], end: SessionEnd | None = None) -> Records:
+    """Return the records of a session with an account of the runs that it planned."""
+    end = end or SessionEnd()
+    return Records(header, runs, campaign.account_for(header, runs, end.skipped), end.reasons)
 
 
 class SessionFolder:
@@ -66,8 +78,8 @@ class SessionFolder:
             )
             raise ResultsError(msg) from error
 
-    def append(self, record: RunRecord) -> None:
-        """Add one record, whole or (when the disk is full) not at all. Raises ResultsError."""
+    def append(self, record: RunRecord | SessionEnd) -> None:
+        """Add one line, whole or (when the disk is full) not at all. Raises ResultsError."""
         try:
             self._append(record)
         except OSError as error:
@@ -99,7 +111,7 @@ class SessionFolder:
         os.truncate(path, size)
         return size
 
-    def _append(self, value: SessionHeader | RunRecord) -> None:
+    def _append(self, value: SessionHeader | RunRecord | SessionEnd) -> None:
         line = msgspec.json.encode(clean(value)) + b"\n"
         descriptor = os.open(self.path / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -147,15 +159,17 @@ def read(session: Path) -> Records:
         msg = f"there are no run records at {session} ({what}). Give a results folder of a chaos session"
         raise ResultsError(msg) from error
     if tail:
-        with contextlib.suppress(msgspec.DecodeError):
-            msgspec.json.decode(tail, type=RunRecord)
+        with contextlib.suppress(msgspec.DecodeError, UnicodeError):
+            msgspec.json.decode(tail, type=SessionEnd if tail.startswith(_END) else RunRecord)
             lines.append(tail)
     if not lines:
         msg = f"{path} holds no records: the session ended before its first line was written"
         raise ResultsError(msg)
     header = _decode(lines[0], SessionHeader, path, 1)
-    runs = tuple(_decode(line, RunRecord, path, number) for number, line in enumerate(lines[1:], start=2))
-    return Records(header, runs)
+    numbered = list(enumerate(lines[1:], start=2))
+    runs = tuple(_decode(line, RunRecord, path, number) for number, line in numbered if not line.startswith(_END))
+    ends = [_decode(line, SessionEnd, path, number) for number, line in numbered if line.startswith(_END)]
+    return gathered(header, runs, ends[-1] if ends else None)
 
 
 def merge(parts: Iterable[Records]) -> Records:
@@ -167,16 +181,21 @@ def merge(parts: Iterable[Records]) -> Records:
     if not ordered:
         msg = "nothing to merge. Give at least one results folder"
         raise ResultsError(msg)
-    return Records(ordered[0].header, tuple(run for part in ordered for run in part.runs))
+    return Records(
+        ordered[0].header,
+        tuple(run for part in ordered for run in part.runs),
+        campaign.join_accounts(account for part in ordered for account in part.accounts),
+        tuple(reason for part in ordered for reason in part.reasons),
+    )
 
 
 def _decode(line: bytes, kind: type[Line], path: Path, number: int) -> Line:
     try:
         value = msgspec.json.decode(line, type=kind)
-    except msgspec.DecodeError as error:
-        msg = f"{path}, line {number}, is not a {kind.__name__}: {error}"
+    except (msgspec.DecodeError, UnicodeError) as error:
+        msg = f"{path}, line {number}, must be a {kind.__name__}; got: {error}. Give an undamaged copy"
         raise ResultsError(msg) from error
-    if value.format > RECORD_FORMAT:
+    if not isinstance(value, SessionEnd) and value.format > RECORD_FORMAT:
         msg = f"{path} must be of format {RECORD_FORMAT} at most; got {value.format}. Upgrade pytest-chaos"
         raise ResultsError(msg)
     return value

@@ -10,6 +10,7 @@ import msgspec
 from pytest_chaos.errors import UsageError
 from pytest_chaos.explore.report import Family
 from pytest_chaos.explore.simulate.power import SAMPLES, Model
+from pytest_chaos.model.plan import COUNT_MAX, TIME_S_MAX
 
 POWER_STATES: Final = 100_000
 CONFIRMATIONS: Final = 8
@@ -20,6 +21,7 @@ IO_RUNS: Final = 2000
 """I/O errors that are made for real; of more, a sample is drawn."""
 RUN_TIMEOUT_S: Final = 60.0
 CHECK_TIMEOUT_S: Final = 10.0
+_TIMES: Final = f"more than 0 s, and {TIME_S_MAX:,.0f} s at most"
 JOBS_MAX: Final = 256
 """More workers than this help on no machine, and a slip of the finger would fork until nothing is left."""
 
@@ -64,18 +66,23 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check everything that can be wrong, and report it together."""
         wrong = []
-        if self.budget_s is not None and not self.budget_s > 0:
-            wrong.append(f"budget must be more than 0 s; got {self.budget_s:g} s")
+        if self.budget_s is not None and not 0 < self.budget_s <= TIME_S_MAX:
+            wrong.append(f"budget must be {_TIMES}; got {self.budget_s:g} s")
         if not 1 <= self.jobs <= JOBS_MAX:
             wrong.append(f"jobs must be 1 to {JOBS_MAX}; got {self.jobs}")
         counts = {"samples": self.samples, "recoveries": self.recoveries, "io-runs": self.io_runs}
         wrong += [f"{name} must be at least 1; got {count}" for name, count in counts.items() if count < 1]
+        wrong += [f"{name} must be {COUNT_MAX:,} at most" for name, count in counts.items() if count > COUNT_MAX]
         if not self.families:
             wrong.append(f"families must name at least one of {', '.join(Family)}; got none")
         if Family.POWER in self.families and not self.models:
             wrong.append(f"models must name at least one of {', '.join(Model)}; got none")
         times = {"run-timeout": self.run_timeout_s, "check-timeout": self.check_timeout_s}
-        wrong += [f"{name} must be more than 0 s; got {time_s:g} s" for name, time_s in times.items() if not time_s > 0]
+        wrong += [
+            f"{name} must be {_TIMES}; got {time_s:g} s"
+            for name, time_s in times.items()
+            if not 0 < time_s <= TIME_S_MAX
+        ]
         if wrong:
             raise UsageError("; ".join(wrong))
 

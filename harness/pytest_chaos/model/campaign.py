@@ -12,6 +12,9 @@ A campaign is a scenario run several times. With a minimum pass rate ``p`` it is
 
 With ``p`` = 1.0, the default for one iteration, one violated run violates and one inconclusive run
 leaves it open.
+
+Runs that were planned and not made, because the session was interrupted, leave a campaign
+*incomplete*: it is INCONCLUSIVE, unless it is VIOLATED even if all of them had held.
 """
 
 from __future__ import annotations
@@ -22,10 +25,10 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 import msgspec
 
 from pytest_chaos.model.statistics import rate_lower_bound
-from pytest_chaos.model.values import AtPoint, Finding, Json, RunRecord, Scenario, SessionHeader, Verdict
+from pytest_chaos.model.values import Account, AtPoint, Finding, Json, RunRecord, Scenario, SessionHeader, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 GroupKey = TypeVar("GroupKey")
 Member = TypeVar("Member")
@@ -56,6 +59,14 @@ class RecordsLike(Protocol):
     @property
     def runs(self) -> Sequence[RunRecord]:
         """The runs, in any order."""
+
+    @property
+    def accounts(self) -> Sequence[Account]:
+        """What became of the runs that were planned, by scenario; empty where that is not known."""
+
+    @property
+    def reasons(self) -> Sequence[str]:
+        """Sentences on why the records are not whole."""
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -180,10 +191,24 @@ class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True):
     limitations: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
     records: tuple[RunRecord, ...] = ()
+    account: Account | None = None
+
+    @property
+    def missing(self) -> int:
+        """How many of its runs were planned and not made."""
+        return self.account.missing if self.account else 0
+
+    @property
+    def planned(self) -> int:
+        """How many runs there should be."""
+        return self.runs + self.missing
 
 
 class MatrixSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole matrix: scenarios in the order of their ids, and the worst of their verdicts."""
+    """The whole matrix: scenarios in the order of their ids, and the worst of their verdicts.
+
+    ``reasons`` are sentences on why it is incomplete; empty when it is whole.
+    """
 
     header: SessionHeader
     scenarios: tuple[ScenarioSummary, ...]
@@ -195,17 +220,35 @@ class MatrixSummary(msgspec.Struct, frozen=True, kw_only=True):
     inconclusive: int
     pass_rate: float | None
     duration_s: float
+    missing: int = 0
+    skipped: int = 0
+    deselected: int = 0
+    scenarios_selected: int = 0
+    scenarios_collected: int = 0
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether runs are missing: then nothing here is green."""
+        return bool(self.reasons)
 
 
 def summarise(records: RecordsLike) -> MatrixSummary:
     """Sum up all records, with the minimum pass rate that their header asks for."""
     groups = _grouped((run.scenario.id, run) for run in records.runs)
-    scenarios = tuple(summarise_scenario(groups[name], records.header.pass_rate_min) for name in sorted(groups))
+    accounts = {each.scenario.id: each for each in records.accounts}
+    owed = {name for name, account in accounts.items() if account.missing}
+    scenarios = tuple(
+        summarise_scenario(groups.get(name, ()), records.header.pass_rate_min, account=accounts.get(name))
+        for name in sorted(groups.keys() | owed)
+    )
+    missing = sum(each.missing for each in accounts.values())
+    reasons = tuple(dict.fromkeys([*([_missing_text(accounts.values())] if missing else []), *records.reasons]))
     held, violated = sum(each.held for each in scenarios), sum(each.violated for each in scenarios)
     return MatrixSummary(
         header=records.header,
         scenarios=scenarios,
-        verdict=Verdict.worst(each.verdict for each in scenarios),
+        verdict=Verdict.worst([*(each.verdict for each in scenarios), *[Verdict.INCONCLUSIVE] * bool(reasons)]),
         tolerated=any(each.tolerated for each in scenarios),
         runs=len(records.runs),
         held=held,
@@ -213,21 +256,69 @@ def summarise(records: RecordsLike) -> MatrixSummary:
         inconclusive=sum(each.inconclusive for each in scenarios),
         pass_rate=held / (held + violated) if held + violated else None,
         duration_s=sum(each.duration_s for each in scenarios),
+        missing=missing,
+        skipped=sum(each.skipped for each in accounts.values()),
+        deselected=sum(each.deselected for each in accounts.values()),
+        scenarios_selected=sum(each.planned > 0 for each in accounts.values()),
+        scenarios_collected=len(accounts),
+        reasons=reasons,
     )
 
 
-def summarise_scenario(runs: Sequence[RunRecord], pass_rate_min: float = 1.0) -> ScenarioSummary:
-    """Sum up the runs of one scenario, at least one. The first names the scenario."""
+def account_for(header: SessionHeader, runs: Iterable[RunRecord], skipped: Mapping[str, int]) -> tuple[Account, ...]:
+    """Return what became of the runs that a session planned. A test that ran again counts once."""
+    made = Counter(scenario for scenario, *_ in {(run.scenario.id, run.node_id, run.iteration) for run in runs})
+    return tuple(
+        Account(
+            scenario=each.scenario,
+            planned=each.runs,
+            made=min(made[each.scenario.id], each.runs),
+            skipped=skipped.get(each.scenario.id, 0),
+            deselected=each.deselected,
+        )
+        for each in header.planned
+    )
+
+
+def join_accounts(accounts: Iterable[Account]) -> tuple[Account, ...]:
+    """Add up the accounts of several sessions, by scenario.
+
+    What is missing in one session is not made up for by another.
+    """
+    return tuple(
+        Account(
+            scenario=each[0].scenario,
+            planned=sum(one.planned for one in each),
+            made=sum(one.made for one in each),
+            skipped=sum(one.skipped for one in each),
+            deselected=sum(one.deselected for one in each),
+        )
+        for each in _grouped((account.scenario.id, account) for account in accounts).values()
+    )
+
+
+def _missing_text(accounts: Collection[Account]) -> str:
+    missing, planned = sum(each.missing for each in accounts), sum(each.planned for each in accounts)
+    were = "was" if missing == 1 else "were"
+    runs = "run" if planned == 1 else "runs"
+    return f"{missing} of {planned} planned {runs} {were} not made: the session ended early. Run it again"
+
+
+def summarise_scenario(
+    runs: Sequence[RunRecord], pass_rate_min: float = 1.0, *, account: Account | None = None
+) -> ScenarioSummary:
+    """Sum up the runs of one scenario. The first, or else its account, names the scenario."""
     ordered = tuple(sorted(runs, key=lambda run: (run.iteration, run.node_id, run.started)))
     counts = Counter(run.verdict for run in ordered)
     held, violated, inconclusive = counts[Verdict.HELD], counts[Verdict.VIOLATED], counts[Verdict.INCONCLUSIVE]
     own_rates = [run.scenario.pass_rate_min for run in ordered if run.scenario.pass_rate_min is not None]
     rate_min = max(own_rates, default=pass_rate_min)
-    verdict = judge(held, violated, inconclusive, rate_min)
+    missing = account.missing if account else 0
+    verdict = judge(held, violated, inconclusive, rate_min, missing)
     conclusive = held + violated
     failures = _failures(ordered)
     return ScenarioSummary(
-        scenario=ordered[0].scenario,
+        scenario=ordered[0].scenario if ordered or account is None else account.scenario,
         verdict=verdict,
         tolerated=verdict is Verdict.HELD and held < len(ordered),
         runs=len(ordered),
@@ -248,19 +339,20 @@ def summarise_scenario(runs: Sequence[RunRecord], pass_rate_min: float = 1.0) ->
         limitations=tuple(dict.fromkeys(text for run in ordered for text in _texts(run.notes.get(LIMITATIONS)))),
         evidence=tuple(run.evidence for run in ordered if run.evidence),
         records=ordered,
+        account=account,
     )
 
 
-def judge(held: int, violated: int, inconclusive: int, pass_rate_min: float) -> Verdict:
+def judge(held: int, violated: int, inconclusive: int, pass_rate_min: float, missing: int = 0) -> Verdict:
     """Return the verdict of a campaign: see the module's text for the rule.
 
     Shares are compared as quotients, not as ``1 - p``: 9/10 is 0.9 exactly, but 1/10 is more than 1
     - 0.9.
     """
     conclusive = held + violated
-    if conclusive and held / conclusive < pass_rate_min:
+    if conclusive and (held + missing) / (conclusive + missing) < pass_rate_min:
         return Verdict.VIOLATED
-    if not conclusive or conclusive / (conclusive + inconclusive) < pass_rate_min:
+    if missing or not conclusive or conclusive / (conclusive + inconclusive) < pass_rate_min:
         return Verdict.INCONCLUSIVE
     return Verdict.HELD
 

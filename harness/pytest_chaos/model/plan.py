@@ -9,7 +9,6 @@ which times and parameters it takes (:class:`FaultRules`).
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -19,6 +18,13 @@ from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, 
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
+
+ITERATIONS_MAX: Final = 100_000
+"""Most runs of one scenario in a session: each is a test of its own."""
+
+COUNT_MAX: Final = 1_000_000_000
+TIME_S_MAX: Final = 10_000_000.0
+"""Some hundred days, which no wait lasts; the kernel's clocks take no more than some thousand years."""
 
 _BUILDERS: Final[Mapping[type[When], str]] = {
     Now: "now()",
@@ -186,8 +192,9 @@ def _when_problems(when: When) -> Iterator[str]:
                 yield f"the mark's operation must have a name; got {operation!r}. Give the operation of a mark"
             yield from _count_problems("count", count)
         case AtMoment(delay_s=delay_s, after=after):
-            if not 0 <= delay_s < math.inf:
-                yield f"delay_s must be a finite number of seconds, 0 or more; got {delay_s}. Give such a delay"
+            if not 0 <= delay_s <= TIME_S_MAX:
+                rule = f"a finite number of seconds, 0 to {TIME_S_MAX:,.0f}"
+                yield f"delay_s must be {rule}; got {delay_s:g}. Give such a delay"
             if after is not None:
                 yield from _when_problems(after)
         case AtDelivery(number=number, count=limit):
@@ -199,6 +206,8 @@ def _when_problems(when: When) -> Iterator[str]:
 def _count_problems(name: str, count: int) -> Iterator[str]:
     if count < 1:
         yield f"{name} must be 1 or more; got {count}. Count from 1"
+    elif count > COUNT_MAX:
+        yield f"{name} must be {COUNT_MAX:,} at most; got a larger number. Nothing comes as often"
 
 
 def _closest(name: str, known: Collection[str]) -> str:

@@ -237,8 +237,19 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     format: int = RECORD_FORMAT
 
 
+class PlannedRuns(msgspec.Struct, frozen=True, kw_only=True):
+    """How many runs of a scenario a session planned, and how many the user deselected (``-k``, ``--deselect``)."""
+
+    scenario: Scenario
+    runs: int
+    deselected: int = 0
+
+
 class SessionHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """The first line of ``records.jsonl``, common to all records of a session."""
+    """The first line of ``records.jsonl``, common to all records of a session.
+
+    ``planned`` has every scenario that was collected, also those that were deselected as a whole.
+    """
 
     session: str
     seed: str
@@ -247,4 +258,31 @@ class SessionHeader(msgspec.Struct, frozen=True, kw_only=True):
     pass_rate_min: float = 1.0
     versions: dict[str, str] = {}
     command: str = ""
+    planned: tuple[PlannedRuns, ...] = ()
     format: int = RECORD_FORMAT
+
+
+class SessionEnd(msgspec.Struct, frozen=True, kw_only=True, tag="end", tag_field="line"):
+    """A last line of ``records.jsonl``: what else is known of the runs that were planned.
+
+    ``skipped`` counts by scenario the planned runs that the test skipped: they owe no record.
+    ``reasons`` are sentences on why the session is not whole.
+    """
+
+    skipped: dict[str, int] = {}
+    reasons: tuple[str, ...] = ()
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """The runs of a scenario that were planned, and what became of them."""
+
+    scenario: Scenario
+    planned: int = 0
+    made: int = 0
+    skipped: int = 0
+    deselected: int = 0
+
+    @property
+    def missing(self) -> int:
+        """How many runs were planned and not made: the session was interrupted."""
+        return max(0, self.planned - self.made - self.skipped)

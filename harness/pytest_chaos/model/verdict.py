@@ -64,7 +64,7 @@ def of_error(error: BaseException) -> Finding:
     if kind == "Failed":
         return _of_failed(text)
     if isinstance(error, KeyboardInterrupt) or kind == "Exit":
-        return _undecided(kind, f"the test was interrupted ({text}). Run it again")
+        return _undecided("interrupted", f"the test was interrupted ({text}). Run it again")
     return _undecided(kind, f"the test ended with {kind}: {text}. Mend the test, or assert what the target must do")
 
 

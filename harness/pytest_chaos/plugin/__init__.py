@@ -4,6 +4,8 @@
     settings    their values, from command line, environment and ini
     session     one pytest process: its name, seed, settings, results folder
     selection   scenarios and their names; which tests are run
+    planned     the runs that a session planned, to count those that it did not make
+    interrupts  Ctrl-C: the first one ends the session, later ones are not heard
     runs        the runs of this process: made, judged, packed as evidence
     results     records, reports, exit code, last words; in the controller
     explore_fixture, hookspecs
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_chaos.plugin.options import FLAGS, OPTIONS
+from pytest_chaos.plugin.planned import Planned
 from pytest_chaos.plugin.results import Results
 from pytest_chaos.plugin.runs import RUN, Inconclusive, Runs, raise_unless_held
 from pytest_chaos.plugin.selection import Selection, is_chaos, is_deep
@@ -72,7 +75,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SESSION] = session = ChaosSession(config)
     config.stash[_RUNS] = runs = Runs(session)
     config.pluginmanager.register(Selection(session), "chaos-selection")
-    config.pluginmanager.register(Results(session, runs), "chaos-results")
+    config.pluginmanager.register(results := Results(session, runs), "chaos-results")
+    config.pluginmanager.register(Planned(session, results), "chaos-planned")
     if any(config.getoption(option.name) is not None for option in OPTIONS) or config.getoption("chaos_replay"):
         _ = session.settings
     if config.getoption("chaos_list_json"):
@@ -143,6 +147,23 @@ def explore(chaos: Run) -> Explore:
     return Explore(chaos)
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Hear interrupts as before the session."""
+    if (session := config.stash.get(_SESSION, None)) is not None:
+        session.interrupts.restore()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Record the run of a test that is interrupted: pytest reports nothing of it."""
+    try:
+        return (yield)
+    except (KeyboardInterrupt, pytest.exit.Exception) as error:
+        item.config.stash[_SESSION].interrupts.hold_off()
+        item.config.stash[_RUNS].report_interrupted(item, error)
+        raise
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Judge the run after the test function: a run that did not hold is a failed test."""
@@ -150,6 +171,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         _check_run_possible(item)
         result = yield
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | pytest.exit.Exception):
+            item.config.stash[_SESSION].interrupts.hold_off()
         if (run := item.stash.get(RUN, None)) is not None and not isinstance(error, pytest.skip.Exception):
             run.conclude(error)
         raise

@@ -5,6 +5,7 @@ Only the controller has them. Under xdist each record travels in the report of i
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,11 +16,12 @@ from pytest_chaos.plugin.selection import WORKER_OUTPUT
 from pytest_chaos.plugin.session import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from pytest_chaos.evidence.records import SessionFolder
     from pytest_chaos.model.campaign import MatrixSummary
-    from pytest_chaos.model.values import RunRecord
+    from pytest_chaos.model.values import RunRecord, SessionEnd
     from pytest_chaos.plugin.runs import Runs
     from pytest_chaos.plugin.session import ChaosSession
 
@@ -40,6 +42,21 @@ class Results:
         self._mistakes: list[str] = []
         self._other_failures = 0
         self._tolerated: set[str] = set()
+        self.end: Callable[[], SessionEnd]
+        """What is known of the planned runs at the end; set by ``planned``."""
+
+    def begin(self) -> None:
+        """Begin the records of the session, before its first run."""
+        from pytest_chaos.errors import ResultsError
+        from pytest_chaos.evidence.records import SessionFolder
+
+        if self._folder is not None:
+            return
+        self._folder = SessionFolder(self._session.settings.results, self._session.name)
+        try:
+            self._folder.create(self._session.header)
+        except ResultsError as error:
+            self._problems.append(str(error))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write each record at once, in the process that has them all."""
@@ -64,18 +81,19 @@ class Results:
         self._other_failures += report.failed
 
     def _add_record(self, record: RunRecord) -> None:
-        from pytest_chaos.errors import ResultsError
-        from pytest_chaos.evidence.records import SessionFolder
-
         self._records.append(record)
+        self.begin()
+        self._append(record)
+
+    def _append(self, line: RunRecord | SessionEnd) -> None:
+        from pytest_chaos.errors import ResultsError
+
+        if self._folder is None or self._problems:
+            return
         try:
-            if self._folder is None:
-                self._folder = SessionFolder(self._session.settings.results, self._session.name)
-                self._folder.create(self._session.header)
-            self._folder.append(record)
+            self._folder.append(line)
         except ResultsError as error:
-            if str(error) not in self._problems:
-                self._problems.append(str(error))
+            self._problems.append(str(error))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -129,27 +147,43 @@ class Results:
             return "failed", "v", ("VIOLATED", {"red": True})
         return None
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """End the guardian, let reports be made, and derive the exit code from the pass rates."""
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, None, None]:
+        """End the guardian, let reports be made, and derive the exit code from the pass rates.
+
+        It comes after xdist has ended its workers, which may leave evidence at their end.
+        """
         self._runs.close()
+        yield
         if self._mistakes:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
-        if self._session.is_worker or not self._records:
+        if not self._session.is_worker:
+            self._finish(session, exitstatus)
+
+    def _finish(self, session: pytest.Session, exitstatus: int) -> None:
+        if session.config.pluginmanager.hasplugin("dsession"):
+            self._adopt_packs()
+        if not self._records and not self._session.planned:
             return
-        from pytest_chaos.evidence.records import Records
+        from pytest_chaos.evidence.records import Records, gathered
         from pytest_chaos.model import campaign
         from pytest_chaos.model.values import Verdict
 
-        records = Records(self._session.header, tuple(self._records))
+        records = gathered(self._session.header, tuple(self._records), end := self.end())
+        self._append(end)
+        is_whole = not any(account.missing for account in records.accounts)
+        if not self._records and is_whole:  # all of them were skipped
+            return
         unexpected = [record for record in self._records if record not in self._expected]
         verdict = (
             campaign.summarise(Records(self._session.header, tuple(unexpected))).verdict if unexpected else Verdict.HELD
         )
-        forgivable = not self._other_failures and not session.shouldfail  # with -x the campaign was not run to its end
+        forgivable = (
+            is_whole and not self._other_failures and not session.shouldfail
+        )  # with -x the campaign was not run to its end
         if exitstatus == pytest.ExitCode.TESTS_FAILED and forgivable and verdict is Verdict.HELD:
             session.exitstatus = pytest.ExitCode.OK
-        elif exitstatus == pytest.ExitCode.OK and (verdict is not Verdict.HELD or self._problems):
+        elif exitstatus == pytest.ExitCode.OK and (verdict is not Verdict.HELD or self._problems or not is_whole):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if not session.shouldfail:
             self._tolerate(campaign.summarise(records))
@@ -187,6 +221,26 @@ class Results:
         if held:
             which = f"{len(held)} run{'s' if len(held) != 1 else ''} held"
             terminalreporter.write_line(f"chaos: {which}, and {verdict.ONLY_MOMENTS}", yellow=True)
+
+    def _adopt_packs(self) -> None:
+        """Record the runs whose worker was ended before its report came: their guardian saved them."""
+        if self._folder is None or len(self._records) >= sum(each.runs for each in self._session.planned):
+            return
+        import time
+
+        from pytest_chaos.errors import EvidenceError
+        from pytest_chaos.runtime import scratch
+
+        deadline_s = time.monotonic() + _CRASH_TIMEOUT_S
+        while scratch.runs_under_way(self._session.settings.scratch, self._session.folder):
+            if time.monotonic() > deadline_s:
+                break
+            time.sleep(0.01)
+        known = {record.run_id for record in self._records}
+        for pack in sorted(self._folder.evidence.glob("*/manifest.json")):
+            if pack.parent.name not in known:
+                with contextlib.suppress(EvidenceError):  # a pack that was not finished
+                    self._add_record(scratch.record_of(pack.parent))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show inconclusive runs, and for each run that did not hold the line that repeats it."""

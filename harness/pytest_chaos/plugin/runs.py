@@ -36,9 +36,9 @@ def raise_unless_held(record: RunRecord) -> None:
     from pytest_chaos.runtime.run import reason
 
     if record.verdict is Verdict.VIOLATED:
-        raise Violated(reason(record), pytrace=False)
+        raise Violated(reason(record), pytrace=False) from None
     if record.verdict is Verdict.INCONCLUSIVE:
-        raise Inconclusive(reason(record), pytrace=False)
+        raise Inconclusive(reason(record), pytrace=False) from None
 
 
 RUN: Final = pytest.StashKey["Run"]()
@@ -46,6 +46,9 @@ RUN: Final = pytest.StashKey["Run"]()
 
 REASON: Final = "chaos: verdict"
 """The section of a report with the reasons for the verdict, where the test ended with another error."""
+
+REPORTED: Final = pytest.StashKey[bool]()
+"""Whether a test's run is in a report."""
 
 RECORD: Final = "chaos_record"
 """The attribute of a report in which a record travels to the controller."""
@@ -143,6 +146,18 @@ class Runs:
         for properties in (item.user_properties, report.user_properties):  # JUnit has the item's, at its very end
             properties.append(("chaos_verdict", str(record.verdict)))
         setattr(report, RECORD, msgspec.json.encode(record).decode())
+        item.stash[REPORTED] = True
+
+    def report_interrupted(self, item: pytest.Item, error: BaseException) -> None:
+        """Report a run whose test was interrupted as pytest does others: judged, packed, recorded."""
+        run = item.stash.get(RUN, None)
+        if run is None or item.stash.get(REPORTED, False):
+            return
+        record = run.conclude(error)
+        call = pytest.CallInfo.from_call(lambda: raise_unless_held(record), when="call")
+        report = pytest.TestReport.from_item_and_call(item, call)
+        self.report(item, call, report)
+        item.ihook.pytest_runtest_logreport(report=report)
 
     def _record_without_run(self, item: pytest.Item, error: BaseException | None) -> RunRecord:
         """Return the record of a scenario whose run could not begin: it is in the matrix, too."""
@@ -184,7 +199,7 @@ class Runs:
         self._stop_time_limit(item)
         failure = verdict.encodable(report.longreprtext)
         record = msgspec.structs.replace(record, failure=failure[-4000:])
-        if run is None:
+        if run is None or record.evidence:
             return record
         record = run.pack(record, failure, self._session.folder / "evidence", queries=self._evidence_queries())
         if record.evidence:
@@ -209,6 +224,7 @@ class Runs:
         from pytest_chaos.model.values import Verdict
 
         is_wanted = self._session.settings.replays > 0 and self._session.replayed is None
+        is_wanted &= not self._session.interrupts.came
         if record.verdict is not Verdict.VIOLATED or not is_wanted:
             return record
         key = (record.scenario.id, confirm.signatures(record))

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from pytest_chaos.plugin.interrupts import Interrupts
 from pytest_chaos.plugin.options import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_chaos.evidence.open import Pack
-    from pytest_chaos.model.values import SessionHeader
+    from pytest_chaos.model.values import PlannedRuns, SessionHeader
     from pytest_chaos.plugin.settings import Settings
 
 WORKER_INPUT: Final = "chaos"
@@ -25,6 +26,7 @@ class ChaosSession:
     """The session of a controller, or the part of it that an xdist worker was given.
 
     ``replayed`` is the evidence that is run again, if any, and ``first_iteration`` its iteration.
+    ``planned`` is known once the tests are collected.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -33,6 +35,8 @@ class ChaosSession:
         self.is_worker = hasattr(config, "workerinput")
         self.first_iteration = 0
         self.replayed: Pack | None = None
+        self.interrupts = Interrupts()
+        self.planned: tuple[PlannedRuns, ...] = ()
         self._settings: Settings | None = None
         self._name = ""
         self._header: SessionHeader | None = None
@@ -76,6 +80,7 @@ class ChaosSession:
                 pass_rate_min=self.settings.pass_rate_min,
                 versions=versions(),
                 command=command_line(),
+                planned=self.planned,
             )
         return self._header
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from pytest_chaos.errors import UsageError
+from pytest_chaos.model.plan import ITERATIONS_MAX
 from pytest_chaos.model.seed import draw_seed, normalise_seed
 from pytest_chaos.plugin.options import OPTIONS
 
@@ -26,6 +27,8 @@ QUICK_ITERATIONS: Final = 10
 QUICK_PASS_RATE_MIN: Final = 0.95
 CAMPAIGN_PASS_RATE_MIN: Final = 0.98
 CONFIRM_REPLAYS: Final = 2
+CONFIRM_REPLAYS_MAX: Final = 1_000
+_DIGITS_MAX: Final = 20
 FORMATS: Final = ("md", "html", "json")
 
 
@@ -74,14 +77,14 @@ def collect(
 
     seed, iterations, rate, confirm, results, formats, scratch = OPTIONS
     seed_text = read(seed, "", normalise_seed)
-    number = read(iterations, QUICK_ITERATIONS if quick else 1, lambda text: _parse_count(text, 1))
+    number = read(iterations, QUICK_ITERATIONS if quick else 1, lambda text: _parse_count(text, 1, ITERATIONS_MAX))
     default_rate = QUICK_PASS_RATE_MIN if quick else 1.0 if number == 1 else CAMPAIGN_PASS_RATE_MIN
     settings = Settings(
         seed=seed_text or draw_seed(),
         seed_given=bool(seed_text),
         iterations=number,
         pass_rate_min=read(rate, default_rate, _parse_rate),
-        replays=read(confirm, CONFIRM_REPLAYS, lambda text: _parse_count(text, 0)),
+        replays=read(confirm, CONFIRM_REPLAYS, lambda text: _parse_count(text, 0, CONFIRM_REPLAYS_MAX)),
         results=root / read(results, "chaos-results", str),
         formats=read(formats, FORMATS, _parse_formats),
         scratch=Path(read(scratch, str(_default_scratch()), str)),
@@ -93,11 +96,12 @@ def collect(
     return settings
 
 
-def _parse_count(text: str, minimum: int) -> int:
-    if not text.strip().isdecimal() or int(text) < minimum:
-        msg = f"must be a whole number of {minimum} or more; got {text!r}"
+def _parse_count(text: str, minimum: int, maximum: int) -> int:
+    digits = text.strip()
+    if not digits.isdecimal() or len(digits) > _DIGITS_MAX or not minimum <= int(digits) <= maximum:
+        msg = f"must be a whole number from {minimum} to {maximum:,}; got {text[:40]!r}"
         raise UsageError(msg)
-    return int(text)
+    return int(digits)
 
 
 def _parse_rate(text: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from contextlib import closing
@@ -139,3 +140,42 @@ def test_a_file_that_is_listed_twice_is_named(pack: Path) -> None:
     files = json.loads((pack / "manifest.json").read_text())["files"]
     edit_manifest(pack, files=[*files, files[0]])
     assert any("listed 2 times" in text for text in verify(pack))
+
+
+def edit_index(pack: Path, script: str) -> None:
+    """Change the index of a pack, and its manifest with it, as whoever made up a pack would."""
+    path = pack / "evidence.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+    listed = json.loads((pack / "manifest.json").read_text())
+    content = path.read_bytes()
+    for entry in listed["files"]:
+        if entry["path"] == path.name:
+            entry |= {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    edit_manifest(pack, files=listed["files"])
+
+
+ENDLESS = (
+    "DROP TABLE {0}; CREATE VIEW {0} AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT * FROM n"
+)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (ENDLESS.format("run"), "the view 'run', where only plain tables"),
+        (ENDLESS.format("marks"), "the view 'marks', where only plain"),
+        ("DROP TABLE faults; CREATE VIRTUAL TABLE faults USING fts5(kind)", "where only plain tables"),
+        ("UPDATE run SET iteration = 9223372036854775807", "iteration 9223372036854775807, which must be 0 to 99999"),
+        ("UPDATE run SET iteration = '99999999999999999999'", "which must be 0 to 99999"),
+        ("UPDATE run SET node_id = x'ff'", "node_id b'\\xff', which must be a text"),
+        ("DELETE FROM run", "must be the index of an evidence pack"),
+        ("UPDATE run SET plan = '{\"seed\": 1}'", "must be the index of an evidence pack"),
+    ],
+)
+def test_a_made_up_index_is_refused_in_one_sentence(pack: Path, script: str, said: str) -> None:
+    """What would hang the reader, or break it later, is an EvidenceError at once."""
+    edit_index(pack, script)
+    with pytest.raises(EvidenceError) as caught:
+        open_pack(pack)
+    assert said in str(caught.value)

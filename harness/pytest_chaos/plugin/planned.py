@@ -1,0 +1,139 @@
+"""The runs that a session planned: selected and deselected by the user, skipped, and not made.
+
+A session that ends early (Ctrl-C, ``-x``, ``--maxfail``, a worker that died) owes a record for each
+test that it had selected. The header of its records says how many there are, so that a matrix made
+of them on another day knows it, too. What the user deselects is no debt.
+
+Under xdist only workers collect. Each leaves the list in the session's folder, where the controller
+takes it over before the first test runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_chaos.plugin.runs import RECORD
+from pytest_chaos.plugin.selection import is_chaos, scenario_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pytest_chaos.model.values import SessionEnd
+    from pytest_chaos.plugin.results import Results
+    from pytest_chaos.plugin.session import ChaosSession
+
+
+class Planned:
+    """The hooks about what was planned. ``results`` are begun as soon as the plan is known."""
+
+    def __init__(self, session: ChaosSession, results: Results) -> None:
+        """Count for this session."""
+        self._session = session
+        self._results = results
+        self._scenario_of: dict[str, str] = {}
+        self._deselected: list[pytest.Item] = []
+        self._skipped: Counter[str] = Counter()
+        self._uncollected = 0
+        results.end = self.end
+
+    def end(self) -> SessionEnd:
+        """Return what is known at the end of the session."""
+        from pytest_chaos.model.values import SessionEnd
+
+        count = self._uncollected
+        modules = "module" if count == 1 else "modules"
+        reasons = (f"{count} {modules} could not be collected. Mend what pytest says of the collection",) * bool(count)
+        return SessionEnd(skipped=dict(self._skipped), reasons=reasons)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Count the modules that cannot be collected: nobody knows what they plan."""
+        self._uncollected += report.failed
+
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        """Keep the scenarios that the user leaves out."""
+        self._deselected += filter(is_chaos, items)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Take down what will be run; a worker leaves it for its controller."""
+        mine = [item for item in session.items if is_chaos(item)]
+        if not mine or session.config.option.collectonly:
+            return
+        self._plan(self._listed(mine))
+        if self._session.is_worker:
+            with contextlib.suppress(OSError):  # the controller says why the folder cannot be written
+                self._session.folder.mkdir(parents=True, exist_ok=True)
+                self._file(session.config.workerinput["workerid"]).write_text(  # type: ignore[attr-defined] # xdist's
+                    json.dumps(self._listed(mine))
+                )
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Begin the session's records: whatever ends it from here on, they say what was planned."""
+        del session
+        self._begin()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any) -> None:
+        """Take over what a worker has collected; all of them collect the same."""
+        file = self._file(node.gateway.id)
+        with contextlib.suppress(OSError, ValueError):
+            listed = json.loads(file.read_text())
+            file.unlink()
+            if not self._scenario_of:
+                self._plan(listed)
+                self._begin()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self) -> None:
+        """Let nothing interrupt the end of an interrupted session; pytest's own hook takes a while."""
+        self._session.interrupts.hold_off()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count the planned runs that the test skipped, by itself or by a mark."""
+        if hasattr(report, RECORD):
+            self._scenario_of.pop(report.nodeid, None)
+        elif (report.skipped or (report.when == "call" and report.passed)) and report.nodeid in self._scenario_of:
+            self._skipped[self._scenario_of.pop(report.nodeid)] += 1
+
+    def _begin(self) -> None:
+        if self._scenario_of and not self._session.is_worker:
+            self._results.begin()
+
+    def _file(self, worker: str) -> Path:
+        return self._session.folder / f".planned-{worker}.json"
+
+    def _listed(self, mine: Sequence[pytest.Item]) -> dict[str, Any]:
+        import msgspec
+
+        scenarios = {item.nodeid: scenario_of(item) for item in mine}
+        left_out = []
+        for item in self._deselected:
+            with contextlib.suppress(pytest.UsageError):  # a wrong marker of a test that is not run
+                left_out.append(scenario_of(item))
+        known = {each.id: each for each in (*left_out, *scenarios.values())}
+        return {
+            "scenarios": {name: msgspec.to_builtins(each) for name, each in known.items()},
+            "tests": {node_id: each.id for node_id, each in scenarios.items()},
+            "deselected": Counter(each.id for each in left_out),
+        }
+
+    def _plan(self, listed: dict[str, Any]) -> None:
+        import msgspec
+
+        from pytest_chaos.model.values import PlannedRuns, Scenario
+
+        self._scenario_of = dict(listed["tests"])
+        runs = Counter(self._scenario_of.values())
+        self._session.planned = tuple(
+            PlannedRuns(
+                scenario=msgspec.convert(each, Scenario), runs=runs[name], deselected=listed["deselected"].get(name, 0)
+            )
+            for name, each in sorted(listed["scenarios"].items())
+        )
