@@ -156,16 +156,10 @@ def _open(folder: Path) -> int:
 
 
 def _description() -> dict[str, int | str]:
-    here = processes.own()
     boot = ""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return {
-        "pid": here.pid,
-        "start_ticks": here.start_ticks,
-        "pid_namespace": processes.namespace(),
-        "boot_id": boot,
-    }
+    return {"pid": os.getpid(), "pid_namespace": processes.namespace(), "boot_id": boot}
 
 
 def _disown() -> None:

@@ -341,7 +341,7 @@ def test_a_killed_stand_in_is_no_loss(start: Starter) -> None:
 
 def test_a_session_whose_stand_in_was_killed_ends_well(start: Starter) -> None:
     """Its end waits for the guardian, not for the process that was to stand in for it."""
-    ending = "os.kill(os.getppid() * 0 + int(open('/proc/self/task/%d/children' % os.getpid()).read().split()[0]), 9)"
+    ending = "os.kill(int(open('/proc/thread-self/children').read().split()[0]), 9)"
     session = start("-p", "no:xdist", ending=ending)
     assert session.until_ended() == 0, session.output()
     session.assert_nothing_is_left()

@@ -87,7 +87,7 @@ def test_many_sessions_come_and_go_at_once(tmp_path: Path) -> None:
     """While others remove the home, a folder can be made in it all the same."""
     script = (
         "import sys; from pathlib import Path; from pytest_chaos.runtime import scratch\n"
-        "for _ in range(500):\n    folder = scratch.create(Path(sys.argv[1]))\n    assert folder.is_dir()\n"
+        "for _ in range(200):\n    folder = scratch.create(Path(sys.argv[1]))\n    assert folder.is_dir()\n"
         "    scratch.remove(folder)\n"
     )
     running = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(4)]
@@ -178,12 +178,11 @@ def test_an_owner_is_not_judged_by_its_pid(tmp_path: Path) -> None:
 
 
 def test_the_owner_file_says_who_made_the_folder(tmp_path: Path) -> None:
-    """Pid, start time, PID namespace and boot: what a person needs to find the owner of a folder."""
+    """Pid, PID namespace and boot: what a person needs to find the owner of a folder."""
     said = json.loads((scratch.create(tmp_path) / owner.FILE).read_text())
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert said == {
         "pid": os.getpid(),
-        "start_ticks": me().start_ticks,
         "pid_namespace": Path("/proc/self/ns/pid").stat().st_ino,
         "boot_id": boot,
     }
