@@ -29,7 +29,7 @@ from pytest_chaos.errors import ChaosError, UsageError
 from pytest_chaos.evidence.redact import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
 
@@ -40,8 +40,11 @@ GROUP: Final = "chaos.commands"
 TRACEBACK: Final = "CHAOS_TRACEBACK"
 _LINES_SHOWN: Final = 20
 _TEXTS_SHOWN: Final = 20
-_TEXT_CHARACTERS_SHOWN: Final = 4000
+_TEXT_BYTES_SHOWN: Final = 4000
 _MARKS_SHOWN: Final = 10
+_PROJECT_FILES: Final = (".git", "pyproject.toml", "pytest.ini", "tox.ini", "setup.cfg", "setup.py")
+_INDEX: Final = "evidence.sqlite"
+"""The file by which a folder is known for a pack, whole or not."""
 
 
 class Exit(enum.IntEnum):
@@ -272,9 +275,22 @@ def _show(pack: Pack) -> None:
     _print_rows("agents", pack.agents, ("name", "pid", "command", "exit_status", "duration_s"))
     _print_rows("databases", pack.databases, ("name", "path", "journal_mode", "integrity_check", "error"))
     _print_rows("left out or not readable", pack.problems, ("kind", "part", "text"))
-    for path in sorted((pack.path / "attachments").rglob("*.txt"))[:_TEXTS_SHOWN]:  # how to see what was explored
-        click.echo(_harmless(path.read_text(errors="replace")[:_TEXT_CHARACTERS_SHOWN]))
+    for text in _texts(pack):
+        click.echo(_harmless(text))
     click.echo(_harmless(pack.failure))
+
+
+def _texts(pack: Pack) -> Iterator[str]:
+    """Yield the starts of the attached texts that the manifest lists: how to see what was explored."""
+    from pytest_chaos.evidence.manifest import start_of
+
+    listed = [entry for entry in pack.manifest.files if entry.path.startswith("attachments/")]
+    texts = sorted((entry for entry in listed if entry.path.endswith(".txt")), key=lambda entry: entry.path)
+    for entry in texts[:_TEXTS_SHOWN]:
+        try:
+            yield start_of(pack.path, entry, _TEXT_BYTES_SHOWN)
+        except (OSError, ValueError) as error:
+            yield f"{entry.path} is not shown: {error}"
 
 
 @chaos.command()
@@ -286,12 +302,15 @@ def _show(pack: Pack) -> None:
     show_default=True,
     help="Where the results of the replay go.",
 )
+@click.option("--trust", is_flag=True, help="Run a test outside of the current project, too: its code is run as yours.")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
-def replay(pack: Path, results: Path, pytest_arguments: tuple[str, ...]) -> None:
+def replay(pack: Path, results: Path, *, trust: bool, pytest_arguments: tuple[str, ...]) -> None:
     """Run the failure of a PACK again, with its seed and plan.
 
-    The test is looked for below the current folder, then below the folder that the pack was made
-    in. What follows ``--`` goes to pytest. A pack that is not as it was written is refused.
+    The test is looked for below the current folder, then below the root of its project. A pack may
+    come from anybody: a test that it names elsewhere, or within a pack, is refused and shown, unless
+    you say ``--trust``. What follows ``--`` goes to pytest. A pack that is not as it was written is
+    refused.
     """
     from pytest_chaos.evidence.manifest import verify as problems_of
     from pytest_chaos.evidence.open import open_pack
@@ -301,7 +320,7 @@ def replay(pack: Path, results: Path, pytest_arguments: tuple[str, ...]) -> None
     if problems := problems_of(pack):
         msg = f"{pack} is not as it was written ({problems[0]}). Replay an undamaged copy"
         raise UsageError(msg)
-    folder = _folder_of(opened)
+    folder = _folder_of(opened, trust=trust)
     target = results.absolute()
     before = _latest(target)
     command = [*_pytest(), opened.node_id, *options(pack.absolute(), target), *pytest_arguments]
@@ -311,17 +330,42 @@ def replay(pack: Path, results: Path, pytest_arguments: tuple[str, ...]) -> None
     raise click.exceptions.Exit(_exit_of(done.returncode, verdict))
 
 
-def _folder_of(pack: Pack) -> Path:
+def _folder_of(pack: Pack, *, trust: bool) -> Path:
     """Return the folder to run a pack's test in. Raises UsageError if there is none, or no test."""
     file = pack.node_id.partition("::")[0]
-    if not file or file.startswith(("-", "@")) or file != file.strip():
+    if not file or file.startswith(("-", "@")) or file != file.strip() or "\0" in file + pack.root:
         msg = f"{pack.path} must name a test to run again; got {pack.node_id!r}. It was not made by a pytest run"
         raise UsageError(msg)
-    for folder in (Path.cwd(), Path(pack.root or ".")):
-        if (folder / file).exists():
+    projects = _projects()
+    named = [Path(pack.root)] if pack.root else []
+    there = [folder for folder in [*projects, *named] if (folder / file).exists()]
+    for folder in there:
+        if trust or _is_own(folder / file, projects, pack.path):
             return folder
+    if there:
+        msg = (
+            f"the test of a pack must be below the current project {projects[-1]}; got {(there[0] / file).resolve()}. "
+            "Run the command in the project of the test; or, if you trust pack and test, with --trust"
+        )
+        raise UsageError(msg)
     msg = f"{file} is neither below {Path.cwd()} nor below {pack.root}. Run the command in the project's root folder"
     raise UsageError(msg)
+
+
+def _projects() -> list[Path]:
+    """Return the current folder, and the nearest one above it that is the root of a project."""
+    here = Path.cwd()
+    roots = [folder for folder in (here, *here.parents) if any((folder / name).exists() for name in _PROJECT_FILES)]
+    return list(dict.fromkeys([here, *roots[:1]]))
+
+
+def _is_own(file: Path, projects: Sequence[Path], pack: Path) -> bool:
+    """Whether a file is the current project's, and not of a pack that lies somewhere in it."""
+    real = file.resolve()
+    if not any(real.is_relative_to(project.resolve()) for project in projects):
+        return False
+    within = (folder for folder in real.parents if folder.is_relative_to(projects[-1].resolve()))
+    return not real.is_relative_to(pack.resolve()) and not any((folder / _INDEX).exists() for folder in within)
 
 
 def _latest(results: Path) -> Path | None:

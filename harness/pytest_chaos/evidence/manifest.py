@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ from pytest_chaos.errors import EvidenceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
 
 FILE_NAME: Final = "manifest.json"
 FORMAT: Final = 1
@@ -87,7 +89,7 @@ def read(pack: Path) -> Manifest:
         msg = f"{pack} must be an evidence pack; got no {FILE_NAME} in it. Give the folder that the failure named"
         raise EvidenceError(msg)
     try:
-        with path.open("rb") as stream:
+        with opened(pack, FILE_NAME) as stream:
             content = stream.read(_MANIFEST_BYTES_MAX)
         newer = msgspec.json.decode(content, type=_Format).format > FORMAT
         if not newer:
@@ -119,6 +121,38 @@ def verify(path: Path) -> list[str]:
     return problems
 
 
+@contextmanager
+def opened(pack: Path, name: str) -> Iterator[BufferedReader]:
+    """Open a regular file of a pack by its name in the manifest. Raises OSError for any other, and for a link."""
+    folder = os.open(pack, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        *parents, last = PurePosixPath(name).parts
+        for part in parents:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    finally:
+        os.close(folder)
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            msg = f"{name!r} is not a regular file"
+            raise OSError(msg)
+        yield stream
+
+
+def start_of(pack: Path, entry: FileEntry, size_bytes_max: int) -> str:
+    """Return the start of a listed text file. Raises OSError for one that is no file of this size any more."""
+    if not inside(entry.path):
+        msg = f"{entry.path!r} is not a path inside a pack"
+        raise OSError(msg)
+    with opened(pack, entry.path) as stream:
+        if os.fstat(stream.fileno()).st_size != entry.size_bytes:
+            msg = f"{entry.path!r} has changed since it was written"
+            raise OSError(msg)
+        return stream.read(size_bytes_max).decode(errors="replace")
+
+
 def problems_of(pack: Path, entry: FileEntry) -> Iterator[str]:
     """Yield what is wrong with one file of a pack."""
     if not inside(entry.path):
@@ -128,10 +162,12 @@ def problems_of(pack: Path, entry: FileEntry) -> Iterator[str]:
     try:
         if not stat.S_ISREG(path.lstat().st_mode) or any((pack / part).is_symlink() for part in _parents(entry.path)):
             yield f"{entry.path!r} is not a file but a link or something else"
-        elif path.stat().st_size != entry.size_bytes:
-            yield f"{entry.path!r} has {path.stat().st_size} bytes, it was written with {entry.size_bytes}"
-        elif _sha256(path) != entry.sha256:
-            yield f"{entry.path!r} has changed since it was written (its SHA-256 is another)"
+            return
+        with opened(pack, entry.path) as stream:
+            if (size := os.fstat(stream.fileno()).st_size) != entry.size_bytes:
+                yield f"{entry.path!r} has {size} bytes, it was written with {entry.size_bytes}"
+            elif hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256:
+                yield f"{entry.path!r} has changed since it was written (its SHA-256 is another)"
     except FileNotFoundError:
         yield f"{entry.path!r} is missing"
     except (OSError, ValueError) as error:

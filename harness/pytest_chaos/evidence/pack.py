@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import re
+import secrets
 import shutil
 import sqlite3
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from pytest_chaos.evidence.gather import Facts, Log, gather, header_or_none
 from pytest_chaos.evidence.limits import DEFAULT, Limits, Problems, full
 from pytest_chaos.evidence.redact import redactor
 from pytest_chaos.evidence.sqlite import Answer, Contents, ask
-from pytest_chaos.runtime import processes
+from pytest_chaos.runtime import owner
 from pytest_chaos.runtime.journal import ATTACHMENTS, FAILURE, MARKS, OUTPUT, WORK
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 _SCRATCH: Final = ".scratch"
+_PACK: Final = "pack"
 
 
 def write(
@@ -49,9 +51,12 @@ def write(
     if destination.exists():
         msg = f"{destination} must be a new folder; it exists already. Remove it or give another folder"
         raise EvidenceError(msg)
-    building = destination.with_name(f".{destination.name}.{os.getpid()}.building")
+    under_way = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.building")
+    building = under_way / _PACK
     try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_over(destination)
+        owner.make(under_way)
         _build_as_far_as_it_fits(building, journal_folder, queries or {}, outcome, limits)
         building.rename(destination)
         manifest.sync_folder(destination.parent)
@@ -63,7 +68,7 @@ def write(
         )
         raise EvidenceError(msg) from error
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        owner.remove(under_way)
     return destination
 
 
@@ -184,17 +189,12 @@ def _write_log(path: Path, log: Log, facts: Facts) -> None:
 
 def _remove_left_over(destination: Path) -> None:
     """Remove what a process left behind that died while it built this pack."""
-    prefix, suffix = f".{destination.name}.", ".building"
-    destination.parent.mkdir(parents=True, exist_ok=True)
+    name = re.compile(rf"\.{{1,2}}{re.escape(destination.name)}\.[0-9a-f]+\.building")
     for entry in destination.parent.iterdir():
-        pid = entry.name.removeprefix(prefix).removesuffix(suffix)
-        if entry.name == f"{prefix}{pid}{suffix}" and pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(entry, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    process = processes.read(pid)
-    return pid != os.getpid() and process is not None and process.alive
+        if name.fullmatch(entry.name):
+            with owner.abandoned(entry) as is_abandoned:
+                if is_abandoned:
+                    owner.remove(entry)
 
 
 def _out_of_space(error: Exception) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 import msgspec
 
 from pytest_chaos.errors import ResultsError
+from pytest_chaos.evidence.reading import reading
 from pytest_chaos.evidence.redact import clean
 from pytest_chaos.model import campaign
 from pytest_chaos.model.values import RECORD_FORMAT, Account, RunRecord, SessionEnd, SessionHeader
@@ -153,7 +154,8 @@ def read(session: Path) -> Records:
     if not path.exists() and (session / "latest" / FILE_NAME).exists():
         path = session / "latest" / FILE_NAME
     try:
-        *lines, tail = path.read_bytes().split(b"\n")
+        with reading(path) as stream:  # a pipe would block, a device never end
+            *lines, tail = stream.read().split(b"\n")
     except OSError as error:
         what = error.strerror or error
         msg = f"there are no run records at {session} ({what}). Give a results folder of a chaos session"

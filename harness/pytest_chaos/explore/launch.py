@@ -1,10 +1,10 @@
 """The start of an exploration: the source of steps, a folder in memory, and a process of its own below a guardian.
 
-Three processes: the asking one, the guardian, and the explorer. The guardian is a child subreaper
-in a session of its own, so that all that a target starts and leaves, daemons among it, is its
-descendant. It waits for either of the other two to end, however they end, then kills what is left.
-If it was the asking process, it also removes the folders of the exploration. A parent-death signal
-alone would miss daemons, and removes nothing.
+Three processes: the asking one, the guardian (with another that stands in for it), and the
+explorer. The guardian is a child subreaper in a session of its own, so that all that a target starts
+and leaves, daemons among it, is its descendant. It waits for either of the other two to end, however
+they end, then kills what is left. If it was the asking process, it also removes the folders of the
+exploration. A parent-death signal alone would miss daemons, and removes nothing.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ from pytest_chaos.errors import StepsUnavailable, UsageError
 from pytest_chaos.evidence.redact import clean
 from pytest_chaos.explore.explorer import ROOM_BYTES_MIN, Explorer, Judged, judge_one
 from pytest_chaos.explore.report import Exploration, ExplorationError, harness_finding
-from pytest_chaos.runtime import processes, scratch
-from pytest_chaos.runtime.agent import OWNER_VARIABLE
-from pytest_chaos.runtime.guardian import become_guardian, end_descendants
+from pytest_chaos.runtime import owner, processes, scratch
+from pytest_chaos.runtime.guardian import become_guardian, end_descendants, stand_in
 from pytest_chaos.trace.program import leave
 from pytest_chaos.trace.source import source_for, why_not_seccomp
 
@@ -162,13 +161,14 @@ def _guard(
     try:
         os.setsid()
         become_guardian()
-        own = processes.own()
+        for folder in folders:
+            owner.hold(folder)
+        stand_in(asking, folders, let_go=channel.close)
+        own_pid = os.getpid()
         explorer = os.fork()
         if explorer == 0:
-            _explore(work, channel, own.pid, folders)
+            _explore(work, channel, own_pid, folders)
         channel.close()
-        for folder in folders:
-            scratch.claim(folder, own)
         _wait(explorer, asking)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end_descendants()
@@ -206,7 +206,7 @@ def _explore(
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         processes.die_with_parent(guardian)
-        os.environ[OWNER_VARIABLE] = str(folders[0].resolve())  # by which the next one's sweep knows what is left
+        os.environ[owner.VARIABLE] = str(folders[0].resolve())  # by which the next one's sweep knows what is left
 
         def tell(progress: Progress) -> None:
             channel.send_bytes(_PROGRESS + pickle.dumps(progress))

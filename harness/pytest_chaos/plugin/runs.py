@@ -266,13 +266,11 @@ class Runs:
         if self._client is not None:
             self._client.pump()  # hears of its end, if that was between two runs
         if self._client is None or not self._client.alive:
-            from pytest_chaos.runtime import processes, scratch
+            from pytest_chaos.runtime import processes
             from pytest_chaos.runtime.agent import GuardianClient
 
-            watch = processes.read(self._session.given["watch"][0]) if self._session.given.get("watch") else None
+            watch = processes.seen_from_here(*self._session.given["watch"]) if "watch" in self._session.given else None
             self._client = GuardianClient(self._scratch_folder(), watch=watch)
-            if (guardian := processes.read(self._client.pid)) is not None:
-                scratch.claim(self._scratch_folder(), guardian)
         return self._client
 
     def close(self) -> None:

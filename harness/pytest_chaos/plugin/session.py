@@ -118,7 +118,11 @@ class ChaosSession:
         from pytest_chaos.runtime import processes
 
         here = processes.own()
-        return {"seed": self.settings.seed, "name": self.name, "watch": [here.pid, here.start_ticks]}
+        return {
+            "seed": self.settings.seed,
+            "name": self.name,
+            "watch": [here.pid, here.start_ticks, processes.namespace()],
+        }
 
 
 def shown(path: Path, config: pytest.Config) -> str:

@@ -13,6 +13,7 @@
     wire        messages between controller, guardian and zygotes
     processes   pid and start time, state and family; how to signal and end exactly those
     journal     the folder that a run writes while it goes on
+    owner       whose a folder is: the processes that hold a lock in it
     scratch     the folder of a pytest process, and what a later session does with a left one
 
 The *guardian* is started by exec, has one thread and a session of its own, and never imports the

@@ -23,7 +23,7 @@ from pytest_chaos.errors import AgentError, GuardianLost, SpawnError, UsageError
 from pytest_chaos.evidence.redact import SECRETS, redactor
 from pytest_chaos.model.plan import TIME_S_MAX
 from pytest_chaos.model.values import AfterMark, AgentSummary, Json, Mark, MarkKind
-from pytest_chaos.runtime import processes, wire
+from pytest_chaos.runtime import owner, processes, wire
 from pytest_chaos.runtime.marks import Note
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ WAIT_TIMEOUT_S: Final = 10.0
 END_TIMEOUT_S: Final = 15.0
 OUTPUT_BYTES_MAX: Final = 1 << 20
 OUTPUT_SHOWN_LINES: Final = 15
-OWNER_VARIABLE: Final = "CHAOS_OWNER"
-"""Set for a guardian and all of its descendants: the path of the session's scratch folder."""
-
 _POLLS_S: Final = ((0.05, 0.0005), (0.5, 0.002), (float("inf"), 0.01))
 """Pairs of time waited so far and pause between two looks: long waits look less often."""
 _SAMPLE_EVERY_S: Final = 0.1
@@ -151,22 +148,29 @@ class GuardianClient:
         self._environment = Environment(os.environ)
         ours, theirs = wire.pair()
         self._socket = ours
+        self._guardian = -1
+        self._pid = 0
+        here = os.pidfd_open(os.getpid())
+        lock = owner.descriptor_of(folder)
+        descriptors = [theirs.fileno(), here, *([lock] if lock is not None else [])]
+        arguments = [*map(str, descriptors), *(["-1"] if lock is None else [])]
         with (folder / "guardian.log").open("ab") as log:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "pytest_chaos.runtime.guardian", str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
+                    [sys.executable, "-m", "pytest_chaos.runtime.guardian", *arguments],
+                    pass_fds=descriptors,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
                     env=self._environment
-                    | {"PYTHONPATH": os.pathsep.join(_import_path()), OWNER_VARIABLE: str(folder.resolve())},
+                    | {"PYTHONPATH": os.pathsep.join(_import_path()), owner.VARIABLE: str(folder.resolve())},
                 )
             except OSError as error:
                 msg = f"the guardian of the agents could not be started: {error.strerror}. Free memory or processes"
                 raise SpawnError(msg) from None  # the frames of subprocess have the whole environment
         theirs.close()
+        os.close(here)
         self._poll = select.poll()
         self._poll.register(ours.fileno(), select.POLLIN)
         wire.send(ours, {"do": "folder", "path": str(folder)})
@@ -176,8 +180,8 @@ class GuardianClient:
 
     @property
     def pid(self) -> int:
-        """The guardian's process id."""
-        return self._process.pid
+        """The process id of the guardian; its parent is the one that stands in for it."""
+        return self._pid
 
     @property
     def alive(self) -> bool:
@@ -300,9 +304,20 @@ class GuardianClient:
     def close(self) -> None:
         """Let the guardian clean up, and wait for its end."""
         self._lose()
+        if self._guardian >= 0:
+            self._await_guardian()
         with contextlib.suppress(subprocess.TimeoutExpired):
             if self._process.wait(END_TIMEOUT_S) != 0:
                 self._end_orphans()
+
+    def _await_guardian(self) -> None:
+        """Wait for the guardian's end; whatever that was, its stand-in is not needed any more."""
+        poll = select.poll()
+        poll.register(self._guardian, select.POLLIN)
+        if poll.poll(END_TIMEOUT_S * 1000):
+            self._process.terminate()
+        os.close(self._guardian)
+        self._guardian = -1
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -332,7 +347,11 @@ class GuardianClient:
         return difference
 
     def _wait_until_up(self) -> None:
-        if not self._poll.poll(SPAWN_TIMEOUT_S * 1000) or wire.receive(self._socket) is None:
+        if self._poll.poll(SPAWN_TIMEOUT_S * 1000) and (up := wire.receive(self._socket)) is not None:
+            self._pid = up[0]["pid"]
+            with contextlib.suppress(ProcessLookupError):  # it was killed, which the next message tells
+                self._guardian = os.pidfd_open(self._pid)
+        else:
             self._lose()
             said = (self.folder / "guardian.log").read_text(errors="replace").strip().splitlines()
             msg = f"the guardian of the agents did not start: {said[-1] if said else 'it said nothing'}"
@@ -383,7 +402,7 @@ class GuardianClient:
 
     def _end_orphans(self) -> None:
         """End the processes that a killed guardian left behind, daemons among them."""
-        processes.end_marked(OWNER_VARIABLE, str(self.folder.resolve()))
+        processes.end_marked(owner.VARIABLE, str(self.folder.resolve()))
 
 
 class Agent:

@@ -7,8 +7,12 @@ it ends every descendant, turns the run's journal into an evidence pack and remo
 folder. A parent-death signal is not enough: it misses grandchildren and daemons, and it fires when
 the creating thread ends.
 
-The guardian of an exploration (``explore/launch.py``) shares :func:`become_guardian` and
-:func:`end_descendants`.
+The guardian has a guardian of its own: :func:`stand_in` forks it off before anything else. The
+first process does nothing but wait; if the guardian is killed, all orphans become its children, and
+it cleans up in its place.
+
+The guardian of an exploration (``explore/launch.py``) shares :func:`become_guardian`,
+:func:`stand_in` and :func:`end_descendants`.
 """
 
 from __future__ import annotations
@@ -23,10 +27,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
-from pytest_chaos.runtime import child, processes, wire, zygote
+from pytest_chaos.runtime import child, owner, processes, wire, zygote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 TAIL_BYTES: Final = 64 * 1024
 """Bytes kept of the end of an output that is longer than its limit."""
@@ -48,6 +52,74 @@ def become_guardian() -> None:
 def end_descendants() -> None:
     """End and reap every descendant of this process."""
     processes.end_all(os.getpid(), reap=processes.reap_all)
+
+
+def stand_in(controller: int, folders: Sequence[Path], *, let_go: Callable[[], None]) -> None:
+    """Fork, return in the child, and have this process clean up if the child is killed.
+
+    ``controller`` is a pidfd, and ``folders`` are owned by both processes. ``let_go`` closes what
+    only the child may have open. The child's signals are passed on to it. SIGTERM also says that
+    the controller has noticed the end of the child: then only processes are ended.
+    """
+    passed_on = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
+    try:
+        pid = os.fork()
+    except OSError:  # there is room for one guardian only
+        pid = 0
+    if pid:
+        _stand_in(pid, controller, folders, let_go)
+    processes.adopt_orphans()  # a fork does not inherit that
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
+    for folder in folders:
+        owner.hold(folder)
+
+
+class _Released(Exception):  # noqa: N818 - says what happened
+    """The controller lives, and knows that its guardian does not."""
+
+
+def _stand_in(pid: int, controller: int, folders: Sequence[Path], let_go: Callable[[], None]) -> NoReturn:
+    code = 1
+    try:
+        let_go()
+        code = int(not _outlive(os.pidfd_open(pid), pid, controller, folders))
+    finally:
+        os._exit(code)
+
+
+def _outlive(guardian: int, pid: int, controller: int, folders: Sequence[Path]) -> bool:
+    """Wait for the guardian's end; return whether it ended well, which leaves nothing to do."""
+    released = False
+
+    def pass_on(number: int, _: object) -> None:
+        nonlocal released
+        released = released or number == signal.SIGTERM
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(guardian, number)
+
+    def release(*_: object) -> None:
+        raise _Released
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    if os.waitpid(pid, 0)[1] == 0:
+        return True
+    end_descendants()
+    with contextlib.suppress(_Released):
+        signal.signal(signal.SIGTERM, release)
+        if not released:
+            poll = select.poll()
+            poll.register(controller, select.POLLIN)
+            poll.poll()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if processes.has_ended(controller):
+        from pytest_chaos.runtime import scratch  # only now: the guardian has to stay small
+
+        for folder in folders:
+            scratch.clear(folder)
+    return False
 
 
 class Output:
@@ -150,7 +222,6 @@ class Guardian:
 
     def serve(self) -> None:
         """Work until the controller is gone, then clean up."""
-        become_guardian()
         self._listen_for_children()
         self._register(self._controller.fileno(), self._on_controller)
         wire.send(self._controller, {"event": "up", "pid": os.getpid()})
@@ -442,8 +513,21 @@ def _interpreter(descriptor: int) -> list[str]:
 
 
 def main() -> None:
-    """Serve the controller at the other end of the descriptor named on the command line."""
-    Guardian(socket.socket(fileno=int(sys.argv[1]))).serve()
+    """Serve the controller.
+
+    Descriptors on the command line: its socket, its pidfd, and the lock by which it owns the folder
+    (-1 if it does not).
+    """
+    end, controller, lock = map(int, sys.argv[1:4])
+    folder = Path(os.environ[owner.VARIABLE])
+    become_guardian()
+    for descriptor in (end, controller):
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 - it takes no keywords
+    if lock >= 0:
+        owner.adopt(folder, lock)
+    stand_in(controller, [folder], let_go=lambda: os.close(end))
+    os.close(controller)
+    Guardian(socket.socket(fileno=end)).serve()
 
 
 if __name__ == "__main__":

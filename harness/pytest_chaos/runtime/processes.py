@@ -80,10 +80,27 @@ def own() -> Process:
     return process
 
 
+def namespace() -> int:
+    """Return the number of this process's PID namespace, or 0 where the kernel shows none."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - no Path is needed
+    except OSError:
+        return 0
+
+
 def is_running(pid: int, start_ticks: int) -> bool:
     """Whether the process with this pid and start time still runs."""
     process = read(pid)
     return process is not None and process.start_ticks == start_ticks and process.alive
+
+
+def seen_from_here(pid: int, start_ticks: int, of_namespace: int) -> Process | None:
+    """Return a process that another one named by pid, start time and its PID namespace, or None.
+
+    A pid of another namespace (a worker in a container) names another process here, or none.
+    """
+    process = read(pid) if of_namespace == namespace() else None
+    return process if process is not None and process.start_ticks == start_ticks else None
 
 
 def threads() -> list[int]:

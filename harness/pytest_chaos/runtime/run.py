@@ -39,6 +39,7 @@ from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from importlib.machinery import ModuleSpec
 
     from pytest_chaos.checkers import Checker
     from pytest_chaos.faults.proxy import FaultProxy
@@ -599,8 +600,7 @@ def _command(
 
 def _name_of(function: Callable[..., object]) -> str:
     """Return the target of a function: by module if it can be imported, else by file."""
-    import importlib.util  # only for a function object
-    import inspect  # likewise
+    import inspect  # only for a function object
 
     name = getattr(function, "__qualname__", "")
     module = getattr(function, "__module__", "")
@@ -609,7 +609,7 @@ def _name_of(function: Callable[..., object]) -> str:
         raise UsageError(msg)
     source = inspect.getsourcefile(function)
     with contextlib.suppress(ImportError, ValueError, AttributeError):
-        spec = importlib.util.find_spec(module)
+        spec = _spec_of(module)
         if spec is not None and spec.origin is not None and source is not None and Path(spec.origin) == Path(source):
             return f"{module}:{name}"
     return f"{source}:{name}"
@@ -626,6 +626,27 @@ def _too_late(kind: str, agent: Agent) -> TooLate:
 def _only_moments(plan: Plan | None) -> bool:
     """Whether the faults of a plan all come at moments, so that only luck hits a narrow window."""
     return plan is not None and bool(plan.faults) and all(isinstance(each.when, AtMoment) for each in plan.faults)
+
+
+def _spec_of(module: str) -> ModuleSpec | None:
+    """Return how another process would find a module by its name, or None.
+
+    ``importlib.util.find_spec`` looks into ``sys.modules`` first, where pytest puts test files that no
+    import path leads to (``--import-mode=importlib``).
+    """
+    import sys  # only for a function object
+
+    path: Sequence[str] | None = None
+    found: ModuleSpec | None = None
+    parts = module.split(".")
+    for length in range(1, len(parts) + 1):
+        name = ".".join(parts[:length])
+        finders = (finder.find_spec for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        found = next((spec for find in finders if (spec := find(name, path)) is not None), None)
+        if found is None:
+            return None
+        path = found.submodule_search_locations
+    return found
 
 
 def _log_name(name: str, incarnations: Sequence[Agent]) -> str:

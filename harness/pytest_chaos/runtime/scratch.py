@@ -1,9 +1,10 @@
 """The scratch folder of a pytest process: where its runs work, removed however it ends.
 
-The folder's name has the pid and start time of its owner. So a later session can tell a folder in
-use from one whose owner, and even its guardian, were killed: it saves the evidence in such a folder
-and removes it. The guardian, which outlives pytest, saves evidence in the same way. Under xdist the
-controller writes all records; this module does so only if the controller is gone, too.
+Its owner and the guardian hold a lock in it (``owner.py``). So a later session, in whatever
+container, can tell a folder in use from one whose owner, and even its guardian, were killed: it
+saves the evidence in such a folder and removes it. The guardian, which outlives pytest, saves
+evidence in the same way. Under xdist the controller writes all records; this module does so only if
+the controller is gone, too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import os
 import re
 import secrets
-import shutil
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +21,10 @@ from pytest_chaos.errors import EvidenceError, UsageError
 from pytest_chaos.evidence import open_pack, salvage
 from pytest_chaos.evidence.records import SessionFolder
 from pytest_chaos.model.values import RunRecord, SessionHeader
-from pytest_chaos.runtime import journal, processes
-from pytest_chaos.runtime.agent import OWNER_VARIABLE
+from pytest_chaos.runtime import journal, owner, processes
 from pytest_chaos.runtime.journal import Journal
 
-_NAME: Final = re.compile(r"session-(\d+)-(\d+)-[0-9a-f]+")
+_NAME: Final = re.compile(r"\.?session-\d+-\d+-[0-9a-f]+")
 _ATTEMPTS: Final = 20
 _ABANDONED: Final = "the process that ran this test ended before the test did, and so did its guardian"
 FAILURE_CHARACTERS_MAX: Final = 4000
@@ -32,35 +32,41 @@ FAILURE_CHARACTERS_MAX: Final = 4000
 
 def create(base: Path) -> Path:
     """Make a folder for this process, and for its user alone, under ``base``. Raises UsageError."""
-    owner = processes.own()
-    folder = home(base) / f"session-{owner.pid}-{owner.start_ticks}-{secrets.token_hex(4)}"
+    here = processes.own()
     try:
-        _make(folder)
+        return _make(home(base), f"session-{here.pid}-{here.start_ticks}")
     except OSError as error:
         how = "Give another with --scratch, or under pytest with --chaos-scratch=DIR"
         msg = f"the scratch folder {base} must be writable; got: {error.strerror}. {how}"
         raise UsageError(msg) from error
-    return folder
 
 
-def _make(folder: Path) -> None:
-    for attempts_left in reversed(range(_ATTEMPTS)):
+def _make(parent: Path, name: str) -> Path:
+    attempts_left = _ATTEMPTS
+    while True:
+        attempts_left -= 1
+        folder = parent / f"{name}-{secrets.token_hex(4)}"
         try:
-            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if folder.parent.stat().st_uid != os.getuid():
-                msg = f"{folder.parent} must belong to this user. Give another scratch folder with --chaos-scratch=DIR"
+            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_ours(parent):
+                msg = f"{parent} must belong to this user. Give another scratch folder with --chaos-scratch=DIR"
                 raise UsageError(msg)
-            folder.mkdir(mode=0o700)
-        except (FileExistsError, FileNotFoundError):  # another session removed the home meanwhile
+            owner.make(folder)
+        except (FileExistsError, FileNotFoundError, BlockingIOError):  # another session removed the home, or this
             if not attempts_left:
                 raise
         else:
-            return
+            return folder
+
+
+def _is_ours(parent: Path) -> bool:
+    status = parent.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
 
 
 def remove(folder: Path) -> None:
     """Remove a session's folder, and the home of all sessions if it was the last one."""
-    shutil.rmtree(folder, ignore_errors=True)
+    owner.remove(folder)
     if folder.parent.name == home(folder).name:
         with contextlib.suppress(OSError):  # not empty: other sessions use it
             folder.parent.rmdir()
@@ -72,20 +78,27 @@ def home(base: Path) -> Path:
 
 
 def sweep(base: Path) -> list[Path]:
-    """Save the evidence in each folder whose owner is gone, and remove it; return the removed."""
+    """Save the evidence in each folder whose owners are gone, and remove it; return the removed."""
     removed: list[Path] = []
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for folder in sorted(home(base).iterdir()):
-            match = _NAME.fullmatch(folder.name)
-            if match is None or processes.is_running(int(match[1]), int(match[2])) or _guarded(folder):
+        folders = sorted(home(base).iterdir()) if _is_ours(home(base)) else []
+        for folder in folders:
+            if _NAME.fullmatch(folder.name) is None or folder.is_symlink():
                 continue
-            processes.end_marked(OWNER_VARIABLE, str(folder.resolve()))
-            for header in folder.glob(f"*/{journal.HEADER}"):
-                with contextlib.suppress(Exception):  # what cannot be saved must not stop a new session
-                    save(header.parent, _ABANDONED)
-            remove(folder)
-            removed.append(folder)
+            with owner.abandoned(folder) as is_abandoned:
+                if is_abandoned:
+                    processes.end_marked(owner.VARIABLE, str(folder.resolve()))
+                    clear(folder)
+                    removed.append(folder)
     return removed
+
+
+def clear(folder: Path) -> None:
+    """Save the evidence in a folder whose owners are gone, and remove it."""
+    for header in folder.glob(f"*/{journal.HEADER}"):
+        with contextlib.suppress(Exception):  # what cannot be saved must not stop a new session
+            save(header.parent, _ABANDONED)
+    remove(folder)
 
 
 def runs_under_way(base: Path, session_folder: Path) -> set[str]:
@@ -97,20 +110,6 @@ def runs_under_way(base: Path, session_folder: Path) -> set[str]:
             if header.session_folder == str(session_folder):
                 found.add(header.node_id)
     return found
-
-
-def claim(folder: Path, guardian: processes.Process) -> None:
-    """Note which guardian will remove the folder, so that no sweep does."""
-    with contextlib.suppress(OSError):  # a full disk: then a sweep may remove the folder, too
-        (folder / "guardian").write_text(f"{guardian.pid} {guardian.start_ticks}")
-
-
-def _guarded(folder: Path) -> bool:
-    try:
-        pid, ticks = (folder / "guardian").read_text().split()
-    except (OSError, ValueError):
-        return False
-    return processes.is_running(int(pid), int(ticks))
 
 
 def save(journal_folder: Path, reason: str, *, alone: bool = False) -> Path | None:

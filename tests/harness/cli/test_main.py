@@ -20,7 +20,7 @@ from pytest_chaos.model.values import Plan, RunRecord, Scenario, SessionHeader, 
 from pytest_chaos.runtime.journal import Journal, RunHeader
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).parents[3]
 SCENARIO = Scenario(id="01-kill-9", title="A kill loses nothing")
@@ -78,8 +78,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def make_pack(folder: Path, node_id: str, root: str = "") -> Path:
-    """Make a pack of a run of this test."""
+def make_pack(folder: Path, node_id: str, root: str = "", *, attached: Mapping[str, str] | None = None) -> Path:
+    """Make a pack of a run of this test, with these files attached."""
     journal = Journal(folder / "journal")
     journal.create(
         RunHeader(
@@ -87,6 +87,9 @@ def make_pack(folder: Path, node_id: str, root: str = "") -> Path:
             plan=Plan(seed="0x5eed", scenario="01-kill-9"), reproduce=f"pytest {node_id}",
         )
     )  # fmt: skip
+    for name, text in (attached or {}).items():
+        (journal.folder / "attachments").mkdir(exist_ok=True)
+        (journal.folder / "attachments" / name).write_text(text)
     journal.write_failure("boom \x1b]0;steer the terminal\x07")
     return write(journal.folder, folder / "pack")
 
@@ -143,6 +146,76 @@ def test_show_prints_the_run_and_cannot_steer_the_terminal(capsys: pytest.Captur
     assert "\x1b]" not in ran.out
     shown = json.loads(chaos(capsys, "evidence", "show", pack, "--json").out)
     assert (shown["seed"], shown["plan"]["scenario"], shown["verdict"]) == ("0x5eed", "01-kill-9", "INCONCLUSIVE")
+
+
+@pytest.mark.parametrize("how", ["link", "pipe", "device", "folder", "plain"])
+def test_show_reads_no_file_that_is_not_listed(capsys: pytest.CaptureFixture[str], tmp_path: Path, how: str) -> None:
+    """A file that was added, whatever it is, is neither read nor waited for."""
+    pack = make_pack(tmp_path, "test_a.py::test_kill", attached={"a.txt": "what was attached"})
+    (tmp_path / "secret.txt").write_text("a secret of this machine")
+    added = pack / "attachments" / "b.txt"
+    if how == "link":
+        added.symlink_to(tmp_path / "secret.txt")
+    elif how == "pipe":
+        os.mkfifo(added)
+    elif how == "device":
+        added.symlink_to("/dev/zero")
+    elif how == "folder":
+        (pack / "attachments" / "c").symlink_to(tmp_path)
+    else:
+        added.write_text("a secret of this machine")
+    ran = chaos(capsys, "evidence", "show", pack)
+    assert (ran.code, "what was attached" in ran.out) == (Exit.HELD, True)
+    assert "a secret" not in ran.out
+    verified = chaos(capsys, "evidence", "verify", pack)
+    assert verified.code == Exit.VIOLATED
+
+
+@pytest.mark.parametrize("how", ["link", "linked-folder", "pipe", "device", "grown"])
+def test_show_reads_no_listed_file_that_became_another(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, how: str
+) -> None:
+    """A listed name that leads out of the pack, blocks, never ends or has grown is said, and not read."""
+    text = "a secret of this machine"
+    pack = make_pack(tmp_path, "test_a.py::test_kill", attached={"a.txt": text.replace("secret", "letter")})
+    attached = pack / "attachments" / "a.txt"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.txt").write_text(text)
+    attached.unlink()
+    if how == "link":
+        attached.symlink_to(tmp_path / "elsewhere" / "a.txt")
+    elif how == "linked-folder":
+        attached.parent.rmdir()
+        attached.parent.symlink_to(tmp_path / "elsewhere")
+    elif how == "pipe":
+        os.mkfifo(attached)
+    elif how == "device":
+        attached.symlink_to("/dev/zero")
+    else:
+        attached.write_text(text + " and more")
+    ran = chaos(capsys, "evidence", "show", pack)
+    assert (ran.code, "attachments/a.txt is not shown" in ran.out) == (Exit.HELD, True)
+    assert "a secret" not in ran.out
+    assert chaos(capsys, "evidence", "verify", pack).code == Exit.VIOLATED
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "evidence.sqlite"])
+@pytest.mark.parametrize("how", ["link", "pipe"])
+def test_no_file_of_a_pack_is_opened_through_a_link(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, how: str
+) -> None:
+    """Manifest and index are regular files of the pack, or the pack is refused in one sentence."""
+    pack = make_pack(tmp_path, "test_a.py::test_kill")
+    (pack / name).rename(tmp_path / name)
+    if how == "link":
+        (pack / name).symlink_to(tmp_path / name)
+    else:
+        os.mkfifo(pack / name)
+    for command in (["evidence", "show"], ["evidence", "verify"], ["replay"]):
+        ran = chaos(capsys, *command, pack)
+        assert ran.code in {Exit.MISTAKE, Exit.VIOLATED}, ran
+        assert "Traceback" not in ran.err
+        assert name in ran.out + ran.err
 
 
 def test_show_refuses_a_changed_index(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -221,14 +294,55 @@ def test_replay_without_a_verdict_goes_by_pytest(
     assert "no match" in capfd.readouterr().err
 
 
-def test_replay_finds_the_project_from_another_folder(
+def test_replay_finds_the_project_from_a_folder_within(
     capfd: pytest.CaptureFixture[str], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Called elsewhere, it runs in the folder that the pack was made in."""
+    """Called below the project's root, it runs in the root."""
     pack = make_pack(tmp_path, "test_a.py::test_kill", str(project))
-    monkeypatch.chdir(tmp_path)
+    (project / "pytest.ini").write_text("[pytest]\n")
+    (project / "deep").mkdir()
+    monkeypatch.chdir(project / "deep")
     cli.run(["replay", str(pack)])
     assert "1 passed" in capfd.readouterr().out
+
+
+ELSEWHERE = "import pathlib\ndef test_kill():\n    pathlib.Path(__file__).with_name('has-run').touch()\n"
+
+
+@pytest.mark.parametrize("how", ["absolute", "root", "above", "linked", "within", "another"])
+def test_replay_runs_no_code_that_a_foreign_pack_brings(
+    capfd: pytest.CaptureFixture[str], project: Path, tmp_path: Path, how: str
+) -> None:
+    """A pack may name any file as its test: only one of the current project is run, unless it is trusted."""
+    if how == "within":
+        folder = project / "pack" / "attachments"  # a pack that was unpacked within the project
+    elif how == "another":
+        folder = project / "elsewhere"
+    else:
+        folder = tmp_path / "elsewhere"
+    node = {
+        "absolute": f"{folder}/test_x.py", "root": "test_x.py", "above": f"../{folder.name}/test_x.py",
+        "linked": "linked/test_x.py", "within": "pack/attachments/test_x.py", "another": "elsewhere/test_x.py",
+    }[how]  # fmt: skip
+    own_options = {} if how in {"linked", "within", "another"} else {"conftest.py": PLUGIN}
+    files = {"test_x.py": ELSEWHERE, **own_options}
+    attached = files if how == "within" else {}
+    pack = make_pack(project if how == "within" else tmp_path, f"{node}::test_kill", str(folder), attached=attached)
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    if how == "linked":
+        (project / "linked").symlink_to(folder)
+    if how == "another":
+        (folder / "evidence.sqlite").touch()  # a second pack, beside the one that is replayed
+    arguments = ["replay", str(pack), "--results", str(tmp_path / "results")]
+    assert cli.run(arguments) == Exit.MISTAKE
+    said = capfd.readouterr()
+    assert f"got {(folder / 'test_x.py').resolve()}" in said.err
+    assert "--trust" in said.err
+    assert not (folder / "has-run").exists()
+    cli.run([*arguments, "--trust"])
+    assert (folder / "has-run").exists(), capfd.readouterr()
 
 
 @pytest.mark.parametrize("node_id", ["-x", "@args", "--rootdir=/", " ", "no_such.py::test"])

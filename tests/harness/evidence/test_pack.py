@@ -37,6 +37,7 @@ from pytest_chaos.model.values import (
     Scenario,
     Verdict,
 )
+from pytest_chaos.runtime import owner
 from pytest_chaos.runtime.journal import AgentStarted, Journal, RunHeader
 
 if TYPE_CHECKING:
@@ -443,12 +444,18 @@ def test_a_pack_is_never_written_over(journal: Journal, tmp_path: Path) -> None:
 
 def test_what_a_killed_builder_left_is_removed(journal: Journal, tmp_path: Path) -> None:
     """Half a pack of a dead process goes when the pack is made again; that of a living one stays."""
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    (tmp_path / f".pack.{dead.pid}.building").mkdir()
-    (tmp_path / f".pack.{os.getppid()}.building").mkdir()
+    script = "import pathlib, sys; from pytest_chaos.runtime import owner; owner.make(pathlib.Path(sys.argv[1]))"
+    dead, living = tmp_path / ".pack.dead0000.building", tmp_path / ".pack.1.building"
+    subprocess.run([sys.executable, "-c", script, str(dead)], check=True)
+    owner.make(living)  # pid 1 of a container, say: its number means nothing
+    assert dead.is_dir()
     write(journal.folder, tmp_path / "pack")
-    assert {path.name for path in tmp_path.glob(".*")} == {f".pack.{os.getppid()}.building"}
+    assert list(tmp_path.glob(".*")) == [living]
+    owner.release(living)
+    write(journal.folder, tmp_path / "other")
+    shutil.rmtree(tmp_path / "pack")
+    write(journal.folder, tmp_path / "pack")
+    assert list(tmp_path.glob(".*")) == []
 
 
 @pytest.fixture

@@ -281,7 +281,7 @@ def test_ctrl_c_ends_it_with_what_it_has_and_it_can_go_on(tmp_path: Path) -> Non
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def _begin_and_kill(scratch: Path, number: signal.Signals, *, guardian_too: bool = False) -> list[tree.Process]:
+def _begin_and_kill(scratch: Path, number: signal.Signals, *, guardians: slice = slice(0)) -> list[tree.Process]:
     """Explore what leaves a daemon at once, kill the command once the daemon is there, and return all its processes."""
     scratch.mkdir()
     arguments = ["explore", f"{EXPLORED}:LeavesDaemonAndWaits", "--scratch", str(scratch)]
@@ -292,8 +292,8 @@ def _begin_and_kill(scratch: Path, number: signal.Signals, *, guardian_too: bool
         while not list(scratch.glob("*/session-*/clean/daemon.pid")) and time.monotonic() < deadline_s:
             time.sleep(0.001)  # sleeps because the exploration is another process, and says nothing meanwhile
         family = tree.descendants(process.pid)
-        if guardian_too:
-            tree.end(family[0])  # the only child of the command
+        for each in family[guardians]:  # the only child of the command, which stands in, and its only child
+            tree.end(each)
         process.send_signal(number)
     return family
 
@@ -303,17 +303,26 @@ def test_a_killed_exploration_leaves_no_process_and_no_file(tmp_path: Path, numb
     """Whatever kills the command, its guardian ends the workers, the target and its daemons, and removes the folder."""
     scratch = tmp_path / "scratch"
     family = _begin_and_kill(scratch, number)
-    assert len(family) >= 4, family  # the guardian, the explorer, the target and its daemon
+    assert len(family) >= 5, family  # the stand-in, the guardian, the explorer, the target and its daemon
 
     _wait_for_the_end_of(family)
     assert list(scratch.iterdir()) == []
 
 
-def test_what_a_killed_guardian_leaves_is_swept_by_the_next(tmp_path: Path) -> None:
-    """When even the guardian is killed with the command, the next exploration ends and removes what is left."""
+def test_a_killed_exploration_and_guardian_leave_no_process_and_no_file(tmp_path: Path) -> None:
+    """Where the guardian is killed with the command, the process that stands in for it does the same."""
     scratch = tmp_path / "scratch"
-    family = _begin_and_kill(scratch, signal.SIGKILL, guardian_too=True)
-    _wait_for_the_end_of(family[:2])  # of the guardian and the explorer, which dies with it
+    family = _begin_and_kill(scratch, signal.SIGKILL, guardians=slice(1, 2))
+
+    _wait_for_the_end_of(family)
+    assert list(scratch.iterdir()) == []
+
+
+def test_what_killed_guardians_leave_is_swept_by_the_next(tmp_path: Path) -> None:
+    """When the guardian and its stand-in are killed with the command, the next exploration removes the rest."""
+    scratch = tmp_path / "scratch"
+    family = _begin_and_kill(scratch, signal.SIGKILL, guardians=slice(2))
+    _wait_for_the_end_of(family[:3])  # of the two, and of the explorer, which dies with the guardian
     launch(subject_of(explored.Careful), Options(seed="s", families=(Family.CRASH,), scratch=scratch))
 
     _wait_for_the_end_of(family)

@@ -21,6 +21,7 @@ import pytest
 from pytest_chaos import evidence
 from pytest_chaos.evidence import records
 from pytest_chaos.model.values import Verdict
+from pytest_chaos.runtime import processes as tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,8 +122,12 @@ class Session:
         return sorted(pid for pid in _pids() if self.token.encode() in _environment(pid))
 
     def guardian(self) -> int:
-        """Return the pid of the guardian, which is told by its command line and leads a session."""
-        (pid,) = [pid for pid in self.processes() if _is_guardian(pid)]
+        """Return the pid of the guardian: the first process that its stand-in has forked."""
+        return tree.descendants(self.stand_in())[0].pid
+
+    def stand_in(self) -> int:
+        """Return the pid of the guardian's parent, which is told by its command line and leads a session."""
+        (pid,) = [pid for pid in self.processes() if _is_stand_in(pid)]
         return pid
 
     def files(self) -> list[Path]:
@@ -155,7 +160,7 @@ def _environment(pid: int) -> bytes:
     return b""
 
 
-def _is_guardian(pid: int) -> bool:
+def _is_stand_in(pid: int) -> bool:
     with contextlib.suppress(OSError):
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         return b"pytest_chaos.runtime.guardian" in command and os.getsid(pid) == pid
@@ -203,7 +208,7 @@ def test_the_run_before_is_gone_when_the_next_one_begins(start: Starter) -> None
 def test_after(chaos):
     marker = os.environ["CHAOS_TEST_TOKEN"].encode()
     mine = [pid for pid in map(str, os.listdir("/proc")) if pid.isdigit() and marker in environment(pid)]
-    chaos.expect("pytest and its guardian, and the import that waits", observed=len(mine), holds=len(mine) == 3)
+    chaos.expect("pytest, guardian, stand-in, the import", observed=len(mine), holds=len(mine) == 4)
 
 def environment(pid):
     try:
@@ -311,13 +316,46 @@ def test_after(chaos):
     assert len(session.packs()) == 1
 
 
-def test_the_next_session_sweeps_what_a_killed_guardian_and_pytest_left(start: Starter) -> None:
-    """Where the guardian was killed before pytest, the next session ends the rest and saves evidence and record."""
-    session = start("-p", "no:xdist", ending="wait(chaos) if not os.environ.get('SECOND') else None")
-    pytest_pid, guardian_pid = session.until_ready(), session.guardian()
-    os.kill(pytest_pid, signal.SIGSTOP)
-    os.kill(guardian_pid, signal.SIGKILL)
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["pytest-first", "guardian-first"])
+def test_pytest_and_its_guardian_killed_at_once_leave_only_the_evidence(start: Starter, order: tuple[int, int]) -> None:
+    """The process that stands in for the guardian ends the daemons of the run, too, and saves pack and record."""
+    session = start("-p", "no:xdist")
+    both = (session.until_ready(), session.guardian())
+    for index in order:
+        os.kill(both[index], signal.SIGKILL)
+    assert session.until_ended() == -signal.SIGKILL
+    session.assert_nothing_is_left()
+    assert_salvaged(session)
+
+
+def test_a_killed_stand_in_is_no_loss(start: Starter) -> None:
+    """The guardian works on alone, and cleans up as ever."""
+    session = start("-p", "no:xdist")
+    pytest_pid = session.until_ready()
+    os.kill(session.stand_in(), signal.SIGKILL)
     os.kill(pytest_pid, signal.SIGKILL)
+    assert session.until_ended() == -signal.SIGKILL
+    session.assert_nothing_is_left()
+    assert_salvaged(session)
+
+
+def test_a_session_whose_stand_in_was_killed_ends_well(start: Starter) -> None:
+    """Its end waits for the guardian, not for the process that was to stand in for it."""
+    ending = "os.kill(int(open('/proc/thread-self/children').read().split()[0]), 9)"
+    session = start("-p", "no:xdist", ending=ending)
+    assert session.until_ended() == 0, session.output()
+    session.assert_nothing_is_left()
+    assert session.packs() == []
+
+
+def test_the_next_session_sweeps_what_was_left_when_all_were_killed(start: Starter) -> None:
+    """Where pytest, the guardian and its stand-in are killed, the next session ends the rest and saves evidence."""
+    session = start("-p", "no:xdist", ending="wait(chaos) if not os.environ.get('SECOND') else None")
+    pids = (session.until_ready(), session.stand_in(), session.guardian())
+    for pid in pids[:2]:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in reversed(pids):
+        os.kill(pid, signal.SIGKILL)
     assert session.until_ended() == -signal.SIGKILL
     assert session.processes(), "nothing was left to be swept"
     session.start("-p", "no:xdist", SECOND="1")
@@ -326,3 +364,27 @@ def test_the_next_session_sweeps_what_a_killed_guardian_and_pytest_left(start: S
     found = [record for path in session.results.glob("sessions/*") for record in records.read(path).runs]
     assert {record.verdict for record in found} == {Verdict.INCONCLUSIVE, Verdict.HELD}
     assert len(session.packs()) == 1
+
+
+def test_sessions_of_two_containers_leave_each_other_alone(start: Starter) -> None:
+    """In another PID namespace no pid of ours means anything: what is in use there is told by its lock."""
+    enter = ["unshare", "--mount", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*enter, "true"], check=False, capture_output=True, timeout=BOUND_S).returncode:
+        pytest.skip("a PID namespace cannot be made here")
+    session = start("-p", "no:xdist", ending="wait(chaos) if not os.environ.get('SECOND') else None")
+    pytest_pid = session.until_ready()
+    before = session.files()
+    inner = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", "--chaos-confirm=0"]
+    folders = [f"--chaos-scratch={session.scratch}", f"--chaos-results={session.folder / 'inner'}"]
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        [*enter, *inner, *folders], cwd=session.project, env=environment | {"SECOND": "1"}, check=False,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert session.files() == before
+    assert session.packs() == []
+    os.kill(pytest_pid, signal.SIGKILL)
+    session.until_ended()
+    session.assert_nothing_is_left()
+    assert_salvaged(session)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from pytest_chaos import evidence
 from pytest_chaos.errors import UsageError
 from pytest_chaos.evidence import records
 from pytest_chaos.model.values import Scenario, Verdict
-from pytest_chaos.runtime import processes, scratch
+from pytest_chaos.runtime import owner, processes, scratch
 from pytest_chaos.runtime.journal import Journal, RunHeader
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def test_the_last_session_removes_the_home_of_all(tmp_path: Path) -> None:
     first, second = scratch.create(tmp_path), scratch.create(tmp_path)
     (first / "deep" / "er").mkdir(parents=True)
     scratch.remove(first)
-    assert list(tmp_path.rglob("*")) == [second.parent, second]
+    assert sorted(tmp_path.rglob("*")) == [second.parent, second, second / owner.FILE]
     scratch.remove(second)
     assert list(tmp_path.iterdir()) == []
     assert scratch.create(tmp_path).is_dir()
@@ -85,7 +87,7 @@ def test_many_sessions_come_and_go_at_once(tmp_path: Path) -> None:
     """While others remove the home, a folder can be made in it all the same."""
     script = (
         "import sys; from pathlib import Path; from pytest_chaos.runtime import scratch\n"
-        "for _ in range(500):\n    folder = scratch.create(Path(sys.argv[1]))\n    assert folder.is_dir()\n"
+        "for _ in range(200):\n    folder = scratch.create(Path(sys.argv[1]))\n    assert folder.is_dir()\n"
         "    scratch.remove(folder)\n"
     )
     running = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(4)]
@@ -151,17 +153,77 @@ def test_a_record_follows_those_that_the_session_wrote(tmp_path: Path) -> None:
 
 
 def test_a_sweep_leaves_what_is_in_use(tmp_path: Path) -> None:
-    """A folder whose owner lives, or whose guardian is still at work, and anything that is not ours, stay."""
+    """A folder that any process has locked, and anything that is not ours, stay."""
     mine = scratch.create(tmp_path)
     guarded = folder_of_a_dead_owner(tmp_path)
-    scratch.claim(guarded, me())
+    owner.hold(guarded)
     (scratch.home(tmp_path) / "something else").mkdir()
     assert scratch.sweep(tmp_path) == []
     assert mine.is_dir()
     assert guarded.is_dir()
-    scratch.claim(guarded, me()._replace(start_ticks=me().start_ticks - 1))
+    owner.release(guarded)
     assert scratch.sweep(tmp_path) == [guarded]
     assert (scratch.home(tmp_path) / "something else").is_dir()
+
+
+def test_an_owner_is_not_judged_by_its_pid(tmp_path: Path) -> None:
+    """Where nobody has the pid in a folder's name, as in another container, the lock alone decides."""
+    folder = scratch.create(tmp_path)
+    elsewhere = folder.with_name("session-4194304-1-0a0a0a0a")  # a pid that the kernel gives to nobody
+    folder.rename(elsewhere)
+    begin_run(elsewhere, tmp_path / "results")
+    assert scratch.sweep(tmp_path) == []
+    owner.release(folder)
+    assert scratch.sweep(tmp_path) == [elsewhere]
+
+
+def test_the_owner_file_says_who_made_the_folder(tmp_path: Path) -> None:
+    """Pid, PID namespace and boot: what a person needs to find the owner of a folder."""
+    said = json.loads((scratch.create(tmp_path) / owner.FILE).read_text())
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert said == {
+        "pid": os.getpid(),
+        "pid_namespace": Path("/proc/self/ns/pid").stat().st_ino,
+        "boot_id": boot,
+    }
+
+
+def test_a_fork_that_is_left_behind_owns_nothing(tmp_path: Path) -> None:
+    """A daemon that a dead owner has forked does not keep the folder in use."""
+    script = (
+        "import os, sys, pathlib, signal; from pytest_chaos.runtime import scratch\n"
+        "folder = scratch.create(pathlib.Path(sys.argv[1]))\npid = os.fork()\n"
+        "if pid == 0:\n    os.close(1); os.close(2); signal.pause()\nprint(folder, pid)"
+    )
+    made = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, capture_output=True, text=True)
+    folder, pid = made.stdout.split()
+    try:
+        assert scratch.sweep(tmp_path) == [Path(folder)]
+    finally:
+        os.kill(int(pid), signal.SIGKILL)
+
+
+def test_what_a_killed_make_or_removal_left_goes(tmp_path: Path) -> None:
+    """Before a folder has its name, and after its content went, it may be left without an owner."""
+    home = scratch.home(tmp_path)
+    empty = home / ".session-1-1-aaaaaaaa"
+    empty.mkdir(parents=True)
+    staged = home / ".session-1-1-bbbbbbbb"
+    staged.mkdir()
+    (staged / owner.FILE).touch()
+    unknown = home / "session-1-1-cccccccc"
+    unknown.mkdir()
+    (unknown / "a file").touch()
+    scratch.sweep(tmp_path)
+    assert list(home.iterdir()) == [unknown]
+
+
+def test_a_home_of_somebody_else_is_not_swept(tmp_path: Path) -> None:
+    """A link in its place, or a folder of another user, could name any folder for removal and any for evidence."""
+    folder = folder_of_a_dead_owner(tmp_path / "other")
+    scratch.home(tmp_path).symlink_to(scratch.home(tmp_path / "other"))
+    assert scratch.sweep(tmp_path) == []
+    assert folder.is_dir()
 
 
 def test_a_sweep_survives_what_cannot_be_saved(tmp_path: Path) -> None:
