@@ -58,6 +58,9 @@ class Synced(InPlace):
         os.fsync(folder)
         os.close(folder)
 
+    def recover(self, directory):
+        (directory / "started").touch()
+
 @pytest.mark.chaos(id="60-synced", title="A synced file survives")
 def test_synced(explore):
     explore(Synced)

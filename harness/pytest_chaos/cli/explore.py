@@ -24,7 +24,7 @@ from pytest_chaos.explore.simulate.power import SAMPLES, Model
 from pytest_chaos.model.seed import draw_seed, normalise_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from rich.progress import TaskID
 
@@ -77,7 +77,15 @@ class _Families(_ListedBase):
 @click.command()
 @click.argument("target", required=False)
 @click.option("--run", "run_command", help="A command to explore, in any language; it is run in a folder of its own.")
-@click.option("--check", "check_command", help="The command that judges the folder: findings on lines, exit 0 or 1.")
+@click.option(
+    "--check",
+    "check_command",
+    help="The command that judges the folder: exit 0 and silence, or exit 1 and one finding a line.",
+)
+@click.option(
+    "--recover", "recover_command", help="The command that a restart is, before each check; exit 0 if it works."
+)
+@click.option("--setup", "setup_command", help="The command that puts into the folder what is there before --run.")
 @click.option(
     "--faults", "families", type=_Families(), default=",".join(Family), show_default=True, help="What to explore."
 )
@@ -133,6 +141,8 @@ def explore(
     target: str | None,
     run_command: str | None,
     check_command: str | None,
+    recover_command: str | None,
+    setup_command: str | None,
     model: str,
     seed: str | None,
     json_file: Path | None,
@@ -145,9 +155,12 @@ def explore(
     """Find every state that a crash, a power loss or an I/O error leaves of TARGET, and judge each.
 
     TARGET is module:Target or path/to/file.py:Target, a class with run(directory, marks) and
-    check(directory, marks). Instead of it, --run and --check give two commands.
+    check(directory, marks). Instead of it, --run and --check give two commands, and --recover and
+    --setup two more if they are needed. A command says with marks what it has promised: one line a
+    mark, appended to the file that CHAOS_MARKS names; see chaos mark --help.
     """
-    subject, command = _subject(target, run_command, check_command, check_timeout_s)
+    commands = {"run": run_command, "check": check_command, "recover": recover_command, "setup": setup_command}
+    subject, command = _subject(target, commands, check_timeout_s)
     models = tuple(Model) if model == "both" else (Model(model),)
     options = options_for(subject, command, results, seed, models=models, check_timeout_s=check_timeout_s, **chosen)
     if state is not None:
@@ -180,20 +193,25 @@ def exit_code(explored: Exploration) -> int:
     return _EXITS[explored.verdict.name]
 
 
-def _subject(
-    target: str | None, run_command: str | None, check_command: str | None, check_timeout_s: float
-) -> tuple[Subject, str]:
+def _subject(target: str | None, commands: Mapping[str, str | None], check_timeout_s: float) -> tuple[Subject, str]:
     """Return the target, and the beginning of the command that explores it again. Raises UsageError."""
     from pytest_chaos.explore.target import CommandSubject, load_subject, words_of
 
-    if (target is None) == (run_command is None):
+    given = {name: text for name, text in commands.items() if text is not None}
+    if (target is None) == ("run" not in given):
         msg = "give either a target, module:Target or file.py:Target, or the two commands --run and --check"
         raise UsageError(msg)
     if target is not None:
+        if given:
+            msg = f"--{next(iter(given))} goes with --run; got the target {target!r}, whose own method it would be"
+            raise UsageError(msg)
         return load_subject(target), f"chaos explore {shlex.quote(target)}"
-    run, check = words_of(run_command or "", "--run"), words_of(check_command or "", "--check")
-    again = f"chaos explore --run {shlex.quote(run_command or '')} --check {shlex.quote(check_command or '')}"
-    return CommandSubject(run, check, timeout_s=check_timeout_s), again
+    if "check" not in given:
+        msg = "--run must come with --check, the command that judges what is left; got none. Give --check"
+        raise UsageError(msg)
+    words = {name: words_of(text, f"--{name}") for name, text in given.items()}
+    again = " ".join(["chaos explore", *(f"--{name} {shlex.quote(text)}" for name, text in given.items())])
+    return CommandSubject(**words, timeout_s=check_timeout_s), again  # type: ignore[arg-type] # run and check are there
 
 
 def run_and_show(subject: Subject, options: Options) -> Exploration:
@@ -277,8 +295,13 @@ def _show(explored: Exploration) -> None:
         table.add_column(column, overflow="fold")
     for family in explored.families:
         style = _STYLES[family.verdict.name]
-        cells = (str(family.family), family.coverage, f"{family.states:,}", f"{family.confirmed:,}")
-        table.add_row(Text(cells[0]), Text(family.verdict.name, style=style), *map(Text, cells[1:]))
+        cells = (
+            str(family.family),
+            family.unexplored or family.coverage,
+            f"{family.states:,}",
+            f"{family.confirmed:,}",
+        )
+        table.add_row(Text(cells[0]), Text(family.judged, style=style), *map(Text, cells[1:]))
     if explored.families:
         console.print(table)
     for line in _lines(explored):

@@ -24,6 +24,7 @@ _HEAD: Final = '''"""What `chaos explore {file}` explores. Change it: it is your
 
 run() does the work that must survive; everything it keeps goes into `directory`. It says with marks what it is about to
 do and what it has promised; no crash and no power loss may take back what was acknowledged.
+If a restart does something of its own, add recover(self, directory): it is called before check(), and must not fail.
 check() looks at what a crash has left, and returns a text for everything that is wrong with it.
 """
 

@@ -25,6 +25,7 @@ import click
 
 from pytest_chaos.cli.explore import explore
 from pytest_chaos.cli.init import init
+from pytest_chaos.cli.mark import mark
 from pytest_chaos.errors import ChaosError, UsageError
 from pytest_chaos.evidence.redact import clean
 
@@ -199,6 +200,7 @@ def _collect(paths: Sequence[str]) -> list[dict[str, Json]]:
 
 chaos.add_command(explore)
 chaos.add_command(init)
+chaos.add_command(mark)
 
 
 @chaos.group()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_chaos.errors import StepsUnavailable
 from pytest_chaos.explore.families import FAMILIES
 from pytest_chaos.explore.judge import Judgement, Pool, Task
-from pytest_chaos.explore.record import Known, check_run, clean_run, findings_of_run, of_clean_run
+from pytest_chaos.explore.record import Known, check_marks, check_run, clean_run, findings_of_run, of_clean_run
 from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, Family, FamilyResult
 from pytest_chaos.explore.session import Session
 from pytest_chaos.explore.simulate.state import State
@@ -44,6 +44,7 @@ def observe_events(subject: Subject, source: StepSource, options: Options, folde
         raise StepsUnavailable(msg)
     seen = clean_run(subject, source, folder, "clean", timeout_s=options.run_timeout_s)
     check_run(seen)
+    check_marks(folder / "clean.marks")
     return seen
 
 

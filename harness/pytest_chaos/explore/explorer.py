@@ -156,12 +156,24 @@ class Explorer:
                 size = f"the program writes {recorded.size >> 20:,} MiB"
                 self._notes.append(f"{size}: its states are on the disk, not in memory")
             with Pool(recorded.known, self._folder, jobs=options.jobs, timeout_s=options.check_timeout_s) as pool:
-                findings = [*findings_of_run(self._seen), *_judge_clean(recorded, clean, pool)]
+                findings = [*findings_of_run(self._seen), *self._judge_clean(recorded, clean, pool)]
                 if not any(finding.kind == "clean-run" or finding.signature == DENIED for finding in findings):
                     self._explore_families(recorded, pool)
                 return findings
         finally:
             recorded.close()
+
+    def _judge_clean(self, recorded: Recorded, clean: Path, pool: Pool) -> list[Finding]:
+        """Judge what the clean run left: a bug of the target, or a wrong check. Raises ExplorationError."""
+        judgement = pool.judge(Task(read_folder(clean, recorded.store), len(recorded.marks)))
+        shutil.rmtree(clean, ignore_errors=True)
+        if judgement.said:
+            self._notes.append(f"the check found nothing without any fault{judgement.said}")
+        for finding in map(of_clean_run, judgement.findings):
+            if finding.kind == "harness":
+                text = f"{finding.text}; it was so without any fault, and nothing was explored"
+                raise ExplorationError(text, signature=finding.signature)
+        return [of_clean_run(finding) for finding in judgement.findings]
 
     def _explore_families(self, recorded: Recorded, pool: Pool) -> None:
         timeout_s = self._options.run_timeout_s
@@ -271,17 +283,6 @@ class Explorer:
             texts.append(text)
             folder.with_name(f"{folder.name}.txt").write_text(clean("\n".join(texts)))
         return msgspec.structs.replace(found, reproduction=text, folder=str(folder or ""))
-
-
-def _judge_clean(recorded: Recorded, clean: Path, pool: Pool) -> list[Finding]:
-    """Judge what the clean run left: a finding is a bug of the target, or a wrong check. Raises ExplorationError."""
-    judgement = pool.judge(Task(read_folder(clean, recorded.store), len(recorded.marks)))
-    shutil.rmtree(clean, ignore_errors=True)
-    for finding in judgement.findings:
-        if finding.kind == "harness":
-            text = f"{finding.text}; it was so without any fault"
-            raise ExplorationError(text, signature=finding.signature)
-    return [of_clean_run(finding) for finding in judgement.findings]
 
 
 def _is_found_again(recorded: Recorded, pool: Pool, found: Discovery, folder: Path) -> bool:

@@ -28,7 +28,7 @@ from pytest_chaos.explore.options import CHECK_TIMEOUT_S
 from pytest_chaos.explore.record import Known, recorded_run
 from pytest_chaos.explore.simulate.folder import StateFolder
 from pytest_chaos.explore.target import CheckError, CommandSubject, print_to_descriptors
-from pytest_chaos.model.history import History
+from pytest_chaos.model.history import History, not_marks
 from pytest_chaos.model.values import Finding
 from pytest_chaos.runtime import processes as tree
 from pytest_chaos.trace.comparison import drawn_names
@@ -52,10 +52,11 @@ OUTPUT_BYTES_MAX: Final = 1 << 20
 """Output of a worker beyond this is thrown away; it is of use only if a check raises."""
 MEMORY_BYTES_MAX: Final = 512 << 20
 """A worker that has grown by more than this is replaced: the check leaks."""
+UNCLEAR: Final = "harness:check-unclear"
+"""The signature of an answer of a check that is neither a finding nor silence."""
 _FOLDERS: Final = 2
 _GROWN: Final = 77
 """Exit code of a worker that leaves because it has grown."""
-_SHOWN_LINES: Final = 3
 
 
 class Task(NamedTuple):
@@ -95,6 +96,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     failure: str = ""
     differences: tuple[str, ...] = ()
     """Where the folder that the run left differs from its own recording."""
+    said: str = ""
+    """What a check command that found nothing has written to standard error."""
     is_checked: bool = True
     """False if only the run is over, and the check is about to begin."""
 
@@ -336,13 +339,13 @@ def _work(known: Known, base: Path, channel: socket.socket, other: socket.socket
         tree.adopt_orphans()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        output = _redirect(base / "output")
+        outputs = _redirect(base / "output")
         standing = known.source.runner(known.subject.program)
         while content := channel.recv(MESSAGE_BYTES_MAX):
             request = msgspec.msgpack.decode(content, type=_Request)
             for judgement in _judge(known, standing, base, request):
                 channel.send(msgspec.msgpack.encode(judgement))
-            _tidy(base, output)
+            _tidy(base, outputs)
         code = 0
     except BaseException:  # noqa: BLE001 - this is the end of the process; its log says why
         traceback.print_exc()
@@ -350,20 +353,23 @@ def _work(known: Known, base: Path, channel: socket.socket, other: socket.socket
         leave(code)
 
 
-def _redirect(path: Path) -> int:
-    output = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+def _redirect(path: Path) -> tuple[int, ...]:
+    """Let what a check prints go to one file and its errors to another: only the first may have been an answer."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+    output, errors = os.open(path, flags, 0o600), os.open(path.with_name("errors"), flags, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+    for source, target in ((nothing, 0), (output, 1), (errors, 2)):
         os.dup2(source, target)
     print_to_descriptors()
-    return output
+    return (output, errors)
 
 
-def _tidy(base: Path, output: int) -> None:
+def _tidy(base: Path, outputs: tuple[int, ...]) -> None:
     """Undo what a check may have done to its own process."""
     os.chdir(base)
-    if os.fstat(output).st_size > OUTPUT_BYTES_MAX:
-        os.ftruncate(output, 0)
+    for output in outputs:
+        if os.fstat(output).st_size > OUTPUT_BYTES_MAX:
+            os.ftruncate(output, 0)
     if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > _START_BYTES + MEMORY_BYTES_MAX:
         os._exit(_GROWN)
 
@@ -375,12 +381,14 @@ def _judge(known: Known, standing: ProgramRunner, base: Path, request: _Request)
     """Return the judgement; of a run first what came of that, and then all."""
     directory, marks_file = base / f"state-{request.folder}", base / f"marks-{request.folder}"
     if request.directive is None:
-        yield Judgement(findings=_examine(known.subject, directory, marks_file, known.marks[: request.marks]))
+        findings = _examine(known.subject, directory, marks_file, known.marks[: request.marks])
+        yield Judgement(findings=findings, said=getattr(known.subject, "said", ""))
         return
     seen, ran = _run(known, standing, base, request, request.directive)
     yield ran
-    marks = History.from_lines(marks_file.read_bytes()).marks
-    if found := _examine(known.subject, directory, marks_file, marks):
+    history = History.from_lines(marks_file.read_bytes())
+    wrong = not_marks(history.torn, may_be_cut=ran.signal is not None)
+    if found := (*wrong, *_examine(known.subject, directory, marks_file, history.marks)):
         drawn = drawn_names(seen, known.steps)
         found = tuple(_as_recorded(finding, drawn) for finding in found)
     yield msgspec.structs.replace(ran, findings=found, is_checked=True)
@@ -431,10 +439,6 @@ def _examine(subject: Subject, directory: Path, marks_file: Path, marks: Sequenc
             marks_file.write_bytes(History(tuple(marks)).to_json_lines())
             return tuple(subject.check_with_file(directory, marks_file))
         return tuple(subject.examine(directory, marks))
-    except CheckError as error:  # its traceback is ours, and says nothing of the command
-        return (Finding(signature="harness:check-raised:CheckError", text=readable(str(error)), kind="harness"),)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code, and decides nothing
-        where = traceback.format_exception(error)[-_SHOWN_LINES:]
-        text = f"the check raised {type(error).__name__}: {error} ({' '.join(''.join(where).split())[:500]})"
-        signature = f"harness:check-raised:{type(error).__name__}"
-        return (Finding(signature=signature, text=readable(text), kind="harness"),)
+    except CheckError as error:
+        signature = f"harness:check-raised:{type(error.__cause__).__name__}" if error.__cause__ else UNCLEAR
+        return (Finding(signature=signature, text=readable(str(error)), kind="harness"),)

@@ -20,7 +20,8 @@ from pytest_chaos.explore.simulate.content import PageStore
 from pytest_chaos.explore.simulate.disk import Disk
 from pytest_chaos.explore.simulate.folder import differences, read_folder
 from pytest_chaos.explore.simulate.state import Item, live_items, marks_of
-from pytest_chaos.model.history import History
+from pytest_chaos.explore.target import RECOVERY_FAILS, CheckError, raised
+from pytest_chaos.model.history import NOT_A_MARK, History, not_marks, overwritten
 from pytest_chaos.model.values import Finding
 from pytest_chaos.runtime import processes
 from pytest_chaos.trace.comparison import drawn_names
@@ -140,7 +141,11 @@ def record(
     finally:
         recorder.close()
     check_run(seen)
+    check_marks(folder / "clean.marks")
     recorded = Recorded(subject, source, Recording(kept / "recording"), kept)
+    if len(recorded.marks) > len(History.from_lines((folder / "clean.marks").read_bytes()).marks):
+        lost = overwritten()
+        raise ExplorationError(lost.text, signature=lost.signature)
     _compare_with_reality(recorded, folder / "clean", seen)
     recorded.left = _kinds_in(folder / "clean")
     return recorded, seen
@@ -313,6 +318,9 @@ def of_clean_run(finding: Finding) -> Finding:
     """
     if finding.kind == "harness":
         return finding
+    if finding.signature.startswith(RECOVERY_FAILS):
+        text = f"{finding.text}; it is so without any fault: see that recover is called as it should be"
+        return harness_finding(f"harness:{finding.signature}", text)
     text = f"without any fault: {finding.text}"
     return Finding(signature=finding.signature, text=text, kind="clean-run", checker="explore")
 
@@ -345,8 +353,11 @@ def prepared(subject: Subject, directory: Path, *, timeout_s: float) -> Path:
     except TimeoutError as error:
         text = f"setup() did not end within {timeout_s:g} s; nothing was run"
         raise ExplorationError(text, signature="harness:setup-hangs") from error
+    except CheckError as error:
+        text = f"{error}; nothing was run"
+        raise ExplorationError(text, signature="harness:setup-failed") from error
     except (Exception, SystemExit) as error:
-        text = f"setup() raised {type(error).__name__}: {error}; nothing was run"
+        text = f"setup() raised {raised(error)}; nothing was run"
         raise ExplorationError(text, signature="harness:setup-raised") from error
     return directory
 
@@ -388,6 +399,13 @@ def check_run(seen: Observation) -> None:
             f"let run() write there; it printed: {_tail(seen.output)}"
         )
         raise ExplorationError(text, signature="harness:no-steps")
+
+
+def check_marks(marks: Path) -> None:
+    """Raise ExplorationError for a mark file of a clean run in which a line is no mark: promises are not known."""
+    for finding in not_marks(History.from_lines(marks.read_bytes()).torn, may_be_cut=False):
+        text = f"{finding.text}. Nothing was explored: what the run has promised is not known"
+        raise ExplorationError(text, signature=NOT_A_MARK)
 
 
 def _compare_with_reality(recorded: Recorded, directory: Path, seen: Observation) -> None:

@@ -29,6 +29,8 @@ HANGS: Final = "harness:too-many-hangs"
 """The signature of a family that was ended because too many of its states hung."""
 INTERRUPTED: Final = "harness:interrupted"
 """The signature of an exploration that Ctrl-C has ended."""
+NOT_EXPLORED: Final = "not explored"
+"""The word in place of a verdict for a family that had nothing to explore; its coverage says why."""
 _STEPS_SHOWN: Final = 3
 _MARKS_SHOWN: Final = 2
 
@@ -112,12 +114,19 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
     coverage: str = ""
     discoveries: tuple[Discovery, ...] = ()
     problems: tuple[Finding, ...] = ()
+    unexplored: str = ""
+    """Why there was nothing to explore: such a family decides nothing, unless there is no other."""
+
+    @property
+    def judged(self) -> str:
+        """The verdict as reports show it: of a family that had nothing to explore there is none."""
+        return NOT_EXPLORED if self.unexplored else self.verdict.name
 
     @property
     def verdict(self) -> Verdict:
         """VIOLATED with any finding; INCONCLUSIVE if it is incomplete, empty, or could not be judged."""
         found = [each.as_finding().verdict for each in self.discoveries] + [each.verdict for each in self.problems]
-        if not self.is_complete or not self.points:
+        if not self.is_complete or not self.points or self.unexplored:
             found.append(Verdict.INCONCLUSIVE)
         return Verdict.worst([*found, Verdict.HELD])
 
@@ -149,7 +158,8 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def verdict(self) -> Verdict:
         """The worst of all; INCONCLUSIVE if nothing was explored."""
-        return Verdict.worst([*(each.verdict for each in self.families), *(each.verdict for each in self.findings)])
+        explored = [each.verdict for each in self.families if not each.unexplored]
+        return Verdict.worst([*explored, *(each.verdict for each in self.findings)])
 
     @property
     def coverage(self) -> str:
@@ -166,7 +176,15 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
         """Everything that keeps the verdict from HELD, as a run's findings."""
         own = [finding for family in self.families for finding in family.problems]
         late = [_incomplete(family) for family in self.families if not family.is_complete and not family.is_hanging]
-        return (*self.findings, *(found.as_finding() for found in self.discoveries), *own, *late)
+        if self.families and all(each.unexplored for each in self.families):
+            own.append(harness_finding("harness:not-explored", f"nothing was judged: {self.coverage}"))
+        empty = [_empty(each) for each in self.families if not each.points and each.is_complete and not each.problems]
+        return (*self.findings, *(found.as_finding() for found in self.discoveries), *own, *empty, *late)
+
+
+def _empty(family: FamilyResult) -> Finding:
+    text = f"{family.family} was not explored: there was nothing to try; let run() write more, or leave the family out"
+    return harness_finding(f"harness:not-explored:{family.family}", text)
 
 
 def _incomplete(family: FamilyResult) -> Finding:
@@ -221,7 +239,7 @@ def _family(result: FamilyResult) -> dict[str, object]:
         "sampled": result.is_sampled,
         "complete": result.is_complete,
         "coverage": result.coverage,
-        "verdict": str(result.verdict),
+        "verdict": result.judged,
         "findings": [_discovery(each) for each in result.discoveries],
         "problems": [_finding(each) for each in result.problems],
     }

@@ -18,6 +18,7 @@ from pytest_chaos.explore.judge import Judgement, Pool, Task
 from pytest_chaos.explore.report import (
     HANGS,
     MODELLED,
+    NOT_EXPLORED,
     Discovery,
     Family,
     FamilyResult,
@@ -171,6 +172,9 @@ class Collector:
         self._seen: dict[int, int] = {}
         self._guilty: dict[int, tuple[Finding, ...]] = {}
         self._models: list[str] = []
+        # States that an earlier exploration has judged: what it said of each is not known any more.
+        self._judged_before: set[int] = set()
+        self._judged_again: set[int] = set()
         self._saved_s = time.monotonic()
         self._told_s = 0.0
         self._hangs = 0
@@ -180,6 +184,8 @@ class Collector:
         self.confirmed = 0
         self.is_sampled = False
         self.is_complete = True
+        self.has_nothing = False
+        """Whether there is nothing to explore, and that is in order; the coverage says why."""
 
     @property
     def is_over(self) -> bool:
@@ -217,7 +223,7 @@ class Collector:
     def judged(self, states: Iterable[State], *, model: str = "") -> Iterator[tuple[State, Judgement]]:
         """Have states judged, except those that equal an earlier one; keep the findings, and return the judgements."""
         for state, judgement in self.answers(states, partial(self._task_of, model=model)):
-            self.states += 1
+            self.states += _number(state) not in self._judged_again
             if found := one_of_each(judgement.findings):
                 self._guilty[_number(state)] = found
             for finding in found:
@@ -237,6 +243,12 @@ class Collector:
         bit = 1 << self._models.index(model)
         seen = self._seen.get(digest, 0)
         self._seen[digest] = seen | bit
+        if self._consumed <= self.skipped:
+            self._judged_before.add(digest)
+        elif digest in self._judged_before and not seen & bit:  # judged again, for this model
+            self._judged_before.discard(digest)
+            self._judged_again.add(digest)
+            return Task(state.items, state.marks)
         if seen and not seen & bit:
             for finding in self._guilty.get(digest, ()):
                 self.note(finding, state, model=model)
@@ -311,7 +323,10 @@ class Collector:
             discoveries=grouped(self.discoveries),
             problems=tuple(self.problems.values()),
         )
-        return msgspec.structs.replace(result, coverage=self._coverage(result))
+        coverage = self._coverage(result)
+        if self.has_nothing and self.is_complete and not self.problems and not self.discoveries:
+            return msgspec.structs.replace(result, coverage=f"{NOT_EXPLORED}: {coverage}", unexplored=coverage)
+        return msgspec.structs.replace(result, coverage=coverage)
 
     def finish(self) -> FamilyResult:
         """Return the result, and save it if the family is complete."""

@@ -7,23 +7,32 @@
         def recover(self, directory): ...         # optional: what a restart does; done before each check
         def check(self, directory, marks): ...    # returns what is wrong: findings, or texts
 
+A ``recover`` that raises on a state that a fault has left is a finding: the target does not start
+again. A ``check`` that raises, or answers what is no finding, has decided nothing.
+
 A command is run in the directory; ``{directory}`` and ``{marks}`` in it become paths, and so do
-``CHAOS_DIRECTORY`` and ``CHAOS_MARKS`` in its environment. The check command prints one finding a
-line and exits 0 for none, 1 for findings; any other exit is an error of the check, and so is a
-Python traceback. Where it prints nothing, what it said last on standard error is the finding.
+``CHAOS_DIRECTORY`` and ``CHAOS_MARKS`` in its environment. The check command exits 0 and prints
+nothing where all is well; it exits 1 and prints one finding a line where it is not. Anything else
+is no answer. What it writes to standard error is shown. A recover command that does not exit 0 is a
+finding, as above.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import inspect
+import linecache
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+import sysconfig
+import traceback
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
@@ -44,11 +53,25 @@ if TYPE_CHECKING:
 DIRECTORY_VARIABLE: Final = "CHAOS_DIRECTORY"
 FINDINGS_MAX: Final = 50
 TEXT_CHARACTERS_MAX: Final = 2000
+RECOVERY_FAILS: Final = "recovery-fails"
+"""The beginning of the signature of a target that does not start again."""
 _DEFAULT_NAME: Final = "Target"
 _METHODS: Final = ("setup", "run", "recover", "check")
+_PARAMETERS: Final = {
+    "setup": ("directory",),
+    "run": ("directory", "marks"),
+    "recover": ("directory",),
+    "check": ("directory", "marks"),
+}
 _NUMBER: Final = re.compile(r"\b(0x[0-9a-f]+|[0-9a-f]{8,}|\d+)", re.IGNORECASE)
 _SIGNATURE_CHARACTERS: Final = 60
-_TRACEBACK: Final = "Traceback (most recent call last)"
+_SAID_CHARACTERS: Final = 300
+_NOT_FOUND: Final = {126: "a program that it names cannot be executed", 127: "a program that it names was not found"}
+_NOT_OF_THE_TARGET: Final = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
+"""Errors of the machine, which say nothing about the target's recovery."""
+_SHOWN_FRAMES: Final = 3
+_OURS: Final = Path(__file__).parents[1]
+_LIBRARIES: Final = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 @runtime_checkable
@@ -63,7 +86,7 @@ class Target(Protocol):
 
 
 class CheckError(Exception):
-    """A check command did not answer as it should have: it ended with another exit than 0 and 1."""
+    """A check, or the recovery before it, has not answered as it should have: nothing was decided."""
 
 
 class Subject:
@@ -85,6 +108,8 @@ class Subject:
             if inspect.iscoroutinefunction(method):
                 msg = f"{name}.{attribute}() is async, and nobody awaits it: let it call asyncio.run() itself"
                 raise UsageError(msg)
+            if callable(method):
+                _check_parameters(method, attribute, name)
 
     def sources(self) -> list[bytes]:
         """Return what the target is written in; when that is changed, nothing that was found before can be built on."""
@@ -121,61 +146,230 @@ class Subject:
         list(self.examine(directory, seen))
 
     def examine(self, directory: Path, marks: Sequence[Mark]) -> list[Finding]:
-        """Recover, then check, and return what was found. Whatever the target raises comes out, but AssertionError.
+        """Recover, then check, and return what was found. Raises CheckError where nothing was decided.
 
-        An assertion that fails says something about the target, as it does in a test.
+        An assertion that fails in the check says something about the target, as it does in a test.
         """
+        if found := self._recover(directory):
+            return found
+        before = _printed_bytes()
         try:
-            if callable(step := getattr(self._target, "recover", None)):
-                step(directory)
-            found = self._target.check(directory, marks)
-            return [as_finding(each) for each in _listed(found)]
+            answer = self._target.check(directory, marks)
+            listed = [as_finding(each) for each in _listed(answer)]
+        except CheckError:
+            raise
         except AssertionError as error:
             text = readable(str(error)).strip() or _asserted(error)
             return [Finding(signature=_signature("assertion", text), text=text[:TEXT_CHARACTERS_MAX])]
+        except (Exception, SystemExit) as error:
+            msg = f"the check raised {raised(error)}"
+            raise CheckError(msg) from error
+        if answer is None and (printed := _printed_since(before)):
+            msg = f"check() printed {printed!r} and returned nothing: let it return or yield its findings as texts"
+            raise CheckError(msg)
+        return listed
+
+    def _recover(self, directory: Path) -> list[Finding]:
+        """Do what a restart does, and return the finding that it failed."""
+        if not callable(step := getattr(self._target, "recover", None)):
+            return []
+        try:
+            step(directory)
+        except SystemExit as error:
+            if error.code in {None, 0}:  # a program's main() that is done
+                return []
+            return [_no_restart(f"recover() exited with {error.code!r:.100}{_where(error)}", "SystemExit")]
+        except Exception as error:
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _NOT_OF_THE_TARGET):
+                msg = f"recover() met an error of this machine, {raised(error)}"
+                raise CheckError(msg) from error
+            place = "".join(f":{line.partition(': ')[0]}" for line in _lines_through(error)[-1:])
+            return [_no_restart(f"recover() raised {raised(error)}", f"{type(error).__name__}{place}")]
+        return []
+
+
+def _no_restart(text: str, signature: str) -> Finding:
+    """Return the finding that the target does not start again."""
+    told = readable(f"it does not start again: {text}")[:TEXT_CHARACTERS_MAX]
+    return Finding(signature=f"{RECOVERY_FAILS}:{signature}", text=told)
+
+
+def raised(error: BaseException) -> str:
+    """Return an exception in words, with the user's own lines: not ours, and not those of a library."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}{': ' if text else ''}{text[:_SAID_CHARACTERS]}{_where(error)}"
+
+
+def _where(error: BaseException) -> str:
+    lines = _lines_through(error)
+    return f" (at {' > '.join(lines[-_SHOWN_FRAMES:])})" if lines else ""
+
+
+def _lines_through(error: BaseException) -> list[str]:
+    """Return the user's lines that an exception came through, the innermost last."""
+    lines = []
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename)
+        if path.is_relative_to(_OURS) or frame.filename.startswith(("<", *_LIBRARIES)):
+            continue
+        code = linecache.getline(frame.filename, frame.lineno or 0).strip()
+        lines.append(f"{path.name}:{frame.lineno}: {code}" if code else f"{path.name}:{frame.lineno}")
+    return lines
+
+
+def _printed_bytes() -> int:
+    """Return how much this process has printed, where that goes to a file."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+        return os.fstat(1).st_size
+    return 0
+
+
+def _printed_since(before: int) -> str:
+    """Return the beginning of what was printed since then, as far as it can be read again."""
+    count = _printed_bytes() - before
+    if count <= 0:
+        return ""
+    with contextlib.suppress(OSError):
+        return os.pread(1, min(count, _SAID_CHARACTERS), before).decode(errors="replace").strip()
+    return ""
+
+
+def _check_parameters(method: Callable[..., object], attribute: str, name: str) -> None:
+    """Raise UsageError for a method that cannot be called with what it is to get."""
+    wanted = _PARAMETERS[attribute]
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):  # it is built in
+        return
+    try:
+        signature.bind(*wanted)
+    except TypeError as error:
+        msg = f"{name}.{attribute} must take ({', '.join(wanted)}); got {signature} ({error}). Change its parameters"
+        raise UsageError(msg) from error
 
 
 class CommandSubject(Subject):
-    """A target that is two command lines, in any language. ``timeout_s`` bounds the check."""
+    """A target that is command lines, in any language. ``timeout_s`` bounds the check, and the recovery before it.
 
-    def __init__(self, run: Sequence[str], check: Sequence[str], *, name: str = "", timeout_s: float = 60.0) -> None:
+    ``setup`` puts what is there before the run into the directory; ``recover`` does what a restart
+    does, before each check. Both may be empty.
+    """
+
+    def __init__(
+        self,
+        run: Sequence[str],
+        check: Sequence[str],
+        *,
+        setup: Sequence[str] = (),
+        recover: Sequence[str] = (),
+        name: str = "",
+        timeout_s: float = 60.0,
+    ) -> None:
         if not run or not check:
             msg = "a target of commands needs both, one to run and one to check: give --run and --check"
             raise UsageError(msg)
         self.name = name or Path(run[0]).name
         self.place = shlex.join([*run, "&&", *check])
-        self._commands = tuple(run), tuple(check)
+        self._commands = {"run": tuple(run), "check": tuple(check), "setup": tuple(setup), "recover": tuple(recover)}
         self._timeout_s = timeout_s
+        self.said = ""
+        """What the last check that held has written to standard error."""
 
     def sources(self) -> list[bytes]:
-        """Return the words of both commands, and what is in the files that they name."""
-        words = [word for command in self._commands for word in command]
+        """Return the words of all commands, and what is in the files that they name."""
+        words = [f"--{name}" if place == 0 else word
+                 for name, command in self._commands.items() for place, word in enumerate(("", *command))]  # fmt: skip
         return [os.fsencode(word) for word in words] + [_read(word) for word in words]
 
     def setup(self, directory: Path) -> None:
-        """Leave the directory empty: the run command may make what it needs."""
+        """Run the setup command, if there is one. Raises CheckError if it fails."""
+        if not self._commands["setup"]:
+            return
+        done = self._done("setup", directory, Path(os.devnull), timeout_s=None)
+        if done.returncode != 0:
+            msg = f"the setup command ended with {_exit(done.returncode)}{_said(_lines_of(done.stderr))}"
+            raise CheckError(msg)
 
     def program(self, directory: Path, marks: Path) -> Program:
         """Return the run command."""
-        return _environment_for(self._commands[0], directory, marks)
+        return _environment_for(self._commands["run"], directory, marks)
 
     def recovery(self, directory: Path, marks: Path, seen: Sequence[Mark]) -> Program:
-        """Return the check command: what it reopens is the recovery."""
+        """Return the recover command, and then the check command: what that reopens is recovery, too."""
         del seen
-        return _environment_for(self._commands[1], directory, marks)
+        check = _environment_for(self._commands["check"], directory, marks)
+        if not self._commands["recover"]:
+            return check
+
+        def recover_and_check() -> None:
+            if self._done("recover", directory, marks, timeout_s=None).returncode == 0:
+                check()
+
+        return recover_and_check
 
     def check_with_file(self, directory: Path, marks: Path) -> list[Finding]:
-        """Run the check command. Raises CheckError."""
-        argv = [_filled(part, directory, marks) for part in self._commands[1]]
+        """Run the recover command, if there is one, and then the check command. Raises CheckError."""
+        self.said = ""
+        try:
+            if self._commands["recover"]:
+                done = self._done("recover", directory, marks, timeout_s=self._timeout_s)
+                if done.returncode != 0:
+                    return [_recovery_ended(done.returncode, [*_lines_of(done.stdout), *_lines_of(done.stderr)])]
+            done = self._done("check", directory, marks, timeout_s=self._timeout_s)
+        except subprocess.TimeoutExpired as expired:
+            what = "check" if expired.cmd[0] == "check" else "recovery"
+            text = f"the {expired.cmd[0]} command did not end within {self._timeout_s:g} s (--check-timeout sets it)"
+            return [Finding(signature=f"liveness:{what}-hangs", text=text, kind="liveness")]
+        said = _lines_of(done.stderr)
+        found = _answer_of(done.returncode, _lines_of(done.stdout), said)
+        self.said = _said(said)
+        return found
+
+    def _done(
+        self, name: str, directory: Path, marks: Path, *, timeout_s: float | None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run one of the commands to its end; TimeoutExpired has its name as the command."""
+        argv = [_filled(part, directory, marks) for part in self._commands[name]]
         environment = os.environ | {DIRECTORY_VARIABLE: str(directory), MARKS_VARIABLE: str(marks)}
         try:
-            done = subprocess.run(
-                argv, cwd=directory, env=environment, capture_output=True, timeout=self._timeout_s, check=False
+            return subprocess.run(
+                argv,
+                cwd=directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=timeout_s,
+                check=False,
             )
-        except subprocess.TimeoutExpired:
-            text = f"the check command did not end within {self._timeout_s:g} s (--check-timeout sets it)"
-            return [Finding(signature="liveness:check-hangs", text=text, kind="liveness")]
-        return _answer_of(done.returncode, _lines_of(done.stdout), _lines_of(done.stderr))
+        except subprocess.TimeoutExpired as expired:
+            raise subprocess.TimeoutExpired([name], expired.timeout) from expired
+        except OSError as error:
+            msg = f"the {name} command cannot be started ({error}): give it as it is typed in a shell"
+            raise CheckError(msg) from error
+
+
+def _exit(code: int) -> str:
+    """Return an exit code in words."""
+    if code < 0:
+        return f"signal {-code}"
+    return f"exit code {code}" + (f" ({_NOT_FOUND[code]})" if code in _NOT_FOUND else "")
+
+
+def _said(lines: Sequence[str]) -> str:
+    """Return what a command has written to standard error, as the end of a sentence."""
+    shown = readable(" | ".join(lines[-_SHOWN_FRAMES:]))
+    shown = shown if len(shown) <= _SAID_CHARACTERS else f"…{shown[1 - _SAID_CHARACTERS :]}"
+    return f"; on standard error: {shown}" if shown else ""
+
+
+def _recovery_ended(code: int, lines: Sequence[str]) -> Finding:
+    """Return the finding about a recover command that failed. Raises CheckError if it was no recovery at all."""
+    if code in _NOT_FOUND:
+        msg = f"the recover command ended with {_exit(code)}{_said(lines)}"
+        raise CheckError(msg)
+    last = readable(" | ".join(lines[-_SHOWN_FRAMES:]))[-_SAID_CHARACTERS:] or "nothing"
+    return _no_restart(f"the recover command ended with {_exit(code)}; it printed: {last}", _exit(code))
 
 
 def _read(file: str) -> bytes:
@@ -193,18 +387,21 @@ def _lines_of(output: bytes) -> list[str]:
 def _answer_of(exit_code: int, printed: Sequence[str], said: Sequence[str]) -> list[Finding]:
     """Return what a check command has found, by its exit and what it wrote. Raises CheckError.
 
-    Python ends with 1 after an exception as well: a traceback, and nothing printed, is a check that
-    is broken.
+    Exit 0 and silence is none, exit 1 with lines is a finding a line. Shells and Python end with 1
+    after their own errors as well, so 1 without a finding is a check that is broken.
     """
-    if exit_code == 0:
-        return []
-    if exit_code != 1 or (not printed and any(line.startswith(_TRACEBACK) for line in said)):
-        msg = f"the check command ended with {exit_code} ({said[-1] if said else 'it said nothing'})"
+    told = _said(said)
+    if exit_code == 0 and printed:
+        msg = f"the check command printed {printed[0]!r:.200} and exited 0: exit 1 for findings, or print nothing{told}"
         raise CheckError(msg)
-    if not printed:
-        told = f"said: {said[-1]}" if said else "printed nothing"
-        return [as_finding(f"the check command exited 1 and {told}")]
-    return [as_finding(line) for line in printed]
+    if exit_code == 1 and not printed:
+        msg = f"the check command exited 1 and printed no finding: print each on a line of standard output{told}"
+        raise CheckError(msg)
+    if exit_code not in {0, 1}:
+        msg = f"the check command ended with {_exit(exit_code)}: exit 0 where all is well, 1 for findings{told}"
+        raise CheckError(msg)
+    found = [as_finding(line) for line in printed[:FINDINGS_MAX]]
+    return [msgspec.structs.replace(each, text=f"{each.text}{told}") for each in found]
 
 
 def words_of(command: str, option: str) -> list[str]:
@@ -259,7 +456,7 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
     called = name or str(_asked(target, "__qualname__", own) or _asked(target, "__name__", own) or own)
     if inspect.isclass(target):
         try:
-            return Subject(target(), called, place=place)
+            made = target()
         except TypeError as error:
             msg = (
                 f"the target {called} cannot be made without arguments ({error}): give an object in place of the class"
@@ -268,6 +465,7 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
         except (Exception, SystemExit) as error:
             msg = f"the target {called} cannot be made ({type(error).__name__}: {error}): let it wait for run()"
             raise UsageError(msg) from error
+        return Subject(made, called, place=place)
     return Subject(target, called, place=place)
 
 
@@ -324,17 +522,23 @@ def _is_target(value: object) -> bool:
 
 
 def as_finding(found: object) -> Finding:
-    """Return a finding as it is, and a text as one whose signature leaves the numbers out. Raises TypeError."""
+    """Return a finding as it is, and a text as one whose signature leaves the numbers out. Raises CheckError."""
     if isinstance(found, Finding):
         return msgspec.structs.replace(found, signature=readable(found.signature), text=readable(found.text))
     if not isinstance(found, str):
-        raise TypeError(_no_finding(found))
+        raise CheckError(_no_finding(found))
+    if not found.strip():
+        msg = "check() answered with an empty text: return nothing (None or []) where all is well, else what is wrong"
+        raise CheckError(msg)
     text = readable(found)
     return Finding(signature=_signature("check", text), text=text[:TEXT_CHARACTERS_MAX])
 
 
 def _no_finding(found: object) -> str:
-    return f"a check returns findings or texts, and this one returned {type(found).__name__} ({found!r:.100})"
+    return (
+        f"check() must return findings or texts, one for each thing that is wrong; got {found!r:.100} "
+        f"({type(found).__name__}). Return [] where all is well, or assert"
+    )
 
 
 def _signature(prefix: str, text: str) -> str:
@@ -346,8 +550,8 @@ def _listed(found: object) -> list[object]:
         return []
     if isinstance(found, str | Finding):
         return [found]
-    if not isinstance(found, Iterable):
-        raise TypeError(_no_finding(found))
+    if not isinstance(found, Iterable) or isinstance(found, bytes | Mapping):
+        raise CheckError(_no_finding(found))
     listed: list[object] = []
     for each in found:
         listed.append(each)
@@ -368,7 +572,7 @@ def _filled(part: str, directory: Path, marks: Path) -> str:
     return part.replace("{directory}", str(directory)).replace("{marks}", str(marks))
 
 
-def _environment_for(command: Sequence[str], directory: Path, marks: Path) -> Program:
+def _environment_for(command: Sequence[str], directory: Path, marks: Path) -> Callable[[], None]:
     argv = [_filled(part, directory, marks) for part in command]
 
     def become() -> None:

@@ -6,13 +6,15 @@ the time. Our own writers begin every line with a newline as well as ending it w
 a kill or a full disk tore cannot swallow the next.
 
 An unreadable line is kept as a :class:`TornLine`, so that a checker can answer "unknown" and need
-not guess from a gap. An intent without an ack is *unknown*, never failed (Jepsen's
+not guess from a gap. Only a killed writer may leave a line that is cut short; every other one is
+the target's mistake (:func:`not_marks`). An intent without an ack is *unknown*, never failed (Jepsen's
 ``:info``): the operation may have happened.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,13 +22,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from pytest_chaos.model.values import Key, Mark, MarkKind, Operation, Receipt
+from pytest_chaos.model.values import Finding, Key, Mark, MarkKind, Operation, Receipt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _DECODER: Final = msgspec.json.Decoder(Mark)
 _ENCODER: Final = msgspec.json.Encoder()
+NOT_A_MARK: Final = "harness:not-a-mark"
+"""The signature of a mark file with lines that are no marks: what was to be promised is not known."""
+MARK_EXAMPLE: Final = '{"kind": "ack", "operation": "order", "key": 7}'
+_LINES_SHOWN: Final = 3
+_LINE_CHARACTERS_SHOWN: Final = 120
+_FIELDS: Final = ("kind", "operation", "key", "value", "agent", "pid")
+_KINDS: Final = ", ".join(MarkKind)
 
 
 class TornLine(msgspec.Struct, frozen=True):
@@ -40,6 +49,74 @@ class TornLine(msgspec.Struct, frozen=True):
     def text(self) -> str:
         """The line as printable text; bytes that are not UTF-8 are escaped."""
         return self.content.decode(errors="backslashreplace")
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it is the beginning of a mark: its writer was killed, or its disk was full."""
+        text = self.content.strip()
+        if not text.startswith(b"{"):
+            return False
+        try:
+            msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return "truncated" in str(error)
+        return False
+
+    @property
+    def mistake(self) -> str:
+        """What is wrong with the line, in the words of the format."""
+        try:
+            found = msgspec.json.decode(self.content)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return "cut short" if self.is_cut else "not JSON"
+        if not isinstance(found, dict):
+            return "not a JSON object"
+        if missing := [name for name in ("kind", "operation") if name not in found]:
+            return " and ".join(f'missing "{name}"' for name in missing)
+        if not isinstance(kind := found["kind"], str):
+            return f'"kind" must be one of {_KINDS}'
+        if kind not in set(MarkKind):
+            return f"unknown kind {json.dumps(kind):.40}: one of {_KINDS}"
+        if other := [name for name in found if name not in Mark.__struct_fields__]:
+            return f"unknown field {json.dumps(other[0]):.40}: known are {', '.join(_FIELDS)}"
+        return self.reason[:1].lower() + self.reason[1:]
+
+
+def not_marks(torn: Sequence[TornLine], *, may_be_cut: bool) -> list[Finding]:
+    """Return the finding that lines of the mark file are no marks; with ``may_be_cut`` a kill may have cut some.
+
+    Each line is shown with its number (blank lines are not counted), its text and what is wrong.
+    """
+    wrong = [
+        f"line {line.order + place + 1} ({line.mistake}): {_shortened(line.text)}"
+        for place, line in enumerate(torn)
+        if not (may_be_cut and line.is_cut)
+    ]
+    if not wrong:
+        return []
+    are = (
+        "1 line of the mark file is no mark" if len(wrong) == 1 else f"{len(wrong)} lines of the mark file are no marks"
+    )
+    more = f"; and {len(wrong) - _LINES_SHOWN} more" if len(wrong) > _LINES_SHOWN else ""
+    text = (
+        f"{are}: {'; '.join(wrong[:_LINES_SHOWN])}{more}. A mark is one line such as {MARK_EXAMPLE}; "
+        "`chaos mark ack order 7` writes one from a shell"
+    )
+    return [Finding(signature=NOT_A_MARK, text=text, kind="harness", checker="marks")]
+
+
+def overwritten() -> Finding:
+    """Return the finding that marks were lost because their file was not appended to."""
+    text = (
+        "the mark file was written over, so marks are lost: open it for appending "
+        '(>> "$CHAOS_MARKS" in a shell, never >), or use `chaos mark ack order 7`'
+    )
+    return Finding(signature="harness:marks-overwritten", text=text, kind="harness", checker="marks")
+
+
+def _shortened(text: str) -> str:
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text.strip())
+    return shown if len(shown) <= _LINE_CHARACTERS_SHOWN else f"{shown[: _LINE_CHARACTERS_SHOWN - 1]}…"
 
 
 class MarkParser:
@@ -70,7 +147,7 @@ class MarkParser:
     def _parse(self, line: bytes) -> Mark | None:
         try:
             mark = _DECODER.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if line.strip():
                 self.torn.append(TornLine(self.count, line, str(error)))
             return None

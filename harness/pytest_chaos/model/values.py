@@ -54,8 +54,11 @@ class MarkKind(enum.StrEnum):
     """A fact about the agent: its pragmas, the crash points it passed."""
 
 
-class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """One line that an agent wrote. ``order`` is its place in the mark file, the only clock."""
+class Mark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One line that an agent wrote. ``order`` is its place in the mark file, the only clock.
+
+    A field that it does not have is an error: a misspelt ``key`` would be a promise about nothing.
+    """
 
     kind: MarkKind
     operation: str

@@ -88,6 +88,8 @@ class Explore:
 
     def _take_over(self, explored: Exploration, *, judge: bool) -> None:
         for family in explored.families:
+            if family.unexplored:  # the note says why; where it is all there is, so does a finding
+                continue
             self._run.receive(_receipt(explored, family))
             if judge:
                 holds = family.verdict is not Verdict.VIOLATED

@@ -29,6 +29,8 @@ from pytest_chaos.model.values import AgentSummary, Json, Plan, Receipt, RunReco
 
 HEADER: Final = "run.json"
 MARKS: Final = "marks.jsonl"
+MARKS_HEAD: Final = b" \n"
+"""The beginning of a mark file, a blank line: a file without it was written over, and not appended to."""
 RECEIPTS: Final = "receipts.jsonl"
 AGENTS: Final = "agents.jsonl"
 DATABASES: Final = "databases.jsonl"
@@ -87,7 +89,7 @@ class Journal:
         self.folder.mkdir(mode=0o700, parents=True)
         self.output_folder.mkdir()
         self.work_folder.mkdir()
-        self.marks_path.touch()
+        self.marks_path.write_bytes(MARKS_HEAD)
         self.write_header(header)
 
     def write_header(self, header: RunHeader) -> None:

@@ -88,17 +88,30 @@ class Marks:
         if (pid := os.getpid()) != self._pid:  # a child that the agent forked speaks for itself
             self._pid = pid
         mark = {"kind": kind, "operation": operation, "key": key, "value": value, "agent": self._agent, "pid": pid}
-        try:
-            text = json.dumps(mark, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            msg = f"the {kind} mark of {operation!r} must be JSON; got: {error}. Give plain values"
-            raise ValueError(msg) from error
-        line = b"\n" + text.encode(errors="replace") + b"\n"
-        if len(line) > MARK_BYTES_MAX:
-            msg = f"a mark must have at most {MARK_BYTES_MAX} bytes; got {len(line)}. Put a key or a hash into it"
-            raise ValueError(msg)
-        if os.write(self._descriptor, line) != len(line):
-            msg = "a mark must be written whole; it was cut short, so the disk of the run's folder is full"
-            raise OSError(msg)
+        _write_line(self._descriptor, mark)
         if self.listener is not None:
             self.listener(kind, operation)
+
+
+def write_mark(path: str | os.PathLike[str], mark: dict[str, Any]) -> None:
+    """Append one mark with these fields to the file: what ``chaos mark`` does for a shell."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        _write_line(descriptor, mark)
+    finally:
+        os.close(descriptor)
+
+
+def _write_line(descriptor: int, mark: dict[str, Any]) -> None:
+    try:
+        text = json.dumps(mark, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        msg = f"the {mark['kind']} mark of {mark['operation']!r} must be JSON; got: {error}. Give plain values"
+        raise ValueError(msg) from error
+    line = b"\n" + text.encode(errors="replace") + b"\n"
+    if len(line) > MARK_BYTES_MAX:
+        msg = f"a mark must have at most {MARK_BYTES_MAX} bytes; got {len(line)}. Put a key or a hash into it"
+        raise ValueError(msg)
+    if os.write(descriptor, line) != len(line):
+        msg = "a mark must be written whole; it was cut short, so the disk of the run's folder is full"
+        raise OSError(msg)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shlex
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,7 @@ from pytest_chaos.evidence.redact import SECRETS, clean
 from pytest_chaos.faults.injector import Injector
 from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model import plan as plans, seed as seeds, verdict
-from pytest_chaos.model.history import History, MarkParser
+from pytest_chaos.model.history import History, MarkParser, not_marks, overwritten
 from pytest_chaos.model.values import Assertion, AtMoment, Fault, Finding, Json, Plan, Receipt, RunRecord, Verdict
 from pytest_chaos.runtime.agent import (
     SPAWN_TIMEOUT_S,
@@ -34,11 +35,11 @@ from pytest_chaos.runtime.agent import (
     check_bound,
 )
 from pytest_chaos.runtime.child import POINTS
-from pytest_chaos.runtime.journal import ATTACHMENTS, AgentStarted, Journal, RunHeader
+from pytest_chaos.runtime.journal import ATTACHMENTS, MARKS_HEAD, AgentStarted, Journal, RunHeader
 from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from importlib.machinery import ModuleSpec
 
     from pytest_chaos.checkers import Checker
@@ -270,7 +271,7 @@ class Run:
     def history(self) -> History:
         """All marks so far, and the receipts of the faults that fired."""
         self._read_marks()
-        return History.from_lines(self._journal.marks_path.read_bytes(), receipts=tuple(self._receipts))
+        return History.from_lines(self._mark_lines(), receipts=tuple(self._receipts))
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
@@ -301,10 +302,7 @@ class Run:
 
             chaos.check(lost_rows(path), expect="no acknowledged row is lost")
         """
-        found = tuple(
-            Finding(signature=f"check:{finding[:60]}", text=finding) if isinstance(finding, str) else finding
-            for finding in map(clean, findings)
-        )
+        found = tuple(clean(finding) for finding in _findings(findings))
         if self._clean:
             found = tuple(
                 finding if finding.kind == "harness" else msgspec.structs.replace(finding, kind="clean-run")
@@ -382,10 +380,13 @@ class Run:
             findings = [msgspec.structs.replace(finding, kind="harness") for finding in findings]
         if not self._assertions and error is None:
             findings.append(verdict.NOTHING_ASSERTED)
+        if not self._mark_lines().startswith(MARKS_HEAD):
+            findings.append(overwritten())
+        if torn := self.history.torn:
+            findings += not_marks(torn, may_be_cut=any(map(_was_killed, self._incarnations)))
+            self._notes["torn_marks"] = [f"{line.text[:200]} ({line.reason})" for line in torn[:10]]
         if verdict.of_run(findings) is Verdict.HELD and _only_moments(self._header.plan):
             self._notes[verdict.HINT] = verdict.ONLY_MOMENTS
-        if torn := self.history.torn:
-            self._notes["torn_marks"] = [f"{line.text[:200]} ({line.reason})" for line in torn[:10]]
         record = RunRecord(
             scenario=self._header.scenario,
             node_id=self._header.node_id,
@@ -560,13 +561,20 @@ class Run:
         for agent in self._agents.values():
             agent.sample(now_s=now_s)
 
+    def _mark_lines(self, start: int = 0) -> bytes:
+        """Return the mark file from there on; nothing if an agent has removed it, which is found at the end."""
+        try:
+            with self._journal.marks_path.open("rb") as marks:
+                marks.seek(start)
+                return marks.read()
+        except FileNotFoundError:
+            return b""
+
     def _read_marks(self) -> None:
-        size = self._journal.marks_path.stat().st_size
-        if size == self._marks_read:
-            return
-        with self._journal.marks_path.open("rb") as marks:
-            marks.seek(self._marks_read)
-            content = marks.read()
+        with contextlib.suppress(FileNotFoundError):
+            if self._journal.marks_path.stat().st_size == self._marks_read:
+                return
+        content = self._mark_lines(self._marks_read)
         self._marks_read += len(content)
         for mark in self._parser.feed(content):
             if (agent := self._agents.get(mark.agent)) is not None:
@@ -647,6 +655,26 @@ def _spec_of(module: str) -> ModuleSpec | None:
             return None
         path = found.submodule_search_locations
     return found
+
+
+def _findings(given: object) -> tuple[Finding, ...]:
+    """Return findings, and texts as findings. Raises UsageError for what is neither: it decides nothing."""
+    listed = [given] if isinstance(given, str | Finding) else given
+    if isinstance(listed, Iterable) and not isinstance(listed, bytes | Mapping):
+        listed = list(listed)
+        wrong = [each for each in listed if not isinstance(each, Finding) and not (isinstance(each, str) and each)]
+        if not wrong:
+            return tuple(
+                Finding(signature=f"check:{each[:60]}", text=each) if isinstance(each, str) else each for each in listed
+            )
+        listed = wrong[0]
+    msg = f"chaos.check must get findings or texts, none of them empty; got {listed!r:.100}. Give [] where all is well"
+    raise UsageError(msg)
+
+
+def _was_killed(agent: Agent) -> bool:
+    """Whether a signal ended it, and may have cut its last mark."""
+    return agent.ended_by_harness or agent.exit_status is None or agent.exit_status.signal is not None
 
 
 def _log_name(name: str, incarnations: Sequence[Agent]) -> str:

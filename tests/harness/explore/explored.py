@@ -97,6 +97,14 @@ class BadRecovery(Careful):
             path.write_bytes(content)
 
 
+class Restarts(Careful):
+    """Its restart writes a file of its own."""
+
+    def recover(self, directory: Path) -> None:
+        """Say that it was here."""
+        (directory / "started").touch()
+
+
 class BadOnErrors(Careful):
     """Takes a failed fsync for a good one."""
 

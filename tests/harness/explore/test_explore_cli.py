@@ -206,7 +206,7 @@ def test_a_check_command_that_fails_is_inconclusive(capsys: pytest.CaptureFixtur
     code = run(["explore", "--run", f"{program} run", "--check", f"{program} 7", "--faults", "crash"])
 
     assert code == INCONCLUSIVE
-    assert "the check command ended with 7" in capsys.readouterr().out
+    assert "the check command ended with exit code 7" in capsys.readouterr().out
 
 
 def test_init_writes_a_target_and_explores_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 
 import pytest
 from hypothesis import given, strategies as st
-from pytest_chaos.model.history import History, MarkParser, TornLine
-from pytest_chaos.model.values import Key, Mark, MarkKind, Operation, Receipt
+from pytest_chaos.model.history import History, MarkParser, TornLine, not_marks
+from pytest_chaos.model.values import Key, Mark, MarkKind, Operation, Receipt, Verdict
 
 Keys = st.none() | st.integers(-(2**70), 2**70) | st.text(st.characters(codec="utf-8"), max_size=5)
 Values = (
@@ -43,7 +44,7 @@ def test_marks_are_numbered_by_their_place_in_the_file() -> None:
     content = (
         b'\n{"kind":"intent","operation":"put","key":1,"agent":"w","pid":4,"order":99}\n'
         b"\n   \n"
-        b'{"operation": "put", "kind": "ack", "key": "x", "colour": "unknown fields are for later versions"}\r\n'
+        b'{"operation": "put", "kind": "ack", "key": "x", "value": null}\r\n'
         b'\n{"kind":"note","operation":"pragmas","value":{"synchronous":2}}\n'
     )
 
@@ -81,6 +82,27 @@ def test_a_line_that_is_no_mark_is_kept_with_the_reason(line: bytes) -> None:
     assert [found.order for found in history.marks] == [0, 1]
     assert [(torn.order, torn.content, bool(torn.reason)) for torn in history.torn] == [(1, line, True)]
     assert History.from_lines(history.to_lines()) == history
+
+
+@given(
+    st.lists(
+        st.binary(max_size=60)
+        | st.dictionaries(
+            st.sampled_from(["kind", "operation", "key", "value", "agent", "pid", "op"]),
+            st.sampled_from(["intent", "ack", "acked"]) | st.integers() | st.none() | st.lists(st.text(max_size=3)),
+        ).map(lambda fields: json.dumps(fields).encode()),
+        max_size=4,
+    )
+)
+def test_each_line_is_a_mark_or_is_told_with_what_is_wrong(lines: list[bytes]) -> None:
+    """Whatever is in a mark file: there is a finding exactly where a line is no mark, and it is inconclusive."""
+    history = History.from_lines(b"\n".join(lines))
+
+    found = not_marks(history.torn, may_be_cut=False)
+    assert bool(found) is bool(history.torn)
+    assert all(finding.verdict is Verdict.INCONCLUSIVE and finding.text.isprintable() for finding in found)
+    uncut = [line for line in history.torn if not line.is_cut]
+    assert bool(not_marks(history.torn, may_be_cut=True)) is bool(uncut)
 
 
 def test_bytes_that_are_no_text_are_shown_escaped() -> None:

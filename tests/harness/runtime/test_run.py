@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pytest_chaos import kill
@@ -388,6 +388,18 @@ def test_torn_marks_are_noted(run: Run) -> None:
     run._journal.marks_path.write_bytes(b'\n{"kind":"ack","op\n')
     (line,) = expected(run).conclude().notes["torn_marks"]
     assert line.startswith('{"kind":"ack","op (')
+
+
+@pytest.mark.parametrize("given", [True, 7, "", ["torn", ""], [None], {"torn": 1}, b"torn"])
+def test_what_is_no_finding_is_told(run: Run, given: Any) -> None:
+    """A check that answers with a bool or an empty text has decided nothing."""
+    with pytest.raises(UsageError, match="must get findings or texts, none of them empty; got"):
+        run.check(given)
+
+
+def test_a_text_is_one_finding(run: Run) -> None:
+    """A plain text is a finding, and not its letters are."""
+    assert [finding.text for finding in run.check("torn")] == ["torn"]
 
 
 def test_a_pack_of_a_run_is_whole_and_named_in_its_record(run: Run, tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ def rebuild(recorded: Recorded, code: str, folder: Path, *, timeout_s: float) ->
 def coverage(result: FamilyResult) -> str:
     """Return the coverage in words."""
     points = f"{result.points:,} of {result.points_total:,} recoveries{result.extent}"
+    if result.is_complete and not result.states:
+        return f"of {points} none makes a durable step, so there is nothing to interrupt"
     return f"{points}, interrupted in {result.states:,} states"
 
 
@@ -133,6 +135,7 @@ class _Recoveries:
             found.done += found.is_complete
         if found.is_complete:
             self._confirm()
+        found.has_nothing = not found.states
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _chosen(self) -> set[str]:
