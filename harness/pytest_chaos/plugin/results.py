@@ -5,6 +5,7 @@ Only the controller has them. Under xdist each record travels in the report of i
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +16,7 @@ from pytest_chaos.plugin.selection import WORKER_OUTPUT
 from pytest_chaos.plugin.session import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
     from pytest_chaos.evidence.records import SessionFolder
@@ -154,6 +156,7 @@ class Results:
         if not session.shouldfail:
             self._tolerate(campaign.summarise(records))
         if self._folder is not None and not self._problems:
+            self._remove_old_sessions()
             self._session.config.hook.pytest_chaos_session_finished(
                 session_folder=self._folder.path,
                 records=records,
@@ -188,6 +191,30 @@ class Results:
             which = f"{len(held)} run{'s' if len(held) != 1 else ''} held"
             terminalreporter.write_line(f"chaos: {which}, and {verdict.ONLY_MOMENTS}", yellow=True)
 
+    def _remove_old_sessions(self) -> None:
+        """Keep the newest sessions, and all with evidence; what cannot be removed stays."""
+        from pytest_chaos.errors import ResultsError
+        from pytest_chaos.evidence import retention
+
+        with contextlib.suppress(ResultsError):
+            retention.clean(self._session.settings.results, keep=retention.KEPT_UNASKED)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_terminal_summary")
+    def pytest_terminal_summary_of_inconclusive(
+        self, terminalreporter: pytest.TerminalReporter
+    ) -> Generator[None, object, object]:
+        """Have inconclusive runs among the lines of the short test summary, and in no other count."""
+        try:
+            return (yield)
+        finally:
+            unclear = terminalreporter.getreports("inconclusive")
+            failed = [report for report in terminalreporter.stats.get("failed", []) if report not in unclear]
+            if unclear and not failed:
+                terminalreporter.stats.pop("failed", None)
+            elif unclear:
+                terminalreporter.stats["failed"] = failed
+
+    @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show inconclusive runs, and for each run that did not hold the line that repeats it."""
         for problem in (*self._mistakes, *self._problems):
@@ -211,3 +238,5 @@ class Results:
                 terminalreporter.write_line(
                     f"{self._word(record)} {record.node_id}: {record.reproduce or 'run it again'}"
                 )
+        if unclear:  # pytest's short summary comes next, and knows the lines of failed tests only
+            terminalreporter.stats.setdefault("failed", []).extend(unclear)
