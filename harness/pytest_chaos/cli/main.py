@@ -331,11 +331,11 @@ def _folder_of(pack: Pack) -> Path:
     raise UsageError(msg)
 
 
-@chaos.command()
+@chaos.command("clean")
 @click.argument("results", type=click.Path(path_type=Path, file_okay=False), default=RESULTS)
 @click.option("--keep", type=int, default=20, show_default=True, help="Sessions to keep, the newest ones.")
 @click.option("--with-packs", is_flag=True, help="Remove old sessions that hold evidence packs, too.")
-def clean(results: Path, keep: int, *, with_packs: bool) -> None:
+def clean_results(results: Path, keep: int, *, with_packs: bool) -> None:
     """Remove old sessions of a RESULTS folder (chaos-results).
 
     Sessions that hold evidence packs stay, unless --with-packs is given. So does the latest.
