@@ -1,25 +1,32 @@
 """The command ``chaos explore``: options in, a bar while it goes on, a table and findings out.
 
+On a terminal there is a bar and a table. Into a pipe go plain lines, and progress at most each 10 s.
+
 Exit codes are those of ``chaos``: 0 held, 1 violated, 2 inconclusive, 3 a mistake in the call, 4 an
 error of ours.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shlex
 import sys
+import time
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+import msgspec
 
 from pytest_chaos.errors import UsageError
+from pytest_chaos.explore.causes import clipped, one_line
 from pytest_chaos.explore.options import CHECK_TIMEOUT_S, IO_RUNS, RECOVERIES, RUN_TIMEOUT_S, Options
-from pytest_chaos.explore.report import Discovery, Exploration, Family, to_json
+from pytest_chaos.explore.report import Exploration, Family, to_json
+from pytest_chaos.explore.session import set_aside, unfinished_seed
 from pytest_chaos.explore.simulate.power import SAMPLES, Model
 from pytest_chaos.model.seed import draw_seed, normalise_seed
 
@@ -28,6 +35,8 @@ if TYPE_CHECKING:
 
     from rich.progress import TaskID
 
+    from pytest_chaos.explore.causes import Cause
+    from pytest_chaos.explore.report import FamilyResult
     from pytest_chaos.explore.session import Progress
     from pytest_chaos.explore.target import Subject
 
@@ -38,6 +47,7 @@ else:
     _DurationBase = _ListedBase = click.ParamType
 
 RESULTS: Final = Path("chaos-results")
+PROGRESS_EVERY_S: Final = 10.0
 _UNITS_S: Final = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
 _SHOWN: Final = 20
@@ -162,30 +172,44 @@ def explore(
     commands = {"run": run_command, "check": check_command, "recover": recover_command, "setup": setup_command}
     subject, command = _subject(target, commands, check_timeout_s)
     models = tuple(Model) if model == "both" else (Model(model),)
-    options = options_for(subject, command, results, seed, models=models, check_timeout_s=check_timeout_s, **chosen)
+    chosen |= {"models": models, "check_timeout_s": check_timeout_s}
+    options = options_for(subject, command, results, seed, fresh=fresh or state is not None, **chosen)
     if state is not None:
         raise click.exceptions.Exit(_show_state(subject, options, state, results / "explore" / "state"))
     if json_file is not None:
         _check_json(json_file)
     if fresh and options.progress is not None:
-        options.progress.unlink(missing_ok=True)
+        set_aside(options.progress)
     explored = run_and_show(subject, options)
     if json_file is not None:
         _write_json(explored, json_file)
     raise click.exceptions.Exit(exit_code(explored))
 
 
-def options_for(subject: Subject, command: str, results: Path, seed: str | None, **chosen: Any) -> Options:
-    """Return the options of an exploration that keeps its progress and failing states under the results."""
+def options_for(
+    subject: Subject, command: str, results: Path, seed: str | None, *, fresh: bool = False, **chosen: Any
+) -> Options:
+    """Return the options of an exploration that keeps its progress and failing states under the results.
+
+    Without a seed it is that of the exploration of this target that was stopped, unless ``fresh``.
+    """
     folder = results / "explore" / _folder_name(subject)
-    drawn = normalise_seed(seed) if seed is not None else draw_seed()
-    return Options(
+    wanted = Options(seed="-", command=command, **chosen)
+    found = unfinished_seed(folder, wanted.choice) if seed is None and not fresh else None
+    if found is not None:
+        text = f"goes on with the exploration of {subject.name} that was stopped (seed {found}); --fresh begins anew"
+        click.echo(harmless(text), err=True)
+    drawn = normalise_seed(seed) if seed is not None else found or draw_seed()
+    return msgspec.structs.replace(
+        wanted,
         seed=drawn,
         kept=folder / f"states-{_file_name(drawn)}",
-        progress=folder / "progress.json",
-        command=command,
-        **chosen,
+        progress=folder / f"progress-{wanted.choice}-{_digest(drawn)}.json",
     )
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=4).hexdigest()
 
 
 def exit_code(explored: Exploration) -> int:
@@ -219,7 +243,7 @@ def run_and_show(subject: Subject, options: Options) -> Exploration:
     from pytest_chaos.explore.launch import launch
 
     _make_folder(options)
-    with _bar() as listen:
+    with _bar() if sys.stderr.isatty() else contextlib.nullcontext(_Lines().listen) as listen:
         explored = launch(subject, options, listen=listen)
     _show(explored)
     return explored
@@ -240,13 +264,32 @@ def _make_folder(options: Options) -> None:
 
 def _folder_name(subject: Subject) -> str:
     """Return the name of a target's folder: its name, and a digest of its place, as two may have one name."""
-    digest = blake2b(f"{subject.name}\0{subject.place}".encode(errors="surrogatepass"), digest_size=4).hexdigest()
-    return f"{_file_name(subject.name)[:_NAME_CHARACTERS_MAX] or 'target'}-{digest}"
+    name = _file_name(subject.name)[:_NAME_CHARACTERS_MAX] or "target"
+    return f"{name}-{_digest(f'{subject.name}{chr(0)}{subject.place}')}"
 
 
 def _file_name(text: str) -> str:
     """Return a text as a file name: targets and seeds may hold any character."""
     return re.sub(r"[^\w.-]+", "-", text)
+
+
+class _Lines:
+    """Progress as a line from time to time, where standard error is no terminal."""
+
+    def __init__(self) -> None:
+        self._told_s = time.monotonic()
+
+    def listen(self, now: Progress) -> None:
+        """Print a line, unless one was printed within the last ten seconds."""
+        if (now_s := time.monotonic()) - self._told_s >= PROGRESS_EVERY_S:
+            self._told_s = now_s
+            done = f"{now.done:,} of {now.total:,}" if now.total else f"{now.done:,}"
+            click.echo(f"{now.family}: {done}, {_counted(now)}", err=True)
+
+
+def _counted(now: Progress) -> str:
+    states = "1 state" if now.states == 1 else f"{now.states:,} states"
+    return f"{states}, " + ("1 finding" if now.findings == 1 else f"{now.findings:,} findings")
 
 
 class _bar:  # noqa: N801 - used like a function, as a context
@@ -265,7 +308,6 @@ class _bar:  # noqa: N801 - used like a function, as a context
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
         )
         self._progress.start()
         self._tasks: dict[str, TaskID] = {}
@@ -277,48 +319,61 @@ class _bar:  # noqa: N801 - used like a function, as a context
     def _listen(self, now: Progress) -> None:
         if now.family not in self._tasks:
             self._tasks[now.family] = self._progress.add_task(now.family, total=None, count="")
-        count = f"{now.states:,} states, {now.findings} findings"
         task = self._tasks[now.family]
-        self._progress.update(task, total=now.total or None, completed=now.done, count=count)
+        self._progress.update(task, total=now.total or None, completed=now.done, count=_counted(now))
 
 
 def _show(explored: Exploration) -> None:
-    """Print the families as a table, then each finding with its reproduction."""
+    """Print the families, then each finding with its reproduction and its variants."""
+    steps = "1 durable step" if explored.steps == 1 else f"{explored.steps:,} durable steps"
+    title = harmless(f"{explored.target}: {steps}")
+    if sys.stdout.isatty():
+        _show_table(explored, title)
+    else:
+        click.echo(title)
+        for family in explored.families:
+            counts = f"{family.states:,} judged, {family.confirmed:,} confirmed"
+            click.echo(f"{family.family:<10} {family.verdict.name:<13} {_result_of(family)}; {counts}")
+    for line in _lines(explored):
+        click.echo(line)
+    click.echo(f"{explored.verdict.name}: {explored.outcome}; seed {explored.seed}, {explored.duration_s:.1f} s")
+
+
+def _result_of(family: FamilyResult) -> str:
+    return f"{family.outcome}; explored: {family.coverage}" if family.discoveries else family.coverage
+
+
+def _show_table(explored: Exploration, title: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-    table = Table(box=box.SIMPLE, title=f"{explored.target}: {explored.steps:,} durable steps", title_justify="left")
-    for column in ("fault", "verdict", "coverage", "states", "confirmed"):
+    table = Table(box=box.SIMPLE, title=Text(title), title_justify="left")
+    for column in ("fault", "verdict", "result", "states", "confirmed"):
         table.add_column(column, overflow="fold")
     for family in explored.families:
         style = _STYLES[family.verdict.name]
         cells = (
             str(family.family),
-            family.unexplored or family.coverage,
+            family.unexplored or _result_of(family),
             f"{family.states:,}",
             f"{family.confirmed:,}",
         )
         table.add_row(Text(cells[0]), Text(family.judged, style=style), *map(Text, cells[1:]))
     if explored.families:
-        console.print(table)
-    for line in _lines(explored):
-        click.echo(line)
-    click.echo(f"{explored.verdict.name}: {explored.coverage}; seed {explored.seed}, {explored.duration_s:.1f} s")
+        Console(file=sys.stdout, highlight=False).print(table)
 
 
 _STYLES: Final = {"HELD": "green", "INCONCLUSIVE": "yellow", "VIOLATED": "red"}
 
 
 def _lines(explored: Exploration) -> Iterator[str]:
-    shown = {(found.code.partition(":")[0], found.signature): found for found in reversed(explored.discoveries)}
-    for found in [found for found in explored.discoveries if found in shown.values()][:_SHOWN]:
-        yield harmless(found.reproduction or _short(found))
-    if (more := len(shown) - _SHOWN) > 0:
-        yield f"and {more} more findings, which the JSON has"
-    told = {found.signature for found in explored.discoveries}
+    for cause in explored.causes[:_SHOWN]:
+        yield harmless(_told(cause))
+    if (more := len(explored.causes) - _SHOWN) > 0:
+        yield "and 1 more finding, which the JSON has" if more == 1 else f"and {more} more findings, which the JSON has"
+    told = {cause.lead.signature for cause in explored.causes}
     for finding in explored.all_findings:
         if finding.signature not in told:  # what every family says is told once
             told.add(finding.signature)
@@ -327,8 +382,11 @@ def _lines(explored: Exploration) -> Iterator[str]:
         yield harmless(f"note: {note}")
 
 
-def _short(found: Discovery) -> str:
-    return f"[{found.signature}] {found.text} ({found.label}, {found.state})"
+def _told(cause: Cause) -> str:
+    """Return a cause as the reproduction of what says most, and a line for each of its variants."""
+    found = cause.lead
+    first = found.reproduction.rstrip("\n") or f"{clipped(one_line(found.text))} ({found.label}, {found.state})"
+    return "\n".join([first, *(f"  also {line}" for line in cause.variant_lines()), ""])
 
 
 def harmless(text: str) -> str:

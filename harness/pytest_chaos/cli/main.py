@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
-from pytest_chaos.cli.explore import explore
+from pytest_chaos.cli.explore import RESULTS, explore
 from pytest_chaos.cli.init import init
 from pytest_chaos.cli.mark import mark
 from pytest_chaos.errors import ChaosError, UsageError
@@ -180,7 +180,7 @@ def list_scenarios(paths: tuple[str, ...], *, as_json: bool) -> None:
         (str(item["id"]), str(item["title"]), str(len(item["tests"])), "\n".join(map(str, item["tests"])))
         for item in scenarios
     ]
-    _print_table(f"{len(rows)} scenarios", ("id", "title", "tests", "where"), rows)
+    _print_table(_counted(len(rows), "scenario"), ("id", "title", "tests", "where"), rows)
 
 
 def _collect(paths: Sequence[str]) -> list[dict[str, Json]]:
@@ -226,7 +226,9 @@ def verify(pack: Path, *, as_json: bool) -> None:
         for problem in problems:
             click.echo(problem)
         click.echo(
-            f"{pack}: {len(problems)} problems" if problems else f"{pack}: {len(listed.files)} files, as written"
+            f"{pack}: {_counted(len(problems), 'problem')}"
+            if problems
+            else f"{pack}: {_counted(len(listed.files), 'file')}, as written"
         )
     if problems:
         raise click.exceptions.Exit(Exit.VIOLATED)
@@ -300,13 +302,11 @@ def _texts(pack: Pack) -> Iterator[str]:
 @click.option(
     "--results",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path("chaos-results"),
-    show_default=True,
-    help="Where the results of the replay go.",
+    help="Where the results of the replay go.  [default: replays/ in the session folder of the pack]",
 )
 @click.option("--trust", is_flag=True, help="Run a test outside of the current project, too: its code is run as yours.")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
-def replay(pack: Path, results: Path, *, trust: bool, pytest_arguments: tuple[str, ...]) -> None:
+def replay(pack: Path, results: Path | None, *, trust: bool, pytest_arguments: tuple[str, ...]) -> None:
     """Run the failure of a PACK again, with its seed and plan.
 
     The test is looked for below the current folder, then below the root of its project. A pack may
@@ -323,13 +323,20 @@ def replay(pack: Path, results: Path, *, trust: bool, pytest_arguments: tuple[st
         msg = f"{pack} is not as it was written ({problems[0]}). Replay an undamaged copy"
         raise UsageError(msg)
     folder = _folder_of(opened, trust=trust)
-    target = results.absolute()
+    target = (results or _replays_of(pack)).absolute()
     before = _latest(target)
     command = [*_pytest(), opened.node_id, *options(pack.absolute(), target), *pytest_arguments]
     done = subprocess.run(command, cwd=folder, check=False)
     after = _latest(target)
     verdict = _verdict_in(after) if after is not None and after != before else None
     raise click.exceptions.Exit(_exit_of(done.returncode, verdict))
+
+
+def _replays_of(pack: Path) -> Path:
+    """Return the folder for replays in the session of a pack; of a pack elsewhere it is beside it, if it can be."""
+    beside = pack.resolve().parent
+    session = beside.parent if beside.name == "evidence" else beside
+    return session / "replays" if os.access(session, os.W_OK) else RESULTS
 
 
 def _folder_of(pack: Pack, *, trust: bool) -> Path:
@@ -368,6 +375,31 @@ def _is_own(file: Path, projects: Sequence[Path], pack: Path) -> bool:
         return False
     within = (folder for folder in real.parents if folder.is_relative_to(projects[-1].resolve()))
     return not real.is_relative_to(pack.resolve()) and not any((folder / _INDEX).exists() for folder in within)
+
+
+@chaos.command("clean")
+@click.argument("results", type=click.Path(path_type=Path, file_okay=False), default=RESULTS)
+@click.option("--keep", type=int, default=20, show_default=True, help="Sessions to keep, the newest ones.")
+@click.option("--with-packs", is_flag=True, help="Remove old sessions that hold evidence packs, too.")
+def clean_results(results: Path, keep: int, *, with_packs: bool) -> None:
+    """Remove old sessions of a RESULTS folder (chaos-results).
+
+    Sessions that hold evidence packs stay, unless --with-packs is given. So does the latest.
+    """
+    from pytest_chaos.evidence import retention
+
+    if not (results / "sessions").is_dir():
+        msg = f"{results} must be a results folder with sessions; got none. Give the one of --chaos-results"
+        raise UsageError(msg)
+    cleaned = retention.clean(results, keep=keep, with_packs=with_packs)
+    click.echo(f"removed {_counted(len(cleaned.removed), 'session')} of {results}")
+    if cleaned.kept_for_evidence:
+        kept = _counted(len(cleaned.kept_for_evidence), "session")
+        click.echo(f"kept {kept} for the evidence; --with-packs removes such, too")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _latest(results: Path) -> Path | None:

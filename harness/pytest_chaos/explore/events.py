@@ -107,6 +107,7 @@ def _judge(found: Collector, step: Step, judgement: Judgement) -> None:
     found.done += 1
     found.states += 1
     found.confirmed += 1
+    found.count_violated(judgement.findings)
     is_kill = found.family is Family.CRASH
     code = f"{found.family}:{step.number}" + ("" if is_kill else ":EIO")
     text = f"killed at event {step}" if is_kill else f"event {step} failed with EIO"

@@ -22,6 +22,7 @@ from pytest_chaos.evidence.redact import clean
 from pytest_chaos.explore.events import NOTE, explore_events, observe_events
 from pytest_chaos.explore.families import FAMILIES
 from pytest_chaos.explore.judge import Pool, Task
+from pytest_chaos.explore.lines import LINES_MAX, line_at
 from pytest_chaos.explore.record import (
     DENIED,
     Rebuilt,
@@ -43,7 +44,7 @@ from pytest_chaos.explore.report import (
     harness_finding,
     reproduction,
 )
-from pytest_chaos.explore.session import Progress, Saved, Session
+from pytest_chaos.explore.session import Progress, Saved, Session, set_aside
 from pytest_chaos.explore.simulate.folder import StateFolder, read_folder
 from pytest_chaos.model.history import History
 from pytest_chaos.model.values import Finding, Verdict
@@ -97,6 +98,8 @@ class Explorer:
         self._families: list[FamilyResult] = []
         self._notes: list[str] = []
         self._texts: dict[str, list[str]] = {}
+        self._lines: dict[int, str] = {}
+        """The line of the user's program that makes a step."""
 
     def explore(self) -> Exploration:
         """Explore all families. Never raises for what the target does: that becomes a finding.
@@ -220,10 +223,12 @@ class Explorer:
             try:
                 saved = msgspec.json.decode(path.read_bytes(), type=Saved)
             except msgspec.MsgspecError:  # another version wrote it: there is nothing to go on from
-                return Saved(fingerprint=fingerprint, drawn=names)
+                saved = Saved(fingerprint="")
             if saved.fingerprint == fingerprint:
                 return saved.renamed(names)
-        return Saved(fingerprint=fingerprint, drawn=names)
+            set_aside(path)
+        options = self._options
+        return Saved(fingerprint=fingerprint, seed=options.seed, choice=options.choice, drawn=names)
 
     def _keep_recording(self) -> None:
         """Keep the recording beside the failing states, unless it is too large to be carried around."""
@@ -268,12 +273,15 @@ class Explorer:
 
     def _tell(self, recorded: Recorded, found: Discovery, folder: Path | None) -> Discovery:
         options = self._options
+        durable = recorded.recording.durable()
+        at = str(durable[found.step - 1]) if 0 < found.step <= len(durable) else ""
+        found = msgspec.structs.replace(found, at=at, line=self._line(recorded, found.step) if at else "")
         shown = f"{options.kept_as or options.kept}/{folder.name}" if folder is not None else ""
         again = f"{options.command} --seed {shlex.quote(options.seed)} --state '{found.code}'"
         text = reproduction(
             found,
             self._subject.name,
-            recorded.recording.durable(),
+            durable,
             recorded.marks,
             folder=shown,
             again=again if options.command else "",
@@ -283,6 +291,13 @@ class Explorer:
             texts.append(text)
             folder.with_name(f"{folder.name}.txt").write_text(clean("\n".join(texts)))
         return msgspec.structs.replace(found, reproduction=text, folder=str(folder or ""))
+
+    def _line(self, recorded: Recorded, number: int) -> str:
+        if number not in self._lines:
+            if len(self._lines) >= LINES_MAX:
+                return ""
+            self._lines[number] = line_at(recorded, number, self._folder, timeout_s=self._options.run_timeout_s)
+        return self._lines[number]
 
 
 def _is_found_again(recorded: Recorded, pool: Pool, found: Discovery, folder: Path) -> bool:

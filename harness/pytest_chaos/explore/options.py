@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
@@ -85,6 +86,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         ]
         if wrong:
             raise UsageError("; ".join(wrong))
+
+    @property
+    def choice(self) -> str:
+        """A short name for what was chosen, apart from the seed: two with one name explore the same."""
+        chosen = repr(msgspec.structs.replace(self.deciding, seed="-"))
+        return blake2b(chosen.encode(errors="surrogatepass"), digest_size=6).hexdigest()
 
     @property
     def deciding(self) -> Options:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pytest_chaos.errors import ChaosError
+from pytest_chaos.explore.causes import Cause, causes, clipped, one_line, states as in_states
 from pytest_chaos.model.values import Finding, FindingKind, Verdict
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ INTERRUPTED: Final = "harness:interrupted"
 NOT_EXPLORED: Final = "not explored"
 """The word in place of a verdict for a family that had nothing to explore; its coverage says why."""
 _STEPS_SHOWN: Final = 3
+_OUTCOME_CHARACTERS_MAX: Final = 80
 _MARKS_SHOWN: Final = 2
 
 
@@ -56,6 +58,14 @@ class Family(enum.StrEnum):
     IO = "io"
 
 
+_STATES: Final = {
+    Family.CRASH: "crash states",
+    Family.RECOVERY: "states of interrupted recoveries",
+    Family.POWER: "power-loss states",
+    Family.IO: "I/O errors",
+}
+
+
 def harness_finding(signature: str, text: str) -> Finding:
     """Return a finding about the exploration itself: it decides nothing about the target."""
     return Finding(signature=signature, text=text, kind="harness", checker="explore")
@@ -65,7 +75,8 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
     """All findings of one family with one signature, represented by the earliest and smallest.
 
     ``step`` is the durable step before which the fault struck, ``code`` the state code, ``state``
-    the state in words; ``states`` counts the states that showed the signature. ``label`` is
+    the state in words; ``states`` counts the states that showed the signature. ``at`` is the step in
+    words, and ``line`` the line of the user's program that makes it, where it is known. ``label`` is
     confirmed or modelled; ``folder`` is where the state was kept, or empty; ``lost`` counts the
     pending changes that it lacks.
     """
@@ -83,6 +94,8 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
     states: int = 1
     reproduction: str = ""
     folder: str = ""
+    at: str = ""
+    line: str = ""
 
     @property
     def is_confirmed(self) -> bool:
@@ -91,7 +104,7 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
 
     def as_finding(self) -> Finding:
         """Return it as a run's finding."""
-        where = f"[{self.label}] {self.state}: {self.text}"
+        where = f"[{self.label}] {self.state}{f', at {self.line}' if self.line else ''}: {clipped(self.text)}"
         return Finding(signature=self.signature, text=where, kind=self.kind, checker="explore")
 
 
@@ -99,7 +112,8 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one family. ``points`` of ``points_total`` is its coverage, ``states`` were built and judged.
 
     ``points_total`` is all there is, also if only a sample was drawn, or the time was over first.
-    ``confirmed`` counts the real kills or runs that agreed with the built states. ``is_sampled``:
+    ``confirmed`` counts the real kills or runs that agreed with the built states, and ``violated``
+    the states in which something was found. ``is_sampled``:
     more was possible than was to be tried. ``is_complete``: nothing was left out for want of time.
     ``coverage`` is the coverage in words, as reports show it: ``122 of 122 crash points``.
     """
@@ -109,6 +123,7 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
     points: int = 0
     points_total: int = 0
     confirmed: int = 0
+    violated: int = 0
     is_sampled: bool = False
     is_complete: bool = True
     coverage: str = ""
@@ -134,6 +149,14 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
     def is_hanging(self) -> bool:
         """Whether it was ended because too many of its states hung."""
         return any(problem.signature == HANGS for problem in self.problems)
+
+    @property
+    def outcome(self) -> str:
+        """The coverage, or of a violated family in how many of its states: ``9 of 68 crash states violated``."""
+        if not self.discoveries:
+            return self.coverage
+        states = max(self.states, self.violated, 1)
+        return f"{max(self.violated, 1):,} of {states:,} {_STATES[self.family]} violated{self.extent}"
 
     @property
     def extent(self) -> str:
@@ -167,6 +190,23 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
         return ", ".join(each.coverage for each in self.families) or "nothing"
 
     @property
+    def outcome(self) -> str:
+        """What came of it, in one line: the coverage, and where it was violated."""
+        if not self.discoveries:
+            return self.coverage
+        first, *others = self.causes
+        more = (
+            "" if not others else " and 1 more finding" if len(others) == 1 else f" and {len(others):,} more findings"
+        )
+        told = (f"{each.outcome}{' held' if each.verdict is Verdict.HELD else ''}" for each in self.families)
+        return f"{clipped(one_line(first.lead.text), _OUTCOME_CHARACTERS_MAX)}{more}: {', '.join(told)}"
+
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """The discoveries of all families, by cause."""
+        return causes(self.discoveries)
+
+    @property
     def discoveries(self) -> tuple[Discovery, ...]:
         """The discoveries of all families."""
         return tuple(found for family in self.families for found in family.discoveries)
@@ -179,7 +219,7 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
         if self.families and all(each.unexplored for each in self.families):
             own.append(harness_finding("harness:not-explored", f"nothing was judged: {self.coverage}"))
         empty = [_empty(each) for each in self.families if not each.points and each.is_complete and not each.problems]
-        return (*self.findings, *(found.as_finding() for found in self.discoveries), *own, *empty, *late)
+        return (*self.findings, *(cause.as_finding() for cause in self.causes), *own, *empty, *late)
 
 
 def _empty(family: FamilyResult) -> Finding:
@@ -226,6 +266,8 @@ def to_json(exploration: Exploration) -> dict[str, object]:
         "duration_s": round(exploration.duration_s, 3),
         "findings": [_finding(each) for each in exploration.findings],
         "notes": list(exploration.notes),
+        "outcome": exploration.outcome,
+        "causes": [_cause(each) for each in exploration.causes],
         "families": {str(each.family): _family(each) for each in exploration.families},
     }
 
@@ -236,6 +278,8 @@ def _family(result: FamilyResult) -> dict[str, object]:
         "points": result.points,
         "points_total": result.points_total,
         "confirmed": result.confirmed,
+        "violated": result.violated,
+        "outcome": result.outcome,
         "sampled": result.is_sampled,
         "complete": result.is_complete,
         "coverage": result.coverage,
@@ -243,6 +287,17 @@ def _family(result: FamilyResult) -> dict[str, object]:
         "findings": [_discovery(each) for each in result.discoveries],
         "problems": [_finding(each) for each in result.problems],
     }
+
+
+def _cause(cause: Cause) -> dict[str, object]:
+    lead = cause.lead
+    told = {"signature": lead.signature, "text": lead.text, "at": lead.at, "line": lead.line, "code": lead.code}
+    return {**told, "variants": [_variant(each) for each in cause.every]}
+
+
+def _variant(found: Discovery) -> dict[str, object]:
+    fields = ("signature", "text", "code", "model", "state", "at", "line", "label", "states")
+    return {"family": found.code.partition(":")[0], **{field: getattr(found, field) for field in fields}}
 
 
 def _discovery(found: Discovery) -> dict[str, object]:
@@ -261,13 +316,13 @@ def reproduction(
 
     ``folder`` is where the state was kept, if it was; ``again`` is the command that builds it again.
     """
-    lines = [f"{target}: {found.text}", f"  {found.label}: {found.state}"]
+    lines = [f"{target}: {clipped(one_line(found.text))}", f"  {found.label}: {found.state}"]
     lines += [f"  it had made step {step}" for step in steps[max(0, found.step - 1 - _STEPS_SHOWN) : found.step - 1]]
     if found.step <= len(steps):
-        lines.append(f"  and was about to make {steps[found.step - 1]}")
+        line = f", at {found.line}" if found.line else ""
+        lines.append(f"  and was about to make {steps[found.step - 1]}{line}")
     lines += [f"  it had said {_said(mark)}" for mark in marks[: found.marks][-_MARKS_SHOWN:]]
-    count = "1 state" if found.states <= 1 else f"{found.states:,} states"
-    lines.append(f"  seen in {count}{f' under the model {found.model}' if found.model else ''}")
+    lines.append(f"  seen in {in_states(found.states)}{f' under the model {found.model}' if found.model else ''}")
     if folder:
         lines.append(f"  the state: {folder}")
     lines.append(f"  again: {again or 'chaos replay, with the evidence pack that this is in'}")

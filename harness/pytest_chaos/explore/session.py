@@ -7,6 +7,7 @@ a stopped exploration goes on from there.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from pytest_chaos.explore.options import Options
     from pytest_chaos.explore.simulate.state import State
 
+PROGRESS: Final = "progress-*.json"
+"""The progress files in the folder of a target: one for each choice of options, and seed."""
 HANGS_MAX: Final = 10
 """After so many states that hang a family is ended: each costs a timeout, and thousands would cost days."""
 _HANGS: Final = frozenset({"liveness:check-hangs", "liveness:recovery-hangs", "liveness:hangs-on-error"})
@@ -61,10 +64,14 @@ class Saved(msgspec.Struct, kw_only=True):
     """The progress file: the families that are finished, and how far the next one is."""
 
     fingerprint: str
+    seed: str = ""
+    choice: str = ""
+    """See ``Options.choice``."""
     finished: list[FamilyResult] = []
     family: str = ""
     consumed: int = 0
     states: int = 0
+    violated: int = 0
     discoveries: list[Discovery] = []
     problems: list[Finding] = []
     drawn: list[str] = []
@@ -88,6 +95,33 @@ class Saved(msgspec.Struct, kw_only=True):
             problems=[_renamed(found, pairs) for found in self.problems],
             drawn=drawn,
         )
+
+
+class _Begun(msgspec.Struct):
+    """What is asked of a progress file before anything is explored."""
+
+    seed: str = ""
+    choice: str = ""
+
+
+def unfinished_seed(folder: Path, choice: str) -> str | None:
+    """Return the seed of the newest exploration with this choice that was stopped, None if there is none."""
+    begun: list[tuple[float, str]] = []
+    for path in folder.glob(PROGRESS):
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            saved = msgspec.json.decode(path.read_bytes(), type=_Begun)
+            if saved.choice == choice and saved.seed:
+                begun.append((path.stat().st_mtime, saved.seed))
+    return max(begun)[1] if begun else None
+
+
+def set_aside(path: Path) -> None:
+    """Rename a progress file that will not be gone on from: what it found is kept."""
+    number = 1
+    while (aside := path.with_name(f"{path.stem}.before-{number}")).exists():
+        number += 1
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)
 
 
 def _renamed(found: _Found, pairs: Sequence[tuple[str, str]]) -> _Found:
@@ -160,10 +194,13 @@ class Collector:
         saved = session.saved
         if saved.family != str(family):
             saved.family, saved.consumed, saved.states, saved.discoveries, saved.problems = str(family), 0, 0, [], []
+            saved.violated = 0
         self.skipped = saved.consumed
         """How many tasks an earlier exploration has done."""
         self._consumed = 0
         self.states = saved.states
+        self.violated = saved.violated
+        """The states in which something was found."""
         self.discoveries: list[Discovery] = list(saved.discoveries)
         self.problems: dict[str, Finding] = {each.signature: each for each in saved.problems}
         # Of millions of states 64 bits of each digest are kept, and under which models it was seen:
@@ -226,6 +263,7 @@ class Collector:
             self.states += _number(state) not in self._judged_again
             if found := one_of_each(judgement.findings):
                 self._guilty[_number(state)] = found
+            self.count_violated(found)
             for finding in found:
                 self.note(finding, state, model=model)
             yield state, judgement
@@ -282,6 +320,10 @@ class Collector:
         if len(self.discoveries) > _DISCOVERIES_MAX:
             self.discoveries = list(grouped(self.discoveries))
 
+    def count_violated(self, findings: Iterable[Finding]) -> None:
+        """Count a state if anything was found in it."""
+        self.violated += any(finding.kind != "harness" for finding in findings)
+
     def _count_hang(self) -> None:
         self._hangs += 1
         if self._hangs == HANGS_MAX:
@@ -306,6 +348,7 @@ class Collector:
         saved = self.session.saved
         saved.consumed = max(self._consumed, self.skipped)
         saved.states = self.states
+        saved.violated = self.violated
         saved.discoveries = self.discoveries
         saved.problems = list(self.problems.values())
         self.session.save()
@@ -318,6 +361,7 @@ class Collector:
             points=self.done,
             points_total=self.points_total,
             confirmed=self.confirmed,
+            violated=self.violated,
             is_sampled=self.is_sampled,
             is_complete=self.is_complete,
             discoveries=grouped(self.discoveries),

@@ -205,10 +205,12 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Put the run's record into the report of its test; pack its evidence if it did not hold."""
     is_ours = item.stash.get(RUN, None) is not None or is_chaos(item)
-    if is_ours and call.excinfo is not None:
+    error = call.excinfo.value if call.excinfo is not None else None
+    is_plain = isinstance(error, pytest.fail.Exception) and not error.pytrace  # shown without any frame
+    if is_ours and error is not None and not is_plain:
         from pytest_chaos.plugin.failure import hide_own_frames
 
-        hide_own_frames(call.excinfo.value)
+        hide_own_frames(error)
     report = yield
     if is_ours:
         from pytest_chaos.plugin.failure import redact_report

@@ -94,7 +94,7 @@ class Explore:
             if judge:
                 holds = family.verdict is not Verdict.VIOLATED
                 self._run.expect(
-                    f"{explored.target}: {FAMILIES[family.family].TITLE}", observed=family.coverage, holds=holds
+                    f"{explored.target}: {FAMILIES[family.family].TITLE}", observed=family.outcome, holds=holds
                 )
         findings = [each for each in explored.all_findings if judge or each.kind == "harness"]
         self._run.check(dict.fromkeys(findings))

@@ -188,6 +188,7 @@ class Results:
         if not session.shouldfail:
             self._tolerate(campaign.summarise(records))
         if self._folder is not None and not self._problems:
+            self._remove_old_sessions()
             self._session.config.hook.pytest_chaos_session_finished(
                 session_folder=self._folder.path,
                 records=records,
@@ -242,6 +243,30 @@ class Results:
                 with contextlib.suppress(EvidenceError):  # a pack that was not finished
                     self._add_record(scratch.record_of(pack.parent))
 
+    def _remove_old_sessions(self) -> None:
+        """Keep the newest sessions, and all with evidence; what cannot be removed stays."""
+        from pytest_chaos.errors import ResultsError
+        from pytest_chaos.evidence import retention
+
+        with contextlib.suppress(ResultsError):
+            retention.clean(self._session.settings.results, keep=retention.KEPT_UNASKED)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_terminal_summary")
+    def pytest_terminal_summary_of_inconclusive(
+        self, terminalreporter: pytest.TerminalReporter
+    ) -> Generator[None, object, object]:
+        """Have inconclusive runs among the lines of the short test summary, and in no other count."""
+        try:
+            return (yield)
+        finally:
+            unclear = terminalreporter.getreports("inconclusive")
+            failed = [report for report in terminalreporter.stats.get("failed", []) if report not in unclear]
+            if unclear and not failed:
+                terminalreporter.stats.pop("failed", None)
+            elif unclear:
+                terminalreporter.stats["failed"] = failed
+
+    @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show inconclusive runs, and for each run that did not hold the line that repeats it."""
         for problem in (*self._mistakes, *self._problems):
@@ -265,3 +290,5 @@ class Results:
                 terminalreporter.write_line(
                     f"{self._word(record)} {record.node_id}: {record.reproduce or 'run it again'}"
                 )
+        if unclear:  # pytest's short summary comes next, and knows the lines of failed tests only
+            terminalreporter.stats.setdefault("failed", []).extend(unclear)

@@ -41,6 +41,14 @@ def raise_unless_held(record: RunRecord) -> None:
         raise Inconclusive(reason(record), pytrace=False) from None
 
 
+def _say_in_one_line(report: pytest.TestReport, record: RunRecord) -> None:
+    """Have the reason in the line of pytest's short summary, in place of the name of our exception."""
+    reasons = [finding.text for finding in record.findings if finding.verdict is record.verdict]
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None and reasons:
+        crash.message = f"{record.verdict}: {reasons[0]}"
+
+
 RUN: Final = pytest.StashKey["Run"]()
 """The run of a test, in its stash."""
 
@@ -141,6 +149,8 @@ class Runs:
         else:
             return
         record = self._pack(item, run, record, report)
+        if isinstance(error, (Violated, Inconclusive)):
+            _say_in_one_line(report, record)
         import msgspec
 
         for properties in (item.user_properties, report.user_properties):  # JUnit has the item's, at its very end

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 OBSERVED_CHARACTERS_MAX: Final = 500
 OBSERVED_CHARACTERS_READ: Final = 1 << 16
+REASON_CHARACTERS_MAX: Final = 400
+"""Limit of a line that says why a run did not hold; the record has all of it."""
 CRASH_POINTS_NOTE: Final = "crash_points"
 
 
@@ -288,9 +290,18 @@ class Run:
             chaos.expect("leases recovered", observed=stats.recovered, holds=stats.recovered == 100)
         """
         text = clean(verdict.encodable(str(observed))[:OBSERVED_CHARACTERS_READ])  # half a secret would not be known
-        shown = text if len(text) <= OBSERVED_CHARACTERS_MAX else text[: OBSERVED_CHARACTERS_MAX - 1] + "…"
+        shown = text if len(text) <= OBSERVED_CHARACTERS_MAX else self._shortened(text)
         self._assertions.append(Assertion(name=name, observed=shown, holds=bool(holds)))
         return bool(holds)
+
+    def _shortened(self, text: str) -> str:
+        """Return the beginning of a value; keep what was read of it for the evidence pack."""
+        name = f"value-{len(self._assertions) + 1}.txt"
+        with contextlib.suppress(OSError):
+            self.attachments.mkdir(exist_ok=True)
+            (self.attachments / name).write_text(text)
+        more = f"… ({len(text):,} characters; the pack has {ATTACHMENTS}/{name})"
+        return text[: OBSERVED_CHARACTERS_MAX - len(more)] + more
 
     def check(self, findings: Iterable[Finding | str], *, expect: str | None = None) -> tuple[Finding, ...]:
         """Add findings (a string is one, too) to the run, which any finding fails; return them.
@@ -707,4 +718,9 @@ def reason(record: RunRecord) -> str:
     lines += [
         f"  fault: {receipt.kind} {receipt.agent} {receipt.when}: {receipt.evidence}" for receipt in record.receipts
     ][:10]
-    return "\n".join(lines)
+    return "\n".join(_clipped(line) for text in lines for line in text.splitlines())
+
+
+def _clipped(line: str) -> str:
+    more = len(line) - REASON_CHARACTERS_MAX
+    return line if more <= 0 else f"{line[:REASON_CHARACTERS_MAX]}… ({more:,} more character{'' if more == 1 else 's'})"

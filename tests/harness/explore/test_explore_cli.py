@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 EXPLORED = str(Path(explored.__file__))
 HELD, VIOLATED, INCONCLUSIVE, MISTAKE = range(4)
-PROGRESS = "chaos-results/explore/unsynced-*/progress.json"
+PROGRESS = "chaos-results/explore/unsynced-*/progress-*.json"
 TARGET = """
 class Target:
     name = "mine"

@@ -99,7 +99,7 @@ def test_another_check_begins_again(tmp_path: Path, capsys: pytest.CaptureFixtur
     strict = (tmp_path / "check").read_text()
     arguments = ("--faults", "crash,power,io", "--budget", "0.001s")
     _explore("./worker .", "sh check", *arguments)
-    (progress,) = tmp_path.glob("chaos-results/explore/worker-*/progress.json")
+    (progress,) = tmp_path.glob("chaos-results/explore/worker-*/progress-*.json")
     first = json.loads(progress.read_text())["fingerprint"]
     _explore("./worker .", "sh check", *arguments)
     assert json.loads(progress.read_text())["fingerprint"] == first
@@ -110,7 +110,7 @@ def test_another_check_begins_again(tmp_path: Path, capsys: pytest.CaptureFixtur
 
     (tmp_path / "mine.py").write_text(TARGET)
     assert run(["explore", "mine.py", "--seed", "s", "--faults", "crash,power", "--budget", "0.001s"]) != HELD
-    (progress,) = tmp_path.glob("chaos-results/explore/mine-*/progress.json")
+    (progress,) = tmp_path.glob("chaos-results/explore/mine-*/progress-*.json")
     first = json.loads(progress.read_text())["fingerprint"]
     (tmp_path / "mine.py").write_text(TARGET.replace("[]", "['bad'][: len(marks) < 9]"))
     sys.modules.pop("mine", None)

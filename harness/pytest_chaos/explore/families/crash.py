@@ -69,8 +69,7 @@ class _Crashes:
         for state in crash_states(self._recorded.recording, self._recorded.store):
             yield state
             if state.kill:
-                text = f"killed before step {state.step}"
-                self._built[state.step] = State(state.code, state.step, state.marks, {}, text=text, kill=True)
+                self._built[state.step] = State(state.code, state.step, state.marks, {}, text=str(state), kill=True)
                 self._found.done += 1
 
     def _kills(self, kills: list[_Kill]) -> Iterator[_Kill]:

@@ -137,6 +137,8 @@ def _judge(found: Collector, trouble: Trouble, judgement: Judgement) -> None:
     found.done += 1
     found.states += 1
     found.confirmed = found.done
+    found.violated += judgement.is_timed_out
+    found.count_violated(() if judgement.is_timed_out else judgement.findings)
     for finding in judgement.findings:
         found.note(finding, state, label=CONFIRMED_BY_A_RUN)
 

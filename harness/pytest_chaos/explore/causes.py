@@ -1,0 +1,137 @@
+"""Discoveries that have one cause, as one finding with its variants. Pure.
+
+What the check said is compared without its numbers and keys, over all families: a job that is lost
+by a kill is lost by an I/O error, too. Of two kills that are told alike, those at different lines
+of the program are two causes, where the lines are known. A power loss or an error shows later than
+where it was made, so its line does not tell causes apart.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pytest_chaos.explore.report import Discovery
+    from pytest_chaos.model.values import Finding
+
+VARIANTS_SHOWN_MAX: Final = 20
+TEXT_CHARACTERS_MAX: Final = 200
+"""Of a text longer than this a terminal and a page show the beginning; JSON has all of it."""
+_MODELLED: Final = "modelled"
+_QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"")
+_VALUE: Final = re.compile(r"[+-]?\w*\d\w*(?:[.:]\w*\d\w*)*|#|\b[A-Za-z]\b")
+_SPACE: Final = re.compile(r"\s+(?=[,.;:)\]}]|$)|\s+")
+
+
+def alike(signature: str) -> str:
+    """Return what a check said without numbers, quoted texts and one-letter keys.
+
+    >>> alike("check:job a was reported # times") == alike("check:job b was reported # times")
+    True
+    >>> alike("check:total is , done sum to #") == alike("check:total is #, done sum to #")
+    True
+    >>> alike("check:order # is lost") == alike("check:order # was sent twice")
+    False
+    """
+    bare = _VALUE.sub("", _QUOTED.sub("", signature))
+    return _SPACE.sub(lambda match: "" if match.end() == len(bare) or bare[match.end()] in ",.;:)]}" else " ", bare)
+
+
+class Variant(NamedTuple):
+    """One family's view of a cause: its discovery, and the disk models that show it."""
+
+    found: Discovery
+    models: tuple[str, ...] = ()
+
+    def told(self, beside: str) -> str:
+        """Return it as one line: family, what was said if not as ``beside``, where, how sure, how often, its code."""
+        found = self.found
+        family = found.code.partition(":")[0]
+        models = f" ({', '.join(self.models)})" if self.models else ""
+        where = f"{found.state}{f', at {found.line}' if found.line else ''}"
+        said = "" if found.text == beside else f"{clipped(one_line(found.text))}: "
+        return f"{family}{models}: {said}{where}; {found.label}; seen in {states(found.states)}; --state '{found.code}'"
+
+
+class Cause(NamedTuple):
+    """One cause. ``lead`` is the variant that says most; ``variants`` are the others; ``every`` loses none."""
+
+    lead: Discovery
+    variants: tuple[Variant, ...] = ()
+    every: tuple[Discovery, ...] = ()
+
+    def as_finding(self) -> Finding:
+        """Return it as a run's finding, with its variants beneath, one a line."""
+        first = self.lead.as_finding()
+        lines = [first.text, *(f"  also {line}" for line in self.variant_lines())]
+        return msgspec.structs.replace(first, text="\n".join(lines))
+
+    def variant_lines(self) -> Iterator[str]:
+        """Return a line for each other variant, as many as are shown."""
+        for variant in self.variants[:VARIANTS_SHOWN_MAX]:
+            yield variant.told(self.lead.text)
+        if (more := len(self.variants) - VARIANTS_SHOWN_MAX) > 0:
+            yield f"{more:,} more, which the JSON has"
+
+
+def causes(discoveries: Iterable[Discovery]) -> tuple[Cause, ...]:
+    """Return the discoveries by cause, in the order in which the causes were found."""
+    groups: dict[tuple[str, str], list[list[Discovery]]] = {}
+    for found in discoveries:
+        same = groups.setdefault((found.kind, alike(found.signature)), [])
+        group = next((group for group in same if _is_of(found, group)), None)
+        if group is None:
+            same.append([found])
+        else:
+            group.append(found)
+    return tuple(_cause(group) for same in groups.values() for group in same)
+
+
+def _is_of(found: Discovery, group: list[Discovery]) -> bool:
+    """Whether a discovery may have the cause of this group: no kill of it was at another line."""
+    if not found.line or not found.code.startswith("crash:"):
+        return True
+    lines = {each.line for each in group if each.line and each.code.startswith("crash:")}
+    return not lines or found.line in lines
+
+
+def _cause(group: list[Discovery]) -> Cause:
+    lead = min(group, key=lambda found: found.label == _MODELLED)  # the first of those that are as sure
+    by_family: dict[tuple[str, str], Variant] = {}
+    for found in group:
+        key = (found.code.partition(":")[0], found.signature)
+        if key in by_family:
+            before = by_family[key]
+            models = tuple(dict.fromkeys([*before.models, *([found.model] if found.model else [])]))
+            by_family[key] = Variant(found=before.found, models=models)
+        else:
+            by_family[key] = Variant(found=found, models=(found.model,) if found.model else ())
+    others = tuple(variant for variant in by_family.values() if variant.found is not lead)
+    return Cause(lead=lead, variants=others, every=tuple(group))
+
+
+def states(count: int) -> str:
+    """Return a number of states in words.
+
+    >>> states(1), states(1200)
+    ('1 state', '1,200 states')
+    """
+    return "1 state" if count <= 1 else f"{count:,} states"
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line."""
+    return " ".join(text.split())
+
+
+def clipped(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
+    """Return a text, or its beginning and how much more there is."""
+    more = len(text) - characters_max
+    if more <= 0:
+        return text
+    return f"{text[:characters_max]} ... ({more:,} more character{'' if more == 1 else 's'})"

@@ -1,0 +1,94 @@
+"""The line of the user's program at which a step is made, of a Python program.
+
+System calls do not say which line made them. So the program runs once more up to the step, with its
+own lines traced into memory that it shares with this process, and is killed there. That costs a
+run, so it is done for findings alone. Lines of the standard library and of installed packages are
+not the user's: the line that called them is.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_chaos.errors import ChaosError
+from pytest_chaos.explore.record import prepared
+from pytest_chaos.trace.source import KillBefore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from pytest_chaos.explore.record import Recorded
+
+LINES_MAX: Final = 12
+"""At most this many findings get their line: each costs a run."""
+TIMEOUT_S: Final = 10.0
+"""Limit of such a run: lines that are traced are slow."""
+_BYTES: Final = 4096
+_OWN: Final = str(Path(__file__).parents[1]) + os.sep
+_FOREIGN: Final = ("site-packages", "dist-packages")
+_LIBRARIES: Final = tuple(
+    {os.path.realpath(sysconfig.get_path(name)) + os.sep for name in ("stdlib", "platstdlib")}
+    | {sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")}
+)
+
+
+def line_at(recorded: Recorded, number: int, folder: Path, *, timeout_s: float) -> str:
+    """Return ``file.py:12 in work`` of the line that makes this step, or an empty text where it is not known."""
+    place = folder / "line"
+    try:
+        with mmap.mmap(-1, _BYTES) as shared:
+            directory, marks = prepared(recorded.subject, place, timeout_s=timeout_s), folder / "line.marks"
+            program = recorded.subject.program(directory, marks)
+            if not callable(program):
+                return ""
+            seen = recorded.source.observe(
+                _traced(program, shared), directory, marks=marks, directive=KillBefore(number=number),
+                timeout_s=min(timeout_s, TIMEOUT_S),
+            )  # fmt: skip
+            said = shared[:].partition(b"\0")[0].decode(errors="replace")
+            return said if seen.fired else ""
+    except (ChaosError, OSError):  # it is an extra, and changes no verdict
+        return ""
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        (folder / "line.marks").unlink(missing_ok=True)
+
+
+def is_of_user(file: str) -> bool:
+    """Whether a file is the user's own: not of Python, not of an installed package, and not of this one."""
+    if file.startswith((_OWN, "<", *_LIBRARIES)):
+        return False
+    return not any(f"{os.sep}{name}{os.sep}" in file for name in _FOREIGN)
+
+
+def _traced(program: Callable[[], None], shared: mmap.mmap) -> Callable[[], None]:
+    def run() -> None:
+        pid = os.getpid()
+
+        def put(frame: FrameType | None) -> None:
+            while frame is not None and not is_of_user(frame.f_code.co_filename):
+                frame = frame.f_back
+            if frame is not None and os.getpid() == pid:
+                code = frame.f_code
+                file = code.co_filename.rpartition(os.sep)[2]
+                text = f"{file}:{frame.f_lineno} in {code.co_name}".encode()[: _BYTES - 1]
+                shared[: len(text) + 1] = text + b"\0"
+
+        def within(frame: FrameType, event: str, _: Any) -> Any:
+            put(frame.f_back if event == "return" else frame)
+            return within
+
+        def enter(frame: FrameType, event: str, _: Any) -> Any:
+            return within if event == "call" and is_of_user(frame.f_code.co_filename) else None
+
+        sys.settrace(enter)
+        program()
+
+    return run
