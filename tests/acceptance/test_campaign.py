@@ -93,7 +93,7 @@ def test_another_failing_test_is_never_forgiven(pytester: pytest.Pytester) -> No
     pytester.makepyfile(test_counted=COUNTED.format(violated={3}, inconclusive="()"))
     result = pytester.runpytest_subprocess(*QUIET, "--chaos-iterations", "10", "--chaos-min-pass-rate", "0.9")
     assert result.ret == 1
-    result.assert_outcomes(failed=2, passed=9)
+    result.assert_outcomes(failed=1, passed=9)  # and one that is tolerated
 
 
 @pytest.mark.parametrize(("own", "code"), [(0.5, 0), (1.0, 1)], ids=["lower", "higher"])
@@ -168,7 +168,7 @@ def test_a_fault_that_never_fires_is_no_pass_and_says_why(pytester: pytest.Pytes
     )
     result = pytester.runpytest_subprocess("-m", "chaos", *QUIET)
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["*fault-not-fired:kill*mine.safed did not fire*mine.saved (1 times)*"])
+    result.stdout.fnmatch_lines(["*fault-not-fired:kill*mine.safed did not fire*mine.saved (once)*"])
 
 
 def test_a_skip_inside_a_run_is_a_skip(pytester: pytest.Pytester) -> None:

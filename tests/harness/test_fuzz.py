@@ -90,7 +90,7 @@ COUNTS = st.integers(0, 60)
 
 @FUZZ
 @given(st.dictionaries(st.sampled_from([option.name for option in OPTIONS]), TEXTS), st.booleans())
-def test_options_are_settings_or_one_sentence(given_options: dict[str, str], quick: bool) -> None:  # noqa: FBT001
+def test_options_are_settings_or_one_sentence(given_options: dict[str, str], quick: bool) -> None:  # noqa: FBT001 - Hypothesis gives it
     """Whatever is written after an option: settings within their bounds, or a UsageError of one line a mistake."""
     try:
         found = collect(

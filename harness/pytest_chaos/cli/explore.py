@@ -333,14 +333,16 @@ def _show(explored: Exploration) -> None:
         click.echo(title)
         for family in explored.families:
             counts = f"{family.states:,} judged, {family.confirmed:,} confirmed"
-            click.echo(f"{family.family:<10} {family.verdict.name:<13} {_result_of(family)}; {counts}")
+            click.echo(f"{family.family:<10} {family.judged:<13} {_result_of(family)}; {counts}")
     for line in _lines(explored):
         click.echo(line)
     click.echo(f"{explored.verdict.name}: {explored.outcome}; seed {explored.seed}, {explored.duration_s:.1f} s")
 
 
 def _result_of(family: FamilyResult) -> str:
-    return f"{family.outcome}; explored: {family.coverage}" if family.discoveries else family.coverage
+    return (
+        f"{family.outcome}; explored: {family.coverage}" if family.discoveries else family.unexplored or family.coverage
+    )
 
 
 def _show_table(explored: Exploration, title: str) -> None:
@@ -354,12 +356,7 @@ def _show_table(explored: Exploration, title: str) -> None:
         table.add_column(column, overflow="fold")
     for family in explored.families:
         style = _STYLES[family.verdict.name]
-        cells = (
-            str(family.family),
-            family.unexplored or _result_of(family),
-            f"{family.states:,}",
-            f"{family.confirmed:,}",
-        )
+        cells = (str(family.family), _result_of(family), f"{family.states:,}", f"{family.confirmed:,}")
         table.add_row(Text(cells[0]), Text(family.judged, style=style), *map(Text, cells[1:]))
     if explored.families:
         Console(file=sys.stdout, highlight=False).print(table)

@@ -366,7 +366,7 @@ def _entropy(text: str) -> float:
 
 @functools.lru_cache(maxsize=256)
 def _hints(anchors: frozenset[str]) -> re.Pattern[str]:
-    """Return what is in every line that may hold a secret: one pass looks for it, and only such lines are read again.
+    """Return a pattern found in every line that may hold a secret: only such lines are read again.
 
     ``anchors`` are those that the text has: most texts have few, and each costs time at every place.
     """

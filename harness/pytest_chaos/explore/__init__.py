@@ -1,4 +1,4 @@
-"""Exploration: every state that a crash, a power loss or an I/O error may leave, built from one recording and judged.
+"""Exploration: states that a crash, a power loss or an I/O error may leave, built and judged.
 
     options     how to explore: one frozen value, checked where it is made
     launch      the entry: a source of steps, a folder in memory, a process of its own below a guardian

@@ -1,4 +1,4 @@
-"""Exploration without a recording: where there is no seccomp, a Python program is really killed at its audit events.
+"""Exploration without seccomp: a Python program is really killed at its audit events.
 
 Audit events do not say what is written, so no state can be built. Crash points and I/O errors are
 made for real, one run each; recoveries and power losses are out of reach, and reported so.

@@ -1,4 +1,4 @@
-"""The start of an exploration: the source of steps, a folder in memory, and a process of its own below a guardian.
+"""The start of an exploration: step source, folder in memory, a process below a guardian.
 
 Three processes: the asking one, the guardian (with another that stands in for it), and the
 explorer. The guardian is a child subreaper in a session of its own, so that all that a target starts
@@ -102,7 +102,7 @@ class _Guarded(Generic[_Answer]):
             except (EOFError, OSError) as error:
                 text = (
                     "the process that explored was killed: by the target it explores, for want of memory, or by "
-                    "somebody; nothing of it is left running, and another run goes on from there"
+                    "another process; nothing of it is left running, and another run goes on from there"
                 )
                 raise ExplorationError(text, signature="harness:explorer-killed") from error
             value = pickle.loads(content)  # noqa: S301 - the explorer is this very program, forked

@@ -1,4 +1,4 @@
-"""How to explore: one frozen value, checked as it is made at the edge (command line or fixture), and passed down."""
+"""How to explore: one frozen value, checked where it is made, at the edge, and passed down."""
 
 from __future__ import annotations
 

@@ -367,7 +367,7 @@ def _limited(timeout_s: float) -> Iterator[None]:
     """Raise TimeoutError within, after so long.
 
     A setup keeps what it makes in this process, so no other process can run it. Signals arrive in
-    the main thread only; a timer that is set already belongs to somebody else.
+    the main thread only; a timer that is set already belongs to other code.
     """
     if threading.current_thread() is not threading.main_thread() or any(signal.getitimer(signal.ITIMER_REAL)):
         yield

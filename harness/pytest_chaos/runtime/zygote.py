@@ -1,7 +1,7 @@
 """A zygote: a fork of the guardian that has imported one module and forks agents from it.
 
 The guardian asks over a socket, one message a fork. Each agent sends its pid and a pidfd before it
-does anything else, so the pid cannot mean another process. The zygote reaps its agents and tells
+does anything else, so the pid names no other process. The zygote reaps its agents and tells
 the guardian how they ended. If the zygote dies, its agents die with it, and the guardian reaps them
 as the nearest subreaper. (Forking twice, so that the guardian is the only parent, costs 0.9 ms more
 an agent.)

@@ -1,4 +1,4 @@
-"""The family *crash*: the process dies at each durable step. Built states are compared with what real kills leave."""
+"""The family *crash*: the process dies at each durable step; real kills confirm built states."""
 
 from __future__ import annotations
 
