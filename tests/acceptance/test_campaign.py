@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_chaos.evidence import records
 
 COUNTED = """
 import pytest
+from pytest_chaos.evidence import records
 
 @pytest.mark.chaos(id="counted", title="Holds but for some iterations")
 def test_counted(chaos):
@@ -177,7 +179,9 @@ def test_a_skip_inside_a_run_is_a_skip(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("-m", "chaos", *QUIET)
     result.assert_outcomes(skipped=1)
     assert result.ret == 0
-    assert not Path(pytester.path, "chaos-results").exists()
+    (session,) = Path(pytester.path, "chaos-results", "sessions").iterdir()
+    assert records.read(session).runs == ()
+    assert not (session / "evidence").exists()
 
 
 def test_a_scenario_whose_setup_fails_is_in_the_matrix(pytester: pytest.Pytester) -> None:

@@ -88,7 +88,7 @@ def test_workers_records_are_written_once_and_the_matrix_is_whole(pytester: pyte
     pytester.makepyfile(PROJECT)
     result = pytester.runpytest_subprocess(*BASIC, "-n", "2", "--chaos-iterations", "3", "--chaos-seed", "pair")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["chaos: seed pair;*", "*HELD*idle*"])
+    result.stdout.fnmatch_lines(["*HELD*idle*", "chaos: seed pair;*"])
     runs = records.read(Path(pytester.path, "chaos-results/latest")).runs
     assert len(runs) == len({run.run_id for run in runs}) == 12
     assert {run.worker for run in runs} == {"gw0", "gw1"}

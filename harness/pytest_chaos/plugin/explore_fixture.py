@@ -97,7 +97,7 @@ class Explore:
                     f"{explored.target}: {FAMILIES[family.family].TITLE}", observed=family.outcome, holds=holds
                 )
         findings = [each for each in explored.all_findings if judge or each.kind == "harness"]
-        self._run.check(dict.fromkeys(findings))
+        self._run.check(list(dict.fromkeys(findings)))
         self._run.note(f"exploration {self._count}: {explored.target}", _noted(explored))
 
 

@@ -125,7 +125,7 @@ def test_what_failed_is_not_worded_like_a_success() -> None:
 def test_a_queue_bug_is_one_finding_at_the_users_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One finding in a pipe: plain lines, the step, the line that makes it, and all variants in the JSON."""
+    """One finding a cause in a pipe: plain lines, the step, the line that makes it, and all variants in the JSON."""
     try:
         step_source()
     except StepsUnavailable as error:
@@ -135,15 +135,17 @@ def test_a_queue_bug_is_one_finding_at_the_users_line(
     assert run(["explore", "jobs.py", "--seed", "s", "--faults", "crash,power", "--json", "out.json"]) == 1
 
     out = capsys.readouterr().out
-    assert out.count("  again: ") == 1
+    assert out.count("  again: ") == 2
+    assert "jobs: it does not start again: recover() raised JSONDecodeError" in out
     assert "was reported 0 times: killed before step" in out  # the other job
     assert "create report, at jobs.py:13 in work" in out
     assert "  also power (" in out
     assert out.isascii()
     assert all(letter.isprintable() or letter == "\n" for letter in out)
     last = out.strip().splitlines()[-1]
-    assert last.startswith("VIOLATED: job a was reported 0 times: ")
+    assert last.startswith("VIOLATED: job a was reported 0 times and 1 more finding: ")
     assert "crash points" not in last
-    (cause,) = json.loads((tmp_path / "out.json").read_text())["causes"]
+    cause, restart = json.loads((tmp_path / "out.json").read_text())["causes"]
+    assert {each["family"] for each in restart["variants"]} == {"power"}  # the torn queue, a cause of its own
     assert {each["family"] for each in cause["variants"]} == {"crash", "power"}
     assert cause["line"] == "jobs.py:13 in work"
