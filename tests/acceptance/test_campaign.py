@@ -11,7 +11,6 @@ from pytest_chaos.evidence import records
 
 COUNTED = """
 import pytest
-from pytest_chaos.evidence import records
 
 @pytest.mark.chaos(id="counted", title="Holds but for some iterations")
 def test_counted(chaos):
