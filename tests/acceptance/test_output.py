@@ -84,14 +84,14 @@ def test_a_long_value_is_short_everywhere_and_whole_in_the_pack(pytester: pytest
 
 
 def test_a_replay_goes_to_the_session_of_its_pack(pytester: pytest.Pytester, project: Path, tmp_path: Path) -> None:
-    """Called from anywhere it writes there, and ``latest`` is still the session that failed."""
+    """Called from another folder, which needs --trust, it writes there, and ``latest`` is still the session that failed."""
     pytester.runpytest_subprocess(*QUIET, "-k", "long")
     latest = (project / "chaos-results" / "latest").resolve()
     (pack,) = latest.glob("evidence/*")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
 
-    command = [sys.executable, "-c", "from pytest_chaos.cli.main import main; main()", "replay", str(pack)]
+    command = [sys.executable, "-c", "from pytest_chaos.cli.main import main; main()", "replay", "--trust", str(pack)]
     done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False, timeout=60)
 
     assert done.returncode == 1, done.stdout + done.stderr
