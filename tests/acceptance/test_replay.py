@@ -196,7 +196,8 @@ def test_a_replay_of_a_changed_program_says_what_is_true_now(
     project.mkdir()
     source = (violated / "test_rows.py").read_text()
     (project / "test_rows.py").write_text(source.replace(old, new))
-    done = chaos(project, "replay", str(pack_of(violated, first, 0)), "--", "--chaos-report=json")
+    results = f"--results={project / 'chaos-results'}"
+    done = chaos(project, "replay", results, str(pack_of(violated, first, 0)), "--", "--chaos-report=json")
     assert done.returncode == code, done.stdout + done.stderr
     written = {path.name for path in (project / "chaos-results" / "latest").iterdir()} - {"evidence"}
     assert written == {"records.jsonl", "matrix.json"}
@@ -230,7 +231,7 @@ import pytest
 @pytest.mark.chaos(id="broken")
 def test_broken(chaos):
     Path("seen-before").touch()
-    chaos.wait_until(lambda: False, timeout_s=0.5)
+    chaos.wait_until(lambda: False, timeout_s=0.5, owed='it is what is replayed')
 """
 
 
