@@ -235,7 +235,8 @@ def run_target(spec: Spec) -> int:
             print(stop.code, file=sys.stderr)  # noqa: T201 - what the interpreter itself does
     except BaseException as error:  # noqa: BLE001 - a traceback and code 1, as for any program
         trace = error.__traceback__
-        sys.excepthook(type(error), error, trace.tb_next or trace if trace else None)  # without our own frame
+        users = trace.tb_next or trace if trace else None  # without our own frame
+        sys.excepthook(type(error), error.with_traceback(users), users)
         marks.note(Note.RAISED, value=f"{type(error).__name__}: {error}"[:2000])
         code = 1
     triggers.note_points_seen()
