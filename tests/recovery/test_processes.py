@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import psutil
@@ -16,8 +15,10 @@ from durable_agents import processes as liveness
 from durable_agents.errors import ExecutorNotEnded
 from durable_agents.processes import Liveness, ProcessLine, ProcessTable, end_group, look, read_process, start_of
 
+from tests.waiting import until
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 _NOBODY = 65534
 _TIMEOUT_S = 20
@@ -29,14 +30,6 @@ def _sleeper() -> Iterator[subprocess.Popen[bytes]]:
     yield process
     process.kill()
     process.wait()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for the kernel, at most for a bounded time."""
-    deadline_s = time.monotonic() + _TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.001)  # sleeps because the kernel takes a moment; the deadline bounds it
 
 
 def look_both(pid: int | None, start: str | None) -> Liveness:
@@ -52,7 +45,7 @@ def test_a_living_process_is_alive_until_it_ends(sleeper: subprocess.Popen[bytes
     assert look_both(sleeper.pid, start) is Liveness.ALIVE
     assert look_both(sleeper.pid, None) is Liveness.ALIVE
     sleeper.kill()
-    wait_until(lambda: psutil.Process(sleeper.pid).status() == psutil.STATUS_ZOMBIE)
+    until(lambda: psutil.Process(sleeper.pid).status() == psutil.STATUS_ZOMBIE)
     os.kill(sleeper.pid, 0)
     assert look_both(sleeper.pid, start) is Liveness.DEAD
     assert look_both(sleeper.pid, None) is Liveness.DEAD
@@ -64,7 +57,7 @@ def test_a_living_process_is_alive_until_it_ends(sleeper: subprocess.Popen[bytes
 def test_a_stopped_process_lives(sleeper: subprocess.Popen[bytes]) -> None:
     """It is told apart, and is not dead."""
     sleeper.send_signal(signal.SIGSTOP)
-    wait_until(lambda: look(sleeper.pid, start_of(sleeper.pid)) is Liveness.STOPPED)
+    until(lambda: look(sleeper.pid, start_of(sleeper.pid)) is Liveness.STOPPED)
     assert look_both(sleeper.pid, start_of(sleeper.pid)) is Liveness.STOPPED
 
 
@@ -134,8 +127,8 @@ def test_a_group_is_ended_whole(leader: str) -> None:
         for variable in (None, ("COLOUR", "re"), ("COLOUR", "blue")):  # somebody else's by now, for all one knows
             assert end_group(process.pid, start, variable=variable) == 0
     assert end_group(process.pid, start, variable=("COLOUR", "red")) == (2 if leader == "stays" else 1)
-    wait_until(lambda: look(child, child_start) is Liveness.DEAD)  # killed, and dead as soon as the kernel comes to it
-    wait_until(lambda: look(process.pid, start) is Liveness.DEAD)
+    until(lambda: look(child, child_start) is Liveness.DEAD)  # killed, and dead as soon as the kernel comes to it
+    until(lambda: look(process.pid, start) is Liveness.DEAD)
     process.communicate()
     assert end_group(process.pid, start, variable=("COLOUR", "red")) == 0
 

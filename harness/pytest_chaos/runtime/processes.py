@@ -200,11 +200,18 @@ def end_marked(variable: str, value: str, *, timeout_s: float = 10.0) -> list[Pr
     a fork or a daemon cannot lose it.
     """
     wanted = f"{variable}={value}".encode()
-    return _end_repeatedly(
-        lambda: [process for process in _all() if process.alive and wanted in _environment(process.pid)],
-        lambda: None,
-        timeout_s,
-    )
+    found: set[tuple[int, int]] = set()  # an exiting process shows no environment, and still holds its files
+
+    def find() -> list[Process]:
+        marked = [
+            process
+            for process in _all()
+            if process.alive and ((process.pid, process.start_ticks) in found or wanted in _environment(process.pid))
+        ]
+        found.update((process.pid, process.start_ticks) for process in marked)
+        return marked
+
+    return _end_repeatedly(find, lambda: None, timeout_s)
 
 
 def reaped() -> Iterator[tuple[int, int, resource.struct_rusage]]:

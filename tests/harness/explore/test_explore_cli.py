@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from pytest_chaos.explore.target import subject_of
 from pytest_chaos.runtime import processes as tree
 
 from tests.harness.explore import explored
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -288,9 +288,7 @@ def _begin_and_kill(scratch: Path, number: signal.Signals, *, guardians: slice =
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     code = f"from pytest_chaos.cli.main import main; main({arguments!r})"
     with subprocess.Popen([sys.executable, "-c", code], env=environment) as process:
-        deadline_s = time.monotonic() + 120
-        while not list(scratch.glob("*/session-*/clean/daemon.pid")) and time.monotonic() < deadline_s:
-            time.sleep(0.001)  # sleeps because the exploration is another process, and says nothing meanwhile
+        until(lambda: list(scratch.glob("*/session-*/clean/daemon.pid")))
         family = tree.descendants(process.pid)
         for each in family[guardians]:  # the only child of the command, which stands in, and its only child
             tree.end(each)
@@ -330,10 +328,7 @@ def test_what_killed_guardians_leave_is_swept_by_the_next(tmp_path: Path) -> Non
 
 
 def _wait_for_the_end_of(family: list[tree.Process]) -> None:
-    deadline_s = time.monotonic() + 120
-    while _alive(family) and time.monotonic() < deadline_s:
-        time.sleep(0.001)  # sleeps because these are nobody's children any more
-    assert _alive(family) == []
+    until(lambda: not _alive(family))
 
 
 def _alive(family: list[tree.Process]) -> list[tree.Process]:

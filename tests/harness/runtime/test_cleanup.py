@@ -13,7 +13,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,6 +21,8 @@ from pytest_chaos import evidence
 from pytest_chaos.evidence import records
 from pytest_chaos.model.values import Verdict
 from pytest_chaos.runtime import processes as tree
+
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,10 +98,7 @@ class Session:
 
     def wait_until(self, condition: Callable[[], object], what: str) -> None:
         """Wait for a condition, with a bound, and say what pytest printed if it does not come."""
-        deadline_s = time.monotonic() + BOUND_S
-        while not condition():
-            assert time.monotonic() < deadline_s, f"{what} did not come: {self.output()}"
-            time.sleep(0.005)  # sleeps because this is the pause of a bounded wait
+        until(condition, lambda: f"{what} did not come: {self.output()}")
 
     def until_ready(self) -> int:
         """Wait until all agents and their descendants are there; return the pid of the process that runs the test."""

@@ -7,11 +7,12 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 from pytest_chaos.runtime import processes
+
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,13 +51,6 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         process.stdout.close()
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    """Wait for a condition, with a bound."""
-    deadline_s = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline_s
-
-
 def family(
     start: Callable[..., subprocess.Popen[bytes]], **variables: str
 ) -> tuple[subprocess.Popen[bytes], list[int]]:
@@ -93,7 +87,7 @@ def test_a_name_with_parentheses_does_not_confuse_the_reader(
 def test_there_is_no_process_without_one(start: Callable[..., subprocess.Popen[bytes]]) -> None:
     """A process that was reaped is nobody, and one that was not is dead."""
     process = start("/bin/true")
-    wait_until(lambda: (found := processes.read(process.pid)) is not None and not found.alive)
+    until(lambda: (found := processes.read(process.pid)) is not None and not found.alive)
     zombie = processes.read(process.pid)
     assert zombie is not None
     assert not processes.is_running(zombie.pid, zombie.start_ticks)

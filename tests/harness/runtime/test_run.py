@@ -20,6 +20,7 @@ from pytest_chaos.runtime.agent import GuardianClient
 from pytest_chaos.runtime.run import OBSERVED_CHARACTERS_MAX, reason
 
 from tests.harness.runtime import targets
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -447,7 +448,7 @@ def test_a_run_whose_guardian_was_killed_decides_nothing(start_run: StartRun, tm
         os.kill(own.pid, signal.SIGKILL)
         with pytest.raises(GuardianLost, match="the guardian of the agents was killed") as caught:
             agent.wait_for("never")
-        assert not [process for process in started if processes.is_running(process.pid, process.start_ticks)]
+        until(lambda: not [process for process in started if processes.is_running(process.pid, process.start_ticks)])
         run.check(["something is missing"])
         record = expected(run).conclude(caught.value)
     assert record.verdict is Verdict.INCONCLUSIVE

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +16,8 @@ from durable_agents.errors import InvalidSetting
 from durable_agents.jobs.alerts import Alert, Alerts
 from durable_agents.processes import Liveness, look, start_of
 from durable_agents.store.rows import OutboxKind
+
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -196,10 +197,8 @@ def test_a_job_that_was_lost_while_it_ran_is_not_finalised(world: World) -> None
 
     thread = threading.Thread(target=start)
     thread.start()
-    deadline_s = time.monotonic() + _TIMEOUT_S
-    while not (job := world.queue.get(1)).pid:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.002)  # sleeps because the executor is being started; the deadline bounds it
+    until(lambda: world.queue.get(1).pid)
+    job = world.queue.get(1)
     assert world.queue.reap_running_job(1, JobStatus.FAILED)
     assert job.pid is not None
     os.kill(job.pid, signal.SIGTERM)
@@ -236,10 +235,7 @@ def test_what_an_executor_leaves_behind_is_ended(world: World, tmp_path: Path) -
     world.queue.enqueue("builder")
     note = tmp_path / "pid"
     world.monitor("sh", "-c", f"sleep 600 & echo $! > {note}").run_once()
-    deadline_s = time.monotonic() + _TIMEOUT_S
-    while look(int(note.read_text()), None) is not Liveness.DEAD:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.002)  # sleeps because the kernel takes a moment; the deadline bounds it
+    until(lambda: look(int(note.read_text()), None) is Liveness.DEAD)
 
 
 def test_queue_and_engine_are_of_one_store(world: World, tmp_path: Path) -> None:

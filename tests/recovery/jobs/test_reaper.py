@@ -12,7 +12,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +36,8 @@ from durable_agents.jobs.reaper import Tier
 from durable_agents.processes import Liveness, look, start_of
 from durable_agents.store import open_store
 from durable_agents.store.rows import OutboxKind
+
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -171,14 +172,6 @@ def _world(tmp_path: Path) -> Iterator[World]:
     world.close()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for the kernel, at most for a bounded time."""
-    deadline_s = time.monotonic() + _TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.001)  # sleeps because the kernel takes a moment; the deadline bounds it
-
-
 # Tier 1: dead executors.
 
 
@@ -253,7 +246,7 @@ def test_zombies_reused_numbers_and_no_numbers_are_dead(world: World) -> None:
     zombie, other = world.process(), world.process()
     start = start_of(zombie.pid)
     zombie.kill()
-    wait_until(lambda: look(zombie.pid, start) is Liveness.DEAD)
+    until(lambda: look(zombie.pid, start) is Liveness.DEAD)
     ghosts = [
         world.running(pid=zombie.pid, start=start),
         world.running(pid=other.pid, start="another:1"),
@@ -285,7 +278,7 @@ def test_a_stopped_monitor_has_time_to_record_the_end(world: World) -> None:
     pid, start = world.gone()
     job_id = world.running(pid=pid, start=start, monitor=(monitor.pid, start_of(monitor.pid)))
     monitor.send_signal(signal.SIGSTOP)
-    wait_until(lambda: look(monitor.pid, None) is Liveness.STOPPED)
+    until(lambda: look(monitor.pid, None) is Liveness.STOPPED)
     reaper = world.reaper()
     for _ in range(4):
         assert reaper.run_once() == Tick(running=1)
@@ -396,7 +389,7 @@ def test_a_live_finalising_monitor_is_never_reaped(world: World) -> None:
     world.clock.advance(1200)
     assert reaper.run_once() == Tick(running=1)
     monitor.send_signal(signal.SIGSTOP)
-    wait_until(lambda: look(monitor.pid, None) is Liveness.STOPPED)
+    until(lambda: look(monitor.pid, None) is Liveness.STOPPED)
     world.clock.advance(1200)
     assert reaper.run_once() == Tick(running=1)
     world.clock.advance(1201)
@@ -684,7 +677,7 @@ def test_a_start_requeues_what_an_earlier_process_left(world: World, tmp_path: P
     assert (world.status(spent), reaper.reaped_total) == (JobStatus.FAILED, 4)
     assert [path.name for path in sorted(tmp_path.glob("*.lease"))] == ["mine.lease"]
     assert reaper.requeue_running_jobs() == 0
-    wait_until(lambda: reaper.health.runs > 0)
+    until(lambda: reaper.health.runs > 0)
     assert reaper.health.is_healthy
     assert reaper.stop()
     assert not reaper.health.is_running

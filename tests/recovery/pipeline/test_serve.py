@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from durable_agents.webhooks.signatures import github
 
 from tests.recovery.webhooks.test_events import issue
 from tests.recovery.webhooks.test_webhooks import SECRET, signed
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,10 +127,7 @@ class Service:
 
     def wait_for_log(self, text: str) -> None:
         """Wait until it has logged this."""
-        bound = time.monotonic() + BOUND_S
-        while text not in self.log:
-            assert time.monotonic() < bound, self.log
-            time.sleep(0.01)  # sleeps because another process writes it; bounded above
+        until(lambda: text in self.log, lambda: self.log)
 
     def ask(self, method: str, path: str, body: str = "", headers: dict[str, str] | None = None) -> tuple[int, Any]:
         """Send a request; return status and answer."""
@@ -154,10 +151,7 @@ class Service:
 
     def wait_for_stage(self, key: str, stage: str) -> None:
         """Wait until the task is there."""
-        bound = time.monotonic() + BOUND_S
-        while self.stage(key) != stage:
-            assert time.monotonic() < bound, self.log
-            time.sleep(0.01)  # sleeps because another process handles it; bounded above
+        until(lambda: self.stage(key) == stage, lambda: self.log)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
@@ -27,6 +26,7 @@ from durable_agents.store.rows import Audit
 from durable_agents.store.sqlite import group_commit
 
 from tests.recovery.interrupts import Interrupt
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,14 +97,6 @@ def queued(store: SqliteStore, *works: Callable[[SqliteTransaction], object]) ->
             assert writers[0].inside.wait(_TIMEOUT_S)
         until(lambda wanted=number: len(store.group_commit._queue) == wanted)  # type: ignore[misc]
     return writers
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition of another thread's."""
-    deadline_s = time.monotonic() + _TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.001)  # sleeps because a queue that a thread has joined rings no bell; bounded above
 
 
 def all_end(writers: list[Writer]) -> list[BaseException | None]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from durable_agents import Heartbeat, LeaseManager, ManualClock, SystemClock, TaskManager
-from durable_agents.clock import microseconds
+from durable_agents import Heartbeat, LeaseManager, ManualClock, TaskManager
 from durable_agents.errors import LeaseExpired, LeaseLost
+
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,26 +111,18 @@ def test_a_loss_that_was_told_stays_one(tmp_path: Path, leases: LeaseManager) ->
     heartbeat.stop()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another thread brings about."""
-    deadline = SystemClock().monotonic() + microseconds(BOUND_S)
-    while not condition():
-        assert SystemClock().monotonic() < deadline
-        threading.Event().wait(0.001)
-
-
 def test_a_thread_notices_a_loss_by_itself(
     tmp_path: Path, lease: Lease, leases: LeaseManager, clock: ManualClock
 ) -> None:
     """Within an interval, without a call of the holder; it does not renew what the new owner has."""
     with Heartbeat(lease, db_path=tmp_path / "store.db", clock=clock, interval_s=0.005) as heartbeat:
-        wait_until(lambda: heartbeat.health.runs >= 2)
+        until(lambda: heartbeat.health.runs >= 2)
         leases.release(lease)
         stolen = leases.acquire("thief", ttl_s=10)
         assert stolen is not None
-        wait_until(lambda: heartbeat.is_lost)
+        until(lambda: heartbeat.is_lost)
         runs = heartbeat.health.runs
-        wait_until(lambda: heartbeat.health.runs > runs + 1)
+        until(lambda: heartbeat.health.runs > runs + 1)
     assert leases.get(stolen.work_item_id).lease_expires_at == stolen.expires_at
 
 
@@ -142,9 +134,9 @@ def test_a_busy_database_ends_no_heartbeat(tmp_path: Path, leases: LeaseManager,
     heartbeat = Heartbeat(lease, db_path=tmp_path / "store.db", clock=clock, interval_s=0.005)
     with leases.store.transaction():
         heartbeat.start()
-        wait_until(lambda: heartbeat.health.failures > 0)
+        until(lambda: heartbeat.health.failures > 0)
         assert "DatabaseLocked" in heartbeat.health.reason
         assert heartbeat.lease == lease
-    wait_until(lambda: heartbeat.lease.expires_at > lease.expires_at)
-    wait_until(lambda: heartbeat.health.is_healthy)
+    until(lambda: heartbeat.lease.expires_at > lease.expires_at)
+    until(lambda: heartbeat.health.is_healthy)
     assert heartbeat.stop()
