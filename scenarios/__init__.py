@@ -1,1 +1,3 @@
-"""What we claim survives: tests that read like a list of promises, and the agents that they start."""
+"""What we claim survives: tests that read like a list of promises,
+and the agents that they start.
+"""

@@ -1,4 +1,5 @@
-"""Draw the rooms and who imports whom, from the code's own imports: the picture of docs/architecture.md.
+"""Draw the rooms and who imports whom, from the code's own imports:
+the picture of docs/architecture.md.
 
 ``python -m tests.rooms`` writes it there; a test compares it with the code.
 """
@@ -18,14 +19,18 @@ END: Final = "<!-- end of rooms -->"
 
 
 def room_of(module: str) -> str:
-    """Return the room of a module: ``pytest_chaos/trace`` for a folder, the package itself for a module at its root."""
+    """Return the room of a module: ``pytest_chaos/trace`` for a folder,
+    the package itself for a module at its root.
+    """
     parts = module.split(".")
     folder = ROOT / PACKAGES[parts[0]] / parts[0] / parts[1] if len(parts) > 1 else None
     return f"{parts[0]}/{parts[1]}" if folder is not None and folder.is_dir() else parts[0]
 
 
 def imports_at_runtime(tree: ast.Module) -> set[str]:
-    """Return the modules of ours that a source imports when it runs; imports for types alone are left out."""
+    """Return the modules of ours that a source imports when it runs;
+    imports for types alone are left out.
+    """
     found: set[str] = set()
     skipped = {
         id(inner)
@@ -56,7 +61,9 @@ def edges() -> dict[str, set[str]]:
 
 
 def picture() -> str:
-    """Return the rooms as a Mermaid flow chart, without the modules at the root of a package: all use them."""
+    """Return the rooms as a Mermaid flow chart, without the modules at the root of a package:
+    all use them.
+    """
     graph = edges()
     lines = ["```mermaid", "flowchart TD"]
     for package in PACKAGES:

@@ -1,4 +1,5 @@
-"""The rules of prose that no other tool keeps: the words of the glossary, first lines of docstrings, examples that run.
+"""The rules of prose that no other tool keeps: the words of the glossary,
+first lines of docstrings, examples that run.
 
 Each rule is a function from text to problems and is tried on a bad snippet first.
 """
@@ -53,7 +54,9 @@ def word_problems(path: str, lines: Iterator[tuple[int, str]]) -> list[str]:
 
 
 def summary_problems(path: str, source: str) -> list[str]:
-    """Return the docstrings whose first line is not one complete line with a full stop at its end."""
+    """Return the docstrings whose first line is not one complete line with a full
+    stop at its end.
+    """
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     problems = []
     for node in ast.walk(ast.parse(source)):
@@ -104,7 +107,9 @@ EXAMPLES = [path for path, text in sources() if ">>> " in text]
 
 @pytest.mark.parametrize("path", EXAMPLES)
 def test_an_example_of_a_docstring_runs(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The examples of a module do what they show; they may use public names, and ``tmp_path``, a new folder."""
+    """The examples of a module do what they show; they may use public names, and ``tmp_path``,
+    a new folder.
+    """
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(module_name(path))
     package = importlib.import_module(module.__name__.partition(".")[0])
@@ -125,7 +130,9 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize("text", ["whoever reads it", "it cannot be meant", "The Courier carries it", "the likeness"])
 def test_a_rejected_word_is_found(text: str) -> None:
-    """A rejected word is found in a comment, in a docstring and in a message; similar words are left alone."""
+    """A rejected word is found in a comment, in a docstring and in a message;
+    similar words are left alone.
+    """
     for source in (f"# {text}\n", f'"""{text}"""\n', f'x = f"{text} {{1}}"\n'):
         assert len(word_problems("x.py", prose_of(source))) == 1
     assert word_problems("x.py", prose_of("# the meaning of a stranger's presence\ncourier = 1\n")) == []

@@ -1,4 +1,5 @@
-"""The rules of design.md and style.md that no tool keeps for us: who may import whom, public names, and small habits.
+"""The rules of design.md and style.md that no tool keeps for us:
+who may import whom, public names, and small habits.
 
 Each rule is a function from source text to problems, tried here on a bad snippet before it is let
 loose on the repository: a lint that finds nothing because it looks at nothing would be worse than
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 
 SOURCE_ROOTS = ("harness", "reports", "recovery")
-"""Folders whose content is imported by its own name: ``harness/pytest_chaos`` is ``pytest_chaos``."""
+"""Folders whose content is imported by its own name: ``harness/pytest_chaos`` is ``pytest_chaos``.
+"""
 ROOMS = frozenset({"pytest_chaos", "chaos_reports", "durable_agents", "scenarios", "tests"})
 PURE = frozenset({"model", "checkers", "errors"})
 """Rooms of pytest_chaos that only compute: no process, no clock, no file."""
@@ -51,7 +53,9 @@ class Import(NamedTuple):
 
 
 def imports_of(source: str, module: str = "module", *, is_package: bool = False) -> list[Import]:
-    """Return everything the source imports, relative and dynamic imports with literal names included."""
+    """Return everything the source imports, relative and dynamic imports with literal names
+    included.
+    """
     found: list[Import] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -128,13 +132,17 @@ def _forbidden_in_harness(module: list[str], name: list[str]) -> str | None:
 
 
 def folder_problems(paths: list[str]) -> list[str]:
-    """Return the folders with more modules than a reader can keep in mind; ``__init__.py`` is not counted."""
+    """Return the folders with more modules than a reader can keep in mind;
+    ``__init__.py`` is not counted.
+    """
     sizes = Counter(str(Path(path).parent) for path in paths if Path(path).name != "__init__.py")
     return [f"{folder}: {size} modules, at most {FILES_MAX}" for folder, size in sizes.items() if size > FILES_MAX]
 
 
 def sleep_problems(path: str, source: str) -> list[str]:
-    """Return where a test sleeps. A line that says ``sleeps because`` is an exception that explains itself."""
+    """Return where a test sleeps. A line that says ``sleeps because`` is an exception that explains
+    itself.
+    """
     lines = source.splitlines()
     tree = ast.parse(source)
     names = {"time.sleep"} | {
@@ -153,7 +161,9 @@ def sleep_problems(path: str, source: str) -> list[str]:
 
 
 def length_problems(path: str, source: str) -> list[str]:
-    """Return whether a module is long and does not say, with the words ``long because``, why it has to be."""
+    """Return whether a module is long and does not say, with the words ``long because``,
+    why it has to be.
+    """
     lines = source.count("\n")
     if lines <= MODULE_LINES_MAX or "long because" in source:
         return []
@@ -171,7 +181,9 @@ def docstring_problems(path: str, source: str) -> list[str]:
 
 
 def exception_problems(path: str, source: str) -> list[str]:
-    """Return the lines that switch a lint off without a code and a reason: ``noqa``, a colon, codes, ``-``, reason."""
+    """Return the lines that switch a lint off without a code and a reason:
+    ``noqa``, a colon, codes, ``-``, reason.
+    """
     return [
         f"{path}:{number}: give the code and a reason, as in '# noqa: S311 - repeatable on purpose'"
         for number, line in enumerate(source.splitlines(), start=1)
@@ -181,7 +193,9 @@ def exception_problems(path: str, source: str) -> list[str]:
 
 
 def index_problems(path: str, content: str) -> list[str]:
-    """Return the lines that name a package index: what is committed installs from wherever its user installs from."""
+    """Return the lines that name a package index: what is committed installs from wherever its user
+    installs from.
+    """
     urls = (
         r"https?://" if Path(path).suffix == ".txt" else r"https?://\S*(pypi|simple|index|mirror|nexus|artifact|devpi)"
     )

@@ -7,7 +7,9 @@ from typing import Final
 from durable_agents.errors import InvalidSetting
 
 BYTES_MOST: Final = 2**60
-"""The largest bound on a size in bytes: no file is larger, and sums of such sizes fit into a column."""
+"""The largest bound on a size in bytes: no file is larger,
+and sums of such sizes fit into a column.
+"""
 
 
 def is_whole(value: object, least: int, most: int) -> bool:

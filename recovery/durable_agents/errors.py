@@ -78,7 +78,9 @@ class InheritedTransaction(StoreError):
 
 
 STORE_FAILURES: Final = (DatabaseFull, DatabaseLocked, DatabaseReadOnly, DatabaseUnavailable, StoreClosed)
-"""The errors that would meet every item alike: a loop over items is ended by them, and by no other error."""
+"""The errors that would meet every item alike: a loop over items is ended by them,
+and by no other error.
+"""
 
 
 # Tasks.

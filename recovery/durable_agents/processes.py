@@ -27,13 +27,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 END_TIMEOUT_S: Final = 5.0
-"""How long a killed process may take to end, in seconds. Only an uninterruptible wait takes more than a moment."""
+"""How long a killed process may take to end, in seconds.
+Only an uninterruptible wait takes more than a moment.
+"""
 
 _DEAD_STATES: Final = frozenset("ZXx")
 _STOPPED_STATES: Final = frozenset("Tt")
 _LOOK_S: Final = 0.002
 _EXEC_S: Final = 0.25
-"""How long ``execve`` may leave a process without an environment, in seconds. After that it never had one."""
+"""How long ``execve`` may leave a process without an environment, in seconds.
+After that it never had one.
+"""
 
 
 class Liveness(enum.StrEnum):

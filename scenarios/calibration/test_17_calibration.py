@@ -1,4 +1,5 @@
-"""Scenario 17: what is explored comes out as it is known to be; a tool that calls all sound, or all broken, fails here.
+"""Scenario 17: what is explored comes out as it is known to be;
+a tool that calls all sound, or all broken, fails here.
 
 A row holds when the *expected* verdict comes out: SQLite with DELETE+FULL loses acknowledged
 commits in a power loss, and an exploration that does not find it is as wrong as one that finds
@@ -50,7 +51,8 @@ NOTHING: frozenset[str] = frozenset()
 
 
 class Row(NamedTuple):
-    """A program, and the signatures that its exploration has to find: in a crash, and when power fails.
+    """A program, and the signatures that its exploration has to find:
+    in a crash, and when power fails.
 
     ``allowed`` are signatures that a power loss may show besides.
     """
@@ -85,7 +87,9 @@ HABITS: dict[str, Row] = {
     "header-without-barrier": Row(HeaderWithoutBarrier(), power=BAD),
     "lock-left-behind": Row(LockLeftBehind(), crash=BAD, power=BAD),
 }
-"""Habits that lost data in programs that many use, and what finds each; to rename what was not synced is above."""
+"""Habits that lost data in programs that many use, and what finds each;
+to rename what was not synced is above.
+"""
 
 
 def mended_of(row: Row) -> Habit:
@@ -95,7 +99,9 @@ def mended_of(row: Row) -> Habit:
 
 
 def judge(chaos: Run, explored: Exploration, row: Row) -> None:
-    """Expect just the findings that are known, and everything that was explored to have come to an answer."""
+    """Expect just the findings that are known, and everything that was explored to have come to an
+    answer.
+    """
     for family in explored.families:
         expected = {"crash": row.crash, "power": row.power}.get(str(family.family), row.crash)
         expect_signatures(chaos, explored, family, expected, row.allowed)
@@ -117,7 +123,9 @@ def expect_signatures(
 
 @pytest.mark.parametrize("name", ROWS)
 def test_known_outcomes(chaos: Run, explore: Explore, name: str) -> None:
-    """Under crashes and power losses each program is found guilty of what it is known for, and of nothing else."""
+    """Under crashes and power losses each program is found guilty of what it is known for,
+    and of nothing else.
+    """
     row = ROWS[name]
 
     judge(chaos, explore(row.target, faults=("crash", "power"), judge=False), row)
@@ -125,7 +133,9 @@ def test_known_outcomes(chaos: Run, explore: Explore, name: str) -> None:
 
 @pytest.mark.parametrize("name", HABITS)
 def test_known_habits(chaos: Run, explore: Explore, name: str) -> None:
-    """Each bad habit is found by its family of faults, and with the habit mended there is nothing to find."""
+    """Each bad habit is found by its family of faults,
+    and with the habit mended there is nothing to find.
+    """
     row = HABITS[name]
 
     judge(chaos, explore(row.target, faults=("crash", "power"), judge=False), row)
@@ -148,7 +158,9 @@ def test_sound_programs_hold_under_everything(explore: Explore, name: str) -> No
 
 
 def test_every_state_is_what_a_real_kill_leaves(chaos: Run, explore: Explore) -> None:
-    """At all steps: the program is really killed there, and its directory is what the recording says."""
+    """At all steps: the program is really killed there,
+    and its directory is what the recording says.
+    """
     explored = explore(ROWS["wal-full"].target, faults=("crash",), confirmations=1000)
     (crash,) = explored.families
 
@@ -174,7 +186,9 @@ def test_compiled_programs(chaos: Run, explore: Explore, how: str, *, static: bo
 
 
 def test_checkpoints_survive(explore: Explore, manager: str) -> None:
-    """The recovery core loses no acknowledged checkpoint, at no crash point and in no power loss."""
+    """The recovery core loses no acknowledged checkpoint,
+    at no crash point and in no power loss.
+    """
     explore(Checkpoints(manager, count=2), faults=("crash", "power"))
 
 

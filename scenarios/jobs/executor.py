@@ -1,4 +1,5 @@
-"""The program that executes jobs in the scenarios: says when it begins and ends, and notices a second one of its job.
+"""The program that executes jobs in the scenarios:
+says when it begins and ends, and notices a second one of its job.
 
 It is run by its path, isolated, so that it starts fast: ``executor.py FOLDER [CLAIM=CONDUCT ...]``;
 a conduct says what happens under that claim; otherwise it succeeds. The lock is the kernel's: it

@@ -1,4 +1,6 @@
-"""The programs of the scenarios about jobs: monitors, reapers, webhooks, ghosts, and what they say."""
+"""The programs of the scenarios about jobs:
+monitors, reapers, webhooks, ghosts, and what they say.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,9 @@ def wait_for_start(marks: Marks, gate: str) -> None:
 
 
 def monitor(marks: Marks, database: str, parts: dict[str, str], conducts: list[str], jobs: int) -> None:
-    """Run builders' jobs until so many of the first ids have ended; say what became of each claim."""
+    """Run builders' jobs until so many of the first ids have ended;
+    say what became of each claim.
+    """
     core = open_core(database, parts)
 
     def finalise(job: Any, exit_code: int) -> None:
@@ -148,7 +152,9 @@ def poll(
     looks: int,
     gate_timeout_s: float = TIMEOUT_S,
 ) -> None:
-    """Ask for an advance of each task, and look as a reaper, so many times; say how often a task moved."""
+    """Ask for an advance of each task, and look as a reaper, so many times;
+    say how often a task moved.
+    """
     core = open_core(database, parts, gate_timeout_s=gate_timeout_s)
     found = core.reaper(parts["reaper"], "reaper", {"reaper_finalize_grace_s": 3600.0})
     marks.note("ready")
@@ -161,7 +167,9 @@ def poll(
 
 
 def haunt(marks: Marks, folder: str) -> None:
-    """Have a zombie for a child, say its number and our own, and stay until the file ``go`` is there."""
+    """Have a zombie for a child, say its number and our own,
+    and stay until the file ``go`` is there.
+    """
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -179,7 +187,9 @@ def have_ended(core: Core, jobs: int) -> bool:
 
 
 def is_quiet(core: Core) -> bool:
-    """Tell whether nothing runs, nothing waits for a builder, and nothing is left to do in the outbox."""
+    """Tell whether nothing runs, nothing waits for a builder,
+    and nothing is left to do in the outbox.
+    """
     statement = (
         "SELECT (SELECT count(*) FROM jobs WHERE status = 'running' OR (status = 'queued' AND agent = 'builder')) "
         "+ (SELECT count(*) FROM outbox)"

@@ -1,4 +1,6 @@
-"""What became of jobs and tasks, read with nothing but sqlite3, and of executors, as their ledger and locks have it."""
+"""What became of jobs and tasks, read with nothing but sqlite3, and of executors,
+as their ledger and locks have it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def rows(database: Path, statement: str, *parameters: Any) -> list[tuple[Any, ..
 
 
 def check_jobs(database: Path, jobs: int, *, statuses: tuple[str, ...] = ("done",)) -> Iterator[Finding]:
-    """Find, of the jobs with the first ids, those that have not ended so, or that ended more than once."""
+    """Find, of the jobs with the first ids, those that have not ended so,
+    or that ended more than once.
+    """
     found = dict(rows(database, "SELECT job_id, status FROM jobs WHERE job_id <= ?", jobs))
     wrong = {job_id: status for job_id, status in found.items() if status not in statuses}
     if wrong or len(found) != jobs:
@@ -83,7 +87,9 @@ def ledger(folder: Path) -> list[tuple[int, int, int, str]]:
 
 
 def check_executors(folder: Path) -> Iterator[Finding]:
-    """Find executors that met another one of their job alive, and claims that were executed twice."""
+    """Find executors that met another one of their job alive,
+    and claims that were executed twice.
+    """
     lines = ledger(folder)
     if met := [(job, claim) for job, claim, _, what in lines if what == "overlap"]:
         text = f"(job, claim) that began while another executor of the job lived: {met[:10]}"

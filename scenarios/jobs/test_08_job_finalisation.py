@@ -1,4 +1,6 @@
-"""Scenario 08: executor, monitor or reaper die anywhere between start and advance; the job ends once, all the same."""
+"""Scenario 08: executor, monitor or reaper die anywhere between start and advance;
+the job ends once, all the same.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ POINTS = (*JobCrashPoint.of("job"), *JobCrashPoint.of("monitor"), *JobCrashPoint
 REAPER_POINTS = tuple(
     point for point in JobCrashPoint.of("reaper") if not point.endswith(("after_fence", "after_kill", "after_count"))
 )
-"""Where a reaper is killed that finds an exit code; the others belong to the tiers of scenario 09."""
+"""Where a reaper is killed that finds an exit code; the others belong to the tiers of scenario 09.
+"""
 
 SETTINGS = {"reaper_finalize_grace_s": 0.05, "reaper_max_running_s": 60.0}
 
@@ -112,7 +115,9 @@ def test_a_monitor_killed_at_a_named_point(pipeline: Pipeline, point: str) -> No
 
 
 def test_an_executor_that_nobody_knows_of_does_not_begin(pipeline: Pipeline) -> None:
-    """The monitor dies between the start of the executor and the note of its pid: that executor never does anything."""
+    """The monitor dies between the start of the executor and the note of its pid:
+    that executor never does anything.
+    """
     pipeline.chaos.plan(kill("monitor", at_point("recovery.monitor.after_spawn")))
     pipeline.monitor("monitor", "1=linger").wait_exit()
     pipeline.race_to_the_end()
@@ -128,7 +133,9 @@ def check_unseen(folder: Path) -> Iterator[Finding]:
 
 @pytest.mark.parametrize("conduct", ["die", "die-late", "fail"])
 def test_an_executor_that_dies(pipeline: Pipeline, conduct: str) -> None:
-    """Killed as it begins, or when it has done all but return, or failed: there is another attempt, which succeeds."""
+    """Killed as it begins, or when it has done all but return, or failed:
+    there is another attempt, which succeeds.
+    """
     pipeline.monitor("monitor", f"1={conduct}").wait_exit()
     codes = [code for (code,) in rows(pipeline.database, "SELECT exit_code FROM agent_runs ORDER BY run_id")]
     pipeline.chaos.expect("exit codes", observed=codes, holds=codes == [3 if conduct == "fail" else -9, 0])
@@ -144,7 +151,9 @@ def test_an_executor_that_dies(pipeline: Pipeline, conduct: str) -> None:
     ],
 )  # fmt: skip
 def test_a_reaper_killed_at_a_named_point(pipeline: Pipeline, point: str) -> None:
-    """The monitor dies with the exit code recorded, and the reaper that takes over dies in its turn."""
+    """The monitor dies with the exit code recorded, and the reaper that takes over dies in its
+    turn.
+    """
     pipeline.chaos.plan(kill("monitor", at_point("recovery.job.after_exit_code")), kill("reaper", at_point(point)))
     pipeline.chaos.note("crash_points", [point])
     pipeline.monitor("monitor").wait_exit()
@@ -153,7 +162,9 @@ def test_a_reaper_killed_at_a_named_point(pipeline: Pipeline, point: str) -> Non
 
 
 def test_a_webhook_comes_while_the_reaper_holds_its_claim_back(pipeline: Pipeline) -> None:
-    """The reaper has seen a green gate and stands still; the webhook leaves the stage; the reaper goes on."""
+    """The reaper has seen a green gate and stands still; the webhook leaves the stage;
+    the reaper goes on.
+    """
     pipeline.chaos.plan(
         kill("monitor", at_point("recovery.job.after_exit_code")),
         pause("reaper", at_point("recovery.reaper.before_claim")),
@@ -168,7 +179,9 @@ def test_a_webhook_comes_while_the_reaper_holds_its_claim_back(pipeline: Pipelin
 
 
 def test_a_webhook_comes_between_the_claim_and_the_advance(pipeline: Pipeline) -> None:
-    """The monitor has ended the job and stands still before the advance; webhook and reaper are faster than it."""
+    """The monitor has ended the job and stands still before the advance;
+    webhook and reaper are faster than it.
+    """
     pipeline.chaos.plan(
         pause("monitor", at_point("recovery.stage.before_advance")),
         pause("webhook", at_point("recovery.stage.before_advance")),
@@ -185,7 +198,9 @@ def test_a_webhook_comes_between_the_claim_and_the_advance(pipeline: Pipeline) -
 
 
 def test_the_reaper_ends_the_job_of_a_monitor_that_stands_still(pipeline: Pipeline) -> None:
-    """A monitor that was killed while it finalised is followed once, however many look; its finalizers ran once."""
+    """A monitor that was killed while it finalised is followed once, however many look;
+    its finalizers ran once.
+    """
     pipeline.chaos.plan(kill("monitor", after_mark("finalised", kind="note")))
     pipeline.monitor("monitor").wait_exit()
     reapers = [pipeline.reaper(f"reaper-{number}") for number in range(3)]

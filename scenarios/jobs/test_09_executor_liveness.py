@@ -1,4 +1,6 @@
-"""Scenario 09: who lives is left alone, who is dead is noticed, and there are never two executors of one job."""
+"""Scenario 09: who lives is left alone, who is dead is noticed,
+and there are never two executors of one job.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ def watch(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> Watch:
 
 @pytest.mark.parametrize("point", ["recovery.job.after_exit_code", "recovery.monitor.after_finalise"])
 def test_a_monitor_that_stands_still_while_it_finalises(watch: Watch, point: str) -> None:
-    """Its executor has ended, the exit code is there, the grace is over: it is not reaped, and ends the job itself."""
+    """Its executor has ended, the exit code is there, the grace is over:
+    it is not reaped, and ends the job itself.
+    """
     watch.chaos.plan(pause("monitor", at_point(point)))
     monitor = watch.monitor("monitor")
     monitor.wait_state("T")
@@ -100,7 +104,9 @@ def test_a_monitor_that_stands_still_while_it_finalises(watch: Watch, point: str
 
 
 def test_a_monitor_that_stands_still_before_it_says_how_it_ended(watch: Watch) -> None:
-    """Its executor has ended and nobody has said so; within the ceiling the monitor still may, and does."""
+    """Its executor has ended and nobody has said so;
+    within the ceiling the monitor still may, and does.
+    """
     watch.chaos.plan(pause("monitor", at_point("recovery.job.before_exit_code")))
     monitor = watch.monitor("monitor")
     monitor.wait_state("T")
@@ -126,7 +132,9 @@ def wait_for_state(watch: Watch, state: str) -> int:
 
 @pytest.mark.parametrize(("conduct", "state"), [("stop", "T"), ("linger", "S")])
 def test_an_executor_past_the_ceiling_is_ended_before_the_next_one(watch: Watch, conduct: str, state: str) -> None:
-    """Stopped or waiting for ever: alive within the ceiling; past it, ended first, and then followed by another."""
+    """Stopped or waiting for ever: alive within the ceiling;
+    past it, ended first, and then followed by another.
+    """
     monitor = watch.monitor("monitor", f"1={conduct}")
     pid = wait_for_state(watch, state)
     watch.chaos.expect("the executor", observed=f"in state {state}", holds=pid > 0)
@@ -152,7 +160,9 @@ def check_owner(watch: Watch) -> Iterator[Finding]:
 
 
 def test_a_monitor_that_wakes_when_its_job_is_another_ones(watch: Watch) -> None:
-    """It stood still past the ceiling with an end to tell; the job was given on; what it tells changes nothing."""
+    """It stood still past the ceiling with an end to tell; the job was given on;
+    what it tells changes nothing.
+    """
     watch.chaos.plan(pause("monitor", at_point("recovery.monitor.after_exit")))
     monitor = watch.monitor("monitor", "1=fail")
     monitor.wait_state("T")
@@ -204,7 +214,9 @@ def check_ghosts(watch: Watch, ghosts: dict[str, int], looks: int) -> Iterator[F
 
 
 def test_ghosts_are_noticed_by_reapers_that_restart(watch: Watch) -> None:
-    """Each look is that of a new process: a zombie, a used number, pid 0 and none are dead in the second one."""
+    """Each look is that of a new process: a zombie, a used number,
+    pid 0 and none are dead in the second one.
+    """
     haunt = watch.chaos.spawn(HAUNT, kwargs={"folder": str(watch.database.parent)}, name="haunt")
     (mark,) = haunt.wait_for("haunting")
     watch.chaos.note("ghosts", json.loads(json.dumps(mark.value)))

@@ -1,4 +1,6 @@
-"""Scenario 10: reapers and start-ups at once, some of them killed; each job is won by one, and the counters add up."""
+"""Scenario 10: reapers and start-ups at once, some of them killed;
+each job is won by one, and the counters add up.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ POINTS = tuple(point for point in JobCrashPoint.of("reaper") if point.endswith((
 
 
 def leave_jobs(database: Path, count: int) -> list[str]:
-    """Leave so many running jobs, as a crash of all monitors does; return the tasks whose builders had succeeded."""
+    """Leave so many running jobs, as a crash of all monitors does;
+    return the tasks whose builders had succeeded.
+    """
     succeeded = []
     with JobQueue(db_path=database) as queue:
         tasks = TaskManager(queue.store)
@@ -123,7 +127,9 @@ def killed_at_random(chaos: Run, database: Path, parts: dict[str, str], *, jobs:
 
 
 def test_two_of_five_are_killed(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The quick form of killed ones: the first of them alone with all the work, the other among the rest."""
+    """The quick form of killed ones: the first of them alone with all the work,
+    the other among the rest.
+    """
     killed_at_random(chaos, fresh_db, parts, jobs=40, kills=2)
 
 

@@ -1,4 +1,6 @@
-"""Scenario 16: a gate that stays red is silence, for thousands of looks; when it turns green, the task moves."""
+"""Scenario 16: a gate that stays red is silence, for thousands of looks;
+when it turns green, the task moves.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ GATE_TIMEOUT_S = 0.2
 
 
 def wait_behind_a_red_gate(database: Path) -> None:
-    """Leave tasks in build, the last one with a job whose exit code is there and whose monitor has time yet."""
+    """Leave tasks in build, the last one with a job whose exit code is there and whose monitor has
+    time yet.
+    """
     (database.parent / "red").touch()
     with JobQueue(db_path=database) as queue:
         for task in TASKS:
@@ -96,7 +100,9 @@ def test_hundreds_of_looks(chaos: Run, fresh_db: Path, parts: dict[str, str]) ->
 
 
 def test_a_gate_hangs_for_one_task(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """However often it is asked about that one, it answers for the others; it comes back, and answers for all."""
+    """However often it is asked about that one, it answers for the others;
+    it comes back, and answers for all.
+    """
     with JobQueue(db_path=fresh_db) as queue:
         for task in TASKS:
             TaskManager(queue.store).create(task, stage="build")
@@ -119,5 +125,7 @@ def test_a_gate_hangs_for_one_task(chaos: Run, fresh_db: Path, parts: dict[str, 
 
 @pytest.mark.chaos_deep
 def test_thousands_of_looks(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Two processes, four tasks, sixteen thousand evaluations and four thousand looks of a reaper."""
+    """Two processes, four tasks, sixteen thousand evaluations and four thousand
+    looks of a reaper.
+    """
     look_many_times(chaos, fresh_db, parts, 2000)

@@ -1,4 +1,6 @@
-"""The programs of the scenario about the cache: callers whose generations are lines in a file of the world."""
+"""The programs of the scenario about the cache: callers whose generations are lines in a file of
+the world.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def opened(cache: str, database: str) -> Iterator[LLMOutputCache]:
 
 
 def ask_all(marks: Marks, database: str, cache: str, prompts: list[int], effects: str) -> None:
-    """Ask for each prompt once, and say what came of it in one mark, so that the marks do not take the time."""
+    """Ask for each prompt once, and say what came of it in one mark,
+    so that the marks do not take the time.
+    """
     hits, wrong = 0, []
     with opened(cache, database) as part:
         marks.intent("pass")
@@ -59,7 +63,9 @@ def ask_each(marks: Marks, database: str, cache: str, prompts: list[int], effect
 def ask_at_once(
     marks: Marks, database: str, cache: str, prompts: list[int], effects: str, gate: str, hold: str, ttl_s: float
 ) -> None:
-    """Ask when the gate is open; who generates goes on when the file ``hold`` is there, so that the others wait."""
+    """Ask when the gate is open; who generates goes on when the file ``hold`` is there,
+    so that the others wait.
+    """
     with opened(cache, database) as part:
         marks.note("ready")
         wait_for(gate)
@@ -94,7 +100,9 @@ def output_of(prompt: int) -> dict[str, Any]:
 
 
 def generated(prompt: int, effects: str) -> Generation:
-    """Generate an answer; the world sees it as a line in a file, in one write that no kill can tear."""
+    """Generate an answer; the world sees it as a line in a file,
+    in one write that no kill can tear.
+    """
     descriptor = os.open(effects, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(descriptor, f"{prompt}\n".encode())
     os.close(descriptor)

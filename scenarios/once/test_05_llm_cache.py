@@ -61,7 +61,9 @@ class Callers:
         return [int(line) for line in self.effects.read_text().split()] if self.effects.exists() else []
 
     def ask_in_shares(self, kind: str, count: int) -> list[dict[str, Any]]:
-        """Let several processes ask for all prompts, each for a share of its own; return what they say."""
+        """Let several processes ask for all prompts, each for a share of its own;
+        return what they say.
+        """
         shares = [list(range(place, count, PROCESSES)) for place in range(PROCESSES)]
         agents = [self.start(ALL, f"{kind}-{place}", share) for place, share in enumerate(shares)]
         for agent in agents:
@@ -77,7 +79,9 @@ class Callers:
         return str(self.chaos.directory / gate)
 
     def judge(self, prompts: int, *, kills: int = 0, generated: int = 1) -> None:
-        """Expect so many generations of each prompt, one more at most for each kill, and nothing but right answers."""
+        """Expect so many generations of each prompt, one more at most for each kill,
+        and nothing but right answers.
+        """
         seen = Counter(self.generations())
         chaos = self.chaos
         chaos.check(exactly_once.at_most(seen.elements(), generated + kills), expect="generations of each output")
@@ -112,7 +116,9 @@ def callers(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> Callers:
 
 
 def misses_then_hits(callers: Callers, count: int) -> None:
-    """Ask for all prompts twice, the second time in other processes, and judge answers and statistics."""
+    """Ask for all prompts twice, the second time in other processes,
+    and judge answers and statistics.
+    """
     chaos = callers.chaos
     first, second = callers.ask_in_shares("first", count), callers.ask_in_shares("second", count)
     misses, hits = sum(each["misses"] for each in first), sum(each["hits"] for each in second)
@@ -132,7 +138,9 @@ def test_a_thousand_misses_then_a_thousand_hits(callers: Callers) -> None:
 
 
 def killed_while_generating(callers: Callers, prompts: int, kills: int) -> None:
-    """Kill callers in a generation drawn from the seed, restart them, and expect that each got all answers."""
+    """Kill callers in a generation drawn from the seed, restart them,
+    and expect that each got all answers.
+    """
     chaos = callers.chaos
     names = [f"caller-{place}" for place in range(PROCESSES)]
     drawn = chaos.random("kills")
@@ -153,7 +161,8 @@ def killed_while_generating(callers: Callers, prompts: int, kills: int) -> None:
 
 
 def round_of(place: int, prompts: int) -> list[int]:
-    """Return what a caller asks for: what all ask for, each from another start, and between that some of its own.
+    """Return what a caller asks for: what all ask for, each from another start,
+    and between that some of its own.
 
     So each generates several outputs whatever the others do, and its death is met by those who wait
     for the others.
@@ -166,7 +175,9 @@ def round_of(place: int, prompts: int) -> list[int]:
 
 
 def test_callers_are_killed_while_they_generate(callers: Callers) -> None:
-    """The quick form: two of four callers die; the others go on at once, and each output is there."""
+    """The quick form: two of four callers die;
+    the others go on at once, and each output is there.
+    """
     killed_while_generating(callers, 16, 2)
 
 
@@ -177,7 +188,9 @@ def test_all_callers_are_killed_while_they_generate(callers: Callers) -> None:
 
 
 def stampede(callers: Callers, *, kills: int) -> None:
-    """Sixteen ask for one output; with a kill, the first of them generates and dies while all others wait."""
+    """Sixteen ask for one output; with a kill, the first of them generates and dies while all
+    others wait.
+    """
     chaos = callers.chaos
     options = {"gate": callers.path("gate"), "ttl_s": LONG_S}
     if kills:
@@ -216,7 +229,9 @@ def test_a_stampede_whose_generator_dies(callers: Callers) -> None:
 
 
 def test_all_outputs_expire_under_load(callers: Callers) -> None:
-    """Everything expires at once while many ask: each output is refreshed once, and is a hit again after that."""
+    """Everything expires at once while many ask: each output is refreshed once,
+    and is a hit again after that.
+    """
     chaos, prompts = callers.chaos, list(range(10))
     callers.start(AT_ONCE, "first", prompts, gate="", hold="", ttl_s=EXPIRY_S).wait_exit()
     clock = SystemClock()

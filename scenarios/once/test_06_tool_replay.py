@@ -1,4 +1,6 @@
-"""Scenario 06: a tool has its effect once, whenever its agent dies, and its output is the same for ever."""
+"""Scenario 06: a tool has its effect once, whenever its agent dies,
+and its output is the same for ever.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ class Tools:
 
 
 def check_outputs(tools: Tools) -> Iterator[Finding]:
-    """Find answers that are not what the tool put out in the world, or not of the type of all others."""
+    """Find answers that are not what the tool put out in the world,
+    or not of the type of all others.
+    """
     for mark in tools.chaos.history.acknowledged("tool"):
         kept = hashlib.sha256((tools.world / f"output-{mark.key}").read_bytes()).hexdigest()
         found = mark.value
@@ -101,7 +105,9 @@ def tools(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> Tools:
 
 
 def run_then_replay(tools: Tools, count: int) -> None:
-    """Run all tools, then ask for all again in other processes, and judge outputs and statistics."""
+    """Run all tools, then ask for all again in other processes,
+    and judge outputs and statistics.
+    """
     tools.run_in_shares("first", count)
     tools.run_in_shares("second", count)
     with ToolLedger(db_path=tools.database) as ledger:
@@ -127,7 +133,9 @@ def test_five_hundred_tools_run_once_and_are_replayed(tools: Tools) -> None:
 
 @pytest.mark.parametrize("policy", ["probe", "run-again", "raise"])
 def test_agents_die_around_the_effect(tools: Tools, policy: str) -> None:
-    """Killed before an effect, between effect and record, and after the record, the agent goes on as it was told."""
+    """Killed before an effect, between effect and record, and after the record,
+    the agent goes on as it was told.
+    """
     chaos = tools.chaos
     first = 1 + int(chaos.random("occurrence").random() * 2)
     chaos.plan(*(kill("agent", at_point(point, occurrence=first)) for point in POINTS))
@@ -150,7 +158,9 @@ def test_agents_die_around_the_effect(tools: Tools, policy: str) -> None:
 
 
 def test_an_interrupted_tool_has_ended(tools: Tools) -> None:
-    """An agent is asked to end while a tool and its child run: both have ended then, and the call is in doubt."""
+    """An agent is asked to end while a tool and its child run:
+    both have ended then, and the call is in doubt.
+    """
     chaos = tools.chaos
     chaos.plan(terminate("agent", after_mark("begun", kind="note")))
     tools.start("agent", INTERRUPTED).wait_exit()

@@ -1,4 +1,6 @@
-"""The programs of the scenario about tools: agents that run real shell commands whose effects the world keeps."""
+"""The programs of the scenario about tools: agents that run real shell commands whose effects the
+world keeps.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def run_failing(marks: Marks, database: str, ledger: str, world: str, times: int
 
 
 def run_interrupted(marks: Marks, database: str, ledger: str, world: str) -> None:
-    """Be interrupted while a tool and its child run; say which of them still run then, and ask for the tool again."""
+    """Be interrupted while a tool and its child run;
+    say which of them still run then, and ask for the tool again.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     pids, begun = Path(world, "pids"), Path(world, "begun")
     os.mkfifo(begun)
@@ -91,7 +95,9 @@ def ended_late(pids: list[int]) -> list[int]:
 
 
 def command_of(world: str, number: int) -> list[str]:
-    """Return a command: random output, kept in the world too, and one line in the file of effects when it is done."""
+    """Return a command: random output, kept in the world too,
+    and one line in the file of effects when it is done.
+    """
     size_bytes = LARGE_BYTES if number % LARGE_EVERY == 1 else SMALL_BYTES
     output = f"{world}/output-{number}"
     return ["sh", "-c", f"head -c {size_bytes} /dev/urandom > {output}; cat {output}; echo {number} >> {world}/effects"]
@@ -105,7 +111,9 @@ def policy_of(policy: str, world: str, number: int) -> DoubtPolicy:
 
 
 def seen_in(world: str, number: int) -> Happened | None:
-    """Look into the world: a command that is in the file of effects has happened, and its output is there."""
+    """Look into the world: a command that is in the file of effects has happened,
+    and its output is there.
+    """
     effects = Path(world, "effects")
     if not effects.exists() or str(number) not in effects.read_text().split():
         return None
@@ -113,7 +121,9 @@ def seen_in(world: str, number: int) -> Happened | None:
 
 
 def described(output: Any) -> dict[str, Any]:
-    """Return what a mark can hold of an output: its types, its endings, and the hash of its bytes."""
+    """Return what a mark can hold of an output:
+    its types, its endings, and the hash of its bytes.
+    """
     content = output.stdout
     digest = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else repr(content)[:80]
     return {

@@ -1,4 +1,6 @@
-"""The programs of the scenarios about an agent's own state: executors, writers that die half-way, start-ups."""
+"""The programs of the scenarios about an agent's own state:
+executors, writers that die half-way, start-ups.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def named(pid: int) -> dict[str, Any]:
 
 
 def write_by_halves(marks: Marks, file: str, content: str) -> None:
-    """Write a file in place, as programs do that nobody told better: in two halves, with a crash point between."""
+    """Write a file in place, as programs do that nobody told better:
+    in two halves, with a crash point between.
+    """
     with Path(file).open("w") as opened:
         opened.write(content[: len(content) // 2])
         opened.flush()

@@ -1,4 +1,6 @@
-"""What an agent's own state is after a run, read with nothing but files and sqlite3, and what is wrong with it."""
+"""What an agent's own state is after a run, read with nothing but files and sqlite3,
+and what is wrong with it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a start-up must make of a workspace: its status in the registry, and on disk; None for what it leaves."""
+    """What a start-up must make of a workspace: its status in the registry, and on disk;
+    None for what it leaves.
+    """
 
     registry: str | None
     file: str | None
@@ -47,7 +51,9 @@ def read_file(root: Path, name: str) -> str:
 
 
 def check_workspaces(root: Path, expected: Mapping[str, Expected]) -> Iterator[Finding]:
-    """Find the living who were failed, ghosts that still run, and a disk or a store that says otherwise."""
+    """Find the living who were failed, ghosts that still run,
+    and a disk or a store that says otherwise.
+    """
     registry = read_group(root, "registry")
     for name, wanted in expected.items():
         stored = registry.get(name, {}).get("status")
@@ -76,7 +82,9 @@ def _kind(wanted: Expected, stored: str | None) -> str:
 
 
 def _check_groups(root: Path, registry: Mapping[str, Any]) -> Iterator[Finding]:
-    """Find a queue that is not what waits, counts that are not those of what runs, and dispatches without a row."""
+    """Find a queue that is not what waits, counts that are not those of what runs,
+    and dispatches without a row.
+    """
     waiting = {name for name, entry in registry.items() if entry["status"] == "queued"}
     queue = set(read_group(root, "queue"))
     if queue != waiting:

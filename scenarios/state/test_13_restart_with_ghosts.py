@@ -67,13 +67,17 @@ class Folder:
         return file
 
     def lay(self, name: str, expected: Expected, **fields: Any) -> None:
-        """Lay a workspace that says that it runs, unless ``fields`` say otherwise; only its file knows of it."""
+        """Lay a workspace that says that it runs, unless ``fields`` say otherwise;
+        only its file knows of it.
+        """
         status = {"status": "running", "agent": "codex:gpt-5.4", "started_at": 1 + len(self.expected), **fields}
         self.file(name).write_text(json.dumps(status))
         self.expected[name] = expected
 
     def lay_others(self) -> None:
-        """Lay what waits, what the store alone knows, what it says otherwise, and files that are no files."""
+        """Lay what waits, what the store alone knows, what it says otherwise,
+        and files that are no files.
+        """
         outside = self.root.parent / f"outside-{self.root.name}.json"
         outside.write_text('{"status": "running", "pid": 0, "agent": "elsewhere"}')
         with StateStore(db_path=self.roots.database) as state:
@@ -111,7 +115,9 @@ def executor(chaos: Run, name: str, target: str = EXECUTE) -> dict[str, Any]:
 
 
 def lay_executors(chaos: Run, folder: Folder) -> None:
-    """Start executors of every kind and lay their workspaces: the plan kills ``dead`` and stops ``stopped``."""
+    """Start executors of every kind and lay their workspaces:
+    the plan kills ``dead`` and stops ``stopped``.
+    """
     live = executor(chaos, "live")
     folder.lay("org/live", LIVES, **live)
     folder.lay("org/dead", FAILED, **executor(chaos, "dead"))
@@ -133,7 +139,9 @@ def start(chaos: Run, folder: Folder, parts: dict[str, str], name: str = "agent"
 
 
 def judge(chaos: Run, folder: Folder, what: str = "the state after the start") -> None:
-    """Expect that files, registry, queue and counts are what they must be, and everything else as it was."""
+    """Expect that files, registry, queue and counts are what they must be,
+    and everything else as it was.
+    """
     chaos.check(check_workspaces(folder.root, folder.expected), expect=what)
     if "org/linked" in folder.expected:
         text = folder.outside()
@@ -148,7 +156,9 @@ def executors_plan(chaos: Run) -> None:
 
 
 def test_executors_of_every_kind(chaos: Run, parts: dict[str, str]) -> None:
-    """Dead, alive, stopped, zombie, reused, zero and missing: the start says which is which, and so does the disk."""
+    """Dead, alive, stopped, zombie, reused, zero and missing:
+    the start says which is which, and so does the disk.
+    """
     executors_plan(chaos)
     folder = Folder(chaos.directory / "root")
     lay_executors(chaos, folder)
@@ -185,7 +195,9 @@ def test_started_twice(chaos: Run, parts: dict[str, str]) -> None:
 
 
 def waits_or_has_ended(agent: Agent) -> bool:
-    """Tell whether an agent stands at a lock, for which it has a second thread, or has gone on without one."""
+    """Tell whether an agent stands at a lock, for which it has a second thread,
+    or has gone on without one.
+    """
     try:
         return not agent.running or len(list(Path(f"/proc/{agent.pid}/task").iterdir())) > 1
     except OSError:  # it has ended since
@@ -193,7 +205,9 @@ def waits_or_has_ended(agent: Agent) -> bool:
 
 
 def test_two_starts_at_once(chaos: Run, parts: dict[str, str]) -> None:
-    """The first is stopped in the middle; the second waits for it, and fails no ghost a second time."""
+    """The first is stopped in the middle; the second waits for it,
+    and fails no ghost a second time.
+    """
     chaos.plan(pause("first", at_point("recovery.hydrate.after_read")))
     folder = Folder(chaos.directory / "root")
     folder.lay_others()
@@ -214,7 +228,9 @@ def test_two_starts_at_once(chaos: Run, parts: dict[str, str]) -> None:
 
 
 def test_a_status_file_is_half_written(chaos: Run, parts: dict[str, str]) -> None:
-    """A program that writes in place is killed in the middle; the start makes the file whole again."""
+    """A program that writes in place is killed in the middle;
+    the start makes the file whole again.
+    """
     chaos.plan(kill("writer", at_point(HALF)))
     folder = Folder(chaos.directory / "root")
     folder.lay_others()
@@ -241,7 +257,9 @@ def lay_killed(chaos: Run, name: str, number: int) -> Folder:
 
 
 def killed_and_repeated(chaos: Run, parts: dict[str, str], points: tuple[str, ...]) -> None:
-    """Kill one start at each point, let another follow, and expect the same state from all of them."""
+    """Kill one start at each point, let another follow,
+    and expect the same state from all of them.
+    """
     victims = {f"killed-{number}": point for number, point in enumerate(points)}
     chaos.plan(*(kill(name, at_point(point)) for name, point in victims.items()))
     chaos.note("crash_points", list(points))
@@ -259,7 +277,9 @@ def killed_and_repeated(chaos: Run, parts: dict[str, str], points: tuple[str, ..
 
 
 DISPATCHES = 5
-"""Of those that ``lay_killed`` lays: whatever runs, as its file says or the store, has been dispatched once."""
+"""Of those that ``lay_killed`` lays: whatever runs, as its file says or the store,
+has been dispatched once.
+"""
 
 
 def test_a_start_killed_at_points_drawn_from_the_seed(chaos: Run, parts: dict[str, str]) -> None:
@@ -278,7 +298,9 @@ def test_a_start_killed_at_every_named_point(chaos: Run, parts: dict[str, str]) 
     "point", [*StateCrashPoint.of("workspace"), *ARTIFACT_CRASH_POINTS], ids=lambda point: point.split(".", 1)[1]
 )
 def test_an_agent_killed_while_it_tracks(chaos: Run, parts: dict[str, str], point: str) -> None:
-    """The change is there whole or not at all, and the next start has file, registry, queue and counts in line."""
+    """The change is there whole or not at all, and the next start has file, registry,
+    queue and counts in line.
+    """
     chaos.plan(kill("tracker", at_point(point, occurrence=2)))
     executor(chaos, "live")
     folder = Folder(chaos.directory / "root")
@@ -297,16 +319,22 @@ def test_an_agent_killed_while_it_tracks(chaos: Run, parts: dict[str, str], poin
 
 
 def explored(parts: dict[str, str]) -> AgentState:
-    """Return an agent that does all that it does once, with the planted defect in its place, if there is one."""
+    """Return an agent that does all that it does once, with the planted defect in its place,
+    if there is one.
+    """
     return AgentState(**{name: parts[name] for name, sound in SOUND.items() if parts[name] != sound})
 
 
 def test_a_crash_at_every_step_of_an_agent(explore: Explore, parts: dict[str, str]) -> None:
-    """Tracking, queueing and a cycle end at each durable step; after the start everything acknowledged is there."""
+    """Tracking, queueing and a cycle end at each durable step;
+    after the start everything acknowledged is there.
+    """
     explore(explored(parts), faults=("crash",))
 
 
 @pytest.mark.chaos_deep
 def test_power_loss_io_errors_and_crashes_of_the_start(explore: Explore, parts: dict[str, str]) -> None:
-    """Power is lost with whatever was not flushed, calls fail, and the start that follows a crash dies at each step."""
+    """Power is lost with whatever was not flushed, calls fail,
+    and the start that follows a crash dies at each step.
+    """
     explore(explored(parts), faults=("recovery", "power", "io"), jobs=2, samples=4, recoveries=6, io_runs=60)

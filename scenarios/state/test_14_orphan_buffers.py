@@ -1,4 +1,6 @@
-"""Scenario 14: cycles die at every point, and no half of one is ever in the history, nor is a living one touched."""
+"""Scenario 14: cycles die at every point, and no half of one is ever in the history,
+nor is a living one touched.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def judge(chaos: Run, root: Path, *, cycles: int | None = None, but: set[str] | 
 
 
 def test_cycles_killed_at_every_point(chaos: Run, root: Path, parts: dict[str, str]) -> None:
-    """One instance after another dies, all under one name; those that had committed are in the history, whole."""
+    """One instance after another dies, all under one name;
+    those that had committed are in the history, whole.
+    """
     victims = {f"victim-{number}": point for number, point in enumerate(StateCrashPoint.of("cycle"))}
     chaos.plan(*(kill(name, at_point(point)) for name, point in victims.items()))
     chaos.note("crash_points", list(StateCrashPoint.of("cycle")))
@@ -92,7 +96,9 @@ def test_cycles_killed_at_every_point(chaos: Run, root: Path, parts: dict[str, s
 
 
 def test_a_second_instance_is_at_work(chaos: Run, root: Path, parts: dict[str, str]) -> None:
-    """It stands in the middle of a cycle while an agent starts: its files stay byte for byte, and it commits."""
+    """It stands in the middle of a cycle while an agent starts:
+    its files stay byte for byte, and it commits.
+    """
     chaos.plan(
         pause("living", after_mark("half")),
         kill("dying", at_point("recovery.cycle.before_commit")),
@@ -130,7 +136,9 @@ def test_a_name_comes_again(chaos: Run, root: Path, parts: dict[str, str]) -> No
 
 
 def test_a_buffer_cannot_be_read(chaos: Run, root: Path, parts: dict[str, str]) -> None:
-    """A page of a dead cycle's file is overwritten: it is set aside with what lies beside it, and never committed."""
+    """A page of a dead cycle's file is overwritten: it is set aside with what lies beside it,
+    and never committed.
+    """
     chaos.plan(kill("victim", at_point("recovery.cycle.before_commit")))
     cycle(chaos, root, parts, "victim").wait_exit()
     damage(root)
@@ -154,7 +162,9 @@ def damage(root: Path) -> None:
 
 
 def killed_and_repeated(chaos: Run, root: Path, parts: dict[str, str], points: tuple[str, ...]) -> None:
-    """Kill a start at each point, each time over one orphan and one unreadable one; another start does the rest."""
+    """Kill a start at each point, each time over one orphan and one unreadable one;
+    another start does the rest.
+    """
     victims = {f"start-{number}": point for number, point in enumerate(points)}
     dying = {f"{kind}-{name}" for name in victims for kind in ("orphan", "damaged")}
     chaos.plan(

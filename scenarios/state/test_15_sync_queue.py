@@ -1,4 +1,6 @@
-"""Scenario 15: pushes fail, the pusher dies, a copy of its queue is lost; all arrive, in order, once in effect."""
+"""Scenario 15: pushes fail, the pusher dies, a copy of its queue is lost;
+all arrive, in order, once in effect.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class Road:
         return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
     def push(self, agent: str) -> Agent:
-        """Start a pusher for what was not acknowledged yet, with what the queue still has, and wait for its end."""
+        """Start a pusher for what was not acknowledged yet, with what the queue still has,
+        and wait for its end.
+        """
         done = {str(mark.key) for mark in self.chaos.history.acknowledged("enqueue")}
         names = [name for name in NAMES if name not in done]
         kwargs = {"root": str(self.root), "url": f"{self.proxy.url}/sync", "names": names, "parts": self.parts}
@@ -68,7 +72,9 @@ class Road:
             path.unlink(missing_ok=True)
 
     def judge(self) -> None:
-        """Expect everything at the server, in order, each once in effect, and nothing left in the queue."""
+        """Expect everything at the server, in order, each once in effect,
+        and nothing left in the queue.
+        """
         effects = [entry["name"] for entry in self.arrivals if entry["is_new"]]
         arrivals = [entry["name"] for entry in self.arrivals]
         self.chaos.check(
@@ -81,7 +87,9 @@ class Road:
 
 
 def test_pushes_fail(chaos: Run, parts: dict[str, str]) -> None:
-    """Lost with a lying answer, lost without one, refused before and after it arrived, cut, doubled: all arrive."""
+    """Lost with a lying answer, lost without one, refused before and after it arrived, cut,
+    doubled: all arrive.
+    """
     chaos.plan(
         deliver("proxy", "lose", at_delivery(1)),
         deliver("proxy", "lose", at_delivery(3), status=None),
@@ -151,13 +159,17 @@ def test_killed_at_points_drawn_from_the_seed(chaos: Run, parts: dict[str, str])
 @pytest.mark.chaos_deep
 @pytest.mark.parametrize("point", StateCrashPoint.of("sync"), ids=lambda point: point.rpartition(".")[2])
 def test_killed_at_a_named_point(chaos: Run, parts: dict[str, str], point: str) -> None:
-    """One pusher dies there while it queues or pushes its first, the next while it does a later one."""
+    """One pusher dies there while it queues or pushes its first,
+    the next while it does a later one.
+    """
     killed(chaos, parts, [(point, 1), (point, 2)])
 
 
 @pytest.mark.chaos_deep
 def test_toxics_drawn_from_the_seed(chaos: Run, parts: dict[str, str]) -> None:
-    """Each of the first eight deliveries may be lost, doubled, refused or cut; two pushers die among them."""
+    """Each of the first eight deliveries may be lost, doubled, refused or cut;
+    two pushers die among them.
+    """
     drawn = chaos.random("toxics")
     toxics = draw_deliveries(
         "proxy", drawn, deliveries=len(NAMES), share=0.5, toxics=("lose", "duplicate", "refuse", "cut", "truncate")

@@ -1,4 +1,5 @@
-"""What scenario 17 explores: programs whose outcome is known beforehand, and the recovery core's own checkpoints.
+"""What scenario 17 explores: programs whose outcome is known beforehand,
+and the recovery core's own checkpoints.
 
 databases    SQLite in six configurations
 files        a JSON file, saved in four ways

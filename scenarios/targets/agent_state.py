@@ -1,4 +1,6 @@
-"""An agent's own state, as any agent uses it: it tracks, runs a cycle, queues pushes; a start-up is its recovery."""
+"""An agent's own state, as any agent uses it: it tracks, runs a cycle, queues pushes;
+a start-up is its recovery.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ SOUND = {
 
 
 class AgentState:
-    """One agent with one workspace, one cycle and two pushes. ``parts`` names what is planted in it.
+    """One agent with one workspace, one cycle and two pushes.
+    ``parts`` names what is planted in it.
 
     What an exploration does again must be the same again: names that are drawn elsewhere are
     numbered here, the clock stands still, and the cycle's owner is one that is dead in any case.
@@ -163,7 +166,9 @@ class Said:
 
     @property
     def was_without_store(self) -> bool:
-        """Whether the agent went on without a store, and said so: then files are all that it has."""
+        """Whether the agent went on without a store, and said so:
+        then files are all that it has.
+        """
         return any(mark.operation == "without-store" for mark in self._marks)
 
     def intended(self, operation: str) -> set[Any]:

@@ -1,4 +1,6 @@
-"""The recovery core's checkpoints, as any program uses them: opened, saved to, closed; and read back after a crash."""
+"""The recovery core's checkpoints, as any program uses them:
+opened, saved to, closed; and read back after a crash.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ SOUND = "durable_agents:CheckpointManager"
 
 
 class Checkpoints:
-    """Saves checkpoints of one task. ``manager`` is the sound one, or a planted defect in its place.
+    """Saves checkpoints of one task. ``manager`` is the sound one,
+    or a planted defect in its place.
 
     With ``first`` the very first opening of the database is part of what is explored; else it is
     there before.

@@ -1,4 +1,6 @@
-"""A program in C that keeps a number in a file: another language, unmodified, also where nothing can be preloaded."""
+"""A program in C that keeps a number in a file: another language, unmodified,
+also where nothing can be preloaded.
+"""
 
 from __future__ import annotations
 

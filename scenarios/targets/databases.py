@@ -1,4 +1,6 @@
-"""SQLite in the configurations of which it is known what they survive (its own documentation, and measured)."""
+"""SQLite in the configurations of which it is known what they survive (its own documentation, and
+measured).
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,9 @@ _HEADER = struct.Struct("<II")
 
 
 class Habit:
-    """Saves the numbers from 1 on, and finds what of them is there. ``is_mended`` leaves the bad habit out."""
+    """Saves the numbers from 1 on, and finds what of them is there.
+    ``is_mended`` leaves the bad habit out.
+    """
 
     title: ClassVar[str]
 
@@ -51,7 +53,9 @@ class Habit:
         raise NotImplementedError
 
     def found(self, directory: Path) -> int | None:
-        """Return the newest number that is there, 0 for none, and None where what is there makes no sense."""
+        """Return the newest number that is there, 0 for none,
+        and None where what is there makes no sense.
+        """
         raise NotImplementedError
 
     def check(self, directory: Path, marks: Sequence[Mark]) -> Iterator[Finding]:
@@ -65,7 +69,9 @@ class Habit:
 
 
 class LogWithoutLength(Habit):
-    """A log whose records have neither length nor checksum: half a record is read as one (LevelDB, Alice table 3)."""
+    """A log whose records have neither length nor checksum:
+    half a record is read as one (LevelDB, Alice table 3).
+    """
 
     title = "a log without lengths"
 
@@ -94,7 +100,9 @@ class LogWithoutLength(Habit):
 
 
 class FolderNotSynced(Habit):
-    """New files whose contents are synced, and their folder not: the files are gone (Mercurial, HDFS, ZooKeeper)."""
+    """New files whose contents are synced, and their folder not:
+    the files are gone (Mercurial, HDFS, ZooKeeper).
+    """
 
     title = "a folder that is not synced"
 
@@ -110,7 +118,9 @@ class FolderNotSynced(Habit):
 
 
 class IndexFirst(Habit):
-    """Two files, and the one that points is written before what it points to (Git's index and objects)."""
+    """Two files, and the one that points is written before what it points to (Git's index and
+    objects).
+    """
 
     title = "the index before the data"
 
@@ -188,7 +198,9 @@ class RecordInParts(Habit):
             put(directory / "log", part, flags=os.O_APPEND)
 
     def found(self, directory: Path) -> int | None:
-        """Count the lines; a crash within one call may leave its beginning, which a reader of lines leaves out."""
+        """Count the lines; a crash within one call may leave its beginning,
+        which a reader of lines leaves out.
+        """
         lines = (directory / "log").read_bytes().split(b"\n")
         is_whole = all(line == b"%d" % number * 20 for number, line in enumerate(lines[:-1], start=1))
         return len(lines) - 1 if is_whole and (self.is_mended or not lines[-1]) else None
@@ -223,7 +235,9 @@ class UnlinkedFirst(Habit):
 
 
 class HeaderWithoutBarrier(Habit):
-    """A header that counts frames, synced together with the frame that it counts: the disk may keep it first."""
+    """A header that counts frames, synced together with the frame that it counts:
+    the disk may keep it first.
+    """
 
     title = "a header without a barrier"
 

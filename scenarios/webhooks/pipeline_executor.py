@@ -1,4 +1,5 @@
-"""The program that does the jobs of scenarios 11 and 12: the agent of a stage, run by its path, isolated.
+"""The program that does the jobs of scenarios 11 and 12:
+the agent of a stage, run by its path, isolated.
 
 ``pipeline_executor.py FOLDER TASK STAGE PORT REPO BRANCH``. It leaves the file ``TASK-STAGE``,
 which the gate of that stage looks for; in development it also pushes a commit, as the forge on that

@@ -1,7 +1,8 @@
-"""The moves of scenarios 11 and 12: a tracker with its forge, the way to us, a receiver, a reconciler and a worker.
+"""The moves of scenarios 11 and 12: a tracker with its forge, the way to us, a receiver,
+a reconciler and a worker.
 
-Each is a process of its own. Deliveries go from the tracker through a fault proxy to the receiver. Time
-is the world's: it passes when a test says so, and everybody has then seen it pass.
+Each is a process of its own. Deliveries go from the tracker through a fault proxy to the receiver.
+Time is the world's: it passes when a test says so, and everybody has then seen it pass.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ DONE: Final = "what was received, or is queued, is done in time"
 
 
 class Site:
-    """Everything that a pipeline needs. ``forge`` is in whose form pushes and statuses are delivered."""
+    """Everything that a pipeline needs. ``forge`` is in whose form pushes and statuses are
+    delivered.
+    """
 
     def __init__(
         self, chaos: Run, database: Path, parts: dict[str, str], *, forge: str = "github", pipeline: str = DEFAULT
@@ -67,7 +70,9 @@ class Site:
         return receiver
 
     def serve(self, *, grace_s: float, interval_s: float) -> Agent:
-        """Start all parts of the core but the worker as one process, by the command that users have."""
+        """Start all parts of the core but the worker as one process,
+        by the command that users have.
+        """
         command = [
             sys.executable,
             "-m",
@@ -140,7 +145,9 @@ class Site:
         )
 
     def pass_time(self, duration_s: float = INTERVAL_S, *, settles: bool = True) -> None:
-        """Let this much time pass, and wait until the reconciler has looked after it, and all that follows is done."""
+        """Let this much time pass, and wait until the reconciler has looked after it,
+        and all that follows is done.
+        """
         until = self.world.clock.now() + round(duration_s * 1_000_000)
         self.world.clock.advance(duration_s)
         self.chaos.wait_until(
@@ -157,7 +164,9 @@ class Site:
         return [mark for mark in self.chaos.agent("reconciler").marks if mark.operation == "tick"]
 
     def wait_for_stage(self, stage: str, *, key: str = KEY, until_s: float = GRACE_S + INTERVAL_S) -> float:
-        """Let time pass until the issue's task is in this stage, or ``until_s`` are over; return how long it took."""
+        """Let time pass until the issue's task is in this stage, or ``until_s`` are over;
+        return how long it took.
+        """
         self.settle()
         passed_s = 0.0
         while stage_of(self.database, key) != stage and passed_s < until_s:
@@ -186,7 +195,9 @@ class Site:
         return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
     def judge(self, **stages: str) -> None:
-        """Expect these issues, underscores for dashes, in these stages, each stage left once and with one job."""
+        """Expect these issues, underscores for dashes, in these stages,
+        each stage left once and with one job.
+        """
         wanted = {key.replace("_", "-"): stage for key, stage in stages.items()}
         self.chaos.check(check_tasks(self.database, wanted), expect="one task for each issue, where it should be")
         self.chaos.check(check_moves(self.database), expect="each stage is left once, and has one job")

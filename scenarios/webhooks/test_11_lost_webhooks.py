@@ -1,4 +1,6 @@
-"""Scenario 11: each delivery of a pipeline is lost in turn, and all of them; the reconciler makes up for it."""
+"""Scenario 11: each delivery of a pipeline is lost in turn, and all of them;
+the reconciler makes up for it.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ WAYS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("cut", {}),
     ("truncate", {}),
 )
-"""How a delivery is lost: its sender is told that all is well, nothing, 502, or is cut off; or a part of it arrives."""
+"""How a delivery is lost: its sender is told that all is well, nothing, 502, or is cut off;
+or a part of it arrives.
+"""
 
 MOODS_SEEN: Final = (
     ("broken", "500"),
@@ -56,11 +60,15 @@ MOODS_SEEN: Final = (
 )
 
 EXPECTED_S: Final = {START: (INTERVAL_S, 0.0, 0.0), VERDICT: (0.0, INTERVAL_S, 0.0), STATUS: (0.0, 0.0, GRACE_S)}
-"""How long it takes, where one is lost, until analysis, architecture and its end, and done are reached."""
+"""How long it takes, where one is lost, until analysis, architecture and its end,
+and done are reached.
+"""
 
 
 def run_pipeline(site: Site, key: str = KEY) -> tuple[float, float, float]:
-    """Lead an issue from its start to its end; return how much time had to pass for each of its three parts."""
+    """Lead an issue from its start to its end; return how much time had to pass for each of its
+    three parts.
+    """
     site.move(key, "In Progress")
     started_s = site.wait_for_stage("analysis", key=key)
     site.pass_time(GRACE_S + INTERVAL_S)
@@ -75,13 +83,17 @@ def run_pipeline(site: Site, key: str = KEY) -> tuple[float, float, float]:
 
 
 def lose(chaos: Run, *numbers: int, count: int | None = 1) -> None:
-    """Plan that so many deliveries from each of these numbers on are lost, in a way that is drawn from the seed."""
+    """Plan that so many deliveries from each of these numbers on are lost,
+    in a way that is drawn from the seed.
+    """
     way, parameters = WAYS[int(chaos.random("way").random() * len(WAYS))]
     chaos.plan(*(deliver("proxy", way, at_delivery(number, count=count), **parameters) for number in numbers))
 
 
 def expect_times(site: Site, seen: tuple[float, ...], wanted: tuple[float, ...]) -> None:
-    """Expect that the parts took so long: not sooner, since a webhook has its grace, and not later."""
+    """Expect that the parts took so long: not sooner, since a webhook has its grace,
+    and not later.
+    """
     site.chaos.note("seconds that passed", list(seen))
     found = check_times(seen, [(each, each) for each in wanted])
     site.chaos.check(found, expect="each part takes the time that it may take")
@@ -110,7 +122,9 @@ def test_no_delivery_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) 
 
 
 def test_start_and_verdict_are_lost_before_anybody_looks(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The tracker says Approved, and nobody has heard of the issue: it is started, and approved when that is done."""
+    """The tracker says Approved, and nobody has heard of the issue:
+    it is started, and approved when that is done.
+    """
     chaos.plan(deliver("proxy", "lose", at_delivery(START, count=2)))
     site = Site(chaos, fresh_db, parts)
     site.start(reconcile_start_approved=True)
@@ -141,12 +155,16 @@ def test_one_delivery_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str],
 
 
 def test_a_push_is_lost_and_the_status_names_no_branch(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The commit is known to nobody; it is taken for that of the one task that waits for it, at once."""
+    """The commit is known to nobody; it is taken for that of the one task that waits for it,
+    at once.
+    """
     lost_in_turn(chaos, fresh_db, parts, PUSH, forge="gitea")
 
 
 def test_a_rejection_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The task of a rejected issue is cancelled by what the tracker says; an approval that follows is too late."""
+    """The task of a rejected issue is cancelled by what the tracker says;
+    an approval that follows is too late.
+    """
     lose(chaos, VERDICT)
     site = Site(chaos, fresh_db, parts)
     site.start()
@@ -162,7 +180,9 @@ def test_a_rejection_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) 
 
 
 def test_a_rejection_is_lost_before_the_work_begins(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The job of the first stage still waits for a worker when the task is cancelled: nobody begins it."""
+    """The job of the first stage still waits for a worker when the task is cancelled:
+    nobody begins it.
+    """
     lose(chaos, VERDICT)
     site = Site(chaos, fresh_db, parts)
     site.start()
@@ -180,7 +200,9 @@ def test_a_rejection_is_lost_before_the_work_begins(chaos: Run, fresh_db: Path, 
 
 
 def test_one_approval_opens_one_human_gate(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Two stages are a person's, and each verdict is lost: what the tracker still shows is no answer to the second."""
+    """Two stages are a person's, and each verdict is lost:
+    what the tracker still shows is no answer to the second.
+    """
     lose(chaos, VERDICT, STATUS + 2)
     site = Site(chaos, fresh_db, parts, pipeline=CAREFUL)
     site.start()
@@ -212,7 +234,9 @@ def test_all_deliveries_are_lost(chaos: Run, fresh_db: Path, parts: dict[str, st
 
 
 def test_all_deliveries_are_lost_on_their_way_to_a_server(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The command that users have, at the machine's own time: killed in the middle, started again, told to end."""
+    """The command that users have, at the machine's own time:
+    killed in the middle, started again, told to end.
+    """
     lose(chaos, 1, count=None)
     site = Site(chaos, fresh_db, parts)
     chaos.spawn("scenarios.webhooks.webhook_agents:work", kwargs=site.common, name="worker")
@@ -244,7 +268,9 @@ def run_to_development(site: Site) -> None:
 
 
 def test_a_busy_task_is_unblocked_all_the_same(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Somebody writes to the row of the task every minute: what counts is how long it has been in its stage (D21)."""
+    """Somebody writes to the row of the task every minute:
+    what counts is how long it has been in its stage (D21).
+    """
     lose(chaos, STATUS)
     site = Site(chaos, fresh_db, parts)
     site.start()
@@ -261,7 +287,9 @@ def test_a_busy_task_is_unblocked_all_the_same(chaos: Run, fresh_db: Path, parts
 
 
 def test_the_lost_verdict_is_on_the_second_page(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The tracker has more approved issues than it tells of at once, and one of them that nobody here can read."""
+    """The tracker has more approved issues than it tells of at once,
+    and one of them that nobody here can read.
+    """
     lose(chaos, VERDICT)
     site = Site(chaos, fresh_db, parts)
     for number in range(PAGE_LIMIT):
@@ -273,7 +301,9 @@ def test_the_lost_verdict_is_on_the_second_page(chaos: Run, fresh_db: Path, part
 
 
 def test_red_is_silence(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Continuous integration fails, for hours; nobody hears of it. The green that follows is lost, and made up for."""
+    """Continuous integration fails, for hours; nobody hears of it.
+    The green that follows is lost, and made up for.
+    """
     lose(chaos, STATUS + 1)
     site = Site(chaos, fresh_db, parts)
     site.start()
@@ -293,7 +323,9 @@ def test_red_is_silence(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> No
 
 
 def test_a_task_at_work_is_left_alone(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The gate is green and a job of the stage still waits for somebody to do it: nothing moves until it is done."""
+    """The gate is green and a job of the stage still waits for somebody to do it:
+    nothing moves until it is done.
+    """
     lose(chaos, STATUS)
     site = Site(chaos, fresh_db, parts)
     site.start()
@@ -317,7 +349,9 @@ def test_a_task_at_work_is_left_alone(chaos: Run, fresh_db: Path, parts: dict[st
 
 
 def test_the_tracker_is_out_of_order(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """It breaks, wants to be left alone, and answers nonsense: gates are looked at all the same, and issues later."""
+    """It breaks, wants to be left alone, and answers nonsense:
+    gates are looked at all the same, and issues later.
+    """
     lose(chaos, STATUS, count=2)
     site = Site(chaos, fresh_db, parts)
     site.start()
@@ -385,7 +419,9 @@ def test_the_reconciler_is_killed_at_a_named_point(
 
 
 def lead_several(site: Site, keys: list[str]) -> None:
-    """Lead several issues from start to end, side by side, and expect that the reconciler is late with none."""
+    """Lead several issues from start to end, side by side,
+    and expect that the reconciler is late with none.
+    """
     for state, stage in (("In Progress", "analysis"), ("Approved", "development")):
         for key in keys:
             site.move(key, state)

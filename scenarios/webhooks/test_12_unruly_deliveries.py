@@ -1,4 +1,6 @@
-"""Scenario 12: deliveries come twice, late, out of order, forged and replayed, and meet the reconciler; one of each."""
+"""Scenario 12: deliveries come twice, late, out of order, forged and replayed,
+and meet the reconciler; one of each.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def test_every_delivery_is_late(chaos: Run, fresh_db: Path, parts: dict[str, str
 
 
 def test_the_verdict_overtakes_the_start(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """A verdict about an issue that nobody knows is no start; when the start comes, the tracker is asked again."""
+    """A verdict about an issue that nobody knows is no start;
+    when the start comes, the tracker is asked again.
+    """
     toxic = deliver("proxy", "reorder", at_delivery(START), status=202, behind=1)
     site = under_toxics(chaos, fresh_db, parts, toxic)
     site.move(KEY, "In Progress")
@@ -105,7 +109,9 @@ def test_the_status_overtakes_the_push(chaos: Run, fresh_db: Path, parts: dict[s
 
 
 def test_an_old_green_comes_late(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The status of a commit arrives when another one is there, which is red: the gate knows, and the task stays."""
+    """The status of a commit arrives when another one is there, which is red:
+    the gate knows, and the task stays.
+    """
     toxic = deliver("proxy", "reorder", at_delivery(STATUS), status=202, behind=2, hold_s=WAIT_S)
     site = under_toxics(chaos, fresh_db, parts, toxic)
     run_to_development(site)
@@ -124,7 +130,9 @@ def test_an_old_green_comes_late(chaos: Run, fresh_db: Path, parts: dict[str, st
 
 
 def test_old_deliveries_are_replayed_when_all_is_done(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Byte for byte, at once and when their time is over, and the forge's under new ids: none of them does anything."""
+    """Byte for byte, at once and when their time is over, and the forge's under new ids:
+    none of them does anything.
+    """
     site = Site(chaos, fresh_db, parts)
     site.start()
     run_to_development(site)
@@ -141,7 +149,8 @@ def test_old_deliveries_are_replayed_when_all_is_done(chaos: Run, fresh_db: Path
 
 
 def replay(site: Site, timed: str) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Send again all that was sent, as it was, and the forge's under another id, too; yield answers, and what they are.
+    """Send again all that was sent, as it was, and the forge's under another id, too;
+    yield answers, and what they are.
 
     ``timed`` is the answer to what is signed with its time; the rest is known for ever.
     """
@@ -170,7 +179,9 @@ def answer(site: Site, url: str, headers: dict[str, str], body: str) -> str:
     "number", [pytest.param(START, id="start"), pytest.param(STATUS, id="status", marks=pytest.mark.chaos_deep)]
 )
 def test_the_receiver_is_killed(chaos: Run, fresh_db: Path, parts: dict[str, str], number: int, point: str) -> None:
-    """Before it has answered, or after: what was acknowledged is done, and what was not is made up for, once."""
+    """Before it has answered, or after: what was acknowledged is done,
+    and what was not is made up for, once.
+    """
     chaos.plan(kill("receiver", at_point(point, occurrence=1 if number == START else STATUS)))
     chaos.note("crash_points", [point])
     site = Site(chaos, fresh_db, parts)
@@ -195,7 +206,9 @@ def test_the_receiver_is_killed(chaos: Run, fresh_db: Path, parts: dict[str, str
 
 
 def test_the_receiver_dies_when_it_has_answered(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """It has told three senders that it has their deliveries, and handled none; the next receiver handles them."""
+    """It has told three senders that it has their deliveries, and handled none;
+    the next receiver handles them.
+    """
     site = Site(chaos, fresh_db, parts)
     receiver = site.receive(handles=False)
     for number in range(1, 4):
@@ -208,7 +221,9 @@ def test_the_receiver_dies_when_it_has_answered(chaos: Run, fresh_db: Path, part
 
 
 def forgeries(moment_s: int) -> Iterator[tuple[str, str, str, dict[str, str], str]]:
-    """Yield what may not get in: a name, the answer that it is to have, source, headers and body."""
+    """Yield what may not get in: a name, the answer that it is to have, source,
+    headers and body.
+    """
     for source, event, content in (
         ("tracker", "", {"type": "issue.state_changed", "data": ISSUE}),
         ("github", "push", {"ref": f"refs/heads/feature/{KEY}", "after": "b" * 40, "repository": {"full_name": REPO}}),
@@ -238,7 +253,9 @@ def at(moment_s: int) -> datetime:
 
 
 def test_forged_deliveries(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Each mistake and each lie has its answer; nothing is kept of it, and nothing moves. What is sound gets in."""
+    """Each mistake and each lie has its answer; nothing is kept of it, and nothing moves.
+    What is sound gets in.
+    """
     site = Site(chaos, fresh_db, parts)
     site.start()
     run_to_development(site)
@@ -264,7 +281,9 @@ def test_forged_deliveries(chaos: Run, fresh_db: Path, parts: dict[str, str]) ->
 
 
 def unfinished(site: Site, length: int) -> str:
-    """Promise so many bytes to the receiver itself, and send one; return the first line of its answer."""
+    """Promise so many bytes to the receiver itself, and send one;
+    return the first line of its answer.
+    """
     found: list[bytes] = []
 
     def stall() -> None:
@@ -280,7 +299,9 @@ def unfinished(site: Site, length: int) -> str:
 
 
 def test_the_reconciler_starts_what_a_webhook_starts(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """It has seen that there is no task, and stands still; the webhook makes the task; the reconciler goes on."""
+    """It has seen that there is no task, and stands still; the webhook makes the task;
+    the reconciler goes on.
+    """
     site = under_toxics(chaos, fresh_db, parts, pause("reconciler", at_point("recovery.handlers.before_change")))
     site.world.set_issue(PROJECT, **ISSUE)
     site.world.clock.advance(INTERVAL_S)
@@ -294,7 +315,9 @@ def test_the_reconciler_starts_what_a_webhook_starts(chaos: Run, fresh_db: Path,
 
 
 def test_the_reconciler_moves_what_a_webhook_moves(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """It has seen a green gate, and stands still; the status comes after all; the reconciler goes on."""
+    """It has seen a green gate, and stands still; the status comes after all;
+    the reconciler goes on.
+    """
     site = under_toxics(
         chaos,
         fresh_db,
@@ -317,7 +340,8 @@ def test_the_reconciler_moves_what_a_webhook_moves(chaos: Run, fresh_db: Path, p
 
 
 def test_a_webhook_moves_what_the_reconciler_moves(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Who handles the status has heard from the gate that it is green, and stands still; the reconciler moves the task.
+    """Who handles the status has heard from the gate that it is green, and stands still;
+    the reconciler moves the task.
 
     That is a process which only handles: one that also receives could be stopped with the store's
     write lock in hand.

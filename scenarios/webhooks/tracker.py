@@ -1,4 +1,5 @@
-"""A tracker and a forge of our own, over real HTTP: what they know lies in a ``World``, and what happens they deliver.
+"""A tracker and a forge of our own, over real HTTP:
+what they know lies in a ``World``, and what happens they deliver.
 
 The tracker: ``GET /projects/P/issues?state=S&limit=N&cursor=C``, ``PUT /projects/P/issues/KEY
 {"state", "repo"}``. The forge: ``POST /repos/R/pushes {"branch", "sha"}``, ``PUT
@@ -44,7 +45,9 @@ _DRIBBLE_S: Final = 0.02
 
 
 def serve(marks: Marks, folder: str, port: int = 0) -> None:
-    """Serve the world of this folder on loopback, and say on which port, until the process is ended."""
+    """Serve the world of this folder on loopback, and say on which port,
+    until the process is ended.
+    """
     with make_server(World(folder), port) as server:
         marks.note("serving", value=server.server_address[1])
         server.serve_forever()
@@ -58,7 +61,9 @@ def make_server(world: World, port: int = 0) -> ThreadingHTTPServer:
 
 
 def main(folder: str) -> None:
-    """Serve for a person, or a test: ``python -m scenarios.webhooks.tracker FOLDER``; the first line is the port."""
+    """Serve for a person, or a test: ``python -m scenarios.webhooks.tracker FOLDER``;
+    the first line is the port.
+    """
     with make_server(World(folder)) as server:
         print(server.server_address[1], flush=True)  # noqa: T201 - it is what was asked for
         server.serve_forever()
@@ -84,7 +89,9 @@ class Client:
         self._send("PUT", f"/repos/{repo}/commits/{sha}/status", {"state": state})
 
     def status(self, repo: str, ref: str) -> str:
-        """Return what continuous integration says of a commit or a branch, ``unknown`` if there is none."""
+        """Return what continuous integration says of a commit or a branch,
+        ``unknown`` if there is none.
+        """
         found = self._send("GET", f"/repos/{repo}/commits/{quote(ref, safe='')}/status", None)
         return str(found.get("state", "unknown"))
 

@@ -44,7 +44,9 @@ PROJECT: Final = "core"
 REPO: Final = "core/app"
 FOLDER: Final = "SITE_FOLDER"
 TRACKER: Final = "SITE_TRACKER"
-"""The variables of the environment in which a process that takes no arguments from here is told where to look."""
+"""The variables of the environment in which a process that takes no arguments from here is told
+where to look.
+"""
 
 LOOK_S: Final = 0.002
 CAREFUL_PIPELINE: Final = Pipeline(
@@ -53,7 +55,9 @@ CAREFUL_PIPELINE: Final = Pipeline(
         for stage in DEFAULT_PIPELINE.stages
     )
 )
-"""The default one with a second human gate: what is deployed is done when a person says so, and the gate is green."""
+"""The default one with a second human gate: what is deployed is done when a person says so,
+and the gate is green.
+"""
 
 DEFAULT: Final = "durable_agents:DEFAULT_PIPELINE"
 CAREFUL: Final = "scenarios.webhooks.webhook_agents:CAREFUL_PIPELINE"
@@ -91,7 +95,9 @@ class Core:
 
 
 def make_gates(folder: Path, tracker: int) -> dict[str, Gate]:
-    """Return the gates of the pipeline: continuous integration over HTTP, the others by what an executor has left."""
+    """Return the gates of the pipeline: continuous integration over HTTP,
+    the others by what an executor has left.
+    """
 
     def ci_green(task: Task) -> bool:
         is_green = Client(tracker).status(REPO, branch_of(str(task.tracker_key))) == "success"
@@ -182,7 +188,9 @@ def work(marks: Marks, folder: str, parts: dict[str, str], tracker: int) -> None
 def reconcile(
     marks: Marks, folder: str, parts: dict[str, str], tracker: int, settings: dict[str, Any], gate: str = ""
 ) -> None:
-    """Look once in each interval, as the world's clock has it, until the process is ended; say what each look did."""
+    """Look once in each interval, as the world's clock has it, until the process is ended;
+    say what each look did.
+    """
     core = open_core(folder, parts, tracker)
     found = ReconcilerSettings(**settings)
     asks = HttpTracker(f"http://127.0.0.1:{tracker}", token=TOKEN, timeout_s=15.0, clock=core.world.clock)

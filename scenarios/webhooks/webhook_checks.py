@@ -47,7 +47,9 @@ def is_quiet(database: Path) -> bool:
 
 
 def check_tasks(database: Path, stages: Mapping[str, str]) -> Iterator[Finding]:
-    """Find issues (with the stage that they are to be in) that have no task, or several, or are somewhere else."""
+    """Find issues (with the stage that they are to be in) that have no task, or several,
+    or are somewhere else.
+    """
     found = Counter(key.strip() for (key,) in rows(database, "SELECT tracker_key FROM tasks"))
     for key, stage in stages.items():
         if found[key] != 1:
@@ -90,7 +92,9 @@ def check_executions(folder: Path) -> Iterator[Finding]:
 
 
 def check_unbegun(database: Path) -> Iterator[Finding]:
-    """Find tasks that were cancelled before their job was begun, and whose job was begun all the same."""
+    """Find tasks that were cancelled before their job was begun,
+    and whose job was begun all the same.
+    """
     statement = "SELECT tracker_key, agent FROM tasks JOIN agent_runs USING (task_id) WHERE status = 'cancelled'"
     if begun := rows(database, statement):
         text = f"jobs of cancelled tasks that were begun: {begun[:10]}"
@@ -98,7 +102,8 @@ def check_unbegun(database: Path) -> Iterator[Finding]:
 
 
 def check_inbox(database: Path, sent: Sequence[tuple[str, str, str, str]], *, proxy_lost: int = 0) -> Iterator[Finding]:
-    """Find deliveries (source, event, id, answer) that were acknowledged and are not in the inbox, or are there twice.
+    """Find deliveries (source, event, id, answer) that were acknowledged and are not in the inbox,
+    or are there twice.
 
     So many as ``proxy_lost`` were acknowledged by the proxy and never carried: none of them is
     there. One that comes again under another id has the same body, and no two of a scenario have.
@@ -117,7 +122,9 @@ def check_inbox(database: Path, sent: Sequence[tuple[str, str, str, str]], *, pr
 
 
 def check_times(seen: Sequence[float], bounds: Sequence[tuple[float, float]]) -> Iterator[Finding]:
-    """Find what took less or more of the world's seconds than it may: a webhook has its grace, and a task its end."""
+    """Find what took less or more of the world's seconds than it may:
+    a webhook has its grace, and a task its end.
+    """
     for number, (passed_s, (low_s, high_s)) in enumerate(zip(seen, bounds, strict=True), 1):
         if not low_s <= passed_s <= high_s:
             is_late = passed_s > high_s
@@ -135,7 +142,9 @@ def check_stays(database: Path, key: str, stage: str, signature: str) -> Iterato
 
 
 def check_answers(answers: Mapping[str, tuple[str, str]]) -> Iterator[Finding]:
-    """Find requests (by what is wrong with them: the answer, and the documented one) that were answered otherwise."""
+    """Find requests (by what is wrong with them: the answer, and the documented one) that were
+    answered otherwise.
+    """
     for name, (seen, wanted) in answers.items():
         if seen != wanted:
             is_accepted = seen in {"200", "202"}

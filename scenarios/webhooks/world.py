@@ -1,4 +1,5 @@
-"""What is outside of the core in some scenarios: issues, commits, and what time it is; all in one folder.
+"""What is outside of the core in some scenarios:
+issues, commits, and what time it is; all in one folder.
 
 Every program of such a scenario reads the same folder. ``WorldClock`` is the machine's clock plus a
 shift that lies in a file, so that hours pass for all of them at once while nobody waits.
@@ -62,7 +63,9 @@ class WorldClock(SystemClock):
 
 
 class World:
-    """Issues, commits, where deliveries go, and the moods of the server that tells of them; in a file."""
+    """Issues, commits, where deliveries go, and the moods of the server that tells of them;
+    in a file.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         """Open the folder's world, or begin it."""
@@ -78,7 +81,9 @@ class World:
             return connection.execute(statement, parameters).fetchall()
 
     def hook(self, source: str, url: str) -> None:
-        """Have the deliveries of a source (``tracker``, ``github``, ``gitea``) sent to this address from now on."""
+        """Have the deliveries of a source (``tracker``, ``github``, ``gitea``) sent to this address
+        from now on.
+        """
         self.rows("INSERT OR REPLACE INTO hooks VALUES (?, ?)", source, url)
 
     def hook_of(self, source: str) -> str | None:
@@ -104,7 +109,9 @@ class World:
         )
 
     def set_commit(self, repo: str, sha: str, state: str, branch: str = "") -> str:
-        """Put a commit into a state of continuous integration; return its branch, which only its push says."""
+        """Put a commit into a state of continuous integration;
+        return its branch, which only its push says.
+        """
         self.rows(
             "INSERT INTO commits (repo, branch, sha, state) VALUES (?, ?, ?, ?) "
             "ON CONFLICT (repo, sha) DO UPDATE SET state = excluded.state",
@@ -143,7 +150,9 @@ class World:
         return [(url, json.loads(headers), body) for url, headers, body in found]
 
     def set_mood(self, kind: str, *, answers: int | None = None, value: str = "") -> None:
-        """Set the mood (``tracker.MOODS``) of the next ``answers`` lists of issues; None: from now on."""
+        """Set the mood (``tracker.MOODS``) of the next ``answers`` lists of issues; None:
+        from now on.
+        """
         self.rows("INSERT OR REPLACE INTO moods VALUES (?, ?, ?)", kind, answers, value)
 
     def cheer_up(self) -> None:

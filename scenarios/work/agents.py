@@ -1,4 +1,6 @@
-"""The programs that scenarios start: each is a small worker on the recovery core that says, in marks, what it does."""
+"""The programs that scenarios start: each is a small worker on the recovery core that says,
+in marks, what it does.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,17 @@ if TYPE_CHECKING:
     from pytest_chaos import Marks
 
 SHARE = 1000
-"""How far apart the iterations of the writers of one task are: writer n has those after n times this."""
+"""How far apart the iterations of the writers of one task are:
+writer n has those after n times this.
+"""
 
 PADDING = "the state of an iteration "
 
 
 def write_checkpoints(marks: Marks, database: str, task_id: str, until: int, manager: str) -> None:
-    """Go on from the newest checkpoint of a task, and write one after each iteration up to and including ``until``."""
+    """Go on from the newest checkpoint of a task, and write one after each iteration up to and
+    including ``until``.
+    """
     with make_manager(manager, database) as checkpoints:
         note_pragmas(marks, checkpoints)
         newest = checkpoints.latest(task_id)
@@ -31,7 +37,9 @@ def write_checkpoints(marks: Marks, database: str, task_id: str, until: int, man
 
 
 def write_beside(marks: Marks, database: str, task_id: str, count: int, manager: str) -> None:
-    """Write checkpoints of a task that somebody else writes, too: the iterations are this agent's own."""
+    """Write checkpoints of a task that somebody else writes, too:
+    the iterations are this agent's own.
+    """
     with make_manager(manager, database) as checkpoints:
         marks.note("ready")
         for iteration in range(1_000_001, 1_000_001 + count):
@@ -39,7 +47,8 @@ def write_beside(marks: Marks, database: str, task_id: str, count: int, manager:
 
 
 def write_share(marks: Marks, database: str, task_id: str, place: int, count: int, manager: str, gate: str) -> None:
-    """Write this writer's own iterations of a task that others write, too, as far as they are not there yet.
+    """Write this writer's own iterations of a task that others write, too,
+    as far as they are not there yet.
 
     It begins when the file ``gate`` is there, so that all writers begin at once.
     """
@@ -88,5 +97,7 @@ def class_named(name: str) -> Any:
 
 
 def made(name: str, *arguments: Any, **keywords: Any) -> Any:
-    """Make what ``module:Class`` names: a sound part of the core, or the planted defect that stands in for it."""
+    """Make what ``module:Class`` names: a sound part of the core,
+    or the planted defect that stands in for it.
+    """
     return class_named(name)(*arguments, **keywords)

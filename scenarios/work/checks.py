@@ -1,4 +1,6 @@
-"""What is on disk after a run, read with nothing but sqlite3: the core has no say in its own verdict."""
+"""What is on disk after a run, read with nothing but sqlite3:
+the core has no say in its own verdict.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One checkpoint as it is in the file; ``iteration`` is ``None`` where the snapshot cannot be read."""
+    """One checkpoint as it is in the file; ``iteration`` is ``None`` where the snapshot cannot be
+    read.
+    """
 
     sequence_number: int
     iteration: int | None
@@ -29,7 +33,9 @@ class Row:
 
 
 def read_rows(database: Path, task_id: str) -> tuple[list[str], list[Row]]:
-    """Open the file as a new process would; return what is wrong with its integrity, and the task's checkpoints."""
+    """Open the file as a new process would; return what is wrong with its integrity,
+    and the task's checkpoints.
+    """
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
         integrity = [text for (text,) in connection.execute("PRAGMA integrity_check") if text != "ok"]
         rows = connection.execute(
@@ -75,7 +81,9 @@ def effects_of(database: Path, task_id: str) -> list[tuple[str, int]]:
 
 
 def check_pragmas(history: History) -> Iterator[Finding]:
-    """Find agents that wrote with less than synchronous=FULL: no kill shows it, a power loss would."""
+    """Find agents that wrote with less than synchronous=FULL:
+    no kill shows it, a power loss would.
+    """
     for mark in history.select("note", "pragmas"):
         for name, wanted in (("synchronous", "FULL"), ("journal_mode", "wal")):
             if (seen := mark.value[name]) != wanted:
@@ -84,12 +92,16 @@ def check_pragmas(history: History) -> Iterator[Finding]:
 
 
 def only(history: History, *agents: str) -> History:
-    """Return the history of some agents alone, for a database in which each works on a task of its own."""
+    """Return the history of some agents alone, for a database in which each works on a task of its
+    own.
+    """
     return History(tuple(mark for mark in history.marks if mark.agent in agents))
 
 
 def check_no_exceptions(history: History) -> Iterator[Finding]:
-    """Find agents whose target raised: a lock error, or anything else that no caller should have to handle."""
+    """Find agents whose target raised: a lock error,
+    or anything else that no caller should have to handle.
+    """
     for mark in history.select("note", "chaos.raised"):
         kind = str(mark.value).partition(":")[0]
         text = f"agent {mark.agent} ended with {mark.value}"

@@ -24,7 +24,9 @@ DARED: Final = 60_000_000
 
 
 def hold(marks: Marks, database: str, name: str, ttl_s: float, leases: str, checkpoints: str) -> None:
-    """Take the item, work on it under the fence, complete it; say when the lease turns out to be gone."""
+    """Take the item, work on it under the fence, complete it;
+    say when the lease turns out to be gone.
+    """
     store = open_store(database)
     manager: LeaseManager = made(leases, store)
     saver: CheckpointManager = made(checkpoints, store)
@@ -74,7 +76,8 @@ def sweep(marks: Marks, database: str, sweeper: str, batch: int) -> None:
 
 
 def renew_at_the_boundary(marks: Marks, database: str, ttl_s: float, leases: str, rounds: int) -> None:
-    """Hold a lease that is renewed late, again and again: a minute before its holder may trust it no more.
+    """Hold a lease that is renewed late, again and again:
+    a minute before its holder may trust it no more.
 
     The time is that of the world in the folder of the database, so that a minute is as long as
     somebody likes.

@@ -1,4 +1,6 @@
-"""Scenario 01: a writer of checkpoints is killed, anywhere; what was acknowledged is there, and another goes on."""
+"""Scenario 01: a writer of checkpoints is killed, anywhere;
+what was acknowledged is there, and another goes on.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def database(fresh_db: Path) -> Path:
 
 
 def test_without_faults_every_crash_point_is_passed(chaos: Run, database: Path, manager: str) -> None:
-    """Steady state first: nothing is lost without faults, and the points that we kill at are all there are."""
+    """Steady state first: nothing is lost without faults,
+    and the points that we kill at are all there are.
+    """
     kwargs = {"database": str(database), "task_id": TASK, "until": ITERATIONS, "manager": manager}
     agent = chaos.spawn(WRITE, kwargs=kwargs, name="writer", trace_points="recovery.checkpoint.")
     agent.wait_exit()
@@ -87,7 +91,9 @@ def test_without_faults_every_crash_point_is_passed(chaos: Run, database: Path, 
 @pytest.mark.chaos_deep
 @pytest.mark.parametrize("point", CHECKPOINT_CRASH_POINTS, ids=lambda point: point.rpartition(".")[2])
 def test_killed_at_a_named_point(chaos: Run, database: Path, manager: str, point: str) -> None:
-    """Killed at this point of its third checkpoint, the writer loses nothing that it acknowledged."""
+    """Killed at this point of its third checkpoint,
+    the writer loses nothing that it acknowledged.
+    """
     chaos.plan(kill("writer", at_point(point, occurrence=3)))
     chaos.note("crash_points", [point])
     write(chaos, database, manager, until=ITERATIONS)
@@ -96,7 +102,9 @@ def test_killed_at_a_named_point(chaos: Run, database: Path, manager: str, point
 
 @pytest.mark.chaos_deep
 def test_killed_at_moments_drawn_from_the_seed(chaos: Run, fresh_db: Path, manager: str) -> None:
-    """Killed at twenty moments, of which at least fifteen fall between its first intent and its last ack."""
+    """Killed at twenty moments, of which at least fifteen fall between its first intent and its
+    last ack.
+    """
     names = [f"writer-{number}" for number in range(MOMENTS)]
     delays = chaos.random("moments")
     first = after_mark("checkpoint", kind="intent")
@@ -129,7 +137,9 @@ def acks(chaos: Run, name: str) -> int:
 
 
 def test_killed_at_a_point_and_at_a_moment(chaos: Run, database: Path, manager: str) -> None:
-    """The quick form: one kill at a point and one at a moment, both drawn from the seed, on one task."""
+    """The quick form: one kill at a point and one at a moment, both drawn from the seed,
+    on one task.
+    """
     drawn = chaos.random("quick")
     point = CHECKPOINT_CRASH_POINTS[int(drawn.random() * len(CHECKPOINT_CRASH_POINTS))]
     moment = at_moment(round(drawn.random() * MOMENT_WINDOW_S / 4, 6), after=after_mark("checkpoint", kind="intent"))
@@ -142,7 +152,9 @@ def test_killed_at_a_point_and_at_a_moment(chaos: Run, database: Path, manager: 
 
 
 def test_paused_between_number_and_insert(chaos: Run, database: Path, manager: str) -> None:
-    """Stopped after it took a number, while another writes to the same task: no number is given twice."""
+    """Stopped after it took a number, while another writes to the same task:
+    no number is given twice.
+    """
     chaos.plan(pause("writer", at_point("recovery.checkpoint.after_number", occurrence=2), duration_s=PAUSE_S))
     kwargs = {"database": str(database), "task_id": TASK, "manager": manager}
     writer = chaos.spawn(WRITE, kwargs={**kwargs, "until": ITERATIONS}, name="writer")

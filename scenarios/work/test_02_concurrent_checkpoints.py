@@ -1,4 +1,6 @@
-"""Scenario 02: many processes write checkpoints at once, each to a database of its own, and all to one."""
+"""Scenario 02: many processes write checkpoints at once, each to a database of its own,
+and all to one.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ TARGET = "scenarios.work.agents:write_share"
 def run_writers(
     chaos: Run, databases: dict[str, Path], manager: str, *, each: int, lock_is_held_first: bool = False
 ) -> None:
-    """Start a writer per database, all at once; start those again that a fault ended; wait until all are done."""
+    """Start a writer per database, all at once; start those again that a fault ended;
+    wait until all are done.
+    """
     gate = chaos.directory / "begin"
     shares = {"task_id": TASK, "count": each, "manager": manager, "gate": str(gate)}
     for place, (name, database) in enumerate(databases.items()):
@@ -59,7 +63,9 @@ def run_writers(
 
 
 def expect_all(chaos: Run, databases: dict[str, Path], *, each: int) -> None:
-    """Expect every writer's checkpoints, once and whole, in its database, and no exception anywhere."""
+    """Expect every writer's checkpoints, once and whole, in its database,
+    and no exception anywhere.
+    """
     states = [chaos.agent(name).state for name in databases]
     chaos.expect("writers that end by themselves", observed=len(states), holds=set(states) == {"exit code 0"})
     total = 0
@@ -116,7 +122,9 @@ def test_ten_databases(chaos: Run, manager: str) -> None:
 
 @pytest.mark.chaos_deep
 def test_one_database(chaos: Run, manager: str) -> None:
-    """Ten writers on one task of one database; three are killed and go on; the write lock is held for a while."""
+    """Ten writers on one task of one database; three are killed and go on;
+    the write lock is held for a while.
+    """
     shared(chaos, manager, writers=WRITERS, each=EACH_SHARED, killed=KILLED, lock_held_s=LOCK_HELD_S)
 
 

@@ -1,4 +1,6 @@
-"""Scenario 03: a lease runs out, another takes over, and the zombie that wakes up changes nothing."""
+"""Scenario 03: a lease runs out, another takes over,
+and the zombie that wakes up changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ pytestmark = pytest.mark.chaos(
 
 TASK = "takeover"
 TTL_LOST_S = 0.02
-"""The length of the lease that is to run out: nothing has to happen within it, so no machine is too slow for it."""
+"""The length of the lease that is to run out: nothing has to happen within it,
+so no machine is too slow for it.
+"""
 
 TTL_S = 60.0
 """The length of one that must not."""
@@ -79,7 +83,9 @@ class Takeover:
     def judge(
         self, *, owner: str, zombie: str | None, refused: tuple[str, ...] = ("renew", "effect", "complete")
     ) -> None:
-        """Expect one effect, the owner's; risen tokens; and that the zombie was refused each of these."""
+        """Expect one effect, the owner's; risen tokens; and that the zombie was refused each of
+        these.
+        """
         history = self.chaos.history
         grants = [
             ownership.Grant(resource="work", holder=str(mark.key), token=mark.value["token"], start=mark.order)

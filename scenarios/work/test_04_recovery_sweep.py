@@ -1,4 +1,6 @@
-"""Scenario 04: leases of dead holders are returned, each once, by any number of sweeps, killed ones too."""
+"""Scenario 04: leases of dead holders are returned, each once, by any number of sweeps,
+killed ones too.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ BOUNDARY = "scenarios.work.lease_agents:renew_at_the_boundary"
 EXPIRY_S = 0.001
 
 TTL_S = 24 * 3600.0
-"""The length of the lease that is renewed late: by a clock that is moved, so that no machine is too slow for it."""
+"""The length of the lease that is renewed late: by a clock that is moved,
+so that no machine is too slow for it.
+"""
 
 AWAKE_S = 10.0
 ROUNDS = 5
@@ -67,7 +71,9 @@ def start_sweepers(chaos: Run, database: Path, parts: dict[str, str], names: lis
 
 
 def judge(chaos: Run, database: Path, count: int, *, reported: bool = True) -> None:
-    """Expect each lease recovered once: in the rows, in the boundary checkpoints, in what the sweepers say."""
+    """Expect each lease recovered once: in the rows, in the boundary checkpoints,
+    in what the sweepers say.
+    """
     with contextlib.closing(sqlite3.connect(database)) as connection:
         statuses = Counter(row[0] for row in connection.execute("SELECT status FROM work_items WHERE type = 'work'"))
         marks = [
@@ -90,7 +96,9 @@ def judge(chaos: Run, database: Path, count: int, *, reported: bool = True) -> N
 
 
 def test_a_hundred_leases(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The seed's scenario: a hundred expired, found and recovered by one sweep, within its bound."""
+    """The seed's scenario: a hundred expired, found and recovered by one sweep,
+    within its bound.
+    """
     expired(fresh_db, 100)
     (sweeper,) = start_sweepers(chaos, fresh_db, parts, ["sweeper"], batch=50)
     sweeper.wait_for("sweep", timeout_s=5)
@@ -99,7 +107,9 @@ def test_a_hundred_leases(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> 
 
 
 def test_sweepers_that_die(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Two at once are killed at points drawn from the seed; three more, at once, do what they left."""
+    """Two at once are killed at points drawn from the seed;
+    three more, at once, do what they left.
+    """
     expired(fresh_db, 1000)
     drawn = chaos.random("kills")
     victims = ["victim-1", "victim-2"]
@@ -114,7 +124,9 @@ def test_sweepers_that_die(chaos: Run, fresh_db: Path, parts: dict[str, str]) ->
 @pytest.mark.chaos_deep
 @pytest.mark.parametrize("point", SWEEP_CRASH_POINTS, ids=lambda point: point.rpartition(".")[2])
 def test_a_sweeper_killed_at_a_named_point(chaos: Run, fresh_db: Path, parts: dict[str, str], point: str) -> None:
-    """Killed at this point of its third batch or item, a sweep leaves whole ones; the next does the rest."""
+    """Killed at this point of its third batch or item, a sweep leaves whole ones;
+    the next does the rest.
+    """
     expired(fresh_db, 50)
     chaos.plan(kill("sweeper", at_point(point, occurrence=3)))
     chaos.note("crash_points", [point])
@@ -135,7 +147,9 @@ def test_ten_thousand_leases_and_four_sweepers(chaos: Run, fresh_db: Path, parts
 
 @pytest.mark.chaos_deep
 def test_a_holder_at_the_boundary_is_left_alone(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """A lease that is renewed at the last moment survives sweeps that run without a pause, on a clock that is moved."""
+    """A lease that is renewed at the last moment survives sweeps that run without a pause,
+    on a clock that is moved.
+    """
     expired(fresh_db, 20)
     with LeaseManager(db_path=fresh_db) as leases:
         leases.enqueue(TASK, "boundary")

@@ -1,4 +1,6 @@
-"""Scenario 07: a task of ten iterations is killed again and again, restarted each time, and succeeds."""
+"""Scenario 07: a task of ten iterations is killed again and again, restarted each time,
+and succeeds.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,17 @@ pytestmark = pytest.mark.chaos(
 TASK = "end-to-end"
 ITERATIONS = 10
 TTL_S = 0.2
-"""Short, since it is waited for after each kill; a machine that stands still for longer than it costs a retry."""
+"""Short, since it is waited for after each kill;
+a machine that stands still for longer than it costs a retry.
+"""
 
 STALLS_MAX = 50
 WORK = "scenarios.work.worker_agents:work_to_the_end"
 ONCE = WORKER_CRASH_POINTS[:3]
 POINTS = (*WORKER_CRASH_POINTS[:-2], *CHECKPOINT_CRASH_POINTS, *ARTIFACT_CRASH_POINTS)
-"""Where it is killed; the last points of a worker are passed once in all, so a kill there is a run of its own."""
+"""Where it is killed; the last points of a worker are passed once in all,
+so a kill there is a run of its own.
+"""
 
 
 def run_to_success(chaos: Run, database: Path, parts: dict[str, str], kills: int) -> None:
@@ -69,7 +75,9 @@ def start(chaos: Run, database: Path, parts: dict[str, str], kills: int) -> Agen
 
 
 def judge(chaos: Run, database: Path, worker: Agent, kills: int) -> None:
-    """Expect success, each effect once, few attempts, no checkpointed work repeated, and evidence that holds."""
+    """Expect success, each effect once, few attempts, no checkpointed work repeated,
+    and evidence that holds.
+    """
     folder = chaos.directory / "artifacts"
     chaos.expect("the last worker ends by itself", observed=worker.state, holds=worker.state == "exit code 0")
     with CheckpointManager(db_path=database, artifacts=Artifacts(folder)) as checkpoints:
@@ -163,7 +171,9 @@ def test_killed_at_the_very_end(chaos: Run, fresh_db: Path, parts: dict[str, str
 
 
 def test_an_artifact_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The newest checkpoint's file is gone when the worker comes back: it falls back, and does that iteration again."""
+    """The newest checkpoint's file is gone when the worker comes back:
+    it falls back, and does that iteration again.
+    """
     chaos.plan(kill("worker", at_point("recovery.worker.after_checkpoint", occurrence=4)))
     worker = start(chaos, fresh_db, parts, 1)
     worker.wait_exit()

@@ -1,4 +1,6 @@
-"""Things that are dear to make, made once for all xdist workers of a session instead of once in each."""
+"""Things that are dear to make, made once for all xdist workers of a session instead of once in
+each.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """Return the folder ``name`` of this test session, filled by ``make`` in the worker that comes first.
+    """Return the folder ``name`` of this test session,
+    filled by ``make`` in the worker that comes first.
 
     The others wait for a lock file, as in pytest-xdist's own advice on session fixtures; a ``make``
     that raises leaves the folder to the next one who asks.

@@ -45,7 +45,9 @@ def test_iterations_are_separate_tests_and_one_row(pytester: pytest.Pytester) ->
 
 
 def test_a_violation_that_the_rate_tolerates_is_never_green(pytester: pytest.Pytester) -> None:
-    """One of ten is tolerated at 0.9: the exit code is 0, the word is TOLERATED, and the pack is kept."""
+    """One of ten is tolerated at 0.9: the exit code is 0, the word is TOLERATED,
+    and the pack is kept.
+    """
     result = run(pytester, "--chaos-iterations", "10", "--chaos-min-pass-rate", "0.9", violated=[3])
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*TOLERATED*counted*", "*9 passed, 1 tolerated in*"])
@@ -82,7 +84,9 @@ def test_a_single_inconclusive_run_fails_and_has_a_section_of_its_own(pytester: 
 
 
 def test_inconclusive_runs_are_tolerated_no_more_than_violations(pytester: pytest.Pytester) -> None:
-    """A campaign of which a fifth came to no answer has proved nothing at 0.9, though all answers were good."""
+    """A campaign of which a fifth came to no answer has proved nothing at 0.9,
+    though all answers were good.
+    """
     result = run(pytester, "--chaos-iterations", "10", "--chaos-min-pass-rate", "0.9", inconclusive=[1, 2])
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*INCONCLUSIVE*counted*"])

@@ -1,4 +1,6 @@
-"""A disk that is full, or a folder that cannot be written: one sentence, and the evidence is kept where it fits."""
+"""A disk that is full, or a folder that cannot be written:
+one sentence, and the evidence is kept where it fits.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def only_record(results: Path) -> RunRecord:
 def test_evidence_that_finds_no_room_is_kept_elsewhere(
     pytester: pytest.Pytester, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pack goes to the folder for temporary files, and the line that repeats the run leads there."""
+    """The pack goes to the folder for temporary files,
+    and the line that repeats the run leads there.
+    """
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     pytester.makepyfile(SCENARIO)
     result = pytester.runpytest_subprocess(*QUIET, f"--chaos-results={small_disk}")

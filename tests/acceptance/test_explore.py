@@ -1,4 +1,6 @@
-"""The fixture ``explore`` in a project of a user: verdicts, the matrix, the evidence pack and the replay."""
+"""The fixture ``explore`` in a project of a user:
+verdicts, the matrix, the evidence pack and the replay.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +142,9 @@ def test_verdicts_are_those_of_the_explorations(session: Path) -> None:
 
 
 def test_receipts_and_assertions_have_the_coverage(session: Path) -> None:
-    """What was covered is a number in the record: a receipt and a key assertion for each family of faults."""
+    """What was covered is a number in the record: a receipt and a key assertion for each family of
+    faults.
+    """
     held = _record(session, "60-synced")
 
     assert [receipt.kind for receipt in held.receipts] == [
@@ -182,7 +186,9 @@ def test_the_pack_has_recording_state_and_reproduction(session: Path) -> None:
 
 
 def test_the_reproduction_in_the_pack_works_as_it_stands(session: Path) -> None:
-    """It names a place in the pack, and a command that shows this one state again; ``evidence show`` prints both."""
+    """It names a place in the pack, and a command that shows this one state again;
+    ``evidence show`` prints both.
+    """
     run = _record(session, "61-in-place")
     pack = session / "chaos-results" / "latest" / run.evidence
     text = (pack / "attachments" / "exploration-1" / "crash-2.txt").read_text()

@@ -29,7 +29,9 @@ def test_work(chaos):
 def test_a_function_of_the_test_file_is_found(
     pytester: pytest.Pytester, mode: str, folder: str, *, package: bool
 ) -> None:
-    """With --import-mode=importlib no import path leads to a test file: its functions are found by the file."""
+    """With --import-mode=importlib no import path leads to a test file:
+    its functions are found by the file.
+    """
     where: Path = pytester.path / folder
     where.mkdir(parents=True, exist_ok=True)
     for level in (where, *where.parents):

@@ -1,4 +1,6 @@
-"""Sessions that end early, as a user sees them: what was planned and not made is counted, and nothing is green."""
+"""Sessions that end early, as a user sees them: what was planned and not made is counted,
+and nothing is green.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ def interrupted_run(pytester: pytest.Pytester) -> RunRecord:
 
 
 def test_an_interrupted_session_is_incomplete_in_every_format(pytester: pytest.Pytester) -> None:
-    """Ctrl-C in the second of five runs: its record and pack are there, three are counted, nothing is green."""
+    """Ctrl-C in the second of five runs: its record and pack are there, three are counted,
+    nothing is green.
+    """
     result = run(pytester, stopped=1)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines(["INCOMPLETE: 3 of 5 planned runs were not made: *", "*INCOMPLETE*first*2 of 3*"])
@@ -104,7 +108,9 @@ def test_a_report_made_again_knows_that_runs_are_missing(pytester: pytest.Pytest
 
 @pytest.mark.parametrize("option", ["-x", "--maxfail=1"])
 def test_a_session_that_stops_at_a_failure_is_incomplete(pytester: pytest.Pytester, option: str) -> None:
-    """What -x leaves out is no failure and no pass; the exit code stays pytest's, also for a campaign's rate."""
+    """What -x leaves out is no failure and no pass; the exit code stays pytest's,
+    also for a campaign's rate.
+    """
     result = run(pytester, option, "--chaos-min-pass-rate=0.1", broken=0)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert document(pytester)["missing"] == 4
@@ -130,7 +136,9 @@ def test_a_session_without_interruption_is_whole(pytester: pytest.Pytester) -> N
 
 
 def test_runs_that_a_dead_worker_did_not_make_are_missing(pytester: pytest.Pytester) -> None:
-    """The only worker dies and is not replaced: its run is INCONCLUSIVE, the others were not made."""
+    """The only worker dies and is not replaced:
+    its run is INCONCLUSIVE, the others were not made.
+    """
     result = run(pytester, "-n", "1", "--max-worker-restart=0", act="os.kill(os.getpid(), signal.SIGKILL)", stopped=1)
     assert result.ret != pytest.ExitCode.OK
     assert document(pytester)["missing"] == 3

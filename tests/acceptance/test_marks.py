@@ -1,4 +1,6 @@
-"""Marks of a run in a user's project: a line that is no mark is never a pass, one that a kill has cut is."""
+"""Marks of a run in a user's project: a line that is no mark is never a pass,
+one that a kill has cut is.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def session(pytester: pytest.Pytester) -> tuple[str, dict[str, RunRecord]]:
 
 
 def test_marks_are_read_or_the_run_is_inconclusive(session: tuple[str, dict[str, RunRecord]]) -> None:
-    """Each wrong line is shown with its number and what is wrong with it, in the terminal and the record."""
+    """Each wrong line is shown with its number and what is wrong with it,
+    in the terminal and the record.
+    """
     printed, runs = session
 
     assert {name: run.verdict for name, run in runs.items()} == {

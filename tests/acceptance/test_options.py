@@ -47,7 +47,8 @@ def test_the_seed_is_shown_before_and_after(scenario: pytest.Pytester) -> None:
 def test_a_path_after_a_space_does_not_cost_the_configuration(
     scenario: pytest.Pytester, tmp_path: Path, option: str
 ) -> None:
-    """Pytest takes an existing path for tests and reads the configuration there: this is said, and nothing runs.
+    """Pytest takes an existing path for tests and reads the configuration there:
+    this is said, and nothing runs.
 
     Found by a run of our own suite, which had lost its settings and went on without a word.
     """
@@ -103,7 +104,9 @@ def test_the_plugin_can_be_switched_off(pytester: pytest.Pytester, off: tuple[st
 
 
 def test_without_reports_records_are_kept_all_the_same(scenario: pytest.Pytester) -> None:
-    """The report plugin is a guest: without it the run, its record and its exit code are the same."""
+    """The report plugin is a guest: without it the run,
+    its record and its exit code are the same.
+    """
     result = scenario.runpytest_subprocess(*QUIET, "-p", "no:chaos-reports")
     assert result.ret == 0
     assert {path.name for path in Path(scenario.path, "chaos-results/latest/").iterdir()} == {"records.jsonl"}
@@ -164,7 +167,9 @@ def test_a_marker_that_cannot_be_understood_is_told(pytester: pytest.Pytester, m
 
 
 def test_the_fixture_works_without_a_marker(pytester: pytest.Pytester) -> None:
-    """To try something out, the fixture is enough: the scenario is named after module and function."""
+    """To try something out, the fixture is enough:
+    the scenario is named after module and function.
+    """
     pytester.makepyfile(test_try="def test_it(chaos):\n    chaos.expect('x', observed=1, holds=True)\n")
     result = pytester.runpytest_subprocess(*QUIET)
     assert result.ret == 0
@@ -202,7 +207,9 @@ def test_a_marker_without_the_fixture_is_no_pass(pytester: pytest.Pytester) -> N
     ids=["scenario", "option"],
 )
 def test_mistakes_are_told_with_workers_too(scenario: pytest.Pytester, arguments: tuple[str, ...], said: str) -> None:
-    """Only the workers collect, so only they see some mistakes; the message and the exit code are the same."""
+    """Only the workers collect, so only they see some mistakes;
+    the message and the exit code are the same.
+    """
     result = scenario.runpytest_subprocess(*QUIET, "-n", "2", *arguments)
     assert result.ret == 4
     assert "INTERNALERROR" not in result.stdout.str()
@@ -218,7 +225,9 @@ def test_a_marker_that_cannot_be_understood_is_told_with_workers_too(pytester: p
 
 
 def test_results_that_cannot_be_written_are_one_sentence(scenario: pytest.Pytester) -> None:
-    """With a file where the results folder should be, the exit is not green and one sentence says what to do."""
+    """With a file where the results folder should be,
+    the exit is not green and one sentence says what to do.
+    """
     Path(scenario.path, "chaos-results").write_text("in the way")
     result = scenario.runpytest_subprocess(*QUIET)
     assert result.ret == 1

@@ -1,4 +1,6 @@
-"""What a user reads when a run does not hold: their own frames, one line a run, short values, a place for replays."""
+"""What a user reads when a run does not hold: their own frames, one line a run, short values,
+a place for replays.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ def test_a_long_value_is_short_everywhere_and_whole_in_the_pack(pytester: pytest
 
 
 def test_a_replay_goes_to_the_session_of_its_pack(pytester: pytest.Pytester, project: Path, tmp_path: Path) -> None:
-    """Called elsewhere, which needs --trust, it writes there; ``latest`` is still the failed session."""
+    """Called elsewhere, which needs --trust, it writes there;
+    ``latest`` is still the failed session.
+    """
     pytester.runpytest_subprocess(*QUIET, "-k", "long")
     latest = (project / "chaos-results" / "latest").resolve()
     (pack,) = latest.glob("evidence/*")

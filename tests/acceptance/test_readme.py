@@ -26,7 +26,9 @@ def python_blocks() -> list[str]:
 
 
 def test_the_example_finds_the_failure_it_promises(pytester: pytest.Pytester, example: str) -> None:
-    """The example is violated, deterministically, by the finding and with the receipt that the README shows."""
+    """The example is violated, deterministically, by the finding and with the receipt that the
+    README shows.
+    """
     pytester.makepyfile(test_orders=example)
     result = pytester.runpytest_subprocess("-m", "chaos", "test_orders.py", "-p", "no:randomly")
     assert result.ret == 1
@@ -60,7 +62,9 @@ FLUSHED = """            descriptor = os.open(new, os.O_RDWR)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linux's")
 def test_the_target_loses_what_the_readme_says(pytester: pytest.Pytester) -> None:
-    """Explored as it stands: held against kills, violated by a power loss, with the line that builds the state."""
+    """Explored as it stands: held against kills, violated by a power loss,
+    with the line that builds the state.
+    """
     pytester.makepyfile(orders=python_blocks()[1])
     result = pytester.run(CHAOS, "explore", "orders.py:Target", "--seed", "1")
     assert result.ret == 1
@@ -76,7 +80,9 @@ def test_the_target_loses_what_the_readme_says(pytester: pytest.Pytester) -> Non
 
 @pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linux's")
 def test_the_target_holds_when_it_flushes(pytester: pytest.Pytester) -> None:
-    """With the file flushed before the rename and the folder after it, as the README says, all four families hold."""
+    """With the file flushed before the rename and the folder after it, as the README says,
+    all four families hold.
+    """
     code = python_blocks()[1]
     assert "            new.rename(path)\n" in code
     pytester.makepyfile(orders="import os\n" + code.replace("            new.rename(path)\n", FLUSHED))

@@ -1,4 +1,6 @@
-"""From a failure back to the failure: evidence packs, replays, and the ``chaos`` command around them."""
+"""From a failure back to the failure: evidence packs, replays,
+and the ``chaos`` command around them.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +128,9 @@ def test_a_pack_that_was_changed_is_refused(violated: Path, first: Records, tmp_
 
 
 def test_a_folder_that_is_no_pack_is_the_users_mistake(violated: Path) -> None:
-    """Exit code 3 and one sentence, from the command and from pytest alike (there it is pytest's 4)."""
+    """Exit code 3 and one sentence, from the command and from pytest alike (there it is pytest's
+    4).
+    """
     done = chaos(violated, "replay", "chaos-results")
     assert done.returncode == 3
     command = [sys.executable, "-m", "pytest", *QUIET, "--chaos-replay", "chaos-results"]
@@ -191,7 +195,9 @@ def test_a_violation_that_no_replay_repeats_is_flaky(pytester: pytest.Pytester) 
 def test_a_replay_of_a_changed_program_says_what_is_true_now(
     violated: Path, first: Records, tmp_path: Path, old: str, new: str, code: int
 ) -> None:
-    """Where the bug is gone the exit code is 0, where there is no answer it is 2; what follows -- goes to pytest."""
+    """Where the bug is gone the exit code is 0, where there is no answer it is 2;
+    what follows -- goes to pytest.
+    """
     project = tmp_path / "project"
     project.mkdir()
     source = (violated / "test_rows.py").read_text()
@@ -236,7 +242,9 @@ def test_broken(chaos):
 
 
 def test_a_selection_and_a_time_limit_do_not_hold_for_replays(pytester: pytest.Pytester) -> None:
-    """A project that leaves chaos tests out by default gets its replays, and they may take longer than the test."""
+    """A project that leaves chaos tests out by default gets its replays,
+    and they may take longer than the test.
+    """
     pytester.makeini("[pytest]\naddopts = -m 'not chaos'\n")
     pytester.makepyfile(test_broken=BROKEN, test_next=NEXT)
     result = pytester.runpytest_subprocess("-m", "chaos", *QUIET)
@@ -247,7 +255,9 @@ def test_a_selection_and_a_time_limit_do_not_hold_for_replays(pytester: pytest.P
 
 
 def test_results_outside_of_the_project_are_replayed_all_the_same(pytester: pytest.Pytester, tmp_path: Path) -> None:
-    """A pack in a folder that exists elsewhere does not change where pytest thinks the project is."""
+    """A pack in a folder that exists elsewhere does not change where pytest thinks
+    the project is.
+    """
     project = Path(pytester.path, "deep")
     project.mkdir()
     (project / "test_broken.py").write_text(BROKEN)

@@ -1,7 +1,7 @@
 """Secrets that a test, its agents and its command line hold are in nothing that is written.
 
-They are drawn when the tests run. The searched output is all of it: the terminal, JUnit XML, records,
-matrix, packs. The copies of databases are left out, as the manifest says.
+They are drawn when the tests run. The searched output is all of it: the terminal, JUnit XML,
+records, matrix, packs. The copies of databases are left out, as the manifest says.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def _written(folder: Path) -> str:
 
 
 def test_no_planted_secret_survives(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A secret of argv, environment, output, marks, expectations, locals and causes is written nowhere."""
+    """A secret of argv, environment, output, marks, expectations,
+    locals and causes is written nowhere.
+    """
     planted = _planted()
     monkeypatch.setenv("UNREMARKABLE", planted["unremarkable"])
     monkeypatch.setenv("SEEN", planted["observed"])
@@ -105,7 +107,9 @@ def test_no_planted_secret_survives(pytester: pytest.Pytester, monkeypatch: pyte
 
 
 def test_a_replay_has_the_seed_the_plan_and_the_node_id(pytester: pytest.Pytester) -> None:
-    """What a replay needs is never masked, even where it looks like a secret; the violation repeats."""
+    """What a replay needs is never masked, even where it looks like a secret;
+    the violation repeats.
+    """
     pytester.makepyfile(
         test_seeded="""
         import pytest

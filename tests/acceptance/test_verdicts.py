@@ -1,4 +1,6 @@
-"""Mistakes that new users make: the verdict, the exit code, and the sentence that says what to change."""
+"""Mistakes that new users make: the verdict, the exit code,
+and the sentence that says what to change.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ QUIET = ("-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:anyio", "--cha
 
 
 class Case(NamedTuple):
-    """The body of a test, its verdict, its first finding, and words of the sentence that a user sees."""
+    """The body of a test, its verdict, its first finding,
+    and words of the sentence that a user sees.
+    """
 
     body: str
     verdict: str
@@ -157,7 +161,9 @@ CASES = {
 
 
 def test_each_mistake_gets_the_verdict_that_the_rule_gives(pytester: pytest.Pytester) -> None:
-    """Verdict, first reason and sentence are in the terminal, the page and the pack; the footer counts alike."""
+    """Verdict, first reason and sentence are in the terminal, the page and the pack;
+    the footer counts alike.
+    """
     tests = [
         f"@pytest.mark.chaos(id='{name.replace('_', '-')}')\ndef test_{name}(chaos):\n    {case.body}\n"
         for name, case in CASES.items()

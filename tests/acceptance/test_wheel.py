@@ -1,4 +1,6 @@
-"""Both built wheels in an empty environment: what they install, and projects of other people that use them."""
+"""Both built wheels in an empty environment: what they install,
+and projects of other people that use them.
+"""
 
 from __future__ import annotations
 
@@ -52,12 +54,16 @@ def execute(*command: str | Path, folder: Path, timeout_s: float = 300) -> subpr
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the interpreter of a new environment that holds the wheel and what it depends on, and nothing else."""
+    """Return the interpreter of a new environment that holds the wheel and what it depends on,
+    and nothing else.
+    """
     return made_once(tmp_path_factory, "wheel", install) / "venv" / "bin" / "python"
 
 
 def install(folder: Path) -> None:
-    """Build the wheel from a copy, since building must not write into the tree that is tested, and install it."""
+    """Build the wheel from a copy, since building must not write into the tree that is tested,
+    and install it.
+    """
     source = folder / "source"
     source.mkdir()
     for name in SOURCES:
@@ -104,7 +110,9 @@ def test_the_wheel_works_in_a_project_that_is_not_ours(python: Path, project: Pa
 
 
 def test_an_agent_may_be_named_by_a_module_of_the_project(python: Path, project: Path) -> None:
-    """A function of the project's own package is started by its name; its reports say where it ran."""
+    """A function of the project's own package is started by its name;
+    its reports say where it ran.
+    """
     (project / "shop").mkdir()
     (project / "shop" / "__init__.py").write_text("")
     (project / "shop" / "worker.py").write_text(WORKER)
@@ -151,7 +159,9 @@ def test_every_package_is_typed(python: Path, project: Path) -> None:
 
 @pytest.mark.parametrize("source_layout", [False, True], ids=["flat", "src"])
 def test_a_project_keeps_its_own_package_names(python: Path, project: Path, *, source_layout: bool) -> None:
-    """Packages called harness, reports, recovery and tests.harness are the project's, and its chaos tests run."""
+    """Packages called harness, reports, recovery and tests.harness are the project's,
+    and its chaos tests run.
+    """
     root = project / "src" if source_layout else project
     for package in ("harness", "reports", "recovery", "tests/harness"):
         folder = root / package

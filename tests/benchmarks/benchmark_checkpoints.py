@@ -1,4 +1,5 @@
-"""Compare checkpoints with bare SQLite, interleaved in one process; run it as a script (``--help``).
+"""Compare checkpoints with bare SQLite, interleaved in one process;
+run it as a script (``--help``).
 
 Printed are medians in microseconds, their ratios (bare / ours; the targets are 0.8 for a save and
 0.85 for a read) and the median time of a flush of the device, without which a figure for a save
@@ -45,7 +46,9 @@ def snapshot_of(size_bytes: int) -> dict[str, object]:
 
 
 class Bare:
-    """What anyone would write by hand with ``sqlite3``: an INSERT and its COMMIT, a SELECT and its decoding."""
+    """What anyone would write by hand with ``sqlite3``:
+    an INSERT and its COMMIT, a SELECT and its decoding.
+    """
 
     def __init__(self, path: Path, content: bytes) -> None:
         """Make the file and its one table."""
@@ -87,7 +90,9 @@ class Bare:
 
 
 def medians_us(work: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Do each piece of work in turn, again and again, and return the median of each in microseconds."""
+    """Do each piece of work in turn, again and again,
+    and return the median of each in microseconds.
+    """
     names = list(work)
     times_ns: dict[str, list[int]] = {name: [] for name in names}
     for repetition in range(repetitions):
@@ -99,7 +104,9 @@ def medians_us(work: dict[str, Callable[[], object]], repetitions: int) -> dict[
 
 
 def flush_us(folder: Path, size_bytes: int) -> float:
-    """Return the median time that a write of this size takes until the device has it, in microseconds."""
+    """Return the median time that a write of this size takes until the device has it,
+    in microseconds.
+    """
     times_ns = []
     with (folder / "flush").open("wb", buffering=0) as file:
         for _ in range(200):

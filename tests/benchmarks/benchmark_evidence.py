@@ -1,4 +1,5 @@
-"""Compare a fenced checkpoint that has verified evidence with bare SQLite and with others' saves; run it as a script.
+"""Compare a fenced checkpoint that has verified evidence with bare SQLite and with others' saves;
+run it as a script.
 
 Printed are medians in microseconds and ratios (peer / ours), each with the target of the project.
 Ours looks at its lease, examines one item of evidence, a file and its SHA-256, inserts the
@@ -69,7 +70,9 @@ def langgraph_put(folder: Path, snapshot: object, stack: ExitStack) -> Callable[
 def with_dbos_step(
     folder: Path, snapshot: object, measured: Callable[[Callable[[], object]], dict[str, float]]
 ) -> dict[str, float] | None:
-    """Measure within a workflow of DBOS, and give it what does one step there; None where it is not installed."""
+    """Measure within a workflow of DBOS, and give it what does one step there;
+    None where it is not installed.
+    """
     dbos, alchemy = _module("dbos"), _module("sqlalchemy")
     if dbos is None:
         return None

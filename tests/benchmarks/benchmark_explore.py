@@ -1,4 +1,5 @@
-"""How fast states are built and checked, and how much memory an exploration takes; run it as a script (``--help``).
+"""How fast states are built and checked, and how much memory an exploration takes;
+run it as a script (``--help``).
 
 The workload is that of the prototypes: ten checkpoints of 4 kB in SQLite (WAL, FULL), about 120
 durable steps. Each state is written to memory and judged by a check that opens the database, runs
@@ -176,7 +177,9 @@ def _distinct(states: Iterable[State]) -> Iterator[State]:
 
 
 def _judged(recorded: Recorded, states: Iterable[State], folder: Path, *, jobs: int) -> tuple[float, float]:
-    """Return states built, written and checked per second, and per second of processor time of all processes."""
+    """Return states built, written and checked per second,
+    and per second of processor time of all processes.
+    """
     folder.mkdir()
     found: list[str] = []
     with Pool(recorded.known, folder, jobs=jobs) as pool:
@@ -234,7 +237,9 @@ class Log:
 
 
 def _memory() -> bool:
-    """Explore a made recording of 100,000 steps and a gigabyte, and print the most memory that it took."""
+    """Explore a made recording of 100,000 steps and a gigabyte,
+    and print the most memory that it took.
+    """
     with tempfile.TemporaryDirectory() as name:
         _make_recording(Path(name) / "recording")
         recorded = Recorded(subject_of(Log()), step_source(), Recording(Path(name) / "recording"), Path(name))

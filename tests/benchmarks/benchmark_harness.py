@@ -1,4 +1,5 @@
-"""What the harness costs: starting an agent, a kill cycle, and the plugin in a suite that does not use it.
+"""What the harness costs: starting an agent, a kill cycle,
+and the plugin in a suite that does not use it.
 
 Run by hand: ``python tests/benchmarks/benchmark_harness.py``. Figures are medians, interleaved,
 with their ratio.
@@ -33,7 +34,9 @@ TASK = "benchmark"
 
 
 def started(marks: Any, began_s: float) -> None:
-    """Say how long it took until the first instruction of an agent (this module imports what scenarios import)."""
+    """Say how long it took until the first instruction of an agent (this module imports what
+    scenarios import).
+    """
     marks.note("first", value=time.clock_gettime(time.CLOCK_MONOTONIC) - began_s)
 
 
@@ -66,7 +69,9 @@ class Bench:
 
 
 def spawn_latency() -> None:
-    """Compare the fork server with a fresh interpreter, both with the imports that scenarios have."""
+    """Compare the fork server with a fresh interpreter,
+    both with the imports that scenarios have.
+    """
     bench = Bench()
     times: dict[bool, list[float]] = {True: [], False: []}
     target = f"{Path(__file__).resolve()}:started"

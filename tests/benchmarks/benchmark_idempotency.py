@@ -1,4 +1,5 @@
-"""Compare cache hits with bare SQLite and with diskcache, interleaved in one process; run it as a script.
+"""Compare cache hits with bare SQLite and with diskcache, interleaved in one process;
+run it as a script.
 
 Printed are medians in microseconds and ratios (raw or peer / ours: 1 is as fast, more is faster),
 each with the target of the project. "Raw" is what anyone would write by hand: a SELECT by a text
@@ -75,7 +76,9 @@ class Raw:
 
 
 def medians_us(work: dict[str, Callable[[int], object]], rounds: int, keys: int) -> dict[str, float]:
-    """Do each piece of work in turn, on keys in a random order, and return the median of each in microseconds."""
+    """Do each piece of work in turn, on keys in a random order,
+    and return the median of each in microseconds.
+    """
     names = list(work)
     order = random.Random(7)  # noqa: S311 - the same order in every run
     times_ns: dict[str, list[int]] = {name: [] for name in names}

@@ -1,4 +1,5 @@
-"""Compare leases with bare SQLite and with queues of others, interleaved in one process; run it as a script.
+"""Compare leases with bare SQLite and with queues of others, interleaved in one process;
+run it as a script.
 
 Printed are medians in microseconds and ratios (peer / ours), each with the target of the project.
 Every side writes in WAL mode with synchronous=FULL to a file of its own in one folder on a disk.
@@ -94,7 +95,9 @@ def take_ten(leases: LeaseManager) -> None:
 
 
 def medians_us(work: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Do each piece of work in turn, again and again, and return the median of each in microseconds."""
+    """Do each piece of work in turn, again and again,
+    and return the median of each in microseconds.
+    """
     names = list(work)
     times_ns: dict[str, list[int]] = {name: [] for name in names}
     for repetition in range(repetitions):
@@ -106,7 +109,9 @@ def medians_us(work: dict[str, Callable[[], object]], repetitions: int) -> dict[
 
 
 def peers(folder: Path, items: int) -> dict[str, tuple[Callable[[], object], float]]:
-    """Return the queues of others that are installed, filled, each with the ratio that is the target."""
+    """Return the queues of others that are installed, filled,
+    each with the ratio that is the target.
+    """
     found: dict[str, tuple[Callable[[], object], float]] = {}
     if (litequeue := _module("litequeue")) is not None:
         queue: Any = litequeue.LiteQueue(str(folder / "litequeue.db"))

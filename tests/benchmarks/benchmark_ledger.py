@@ -1,4 +1,5 @@
-"""Compare the tool ledger with bare SQLite, diskcache and DBOS, interleaved in one process; run it as a script.
+"""Compare the tool ledger with bare SQLite, diskcache and DBOS, interleaved in one process;
+run it as a script.
 
 Printed are medians in microseconds and ratios (raw or peer / ours: 1 is as fast, more is faster),
 each with the target of the project. "Raw" is what anyone would write by hand: for a replay, a
@@ -75,7 +76,9 @@ class Raw:
 
 
 def medians_us(work: dict[str, Callable[[int], object]], numbers: range) -> dict[str, float]:
-    """Do each piece of work in turn, for each number, and return the median of each in microseconds."""
+    """Do each piece of work in turn, for each number,
+    and return the median of each in microseconds.
+    """
     names = list(work)
     times_ns: dict[str, list[int]] = {name: [] for name in names}
     for number in numbers:

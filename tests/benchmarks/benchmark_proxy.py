@@ -1,4 +1,5 @@
-"""What the proxy adds to a delivery without faults, against the same delivery sent to the server itself.
+"""What the proxy adds to a delivery without faults,
+against the same delivery sent to the server itself.
 
 Run by hand: ``python tests/benchmarks/benchmark_proxy.py``. The server is one process, the
 proxy another, the sender this one; each delivery has 2 kB of body. Medians of interleaved

@@ -1,4 +1,5 @@
-"""Measure a look of the reaper over many running jobs, over few and many finished ones; run as a script (``--help``).
+"""Measure a look of the reaper over many running jobs, over few and many finished ones;
+run as a script (``--help``).
 
 Of the running jobs some are dead: their processes have ended. A first look counts them, a second
 one ends them. The files with few and with many finished jobs take turns in one run. Printed are
@@ -48,7 +49,9 @@ def ended() -> tuple[int, str]:
 
 
 class Looks:
-    """A file with so many finished and running jobs, a reaper on it, and how long its looks took."""
+    """A file with so many finished and running jobs, a reaper on it,
+    and how long its looks took.
+    """
 
     def __init__(self, path: Path, *, finished: int, running: int, dead: int) -> None:
         self.queue = JobQueue(db_path=path)

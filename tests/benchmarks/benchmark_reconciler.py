@@ -1,4 +1,5 @@
-"""Measure a round of the reconciler over very many tasks of which a few are stuck; run as a script (``--help``).
+"""Measure a round of the reconciler over very many tasks of which a few are stuck;
+run as a script (``--help``).
 
 Three files take turns in one run: few tasks and many, of which most wait for a person, are fresh,
 or are being worked on, and the same many after their end. In each, the same number is stuck behind
@@ -86,7 +87,9 @@ class Rounds:
             connection.execute("UPDATE tasks SET stage = 'development', stage_entered_at = 1 WHERE task_id LIKE 'g%'")
 
     def _do_bare(self) -> None:
-        """Do the same with nothing but SQLite: no gate, no compare-and-set, no second look, one commit a task."""
+        """Do the same with nothing but SQLite: no gate, no compare-and-set, no second look,
+        one commit a task.
+        """
         with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous = FULL")
             began_s = time.perf_counter()

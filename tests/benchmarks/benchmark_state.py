@@ -53,7 +53,9 @@ class Bare:
 
 
 def medians_us(work: dict[str, Callable[[int], object]], repetitions: int) -> dict[str, float]:
-    """Do each piece of work in turn, again and again, and return the median of each in microseconds."""
+    """Do each piece of work in turn, again and again,
+    and return the median of each in microseconds.
+    """
     names = list(work)
     times_ns: dict[str, list[int]] = {name: [] for name in names}
     for repetition in range(repetitions):
@@ -113,7 +115,9 @@ def hydrated_s(roots: Roots, count: int) -> float:
 
 
 def with_history(folder: Path, rows: int) -> Roots:
-    """Return the folder of an agent with ten workspaces, that many dispatches, and a tenth as many cycles."""
+    """Return the folder of an agent with ten workspaces, that many dispatches,
+    and a tenth as many cycles.
+    """
     roots = Roots(str(folder))
     roots.make()
     lay(roots, 10)

@@ -1,4 +1,5 @@
-"""Compare a sweep with one bare UPDATE of as many rows, on copies of one file; run it as a script (``--help``).
+"""Compare a sweep with one bare UPDATE of as many rows, on copies of one file;
+run it as a script (``--help``).
 
 A sweep also writes an audit row and a boundary checkpoint for each item, in short transactions; the
 bare statement does nothing of the kind, in one long one. Printed are medians over rounds, the ratio
@@ -107,7 +108,9 @@ def sweep_s(path: Path, items: int) -> tuple[float, float]:
 
 
 def litequeue_us(folder: Path) -> float | None:
-    """Return how long litequeue takes to give one message back, in microseconds; None where it is not installed."""
+    """Return how long litequeue takes to give one message back, in microseconds;
+    None where it is not installed.
+    """
     try:
         module = importlib.import_module("litequeue")
     except ImportError:

@@ -1,4 +1,5 @@
-"""How many deliveries a second one receiver accepts durably, and how long a sender waits at half of that.
+"""How many deliveries a second one receiver accepts durably,
+and how long a sender waits at half of that.
 
 Run by hand: ``python tests/benchmarks/benchmark_webhooks.py [FOLDER]``. The receiver (uvicorn,
 signature, inbox, commit with WAL and FULL) is one process; the senders are another, over kept
@@ -63,7 +64,9 @@ def requests(first: int, count: int) -> list[bytes]:
 
 
 async def send_all(port: int, deliveries: list[bytes], every_s: float) -> tuple[float, list[float]]:
-    """Send over kept connections; with ``every_s``, at that pace. Return the time it took and each sender's wait."""
+    """Send over kept connections; with ``every_s``, at that pace.
+    Return the time it took and each sender's wait.
+    """
     waits: list[float] = []
     queue: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -103,7 +106,9 @@ def raw(path: str, count: int) -> float:
 
 
 def _listener() -> socket.socket:
-    """Return a listener whose connections asyncio takes for TCP, and so sends on at once (TCP_NODELAY)."""
+    """Return a listener whose connections asyncio takes for TCP,
+    and so sends on at once (TCP_NODELAY).
+    """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)

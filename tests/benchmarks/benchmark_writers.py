@@ -1,10 +1,10 @@
 """Compare many writers of one database, in turn; run it as a script (``--help``).
 
-Processes, with and without the write lock queue: how many checkpoints were saved, the most and the least by one
-process, and the longest that one save took. Threads of one process, which share commits, against
-one raw writer: an INSERT and its COMMIT, again and again. Last, the cost of the queue for a
-single writer. Printed are the ratios with the targets of the project. All run in WAL mode with
-synchronous=FULL and small snapshots.
+Processes, with and without the write lock queue: how many checkpoints were saved, the most and the
+least by one process, and the longest that one save took. Threads of one process, which share
+commits, against one raw writer: an INSERT and its COMMIT, again and again. Last, the cost of the
+queue for a single writer. Printed are the ratios with the targets of the project. All run in WAL
+mode with synchronous=FULL and small snapshots.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ def threads_run(folder: Path, threads: int, duration_s: float, *, queue_writers:
 
 
 def threads_compared(folder: Path, rounds: int, threads: int, duration_s: float) -> list[str]:
-    """One raw writer and the threads in turn, with and without the queue; return the lines to print."""
+    """One raw writer and the threads in turn, with and without the queue;
+    return the lines to print.
+    """
     lines = []
     for queue_writers in (False, True):
         raw, ours = [], []

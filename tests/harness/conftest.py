@@ -1,4 +1,6 @@
-"""A run without pytest around it: real journal, real guardian, real agents, and no row in anybody's matrix."""
+"""A run without pytest around it: real journal, real guardian, real agents,
+and no row in anybody's matrix.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,17 @@ class StartRun(Protocol):
     def __call__(
         self, *, seed: str = ..., iteration: int = ..., replay: Plan | None = ..., client: GuardianClient = ...
     ) -> Run:
-        """Return the run; it is concluded with the test. ``client`` is the shared guardian unless given."""
+        """Return the run; it is concluded with the test.
+        ``client`` is the shared guardian unless given.
+        """
         ...
 
 
 @pytest.fixture(scope="session")
 def guardian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardianClient]:
-    """Start one guardian for all tests of this process; with each run it ends everything that the run left."""
+    """Start one guardian for all tests of this process;
+    with each run it ends everything that the run left.
+    """
     with GuardianClient(tmp_path_factory.mktemp("guardian")) as client:
         yield client
 

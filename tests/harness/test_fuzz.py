@@ -1,4 +1,5 @@
-"""Anything for options, plans, marks, records and packs: no traceback, and no verdict but the rule's.
+"""Anything for options, plans, marks, records and packs:
+no traceback, and no verdict but the rule's.
 
 Some hundred inputs by default; the nightly run sets CHAOS_FUZZ_EXAMPLES to have more than 10,000.
 """
@@ -91,7 +92,9 @@ COUNTS = st.integers(0, 60)
 @FUZZ
 @given(st.dictionaries(st.sampled_from([option.name for option in OPTIONS]), TEXTS), st.booleans())
 def test_options_are_settings_or_one_sentence(given_options: dict[str, str], quick: bool) -> None:  # noqa: FBT001 - Hypothesis gives it
-    """Whatever is written after an option: settings within their bounds, or a UsageError of one line a mistake."""
+    """Whatever is written after an option: settings within their bounds,
+    or a UsageError of one line a mistake.
+    """
     try:
         found = collect(
             command_line=given_options,
@@ -176,7 +179,9 @@ def _session(verdicts: Sequence[Verdict], planned: int, skipped: int) -> list[by
 def test_records_are_a_matrix_or_one_sentence(
     verdicts: list[Verdict], planned: int, skipped: int, noise: bytes | None, place: int
 ) -> None:
-    """Any line between the others: a matrix in four formats that is green only if it is whole, or an error."""
+    """Any line between the others: a matrix in four formats that is green only if it is whole,
+    or an error.
+    """
     content = _session(verdicts, planned, skipped)
     if noise is not None:
         content.insert(place, noise)

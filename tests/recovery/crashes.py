@@ -1,4 +1,6 @@
-"""Crashes for the state machines: an exception out of a named crash point, and a process that does nothing after it."""
+"""Crashes for the state machines: an exception out of a named crash point,
+and a process that does nothing after it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ class CrashError(BaseException):
 
 
 class Crashes:
-    """An audit hook that raises once at the armed point. Hooks stay for ever, so there is one for all machines."""
+    """An audit hook that raises once at the armed point.
+    Hooks stay for ever, so there is one for all machines.
+    """
 
     armed: str | None = None
     error: type[BaseException] = CrashError
@@ -40,6 +44,8 @@ class Crashes:
 
     @classmethod
     def refuse_the_dead(cls) -> None:
-        """Raise where a process that has crashed would go on: what cleans up after an exception is dead, too."""
+        """Raise where a process that has crashed would go on:
+        what cleans up after an exception is dead, too.
+        """
         if cls.is_dead:
             raise CrashError

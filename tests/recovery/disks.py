@@ -1,4 +1,6 @@
-"""A real file system of a few hundred kilobytes, for tests of what happens when it is full or cannot be written."""
+"""A real file system of a few hundred kilobytes,
+for tests of what happens when it is full or cannot be written.
+"""
 
 from __future__ import annotations
 

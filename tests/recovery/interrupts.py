@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt at the n-th such moment while code of the given files runs, in the thread it began in.
+    """Raises KeyboardInterrupt at the n-th such moment while code of the given files runs,
+    in the thread it began in.
 
     Those moments are the beginning of a function and the return of one in C, which is just what a
     profiler is told of.

@@ -57,7 +57,9 @@ def test_input_directory_and_environment_reach_the_command(tmp_path: Path) -> No
 
 
 def test_a_timeout_ends_the_whole_group(tmp_path: Path) -> None:
-    """The child of the command too, though it ignores what it can; what was put out before is kept."""
+    """The child of the command too, though it ignores what it can;
+    what was put out before is kept.
+    """
     pids = tmp_path / "pids"
     child = f"sh -c 'trap \"\" TERM HUP; echo $$ > {pids}; echo ready; while :; do sleep 300; done'"
     output = run(shell(f"{child} & wait", timeout_s=2))
@@ -171,7 +173,9 @@ def test_a_bound_that_cannot_be_meant_is_refused(bytes_max: Any, tmp_path: Path)
 
 
 def test_an_interrupt_leaves_when_the_whole_group_has_ended(tmp_path: Path) -> None:
-    """Nobody would ever ask for it again; the child of the command, which ignores the terminal's end, goes with it."""
+    """Nobody would ever ask for it again; the child of the command,
+    which ignores the terminal's end, goes with it.
+    """
     program = f"""
 import psutil
 from durable_agents.commands import CommandLine, run
@@ -205,7 +209,9 @@ def test_an_interrupt_anywhere_leaves_nothing_running() -> None:
 
 
 def _with_variable(name: str, value: str) -> list[psutil.Process]:
-    """Return the living processes that were started with this variable, and those of ours that are no program yet."""
+    """Return the living processes that were started with this variable,
+    and those of ours that are no program yet.
+    """
     found = []
     for process in psutil.process_iter():
         try:

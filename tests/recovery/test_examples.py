@@ -1,4 +1,6 @@
-"""The examples of the recovery core: those of its README and those in docstrings run as they stand."""
+"""The examples of the recovery core: those of its README and those in docstrings
+run as they stand.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _MODULES = [
 
 
 def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
-    """Each in a process of its own, one after the other in one folder; they print what their comments say."""
+    """Each in a process of its own, one after the other in one folder;
+    they print what their comments say.
+    """
     printed = []
     for example in _EXAMPLES:
         done = subprocess.run(

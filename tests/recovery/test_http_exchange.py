@@ -1,4 +1,6 @@
-"""A bounded HTTP exchange: its deadline holds in every phase, and its setting errors name the rule."""
+"""A bounded HTTP exchange: its deadline holds in every phase,
+and its setting errors name the rule.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def dribbling(first: bytes, then: bytes) -> Iterator[int]:
-    """Serve one connection on the yielded port: some bytes at once, then others one at a time without end."""
+    """Serve one connection on the yielded port: some bytes at once,
+    then others one at a time without end.
+    """
     go_on = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -51,7 +55,9 @@ def dribbling(first: bytes, then: bytes) -> Iterator[int]:
     ids=["status line", "header", "body until the end of the stream", "TLS handshake"],
 )
 def test_the_deadline_holds_in_every_phase(scheme: str, first: bytes, then: bytes) -> None:
-    """Each byte comes in time and the answer does not; the body would look whole once the connection is shut down."""
+    """Each byte comes in time and the answer does not;
+    the body would look whole once the connection is shut down.
+    """
     with dribbling(first, then) as port:
         exchange = HttpExchange(f"{scheme}://127.0.0.1:{port}/", timeout_s=0.3, bytes_max=1000)
         began_s = time.monotonic()
@@ -71,7 +77,9 @@ def test_no_thread_and_no_descriptor_is_left() -> None:
 
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without httpx the error says what to install, and is both a setting error and an import error."""
+    """Without httpx the error says what to install, and is both a setting error and an import
+    error.
+    """
     monkeypatch.setitem(sys.modules, "httpx", None)
     with pytest.raises(MissingPackage, match=r"httpx must be installed; .*'durable-agents\[http\]'") as caught:
         HttpExchange("http://127.0.0.1/", timeout_s=1, bytes_max=1)

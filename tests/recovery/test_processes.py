@@ -40,7 +40,9 @@ def look_both(pid: int | None, start: str | None) -> Liveness:
 
 
 def test_a_living_process_is_alive_until_it_ends(sleeper: subprocess.Popen[bytes]) -> None:
-    """Alive, then a zombie, then gone: the last two are dead, though a signal 0 reaches the zombie (D18)."""
+    """Alive, then a zombie, then gone: the last two are dead,
+    though a signal 0 reaches the zombie (D18).
+    """
     start = start_of(sleeper.pid)
     assert look_both(sleeper.pid, start) is Liveness.ALIVE
     assert look_both(sleeper.pid, None) is Liveness.ALIVE
@@ -62,7 +64,9 @@ def test_a_stopped_process_lives(sleeper: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_number_that_somebody_else_has_is_dead(sleeper: subprocess.Popen[bytes]) -> None:
-    """D18: with another start, of another boot too, a living process is not the one that was meant."""
+    """D18: with another start, of another boot too,
+    a living process is not the one that was meant.
+    """
     start = start_of(sleeper.pid)
     assert start is not None
     boot, _, ticks = start.rpartition(":")
@@ -73,7 +77,9 @@ def test_a_number_that_somebody_else_has_is_dead(sleeper: subprocess.Popen[bytes
 
 @pytest.mark.parametrize("pid", [None, 0, -1, -(2**40), 2**22 + 1, 2**40])
 def test_what_is_no_process_is_dead(pid: int | None) -> None:
-    """No pid, pid 0, negative ones and ones that the kernel never gives out; nobody is signalled to find out."""
+    """No pid, pid 0, negative ones and ones that the kernel never gives out;
+    nobody is signalled to find out.
+    """
     assert look_both(pid, None) is Liveness.DEAD
 
 
@@ -84,14 +90,18 @@ def test_a_process_of_another_user_is_seen(sleeper: subprocess.Popen[bytes]) -> 
 
 
 def test_the_start_does_not_depend_on_the_clock(sleeper: subprocess.Popen[bytes]) -> None:
-    """It is the kernel's count of ticks, equal for every reader, and in another process's eyes too."""
+    """It is the kernel's count of ticks, equal for every reader,
+    and in another process's eyes too.
+    """
     source = f"from durable_agents.processes import start_of; print(start_of({sleeper.pid}))"
     output = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=True)
     assert output.stdout.strip() == start_of(sleeper.pid)
 
 
 def test_a_name_with_brackets_confuses_nobody() -> None:
-    """The kernel's line holds the program's name as it is, and it may look like the rest of the line."""
+    """The kernel's line holds the program's name as it is,
+    and it may look like the rest of the line.
+    """
     source = "import os; open('/proc/self/comm', 'w').write(') R 1 (2 '); print(flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -113,7 +123,9 @@ if sys.argv[1] == "stays":
 
 @pytest.mark.parametrize("leader", ["stays", "goes"])
 def test_a_group_is_ended_whole(leader: str) -> None:
-    """The leader, if it lives, and what it started in its group, even when it has long ended itself."""
+    """The leader, if it lives, and what it started in its group,
+    even when it has long ended itself.
+    """
     command = [sys.executable, "-c", _FAMILY, leader]
     environment = {**os.environ, "COLOUR": "red"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, text=True, env=environment)
@@ -151,7 +163,9 @@ sys.stdin.readline()
 
 @pytest.mark.parametrize("becomes", [True, False], ids=["becomes another", "has none for good"])
 def test_a_process_without_an_environment_is_looked_at_again(*, becomes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be about to become another program; what has none for good is somebody else's, and lives."""
+    """It may be about to become another program; what has none for good is somebody else's,
+    and lives.
+    """
     if becomes:  # it does so in a moment, and nobody knows how long that is on a busy machine
         monkeypatch.setattr(liveness, "_EXEC_S", float(_TIMEOUT_S))
     command = [sys.executable, "-c", _LEADS, _BECOMES.format(becomes=becomes)]

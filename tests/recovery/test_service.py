@@ -62,7 +62,9 @@ def test_it_runs_again_and_again_until_it_is_stopped(work: Work, service: Period
 
 
 def test_errors_do_not_end_it_and_are_not_hidden(work: Work, service: PeriodicService) -> None:
-    """D14: it goes on after errors, says that it is unhealthy and why, and is healthy again after a run that worked."""
+    """D14: it goes on after errors, says that it is unhealthy and why,
+    and is healthy again after a run that worked.
+    """
     work.fails = True
     service.start()
     work.wait(4)
@@ -79,7 +81,9 @@ def test_errors_do_not_end_it_and_are_not_hidden(work: Work, service: PeriodicSe
 
 
 def test_starting_twice_is_one_loop(work: Work, service: PeriodicService) -> None:
-    """The second start changes nothing; after a stop it can be started again, with a thread of its own."""
+    """The second start changes nothing; after a stop it can be started again,
+    with a thread of its own.
+    """
     service.start()
     loop = service._loop
     service.start()
@@ -91,7 +95,9 @@ def test_starting_twice_is_one_loop(work: Work, service: PeriodicService) -> Non
 
 
 def test_a_wake_is_a_run_before_the_interval_is_over(work: Work) -> None:
-    """Each wake is followed by a run, one that comes in the middle of a run too; without a loop it is nothing."""
+    """Each wake is followed by a run, one that comes in the middle of a run too;
+    without a loop it is nothing.
+    """
     service = PeriodicService(work, interval_s=3600, name="service of this test")
     service.wake()
     service.start()
@@ -136,7 +142,9 @@ def test_what_it_runs_is_told_the_time() -> None:
 
 
 def test_a_stuck_run_is_not_healthy() -> None:
-    """A run that does not come back is reported while it lasts, and a start after a stop in vain is a new loop."""
+    """A run that does not come back is reported while it lasts,
+    and a start after a stop in vain is a new loop.
+    """
     clock = ManualClock()
     release, entered = threading.Event(), threading.Semaphore(0)
 

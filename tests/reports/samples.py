@@ -1,4 +1,6 @@
-"""Records made by hand, as a session would leave them: every verdict, real-looking receipts, hostile texts."""
+"""Records made by hand, as a session would leave them:
+every verdict, real-looking receipts, hostile texts.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def run(
     fired: bool = True,
     kind: str = "kill",
 ) -> RunRecord:
-    """Make a record of one fault, at a crash point in even runs and at a moment in odd ones, that fired or did not."""
+    """Make a record of one fault, at a crash point in even runs and at a moment in odd ones,
+    that fired or did not.
+    """
     point = POINTS[iteration // 2 % 4]
     when = AtMoment(delay_s=0.25) if iteration % 2 else AtPoint(point=point)
     evidence = (
@@ -130,7 +134,9 @@ def campaign() -> Records:
 
 
 def many(count: int) -> Records:
-    """Make a session of ``count`` runs of one scenario, a tenth of which is violated with a text of its own."""
+    """Make a session of ``count`` runs of one scenario,
+    a tenth of which is violated with a text of its own.
+    """
     long = "the row says " + "x" * 5_000
     finding = Finding(signature="durability.torn", text=long)
     runs = [run(iteration=each) for each in range(count)]
@@ -142,7 +148,9 @@ def many(count: int) -> Records:
 
 
 def write_session(folder: Path, records: Records) -> Path:
-    """Write a session's ``records.jsonl`` below a results folder and return the session's folder."""
+    """Write a session's ``records.jsonl`` below a results folder and return the
+    session's folder.
+    """
     session = folder / "sessions" / records.header.session
     session.mkdir(parents=True)
     lines: Sequence[msgspec.Struct] = (records.header, *records.runs)

@@ -87,7 +87,9 @@ def opened(
 def test_the_page_loads_nothing_and_fits(
     browser: Browser, address: str, width: int, scheme: Literal["light", "dark"]
 ) -> None:
-    """On a desk and on a phone, light and dark: only the file itself is read, and nothing is wider than the screen."""
+    """On a desk and on a phone, light and dark: only the file itself is read,
+    and nothing is wider than the screen.
+    """
     page, requests, complaints = opened(browser, address, width, scheme)
     assert {url for url in requests if not url.startswith("data:")} == {address}
     assert complaints == []

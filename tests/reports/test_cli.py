@@ -62,7 +62,9 @@ def test_evidence_is_linked_from_wherever_the_report_is(tmp_path: Path) -> None:
 
 
 def test_sessions_of_several_machines_make_one_matrix(tmp_path: Path) -> None:
-    """Runs of one scenario add up, others stand beside it, and the earliest header speaks for all."""
+    """Runs of one scenario add up, others stand beside it,
+    and the earliest header speaks for all.
+    """
     first = session(tmp_path / "a", name="one", started="2026-01-02")
     second = session(tmp_path / "b", Verdict.VIOLATED, name="two", started="2026-01-01")
     header = msgspec.structs.replace(HEADER, session="three", started="2026-01-03")
@@ -137,7 +139,9 @@ def output_taken(folder: Path) -> list[str]:
 def test_a_users_mistake_is_one_sentence_and_exit_code_3(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arrange: object, message: str
 ) -> None:
-    """Damaged or missing records, an unwritable folder, a wrong option: what came, and what to do."""
+    """Damaged or missing records, an unwritable folder, a wrong option:
+    what came, and what to do.
+    """
     assert callable(arrange)
     assert cli.main(arrange(tmp_path)) == 3
     error = capsys.readouterr().err

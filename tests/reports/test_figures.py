@@ -85,7 +85,9 @@ def test_a_cut_says_how_much_is_missing() -> None:
 
 @given(st.text())
 def test_a_link_never_leaves_its_place(path: str) -> None:
-    """Whatever a record names as evidence, the link is relative, printable and closes no attribute."""
+    """Whatever a record names as evidence, the link is relative,
+    printable and closes no attribute.
+    """
     link = href(path)
     assert link.startswith("./")
     assert not set(link) & set("\"'<> :\\\n\t")

@@ -51,7 +51,9 @@ def arrange(pytester: pytest.Pytester, records: Records, formats: str = "('md', 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the harness's plugin out of the inner sessions: the hook alone must do, whoever calls it."""
+    """Keep the harness's plugin out of the inner sessions:
+    the hook alone must do, whoever calls it.
+    """
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
@@ -92,7 +94,9 @@ def test_a_session_without_chaos_runs_hears_nothing(pytester: pytest.Pytester) -
 
 
 def test_a_report_that_cannot_be_written_is_said_and_changes_nothing(pytester: pytest.Pytester) -> None:
-    """The table is still shown, the sentence stands below it, and the exit code is that of the tests."""
+    """The table is still shown, the sentence stands below it,
+    and the exit code is that of the tests.
+    """
     arrange(pytester, campaign(), formats="('pdf',)")
     result = pytester.runpytest_subprocess(*ALONE)
     assert result.ret == 0

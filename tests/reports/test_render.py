@@ -1,4 +1,6 @@
-"""The three files of a matrix: what they show, what they escape, how large they get, what programs may read."""
+"""The three files of a matrix: what they show, what they escape, how large they get,
+what programs may read.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ def test_a_page_shows_every_kind_of_verdict_in_words() -> None:
 
 
 def test_a_row_has_what_an_auditor_asks_for() -> None:
-    """Faults with receipts, the rate with its bound, values seen, findings, evidence and the line that reproduces."""
+    """Faults with receipts, the rate with its bound, values seen, findings,
+    evidence and the line that reproduces.
+    """
     html = to_html(summarise(campaign()))
     for expected in (
         "A killed agent resumes from its newest checkpoint",
@@ -127,7 +131,9 @@ def test_a_tolerated_matrix_is_never_green() -> None:
 
 
 def test_texts_of_a_target_cannot_become_markup() -> None:
-    """Every text that comes from outside tries a script, a handler and a link; none of them is there."""
+    """Every text that comes from outside tries a script, a handler and a link;
+    none of them is there.
+    """
     page = parsed(to_html(hostile()))
     assert {tag for tag, _ in page.tags} & {"script", "img", "iframe", "object", "form"} == set()
     for _, attributes in page.tags:

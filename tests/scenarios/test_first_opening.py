@@ -1,4 +1,6 @@
-"""The very first opening of the recovery core's database, killed at every step; exploring it found a store bricked."""
+"""The very first opening of the recovery core's database, killed at every step;
+exploring it found a store bricked.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def test_a_database_whose_making_was_killed_can_be_opened(tmp_path: Path) -> None:
-    """At every step of the first opening a real kill leaves something that the next opening can go on from."""
+    """At every step of the first opening a real kill leaves something that the next opening can go
+    on from.
+    """
     explored = launch(
         subject_of(Checkpoints(count=1, first=True)), Options(seed="first", families=(Family.CRASH,), kept=tmp_path)
     )

@@ -1,4 +1,5 @@
-"""Every scenario catches its planted defects by name, and holds on the sound core under the same seed and plans.
+"""Every scenario catches its planted defects by name,
+and holds on the sound core under the same seed and plans.
 
 Each session here is an inner one, a pytest of its own with results of its own: none of its runs is
 in the matrix.
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 SEED = "planted"
 SESSION_S = 900
-"""The bound on an inner session. On a busy machine, all runs of scenario 12 took more than 200 s."""
+"""The bound on an inner session. On a busy machine, all runs of scenario 12 took more than 200 s.
+"""
 
 pytestmark = pytest.mark.timeout(2 * SESSION_S + 60)  # a test makes two of them, or waits for another worker
 SOUND = "durable_agents:CheckpointManager"
@@ -64,7 +66,9 @@ class Outcome:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """Return a function that runs a scenario, or one test of it, with a manager, once in all workers."""
+    """Return a function that runs a scenario, or one test of it, with a manager,
+    once in all workers.
+    """
 
     def run(scenario: str, manager: str, test: str = "") -> Outcome:
         node_id = f"{scenario}::{test}" if test else scenario
@@ -86,7 +90,9 @@ def _run(node_id: str, manager: str, results: Path) -> None:
 
 
 def check_caught(session: Session, scenario: str, manager: str, test: str, signature: str) -> None:
-    """Expect a violation of this name with the planted core, and that the sound one holds against the same faults."""
+    """Expect a violation of this name with the planted core,
+    and that the sound one holds against the same faults.
+    """
     planted, sound = session(scenario, manager, test), session(scenario, SOUND)
     assert planted.code == 1
     (run,) = planted.runs.values()
@@ -108,7 +114,9 @@ def check_caught(session: Session, scenario: str, manager: str, test: str, signa
     ],
 )
 def test_kill_9_catches_its_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
-    """A core with one known bug is VIOLATED, by the finding with that bug's name, in the run that provokes it."""
+    """A core with one known bug is VIOLATED, by the finding with that bug's name,
+    in the run that provokes it.
+    """
     check_caught(session, KILL_9, f"{VARIANTS}:{variant}", test, signature)
 
 
@@ -123,7 +131,9 @@ def test_kill_9_catches_its_planted_defects(session: Session, variant: str, sign
 def test_concurrent_writers_catch_their_planted_defects(
     session: Session, variant: str, signature: str, test: str
 ) -> None:
-    """Numbers that are shared, a writer that does not wait for a lock, and one that does not sync are all found."""
+    """Numbers that are shared, a writer that does not wait for a lock,
+    and one that does not sync are all found.
+    """
     check_caught(session, CONCURRENT, f"{VARIANTS}:{variant}", test, signature)
 
 
@@ -136,13 +146,17 @@ def test_concurrent_writers_catch_their_planted_defects(
     ],
 )
 def test_takeovers_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
-    """A lease that is renewed when it is over, an end without a token, and a write without a fence are found."""
+    """A lease that is renewed when it is over, an end without a token,
+    and a write without a fence are found.
+    """
     check_caught(session, TAKEOVER, f"tests.planted.work.leases:{variant}", test, signature)
 
 
 @pytest.mark.parametrize("variant", ["SweepsById", "CountsWhatItFinds"])
 def test_sweeps_catch_their_planted_defects(session: Session, variant: str) -> None:
-    """Sweeps that act on what they no longer know, or report what another did, recover leases twice."""
+    """Sweeps that act on what they no longer know, or report what another did,
+    recover leases twice.
+    """
     test = "test_ten_thousand_leases_and_four_sweepers"
     check_caught(session, SWEEP, f"tests.planted.work.leases:{variant}", test, "exactly-once:repeated")
 
@@ -163,7 +177,9 @@ def test_a_holder_at_the_boundary_catches_a_sweep_that_is_early(session: Session
     ],
 )
 def test_end_to_end_catches_its_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
-    """A worker that begins anew, and one that believes a checkpoint whose artifact is gone, are found."""
+    """A worker that begins anew, and one that believes a checkpoint whose artifact is gone,
+    are found.
+    """
     check_caught(session, END_TO_END, f"tests.planted.work.workers:{variant}", test, signature)
 
 
@@ -222,7 +238,9 @@ def test_finalisation_catches_its_planted_defects(session: Session, variant: str
     ],
 )
 def test_liveness_catches_its_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
-    """D17, D18, D20: two executors, the dead that count as alive, and the living that are reaped are found."""
+    """D17, D18, D20: two executors, the dead that count as alive,
+    and the living that are reaped are found.
+    """
     check_caught(session, LIVENESS, f"tests.planted.{variant}", test, signature)
 
 
@@ -241,7 +259,9 @@ def test_rivals_catch_a_claim_that_is_won_by_many(session: Session) -> None:
     ],
 )
 def test_red_gates_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
-    """Words at each look, a gate that is not heard, and one task's hanging gate that is red for all, are found."""
+    """Words at each look, a gate that is not heard, and one task's hanging gate that is red for
+    all, are found.
+    """
     check_caught(session, RED_GATE, f"tests.planted.jobs.stages:{variant}", test, signature)
 
 
@@ -259,7 +279,9 @@ def test_red_gates_catch_their_planted_defects(session: Session, variant: str, s
     ],
 )
 def test_restarts_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
-    """The living failed, ghosts that run, a disk that is not told, a file that is torn: each is found by its name."""
+    """The living failed, ghosts that run, a disk that is not told, a file that is torn:
+    each is found by its name.
+    """
     check_caught(session, GHOSTS, f"tests.planted.state.workspaces:{variant}", test, signature)
 
 
@@ -275,7 +297,9 @@ def test_restarts_catch_their_planted_defects(session: Session, variant: str, si
     ],
 )
 def test_orphans_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
-    """Buffers of the living removed, cycles half in the history or lost by their name, and what is left, are found."""
+    """Buffers of the living removed, cycles half in the history or lost by their name,
+    and what is left, are found.
+    """
     check_caught(session, ORPHANS, f"tests.planted.state.buffers:{variant}", test, signature)
 
 
@@ -297,7 +321,9 @@ def test_an_explored_agent_catches_a_cycle_in_two_transactions(session: Session)
     ],
 )
 def test_sync_queues_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
-    """Pushes that are lost with a copy, or with an answer that proves nothing, doubled, or out of order, are found."""
+    """Pushes that are lost with a copy, or with an answer that proves nothing, doubled,
+    or out of order, are found.
+    """
     check_caught(session, SYNC, f"tests.planted.state.sync_queue:{variant}", test, signature)
 
 
@@ -317,7 +343,9 @@ def test_sync_queues_catch_their_planted_defects(session: Session, variant: str,
     ],
 )
 def test_reconcilers_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
-    """Tasks that stay stuck, gates that open for nobody, work that is disturbed, and words about nothing, are found."""
+    """Tasks that stay stuck, gates that open for nobody, work that is disturbed,
+    and words about nothing, are found.
+    """
     check_caught(session, LOST, f"tests.planted.webhooks.reconciler:{variant}", test, signature)
 
 
@@ -354,7 +382,9 @@ def test_lost_rejections_catch_a_claim_that_begins_what_was_cancelled(session: S
     ],
 )
 def test_receivers_catch_their_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
-    """Deliveries that are lost, believed or done twice, and moves that somebody else has made, are found."""
+    """Deliveries that are lost, believed or done twice, and moves that somebody else has made,
+    are found.
+    """
     check_caught(session, UNRULY, f"tests.planted.{variant}", test, signature)
 
 
@@ -367,7 +397,9 @@ def test_receivers_catch_their_planted_defects(session: Session, variant: str, s
     ],
 )
 def test_explorations_catch_planted_defects(session: Session, variant: str, signature: str) -> None:
-    """A core that does not sync, acknowledges too early or commits in halves is found by exploring it."""
+    """A core that does not sync, acknowledges too early or commits in halves is found by exploring
+    it.
+    """
     planted = session(CALIBRATION, f"{VARIANTS}:{variant}", "test_checkpoints_survive")
     sound = session(CALIBRATION, SOUND, "test_checkpoints_survive")
     (run,) = planted.runs.values()
@@ -387,7 +419,9 @@ def test_explorations_catch_planted_defects(session: Session, variant: str, sign
     ],
 )
 def test_the_cache_catches_its_planted_defects(session: Session, variant: str, signature: str, test: str) -> None:
-    """Outputs that are generated twice, never refreshed, stuck with the dead, of another request, or not counted."""
+    """Outputs that are generated twice, never refreshed, stuck with the dead, of another request,
+    or not counted.
+    """
     check_caught(session, CACHE, f"tests.planted.once.cache:{variant}", test, signature)
 
 

@@ -68,7 +68,9 @@ def process(folder: Path) -> Iterator[int]:
 
 
 def test_each_change_is_delivered_once_and_accepted(tmp_path: Path, store: SqliteStore) -> None:
-    """From the tracker and in both forms of the forge, signed at a time that the world has moved to."""
+    """From the tracker and in both forms of the forge,
+    signed at a time that the world has moved to.
+    """
     world = World(tmp_path)
     world.clock.advance(86_400)
     with process(tmp_path) as port, received(store, world):
@@ -95,7 +97,9 @@ def test_each_change_is_delivered_once_and_accepted(tmp_path: Path, store: Sqlit
 
 
 def test_what_is_not_taken_is_not_sent_again(tmp_path: Path) -> None:
-    """A delivery to a port where nobody listens is gone, and its change stands when the tracker's process is killed."""
+    """A delivery to a port where nobody listens is gone,
+    and its change stands when the tracker's process is killed.
+    """
     world = World(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         world.hook("tracker", f"http://127.0.0.1:{listener.getsockname()[1]}/hooks/tracker")

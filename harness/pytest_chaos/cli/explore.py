@@ -1,6 +1,7 @@
 """The command ``chaos explore``: options in, a bar while it goes on, a table and findings out.
 
-On a terminal there is a bar and a table. Into a pipe go plain lines, and progress at most each 10 s.
+On a terminal there is a bar and a table. Into a pipe go plain lines,
+and progress at most each 10 s.
 
 Exit codes are those of ``chaos``: 0 held, 1 violated, 2 inconclusive, 3 a mistake in the call, 4 an
 error of ours.

@@ -310,9 +310,9 @@ def replay(pack: Path, results: Path | None, *, trust: bool, pytest_arguments: t
     """Run the failure of a PACK again, with its seed and plan.
 
     The test is looked for below the current folder, then below the root of its project. A pack may
-    come from anybody: a test that it names elsewhere, or within a pack, is refused and shown, unless
-    you say ``--trust``. What follows ``--`` goes to pytest. A pack that is not as it was written is
-    refused.
+    come from anybody: a test that it names elsewhere, or within a pack, is refused and shown,
+    unless you say ``--trust``. What follows ``--`` goes to pytest. A pack that is not as it was
+    written is refused.
     """
     from pytest_chaos.evidence.manifest import verify as problems_of
     from pytest_chaos.evidence.open import open_pack

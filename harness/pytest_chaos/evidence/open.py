@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from pytest_chaos.evidence.manifest import Manifest
 
 _SQLITE_STEPS_MAX: Final = 50_000_000
-"""Limit of the steps of SQLite's virtual machine; the largest pack that is written takes a tenth of it."""
+"""Limit of the steps of SQLite's virtual machine;
+the largest pack that is written takes a tenth of it.
+"""
 
 _STEPS_PER_CALL: Final = 10_000
 _TEXT_BYTES_MAX: Final = 256_000_000

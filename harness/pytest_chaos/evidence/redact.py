@@ -54,7 +54,9 @@ _NAME_REVERSED: Final = re.compile(r"[\w-]*")
 _SCHEME: Final = re.compile(r"""\\*["']?(?:basic|bearer|digest|token|negotiate|apikey|aws4-hmac-sha256)[ \t]+""", re.I)
 _OPENING: Final = re.compile(r"""\\*["']""")
 _VALUE_LENGTH_JUDGED: Final = 1024
-"""Characters of a value that are looked at to judge it: a line of many names and no end takes time by its length."""
+"""Characters of a value that are looked at to judge it:
+a line of many names and no end takes time by its length.
+"""
 _VALUE: Final = r"""[^\s"'\\,;&(){}\[\]<>]"""
 _IN_TAG: Final = r"[^<\r\n]"
 _TO_THE_END: Final = r"""[^\r\n"'\\]"""
@@ -66,7 +68,9 @@ _NO_VALUE: Final = re.compile(
 _UUID: Final = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.I)
 _WORDS: Final = re.compile(r"[A-Z]*[a-z]+(?:[A-Z][a-z]+)*[A-Z]?|[A-Z]+|[a-z]+")
 _ENTROPY_MIN: Final = 2.4
-"""Bits a character, of a run of letters and digits: 16 random hex digits have some 3.3, a repeated letter 0."""
+"""Bits a character, of a run of letters and digits:
+16 random hex digits have some 3.3, a repeated letter 0.
+"""
 _RANDOM_LENGTH_MIN: Final = 8
 
 
@@ -94,7 +98,9 @@ _HINTS: Final = (
     "mnemonic", "otp", "pass(?!ed|es|ing)", "pwd", "pat(?![a-z])", "secret", "session[_-]?id", "s(?<![a-z]s)ig(?!h|m)",
     "s(?<![a-z]s)alt", "token", "webhook",
 )  # fmt: skip
-"""What is in every secret-like name, as patterns that begin with a letter: a line without them has no such name."""
+"""What is in every secret-like name, as patterns that begin with a letter:
+a line without them has no such name.
+"""
 _HINTED_NAME: Final = re.compile(_tree(_HINTS))
 _SHAPES: Final = tuple(
     (shape.anchors, re.compile(shape.pattern), rf"\g<keep>{MASK}" if "(?P<keep>" in shape.pattern else MASK)
@@ -368,7 +374,8 @@ def _entropy(text: str) -> float:
 def _hints(anchors: frozenset[str]) -> re.Pattern[str]:
     """Return a pattern found in every line that may hold a secret: only such lines are read again.
 
-    ``anchors`` are those that the text has: most texts have few, and each costs time at every place.
+    ``anchors`` are those that the text has: most texts have few,
+    and each costs time at every place.
     """
     return re.compile(_tree((*_HINTS, *map(re.escape, sorted(anchors)))))
 

@@ -23,13 +23,17 @@ STRONG_NAMES: Final = (
         "verification", "webhook", "xsrf", "npm", "github", "gitlab", "slack",
     )),
 )  # fmt: skip
-"""Ends of names, in lower case, whose value is a secret whatever it looks like. A space is ``_``, ``-`` or nothing."""
+"""Ends of names, in lower case, whose value is a secret whatever it looks like.
+A space is ``_``, ``-`` or nothing.
+"""
 
 WEAK_NAMES: Final = (
     "token", "^pass", "^auth", "^sig", "signature", "signing", "session id", "^jwt", "^salt", "^otp", "hmac", "webhook",
     "webhook url", "_key", "^pat", "^dsn",
 )  # fmt: skip
-"""Ends of names whose value is a secret if it looks random: a fencing token of 12 is evidence. ``^`` begins a word."""
+"""Ends of names whose value is a secret if it looks random: a fencing token of 12 is evidence.
+``^`` begins a word.
+"""
 
 EVIDENCE_NAMES: Final = (
     "fencing_token", "fencing-token", "lease_token", "claim_token", "page_token", "next_token", "continuation_token",

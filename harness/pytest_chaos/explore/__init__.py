@@ -12,8 +12,8 @@
     events      exploration at named audit events, where system calls cannot be seen
     report      the results, and their JSON
 
-The flow goes one way: the command line or the fixture makes ``Options``; ``launch`` hands them to an
-``Explorer`` in another process; that records the target, and hands the recording to each family,
+The flow goes one way: the command line or the fixture makes ``Options``; ``launch`` hands them to
+an ``Explorer`` in another process; that records the target, and hands the recording to each family,
 which builds states and gets judgements back from the workers; an ``Exploration`` returns. Only
 progress for the bar travels beside it.
 

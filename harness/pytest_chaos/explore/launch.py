@@ -1,10 +1,10 @@
 """The start of an exploration: step source, folder in memory, a process below a guardian.
 
 Three processes: the asking one, the guardian (with another that stands in for it), and the
-explorer. The guardian is a child subreaper in a session of its own, so that all that a target starts
-and leaves, daemons among it, is its descendant. It waits for either of the other two to end, however
-they end, then kills what is left. If it was the asking process, it also removes the folders of the
-exploration. A parent-death signal alone would miss daemons, and removes nothing.
+explorer. The guardian is a child subreaper in a session of its own, so that all that a target
+starts and leaves, daemons among it, is its descendant. It waits for either of the other two to end,
+however they end, then kills what is left. If it was the asking process, it also removes the folders
+of the exploration. A parent-death signal alone would miss daemons, and removes nothing.
 """
 
 from __future__ import annotations

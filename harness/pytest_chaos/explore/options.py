@@ -24,7 +24,9 @@ RUN_TIMEOUT_S: Final = 60.0
 CHECK_TIMEOUT_S: Final = 10.0
 _TIMES: Final = f"more than 0 s, and {TIME_S_MAX:,.0f} s at most"
 JOBS_MAX: Final = 256
-"""More workers than this help on no machine, and a slip of the finger would fork until nothing is left."""
+"""More workers than this help on no machine, and a slip of the finger would fork until nothing is
+left.
+"""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,9 +43,12 @@ DENIED: Final = "harness:denied"
 """The signature of a run that failed after it was denied what could not have been seen."""
 _SHOWN: Final = 5
 _ROOM_BYTES_MIN: Final = 1 << 20
-"""With less room than this, a recording that differs from reality means a full disk: writes were short."""
+"""With less room than this, a recording that differs from reality means a full disk:
+writes were short.
+"""
 _HARMLESS_BLIND_SPOTS: Final = ("-shm",)
-"""SQLite's shared memory file is written through memory, and SQLite never trusts it after a crash."""
+"""SQLite's shared memory file is written through memory, and SQLite never trusts it after a crash.
+"""
 
 
 class Known(NamedTuple):

@@ -31,7 +31,8 @@ HANGS: Final = "harness:too-many-hangs"
 INTERRUPTED: Final = "harness:interrupted"
 """The signature of an exploration that Ctrl-C has ended."""
 NOT_EXPLORED: Final = "not explored"
-"""The word in place of a verdict for a family that had nothing to explore; its coverage says why."""
+"""The word in place of a verdict for a family that had nothing to explore; its coverage says why.
+"""
 _STEPS_SHOWN: Final = 3
 _OUTCOME_CHARACTERS_MAX: Final = 80
 _MARKS_SHOWN: Final = 2
@@ -75,10 +76,10 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
     """All findings of one family with one signature, represented by the earliest and smallest.
 
     ``step`` is the durable step before which the fault struck, ``code`` the state code, ``state``
-    the state in words; ``states`` counts the states that showed the signature. ``at`` is the step in
-    words, and ``line`` the line of the user's program that makes it, where it is known. ``label`` is
-    confirmed or modelled; ``folder`` is where the state was kept, or empty; ``lost`` counts the
-    pending changes that it lacks.
+    the state in words; ``states`` counts the states that showed the signature. ``at`` is the step
+    in words, and ``line`` the line of the user's program that makes it, where it is known.
+    ``label`` is confirmed or modelled; ``folder`` is where the state was kept, or empty; ``lost``
+    counts the pending changes that it lacks.
     """
 
     signature: str
@@ -314,7 +315,8 @@ def reproduction(
 ) -> str:
     """Return the some ten lines that let a reader see a finding again, from the recorded steps and marks.
 
-    ``folder`` is where the state was kept, if it was; ``again`` is the command that builds it again.
+    ``folder`` is where the state was kept, if it was;
+    ``again`` is the command that builds it again.
     """
     lines = [f"{target}: {clipped(one_line(found.text))}", f"  {found.label}: {found.state}"]
     lines += [f"  it had made step {step}" for step in steps[max(0, found.step - 1 - _STEPS_SHOWN) : found.step - 1]]

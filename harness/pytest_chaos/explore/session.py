@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 PROGRESS: Final = "progress-*.json"
 """The progress files in the folder of a target: one for each choice of options, and seed."""
 HANGS_MAX: Final = 10
-"""After so many states that hang a family is ended: each costs a timeout, and thousands would cost days."""
+"""After so many states that hang a family is ended:
+each costs a timeout, and thousands would cost days.
+"""
 _HANGS: Final = frozenset({"liveness:check-hangs", "liveness:recovery-hangs", "liveness:hangs-on-error"})
 _DISCOVERIES_MAX: Final = 1000
 """More discoveries than this are grouped by their signatures."""

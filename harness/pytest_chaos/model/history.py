@@ -7,8 +7,8 @@ a kill or a full disk tore cannot swallow the next.
 
 An unreadable line is kept as a :class:`TornLine`, so that a checker can answer "unknown" and need
 not guess from a gap. Only a killed writer may leave a line that is cut short; every other one is
-the target's mistake (:func:`not_marks`). An intent without an ack is *unknown*, never failed (Jepsen's
-``:info``): the operation may have happened.
+the target's mistake (:func:`not_marks`). An intent without an ack is *unknown*, never failed
+(Jepsen's ``:info``): the operation may have happened.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 _DECODER: Final = msgspec.json.Decoder(Mark)
 _ENCODER: Final = msgspec.json.Encoder()
 NOT_A_MARK: Final = "harness:not-a-mark"
-"""The signature of a mark file with lines that are no marks: what was to be promised is not known."""
+"""The signature of a mark file with lines that are no marks: what was to be promised is not known.
+"""
 MARK_EXAMPLE: Final = '{"kind": "ack", "operation": "order", "key": 7}'
 _LINES_SHOWN: Final = 3
 _LINE_CHARACTERS_SHOWN: Final = 120

@@ -24,7 +24,9 @@ ITERATIONS_MAX: Final = 100_000
 
 COUNT_MAX: Final = 1_000_000_000
 TIME_S_MAX: Final = 10_000_000.0
-"""Some hundred days, which no wait lasts; the kernel's clocks take no more than some thousand years."""
+"""Some hundred days, which no wait lasts; the kernel's clocks take no more than some thousand
+years.
+"""
 
 _BUILDERS: Final[Mapping[type[When], str]] = {
     Now: "now()",

@@ -53,7 +53,9 @@ RUN: Final = pytest.StashKey["Run"]()
 """The run of a test, in its stash."""
 
 REASON: Final = "chaos: verdict"
-"""The section of a report with the reasons for the verdict, where the test ended with another error."""
+"""The section of a report with the reasons for the verdict,
+where the test ended with another error.
+"""
 
 REPORTED: Final = pytest.StashKey[bool]()
 """Whether a test's run is in a report."""

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 
 HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Blocked from a template's fork until the agent has its own answers: the guardian's are to ignore them, for good."""
+"""Blocked from a template's fork until the agent has its own answers:
+the guardian's are to ignore them, for good.
+"""
 
 _POINTS_SEEN_MAX: Final = 200
 

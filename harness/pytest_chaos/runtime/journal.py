@@ -30,7 +30,9 @@ from pytest_chaos.model.values import AgentSummary, Json, Plan, Receipt, RunReco
 HEADER: Final = "run.json"
 MARKS: Final = "marks.jsonl"
 MARKS_HEAD: Final = b" \n"
-"""The beginning of a mark file, a blank line: a file without it was written over, and not appended to."""
+"""The beginning of a mark file, a blank line: a file without it was written over,
+and not appended to.
+"""
 RECEIPTS: Final = "receipts.jsonl"
 AGENTS: Final = "agents.jsonl"
 DATABASES: Final = "databases.jsonl"

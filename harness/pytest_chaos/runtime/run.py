@@ -650,8 +650,8 @@ def _only_moments(plan: Plan | None) -> bool:
 def _spec_of(module: str) -> ModuleSpec | None:
     """Return how another process would find a module by its name, or None.
 
-    ``importlib.util.find_spec`` looks into ``sys.modules`` first, where pytest puts test files that no
-    import path leads to (``--import-mode=importlib``).
+    ``importlib.util.find_spec`` looks into ``sys.modules`` first,
+    where pytest puts test files that no import path leads to (``--import-mode=importlib``).
     """
     import sys  # only for a function object
 

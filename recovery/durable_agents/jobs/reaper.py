@@ -9,8 +9,8 @@ Each tick (``run_once``) goes through the running jobs in three tiers.
    as dead: it records the exit code when it is continued.
 2. *Exited*: the exit code was recorded ``reaper_finalize_grace_s`` ago, and the monitor has died
    since. A monitor that lives, or is stopped, is left to finalise until the job has run for
-   ``reaper_max_running_s``. Finalizers that it did not run (a push, a comment) are not run here; the
-   gate of the stage decides whether they matter.
+   ``reaper_max_running_s``. Finalizers that it did not run (a push, a comment) are not run here;
+   the gate of the stage decides whether they matter.
 3. *Too long*: the job has run for ``reaper_max_running_s`` without an exit code. First it is fenced
    off, then its process group is killed and seen dead, then it is queued again (D17). If the kill
    fails, the job stays fenced off, with an error, and the next tick tries again.

@@ -64,7 +64,9 @@ _PAGE_ROWS: Final = 1000
 _ENDED: Final = frozenset({KeyStatus.DONE, KeyStatus.FAILED})
 
 _EXECUTING: ContextVar[tuple[tuple[Place, weakref.ref[KeyClaim]], ...]] = ContextVar("executing", default=())
-"""The claims under which the caller executes, each with the place of its store; weak, so that ended ones vanish."""
+"""The claims under which the caller executes, each with the place of its store;
+weak, so that ended ones vanish.
+"""
 
 
 class KeyClaim(msgspec.Struct, frozen=True, weakref=True):

@@ -30,7 +30,8 @@ from typing import Final
 from durable_agents.errors import DatabaseReadOnly, DatabaseUnavailable
 
 SUFFIX: Final = "-owners"
-"""Appended to the database's path, this names the lock file. It stays empty and is never removed."""
+"""Appended to the database's path, this names the lock file. It stays empty and is never removed.
+"""
 
 _MODE: Final = 0o666
 _PLACE_BITS: Final = 61

@@ -7,7 +7,8 @@ those on the body are the receiver's.
 
 uvicorn counts every connection against its limit, so that connections without a request would keep
 others out. Here those that have no complete request have places of their own. When these are taken,
-the oldest gives its place to the newest: a sender that sends its request at once is always answered.
+the oldest gives its place to the newest: a sender that sends its request at once is always
+answered.
 
 uvicorn cancels the requests that are still under way when its time to end is over, and logs each as
 an error of the application, with a traceback. Here their senders are told to send again instead.

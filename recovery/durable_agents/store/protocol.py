@@ -207,7 +207,8 @@ class Transaction(Reads, Protocol):
         """Return items with an expired lease, in the order of expiry and id, those behind ``after``."""
         ...
 
-    # Jobs and the outbox. A change of a running job names its claim: of two holders, one changes it.
+    # Jobs and the outbox. A change of a running job names its claim:
+    # of two holders, one changes it.
 
     def insert_job(self, *, agent: str, repo: str, task_id: str | None, max_attempts: int, now: Microseconds) -> Job:
         """Insert a queued job and return it. Raises UnknownTask."""

@@ -3,7 +3,8 @@
 The flow of one piece of work:
 
 1. ``tasks`` creates a task once, however many callers try. ``leases`` adds work items to it.
-2. A ``worker`` claims an item, and asks ``checkpoints`` for the newest checkpoint that verifies now.
+2. A ``worker`` claims an item, and asks ``checkpoints`` for the newest checkpoint that verifies
+   now.
 3. It goes on behind that checkpoint, iteration by iteration. Effects are files (``artifacts``), and
    are the evidence of the iteration's checkpoint (``evidence``).
 4. Each checkpoint is written under the lease: a zombie is refused. A heartbeat renews the lease.

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from durable_agents.work.artifacts import Artifacts
 
 PRUNE_BATCH: Final = 200
-"""How many checkpoints one transaction of ``prune`` deletes, which bounds how long others wait for it."""
+"""How many checkpoints one transaction of ``prune`` deletes,
+which bounds how long others wait for it.
+"""
 
 SKIPPED_MAX: Final = 100
 """How many of the skipped checkpoints ``latest_verified`` reports, newest first."""

@@ -318,7 +318,9 @@ INTERVAL_SHARE: Final = 0.1
 """The interval of a heartbeat, as a share of the lease's length."""
 
 PATIENCE_SHARE: Final = 0.25
-"""How long one renewal waits for other writers, as a share of the lease's length: several waits fit into it."""
+"""How long one renewal waits for other writers, as a share of the lease's length:
+several waits fit into it.
+"""
 
 PATIENCE_S_MIN: Final = 0.05
 

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from durable_agents.store import Store, Transaction
 
 BATCH: Final = 300
-"""Items per transaction: it holds the write lock for a few milliseconds, so writers wait briefly."""
+"""Items per transaction: it holds the write lock for a few milliseconds, so writers wait briefly.
+"""
 
 BATCH_MAX: Final = 10_000
 ERRORS_MAX: Final = 100

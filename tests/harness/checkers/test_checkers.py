@@ -69,7 +69,9 @@ def test_without_checkers_nothing_is_found() -> None:
     ],
 )
 def test_a_checker_that_fails_leaves_the_run_undecided(checker: Checker, reason: str) -> None:
-    """Whatever a checker raises or returns instead of findings, it is never a pass, and never silences the others."""
+    """Whatever a checker raises or returns instead of findings, it is never a pass,
+    and never silences the others.
+    """
     findings = run_checkers([checker, OfTheUser()], ONE_ACK)
 
     assert [finding.signature for finding in findings] == ["harness:checker-raised", "x:z"]

@@ -1,4 +1,6 @@
-"""Durability and exactly-once checkers: correct runs pass, and each violation is found under its own signature."""
+"""Durability and exactly-once checkers: correct runs pass,
+and each violation is found under its own signature.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ Keys = st.integers(0, 30) | st.text("abc", max_size=2)
 
 
 class Outcome:
-    """What really became of operations: each acknowledged, done but unacknowledged, or not done at all."""
+    """What really became of operations: each acknowledged, done but unacknowledged,
+    or not done at all.
+    """
 
     def __init__(self, fates: Mapping[int, str] | Mapping[str, str] | Mapping[int | str, str]) -> None:
         """Write the history that agents would have left, and the keys that would be found."""
@@ -53,7 +57,9 @@ def judged(history: History, found: list[Key]) -> list[str]:
 
 @given(Outcomes)
 def test_a_correct_run_is_never_accused(outcome: Outcome) -> None:
-    """Whether an unacknowledged operation happened or not, a run that lost nothing has no findings."""
+    """Whether an unacknowledged operation happened or not,
+    a run that lost nothing has no findings.
+    """
     assert judged(outcome.history, outcome.found) == []
 
 
@@ -183,7 +189,9 @@ def test_gaps_repetitions_and_false_starts_are_told_apart(
 
 
 def test_repetitions_are_allowed_up_to_the_honest_bound() -> None:
-    """In a world without idempotency each kill may cost one effect more, and no kill may cost two."""
+    """In a world without idempotency each kill may cost one effect more,
+    and no kill may cost two.
+    """
     effects: list[Key] = ["a", "a", "a", "b"]
 
     assert exactly_once.at_most(effects, 1 + 2) == ()

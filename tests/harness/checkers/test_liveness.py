@@ -27,7 +27,9 @@ BEFORE_AND_AFTER = _history(
 
 @pytest.mark.parametrize(("healed", "count"), [(0, 2), (2, 1), (4, 1), (5, 0)])
 def test_progress_after_the_heal_passes(healed: int, count: int) -> None:
-    """As many acks after the heal as were asked for are progress; the mark at the heal's own place counts."""
+    """As many acks after the heal as were asked for are progress;
+    the mark at the heal's own place counts.
+    """
     assert liveness.progress_after(BEFORE_AND_AFTER, "put", healed=healed, count=count) == ()
 
 

@@ -1,4 +1,6 @@
-"""Ownership checkers: honest leases pass, and each way of holding wrongly is found under its own signature."""
+"""Ownership checkers: honest leases pass, and each way of holding wrongly is found under its own
+signature.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ def _write(token: int, at: float, *, accepted: bool = True, resource: str = "ite
 
 @st.composite
 def honest_grants(draw: st.DrawFn) -> list[Grant]:
-    """Draw grants of several resources, each held by one at a time under rising tokens, in any order."""
+    """Draw grants of several resources, each held by one at a time under rising tokens,
+    in any order.
+    """
     grants: list[Grant] = []
     for resource in ("item", "job"):
         moment, token = 0, 0
@@ -32,7 +36,9 @@ def honest_grants(draw: st.DrawFn) -> list[Grant]:
 
 @given(honest_grants(), st.data())
 def test_an_honest_lease_is_never_accused(grants: list[Grant], data: st.DataObject) -> None:
-    """Grants that follow each other, also without a pause between, and writes of the holder of the moment all pass."""
+    """Grants that follow each other, also without a pause between,
+    and writes of the holder of the moment all pass.
+    """
     writes = [
         _write(
             grant.token,
@@ -72,7 +78,9 @@ def test_an_honest_lease_is_never_accused(grants: list[Grant], data: st.DataObje
     ],
 )
 def test_two_holders_at_once_are_found(grants: list[Grant], text: str) -> None:
-    """An overlap is found however the grants are nested, also with an older life of the same holder."""
+    """An overlap is found however the grants are nested,
+    also with an older life of the same holder.
+    """
     (finding,) = one_holder(grants)
 
     assert (finding.signature, finding.text) == ("ownership:two-holders", text)
@@ -98,7 +106,9 @@ def test_a_token_that_does_not_rise_is_found(token: int) -> None:
 
 
 def test_a_zombie_whose_write_is_accepted_is_found() -> None:
-    """A holder that wakes after another was granted must be refused; if it is not, that is the finding."""
+    """A holder that wakes after another was granted must be refused;
+    if it is not, that is the finding.
+    """
     grants = [_grant(1, 0, 10), _grant(2, 12, 30, holder="b")]
 
     (finding,) = no_stale_write(grants, [_write(1, 5), _write(2, 13), _write(1, 15)])
@@ -111,13 +121,17 @@ def test_a_zombie_whose_write_is_accepted_is_found() -> None:
 
 
 def test_a_late_write_that_nobody_was_granted_over_is_allowed() -> None:
-    """Past its expiry but before the next grant, a holder's token is still the highest: fencing lets it write."""
+    """Past its expiry but before the next grant, a holder's token is still the highest:
+    fencing lets it write.
+    """
     assert no_stale_write([_grant(1, 0, 10), _grant(2, 12, 30)], [_write(1, 11)]) == ()
 
 
 @pytest.mark.parametrize("write", [_write(9, 5), _write(2, 5), _write(1, 5, resource="job")])
 def test_a_write_under_a_token_that_was_not_granted_is_found(write: Write) -> None:
-    """An unknown token, one that is granted only later, and one of another resource were not granted."""
+    """An unknown token, one that is granted only later,
+    and one of another resource were not granted.
+    """
     (finding,) = no_stale_write([_grant(1, 0, 10), _grant(2, 12, 30)], [write])
 
     assert finding.signature == "ownership:ungranted-write"

@@ -43,7 +43,9 @@ def pytest_collection_finish(session):
 def pytest_configure(config):
     config.addinivalue_line("markers", "chaos: a scenario")
 """
-"""A plugin that keeps to the options which the command relies on; the real one is tried in the acceptance tests."""
+"""A plugin that keeps to the options which the command relies on;
+the real one is tried in the acceptance tests.
+"""
 
 
 class Ran(NamedTuple):
@@ -175,7 +177,9 @@ def test_show_reads_no_file_that_is_not_listed(capsys: pytest.CaptureFixture[str
 def test_show_reads_no_listed_file_that_became_another(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, how: str
 ) -> None:
-    """A listed name that leads out of the pack, blocks, never ends or has grown is said, and not read."""
+    """A listed name that leads out of the pack, blocks, never ends or has grown is said,
+    and not read.
+    """
     text = "a secret of this machine"
     pack = make_pack(tmp_path, "test_a.py::test_kill", attached={"a.txt": text.replace("secret", "letter")})
     attached = pack / "attachments" / "a.txt"
@@ -313,7 +317,9 @@ ELSEWHERE = "import pathlib\ndef test_kill():\n    pathlib.Path(__file__).with_n
 def test_replay_runs_no_code_that_a_foreign_pack_brings(
     capfd: pytest.CaptureFixture[str], project: Path, tmp_path: Path, how: str
 ) -> None:
-    """A pack may name any file as its test: only one of the current project is run, unless it is trusted."""
+    """A pack may name any file as its test: only one of the current project is run,
+    unless it is trusted.
+    """
     if how == "within":
         folder = project / "pack" / "attachments"  # a pack that was unpacked within the project
     elif how == "another":
@@ -347,7 +353,9 @@ def test_replay_runs_no_code_that_a_foreign_pack_brings(
 
 @pytest.mark.parametrize("node_id", ["-x", "@args", "--rootdir=/", " ", "no_such.py::test"])
 def test_replay_runs_nothing_that_is_no_test(capsys: pytest.CaptureFixture[str], tmp_path: Path, node_id: str) -> None:
-    """A node id that pytest would read as an option, or that is nowhere, is refused before pytest starts."""
+    """A node id that pytest would read as an option, or that is nowhere,
+    is refused before pytest starts.
+    """
     ran = chaos(capsys, "replay", make_pack(tmp_path, node_id, str(tmp_path)))
     assert ran.code == Exit.MISTAKE
     assert ran.out == ""
@@ -378,7 +386,9 @@ def test_replay_refuses_a_pack_that_was_changed(
     ],
 )
 def test_each_end_of_pytest_has_a_code(pytest_code: int, verdict: Verdict | None, code: Exit) -> None:
-    """What pytest's exit means for a replay, with and without a verdict; a signal decides nothing."""
+    """What pytest's exit means for a replay, with and without a verdict;
+    a signal decides nothing.
+    """
     assert cli._exit_of(pytest_code, verdict) is code
 
 
@@ -399,7 +409,9 @@ failing = click.Command("failing", callback=fail)
 
 @pytest.fixture
 def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands of other distributions: a good one, one that fails, one that is not there, one that is no command."""
+    """Commands of other distributions: a good one, one that fails, one that is not there,
+    one that is no command.
+    """
     monkeypatch.setitem(sys.modules, "chaos_test_commands", sys.modules[__name__])
     found = {
         "extra": "chaos_test_commands:extra",
@@ -446,7 +458,9 @@ def test_an_error_of_ours_is_one_sentence_and_the_traceback_on_request(
 
 
 def test_the_process_ends_with_the_code(tmp_path: Path) -> None:
-    """As a real process: a mistake exits 3 and prints one line; a reader that went away is no error."""
+    """As a real process: a mistake exits 3 and prints one line;
+    a reader that went away is no error.
+    """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     script = "from pytest_chaos.cli.main import main; main()"
     command = [sys.executable, "-c", script, "evidence", "show", str(tmp_path)]

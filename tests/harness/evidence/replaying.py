@@ -1,4 +1,6 @@
-"""A recording applied to a folder in the plainest way: what the steps say, one after the other, on a real disk."""
+"""A recording applied to a folder in the plainest way:
+what the steps say, one after the other, on a real disk.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class Replay:
-    """Builds the folder that a recording describes, up to any step. Every node is a file of ``store``, linked in."""
+    """Builds the folder that a recording describes, up to any step.
+    Every node is a file of ``store``, linked in.
+    """
 
     def __init__(self, recording: Recording, folder: Path, store: Path) -> None:
         self._recording = recording

@@ -118,7 +118,9 @@ def full_journal(journal: Journal) -> Journal:
 
 
 def test_a_pack_says_all_that_the_journal_said(journal: Journal, tmp_path: Path) -> None:
-    """Run, plan, receipts, findings, assertions, marks, agents, logs and failure come back out of a pack."""
+    """Run, plan, receipts, findings, assertions, marks, agents,
+    logs and failure come back out of a pack.
+    """
     path = write(full_journal(journal).folder, tmp_path / "pack", queries={"rows": "SELECT count(*) AS n FROM t"})
     assert verify(path) == []
     pack = open_pack(path)
@@ -140,7 +142,9 @@ def test_a_pack_says_all_that_the_journal_said(journal: Journal, tmp_path: Path)
 
 
 def test_the_copies_are_byte_exact_and_a_hot_journal_stays_hot(journal: Journal, tmp_path: Path) -> None:
-    """A rollback journal that a crash left is copied as it lies, and rolled back only in the scratch copy."""
+    """A rollback journal that a crash left is copied as it lies,
+    and rolled back only in the scratch copy.
+    """
     path = make_database(journal.work_folder / "store.db")
     killed = (
         "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
@@ -196,7 +200,9 @@ def test_a_missing_log_is_seen_as_what_is_left(journal: Journal, killed_wal: Pat
 def test_a_log_without_its_database_is_found(
     journal: Journal, killed_wal: Path, tmp_path: Path, *, empty: bool
 ) -> None:
-    """A log beside an empty file, or beside none, is evidence of a database that lost everything else."""
+    """A log beside an empty file, or beside none, is evidence of a database that lost everything
+    else.
+    """
     killed_wal.write_bytes(b"")
     if not empty:
         killed_wal.unlink()
@@ -211,7 +217,9 @@ def test_a_log_without_its_database_is_found(
 
 @pytest.mark.parametrize("damage", ["corrupt", "truncated", "rubbish", "unreadable"])
 def test_one_broken_database_stops_nothing(journal: Journal, tmp_path: Path, damage: str) -> None:
-    """Whatever is wrong with one file is told of that file; the other one and the run are all there."""
+    """Whatever is wrong with one file is told of that file;
+    the other one and the run are all there.
+    """
     full_journal(journal)
     broken = make_database(journal.work_folder / "broken.sqlite", "INSERT INTO t SELECT zeroblob(100000)")
     content = broken.read_bytes()
@@ -258,7 +266,9 @@ def test_a_database_that_another_process_has_locked_is_copied(journal: Journal, 
 
 
 def test_a_lock_of_this_process_survives_the_copy(journal: Journal, tmp_path: Path) -> None:
-    """Closing any descriptor drops a process's POSIX locks, so evidence taken in a transaction must not close one."""
+    """Closing any descriptor drops a process's POSIX locks,
+    so evidence taken in a transaction must not close one.
+    """
     path = make_database(journal.work_folder / "store.db")
     other = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None);\n"
@@ -299,7 +309,9 @@ def test_a_database_over_the_limit_is_described_not_copied(journal: Journal, tmp
 
 
 def test_two_databases_of_one_name_are_kept_apart(journal: Journal, tmp_path: Path) -> None:
-    """Names in the pack are unique and harmless, whatever the files were called; the paths are kept."""
+    """Names in the pack are unique and harmless, whatever the files were called;
+    the paths are kept.
+    """
     for folder in ("a", "b"):
         (journal.work_folder / folder).mkdir()
         make_database(journal.work_folder / folder / "x y;$.db")
@@ -328,7 +340,9 @@ def test_pipes_and_links_under_work_are_passed_by(journal: Journal, tmp_path: Pa
 
 
 def test_a_torn_journal_gives_a_pack_and_says_what_is_torn(journal: Journal, tmp_path: Path) -> None:
-    """Half a line in each of the journal's files becomes a problem; what was whole is there; the run is undecided."""
+    """Half a line in each of the journal's files becomes a problem; what was whole is there;
+    the run is undecided.
+    """
     full_journal(journal)
     for name in ("marks.jsonl", "receipts.jsonl", "agents.jsonl", "databases.jsonl"):
         with (journal.folder / name).open("ab") as stream:
@@ -384,7 +398,9 @@ def secret() -> Iterator[str]:
 
 
 def test_no_text_of_a_pack_holds_a_secret_but_the_copies_do(journal: Journal, tmp_path: Path, secret: str) -> None:
-    """Logs, marks, failure, commands and rows are redacted; the byte-exact copy is not, and the manifest says so."""
+    """Logs, marks, failure, commands and rows are redacted;
+    the byte-exact copy is not, and the manifest says so.
+    """
     full_journal(journal)
     journal.write_header(msgspec.structs.replace(header(tmp_path), command=f"pytest --token={secret}"))
     journal.write_failure(f"could not log in with {secret}")
@@ -405,7 +421,9 @@ def test_no_text_of_a_pack_holds_a_secret_but_the_copies_do(journal: Journal, tm
 
 
 def test_a_run_without_record_is_inconclusive(journal: Journal) -> None:
-    """What the guardian saves says why the run ended, and goes into the session's evidence folder."""
+    """What the guardian saves says why the run ended,
+    and goes into the session's evidence folder.
+    """
     path = salvage(journal.folder, "the controller was killed")
     assert path is not None
     assert path == Path(journal.header().session_folder) / "evidence" / "run-1"
@@ -427,7 +445,9 @@ def test_salvage_needs_no_pytest(journal: Journal) -> None:
 
 
 def test_a_folder_that_is_no_journal_is_refused(tmp_path: Path) -> None:
-    """No header, no pack: salvage says so with None, write with a sentence; nothing is left behind."""
+    """No header, no pack: salvage says so with None, write with a sentence;
+    nothing is left behind.
+    """
     (tmp_path / "empty").mkdir()
     assert salvage(tmp_path / "empty", "killed") is None
     with pytest.raises(EvidenceError, match="must be the journal of a run"):
@@ -443,7 +463,9 @@ def test_a_pack_is_never_written_over(journal: Journal, tmp_path: Path) -> None:
 
 
 def test_what_a_killed_builder_left_is_removed(journal: Journal, tmp_path: Path) -> None:
-    """Half a pack of a dead process goes when the pack is made again; that of a living one stays."""
+    """Half a pack of a dead process goes when the pack is made again;
+    that of a living one stays.
+    """
     script = "import pathlib, sys; from pytest_chaos.runtime import owner; owner.make(pathlib.Path(sys.argv[1]))"
     dead, living = tmp_path / ".pack.dead0000.building", tmp_path / ".pack.1.building"
     subprocess.run([sys.executable, "-c", script, str(dead)], check=True)
@@ -485,7 +507,9 @@ def test_without_room_for_the_copies_the_rest_of_the_pack_is_made(
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(journal: Journal, small_disk: Path) -> None:
-    """When not even the text fits, the error says what to do, no half pack stays, and the journal is untouched."""
+    """When not even the text fits, the error says what to do, no half pack stays,
+    and the journal is untouched.
+    """
     full_journal(journal)
     (small_disk / "filler").touch()
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
@@ -497,7 +521,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(journal: Journal, small_
 
 
 def test_a_limit_on_file_sizes_is_a_full_disk_too(journal: Journal, tmp_path: Path) -> None:
-    """RLIMIT_FSIZE, which needs no root: nothing can be written, so there is a sentence and no pack."""
+    """RLIMIT_FSIZE, which needs no root: nothing can be written,
+    so there is a sentence and no pack.
+    """
     full_journal(journal)
     script = (
         "import resource, sys; from pathlib import Path; from pytest_chaos.errors import EvidenceError\n"
@@ -518,7 +544,9 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(journal: Journal, tmp_p
 
 
 def test_one_call_makes_a_pack_of_one_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The function of the first chaos matrix works without the plugin, and by default where that one put its files."""
+    """The function of the first chaos matrix works without the plugin,
+    and by default where that one put its files.
+    """
     monkeypatch.chdir(tmp_path)
     database = make_database(tmp_path / "app.db")
     path = dump_failure_evidence("test_x[a/b]", database, "it is gone", task_id='it\'s "näme"\n2')

@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     ],
 )
 def test_a_secret_is_masked(text: str, secret: str) -> None:
-    """Each known way of writing a secret down loses the secret and says that something was there."""
+    """Each known way of writing a secret down loses the secret and says that
+    something was there.
+    """
     masked = Redactor().text(text)
     assert secret not in masked
     assert MASK in masked
@@ -96,7 +98,9 @@ def test_the_longer_of_two_secrets_is_masked_whole() -> None:
 
 
 def test_environment_values_count_by_their_names(tmp_path: Path) -> None:
-    """Names that say secret are believed; paths, short values and the working directory are not secrets."""
+    """Names that say secret are believed; paths, short values and the working directory are not
+    secrets.
+    """
     socket = tmp_path / "agent.sock"
     socket.touch()
     environment = {
@@ -141,7 +145,9 @@ def test_json_is_masked_by_the_name_of_the_field() -> None:
     ],
 )  # fmt: skip
 def test_redacting_takes_time_in_proportion_to_the_text(piece: str) -> None:
-    """Ten times the text may take no hundred times as long: an agent's output must not stop the guardian."""
+    """Ten times the text may take no hundred times as long:
+    an agent's output must not stop the guardian.
+    """
 
     def cpu_s(length: int) -> float:
         text = piece * (length // len(piece))
@@ -155,5 +161,7 @@ def test_redacting_takes_time_in_proportion_to_the_text(piece: str) -> None:
 
 @given(st.text(max_size=300))
 def test_no_text_is_too_strange(text: str) -> None:
-    """Whatever an agent prints is redacted without an error, and a registered secret never comes through."""
+    """Whatever an agent prints is redacted without an error,
+    and a registered secret never comes through.
+    """
     assert "correct horse" not in Redactor(["correct horse"]).text(text + "correct horse" + text)

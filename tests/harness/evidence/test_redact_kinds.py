@@ -1,4 +1,5 @@
-"""200 generated secrets of 40 kinds leave the text; a corpus of what evidence consists of stays as it is.
+"""200 generated secrets of 40 kinds leave the text;
+a corpus of what evidence consists of stays as it is.
 
 The secrets are drawn from a seed when the test runs, so that none is in the repository.
 """
@@ -143,7 +144,9 @@ def test_there_are_enough_kinds_and_secrets() -> None:
     "name", ["password", "api_key", "apiKey", "AUTHKEY", "client_secret", "refreshToken", "pgpassword"]
 )
 def test_a_row_of_a_database_is_masked_by_its_columns(name: str) -> None:
-    """A column of a secret-like name is masked whatever it holds, as is a setting of such a name."""
+    """A column of a secret-like name is masked whatever it holds,
+    as is a setting of such a name.
+    """
     assert Redactor().json({"id": 7, name: "plain words"}) == {"id": 7, name: MASK}
     assert Redactor().json({"key": name, "value": "plain words"}) == {"key": name, "value": MASK}
     assert Redactor().json([name, "plain words"]) == [name, MASK]
@@ -199,7 +202,9 @@ HARMLESS: Final = [
 
 @pytest.mark.parametrize("text", HARMLESS)
 def test_harmless_text_stays(text: str) -> None:
-    """Digests, ids, seeds, paths, SQL, code and prose about secrets are what evidence consists of."""
+    """Digests, ids, seeds, paths, SQL, code and prose about secrets are what
+    evidence consists of.
+    """
     assert Redactor().text(text) == text
 
 

@@ -99,7 +99,9 @@ def test_a_table_without_row_ids_goes_by_its_primary_key(tmp_path: Path) -> None
 
 
 def test_columns_that_are_named_like_row_ids_do_not_mislead(tmp_path: Path) -> None:
-    """A column called rowid is data; the next name for the row id is taken, and none when all are taken."""
+    """A column called rowid is data; the next name for the row id is taken,
+    and none when all are taken.
+    """
     path = make(
         tmp_path / "a.db",
         "CREATE TABLE one (rowid TEXT)",
@@ -122,7 +124,9 @@ def test_strange_table_names_are_read_like_any_other(tmp_path: Path) -> None:
 
 
 def test_values_that_json_cannot_hold_are_described(tmp_path: Path) -> None:
-    """Blobs become hex and a length, invalid UTF-8 is escaped, infinity is a word, a long text is cut."""
+    """Blobs become hex and a length, invalid UTF-8 is escaped, infinity is a word,
+    a long text is cut.
+    """
     path = make(
         tmp_path / "a.db",
         "CREATE TABLE t (b, u, f, n, l)",
@@ -174,7 +178,9 @@ def test_what_is_no_database_is_an_answer_not_an_error(tmp_path: Path) -> None:
 
 
 def test_queries_cannot_write_or_reach_another_file(tmp_path: Path) -> None:
-    """A query that writes, attaches or is wrong gives an error in its place; those after it are asked."""
+    """A query that writes, attaches or is wrong gives an error in its place;
+    those after it are asked.
+    """
     path = make(tmp_path / "a.db", "CREATE TABLE t (x)")
     other = tmp_path / "other.db"
     answers = ask(

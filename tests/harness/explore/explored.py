@@ -1,4 +1,6 @@
-"""Targets that tests explore: a sound one, a careless one, and those that misbehave in each way that a target can."""
+"""Targets that tests explore: a sound one, a careless one,
+and those that misbehave in each way that a target can.
+"""
 
 from __future__ import annotations
 

@@ -98,7 +98,9 @@ def test_other_words_are_another_cause(one: str, other: str) -> None:
 
 
 def test_kills_at_two_lines_are_two_causes() -> None:
-    """What is told alike of two lines of the program has two causes; an I/O error shows elsewhere, and joins."""
+    """What is told alike of two lines of the program has two causes;
+    an I/O error shows elsewhere, and joins.
+    """
     first, second = _found("1 is lost", "crash:1", line="a.py:3"), _found("2 is lost", "crash:9", line="a.py:7")
     late = _found("1 is lost", "io:4:EIO", line="a.py:9")
 
@@ -125,7 +127,9 @@ def test_what_failed_is_not_worded_like_a_success() -> None:
 def test_a_queue_bug_is_one_finding_at_the_users_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One finding a cause in a pipe: plain lines, the step, the line that makes it, and all variants in the JSON."""
+    """One finding a cause in a pipe: plain lines, the step, the line that makes it,
+    and all variants in the JSON.
+    """
     try:
         step_source()
     except StepsUnavailable as error:

@@ -1,4 +1,6 @@
-"""The workers that judge states: they live on, are replaced when they must, and leave nothing behind."""
+"""The workers that judge states: they live on, are replaced when they must,
+and leave nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ class Asked:
         self.heard += self.pool.submit(Task(_state(word), marks), word)
 
     def answers(self) -> dict[str, list[str]]:
-        """Wait, and return for each word the answers (or the signature of what is about the harness)."""
+        """Wait, and return for each word the answers (or the signature of what is about the
+        harness).
+        """
         self.heard += self.pool.drain()
         found: dict[str, list[str]] = {}
         for word, judgement in self.heard:
@@ -101,7 +105,9 @@ def test_one_process_judges_many_states(asked: Asked) -> None:
 
 @pytest.mark.parametrize(("word", "signature"), [("hang", "liveness:check-hangs"), ("die", "harness:check-died")])
 def test_a_worker_that_is_lost_is_replaced(tmp_path: Path, word: str, signature: str) -> None:
-    """The state it was at is told apart, the one that waited behind it is judged by the next worker."""
+    """The state it was at is told apart, the one that waited behind it is judged by the next
+    worker.
+    """
     asked = Asked(tmp_path, timeout_s=6.0)
     for each in ("look", word, "after", "after"):
         asked.ask(each)
@@ -157,7 +163,9 @@ def test_closing_leaves_no_process(tmp_path: Path) -> None:
 
 
 def test_a_real_run_is_judged_and_compared_with_its_own_recording(tmp_path: Path) -> None:
-    """A worker runs the program under a directive: it says whether that fired, and what was left."""
+    """A worker runs the program under a directive:
+    it says whether that fired, and what was left.
+    """
     with Pool(Known(subject_of(Careful), _source(), (), ()), tmp_path) as pool:
         killed, whole = [
             pool.judge(Task({}, directive=directive, run_timeout_s=60)) for directive in (KillBefore(number=3), Watch())

@@ -1,4 +1,6 @@
-"""``chaos explore`` and ``chaos init`` as a user meets them: exit codes, what is printed, what is written."""
+"""``chaos explore`` and ``chaos init`` as a user meets them:
+exit codes, what is printed, what is written.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ def test_a_sample_is_called_one_on_the_terminal_and_in_the_json(
 def test_a_violated_target_exits_1_and_its_state_can_be_seen_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is printed names a command that shows the finding again; the JSON holds what the contract says."""
+    """What is printed names a command that shows the finding again;
+    the JSON holds what the contract says.
+    """
     assert _explore("Careless", "--faults", "crash,power", "--model", "ext4", "--json", "out.json") == VIOLATED
     out = capsys.readouterr().out
     assert "confirmed by a real kill" in out
@@ -139,7 +143,9 @@ def test_mistakes_exit_3_with_a_sentence(arguments: list[str], said: str, capsys
 
 
 def test_a_target_whose_name_raises_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
-    """A property that raises is the user's, and told in a sentence: no error of ours, and no traceback."""
+    """A property that raises is the user's, and told in a sentence:
+    no error of ours, and no traceback.
+    """
     assert run(["explore", f"{__file__}:Nameless"]) == MISTAKE
 
     out, error = capsys.readouterr()
@@ -150,7 +156,9 @@ def test_a_target_whose_name_raises_is_a_mistake(capsys: pytest.CaptureFixture[s
 def test_targets_of_one_name_and_seed_keep_their_states_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is kept of one is not written over by the other, and each is seen again by what was printed of it."""
+    """What is kept of one is not written over by the other,
+    and each is seen again by what was printed of it.
+    """
     printed: list[str] = []
     for place, error in (("one", "unreadable here"), ("two", "unreadable there")):
         (tmp_path / place).mkdir()
@@ -171,7 +179,9 @@ def test_targets_of_one_name_and_seed_keep_their_states_apart(
 
 
 def test_a_seed_of_any_letters_stays_in_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A seed is any printable text: its states lie in the folder of the results, and its command can be pasted."""
+    """A seed is any printable text: its states lie in the folder of the results,
+    and its command can be pasted.
+    """
     seed = "../../../o'clock"
     before = set(tmp_path.iterdir()) | {tmp_path / "chaos-results"}
     assert run(["explore", f"{EXPLORED}:Careless", "--seed", seed, "--faults", "crash"]) == VIOLATED
@@ -220,7 +230,9 @@ def test_init_writes_a_target_and_explores_it(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_init_takes_the_users_own_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A program with arguments becomes the run of the target; its files are looked at in a way that fits any."""
+    """A program with arguments becomes the run of the target;
+    its files are looked at in a way that fits any.
+    """
     (tmp_path / "mine.py").write_text("import pathlib; pathlib.Path('data.json').write_text('{\"a\": 1}')")
 
     assert run(["init", "--file", "own.py", "--seed", "s", "--", sys.executable, "mine.py"]) == VIOLATED
@@ -261,7 +273,9 @@ class HangsWhenLost(explored.Unsynced):
 
 
 def test_ctrl_c_ends_it_with_what_it_has_and_it_can_go_on(tmp_path: Path) -> None:
-    """SIGINT in the middle of an exploration: exit 2 (or 1 with findings), no process left, a file to go on from."""
+    """SIGINT in the middle of an exploration: exit 2 (or 1 with findings), no process left,
+    a file to go on from.
+    """
     code = (
         "import sys; from pytest_chaos.cli.main import main; "
         f"main(['explore', {__file__ + ':HangsWhenLost'!r}, '--seed', 's', '--scratch', {str(tmp_path / 'scratch')!r},"
@@ -282,7 +296,9 @@ def test_ctrl_c_ends_it_with_what_it_has_and_it_can_go_on(tmp_path: Path) -> Non
 
 
 def _begin_and_kill(scratch: Path, number: signal.Signals, *, guardians: slice = slice(0)) -> list[tree.Process]:
-    """Explore what leaves a daemon at once, kill the command once the daemon is there, and return all its processes."""
+    """Explore what leaves a daemon at once, kill the command once the daemon is there,
+    and return all its processes.
+    """
     scratch.mkdir()
     arguments = ["explore", f"{EXPLORED}:LeavesDaemonAndWaits", "--scratch", str(scratch)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
@@ -298,7 +314,9 @@ def _begin_and_kill(scratch: Path, number: signal.Signals, *, guardians: slice =
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_a_killed_exploration_leaves_no_process_and_no_file(tmp_path: Path, number: signal.Signals) -> None:
-    """Whatever kills the command, its guardian ends the workers, the target and its daemons, and removes the folder."""
+    """Whatever kills the command, its guardian ends the workers, the target and its daemons,
+    and removes the folder.
+    """
     scratch = tmp_path / "scratch"
     family = _begin_and_kill(scratch, number)
     assert len(family) >= 5, family  # the stand-in, the guardian, the explorer, the target and its daemon
@@ -308,7 +326,9 @@ def test_a_killed_exploration_leaves_no_process_and_no_file(tmp_path: Path, numb
 
 
 def test_a_killed_exploration_and_guardian_leave_no_process_and_no_file(tmp_path: Path) -> None:
-    """Where the guardian is killed with the command, the process that stands in for it does the same."""
+    """Where the guardian is killed with the command,
+    the process that stands in for it does the same.
+    """
     scratch = tmp_path / "scratch"
     family = _begin_and_kill(scratch, signal.SIGKILL, guardians=slice(1, 2))
 
@@ -317,7 +337,9 @@ def test_a_killed_exploration_and_guardian_leave_no_process_and_no_file(tmp_path
 
 
 def test_what_killed_guardians_leave_is_swept_by_the_next(tmp_path: Path) -> None:
-    """When the guardian and its stand-in are killed with the command, the next exploration removes the rest."""
+    """When the guardian and its stand-in are killed with the command,
+    the next exploration removes the rest.
+    """
     scratch = tmp_path / "scratch"
     family = _begin_and_kill(scratch, signal.SIGKILL, guardians=slice(2))
     _wait_for_the_end_of(family[:3])  # of the two, and of the explorer, which dies with the guardian
@@ -336,7 +358,9 @@ def _alive(family: list[tree.Process]) -> list[tree.Process]:
 
 
 def test_where_steps_cannot_be_seen_it_is_inconclusive(tmp_path: Path) -> None:
-    """A program that is watched already can have no second supervisor: as in a container without seccomp, exit 2."""
+    """A program that is watched already can have no second supervisor:
+    as in a container without seccomp, exit 2.
+    """
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     arguments = ["explore", f"{EXPLORED}:Careful", "--scratch", str(scratch)]
@@ -354,7 +378,9 @@ def test_where_steps_cannot_be_seen_it_is_inconclusive(tmp_path: Path) -> None:
 
 
 def test_the_doctor_believes_no_list_where_the_filter_is_refused(tmp_path: Path) -> None:
-    """The kernel lists what it can do, and a container refuses it all the same: the doctor tries."""
+    """The kernel lists what it can do, and a container refuses it all the same:
+    the doctor tries.
+    """
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r}); from pytest_chaos.cli import doctor; "
     program = [sys.executable, "-c", f"{code} (tmp := open('kept', 'w')).write(doctor._seccomp().status)"]
     seen = step_source().observe(program, tmp_path, marks=tmp_path.with_name("marks"), timeout_s=60)
@@ -364,7 +390,9 @@ def test_the_doctor_believes_no_list_where_the_filter_is_refused(tmp_path: Path)
 
 
 def test_a_command_needs_seccomp(capsys: pytest.CaptureFixture[str]) -> None:
-    """Audit events are Python's own: of a command none are seen, which is told, and not that it did nothing."""
+    """Audit events are Python's own: of a command none are seen, which is told,
+    and not that it did nothing.
+    """
     assert run(["explore", "--run", "true", "--check", "true", "--source", "audit"]) == INCONCLUSIVE
 
     assert "that takes seccomp" in capsys.readouterr().out

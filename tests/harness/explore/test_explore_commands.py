@@ -1,4 +1,6 @@
-"""Commands as targets: what is named from the current folder works in the explored one, and mistakes are told."""
+"""Commands as targets: what is named from the current folder works in the explored one,
+and mistakes are told.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def _explore(program: str, check: str, *arguments: str) -> int:
 
 
 def test_programs_of_the_current_folder_are_found(capsys: pytest.CaptureFixture[str]) -> None:
-    """A script that is named as in a shell is found, though it works in another folder; so is one that sh is given."""
+    """A script that is named as in a shell is found, though it works in another folder;
+    so is one that sh is given.
+    """
     assert _explore("./worker .", "sh check", "--faults", "crash,power") == VIOLATED
 
     out = capsys.readouterr().out
@@ -81,7 +85,9 @@ def test_programs_of_the_current_folder_are_found(capsys: pytest.CaptureFixture[
 def test_commands_that_cannot_run_are_mistakes(
     program: str, check: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A program that is not there is told before anything runs, and not as a target that made no step."""
+    """A program that is not there is told before anything runs,
+    and not as a target that made no step.
+    """
     assert _explore(program, check) == MISTAKE
 
     assert said in capsys.readouterr().err
@@ -95,7 +101,9 @@ def test_a_check_command_that_hangs_is_a_liveness_finding(capsys: pytest.Capture
 
 
 def test_another_check_begins_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What was found by a check that has been mended since is nobody's finding; the same one goes on from there."""
+    """What was found by a check that has been mended since is nobody's finding;
+    the same one goes on from there.
+    """
     strict = (tmp_path / "check").read_text()
     arguments = ("--faults", "crash,power,io", "--budget", "0.001s")
     _explore("./worker .", "sh check", *arguments)
@@ -152,7 +160,9 @@ def test_a_check_may_read_every_line_of_the_marks_as_json(tmp_path: Path, capsys
 
 
 def test_a_check_that_speaks_on_standard_error_only_decides_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    """Tools that fail speak there, and those that find fault: it is shown, with what a finding is."""
+    """Tools that fail speak there, and those that find fault:
+    it is shown, with what a finding is.
+    """
     assert _explore("./worker .", "sh -c 'echo page 7 is bad >&2; exit 1'", "--faults", "crash") == INCONCLUSIVE
 
     out = capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""The simulated disk: contents as values, steps applied to a tree, and the states that kills leave."""
+"""The simulated disk: contents as values, steps applied to a tree,
+and the states that kills leave.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ _CHANGES = st.lists(
 
 
 def _play(recording: Recording) -> dict[str, bytes | str]:
-    """Return what is at each path when the recording is over: contents of files, kinds of other things."""
+    """Return what is at each path when the recording is over:
+    contents of files, kinds of other things.
+    """
     disk = Disk(recording, PageStore())
     for step in recording.steps:
         disk.apply(step)
@@ -49,7 +53,9 @@ def _files(state: State) -> dict[str, bytes]:
 @settings(max_examples=60, deadline=None)
 @given(_CHANGES)
 def test_a_content_is_what_a_file_would_be(changes: list[tuple[str, int, bytes]]) -> None:
-    """Whatever is written, cut and zeroed, the content has a file's bytes, and an older one stays as it is."""
+    """Whatever is written, cut and zeroed, the content has a file's bytes,
+    and an older one stays as it is.
+    """
     content, plain = Content(PageStore()), bytearray()
     for action, place, data in changes:
         before, old = content, bytes(plain)
@@ -70,7 +76,9 @@ def test_a_content_is_what_a_file_would_be(changes: list[tuple[str, int, bytes]]
 
 
 def test_equal_contents_have_equal_digests_however_they_came_about() -> None:
-    """A page that was written and written back leaves no trace in the digest; one that moved does."""
+    """A page that was written and written back leaves no trace in the digest;
+    one that moved does.
+    """
     store = PageStore()
     page, other = b"a" * PAGE_BYTES, b"b" * PAGE_BYTES
     direct = Content(store).write(0, page + other)
@@ -93,7 +101,9 @@ def test_pages_beyond_the_memory_go_to_a_file(tmp_path: Path) -> None:
 
 
 def test_steps_give_the_tree_that_the_calls_would(tmp_path: Path) -> None:
-    """Files, folders, links, renames over a file and of a folder, and unlinks end as on a real disk."""
+    """Files, folders, links, renames over a file and of a folder,
+    and unlinks end as on a real disk.
+    """
     script = Script(tmp_path).before("old", b"old").folder("d").create("d/a").write("d/a", b"abc")
     script.link("hard", "d/a").write("hard", b"X", offset=1).symlink("soft", "d/a")
     script.create("tmp").write("tmp", b"new").rename("tmp", "old")
@@ -114,7 +124,9 @@ def test_all_actions_that_change_a_file_are_applied(tmp_path: Path) -> None:
 
 
 def test_an_exchange_and_what_comes_from_outside_are_applied(tmp_path: Path) -> None:
-    """Two names change places; a file that is moved in brings its content, one that is moved out is gone."""
+    """Two names change places; a file that is moved in brings its content,
+    one that is moved out is gone.
+    """
     script = Script(tmp_path).create("a").write("a", b"a").create("b").write("b", b"b").create("c")
     script.step(Action.EXCHANGE, "a", target="b").step(Action.RENAME, "c", target="")
     content = script._recorder.keep(b"from outside")
@@ -153,7 +165,9 @@ def test_a_recording_that_does_not_fit_together_is_refused(tmp_path: Path, actio
 
 
 def test_a_kill_leaves_what_was_done_before_each_step(tmp_path: Path) -> None:
-    """There is a state before every step, with the marks so far, and one between the work and its mark."""
+    """There is a state before every step, with the marks so far,
+    and one between the work and its mark.
+    """
     recording = Script(tmp_path).mark("intent", 1).create("a").write("a", b"1").mark("ack", 1).unlink("a").done()
 
     seen = [(state.code, state.marks, _files(state), state.kill) for state in crash_states(recording, PageStore())]
@@ -167,7 +181,9 @@ def test_a_kill_leaves_what_was_done_before_each_step(tmp_path: Path) -> None:
 
 
 def test_a_large_write_is_torn_between_pages(tmp_path: Path) -> None:
-    """A kill may leave any number of whole pages of a write, counted in the file and not in the write."""
+    """A kill may leave any number of whole pages of a write,
+    counted in the file and not in the write.
+    """
     recording = Script(tmp_path).create("a").write("a", b"x" * (2 * PAGE_BYTES), offset=100).done()
 
     sizes = [len(_files(state)["a"]) for state in crash_states(recording, PageStore()) if "+" in state.code]
@@ -177,7 +193,9 @@ def test_a_large_write_is_torn_between_pages(tmp_path: Path) -> None:
 
 
 def test_a_state_is_found_again_by_its_code(tmp_path: Path) -> None:
-    """What a report names can be built again from the same recording; what it does not name is none."""
+    """What a report names can be built again from the same recording;
+    what it does not name is none.
+    """
     recording = Script(tmp_path).create("a").write("a", b"x" * (3 * PAGE_BYTES)).done()
     for state in crash_states(recording, PageStore()):
         found = find_crash(recording, PageStore(), state.code)
@@ -187,7 +205,9 @@ def test_a_state_is_found_again_by_its_code(tmp_path: Path) -> None:
 
 
 def test_states_differ_by_marks_names_contents_and_links(tmp_path: Path) -> None:
-    """A check could tell these states apart, so their digests differ; equal ones are built only once."""
+    """A check could tell these states apart, so their digests differ;
+    equal ones are built only once.
+    """
     script = Script(tmp_path).create("a").mark("ack", 1).link("b", "a").write("a", b"1").write("a", b"1")
     digests = [state.digest for state in crash_states(script.sync("a").sync("a").done(), PageStore())]
 

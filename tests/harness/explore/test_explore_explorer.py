@@ -1,4 +1,6 @@
-"""Whole explorations of real programs: what is found, how sure it is, and what bad targets come to."""
+"""Whole explorations of real programs: what is found, how sure it is,
+and what bad targets come to.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def _signatures(explored: Exploration) -> set[str]:
 
 
 def test_a_sound_program_holds_under_everything(tmp_path: Path) -> None:
-    """A file that is replaced with all fsyncs survives each crash, recovery, power loss and error; coverage is told."""
+    """A file that is replaced with all fsyncs survives each crash, recovery, power loss and error;
+    coverage is told.
+    """
     explored = _explore(targets.Careful, tmp_path=tmp_path)
 
     assert explored.verdict is Verdict.HELD, explored.all_findings
@@ -66,7 +70,9 @@ def test_a_sound_program_holds_under_everything(tmp_path: Path) -> None:
 
 
 def test_a_database_holds_and_its_recoveries_are_interrupted(tmp_path: Path) -> None:
-    """SQLite in WAL mode survives; reopening it makes durable steps, at each of which it is killed again."""
+    """SQLite in WAL mode survives; reopening it makes durable steps,
+    at each of which it is killed again.
+    """
     explored = _explore(targets.Database, CRASH, RECOVERY, POWER, tmp_path=tmp_path, jobs=2)
 
     assert explored.verdict is Verdict.HELD, explored.all_findings
@@ -74,7 +80,9 @@ def test_a_database_holds_and_its_recoveries_are_interrupted(tmp_path: Path) -> 
 
 
 def test_what_a_crash_shows_is_confirmed_by_a_real_kill(tmp_path: Path) -> None:
-    """A file written in place is torn: the earliest step is told, with the state kept and a way to see it again."""
+    """A file written in place is torn: the earliest step is told,
+    with the state kept and a way to see it again.
+    """
     explored = _explore(targets.Careless, CRASH, tmp_path=tmp_path)
 
     (torn,) = explored.discoveries
@@ -87,7 +95,9 @@ def test_what_a_crash_shows_is_confirmed_by_a_real_kill(tmp_path: Path) -> None:
 
 
 def test_what_only_a_power_failure_shows_is_modelled_and_small(tmp_path: Path) -> None:
-    """A rename without fsyncs survives every kill and no power failure; the loss is reduced to what it takes."""
+    """A rename without fsyncs survives every kill and no power failure;
+    the loss is reduced to what it takes.
+    """
     explored = _explore(targets.Unsynced, CRASH, POWER, tmp_path=tmp_path)
 
     assert _family(explored, CRASH).verdict is Verdict.HELD
@@ -107,7 +117,9 @@ def test_a_recovery_that_cannot_be_interrupted_is_found(tmp_path: Path) -> None:
 
 
 def test_an_error_that_is_ignored_is_found(tmp_path: Path) -> None:
-    """A program that acknowledges after a failed write is violated by a real run; giving up would have been fine."""
+    """A program that acknowledges after a failed write is violated by a real run;
+    giving up would have been fine.
+    """
     explored = _explore(targets.BadOnErrors, IO, tmp_path=tmp_path)
 
     assert explored.verdict is Verdict.VIOLATED
@@ -123,7 +135,9 @@ def test_a_program_that_hangs_on_an_error_is_found(tmp_path: Path) -> None:
 
 
 def test_a_long_run_is_sampled_over_its_whole_length(tmp_path: Path) -> None:
-    """Where all moments would give too many states some are taken, to the end of the run, and the report says so."""
+    """Where all moments would give too many states some are taken, to the end of the run,
+    and the report says so.
+    """
     explored = _explore(targets.Database, POWER, tmp_path=tmp_path, power_states=240)
 
     power = _family(explored, POWER)
@@ -133,7 +147,9 @@ def test_a_long_run_is_sampled_over_its_whole_length(tmp_path: Path) -> None:
 
 
 def test_what_was_drawn_of_recoveries_and_errors_is_called_a_sample(tmp_path: Path) -> None:
-    """Coverage names all there are, and says that only some were tried; where all were, nothing is called a sample."""
+    """Coverage names all there are, and says that only some were tried;
+    where all were, nothing is called a sample.
+    """
     some = _explore(targets.Restarts, RECOVERY, IO, tmp_path=tmp_path / "some", recoveries=2, io_runs=5)
     whole = _explore(targets.Restarts, RECOVERY, IO, tmp_path=tmp_path / "all")
 
@@ -182,7 +198,9 @@ def test_a_state_can_be_built_again_by_its_code(tmp_path: Path, family: Family) 
 
 
 def test_the_same_seed_finds_the_same(tmp_path: Path) -> None:
-    """Two explorations with one seed differ in nothing but their time, whatever the number of workers."""
+    """Two explorations with one seed differ in nothing but their time,
+    whatever the number of workers.
+    """
     first, second = (
         _explore(targets.Unsynced, CRASH, POWER, tmp_path=tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2)
     )
@@ -195,7 +213,9 @@ def test_the_same_seed_finds_the_same(tmp_path: Path) -> None:
 
 
 def test_the_json_is_what_the_contract_says(tmp_path: Path) -> None:
-    """Per family: states, confirmed, verdict, findings, and each finding with signature, step, kind, text, label."""
+    """Per family: states, confirmed, verdict, findings, and each finding with signature, step,
+    kind, text, label.
+    """
     value: Any = to_json(_explore(targets.Careless, CRASH, POWER, tmp_path=tmp_path))
 
     assert value["verdict"] == "VIOLATED"
@@ -231,7 +251,9 @@ def test_the_json_is_what_the_contract_says(tmp_path: Path) -> None:
 def test_a_target_that_decides_nothing_is_inconclusive_and_told_why(
     tmp_path: Path, target: type, signature: str, text: str
 ) -> None:
-    """Each misbehaviour has a finding of its own with a sentence; never a pass, never a violation."""
+    """Each misbehaviour has a finding of its own with a sentence;
+    never a pass, never a violation.
+    """
     timeout_s = 0.5 if target is targets.Endless else 30.0
     explored = _explore(target, CRASH, tmp_path=tmp_path, run_timeout_s=timeout_s)
 
@@ -318,7 +340,9 @@ def test_options_that_make_no_sense_are_refused(tmp_path: Path, options: dict[st
 
 
 def test_a_budget_that_ends_leaves_the_exploration_inconclusive_and_resumable(tmp_path: Path) -> None:
-    """What is not reached is told with what was; the next exploration does only the rest, and finds the same."""
+    """What is not reached is told with what was; the next exploration does only the rest,
+    and finds the same.
+    """
     whole = _explore(targets.Careless, tmp_path=tmp_path / "whole")
     tmp_path.joinpath("parts").mkdir()
     part = _explore(targets.Careless, tmp_path=tmp_path / "parts", budget_s=0.02)
@@ -332,7 +356,9 @@ def test_a_budget_that_ends_leaves_the_exploration_inconclusive_and_resumable(tm
 
 
 def test_an_interruption_keeps_what_was_found(tmp_path: Path) -> None:
-    """Ctrl-C in the middle: a result with what there is, no process left, and a file to go on from."""
+    """Ctrl-C in the middle: a result with what there is, no process left,
+    and a file to go on from.
+    """
     before = {process.pid for process in tree.descendants(os.getpid())}
 
     def interrupt(progress: object) -> None:
@@ -368,7 +394,9 @@ def test_a_folder_for_states_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_little_room_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Less than 16 MiB for states is too little to begin with, and the user is told what to give."""
+    """Less than 16 MiB for states is too little to begin with,
+    and the user is told what to give.
+    """
     monkeypatch.setattr("pytest_chaos.explore.explorer.ROOM_BYTES_MIN", 1 << 62)
 
     with pytest.raises(UsageError, match="states need"):
@@ -376,7 +404,9 @@ def test_too_little_room_is_refused_before_anything_runs(tmp_path: Path, monkeyp
 
 
 def test_a_disk_that_fills_up_is_told(tmp_path: Path) -> None:
-    """Writing a state can fail for want of room: the exploration is INCONCLUSIVE, and says what to do."""
+    """Writing a state can fail for want of room: the exploration is INCONCLUSIVE,
+    and says what to do.
+    """
 
     class FullAfter(Explorer):
         def _explore(self) -> Any:
@@ -388,7 +418,9 @@ def test_a_disk_that_fills_up_is_told(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full_for_the_recording_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recording lies elsewhere than the states: the fuller of the two is named, with what moves it."""
+    """The recording lies elsewhere than the states: the fuller of the two is named,
+    with what moves it.
+    """
 
     class FullAfter(Explorer):
         def _explore(self) -> Any:
@@ -417,7 +449,9 @@ class Announcing(targets.Careless):
 
 
 def test_named_events_give_real_kills_where_nothing_can_be_recorded(tmp_path: Path) -> None:
-    """The audit source finds by a kill what is between two of its events, and says what is out of its reach."""
+    """The audit source finds by a kill what is between two of its events,
+    and says what is out of its reach.
+    """
     options = Options(seed="s", families=(CRASH, POWER, IO), source="audit", scratch=tmp_path)
     explored = launch(subject_of(Announcing), options)
 
@@ -429,7 +463,9 @@ def test_named_events_give_real_kills_where_nothing_can_be_recorded(tmp_path: Pa
 
 
 def test_named_events_alone_are_no_pass_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine without system calls to see a sound program is INCONCLUSIVE; who asks for events gets HELD."""
+    """On a machine without system calls to see a sound program is INCONCLUSIVE;
+    who asks for events gets HELD.
+    """
     options = Options(seed="s", families=(CRASH, IO))
     asked = launch(subject_of(targets.Careful), msgspec.structs.replace(options, source="audit"))
     monkeypatch.setattr("pytest_chaos.trace.seccomp.SeccompSource", _unknown_machine)

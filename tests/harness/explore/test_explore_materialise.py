@@ -1,4 +1,6 @@
-"""States in folders: written one after the other whatever became of the one before, and read back."""
+"""States in folders: written one after the other whatever became of the one before,
+and read back.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ def test_whatever_was_done_to_it_the_next_state_is_right(tmp_path: Path, change:
 
 
 def test_a_handle_that_was_left_open_holds_the_old_file(tmp_path: Path) -> None:
-    """The next state is in new files, so that a check which forgot to close one cannot write to it."""
+    """The next state is in new files, so that a check which forgot to close one
+    cannot write to it.
+    """
     folder = StateFolder(tmp_path / "state")
     folder.put(ITEMS)
     with (folder.path / "a").open("r+b") as forgotten:
@@ -90,7 +94,9 @@ def test_a_handle_that_was_left_open_holds_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_large_file_is_kept_and_only_its_pages_are_written(tmp_path: Path) -> None:
-    """A file of more than a megabyte that nobody touched gets the pages that differ, and a touched one is made anew."""
+    """A file of more than a megabyte that nobody touched gets the pages that differ,
+    and a touched one is made anew.
+    """
     folder = StateFolder(tmp_path / "state")
     first = Item("file", 0o644, 2, Content(STORE).write(0, b"1" * LARGE))
     assert first.content is not None
@@ -127,7 +133,9 @@ def test_a_hole_takes_no_room(tmp_path: Path) -> None:
     ],
 )
 def test_differences_are_said_in_words(real: dict[str, Item], said: str) -> None:
-    """Each way in which a folder is not what was built has a sentence, and none that is the same."""
+    """Each way in which a folder is not what was built has a sentence,
+    and none that is the same.
+    """
     built = {"a": _file(2, b"abc")}
 
     assert differences(built, real) == [said]

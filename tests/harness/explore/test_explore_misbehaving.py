@@ -1,4 +1,6 @@
-"""Targets that a sceptical user brings: each comes to a sentence and a verdict, and leaves nothing behind."""
+"""Targets that a sceptical user brings: each comes to a sentence and a verdict,
+and leaves nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ class OddNames(Careful):
 
 
 def test_names_that_are_no_text_are_explored(tmp_path: Path) -> None:
-    """A file name is bytes: what is no UTF-8 is recorded, rebuilt and told of, and its finding can be kept."""
+    """A file name is bytes: what is no UTF-8 is recorded, rebuilt and told of,
+    and its finding can be kept.
+    """
     explored = _explore(OddNames, CRASH, POWER, tmp_path=tmp_path)
 
     crash, power = explored.families
@@ -77,7 +81,9 @@ def test_names_that_are_no_text_are_explored(tmp_path: Path) -> None:
 
 
 def test_a_process_with_no_room_for_its_last_words_still_ends(tmp_path: Path) -> None:
-    """A full disk fails even the last flush; the child must end there, and not run on as a second parent."""
+    """A full disk fails even the last flush; the child must end there,
+    and not run on as a second parent.
+    """
     here = os.getpid()
     try:
         child = start(lambda: print("x" * 100_000), tmp_path, tmp_path / "marks", Path("/dev/full"), lambda: None)
@@ -100,7 +106,9 @@ class HangsOnNothing(Careful):
 
 @pytest.fixture
 def _few_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let two hangs end a family: so each may have the time that a sound check takes on a machine that stalls."""
+    """Let two hangs end a family: so each may have the time that a sound check takes on a machine
+    that stalls.
+    """
     monkeypatch.setattr("pytest_chaos.explore.session.HANGS_MAX", 2)
 
 
@@ -118,7 +126,9 @@ def test_a_check_that_hangs_after_a_real_kill_is_confirmed(tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("_few_hangs")
 def test_a_family_that_only_hangs_is_ended(tmp_path: Path) -> None:
-    """Each state that hangs costs a timeout: after some the rest is left, which is told, and is no pass."""
+    """Each state that hangs costs a timeout: after some the rest is left, which is told,
+    and is no pass.
+    """
     explored = _explore(HangsOnNothing, POWER, IO, tmp_path=tmp_path, check_timeout_s=3.0)
 
     power, errors = explored.families
@@ -208,7 +218,9 @@ def test_a_target_that_kills_the_explorer_is_inconclusive(tmp_path: Path) -> Non
 
 
 class WrongTwice(Careful):
-    """Leaves a state of which two things are wrong, in a file whose many writes make for a long code."""
+    """Leaves a state of which two things are wrong, in a file whose many writes make for a long
+    code.
+    """
 
     def run(self, directory: Path, marks: Marks) -> None:
         """Write every other page, backwards, and sync nothing."""
@@ -227,7 +239,9 @@ class WrongTwice(Careful):
 
 
 def test_each_finding_has_its_text_and_each_state_its_folder(tmp_path: Path) -> None:
-    """Two findings of one state are both told in its text, and states with long codes do not share a folder."""
+    """Two findings of one state are both told in its text,
+    and states with long codes do not share a folder.
+    """
     explored = _explore(WrongTwice, POWER, tmp_path=tmp_path)
 
     found = explored.discoveries
@@ -239,7 +253,9 @@ def test_each_finding_has_its_text_and_each_state_its_folder(tmp_path: Path) -> 
 
 
 class Remembers(Careful):
-    """Its check finds fault with whatever it sees after the third state: a cache that nobody empties."""
+    """Its check finds fault with whatever it sees after the third state:
+    a cache that nobody empties.
+    """
 
     def __init__(self) -> None:
         """Begin with nothing seen."""
@@ -252,7 +268,9 @@ class Remembers(Careful):
 
 
 def test_a_finding_that_a_fresh_process_does_not_see_is_flaky(tmp_path: Path) -> None:
-    """Each kept state is judged again before it is reported, by a process that has judged nothing else."""
+    """Each kept state is judged again before it is reported,
+    by a process that has judged nothing else.
+    """
     explored = _explore(Remembers, POWER, tmp_path=tmp_path)
 
     assert "harness:check-not-deterministic" in _signatures(explored)
@@ -369,7 +387,9 @@ def test_a_file_that_is_mostly_a_hole_costs_what_is_in_it(tmp_path: Path) -> Non
 
 
 class DrawsNames(Careful):
-    """Writes aside by ``tempfile``, as most libraries that write atomically do, and leaves one file behind."""
+    """Writes aside by ``tempfile``, as most libraries that write atomically do,
+    and leaves one file behind.
+    """
 
     def run(self, directory: Path, marks: Marks) -> None:
         """Save the numbers, each through a file of a drawn name."""
@@ -389,7 +409,9 @@ class DrawsNames(Careful):
 
 
 def test_a_program_that_draws_the_names_of_its_files_is_explored(tmp_path: Path) -> None:
-    """Two runs that differ in nothing else are the same program: all families, real kills and errors included."""
+    """Two runs that differ in nothing else are the same program:
+    all families, real kills and errors included.
+    """
     explored = _explore(DrawsNames, tmp_path=tmp_path)
 
     assert explored.verdict is Verdict.HELD, explored.all_findings
@@ -409,7 +431,9 @@ class FindsDrawnNames(DrawsNames):
 
 @pytest.mark.parametrize("target", [DrawsNames, FindsDrawnNames])
 def test_a_program_that_draws_names_is_gone_on_with(tmp_path: Path, target: type) -> None:
-    """The next run draws others, and does the same: what was found of the first is not explored again, but renamed."""
+    """The next run draws others, and does the same: what was found of the first is not explored
+    again, but renamed.
+    """
     heard: list[str] = []
 
     def interrupt(now: Progress) -> None:
@@ -432,7 +456,9 @@ def test_a_program_that_draws_names_is_gone_on_with(tmp_path: Path, target: type
 
 
 def test_a_drawn_name_does_not_keep_a_finding_from_being_confirmed(tmp_path: Path) -> None:
-    """The real kill leaves the same under another name: it is the finding that the recording gave."""
+    """The real kill leaves the same under another name:
+    it is the finding that the recording gave.
+    """
     explored = _explore(FindsDrawnNames, CRASH, tmp_path=tmp_path)
 
     (crash,) = explored.families

@@ -1,4 +1,6 @@
-"""Power loss: what is certain and what may be missing, under each model, and how samples are drawn."""
+"""Power loss: what is certain and what may be missing, under each model,
+and how samples are drawn.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ def test_what_was_not_synced_may_be_missing_or_there(tmp_path: Path, model: Mode
 
 @BOTH
 def test_writes_land_in_any_order(tmp_path: Path, model: Model) -> None:
-    """The later of two writes may be there without the earlier one: a hole of zeros stands in its place."""
+    """The later of two writes may be there without the earlier one:
+    a hole of zeros stands in its place.
+    """
     recording = Script(tmp_path).before("a", b"").write("a", b"1").write("a", b"2", offset=1).done()
 
     assert _last(recording, model) == {(("a", each),) for each in (b"", b"1", b"\x002", b"12")}
@@ -96,14 +100,18 @@ def test_metadata_is_lost_in_order_under_ext4_and_in_any_way_under_strict(tmp_pa
 
 
 def test_an_fsync_commits_what_the_journal_had_before(tmp_path: Path) -> None:
-    """ext4: the name of an older file is certain with that of the synced one; a younger one's is not."""
+    """ext4: the name of an older file is certain with that of the synced one;
+    a younger one's is not.
+    """
     recording = Script(tmp_path).create("a").create("b").sync("b").create("c").done()
 
     assert {tuple(path for path, _ in files) for files in _last(recording, Model.EXT4)} == {("a", "b"), ("a", "b", "c")}
 
 
 def test_a_rename_without_an_fsync_can_leave_an_empty_file(tmp_path: Path) -> None:
-    """The classic: the name is there before the data, so the old content is lost and the new one is not there."""
+    """The classic: the name is there before the data,
+    so the old content is lost and the new one is not there.
+    """
     script = Script(tmp_path).before("a", b"old").create("tmp").write("tmp", b"new").rename("tmp", "a")
     recording = script.done()
     script = Script(tmp_path).before("a", b"old").create("tmp").write("tmp", b"new").sync("tmp").rename("tmp", "a")
@@ -123,7 +131,9 @@ def test_a_rename_happens_whole_or_not_at_all(tmp_path: Path, model: Model) -> N
 
 
 def test_a_folder_commits_what_came_before_in_the_same_folders(tmp_path: Path) -> None:
-    """Strict: a rename between folders cannot overtake what stood in its way in the other folder."""
+    """Strict: a rename between folders cannot overtake what stood in its way in the
+    other folder.
+    """
     script = Script(tmp_path).folder("d").sync("").create("a").sync("a").create("d/b").rename("a", "d/b").sync("")
 
     (files,) = _last(script.done(), Model.STRICT)
@@ -141,7 +151,9 @@ def test_a_truncation_may_be_lost_and_stays_when_synced(tmp_path: Path, model: M
 
 
 def test_a_committed_truncation_does_not_wait_for_older_writes(tmp_path: Path) -> None:
-    """ext4: a later fsync of another file commits the truncation; the write before it then cannot come back."""
+    """ext4: a later fsync of another file commits the truncation;
+    the write before it then cannot come back.
+    """
     script = Script(tmp_path).before("a", b"").write("a", b"123").truncate("a", 0).create("b").sync("b")
 
     assert _last(script.done(), Model.EXT4) == {(("a", b""), ("b", b""))}
@@ -176,7 +188,9 @@ def test_a_lost_folder_takes_what_is_in_it_along(tmp_path: Path, model: Model) -
 
 @BOTH
 def test_no_state_has_a_file_of_shared_memory(tmp_path: Path, model: Model) -> None:
-    """SQLite's -shm is memory: no power-loss state has it, and what is done to it makes no states."""
+    """SQLite's -shm is memory: no power-loss state has it,
+    and what is done to it makes no states.
+    """
     recording = Script(tmp_path).create("a.db-shm").truncate("a.db-shm", 9).write("a.db-shm", b"1").done()
 
     assert {_files(state) for state, _ in power_states(recording, PageStore(), model, seed="s")} == {()}
@@ -192,7 +206,9 @@ def test_a_permission_is_lost_like_a_name(tmp_path: Path, model: Model) -> None:
 
 
 def test_many_writes_are_sampled_and_the_report_can_say_so(tmp_path: Path) -> None:
-    """Where a moment allows more states than are built, a sample of each kind of loss is drawn, the same each time."""
+    """Where a moment allows more states than are built, a sample of each kind of loss is drawn,
+    the same each time.
+    """
     script = Script(tmp_path).before("a", bytes(40 * SECTOR_BYTES))
     for number in range(40):
         script.write("a", b"x" * SECTOR_BYTES, offset=number * SECTOR_BYTES)
@@ -218,7 +234,9 @@ def test_a_write_of_megabytes_is_sampled_too(tmp_path: Path) -> None:
 
 @BOTH
 def test_of_a_program_that_never_syncs_the_newest_writes_are_uncertain(tmp_path: Path, model: Model) -> None:
-    """The oldest of too many pending writes is taken to be written back: states cost the same however long it runs."""
+    """The oldest of too many pending writes is taken to be written back:
+    states cost the same however long it runs.
+    """
     script = Script(tmp_path).before("a", b"")
     for number in range(PENDING_MAX + 2):
         script.write("a", b"x", offset=number)
@@ -276,7 +294,9 @@ def test_a_loss_says_in_words_what_is_missing(tmp_path: Path) -> None:
     st.data(),
 )
 def test_what_landed_is_what_writing_it_gives(writes: list[tuple[int, int]], size: int, data: st.DataObject) -> None:
-    """Whatever sectors of whatever writes have landed, the file holds what writing just them in order gives."""
+    """Whatever sectors of whatever writes have landed,
+    the file holds what writing just them in order gives.
+    """
     with tempfile.TemporaryDirectory() as folder:
         script = Script(Path(folder)).before("a", b"." * size)
         for number, (offset, length) in enumerate(writes):
@@ -305,7 +325,9 @@ _PENDING = st.builds(
 
 @given(_PENDING, st.text(max_size=3))
 def test_choices_are_possible_and_their_codes_read_back(pending: Pending, seed: str) -> None:
-    """Every choice, drawn or enumerated, is within what is pending, is a prefix where order holds, and has its code."""
+    """Every choice, drawn or enumerated, is within what is pending, is a prefix where order holds,
+    and has its code.
+    """
     everything = pending.everything
     choices = list(pending.choices(lambda: stream(f"s{seed}", "test")))
 
@@ -321,7 +343,9 @@ def test_choices_are_possible_and_their_codes_read_back(pending: Pending, seed: 
 
 @given(_PENDING)
 def test_smaller_losses_lose_less(pending: Pending) -> None:
-    """Each step of a reduction has fewer losses than the choice it began with, and none begins with nothing lost."""
+    """Each step of a reduction has fewer losses than the choice it began with,
+    and none begins with nothing lost.
+    """
     nothing = Choice(0, tuple(0 for _ in pending.sectors))
 
     assert all(pending.lost(smaller) < pending.lost(nothing) for smaller in pending.smaller(nothing))

@@ -1,4 +1,6 @@
-"""An exploration that was stopped is found again without its seed, and nothing that it found is deleted."""
+"""An exploration that was stopped is found again without its seed,
+and nothing that it found is deleted.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def test_the_stopped_one_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize(("fresh", "families"), [(True, tuple(Family)), (False, (Family.IO,))])
 def test_another_one_has_a_file_of_its_own(tmp_path: Path, *, fresh: bool, families: tuple[Family, ...]) -> None:
-    """With --fresh, and with other options, a seed is drawn, and the file of the stopped one stays."""
+    """With --fresh, and with other options, a seed is drawn,
+    and the file of the stopped one stays.
+    """
     stopped = _stopped(tmp_path, "earlier")
     other = options_for(SUBJECT, "", tmp_path, None, fresh=fresh, families=families)
 

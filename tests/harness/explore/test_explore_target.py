@@ -1,4 +1,6 @@
-"""Targets: classes, functions and commands behind one face, and what is said of those that are none."""
+"""Targets: classes, functions and commands behind one face,
+and what is said of those that are none.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ def test_a_text_is_a_finding_whose_signature_has_no_numbers() -> None:
 
 @pytest.mark.parametrize("code", [0, 5])
 def test_a_file_that_exits_when_it_is_imported_is_a_mistake(tmp_path: Path, code: int) -> None:
-    """A script without a guard ends the process that loads it: with its exit code 0 that would look like a pass."""
+    """A script without a guard ends the process that loads it:
+    with its exit code 0 that would look like a pass.
+    """
     (tmp_path / "script.py").write_text(f"import sys\nsys.exit({code})\n")
 
     with pytest.raises(UsageError, match=f"cannot be loaded .SystemExit: {code}"):
@@ -129,7 +133,9 @@ def test_an_attribute_that_cannot_be_asked_for_is_a_mistake(attribute: str, erro
 
 
 def test_an_object_that_answers_no_question_is_a_mistake() -> None:
-    """Nor does an object that looks up everything, and does not say AttributeError for what it has not."""
+    """Nor does an object that looks up everything, and does not say AttributeError for what it has
+    not.
+    """
 
     class Lookup:
         def __getattr__(self, name: str) -> object:
@@ -193,7 +199,9 @@ def _commands(check: str) -> CommandSubject:
 
 
 def test_a_check_command_answers_by_its_exit(tmp_path: Path) -> None:
-    """Exit 0 is nothing found, exit 1 one finding a line, and anything else an error of the check."""
+    """Exit 0 is nothing found, exit 1 one finding a line,
+    and anything else an error of the check.
+    """
     marks = tmp_path / "marks"
     marks.write_text("")
     assert _commands("check").check_with_file(tmp_path, marks) == []

@@ -74,7 +74,9 @@ def _signatures(explored: Exploration) -> set[str]:
 
 
 def test_what_a_mapping_writes_is_named_where_states_lack_it() -> None:
-    """A shared mapping is written without a call: the difference that it makes is put down to it."""
+    """A shared mapping is written without a call:
+    the difference that it makes is put down to it.
+    """
 
     def act() -> None:
         with Path("mapped").open("w+b") as file:
@@ -90,7 +92,9 @@ def test_what_a_mapping_writes_is_named_where_states_lack_it() -> None:
 
 
 def test_a_process_that_hides_its_memory_is_named() -> None:
-    """Of a non-dumpable child of the same user nothing can be read; root can, so this is an ordinary user's."""
+    """Of a non-dumpable child of the same user nothing can be read;
+    root can, so this is an ordinary user's.
+    """
     if os.getuid() != 0:
         explored = _explore(_hide_and_write)
         assert _signatures(explored) == {"harness:blind-spot:unreadable-process"}
@@ -104,7 +108,8 @@ def _hide_and_write() -> None:
 
 
 def _as_nobody(act: Callable[[], object]) -> set[str]:
-    """Explore as an ordinary user, in a child with a scratch folder of its own, and return the signatures.
+    """Explore as an ordinary user, in a child with a scratch folder of its own,
+    and return the signatures.
 
     Other sessions of that user share the default folder, and sweep it. An error comes back as text.
     """
@@ -137,7 +142,9 @@ def _in_child(act: Callable[[], object], scratch: Path) -> set[str]:
 
 
 def test_an_attribute_is_denied_and_a_program_that_needs_it_undecided() -> None:
-    """States are built without extended attributes; a run that fails of that denial says nothing of the program."""
+    """States are built without extended attributes; a run that fails of that denial says nothing of
+    the program.
+    """
     explored = _explore(lambda: os.setxattr("x", "user.key", b"value"))
 
     assert _signatures(explored) == {"harness:denied"}
@@ -158,7 +165,9 @@ def test_a_socket_with_a_name_is_part_of_the_states() -> None:
 
 
 def test_a_path_that_means_the_caller_is_the_callers() -> None:
-    """/proc/self and /dev/fd lead to the files of the program, and not to those of who watches it."""
+    """/proc/self and /dev/fd lead to the files of the program,
+    and not to those of who watches it.
+    """
 
     def act() -> None:
         file = os.open("file", os.O_CREAT | os.O_RDWR, 0o600)
@@ -176,7 +185,9 @@ def test_a_path_that_means_the_caller_is_the_callers() -> None:
 
 
 def test_what_is_made_outside_and_gone_at_the_end_is_no_harm() -> None:
-    """A temporary file, or a lock of multiprocessing, is not kept by the program: there is nothing to explore of it."""
+    """A temporary file, or a lock of multiprocessing, is not kept by the program:
+    there is nothing to explore of it.
+    """
 
     def act() -> None:
         with tempfile.NamedTemporaryFile() as file, multiprocessing.get_context("fork").Lock():
@@ -186,7 +197,9 @@ def test_what_is_made_outside_and_gone_at_the_end_is_no_harm() -> None:
 
 
 def test_what_was_there_outside_and_is_removed_is_told(tmp_path: Path) -> None:
-    """A file of somebody else's that the program removes is gone at the end, too, and is no temporary file."""
+    """A file of somebody else's that the program removes is gone at the end, too,
+    and is no temporary file.
+    """
     somebody = tmp_path / "somebody's"
     somebody.write_text("dear")
 

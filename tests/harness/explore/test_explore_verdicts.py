@@ -1,4 +1,6 @@
-"""A verdict is never made of a mistake: marks that are none, checks that say nothing, recoveries that fail."""
+"""A verdict is never made of a mistake: marks that are none, checks that say nothing,
+recoveries that fail.
+"""
 
 from __future__ import annotations
 
@@ -150,7 +152,9 @@ def _target(name: str, *arguments: str) -> int:
 def test_a_line_that_is_no_mark_is_no_pass(
     tmp_path: Path, mark: str, wrong: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A promise that cannot be read was not checked: INCONCLUSIVE, with the line, its number and what is wrong."""
+    """A promise that cannot be read was not checked:
+    INCONCLUSIVE, with the line, its number and what is wrong.
+    """
     _script(tmp_path, "worker", WORKER.replace("MARK", mark))
 
     assert _commands() == INCONCLUSIVE
@@ -158,7 +162,9 @@ def test_a_line_that_is_no_mark_is_no_pass(
 
 
 def test_a_line_that_only_an_error_makes_is_no_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run that an I/O error sends another way may write what is no mark, which the clean run did not."""
+    """A run that an I/O error sends another way may write what is no mark,
+    which the clean run did not.
+    """
     worker = WORKER.replace("MARK", GOOD_MARK)
     _script(tmp_path, "worker", worker.replace("orders.txt", 'orders.txt || echo failed >> "$CHAOS_MARKS"'))
 
@@ -187,7 +193,9 @@ def test_a_line_that_only_an_error_makes_is_no_pass(tmp_path: Path, capsys: pyte
 def test_a_check_command_answers_with_its_exit_and_its_lines(
     tmp_path: Path, check: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit 0 and silence holds, exit 1 with lines is violated, anything else decides nothing; stderr is shown."""
+    """Exit 0 and silence holds, exit 1 with lines is violated, anything else decides nothing;
+    stderr is shown.
+    """
     _script(tmp_path, "check", check)
 
     assert _commands() == code
@@ -195,7 +203,9 @@ def test_a_check_command_answers_with_its_exit_and_its_lines(
 
 
 def test_a_recover_command_that_fails_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The program that does not start again after a crash is violated, with its exit and what it said."""
+    """The program that does not start again after a crash is violated,
+    with its exit and what it said.
+    """
     _script(tmp_path, "recover", "[ -e orders.txt ] && exit 0; echo no orders.txt >&2; exit 4")
 
     assert _commands("--recover", "./recover") == VIOLATED
@@ -270,7 +280,9 @@ def test_commands_that_do_not_go_together_are_mistakes(
 def test_a_check_in_python_is_understood_or_told(
     target: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each answer has one meaning; one without is a sentence, shows no frame but the user's, and is no pass."""
+    """Each answer has one meaning; one without is a sentence, shows no frame but the user's,
+    and is no pass.
+    """
     assert _target(target, "--faults", "crash") == code
 
     out, err = capsys.readouterr()
@@ -283,7 +295,9 @@ def test_a_check_in_python_is_understood_or_told(
 
 
 def test_a_recovery_that_raises_is_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
-    """It does not start again after the crash: VIOLATED, with the user's line, the state and the way to repeat it."""
+    """It does not start again after the crash: VIOLATED, with the user's line,
+    the state and the way to repeat it.
+    """
     assert _target("BadRecover", "--faults", "crash") == VIOLATED
 
     out = capsys.readouterr().out
@@ -306,13 +320,17 @@ def test_a_recovery_that_raises_is_a_finding(capsys: pytest.CaptureFixture[str])
 def test_a_recovery_is_judged_by_how_it_ends(
     target: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An exit that is not 0 is a failure; one that comes without any fault, or from the machine, decides nothing."""
+    """An exit that is not 0 is a failure; one that comes without any fault, or from the machine,
+    decides nothing.
+    """
     assert _target(target, "--faults", "crash") == code
     assert said in capsys.readouterr().out
 
 
 def test_a_family_with_nothing_to_explore_is_not_held(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Recoveries that make no step leave nothing to interrupt: that is said, and is a pass of no kind."""
+    """Recoveries that make no step leave nothing to interrupt:
+    that is said, and is a pass of no kind.
+    """
     assert _target("Base", "--faults", "crash,recovery", "--json", "found.json") == HELD
     assert "recoveries none makes a durable step" in " ".join(capsys.readouterr().out.split())
     assert json.loads((tmp_path / "found.json").read_text())["families"]["recovery"]["verdict"] == "not explored"
@@ -343,7 +361,9 @@ class _Judge:
 
 @pytest.mark.parametrize("stopped_after", [0, 1, 3, 4, 6])
 def test_a_finding_of_the_second_model_is_not_lost_by_a_stop(tmp_path: Path, stopped_after: int) -> None:
-    """A state that was judged before the stop shows its finding in the other model, too, as without a stop."""
+    """A state that was judged before the stop shows its finding in the other model, too,
+    as without a stop.
+    """
     states = [State(f"power:{number}", number, number, {}) for number in range(4)]
 
     def explore(saved: Saved, count: int = 8) -> tuple[set[tuple[str, str, int]], int]:

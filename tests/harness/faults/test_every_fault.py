@@ -1,4 +1,5 @@
-"""Every kind of fault at every kind of time: it fires at a real agent, with a receipt, or the plan is refused.
+"""Every kind of fault at every kind of time: it fires at a real agent, with a receipt,
+or the plan is refused.
 
 The table is made from the registry, so a new kind is in it at once. A required parameter gets its
 lower bound, a path the name of a database.
@@ -62,7 +63,9 @@ def parameters_of(kind: str) -> dict[str, Any]:
 
 
 def work(run: Run, when: When) -> None:
-    """Start the agent that the fault is planned for: one that marks steps, or a proxy that gets deliveries."""
+    """Start the agent that the fault is planned for:
+    one that marks steps, or a proxy that gets deliveries.
+    """
     if not isinstance(when, AtDelivery):
         run.spawn(targets.count_up, name="writer")
         return
@@ -98,7 +101,9 @@ def test_it_fires_with_a_receipt_or_is_refused(run: Run, kind: str, when: When) 
 
 
 def test_an_agent_stands_at_the_point_until_the_lock_is_held(run: Run) -> None:
-    """From the point on the agent does nothing before the other process has the lock, then it waits for it."""
+    """From the point on the agent does nothing before the other process has the lock,
+    then it waits for it.
+    """
     path = database(run)
     point = at_point("programs.row.before", occurrence=3)
     run.plan(hold_lock("writer", point, database=path.name, duration_s=0.1))
@@ -114,7 +119,9 @@ def test_an_agent_stands_at_the_point_until_the_lock_is_held(run: Run) -> None:
 
 
 def test_a_lock_that_the_agent_itself_holds_is_told(run: Run) -> None:
-    """At a point within its transaction the agent cannot be made to wait for the lock: no receipt, and it goes on."""
+    """At a point within its transaction the agent cannot be made to wait for the lock:
+    no receipt, and it goes on.
+    """
     path = database(run)
     point = at_point("programs.row.within", occurrence=2)
     run.plan(hold_lock("writer", point, database=path.name, duration_s=0.1))
@@ -129,7 +136,9 @@ def test_a_lock_that_the_agent_itself_holds_is_told(run: Run) -> None:
 
 @pytest.mark.parametrize("when", [at_point("targets.step.between", occurrence=3), after_mark("step", count=2)])
 def test_a_restart_is_exact_and_happens_once(run: Run, when: When) -> None:
-    """The first incarnation dies at its point, or right after its mark; the second passes it unharmed."""
+    """The first incarnation dies at its point, or right after its mark;
+    the second passes it unharmed.
+    """
     run.plan(restart("writer", when))
     first = run.spawn(targets.count_up, name="writer", kwargs={"total": 9})
     run.wait_for_faults()
@@ -142,7 +151,9 @@ def test_a_restart_is_exact_and_happens_once(run: Run, when: When) -> None:
 
 
 def test_a_resume_waits_for_the_pause(run: Run) -> None:
-    """A planned resume whose moment comes first does not count as fired before there was a pause."""
+    """A planned resume whose moment comes first does not count as fired before there
+    was a pause.
+    """
     run.plan(resume("writer"), pause("writer", after_mark("step", count=5)))
     writer = run.spawn(targets.count_up, name="writer", kwargs={"total": 20})
     run.wait_for_faults()

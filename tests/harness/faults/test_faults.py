@@ -95,7 +95,9 @@ def test_a_terminated_agent_may_ignore_it(run: Run) -> None:
 
 
 def test_a_pause_and_its_end_are_the_kernels_word(run: Run) -> None:
-    """While another agent works, the stopped one marks nothing; afterwards it goes on where it stood."""
+    """While another agent works, the stopped one marks nothing;
+    afterwards it goes on where it stood.
+    """
     agent = run.spawn(targets.count_up, name="stopped")
     agent.wait_for("step")
     agent.pause()
@@ -110,7 +112,9 @@ def test_a_pause_and_its_end_are_the_kernels_word(run: Run) -> None:
 
 
 def test_what_has_ended_cannot_be_hit(run: Run) -> None:
-    """A fault fired by hand at an agent that is no more is an error, not a fault without a receipt."""
+    """A fault fired by hand at an agent that is no more is an error,
+    not a fault without a receipt.
+    """
     agent = run.spawn(targets.exit_with, kwargs={"code": 0})
     agent.wait_exit()
     for fire in (agent.kill, agent.terminate, agent.pause, agent.resume):
@@ -139,7 +143,9 @@ def test_an_agent_killed_from_outside_is_told_as_it_is(run: Run) -> None:
     ids=["point", "ack", "intent"],
 )
 def test_a_planned_kill_from_within_is_exact(run: Run, when: When, acked: int) -> None:
-    """At a crash point, or after a mark, the agent dies right there: not one mark more, not one less."""
+    """At a crash point, or after a mark, the agent dies right there:
+    not one mark more, not one less.
+    """
     run.plan(kill("writer", when))
     agent = run.spawn(targets.count_up, name="writer")
     run.wait_for_faults()
@@ -216,7 +222,9 @@ def test_several_faults_hit_one_agent_in_their_order(run: Run) -> None:
 
 
 def test_a_planned_restart_starts_it_again(run: Run) -> None:
-    """After the mark the old process is killed, and a new one of that name goes on from the beginning."""
+    """After the mark the old process is killed, and a new one of that name goes on from the
+    beginning.
+    """
     run.plan(restart("writer", plan.after_mark("step", count=5)))
     first = run.spawn(targets.count_up, name="writer")
     run.wait_for_faults()
@@ -247,7 +255,9 @@ def test_a_held_lock_is_proved_by_a_refusal(run: Run) -> None:
 
 
 def never_fired(run: Run, fault: Fault, **kwargs: object) -> str:
-    """Carry out a plan of one fault that cannot fire, and return why it did not, from an INCONCLUSIVE record."""
+    """Carry out a plan of one fault that cannot fire, and return why it did not,
+    from an INCONCLUSIVE record.
+    """
     run.plan(fault)
     run.spawn(targets.count_up, name="writer", kwargs={"total": 5, **kwargs}).wait_exit()
     record = judged(run)
@@ -262,7 +272,9 @@ def never_fired(run: Run, fault: Fault, **kwargs: object) -> str:
 
 
 def test_a_point_that_was_never_passed_is_told_with_those_that_were(run: Run) -> None:
-    """A misspelt crash point leaves the run INCONCLUSIVE, and the reason has the names that there are."""
+    """A misspelt crash point leaves the run INCONCLUSIVE,
+    and the reason has the names that there are.
+    """
     why = never_fired(run, kill("writer", plan.at_point("targets.step.betwen")))
     assert why.startswith("agent 'writer' ended (exit code 0) before it came to that; points it passed: ")
     assert why.endswith(f"{POINT} (5 times); did you mean {POINT!r}?")
@@ -281,7 +293,9 @@ def test_points_of_another_family_are_not_listed(run: Run) -> None:
 
 
 def test_a_point_of_an_agent_that_goes_on_is_told_with_those_that_were(run: Run) -> None:
-    """An agent that runs when the run ends has not ended, and the names of its points are known all the same."""
+    """An agent that runs when the run ends has not ended,
+    and the names of its points are known all the same.
+    """
     run.plan(kill("writer", plan.at_point("targets.step.betwen")))
     run.spawn(targets.count_up, name="writer").wait_for("step")
     judged(run)
@@ -297,7 +311,9 @@ def test_a_misspelt_mark_is_told_with_those_that_were(run: Run) -> None:
 
 
 def test_a_tree_is_killed_with_a_receipt_for_each(run: Run) -> None:
-    """A server ends with its children at a named point; each process has a receipt, and none is left."""
+    """A server ends with its children at a named point;
+    each process has a receipt, and none is left.
+    """
     run.plan(kill("server", plan.after_mark("ready"), tree=True))
     agent = run.spawn(targets.parent_of_two, name="server")
     run.wait_for_faults()
@@ -329,7 +345,9 @@ def test_a_tree_is_killed_at_once(run: Run) -> None:
 
 
 def test_a_kill_that_comes_too_late_says_so_at_once(run: Run) -> None:
-    """An agent whose end nobody waited for has ended all the same: no ten seconds for a receipt that cannot come."""
+    """An agent whose end nobody waited for has ended all the same:
+    no ten seconds for a receipt that cannot come.
+    """
     agent = run.spawn(targets.exit_with, kwargs={"code": 0})
     run.wait_until(lambda: (process := processes.read(agent.pid)) is None or not process.alive, what="its end")
     with pytest.raises(TooLate, match=r"kill of agent .* cannot happen: it has ended already \(exit code 0\)"):
@@ -369,7 +387,9 @@ def test_waiting_for_a_fault_that_does_not_come_expires(run: Run) -> None:
 
 
 def test_crash_points_are_traced_on_request(run: Run) -> None:
-    """With ``trace_points`` each point of that prefix becomes a mark, in its place among the others."""
+    """With ``trace_points`` each point of that prefix becomes a mark,
+    in its place among the others.
+    """
     agent = run.spawn(targets.count_up, kwargs={"total": 2}, trace_points="targets.")
     agent.wait_exit()
     run.conclude()

@@ -1,4 +1,6 @@
-"""The fault proxy carries HTTP between a real client and a real server, and each toxic is seen on both of its ends."""
+"""The fault proxy carries HTTP between a real client and a real server,
+and each toxic is seen on both of its ends.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ def judged(run: Run) -> Verdict:
 
 
 def test_without_faults_everything_is_carried_as_it_is(run: Run) -> None:
-    """Method, path, query, headers, body and answer pass unchanged, also over one kept connection."""
+    """Method, path, query, headers, body and answer pass unchanged,
+    also over one kept connection.
+    """
     way = road(run)
     connection = http.client.HTTPConnection("127.0.0.1", way.proxy.port, timeout=20)
     for number in range(3):
@@ -108,7 +112,9 @@ def test_a_large_chunked_body_arrives_whole(run: Run) -> None:
 
 @contextmanager
 def answering(answer: bytes) -> Iterator[str]:
-    """Answer each connection as soon as the head of a request is there, without its body, and hang up."""
+    """Answer each connection as soon as the head of a request is there, without its body,
+    and hang up.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -150,7 +156,9 @@ def test_an_answer_to_a_head_keeps_the_length_of_what_it_is_about(run: Run) -> N
 
 
 def test_a_server_that_answers_early_is_believed(run: Run) -> None:
-    """It refuses a body by its head and hangs up; the sender hears that, and nobody says that there was no server."""
+    """It refuses a body by its head and hangs up; the sender hears that,
+    and nobody says that there was no server.
+    """
     with answering(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig") as url:
         proxy = run.proxy(url)
         response = told(proxy, "POST", b"x" * 20_000_000)
@@ -218,7 +226,9 @@ def test_all_deliveries_of_a_path_can_be_lost(run: Run) -> None:
 
 
 def test_a_delivery_that_does_not_come_has_no_receipt(run: Run) -> None:
-    """A toxic for the ninth of one delivery did not strike: the run decides nothing, and says what came."""
+    """A toxic for the ninth of one delivery did not strike:
+    the run decides nothing, and says what came.
+    """
     way = road(run, deliver("proxy", "lose", at_delivery(9)))
     way.send()
     assert judged(run) is Verdict.INCONCLUSIVE
@@ -255,7 +265,9 @@ def test_a_doubled_delivery_arrives_as_often_as_planned(run: Run, at_once: bool)
 
 
 def test_a_reordered_delivery_arrives_behind_later_ones(run: Run) -> None:
-    """A sender that does not wait, since it was told 202 at once, sends two more, which arrive first."""
+    """A sender that does not wait, since it was told 202 at once, sends two more,
+    which arrive first.
+    """
     way = road(run, deliver("proxy", "reorder", at_delivery(1), behind=2, status=202, hold_s=20.0))
     assert [way.send(str(number))[0] for number in (1, 2, 3)] == [202, 200, 200]
     run.wait_for_faults()
@@ -312,7 +324,9 @@ def test_a_stalled_delivery_gets_no_answer(run: Run, carried: bool) -> None:  # 
 
 
 def test_an_unchanged_client_goes_through_its_proxy_setting(run: Run) -> None:
-    """A program that honours http_proxy needs no other address: the request names the server itself."""
+    """A program that honours http_proxy needs no other address:
+    the request names the server itself.
+    """
     way = road(run, deliver("proxy", "duplicate", at_delivery(1)))
     server = run.spawn(targets.serve_http, name="other", kwargs={"log": str(run.directory / "other.jsonl")})
     (serving,) = server.wait_for("serving", kind="note")

@@ -1,4 +1,6 @@
-"""The example of docs/writing-a-fault.md works as it stands there, as a distribution of somebody else's."""
+"""The example of docs/writing-a-fault.md works as it stands there,
+as a distribution of somebody else's.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ METADATA: Final = "Metadata-Version: 2.1\nName: chaos-limit-files\nVersion: 1.0\
 
 @pytest.fixture
 def example(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """Write the example's files, and the metadata that an installation would have left, into a folder on the path."""
+    """Write the example's files, and the metadata that an installation would have left,
+    into a folder on the path.
+    """
     text = DOCUMENT.read_text()
     for name, source in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, re.DOTALL):
         (pytester.path / name).write_text(source)
@@ -32,7 +36,9 @@ def example(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 def test_the_example_of_the_document_works(example: pytest.Pytester) -> None:
-    """A fault of another distribution is planned at a point, fires, and has its receipt in the record."""
+    """A fault of another distribution is planned at a point, fires,
+    and has its receipt in the record.
+    """
     result = example.runpytest_subprocess("-p", "no:cacheprovider", "test_limit_files.py", timeout=60)
     result.assert_outcomes(passed=2)
     (records,) = example.path.glob("**/records.jsonl")
@@ -48,7 +54,9 @@ def test_its_parameters_are_checked(example: pytest.Pytester) -> None:
 
 
 def test_the_toxic_of_the_document_works(example: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A toxic of another distribution strikes the delivery that is planned, in the process of the proxy."""
+    """A toxic of another distribution strikes the delivery that is planned,
+    in the process of the proxy.
+    """
     example.makepyfile(
         test_shout="""
         import urllib.request

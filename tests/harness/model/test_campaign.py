@@ -1,4 +1,6 @@
-"""What many runs amount to: the rule of a campaign, and the grouping of faults, assertions, findings and points."""
+"""What many runs amount to: the rule of a campaign, and the grouping of faults, assertions,
+findings and points.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +114,9 @@ def test_without_a_conclusive_run_there_is_no_rate() -> None:
 
 
 def test_faults_are_counted_as_planned_and_as_fired() -> None:
-    """A planned fault without a receipt is planned only; one fired by hand is both; a repeated receipt counts once."""
+    """A planned fault without a receipt is planned only; one fired by hand is both;
+    a repeated receipt counts once.
+    """
     plan = Plan(seed="1", scenario="01", faults=(Fault(kind="kill", agent="a"), Fault(kind="kill", agent="b")))
     seen = Receipt(kind="kill", agent="a", when="now", fired=True, evidence="signal 9", fault=0)
     missed = Receipt(kind="pause", agent="a", when="now", fired=False, evidence="it had ended")
@@ -126,7 +130,9 @@ def test_faults_are_counted_as_planned_and_as_fired() -> None:
 
 
 def test_the_value_that_broke_an_assertion_is_never_pushed_off_the_list() -> None:
-    """Values that held are kept apart from those that did not: ordinary ones cannot hide the one that matters."""
+    """Values that held are kept apart from those that did not:
+    ordinary ones cannot hide the one that matters.
+    """
     runs = [
         record(iteration=each, assertions=(Assertion(name="rows", observed=str(each), holds=True),))
         for each in range(9)
@@ -172,7 +178,9 @@ def test_findings_with_one_signature_are_one_failure() -> None:
     ],
 )
 def test_a_run_that_did_not_hold_is_listed_even_without_findings(run: RunRecord, signature: str, text: str) -> None:
-    """Whatever the run left says why: a broken assertion, a fault that did not fire, the end of the failure."""
+    """Whatever the run left says why: a broken assertion, a fault that did not fire,
+    the end of the failure.
+    """
     (failure,) = summarise_scenario([run]).failures
     assert (failure.signature, failure.texts.values) == (signature, ((text, 1),))
 
@@ -228,7 +236,9 @@ def test_the_order_of_the_records_changes_nothing(order: list[int]) -> None:
 
 
 def test_the_strictest_of_a_scenarios_own_rates_is_its_gate() -> None:
-    """Two tests of one scenario that name different rates are held to the higher, not to the one that ran first."""
+    """Two tests of one scenario that name different rates are held to the higher,
+    not to the one that ran first.
+    """
     lax, strict = (Scenario(id="01-x", title="x", pass_rate_min=rate) for rate in (0.1, 0.9))
     runs = [record(HELD, 0, lax), record(VIOLATED, 1, strict), record(HELD, 2, lax)]
     summary = summarise_scenario(runs, pass_rate_min=0.5)

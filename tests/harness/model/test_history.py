@@ -1,4 +1,6 @@
-"""Histories: every mark that was written is read, in order, whatever happened to the file; intents find their acks."""
+"""Histories: every mark that was written is read, in order, whatever happened to the file;
+intents find their acks.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,9 @@ def test_a_line_that_is_no_mark_is_kept_with_the_reason(line: bytes) -> None:
     )
 )
 def test_each_line_is_a_mark_or_is_told_with_what_is_wrong(lines: list[bytes]) -> None:
-    """Whatever is in a mark file: there is a finding exactly where a line is no mark, and it is inconclusive."""
+    """Whatever is in a mark file: there is a finding exactly where a line is no mark,
+    and it is inconclusive.
+    """
     history = History.from_lines(b"\n".join(lines))
 
     found = not_marks(history.torn, may_be_cut=False)
@@ -113,7 +117,9 @@ def test_bytes_that_are_no_text_are_shown_escaped() -> None:
 @given(st.lists(Marks, max_size=20), st.lists(st.builds(Receipt, kind=st.just("kill"), agent=st.text(max_size=3),
        when=st.just("now"), fired=st.booleans(), evidence=st.just("exit by signal 9")), max_size=2))  # fmt: skip
 def test_a_history_survives_being_written_and_read(marks: list[Mark], receipts: list[Receipt]) -> None:
-    """Lines out and in again give the same marks in the same order, and the receipts that came along."""
+    """Lines out and in again give the same marks in the same order,
+    and the receipts that came along.
+    """
     history = History.from_lines(History(tuple(marks)).to_lines(), receipts=receipts)
 
     assert _unordered(history.marks) == _unordered(tuple(marks))
@@ -124,7 +130,9 @@ def test_a_history_survives_being_written_and_read(marks: list[Mark], receipts: 
 
 @given(Contents, st.data())
 def test_a_cut_costs_only_the_line_that_was_cut(content: bytes, data: st.DataObject) -> None:
-    """Wherever a kill or a full disk cuts the file, all lines before stand, and the next writer's line is read."""
+    """Wherever a kill or a full disk cuts the file, all lines before stand,
+    and the next writer's line is read.
+    """
     whole = History.from_lines(content).marks
     cut = data.draw(st.integers(0, len(content)))
     complete = sum(1 for line in content[:cut].split(b"\n")[:-1] if line)
@@ -148,7 +156,9 @@ def test_no_content_is_an_error(content: bytes) -> None:
 
 @given(Contents, st.lists(st.integers(0, 2_000), max_size=10))
 def test_a_growing_file_gives_the_same_marks_in_any_pieces(content: bytes, cuts: list[int]) -> None:
-    """However the growing file is cut into pieces, its marks come once each, and no later than their newline."""
+    """However the growing file is cut into pieces, its marks come once each,
+    and no later than their newline.
+    """
     places = sorted({0, len(content), *(min(cut, len(content)) for cut in cuts)})
     parser = MarkParser()
     found: list[Mark] = []
@@ -161,7 +171,9 @@ def test_a_growing_file_gives_the_same_marks_in_any_pieces(content: bytes, cuts:
 
 
 def test_a_line_is_a_mark_only_once_it_is_finished() -> None:
-    """A reader that comes while a line is being written waits for its end; asked to finish, it takes what is whole."""
+    """A reader that comes while a line is being written waits for its end;
+    asked to finish, it takes what is whole.
+    """
     parser = MarkParser()
 
     assert parser.feed(b'{"kind":"ack","operation":"put"}') == []
@@ -207,7 +219,9 @@ def test_repeated_keys_pair_first_in_first_out() -> None:
 
 
 def test_a_restarted_agent_does_not_acknowledge_for_the_one_before_it() -> None:
-    """The same name with another process id leaves the old intent unknown and its own ack a stray."""
+    """The same name with another process id leaves the old intent unknown and its
+    own ack a stray.
+    """
     history = _history(_mark("intent", 1, pid=10), _mark("ack", 1, pid=11))
 
     assert history.unknown("put") == (history.marks[0],)
@@ -261,7 +275,9 @@ def test_the_questions_can_be_narrowed_to_one_agent() -> None:
 def test_pairing_does_not_depend_on_how_agents_interleave(
     data: st.DataObject, scripts: list[list[tuple[int, bool]]]
 ) -> None:
-    """However the lines of several agents mix, each agent's operations pair as if it had been alone."""
+    """However the lines of several agents mix, each agent's operations pair as if it had been
+    alone.
+    """
     alone = [
         [
             _mark(kind, key, agent=f"agent-{number}")

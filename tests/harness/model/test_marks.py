@@ -56,7 +56,9 @@ def test_a_mark_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["a 'quoted' \"key\"", "two\nlines", "schlüssel\u2028", "\udce9", ""])
 def test_any_text_is_a_key(tmp_path: Path, key: str) -> None:
-    """Quotes, newlines and other scripts stay one line; what UTF-8 cannot hold becomes a question mark."""
+    """Quotes, newlines and other scripts stay one line;
+    what UTF-8 cannot hold becomes a question mark.
+    """
     Marks(tmp_path / "marks").ack("put", key)
     (mark,) = read(tmp_path / "marks")
     assert mark.key == key.replace("\udce9", "?")
@@ -106,7 +108,9 @@ def test_the_listener_hears_of_a_mark_when_it_is_in_the_file(tmp_path: Path) -> 
 
 
 def test_marks_of_many_processes_never_mix(tmp_path: Path) -> None:
-    """Four writers of 6 kB marks, which a pipe would tear: every line is whole, and each writer's are in order."""
+    """Four writers of 6 kB marks, which a pipe would tear:
+    every line is whole, and each writer's are in order.
+    """
     path = tmp_path / "marks"
     writers = [start_writer(path, 200) for _ in range(4)]
     assert [writer.wait(30) for writer in writers] == [0] * 4

@@ -154,7 +154,9 @@ def test_what_cannot_be_carried_out_is_refused(fault: Fault, problem: str) -> No
 
 
 def test_all_problems_are_reported_together() -> None:
-    """Nobody has to correct a plan one error at a time: two faults with three mistakes give three lines."""
+    """Nobody has to correct a plan one error at a time:
+    two faults with three mistakes give three lines.
+    """
     plan = _plan(kill("nobody", plans.at_point("")), kill("w"), Fault(kind="meteor", agent="w"))
 
     with pytest.raises(UsageError) as caught:
@@ -166,7 +168,9 @@ def test_all_problems_are_reported_together() -> None:
 
 
 def test_with_no_agents_at_all_the_error_says_so() -> None:
-    """A plan made before the first spawn says that there is no agent, rather than an empty list of them."""
+    """A plan made before the first spawn says that there is no agent,
+    rather than an empty list of them.
+    """
     with pytest.raises(UsageError, match=r"there is no agent called 'w': none is known$"):
         plans.validate(_plan(kill("w")), kinds=KINDS, agents=())
 
@@ -180,13 +184,17 @@ def test_with_no_agents_at_all_the_error_says_so() -> None:
     ],
 )
 def test_values_of_the_wrong_type_are_refused(fault: Fault) -> None:
-    """What a type checker would have refused is an error of the user's too, not a traceback from within."""
+    """What a type checker would have refused is an error of the user's too,
+    not a traceback from within.
+    """
     with pytest.raises(UsageError, match=r"^the plan is not made of plain values of the right types: "):
         plans.validate(_plan(fault), kinds=KINDS)
 
 
 @given(Plans)
 def test_a_plan_survives_being_written_and_read(plan: Plan) -> None:
-    """JSON out and in again gives the plan that was written: what an evidence pack replays is what ran."""
+    """JSON out and in again gives the plan that was written:
+    what an evidence pack replays is what ran.
+    """
     assert msgspec.json.decode(msgspec.json.encode(plan), type=Plan) == plan
     assert all(plans.describe(fault) for fault in plan.faults)

@@ -1,4 +1,6 @@
-"""Seeds: the same ones give the same numbers everywhere, and different purposes have nothing in common."""
+"""Seeds: the same ones give the same numbers everywhere,
+and different purposes have nothing in common.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def test_what_is_no_seed_is_refused_in_one_sentence(text: str, message: str) -> 
 
 
 def test_streams_give_these_numbers_for_ever() -> None:
-    """The pinned values hold on every machine and version: a seed in an old report must still repeat its run."""
+    """The pinned values hold on every machine and version:
+    a seed in an old report must still repeat its run.
+    """
     assert [seeds.stream("7").getrandbits(32) for _ in range(2)] == [1_784_727_005, 1_784_727_005]
     assert seeds.stream("k3vin", "plan", "01-kill-9", 12).random() == 0.9265984191286443
     stream = seeds.stream("Zürich", "moments")
@@ -64,7 +68,9 @@ def test_streams_give_these_numbers_for_ever() -> None:
 
 
 def test_another_interpreter_draws_the_same_numbers() -> None:
-    """A stream does not depend on the process: another hash seed and another start draw the same."""
+    """A stream does not depend on the process:
+    another hash seed and another start draw the same.
+    """
     program = "from pytest_chaos.model.seed import stream; print(stream('7', 'plan', 3).getrandbits(64))"
     drawn = {
         subprocess.run(
@@ -100,7 +106,9 @@ def test_drawing_for_one_purpose_never_shifts_another() -> None:
 
 @pytest.mark.parametrize("part", [True, None, 1.5, b"x"])
 def test_a_purpose_of_another_type_is_refused(part: object) -> None:
-    """A purpose that could be written in two ways would make two streams of one: only text and whole numbers."""
+    """A purpose that could be written in two ways would make two streams of one:
+    only text and whole numbers.
+    """
     with pytest.raises(UsageError, match=r"^a purpose must be text or a whole number; got .+ \(\w+\)$"):
         seeds.stream("7", part)  # type: ignore[arg-type]
 

@@ -1,4 +1,6 @@
-"""The arithmetic of pass rates, against published figures, against its own definition and against SciPy."""
+"""The arithmetic of pass rates, against published figures,
+against its own definition and against SciPy.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def test_a_gate_of_nothing_lets_everything_through() -> None:
 
 @given(st.integers(1, 60), st.data())
 def test_at_the_bound_the_runs_seen_would_be_just_this_unlikely(runs: int, data: st.DataObject) -> None:
-    """At the lower bound, as many runs that hold have a probability of 5 %, which is what the bound means."""
+    """At the lower bound, as many runs that hold have a probability of 5 %,
+    which is what the bound means.
+    """
     held = data.draw(st.integers(1, runs))
     bound = rate_lower_bound(held, runs)
     assert exact_tail(held, runs, bound) == pytest.approx(0.05, rel=1e-9)
@@ -68,7 +72,9 @@ def test_a_gate_passes_as_often_as_the_terms_add_up_to(runs: int, true_rate: flo
 
 @pytest.mark.parametrize("runs", [1, 2, 7, 50, 350, 5_000, 100_000])
 def test_the_bounds_agree_with_scipy(runs: int) -> None:
-    """SciPy's exact interval and the beta quantile give the same figures, from one run to a hundred thousand."""
+    """SciPy's exact interval and the beta quantile give the same figures,
+    from one run to a hundred thousand.
+    """
     stats = pytest.importorskip("scipy.stats", reason="SciPy is installed with the extra 'bench' only")
     for held in {0, 1, runs // 3, runs // 2, runs - 1, runs}:
         expected = stats.binomtest(held, runs).proportion_ci(0.95, method="exact")

@@ -1,4 +1,6 @@
-"""What the agents of these tests run: small programs that say what they do, and misbehave on request."""
+"""What the agents of these tests run: small programs that say what they do,
+and misbehave on request.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def parent_of_two(marks: Marks) -> None:
 
 
 def family(marks: Marks) -> None:
-    """Have every kind of descendant that is hard to get rid of, keep a database open, say so, and wait."""
+    """Have every kind of descendant that is hard to get rid of, keep a database open, say so,
+    and wait.
+    """
     ready, announce = os.pipe()
     for role in (_child, _daemon, _stubborn):
         _fork(role, announce)
@@ -70,7 +74,9 @@ def _child(announce: int) -> None:
 
 
 def _daemon(announce: int) -> None:
-    """Leave family and session, as daemons do: the parent of what goes on is init, or the nearest subreaper."""
+    """Leave family and session, as daemons do: the parent of what goes on is init,
+    or the nearest subreaper.
+    """
     os.setsid()
     if os.fork() == 0:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -93,7 +99,9 @@ def _stopped(announce: int) -> None:
 
 
 def count_up(marks: Marks, operation: str = "step", total: int | None = None) -> None:
-    """Mark one intent and one ack after the other, up to ``total`` or for ever, a millisecond each."""
+    """Mark one intent and one ack after the other, up to ``total`` or for ever,
+    a millisecond each.
+    """
     key = 0
     while total is None or key < total:
         key += 1

@@ -33,7 +33,9 @@ def say_where(marks: Marks) -> None:
 )
 @pytest.mark.parametrize("fresh", [False, True], ids=["forked", "fresh"])
 def test_a_python_agent_starts_in_every_form(run: Run, target: str, fresh: bool) -> None:  # noqa: FBT001 - a parameter
-    """Module, file or function, forked or in a fresh interpreter: its marks come, and it ends with code 0."""
+    """Module, file or function, forked or in a fresh interpreter:
+    its marks come, and it ends with code 0.
+    """
     agent = run.spawn(target, kwargs={"total": 3, "operation": "beat"}, fresh=fresh)
     assert [mark.key for mark in agent.wait_for("beat", count=3)] == [1, 2, 3]
     assert agent.wait_exit() == ExitStatus(0, None)
@@ -54,7 +56,9 @@ def test_an_argv_runs_any_program(run: Run) -> None:
 
 
 def test_a_shell_writes_marks(run: Run) -> None:
-    """A mark is a line in a file, so an agent in any language can write it; a torn one costs only itself."""
+    """A mark is a line in a file, so an agent in any language can write it;
+    a torn one costs only itself.
+    """
     line = r'{"kind":"ack","operation":"put","key":%d,"agent":"%s","pid":%d}'
     script = f"""printf '{line}\\n' 7 "$CHAOS_AGENT" $$ >> "$CHAOS_MARKS"
     printf '{{"kind":"ack","oper' >> "$CHAOS_MARKS"
@@ -65,7 +69,9 @@ def test_a_shell_writes_marks(run: Run) -> None:
 
 
 def test_an_agent_is_a_process_of_its_own(run: Run) -> None:
-    """It leads its own process group, works in the run's folder, and is told apart by pid and start time."""
+    """It leads its own process group, works in the run's folder,
+    and is told apart by pid and start time.
+    """
     agent = run.spawn(targets.tell)
     pid, group, directory = agent.wait_for("pid")[0].value
     assert pid == group == agent.pid
@@ -182,7 +188,9 @@ def test_state_is_the_kernels_word(run: Run) -> None:
 
 
 def test_output_beyond_the_bound_keeps_beginning_and_end(run: Run) -> None:
-    """Of an output without end the first and the last part are kept, and what is between is counted."""
+    """Of an output without end the first and the last part are kept,
+    and what is between is counted.
+    """
     lines = OUTPUT_BYTES_MAX // 8
     script = f"echo first; yes 123456789012345 | head -n {lines}; echo last; echo end >&2; kill -STOP $$"
     agent = run.spawn(["/bin/sh", "-c", script])
@@ -227,7 +235,9 @@ def test_what_cannot_be_started_says_why(run: Run, target: str | list[str], text
 
 @pytest.mark.parametrize("target", [f"{TARGETS}:no_such_function", f"{TARGETS}:TYPE_CHECKING"])
 def test_a_function_that_is_not_there_is_the_agents_failure(run: Run, target: str) -> None:
-    """A module that can be imported without the function in it: the agent ends, and its output says so."""
+    """A module that can be imported without the function in it:
+    the agent ends, and its output says so.
+    """
     agent = run.spawn(target)
     assert agent.wait_exit() == ExitStatus(1, None)
     assert re.search(r"no attribute 'no_such_function'|a target must be callable", agent.output())
@@ -251,7 +261,9 @@ def test_an_agents_name_is_a_file_name(run: Run, name: str) -> None:
 
 
 def test_two_running_agents_have_two_names(run: Run) -> None:
-    """A name says who a mark is from, so it is not given twice at a time; after the end it may be."""
+    """A name says who a mark is from, so it is not given twice at a time;
+    after the end it may be.
+    """
     agent = run.spawn(targets.print_and_wait, kwargs={"text": ""}, name="one")
     with pytest.raises(UsageError, match="the name of an agent must be free; got 'one', which is running"):
         run.spawn(targets.tell, name="one")
@@ -290,7 +302,9 @@ def test_every_bound_is_a_positive_number(run: Run, timeout_s: float) -> None:
 
 
 def test_a_module_that_starts_threads_is_not_forked(run: Run, tmp_path: Path) -> None:
-    """A fork would lose the thread, so its agents come from a fresh interpreter, and the record says why."""
+    """A fork would lose the thread, so its agents come from a fresh interpreter,
+    and the record says why.
+    """
     (tmp_path / "threaded.py").write_text(
         "import threading\nstop = threading.Event()\n"
         "threading.Thread(target=stop.wait, daemon=True).start()\n"
@@ -303,7 +317,9 @@ def test_a_module_that_starts_threads_is_not_forked(run: Run, tmp_path: Path) ->
 
 
 def test_a_module_that_opens_sqlite_is_not_forked(run: Run, tmp_path: Path) -> None:
-    """A connection must not be carried across a fork: it would corrupt the file; each agent imports afresh."""
+    """A connection must not be carried across a fork:
+    it would corrupt the file; each agent imports afresh.
+    """
     (tmp_path / "opened.py").write_text(
         "import sqlite3\nfrom pathlib import Path\n"
         "connection = sqlite3.connect(Path(__file__).with_name('opened.db'), isolation_level=None)\n"
@@ -332,7 +348,9 @@ def test_a_module_whose_import_hangs_is_given_up(run: Run, tmp_path: Path) -> No
 
 
 def test_a_restarted_agent_is_a_new_process_with_the_old_arguments(run: Run) -> None:
-    """The next incarnation has name, arguments and environment of the first; each has its own log and exit status."""
+    """The next incarnation has name, arguments and environment of the first;
+    each has its own log and exit status.
+    """
     first = run.spawn(["/bin/sh", "-c", 'echo "$CHAOS_AGENT in $$"; kill -STOP $$'], name="server")
     first.wait_for_output("server in")
     second = first.restart()

@@ -1,4 +1,5 @@
-"""Nothing survives a run: no process and no file, whatever ends it; and of what was cut short, the evidence is saved.
+"""Nothing survives a run: no process and no file, whatever ends it;
+and of what was cut short, the evidence is saved.
 
 Each test runs pytest on a small project of its own, in a process that it can kill. Every process
 that descends from it carries a variable of the test's in its environment, whatever it does with its
@@ -60,7 +61,9 @@ def test_family(chaos):
 
 
 class Session:
-    """A pytest session in a process of its own; ``folder`` holds its project, its results and its scratch files."""
+    """A pytest session in a process of its own; ``folder`` holds its project,
+    its results and its scratch files.
+    """
 
     def __init__(self, folder: Path, *, ending: str = "wait(chaos)", marker: str = "", more: str = "") -> None:
         self.folder = folder
@@ -101,12 +104,16 @@ class Session:
         until(condition, lambda: f"{what} did not come: {self.output()}")
 
     def until_ready(self) -> int:
-        """Wait until all agents and their descendants are there; return the pid of the process that runs the test."""
+        """Wait until all agents and their descendants are there;
+        return the pid of the process that runs the test.
+        """
         self.wait_until((self.folder / "ready").exists, "the agents")
         return int((self.folder / "ready").read_text())
 
     def until_ended(self) -> int:
-        """Wait for the end of pytest and return its exit status; a signal is negative, as in subprocess."""
+        """Wait for the end of pytest and return its exit status;
+        a signal is negative, as in subprocess.
+        """
         assert self.process is not None
         return self.process.wait(BOUND_S)
 
@@ -124,7 +131,9 @@ class Session:
         return tree.descendants(self.stand_in())[0].pid
 
     def stand_in(self) -> int:
-        """Return the pid of the guardian's parent, which is told by its command line and leads a session."""
+        """Return the pid of the guardian's parent, which is told by its command line and leads a
+        session.
+        """
         (pid,) = [pid for pid in self.processes() if _is_stand_in(pid)]
         return pid
 
@@ -238,7 +247,9 @@ def test_a_timeout_by_signal_leaves_only_its_evidence(start: Starter) -> None:
 
 
 def test_a_timeout_by_thread_leaves_only_its_evidence(start: Starter) -> None:
-    """When pytest-timeout ends pytest on the spot, the guardian ends the rest and saves pack and record."""
+    """When pytest-timeout ends pytest on the spot, the guardian ends the rest and saves pack and
+    record.
+    """
     session = start(marker='@pytest.mark.timeout(1, method="thread")')
     assert session.until_ended() == 1, session.output()
     session.assert_nothing_is_left()
@@ -256,7 +267,9 @@ def test_a_signal_that_ends_pytest_leaves_only_the_evidence(start: Starter, numb
 
 
 def assert_salvaged(session: Session) -> None:
-    """See that pack and record of the run were made, though nobody was left who could have waited for them."""
+    """See that pack and record of the run were made,
+    though nobody was left who could have waited for them.
+    """
     (pack,) = session.packs()
     assert len(list((pack / "database").iterdir())) >= 1
     (record,) = session.records()
@@ -278,7 +291,9 @@ def test_an_interrupt_leaves_nothing(start: Starter) -> None:
 
 
 def test_a_killed_worker_leaves_evidence_and_a_record(start: Starter) -> None:
-    """When an xdist worker dies, its guardian cleans up and the controller records the run with its evidence."""
+    """When an xdist worker dies, its guardian cleans up and the controller records the run with its
+    evidence.
+    """
     session = start("-n1", "--max-worker-restart=0", "-p", "xdist")
     os.kill(session.until_ready(), signal.SIGKILL)
     assert session.until_ended() == 1, session.output()
@@ -289,7 +304,9 @@ def test_a_killed_worker_leaves_evidence_and_a_record(start: Starter) -> None:
 
 
 def test_a_killed_controller_leaves_evidence_and_a_record(start: Starter) -> None:
-    """When xdist's controller dies, the guardian of the worker notices, ends everything, and records the run."""
+    """When xdist's controller dies, the guardian of the worker notices, ends everything,
+    and records the run.
+    """
     session = start("-n1", "-p", "xdist")
     assert session.until_ready() != session.process_id()
     os.kill(session.process_id(), signal.SIGKILL)
@@ -299,7 +316,9 @@ def test_a_killed_controller_leaves_evidence_and_a_record(start: Starter) -> Non
 
 
 def test_a_killed_guardian_leaves_nothing_and_has_a_successor(start: Starter) -> None:
-    """Without its guardian a run is inconclusive and ended all the same; the next run has a new guardian."""
+    """Without its guardian a run is inconclusive and ended all the same;
+    the next run has a new guardian.
+    """
     more = """
 def test_after(chaos):
     agent = chaos.spawn(TARGETS + ":count_up", name="next", kwargs={"total": 3})
@@ -316,7 +335,9 @@ def test_after(chaos):
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["pytest-first", "guardian-first"])
 def test_pytest_and_its_guardian_killed_at_once_leave_only_the_evidence(start: Starter, order: tuple[int, int]) -> None:
-    """The process that stands in for the guardian ends the daemons of the run, too, and saves pack and record."""
+    """The process that stands in for the guardian ends the daemons of the run, too,
+    and saves pack and record.
+    """
     session = start("-p", "no:xdist")
     both = (session.until_ready(), session.guardian())
     for index in order:
@@ -347,7 +368,9 @@ def test_a_session_whose_stand_in_was_killed_ends_well(start: Starter) -> None:
 
 
 def test_the_next_session_sweeps_what_was_left_when_all_were_killed(start: Starter) -> None:
-    """Where pytest, the guardian and its stand-in are killed, the next session ends the rest and saves evidence."""
+    """Where pytest, the guardian and its stand-in are killed,
+    the next session ends the rest and saves evidence.
+    """
     session = start("-p", "no:xdist", ending="wait(chaos) if not os.environ.get('SECOND') else None")
     pids = (session.until_ready(), session.stand_in(), session.guardian())
     for pid in pids[:2]:
@@ -365,7 +388,9 @@ def test_the_next_session_sweeps_what_was_left_when_all_were_killed(start: Start
 
 
 def test_sessions_of_two_containers_leave_each_other_alone(start: Starter) -> None:
-    """In another PID namespace no pid of ours means anything: what is in use there is told by its lock."""
+    """In another PID namespace no pid of ours means anything:
+    what is in use there is told by its lock.
+    """
     enter = ["unshare", "--mount", "--pid", "--fork", "--mount-proc"]
     if subprocess.run([*enter, "true"], check=False, capture_output=True, timeout=BOUND_S).returncode:
         pytest.skip("a PID namespace cannot be made here")

@@ -54,7 +54,9 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 def family(
     start: Callable[..., subprocess.Popen[bytes]], **variables: str
 ) -> tuple[subprocess.Popen[bytes], list[int]]:
-    """Start a process with a child, a grandchild in a session of its own and a great-grandchild; return their pids."""
+    """Start a process with a child, a grandchild in a session of its own and a great-grandchild;
+    return their pids.
+    """
     head = start(sys.executable, "-c", FAMILY, variables=variables)
     assert head.stdout is not None
     assert [head.stdout.readline() for _ in range(5)] == [b"up\n"] * 5
@@ -111,7 +113,9 @@ def test_another_process_of_the_same_pid_is_left_alone(start: Callable[..., subp
 def test_descendants_are_found_at_any_depth_and_in_any_session(
     start: Callable[..., subprocess.Popen[bytes]],
 ) -> None:
-    """Children, grandchildren and daemons-to-be, without those that are left out but with what descends from them."""
+    """Children, grandchildren and daemons-to-be, without those that are left out but with what
+    descends from them.
+    """
     head, pids = family(start)
     assert len(pids) == 3
     assert sorted(pids) == sorted(process.pid for process in processes.descendants(os.getpid()) if process.pid in pids)
@@ -137,7 +141,9 @@ def test_those_that_are_left_out_live_on(start: Callable[..., subprocess.Popen[b
 
 
 def test_a_mark_in_the_environment_finds_orphans(start: Callable[..., subprocess.Popen[bytes]]) -> None:
-    """Where nobody is left who knows them, the variable they were started with does; no other process is touched."""
+    """Where nobody is left who knows them, the variable they were started with does;
+    no other process is touched.
+    """
     value = secrets.token_hex(8)
     other, others = family(start, CHAOS_TEST_MARK=value + "0")
     head, pids = family(start, CHAOS_TEST_MARK=value)

@@ -1,4 +1,6 @@
-"""A run fixes its plan first, keeps what it was told, ends what it started, and is judged by the worst of it."""
+"""A run fixes its plan first, keeps what it was told, ends what it started,
+and is judged by the worst of it.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def test_the_plan_is_on_disk_before_anything_starts(run: Run) -> None:
 
 
 def test_a_replay_carries_out_the_packs_plan(start_run: StartRun) -> None:
-    """In a replay it is the pack's plan that is fired, and a note says that the test has another one now."""
+    """In a replay it is the pack's plan that is fired,
+    and a note says that the test has another one now.
+    """
     old = Plan(seed="seed", scenario="98-test", faults=(kill("writer", plan.after_mark("step", count=2)),))
     run = start_run(replay=old)
     assert run.plan(kill("writer", plan.after_mark("step", count=7))) == old
@@ -88,7 +92,9 @@ def test_a_replay_of_the_same_plan_needs_no_note(start_run: StartRun) -> None:
 
 
 def test_randomness_depends_on_seed_iteration_and_purpose_alone(start_run: StartRun) -> None:
-    """The same run again draws the same; any other seed, iteration or purpose draws something else."""
+    """The same run again draws the same; any other seed,
+    iteration or purpose draws something else.
+    """
 
     def drawn(run: Run, *purpose: str) -> tuple[float, ...]:
         stream = run.random(*purpose)
@@ -164,7 +170,9 @@ def test_a_run_that_expected_nothing_proves_nothing(run: Run) -> None:
     ids=ascii,
 )
 def test_each_error_of_a_test_says_what_it_may_say(run: Run, error: BaseException, signature: str, kind: str) -> None:
-    """What speaks about the target is a violation; what only ended the test leaves the run undecided."""
+    """What speaks about the target is a violation; what only ended the test leaves the run
+    undecided.
+    """
     record = expected(run).conclude(error)
     (finding,) = record.findings
     assert (finding.signature, finding.kind) == (signature, kind)
@@ -244,7 +252,9 @@ def test_the_record_says_what_became_of_each_agent(run: Run) -> None:
 
 
 def failed_agents(run: Run) -> list[str]:
-    """Conclude a run; return the texts of its findings about agents that failed, and check the verdict."""
+    """Conclude a run; return the texts of its findings about agents that failed,
+    and check the verdict.
+    """
     record = expected(run).conclude()
     texts = [finding.text for finding in record.findings if finding.signature == AGENT_FAILED]
     assert record.verdict is (Verdict.INCONCLUSIVE if texts else Verdict.HELD)
@@ -294,7 +304,9 @@ def test_a_test_that_only_waits_has_judged_nothing(run: Run, way: str) -> None:
 
 
 def test_agents_that_faults_end_are_expected_to(run: Run) -> None:
-    """By SIGKILL, or with an exit code of their own after SIGTERM; the restart's new process is judged by itself."""
+    """By SIGKILL, or with an exit code of their own after SIGTERM;
+    the restart's new process is judged by itself.
+    """
     run.spawn(targets.count_up, name="killed").kill()
     stopped = run.spawn(["/bin/sh", "-c", "trap 'exit 4' TERM; echo up; while :; do sleep 0.01; done"], name="stopped")
     stopped.wait_for_output("up")
@@ -332,7 +344,9 @@ def test_a_wait_that_our_own_kill_ends_says_so(run: Run) -> None:
 
 @pytest.mark.parametrize("owed", ["", "a step is made at once"])
 def test_a_wait_that_runs_out_is_a_finding_if_it_is_owed(run: Run, owed: str) -> None:
-    """Of an agent and of the run: VIOLATED with the reason, or else INCONCLUSIVE with what to change."""
+    """Of an agent and of the run: VIOLATED with the reason,
+    or else INCONCLUSIVE with what to change.
+    """
     agent = run.spawn(targets.wait_forever)
     caught: list[WaitExpired] = []
     for wait in (
@@ -437,7 +451,9 @@ def test_removing_a_run_removes_its_folder(run: Run) -> None:
 
 
 def test_a_run_whose_guardian_was_killed_decides_nothing(start_run: StartRun, tmp_path: Path) -> None:
-    """A wait says so at once, children and daemons are ended, and even a violation is put down to the harness."""
+    """A wait says so at once, children and daemons are ended,
+    and even a violation is put down to the harness.
+    """
     (tmp_path / "own").mkdir()
     with GuardianClient(tmp_path / "own") as own:
         run = start_run(client=own)

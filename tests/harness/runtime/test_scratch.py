@@ -1,4 +1,6 @@
-"""Each pytest process has a folder of its own, told by its owner, and none stays when its owner is gone."""
+"""Each pytest process has a folder of its own, told by its owner,
+and none stays when its owner is gone.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +116,9 @@ def test_a_home_of_somebody_else_is_not_used(tmp_path: Path) -> None:
 
 
 def test_a_sweep_saves_what_a_dead_owner_left(tmp_path: Path) -> None:
-    """The evidence of each run is packed, its record is written where nobody else can, and the folder goes."""
+    """The evidence of each run is packed, its record is written where nobody else can,
+    and the folder goes.
+    """
     results = tmp_path / "results"
     folder = folder_of_a_dead_owner(tmp_path)
     begin_run(folder, results)
@@ -167,7 +171,9 @@ def test_a_sweep_leaves_what_is_in_use(tmp_path: Path) -> None:
 
 
 def test_an_owner_is_not_judged_by_its_pid(tmp_path: Path) -> None:
-    """Where nobody has the pid in a folder's name, as in another container, the lock alone decides."""
+    """Where nobody has the pid in a folder's name, as in another container,
+    the lock alone decides.
+    """
     folder = scratch.create(tmp_path)
     elsewhere = folder.with_name("session-4194304-1-0a0a0a0a")  # a pid that the kernel gives to nobody
     folder.rename(elsewhere)
@@ -219,7 +225,9 @@ def test_what_a_killed_make_or_removal_left_goes(tmp_path: Path) -> None:
 
 
 def test_a_home_of_somebody_else_is_not_swept(tmp_path: Path) -> None:
-    """A link in its place, or a folder of another user, could name any folder for removal and any for evidence."""
+    """A link in its place, or a folder of another user,
+    could name any folder for removal and any for evidence.
+    """
     folder = folder_of_a_dead_owner(tmp_path / "other")
     scratch.home(tmp_path).symlink_to(scratch.home(tmp_path / "other"))
     assert scratch.sweep(tmp_path) == []
@@ -227,7 +235,9 @@ def test_a_home_of_somebody_else_is_not_swept(tmp_path: Path) -> None:
 
 
 def test_a_sweep_survives_what_cannot_be_saved(tmp_path: Path) -> None:
-    """A results folder in the way, or a header that is no JSON, does not keep a new session from starting."""
+    """A results folder in the way, or a header that is no JSON,
+    does not keep a new session from starting.
+    """
     (tmp_path / "results").write_text("a file")
     folder = folder_of_a_dead_owner(tmp_path)
     begin_run(folder, tmp_path / "results")

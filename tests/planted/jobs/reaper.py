@@ -117,7 +117,9 @@ class ReapsFinalising(JobReaper):
 
 
 class CountsLostClaims(JobReaper):
-    """Ends jobs by their id, whoever has them, and whatever became of them since they were looked at."""
+    """Ends jobs by their id, whoever has them, and whatever became of them since they were looked
+    at.
+    """
 
     def _settle(
         self,

@@ -93,7 +93,9 @@ class IgnoresTheGate(StageEngine):
 
 
 class _OneBound(Gates):
-    """Forgets for whom an evaluation hangs, so the same task is asked about, and counted, again and again."""
+    """Forgets for whom an evaluation hangs, so the same task is asked about, and counted,
+    again and again.
+    """
 
     def _hanging(self, name: str) -> frozenset[str]:
         super()._hanging(name)

@@ -1,4 +1,5 @@
-"""Idempotency stores with one known bug each; the caches of ``tests.planted.once.cache`` are built on them.
+"""Idempotency stores with one known bug each; the caches of ``tests.planted.once.cache`` are built
+on them.
 
 | variant | bug | seen by |
 |---|---|---|

@@ -1,4 +1,5 @@
-"""Checkpoint managers with one known bug each. Make them like the sound one: ``TwoTransactions(db_path=path)``.
+"""Checkpoint managers with one known bug each. Make them like the sound one:
+``TwoTransactions(db_path=path)``.
 
 | variant | bug | seen by |
 |---|---|---|
@@ -48,7 +49,9 @@ class PlantedManager(CheckpointManager):
 
 
 class NumberOutsideTransaction(PlantedManager):
-    """Reads the number in one transaction and writes it in another, to a table without the key that would object."""
+    """Reads the number in one transaction and writes it in another,
+    to a table without the key that would object.
+    """
 
     def opened(self, db_path: str | os.PathLike[str]) -> SqliteStore:
         """Return a store whose new files lack the primary key of the checkpoints."""
@@ -111,7 +114,9 @@ class LateStore(SqliteStore):
     pending: LateTransaction | None = None
 
     def transaction(self) -> LateTransaction:
-        """Commit what is pending, so that this process never notices; return a block that looks like a transaction."""
+        """Commit what is pending, so that this process never notices;
+        return a block that looks like a transaction.
+        """
         self._flush()
         return LateTransaction(self)
 
@@ -166,7 +171,9 @@ def _prepared(db_path: str | os.PathLike[str]) -> SqliteStore:
 
 
 class Impatient(PlantedManager):
-    """Does not wait for a write lock that somebody else has: a lock error for the caller instead of a short wait."""
+    """Does not wait for a write lock that somebody else has:
+    a lock error for the caller instead of a short wait.
+    """
 
     def opened(self, db_path: str | os.PathLike[str]) -> SqliteStore:
         """Return a store that gives up on a lock after a millisecond."""

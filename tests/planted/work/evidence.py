@@ -182,7 +182,9 @@ class InPlaceArtifacts(Artifacts):
 
 
 class UnsyncedArtifacts(Artifacts):
-    """Writes a temporary file and renames it, and leaves it to the kernel when any of it reaches the device."""
+    """Writes a temporary file and renames it, and leaves it to the kernel when any of it reaches
+    the device.
+    """
 
     def write(self, path: str, content: bytes) -> FileSha256:
         """Write a file that is whole for everyone but the device."""

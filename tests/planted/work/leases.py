@@ -91,7 +91,9 @@ class NeverExpires(LeaseManager):
         type: str | None = None,  # noqa: A002 - the field's name
         task_id: str | None = None,
     ) -> Lease | None:
-        """Acquire for a length that nobody looks at, past the constraint that the original's table lacks."""
+        """Acquire for a length that nobody looks at, past the constraint that the original's table
+        lacks.
+        """
         lease = super().acquire(lease_holder, ttl_s=ttl_s if ttl_s > 0 else 1.0, type=type, task_id=task_id)
         if lease is not None and not ttl_s > 0:
             with self._store.transaction() as transaction:
@@ -142,7 +144,9 @@ class SweepsEarly(RecoverySweep):
 
 
 class CountsWhatItFinds(SweepsById):
-    """Changes each lease by compare-and-set, and reports and marks it even when another sweep was faster."""
+    """Changes each lease by compare-and-set, and reports and marks it even when another sweep was
+    faster.
+    """
 
     def _requeue(self, transaction: Transaction, item: ExpiredLease, now: Microseconds) -> None:
         key = (item.work_item_id, item.lease_token, item.lease_expires_at)

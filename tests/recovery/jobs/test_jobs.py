@@ -74,7 +74,9 @@ def test_a_job_goes_from_queued_to_done(queue: JobQueue) -> None:
 
 
 def test_the_end_of_a_job_is_one_transaction(queue: JobQueue) -> None:
-    """Status, audit row, intended advance and alert are there together; without a claim none of them is."""
+    """Status, audit row, intended advance and alert are there together;
+    without a claim none of them is.
+    """
     job = claimed(queue, task_id="t")
     end = outcome(job, JobStatus.FAILED, error="why", leaves="build", entered_at=5, alert="told")
     queue.settle(end)

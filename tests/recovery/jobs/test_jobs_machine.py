@@ -1,4 +1,5 @@
-"""Jobs, monitors, reapers and stages against a plain model: any order of steps, crashes within, and rivals between.
+"""Jobs, monitors, reapers and stages against a plain model:
+any order of steps, crashes within, and rivals between.
 
 The store is the real one, on a file. Processes are a table that the machine keeps: they are born,
 stop, end, become zombies, and leave their number to others. Time is a clock that is moved, and set
@@ -167,7 +168,9 @@ class Known:
 
 @dataclasses.dataclass(frozen=True)
 class End:
-    """What the model says that a look makes of a job; ``leaves`` is the stage that its task is to leave."""
+    """What the model says that a look makes of a job;
+    ``leaves`` is the stage that its task is to leave.
+    """
 
     status: str
     leaves: str | None = None
@@ -222,7 +225,9 @@ class JobsMachine(RuleBasedStateMachine):
             self.folder.cleanup()
 
     def heal(self) -> None:
-        """Liveness: all processes gone, the gate green, nothing cut short: within three looks nothing runs."""
+        """Liveness: all processes gone, the gate green, nothing cut short:
+        within three looks nothing runs.
+        """
         self.world.processes.clear()
         self.attempts.clear()
         self.is_green = True
@@ -354,7 +359,9 @@ class JobsMachine(RuleBasedStateMachine):
         then=st.sampled_from(["", "time passes", "it dies", "it dies and time passes", "it dies and time passes"]),
     )
     def work(self, steps: int, exit_code: int, then: str) -> None:
-        """Let a monitor claim a job and see it so far through, without a crash: what the others then find."""
+        """Let a monitor claim a job and see it so far through, without a crash:
+        what the others then find.
+        """
         known = len(self.attempts)
         self.claim(None)
         if len(self.attempts) > known:
@@ -388,7 +395,9 @@ class JobsMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(attempt.has_recorded for attempt in self.attempts))
     @rule(which=st.integers(0, 9), crash=rarely(SETTLE_POINTS + STAGE_POINTS))
     def settle(self, which: int, crash: str | None) -> None:
-        """End a job whose exit code is recorded, and do the advance, or be told that the job is lost."""
+        """End a job whose exit code is recorded, and do the advance,
+        or be told that the job is lost.
+        """
         attempt = self.awake(which, lambda each: each.has_recorded)
         if attempt is None:
             return
@@ -446,7 +455,9 @@ class JobsMachine(RuleBasedStateMachine):
 
     @rule(act=st.sampled_from(["webhook", "webhook", "reaper", "settle"]), at=st.integers(1, 3))
     def look_while_another_acts(self, act: str, at: int) -> None:
-        """Look, and let a rival act between two transactions; what both did is part of what either might."""
+        """Look, and let a rival act between two transactions;
+        what both did is part of what either might.
+        """
         self.deliver_first(None)
         ends, ticks, _ = self.predicted()
         acted: list[str] = []
@@ -490,7 +501,9 @@ class JobsMachine(RuleBasedStateMachine):
     # The model.
 
     def deliver_first(self, crash: str | None) -> None:
-        """Do what an earlier crash left, so that a look begins with an empty outbox; or leave it to one that dies."""
+        """Do what an earlier crash left, so that a look begins with an empty outbox;
+        or leave it to one that dies.
+        """
         if crash is None:
             self.engine.deliver()
             self.learn_jobs()
@@ -544,7 +557,9 @@ class JobsMachine(RuleBasedStateMachine):
         ticks: dict[int, int] | None = None,
         is_rivalled: bool = False,
     ) -> None:
-        """Take over what is stored, which must be what was predicted, or, unless it is whole, part of it."""
+        """Take over what is stored, which must be what was predicted, or, unless it is whole,
+        part of it.
+        """
         rows: dict[int, tuple[Any, ...]] = {
             row[0]: row[1:] for row in self.rows("SELECT job_id, status, claim FROM jobs")
         }
@@ -606,7 +621,9 @@ class JobsMachine(RuleBasedStateMachine):
         return known.status == "running" and known.claim == attempt.claim
 
     def told_lost(self, call: Callable[[], object], held: bool | None) -> list[object]:  # noqa: FBT001 - what is expected
-        """Call, and assert that who lost the job is told so, and nobody else; None asserts nothing."""
+        """Call, and assert that who lost the job is told so, and nobody else;
+        None asserts nothing.
+        """
         try:
             call()
         except JobLost:
@@ -669,7 +686,9 @@ class JobsMachine(RuleBasedStateMachine):
 
     @invariant()
     def stages_are_left_one_after_the_other(self) -> None:
-        """Each change begins where the one before ended, and each entered stage has had one job written."""
+        """Each change begins where the one before ended,
+        and each entered stage has had one job written.
+        """
         for task in TASKS:
             audits = self.store.audits(task) if self.store.task(task) else []
             changes = [(audit.before, audit.after) for audit in audits if audit.event == "stage_changed"]
@@ -703,7 +722,9 @@ _BOUNDED = settings(
 
 
 def test_any_order_of_steps_and_crashes_is_that_of_the_model() -> None:
-    """Several thousand steps, each followed by a comparison of every row, and each run by its end."""
+    """Several thousand steps, each followed by a comparison of every row,
+    and each run by its end.
+    """
     run_state_machine_as_test(JobsMachine, settings=settings(_BOUNDED, max_examples=300))
 
 

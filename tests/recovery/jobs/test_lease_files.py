@@ -27,7 +27,9 @@ sys.stdin.readline()
 
 
 def takers(folder: Path, count: int) -> list[subprocess.Popen[str]]:
-    """Start processes that take the lease when they are told, and hold it until their input ends."""
+    """Start processes that take the lease when they are told,
+    and hold it until their input ends.
+    """
     command = [sys.executable, "-c", _TAKER, str(folder)]
     return [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)]
 

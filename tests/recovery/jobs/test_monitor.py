@@ -131,7 +131,9 @@ def test_a_red_gate_requeues_and_moves_nothing(world: World) -> None:
 def test_what_leaves_no_stage_is_just_done(
     world: World, agent: str, task_id: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An agent that may not leave the task's stage, a job of no task, and an agent that nobody knows: done, no move."""
+    """An agent that may not leave the task's stage, a job of no task,
+    and an agent that nobody knows: done, no move.
+    """
     world.queue.enqueue(agent, task_id=task_id)
     ended = world.monitor("true").run_once()
     assert ended is not None
@@ -212,7 +214,9 @@ def test_a_job_that_was_lost_while_it_ran_is_not_finalised(world: World) -> None
 
 @pytest.mark.parametrize("what", ["finalizer", "command"])
 def test_what_raises_fails_the_attempt(world: World, what: str) -> None:
-    """An error of the user's own parts is an error of the job, with its text, and of nothing else."""
+    """An error of the user's own parts is an error of the job, with its text,
+    and of nothing else.
+    """
 
     def burst(*_: object) -> Any:
         message = "no route to \ud800 host"
@@ -263,7 +267,9 @@ with JobQueue(db_path=path) as queue:
 
 @pytest.mark.parametrize("point", JobCrashPoint.of("monitor"))
 def test_a_monitor_that_is_killed_leaves_what_was_recorded(queue: JobQueue, tmp_path: Path, point: str) -> None:
-    """Killed at each of its points, it leaves a job that can be told, and an advance in the outbox is not lost."""
+    """Killed at each of its points, it leaves a job that can be told,
+    and an advance in the outbox is not lost.
+    """
     queue.enqueue("builder", task_id="t")
     touched = tmp_path / "touched"
     command = [sys.executable, "-c", _MONITOR, str(tmp_path / "store.db"), str(touched), point]

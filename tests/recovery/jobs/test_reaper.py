@@ -203,7 +203,9 @@ def test_a_living_executor_is_never_reaped(world: World) -> None:
 
 
 def test_only_consecutive_dead_ticks_count(world: World) -> None:
-    """TC-03: dead, dead, alive, dead, dead, dead: reaped in the sixth, by the rows of a real process each time."""
+    """TC-03: dead, dead, alive, dead, dead, dead: reaped in the sixth,
+    by the rows of a real process each time.
+    """
     living = world.process()
     pid, start = world.gone()
     job_id = world.running(pid=pid, start=start)
@@ -220,7 +222,9 @@ def test_only_consecutive_dead_ticks_count(world: World) -> None:
 
 
 def test_a_restart_forgets_no_dead_tick(world: World) -> None:
-    """D20: each tick is a new reaper, as after a restart; of another name, the count is another one."""
+    """D20: each tick is a new reaper, as after a restart;
+    of another name, the count is another one.
+    """
     job_id = world.dead()
     world.reaper().run_once()
     world.reaper("other").run_once()
@@ -242,7 +246,9 @@ def test_a_new_claim_begins_a_new_count(world: World) -> None:
 
 
 def test_zombies_reused_numbers_and_no_numbers_are_dead(world: World) -> None:
-    """D18: a zombie, a number that another process has, pid 0 and no pid, and none of ours is signalled."""
+    """D18: a zombie, a number that another process has, pid 0 and no pid,
+    and none of ours is signalled.
+    """
     zombie, other = world.process(), world.process()
     start = start_of(zombie.pid)
     zombie.kill()
@@ -273,7 +279,9 @@ def test_an_executor_of_another_user_is_judged_like_any(world: World) -> None:
 
 
 def test_a_stopped_monitor_has_time_to_record_the_end(world: World) -> None:
-    """Its executor has ended and it has not said so yet: it will when it goes on, and is reaped when it cannot."""
+    """Its executor has ended and it has not said so yet:
+    it will when it goes on, and is reaped when it cannot.
+    """
     monitor = world.process()
     pid, start = world.gone()
     job_id = world.running(pid=pid, start=start, monitor=(monitor.pid, start_of(monitor.pid)))
@@ -356,7 +364,9 @@ def test_an_exit_code_decides_after_the_grace(
 
 @pytest.mark.parametrize("attempts", [1, 2])
 def test_a_red_gate_has_no_side_effects(world: World, attempts: int) -> None:
-    """TC-05: exit 0 and red: queued while attempts remain, else failed; no advance, and no next job."""
+    """TC-05: exit 0 and red: queued while attempts remain, else failed;
+    no advance, and no next job.
+    """
     job_id = world.dead(exit_code=0, attempts=attempts)
     world.is_green = False
     world.clock.advance(300)
@@ -371,7 +381,9 @@ def test_a_red_gate_has_no_side_effects(world: World, attempts: int) -> None:
     ("agent", "stage"), [("builder", "check"), ("builder", "nowhere"), ("stranger", "build"), ("planner", "plan")]
 )
 def test_what_leaves_no_stage_is_done_without_an_advance(world: World, agent: str, stage: str) -> None:
-    """TC-05: past it already, a stage or an agent that nobody knows, and a human's decision: done, no gate is asked."""
+    """TC-05: past it already, a stage or an agent that nobody knows, and a human's decision:
+    done, no gate is asked.
+    """
     world.execute("UPDATE tasks SET stage = ?", (stage,))
     job_id = world.dead(exit_code=0, agent=agent)
     world.clock.advance(300)
@@ -422,7 +434,9 @@ def start_up(world: World, job_id: int) -> None:
 
 @pytest.mark.parametrize("winner", [late_monitor, start_up])
 def test_a_lost_claim_does_nothing(world: World, winner: Callable[[World, int], None]) -> None:
-    """TC-05: between the gate and the claim somebody else ends the job: no advance, and nothing is counted."""
+    """TC-05: between the gate and the claim somebody else ends the job:
+    no advance, and nothing is counted.
+    """
     job_id = world.dead(exit_code=0)
     world.clock.advance(300)
     world.meanwhile = lambda: winner(world, job_id)
@@ -450,7 +464,9 @@ def test_a_webhook_between_gate_and_claim_advances_once(world: World) -> None:
 
 
 def test_past_the_ceiling_the_process_is_ended_and_then_requeued(world: World) -> None:
-    """TC-04, D17: when the job is queued again, its process is dead already, and its claim is refused."""
+    """TC-04, D17: when the job is queued again, its process is dead already,
+    and its claim is refused.
+    """
     job_id = world.alive()
     process = world.processes[0]
     start = start_of(process.pid)
@@ -488,7 +504,9 @@ def test_past_the_ceiling_a_number_without_a_start_is_not_signalled(world: World
 
 
 def test_a_process_that_cannot_be_ended_keeps_its_job(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """D17: not seen dead, not requeued: it stays running with an error, the others are served, the next look tries."""
+    """D17: not seen dead, not requeued: it stays running with an error, the others are served,
+    the next look tries.
+    """
     stubborn, other = world.alive(), world.alive()
     spared = world.processes[0].pid
     kill = signal.pidfd_send_signal
@@ -520,7 +538,9 @@ def test_a_process_that_cannot_be_ended_keeps_its_job(world: World, monkeypatch:
 
 
 def test_a_clock_that_is_set_back_holds_up_nothing(world: World) -> None:
-    """Ages go on by what the reaper has seen: grace and ceiling pass though the wall clock is a year behind."""
+    """Ages go on by what the reaper has seen: grace and ceiling pass though the wall clock is a
+    year behind.
+    """
     exited, long = world.dead(exit_code=0), world.alive()
     reaper = world.reaper()
     world.clock.jump(world.clock.now() - 365 * 24 * 3600 * 1_000_000)
@@ -553,7 +573,9 @@ def test_a_switch_that_is_off_does_nothing(world: World, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("place", ["job_ended", "outbox"])
 def test_one_bad_job_stops_no_other(world: World, place: str, caplog: pytest.LogCaptureFixture) -> None:
-    """TC-08: a database error of one job's rows leaves that job, with one warning, and nothing of it half done."""
+    """TC-08: a database error of one job's rows leaves that job, with one warning,
+    and nothing of it half done.
+    """
     TaskManager(world.store).create("bad", stage="build")
     ids = [world.dead(exit_code=1, attempts=2, task_id=task) for task in ("t", "bad", "t")]
     ids += [world.dead(exit_code=0, task_id=task) for task in ("bad", "t")]
@@ -579,7 +601,9 @@ def test_one_bad_job_stops_no_other(world: World, place: str, caplog: pytest.Log
 
 
 def test_a_gate_that_hangs_stops_no_other(world: World) -> None:
-    """It is waited for within its bound and counts as red; whatever needs no gate has been served before."""
+    """It is waited for within its bound and counts as red;
+    whatever needs no gate has been served before.
+    """
     release = threading.Event()
     asked: list[JobStatus] = []
 
@@ -614,7 +638,9 @@ def test_a_gate_that_raises_stops_no_other(world: World, caplog: pytest.LogCaptu
 
 
 def test_a_locked_database_is_raised_and_counted_as_a_run(tmp_path: Path) -> None:
-    """TC-08: what would meet every job is no job's error; a tick keeps it, and last_run_ts moves all the same."""
+    """TC-08: what would meet every job is no job's error;
+    a tick keeps it, and last_run_ts moves all the same.
+    """
     world = World(tmp_path / "store.db")
     world.store.close()
     world.queue = JobQueue(open_store(world.path, busy_timeout_s=0.02), clock=world.clock)
@@ -662,7 +688,9 @@ def test_all_wrong_settings_are_told_at_once() -> None:
 
 
 def test_a_start_requeues_what_an_earlier_process_left(world: World, tmp_path: Path) -> None:
-    """TC-06, TC-21: jobs without executor and monitor go back at once; the others are left to the tiers."""
+    """TC-06, TC-21: jobs without executor and monitor go back at once;
+    the others are left to the tiers.
+    """
     me = (os.getpid(), start_of(os.getpid()))
     left = [world.dead(), world.running(pid=0), world.dead(monitor=world.gone())]
     kept = [world.alive(), world.dead(monitor=me), world.dead(exit_code=0), world.running(monitor=me)]
@@ -704,7 +732,9 @@ def test_the_loser_of_a_race_with_a_start_does_nothing(world: World) -> None:
 
 
 def test_an_advance_that_was_not_done_is_done_by_the_next_look(world: World) -> None:
-    """D16: a reaper dies between claim and advance; the next one finds the intention and does it, once."""
+    """D16: a reaper dies between claim and advance; the next one finds the intention and does it,
+    once.
+    """
     world.dead(exit_code=0)
     world.clock.advance(300)
     deliver, world.engine.deliver = world.engine.deliver, lambda: 0  # type: ignore[method-assign]
@@ -735,7 +765,9 @@ with JobQueue(db_path=path, clock=clock) as queue:
 
 @pytest.mark.parametrize("point", JobCrashPoint.of("reaper"))
 def test_a_reaper_that_is_killed_is_followed_by_another(world: World, tmp_path: Path, point: str) -> None:
-    """Killed at any point of a look with work in each tier, it leaves what the next looks end, each job once."""
+    """Killed at any point of a look with work in each tier, it leaves what the next looks end,
+    each job once.
+    """
     process = world.process()
     long = world.running(pid=process.pid, start=start_of(process.pid), task_id=None)
     world.clock.advance(7201)
@@ -753,7 +785,9 @@ def test_a_reaper_that_is_killed_is_followed_by_another(world: World, tmp_path: 
 
 
 def test_the_declared_crash_points_are_those_that_are_passed(world: World) -> None:
-    """A look with work in each tier passes exactly the declared points, those of a claim once for each tier."""
+    """A look with work in each tier passes exactly the declared points,
+    those of a claim once for each tier.
+    """
     world.alive()
     world.clock.advance(7201)
     world.dead()

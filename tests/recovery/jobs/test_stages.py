@@ -123,7 +123,9 @@ def test_an_advance_moves_the_task_and_writes_the_next_job(store: SqliteStore, e
 def test_what_may_not_move_changes_nothing(
     store: SqliteStore, engine: StageEngine, stage: str, asked_for: str, agent: str | None, result: Advanced
 ) -> None:
-    """Another stage, a human's decision, the end, and an agent that may not leave: told, and not a row is written."""
+    """Another stage, a human's decision, the end, and an agent that may not leave:
+    told, and not a row is written.
+    """
     create(store, stage)
     before = dump(store)
     advance = engine.advance_stage("t", asked_for, finished_agent=agent)
@@ -186,7 +188,9 @@ def test_a_human_gate_is_left_by_a_human(store: SqliteStore, engine: StageEngine
 def test_a_gate_that_does_not_answer_is_red_with_one_warning(
     store: SqliteStore, engine: StageEngine, gate: Switch, caplog: pytest.LogCaptureFixture, answer: object, said: str
 ) -> None:
-    """Whatever a gate does, nothing is advanced; one warning until it has answered properly in between."""
+    """Whatever a gate does, nothing is advanced; one warning until it has answered properly in
+    between.
+    """
     create(store, "build")
     gate.answer = answer
     for _ in range(5):
@@ -203,7 +207,9 @@ def test_a_gate_that_does_not_answer_is_red_with_one_warning(
 
 
 def test_a_gate_that_hangs_is_red_and_bounded(store: SqliteStore, caplog: pytest.LogCaptureFixture) -> None:
-    """It is waited for within the bound, with one warning a task, and not started again without end."""
+    """It is waited for within the bound, with one warning a task,
+    and not started again without end.
+    """
     asked: list[str] = []
     release = threading.Event()
 
@@ -226,7 +232,9 @@ def test_a_gate_that_hangs_is_red_and_bounded(store: SqliteStore, caplog: pytest
 
 
 def test_a_gate_that_hangs_for_one_task_answers_for_the_others(store: SqliteStore) -> None:
-    """However often the one is asked for, it holds one thread, and no other task stays where it is for it."""
+    """However often the one is asked for, it holds one thread,
+    and no other task stays where it is for it.
+    """
     release = threading.Event()
     asked: list[str] = []
 
@@ -265,7 +273,9 @@ def test_unknown_names_are_errors(store: SqliteStore, engine: StageEngine) -> No
 
 
 def test_a_task_that_came_round_is_not_moved_by_an_old_decision(store: SqliteStore, gate: Switch) -> None:
-    """D22: between the look and the update a task leaves the stage and enters it again: that visit was not judged."""
+    """D22: between the look and the update a task leaves the stage and enters it again:
+    that visit was not judged.
+    """
     clock = ManualClock()
     engine = StageEngine(store, pipeline=SHORT, gates={"built": gate}, clock=clock)
     task = create(store, "build")
@@ -284,7 +294,8 @@ def test_a_task_that_came_round_is_not_moved_by_an_old_decision(store: SqliteSto
 
 
 def test_who_delivers_late_removes_no_other_advance(store: SqliteStore, engine: StageEngine) -> None:
-    """Two read one entry, one delivers it, and its number goes to the next entry: that one is still delivered.
+    """Two read one entry, one delivers it, and its number goes to the next entry:
+    that one is still delivered.
 
     Found by scenario 10: a task whose job was done stayed where it was, in one of some hundred
     runs.

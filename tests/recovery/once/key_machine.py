@@ -1,4 +1,5 @@
-"""The operations on keys of the core's state machine: executions and tool calls, crashed, overtaken, in doubt, expired.
+"""The operations on keys of the core's state machine:
+executions and tool calls, crashed, overtaken, in doubt, expired.
 
 Each worker has an idempotency store and a ledger of its own, as a process would, and gets new ones
 when it dies. The model of a key is what the world has seen and what is known of it; effects are
@@ -44,7 +45,9 @@ ENDED = (KeyStatus.DONE, KeyStatus.FAILED)
 
 @dataclasses.dataclass
 class Known:
-    """What the model knows of a key: how often its effect was seen, and the result that all get, if any."""
+    """What the model knows of a key: how often its effect was seen, and the result that all get,
+    if any.
+    """
 
     effects: int = 0
     result: str | None = None
@@ -118,7 +121,9 @@ class KeyMachine(RuleBasedStateMachine):
         crash=rarely(POINTS),
     )
     def execute(self, worker: str, key: str, meanwhile: str | None, crash: str | None) -> None:
-        """Ask for the result under a key, while another may ask too, or take over what took too long."""
+        """Ask for the result under a key, while another may ask too,
+        or take over what took too long.
+        """
         known, other = self.executed[key], self.stores[WORKERS[worker == WORKERS[0]]]
         crash = crash if meanwhile is None else None
 
@@ -154,7 +159,9 @@ class KeyMachine(RuleBasedStateMachine):
         worker=st.sampled_from(WORKERS), key=st.sampled_from(KEYS), point=st.sampled_from(POINTS), is_late=st.booleans()
     )
     def interrupt(self, worker: str, key: str, point: str, is_late: bool) -> None:  # noqa: FBT001 - drawn
-        """Interrupt a worker, which lives: it can ask again at once, and another one a claim's length later."""
+        """Interrupt a worker, which lives: it can ask again at once,
+        and another one a claim's length later.
+        """
         known, before = self.executed[key], self.executed[key].live(self.clock.now())
         Crashes.armed, Crashes.error = point, KeyboardInterrupt
         with contextlib.suppress(KeyboardInterrupt):
@@ -274,5 +281,7 @@ class KeyMachine(RuleBasedStateMachine):
 
 
 def _never_renewed(claims: KeyClaims) -> None:
-    """Put a loop in the place of the renewals that was not started: time moves by the machine alone."""
+    """Put a loop in the place of the renewals that was not started:
+    time moves by the machine alone.
+    """
     claims._renewals = PeriodicService(claims.renew, interval_s=3600)

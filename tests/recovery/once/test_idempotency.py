@@ -79,7 +79,9 @@ def _clock() -> ManualClock:
 
 @pytest.fixture(name="busy_timeout_s")
 def _busy_timeout_s() -> float:
-    """Return a patience that no stall of the disk exhausts; a test that wants to see its end has a shorter one."""
+    """Return a patience that no stall of the disk exhausts;
+    a test that wants to see its end has a shorter one.
+    """
     return 30.0
 
 
@@ -235,7 +237,9 @@ def test_a_generator_that_asks_for_its_own_key_is_told(keys: IdempotencyStore) -
 
 
 def test_an_interrupt_anywhere_leaves_the_key_to_the_next(store: SqliteStore) -> None:
-    """Wherever Ctrl-C comes, the next caller of this process executes, or has the result, and need not wait for it."""
+    """Wherever Ctrl-C comes, the next caller of this process executes, or has the result,
+    and need not wait for it.
+    """
     files = (
         "recovery/durable_agents/once/idempotency.py",
         "recovery/durable_agents/once/claims.py",
@@ -288,7 +292,8 @@ def test_a_killed_executor_is_followed_by_one_at_once(tmp_path: Path) -> None:
 
 
 def test_a_stopped_executor_is_followed_after_its_claim(tmp_path: Path) -> None:
-    """It lives, so only the expiry tells; when it wakes it gets the result of the other, and changes nothing.
+    """It lives, so only the expiry tells; when it wakes it gets the result of the other,
+    and changes nothing.
 
     It never renews its claim, so that it is not stopped in a transaction, with the write lock of
     the database.
@@ -333,7 +338,9 @@ def _until(condition: Callable[[], bool], turns: int = 3000) -> None:
 
 
 def test_a_generator_that_hangs_keeps_its_key_for_a_time_only(store: SqliteStore) -> None:
-    """Past the limit its claim is not renewed; another executes, and the late result is the other's."""
+    """Past the limit its claim is not renewed; another executes,
+    and the late result is the other's.
+    """
     wake = threading.Event()
     with IdempotencyStore(store, claim_s=0.2, execution_s_max=0.1) as keys, ThreadPoolExecutor(1) as pool:
         begun = threading.Event()
@@ -351,7 +358,9 @@ def test_a_generator_that_hangs_keeps_its_key_for_a_time_only(store: SqliteStore
 
 
 def test_a_late_result_without_another_is_lost(store: SqliteStore) -> None:
-    """Somebody claimed the key since and has no result: the late one is told, and nothing is stored."""
+    """Somebody claimed the key since and has no result:
+    the late one is told, and nothing is stored.
+    """
     with IdempotencyStore(store, wait_s=0) as keys:
 
         def produce() -> int:
@@ -450,7 +459,9 @@ def test_a_locked_database_leaves_no_key_behind(store: SqliteStore, keys: Idempo
 
 @pytest.mark.parametrize("busy_timeout_s", [0.2])
 def test_a_database_that_locks_during_the_execution_frees_the_key(store: SqliteStore, keys: IdempotencyStore) -> None:
-    """The result could not be stored, the caller is told, and the next one of this process executes at once."""
+    """The result could not be stored, the caller is told,
+    and the next one of this process executes at once.
+    """
     with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
         with pytest.raises(DatabaseLocked):
             keys.execute("k", lambda: other.execute("BEGIN IMMEDIATE") and 1)

@@ -23,7 +23,9 @@ def _cache(tmp_path: Path) -> Iterator[LLMOutputCache]:
 
 
 def test_a_model_of_the_library_generates_once(cache: LLMOutputCache) -> None:
-    """A chat model and a text model get the stored generation the second time, and another prompt another one."""
+    """A chat model and a text model get the stored generation the second time,
+    and another prompt another one.
+    """
     models: Any = pytest.importorskip("langchain_core.language_models")
     below = LangChainCache(cache)
     for kind in (models.FakeListChatModel, models.FakeListLLM):
@@ -35,7 +37,9 @@ def test_a_model_of_the_library_generates_once(cache: LLMOutputCache) -> None:
 
 
 def test_generations_come_back_as_they_were(cache: LLMOutputCache) -> None:
-    """Their text, message, metadata and number of tokens; asynchronously too; and none after a clear."""
+    """Their text, message, metadata and number of tokens; asynchronously too;
+    and none after a clear.
+    """
     outputs: Any = pytest.importorskip("langchain_core.outputs")
     messages: Any = pytest.importorskip("langchain_core.messages")
     below = LangChainCache(cache)

@@ -41,7 +41,9 @@ def _clock() -> ManualClock:
 
 @pytest.fixture(name="busy_timeout_s")
 def _busy_timeout_s() -> float:
-    """Return a patience that no stall of the disk exhausts; a test that wants to see its end has a shorter one."""
+    """Return a patience that no stall of the disk exhausts;
+    a test that wants to see its end has a shorter one.
+    """
     return 30.0
 
 
@@ -105,7 +107,9 @@ def test_statistics_say_what_the_hits_saved(cache: LLMOutputCache, clock: Manual
 
 
 def test_the_seeds_numbers(store: SqliteStore) -> None:
-    """A thousand misses, then a thousand hits: half of all requests, and the tokens of the second pass saved."""
+    """A thousand misses, then a thousand hits: half of all requests,
+    and the tokens of the second pass saved.
+    """
     with IdempotencyStore(store) as keys, LLMOutputCache(store=keys) as cache:
         for _ in range(2):
             for number in range(1000):
@@ -161,7 +165,9 @@ gc.collect()
 
 
 def test_a_cache_that_is_collected_unclosed_loses_no_counts(tmp_path: Path) -> None:
-    """They wait for the end of the interpreter, or for the next cache of the scope in this process."""
+    """They wait for the end of the interpreter,
+    or for the next cache of the scope in this process.
+    """
     path = str(tmp_path / "s.db")
     subprocess.run([sys.executable, "-c", _DROPPED, path], timeout=60, check=True)
     again = f"{_DROPPED}\nwith LLMOutputCache(db_path=sys.argv[1]) as cache:\n    print(cache.statistics().hits)"
@@ -272,7 +278,9 @@ def test_an_output_expires_after_seven_days(cache: LLMOutputCache, clock: Manual
 
 
 def test_the_least_recently_used_outputs_are_evicted(store: SqliteStore, clock: ManualClock) -> None:
-    """The bound is kept, what is used stays, and other keys of the store are none of its business."""
+    """The bound is kept, what is used stays, and other keys of the store are none of
+    its business.
+    """
     with LLMOutputCache(store, clock=clock, bytes_max=10_000) as cache, IdempotencyStore(store, clock=clock) as keys:
         keys.execute("k", lambda: "x" * 50_000)
         for number in range(50):
@@ -297,7 +305,9 @@ def test_an_output_larger_than_the_cache_is_returned_and_not_kept(store: SqliteS
 
 
 def test_a_generator_that_fails_leaves_nothing(cache: LLMOutputCache) -> None:
-    """It raises, it returns what is no generation, or what is no JSON, or asks for its own request."""
+    """It raises, it returns what is no generation, or what is no JSON,
+    or asks for its own request.
+    """
 
     def raises() -> Generation:
         raise TimeoutError

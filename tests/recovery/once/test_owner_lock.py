@@ -1,4 +1,6 @@
-"""Owner locks: the kernel says whether an owner lives, through forks, kills, stops and foreign process numbers."""
+"""Owner locks: the kernel says whether an owner lives, through forks, kills,
+stops and foreign process numbers.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,9 @@ def test_a_process_with_the_same_number_is_not_the_owner(path: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "x", "1.2.3", "?.abc", "{inode}.x.1", "{inode}.99999999999999999999.1"])
 def test_what_cannot_be_told_counts_as_alive(path: str, name: str) -> None:
-    """A name of another file, of another kind, or beyond what the kernel can hold, is not declared dead."""
+    """A name of another file, of another kind, or beyond what the kernel can hold,
+    is not declared dead.
+    """
     mine = OwnerLock(path)
     assert mine.is_alive(name.format(inode=mine.name.partition(".")[0]))
 

@@ -1,4 +1,6 @@
-"""The planted defects of keys, cache and ledger really are defects of their kind; the sound parts have none of them."""
+"""The planted defects of keys, cache and ledger really are defects of their kind;
+the sound parts have none of them.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def _store(tmp_path: Path) -> Iterator[SqliteStore]:
 
 @pytest.mark.parametrize("kind", [IdempotencyStore, idempotency.ChecksThenInserts])
 def test_two_callers_at_once(store: SqliteStore, kind: type[IdempotencyStore]) -> None:
-    """D2: while one executes, another that asks executes too with the variant, and waits with the sound one."""
+    """D2: while one executes, another that asks executes too with the variant,
+    and waits with the sound one.
+    """
     executed = []
 
     def produce() -> int:
@@ -60,7 +64,9 @@ def test_two_callers_at_once(store: SqliteStore, kind: type[IdempotencyStore]) -
 
 @pytest.mark.parametrize("kind", [IdempotencyStore, idempotency.NeverRefreshes])
 def test_an_expired_key(store: SqliteStore, kind: type[IdempotencyStore]) -> None:
-    """D7: once expired it is a miss for ever with the variant, and a hit again with the sound one."""
+    """D7: once expired it is a miss for ever with the variant,
+    and a hit again with the sound one.
+    """
     clock = ManualClock()
     with kind(store, clock=clock, ttl_s=10) as keys:
         keys.execute("k", lambda: 1)
@@ -85,7 +91,9 @@ def test_a_claim_of_the_dead(store: SqliteStore, kind: type[IdempotencyStore]) -
 
 @pytest.mark.parametrize("kind", [IdempotencyStore, idempotency.CachesFailures])
 def test_an_execution_that_raised(store: SqliteStore, kind: type[IdempotencyStore]) -> None:
-    """The next caller gets nothing for an answer with the variant, and executes with the sound one."""
+    """The next caller gets nothing for an answer with the variant,
+    and executes with the sound one.
+    """
 
     def fail() -> object:
         raise ConnectionError
@@ -98,7 +106,9 @@ def test_an_execution_that_raised(store: SqliteStore, kind: type[IdempotencyStor
 
 @pytest.mark.parametrize("kind", [IdempotencyStore, idempotency.KeepsTheInterrupted])
 def test_a_claim_that_an_interrupt_came_after(store: SqliteStore, kind: type[IdempotencyStore]) -> None:
-    """The process that was interrupted keeps itself from its key with the variant, and executes with the sound one."""
+    """The process that was interrupted keeps itself from its key with the variant,
+    and executes with the sound one.
+    """
     with kind(store, clock=SystemClock(), ttl_s=60, wait_s=0, claim_s=30) as keys:
         with pytest.raises(KeyboardInterrupt), _interrupted_at(OncePoint.AFTER_CLAIM):
             keys.execute("k", lambda: 1)

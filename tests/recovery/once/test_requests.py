@@ -19,7 +19,9 @@ JSON = st.recursive(
 
 
 def kind(value: object) -> str:
-    """Name a parameter without its address: workers that run the tests at once must agree on the name."""
+    """Name a parameter without its address: workers that run the tests at once must agree on the
+    name.
+    """
     return f"{type(value).__name__} {value!a:.7}"
 
 

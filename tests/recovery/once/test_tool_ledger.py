@@ -80,7 +80,9 @@ def _clock() -> ManualClock:
 
 @pytest.fixture(name="busy_timeout_s")
 def _busy_timeout_s() -> float:
-    """Return a patience that no stall of the disk exhausts; a test that wants to see its end has a shorter one."""
+    """Return a patience that no stall of the disk exhausts;
+    a test that wants to see its end has a shorter one.
+    """
     return 30.0
 
 
@@ -224,7 +226,9 @@ def test_a_command_that_was_ended_is_in_doubt(ledger: ToolLedger, effects: Path,
 
 
 def test_an_interrupt_anywhere_is_decided_as_the_caller_says(ledger: ToolLedger) -> None:
-    """Wherever Ctrl-C comes, the next call is told of the doubt or runs the tool, once in all, and need not wait."""
+    """Wherever Ctrl-C comes, the next call is told of the doubt or runs the tool, once in all,
+    and need not wait.
+    """
     number, was_interrupted = 0, True
     endings: set[bool | None] = set()
     while was_interrupted:
@@ -252,7 +256,9 @@ def test_an_interrupt_anywhere_is_decided_as_the_caller_says(ledger: ToolLedger)
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files that the collector closes
 def test_an_interrupt_anywhere_in_a_command_is_decided_as_the_caller_says(ledger: ToolLedger, effects: Path) -> None:
-    """Wherever Ctrl-C comes: a command that may have begun is in doubt, and runs at no time besides the next one."""
+    """Wherever Ctrl-C comes: a command that may have begun is in doubt,
+    and runs at no time besides the next one.
+    """
     number, was_interrupted = 0, True
     endings: set[bool | None] = set()
     files = (
@@ -282,7 +288,9 @@ def test_an_interrupt_anywhere_in_a_command_is_decided_as_the_caller_says(ledger
 
 
 def test_an_interrupted_command_has_ended_and_is_in_doubt(tmp_path: Path, effects: Path) -> None:
-    """Ctrl-C while it runs: nothing of its group is left when the interrupt leaves, and the next call is told so."""
+    """Ctrl-C while it runs: nothing of its group is left when the interrupt leaves,
+    and the next call is told so.
+    """
     program = f"""
 import psutil
 from durable_agents.once.tool_ledger import RAISE
@@ -320,7 +328,9 @@ with ToolLedger(db_path="{tmp_path}/store.db") as ledger:
     ],
 )
 def test_a_call_that_died_is_decided_as_the_caller_says(tmp_path: Path, point: str, happened: int) -> None:
-    """At every point: with a probe exactly one effect, running again at most two, raising at most one."""
+    """At every point: with a probe exactly one effect, running again at most two,
+    raising at most one.
+    """
     for name, policy, effects_expected in (
         ("probe", "probe", 1),
         ("again", RUN_AGAIN, happened + (point != "recovery.claim.after_end")),
@@ -396,7 +406,9 @@ def test_a_probe_that_raises_leaves_the_call_in_doubt(tmp_path: Path, effects: P
 
 
 def test_a_tool_that_outlives_its_executor_is_in_progress(tmp_path: Path, effects: Path) -> None:
-    """Nobody runs a second one beside it, as long as the claim lasts; when it ends, the call is in doubt at once."""
+    """Nobody runs a second one beside it, as long as the claim lasts;
+    when it ends, the call is in doubt at once.
+    """
     path, started, go = str(tmp_path / "s.db"), tmp_path / "started", tmp_path / "go"
     os.mkfifo(started)
     os.mkfifo(go)
@@ -533,7 +545,9 @@ def test_callers_at_once_run_a_command_once(store: SqliteStore, effects: Path) -
 def test_a_lease_that_was_lost_keeps_the_tool_from_running(
     store: SqliteStore, ledger: ToolLedger, clock: ManualClock
 ) -> None:
-    """Lost before the intent: nothing runs. Lost during the tool: the outcome is not recorded, the call in doubt."""
+    """Lost before the intent: nothing runs. Lost during the tool:
+    the outcome is not recorded, the call in doubt.
+    """
     TaskManager(store, clock=clock).create("t")
     leases = LeaseManager(store, clock=clock)
     for _ in range(2):

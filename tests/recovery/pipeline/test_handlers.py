@@ -1,4 +1,6 @@
-"""Handlers: each event has its effect once, however often, however late, and in whatever order it comes."""
+"""Handlers: each event has its effect once, however often, however late,
+and in whatever order it comes.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +116,9 @@ def test_a_task_that_has_ended_is_not_started_again(world: World) -> None:
 
 
 def test_of_many_starts_at_once_one_makes_the_task(world: World, tmp_path: Path) -> None:
-    """Eight threads with stores of their own, as processes have: one task, one job, and nobody meets an error."""
+    """Eight threads with stores of their own, as processes have:
+    one task, one job, and nobody meets an error.
+    """
     barrier = threading.Barrier(8)
 
     def start() -> Handled:
@@ -147,7 +151,9 @@ def test_a_branch_is_a_name_that_git_takes(key: str, branch: str) -> None:
 
 
 def test_an_approval_leaves_the_gate_of_a_person(world: World) -> None:
-    """Once: said again it finds the task further on, and a rejection that comes too late changes nothing."""
+    """Once: said again it finds the task further on,
+    and a rejection that comes too late changes nothing.
+    """
     world.handlers.handle(START)
     assert world.handlers.handle(YES).handled is Handled.MOVED
     assert (world.task().stage, world.agents()) == ("build", ["writer", "builder"])
@@ -176,7 +182,9 @@ def test_a_rejection_cancels(world: World) -> None:
 
 
 def test_nothing_is_begun_for_what_was_rejected(world: World) -> None:
-    """Neither its queued job nor another attempt of the one that runs; and no job of anybody else waits for that."""
+    """Neither its queued job nor another attempt of the one that runs;
+    and no job of anybody else waits for that.
+    """
     world.handlers.handle(START)
     queue = JobQueue(world.store)
     running = queue.claim()
@@ -203,7 +211,9 @@ def test_a_verdict_on_what_was_never_started_is_none(world: World, verdict: Verd
 
 
 def test_a_decision_is_about_the_visit_that_was_looked_at(world: World) -> None:
-    """Between the look and the change the task is approved: the rejection, and the second approval, find it gone."""
+    """Between the look and the change the task is approved:
+    the rejection, and the second approval, find it gone.
+    """
     world.handlers.handle(START)
     decisions = [world.handlers.decide(verdict) for verdict in (NO, YES)]
     world.handlers.handle(YES)
@@ -221,7 +231,9 @@ def test_a_decision_is_about_the_visit_that_was_looked_at(world: World) -> None:
     ids=["by-branch", "by-commit"],
 )
 def test_a_green_commit_moves_its_task(world: World, status: CiStatus) -> None:
-    """Found by the branch that the status names, or by the commit that was pushed; another task stays."""
+    """Found by the branch that the status names, or by the commit that was pushed;
+    another task stays.
+    """
     for key in ("A-1", "A-2"):
         world.create(key, "build")
     assert world.handlers.handle(Pushed("shop", "feature/A-1", "c1")).handled is Handled.NOTED
@@ -235,7 +247,9 @@ def test_a_green_commit_moves_its_task(world: World, status: CiStatus) -> None:
 def test_an_unknown_commit_belongs_to_the_only_task_that_waits_for_ci(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """F-3: one candidate in the repository is it, which is logged; those in other stages and repositories are none."""
+    """F-3: one candidate in the repository is it, which is logged;
+    those in other stages and repositories are none.
+    """
     world.create("A-1", "build")
     world.create("A-2", "check")
     world.create("B-1", "build", repo="other")
@@ -271,7 +285,9 @@ def test_a_commit_that_is_not_green_is_no_reason_to_ask(world: World, state: CiS
 
 
 def test_the_gate_has_the_last_word(world: World) -> None:
-    """A status that says green while the gate says red (forged, stale, of another commit) moves nothing."""
+    """A status that says green while the gate says red (forged, stale, of another commit) moves
+    nothing.
+    """
     world.create("A-1", "build")
     world.green["ci_green"] = False
     assert world.handlers.handle(CiStatus("shop", "c1", "feature/A-1", CiState.SUCCESS)).handled is Handled.RED
@@ -318,7 +334,9 @@ def test_a_pipeline_without_a_ci_stage_is_refused(world: World) -> None:
 
 @pytest.mark.parametrize("point", HandlerPoint)
 def test_a_start_that_is_killed_is_whole_or_not_there(world: World, tmp_path: Path, point: str) -> None:
-    """The process dies at each point of it; the second start leaves one task with its source and one job."""
+    """The process dies at each point of it; the second start leaves one task with its source and
+    one job.
+    """
     pid = os.fork()
     if pid == 0:
         sys.addaudithook(lambda event, _: os.kill(os.getpid(), signal.SIGKILL) if event == point else None)

@@ -1,4 +1,5 @@
-"""A pipeline that lives by webhooks against a plain model: deliveries lost, doubled and reordered, crashes, and ticks.
+"""A pipeline that lives by webhooks against a plain model:
+deliveries lost, doubled and reordered, crashes, and ticks.
 
 The store is the real one, on a file; tracker, forge and people are a world that the machine keeps,
 and what they send lies on a wire, from where it arrives in any order, any number of times, or
@@ -210,7 +211,9 @@ class PipelineMachine(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(KEYS), first=st.sampled_from(["the inbox", "the reconciler"]))
     def both_hear_of_it(self, key: str, first: str) -> None:
-        """An issue is new, or a commit is green, and the webhook arrives: one has decided when the other acts."""
+        """An issue is new, or a commit is green, and the webhook arrives:
+        one has decided when the other acts.
+        """
         facts = self.facts[key]
         if not facts.state:
             self.people_move_an_issue(key, "In Progress")
@@ -312,7 +315,9 @@ class PipelineMachine(RuleBasedStateMachine):
             self.folder.cleanup()
 
     def heal(self) -> None:
-        """Liveness: the wire is cut, all commits are good, and time passes, while somebody writes to each task."""
+        """Liveness: the wire is cut, all commits are good, and time passes,
+        while somebody writes to each task.
+        """
         self.wire.clear()
         for _ in range(3):
             self.inbox.run_once()
@@ -386,7 +391,9 @@ _BOUNDED = settings(
 
 
 def test_any_order_of_deliveries_crashes_and_ticks_is_that_of_the_model() -> None:
-    """Several thousand steps, each followed by a comparison of every row, and each run healed and led to its end."""
+    """Several thousand steps, each followed by a comparison of every row,
+    and each run healed and led to its end.
+    """
     run_state_machine_as_test(PipelineMachine, settings=settings(_BOUNDED, max_examples=300))
 
 

@@ -1,4 +1,5 @@
-"""The reconciler: what a lost webhook would have done is done later, by the same functions; red gates are silence.
+"""The reconciler: what a lost webhook would have done is done later, by the same functions;
+red gates are silence.
 
 It is long because gates and tracker share one world: a store, gates that a test turns, a board and
 a clock.
@@ -44,7 +45,9 @@ BOUND_S = 30.0
 
 
 class Board:
-    """A tracker in memory: issues by project and state, and projects that are down. HTTP has tests of its own."""
+    """A tracker in memory: issues by project and state, and projects that are down.
+    HTTP has tests of its own.
+    """
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, str], list[Issue]] = {}
@@ -132,7 +135,9 @@ def _world(tmp_path: Path) -> Iterator[World]:
 
 
 def test_a_stuck_task_is_moved_on_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """F-1, F-4: the stage, one job in its repository, the line of the contract, the count, one notification."""
+    """F-1, F-4: the stage, one job in its repository, the line of the contract, the count,
+    one notification.
+    """
     world.create("ORCH-42", "development")
     world.clock.advance(3600)
     reconciler = world.reconciler()
@@ -147,7 +152,9 @@ def test_a_stuck_task_is_moved_on_once(world: World, caplog: pytest.LogCaptureFi
 
 
 def test_the_age_of_the_stage_counts_and_not_that_of_the_row(world: World) -> None:
-    """D21: a task whose row is written to all the time is as overdue as any; an old row in a fresh stage is not."""
+    """D21: a task whose row is written to all the time is as overdue as any;
+    an old row in a fresh stage is not.
+    """
     world.create("A-1", "development")
     world.clock.advance(600)
     with world.store.transaction() as transaction:
@@ -180,7 +187,9 @@ def test_each_stage_has_its_own_grace(world: World) -> None:
 
 
 def test_a_red_gate_is_silence(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """Over hundreds of rounds: no move, no row, no line, nobody is told; when it turns green, the task moves."""
+    """Over hundreds of rounds: no move, no row, no line, nobody is told;
+    when it turns green, the task moves.
+    """
     world.create("A-1", "development")
     world.clock.advance(3600)
     world.answers["ci_green"] = False
@@ -211,7 +220,9 @@ def test_a_task_with_a_job_under_way_is_left_alone(world: World, *, is_claimed: 
 
 @pytest.mark.parametrize("stage", ["analysis", "talk", "done", "of another pipeline"])
 def test_stages_that_no_machine_may_leave_are_left_alone(world: World, stage: str) -> None:
-    """A person's, one without a gate (nothing says that its work is done), the last one, and an unknown one."""
+    """A person's, one without a gate (nothing says that its work is done), the last one,
+    and an unknown one.
+    """
     world.create("A-1", stage)
     world.clock.advance(3600)
     assert world.reconciler().reconcile_gates_once() == Round()
@@ -227,7 +238,9 @@ def test_a_task_that_has_ended_is_left_alone(world: World) -> None:
 
 
 def test_one_task_that_goes_wrong_holds_up_no_other(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """A gate that raises is red, with one warning, and a notifier that raises is one; all tasks are looked at."""
+    """A gate that raises is red, with one warning, and a notifier that raises is one;
+    all tasks are looked at.
+    """
     for number in range(3):
         world.create(f"A-{number}", "development")
     world.clock.advance(3600)
@@ -278,7 +291,9 @@ def test_a_task_that_cannot_be_moved_is_one_warning_until_it_can(
 
 
 def test_issues_are_handled_as_their_webhooks_would_have_been(world: World) -> None:
-    """F-2: In Progress makes the task, Approved opens the gate of a person, Rejected cancels; each once."""
+    """F-2: In Progress makes the task, Approved opens the gate of a person, Rejected cancels;
+    each once.
+    """
     for key, state in (("A-1", "In Progress"), ("A-2", "In Progress"), ("A-3", "Backlog"), ("A-4", "Approved")):
         world.board.put(key, state)
     reconciler = world.reconciler()
@@ -297,7 +312,9 @@ def test_issues_are_handled_as_their_webhooks_would_have_been(world: World) -> N
 
 
 def test_an_approval_of_what_was_never_started_is_one_warning(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing follows from it, so somebody has to be told, once; when it is started, the verdict counts."""
+    """Nothing follows from it, so somebody has to be told, once;
+    when it is started, the verdict counts.
+    """
     world.board.put("A-1", "Approved")
     reconciler = world.reconciler()
     for _ in range(3):
@@ -308,7 +325,9 @@ def test_an_approval_of_what_was_never_started_is_one_warning(world: World, capl
 
 
 def test_what_is_approved_is_started_where_that_is_wanted(world: World) -> None:
-    """Start and verdict were both lost: the first stage's work is done first, then the approval counts; each once."""
+    """Start and verdict were both lost: the first stage's work is done first,
+    then the approval counts; each once.
+    """
     world.board.put("A-1", "Approved")
     reconciler = world.reconciler(reconcile_start_approved=True)
     assert reconciler.run_once() == Round(issues=1, created=1)
@@ -348,7 +367,9 @@ def world_of_two_gates(world: World) -> Reconciler:
 
 
 def test_one_approval_opens_one_human_gate(world: World) -> None:
-    """The tracker goes on to say Approved; the next gate is opened by the next approval, also after a restart."""
+    """The tracker goes on to say Approved; the next gate is opened by the next approval,
+    also after a restart.
+    """
     reconciler = world_of_two_gates(world)
     world.create("A-1", "analysis")
     world.board.put("A-1", "Approved")
@@ -368,7 +389,9 @@ def test_one_approval_opens_one_human_gate(world: World) -> None:
 
 
 def test_what_the_tracker_said_before_an_approval_does_not_end_it(world: World) -> None:
-    """A page from before the task left its gate shows In Progress; the approval that came since stays spent."""
+    """A page from before the task left its gate shows In Progress;
+    the approval that came since stays spent.
+    """
     reconciler = world_of_two_gates(world)
     task = world.create("A-1", "analysis")
 
@@ -416,7 +439,9 @@ def test_a_pause_that_the_tracker_asked_for_is_one_warning(world: World, caplog:
 
 
 def test_an_advance_that_is_decided_is_no_lost_webhook(world: World) -> None:
-    """A job was settled after the grace and its advance is in the outbox: it is delivered, and nobody is told."""
+    """A job was settled after the grace and its advance is in the outbox:
+    it is delivered, and nobody is told.
+    """
     world.create("A-1", "review")
     queue = JobQueue(world.store, clock=world.clock)
     queue.enqueue("reviewer", "shop", task_id="a-1")
@@ -430,7 +455,9 @@ def test_an_advance_that_is_decided_is_no_lost_webhook(world: World) -> None:
 
 
 def test_a_project_that_is_down_holds_up_no_other(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """What it said before stands, the others are asked, one warning is logged, and it is asked again."""
+    """What it said before stands, the others are asked, one warning is logged,
+    and it is asked again.
+    """
     world.board.put("A-1", "In Progress", "down")
     world.board.put("B-1", "In Progress", "core")
     world.board.down = {"down"}
@@ -466,7 +493,9 @@ def test_the_switches_mute_what_they_name(world: World) -> None:
 
 
 def test_webhook_and_reconciler_at_once_move_a_task_once(world: World, tmp_path: Path) -> None:
-    """D22: reconcilers and webhooks with stores of their own, all past the gate: one of all moves it, with one job."""
+    """D22: reconcilers and webhooks with stores of their own, all past the gate:
+    one of all moves it, with one job.
+    """
     world.create("A-1", "development")
     world.clock.advance(3600)
     now = world.clock.now()
@@ -492,7 +521,9 @@ def test_webhook_and_reconciler_at_once_move_a_task_once(world: World, tmp_path:
 
 
 def test_it_reads_what_is_due_and_not_everything(world: World) -> None:
-    """The query walks the index of its stage from its oldest entry, and looks up jobs and sources by their keys."""
+    """The query walks the index of its stage from its oldest entry,
+    and looks up jobs and sources by their keys.
+    """
     with world.store.transaction() as transaction:
         rows = transaction.execute(f"EXPLAIN QUERY PLAN {WAITING}", ("s", 1, 0, "", 1)).fetchall()
     plan = " | ".join(str(row[3]) for row in rows)
@@ -588,7 +619,9 @@ def test_overrides_that_cannot_be_read_are_one_warning(text: str, caplog: pytest
 
 
 def test_single_overrides_that_cannot_be_meant_are_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Each is named, and the others hold: a misspelt stage would otherwise be found out in an incident."""
+    """Each is named, and the others hold: a misspelt stage would otherwise be found out in an
+    incident.
+    """
     text = '{"review": -1, "build": "1", "check": true, "talk": 5, "reviw": 9, "far": 1e300}'
     settings = ReconcilerSettings(reconcile_grace_overrides_json=text)
     assert grace_overrides(settings, ["review", "build", "check", "talk", "far"]) == {"talk": 5.0}

@@ -1,4 +1,6 @@
-"""``python -m durable_agents serve`` as its users run it: deliveries, a kill, an end, and their mistakes."""
+"""``python -m durable_agents serve`` as its users run it:
+deliveries, a kill, an end, and their mistakes.
+"""
 
 from __future__ import annotations
 
@@ -164,7 +166,9 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 def test_deliveries_become_tasks_and_a_signal_is_an_end(service: Service) -> None:
-    """Accepted, handled at once and not at the next interval, shown by the status; SIGTERM ends it with 0."""
+    """Accepted, handled at once and not at the next interval, shown by the status;
+    SIGTERM ends it with 0.
+    """
     service.start()
     assert service.deliver(issue("In Progress"), "msg_1") == 202
     service.wait_for_stage("ORCH-1", "analysis")
@@ -184,7 +188,9 @@ def test_deliveries_become_tasks_and_a_signal_is_an_end(service: Service) -> Non
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]], ids=["once", "impatiently"])
 def test_a_sender_that_stalls_holds_up_the_end_for_a_while_and_is_told(service: Service, signals: list[int]) -> None:
-    """It is answered 503 when the patience is over, or at once at a second Ctrl-C; nobody is shown a traceback."""
+    """It is answered 503 when the patience is over, or at once at a second Ctrl-C;
+    nobody is shown a traceback.
+    """
     service.start()
     assert service.process is not None
     with socket.create_connection(("127.0.0.1", service.port), timeout=BOUND_S) as connection:
@@ -202,7 +208,9 @@ def test_a_sender_that_stalls_holds_up_the_end_for_a_while_and_is_told(service: 
 
 
 def test_what_was_accepted_is_handled_after_a_kill(service: Service) -> None:
-    """Killed right after its answers, it goes on with them at the next start; sent again, they are known."""
+    """Killed right after its answers, it goes on with them at the next start;
+    sent again, they are known.
+    """
     service.start()
     for number in range(20):
         body = issue("In Progress").replace("ORCH-1", f"ORCH-{number}")
@@ -216,7 +224,9 @@ def test_what_was_accepted_is_handled_after_a_kill(service: Service) -> None:
 
 
 def test_a_lost_webhook_is_made_up_for_in_the_process(service: Service) -> None:
-    """A task waits in development without its webhook; the gate is green; the loop moves it and says so."""
+    """A task waits in development without its webhook; the gate is green;
+    the loop moves it and says so.
+    """
     (service.folder / "green").touch()
     service.environment |= {"CORE_RECONCILE_GRACE_DEFAULT_S": "0", "CORE_RECONCILE_INTERVAL_S": "0.05"}
     with open_store(service.folder / "core.db") as store, store.transaction() as transaction:
@@ -280,7 +290,9 @@ def test_a_port_that_is_taken_is_a_mistake(service: Service) -> None:
 
 
 def test_settings_come_from_the_environment() -> None:
-    """All fields by their names in capitals; numbers and switches are read; what is not there has its default."""
+    """All fields by their names in capitals; numbers and switches are read;
+    what is not there has its default.
+    """
     environment = {
         "CORE_RECONCILE_ENABLED": "false",
         "CORE_RECONCILE_GRACE_DEFAULT_S": "1.5",
@@ -296,7 +308,9 @@ def test_settings_come_from_the_environment() -> None:
 
 
 def test_connections_without_a_request_do_not_keep_others_out(service: Service) -> None:
-    """With 1,500 half-open ones, each delivery is accepted at once; no bound of time has to pass for it."""
+    """With 1,500 half-open ones, each delivery is accepted at once;
+    no bound of time has to pass for it.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
     try:
@@ -382,7 +396,9 @@ def test_a_head_that_does_not_end_is_not_kept(slow: Slow) -> None:
 
 
 def test_the_oldest_without_a_request_gives_its_place(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A head or a body that has begun is answered 408; a connection that rests is closed; none is waited for."""
+    """A head or a body that has begun is answered 408; a connection that rests is closed;
+    none is waited for.
+    """
     monkeypatch.setattr("durable_agents.pipeline.serving.HEAD_TIMEOUT_S", 1000.0)
     monkeypatch.setattr("durable_agents.pipeline.serving.INCOMPLETE_MAX", 3)
     request = b"GET /status HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -423,7 +439,9 @@ def test_loops_live_and_end_with_the_server(slow: Slow) -> None:
 
 
 def test_the_reconciler_starts_after_the_workers_and_stops_before_them(tmp_path: Path) -> None:
-    """Workers first, then whoever takes over from them, the reconciler last; and back in the opposite order."""
+    """Workers first, then whoever takes over from them, the reconciler last;
+    and back in the opposite order.
+    """
     told: list[str] = []
 
     class Worker:

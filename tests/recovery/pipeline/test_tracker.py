@@ -1,4 +1,6 @@
-"""The tracker's client, before a real server: issues come page by page, and every bad answer has its error."""
+"""The tracker's client, before a real server: issues come page by page,
+and every bad answer has its error.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,9 @@ def test_a_page_that_is_just_full_is_not_the_last_one(world: World, url: str) ->
 
 
 def test_nothing_is_asked_for_before_it_is_wanted(world: World, url: str) -> None:
-    """The second page is read when its first issue is taken, so what goes wrong there stops nothing before it."""
+    """The second page is read when its first issue is taken,
+    so what goes wrong there stops nothing before it.
+    """
     fill(world, PAGE_LIMIT + 1)
     issues = HttpTracker(url, token=TOKEN).issues("core", STATE)
     world.set_mood("broken")
@@ -113,7 +117,9 @@ def test_nothing_is_asked_for_before_it_is_wanted(world: World, url: str) -> Non
 
 
 def test_an_issue_has_what_the_tracker_says(world: World, url: str) -> None:
-    """Key, state, repository and the moment of the last change; names with odd characters go through the address."""
+    """Key, state, repository and the moment of the last change;
+    names with odd characters go through the address.
+    """
     world.set_issue("a/b &c?", "Ä 1", "In Progress", "core/app")
     (issue,) = HttpTracker(f"{url}/", token=TOKEN).issues("a/b &c?", STATE)
     assert issue == Issue("Ä 1", STATE, "core/app", issue.updated_at)
@@ -159,7 +165,9 @@ def test_an_issue_has_what_the_tracker_says(world: World, url: str) -> None:
 def test_a_bad_answer_has_its_error(
     world: World, url: str, mood: str, value: str, kind: type[TrackerError], text: str
 ) -> None:
-    """Each with one sentence that says what was expected, what came and what to do; and none is the end."""
+    """Each with one sentence that says what was expected, what came and what to do;
+    and none is the end.
+    """
     fill(world, 3)
     fill(world, 1, state="Approved")
     world.set_mood(mood, value=value)
@@ -176,7 +184,9 @@ def test_another_token_is_refused(url: str) -> None:
 
 
 def test_a_pause_that_was_asked_for_is_kept(world: World, url: str) -> None:
-    """Nobody asks before the moment that the tracker has named, by the clock that is passed in; then it is asked."""
+    """Nobody asks before the moment that the tracker has named, by the clock that is passed in;
+    then it is asked.
+    """
     clock = ManualClock()
     tracker = HttpTracker(url, token=TOKEN, clock=clock)
     keys = fill(world, 2)
@@ -212,7 +222,9 @@ def test_a_pause_that_was_asked_for_is_kept(world: World, url: str) -> None:
 def test_a_pause_is_read_in_each_of_its_forms(
     world: World, url: str, mood: str, value: str, pause_s: float | None
 ) -> None:
-    """Seconds, or a date, within an hour; without a number, too many requests are a minute's pause."""
+    """Seconds, or a date, within an hour; without a number,
+    too many requests are a minute's pause.
+    """
     world.set_mood(mood, value=value)
     with pytest.raises(TrackerUnavailable) as caught:
         keys_of(HttpTracker(url, token=TOKEN, clock=ManualClock()))
@@ -220,7 +232,9 @@ def test_a_pause_is_read_in_each_of_its_forms(
 
 
 def test_a_clock_that_was_set_back_lengthens_no_pause(world: World, url: str) -> None:
-    """A moment to wait for that is further away than any pause may be is none: the tracker is asked."""
+    """A moment to wait for that is further away than any pause may be is none:
+    the tracker is asked.
+    """
     clock = ManualClock()
     tracker = HttpTracker(url, token=TOKEN, clock=clock)
     world.set_mood("too-many-requests", answers=1, value="30")
@@ -283,7 +297,9 @@ def test_headers_that_dribble_are_given_up() -> None:
     ],
 )
 def test_what_is_hardly_http_has_its_error(answer: bytes, kind: type[TrackerError], text: str) -> None:
-    """Closed connections, other protocols, and lengths that are not true: bounded memory, and a typed error."""
+    """Closed connections, other protocols, and lengths that are not true:
+    bounded memory, and a typed error.
+    """
     with answering(answer) as url:
         refused(HttpTracker(url, page_bytes_max=1000), kind, text)
 
@@ -329,7 +345,9 @@ def test_settings_that_cannot_be_meant_are_refused(url: str, arguments: dict[str
 
 
 def test_the_client_of_scenarios_changes_the_world(world: World, url: str) -> None:
-    """What a person does at the tracker is what the tracker tells of, and a forge knows its commits by branch, too."""
+    """What a person does at the tracker is what the tracker tells of,
+    and a forge knows its commits by branch, too.
+    """
     client = Client(int(url.rpartition(":")[2]))
     client.move("CORE-1", STATE)
     client.push("core/app", "feature/CORE-1", "a" * 40)

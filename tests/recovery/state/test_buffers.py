@@ -1,4 +1,6 @@
-"""Buffers: a cycle is in the history whole or not at all, orphans go, the living stay; the state of every file."""
+"""Buffers: a cycle is in the history whole or not at all, orphans go, the living stay;
+the state of every file.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,9 @@ def history(buffers: Buffers) -> list[tuple[str, list[Any]]]:
 
 
 def test_a_committed_cycle_is_in_the_history_and_its_buffer_is_gone(buffers: Buffers) -> None:
-    """Everything it found is there in its order, more than a page of it, and nothing is left beside it."""
+    """Everything it found is there in its order, more than a page of it,
+    and nothing is left beside it.
+    """
     with buffers.begin("qa") as cycle:
         assert [cycle.put("finding", {"n": number}) for number in range(2500)] == list(range(1, 2501))
         assert files(buffers.folder) != []
@@ -125,7 +129,9 @@ def test_a_cycle_that_has_ended_is_over(buffers: Buffers) -> None:
 
 @pytest.mark.parametrize("point", StateCrashPoint.of("cycle"))
 def test_a_cycle_killed_anywhere_is_there_whole_or_not_at_all(buffers: Buffers, roots: Roots, point: str) -> None:
-    """After the orphans are recovered the folder is empty, and the history has all of it, or none."""
+    """After the orphans are recovered the folder is empty, and the history has all of it,
+    or none.
+    """
     killed_cycle(roots, point)
     before = files(buffers.folder)
     found = buffers.recover_orphans()
@@ -144,7 +150,9 @@ def test_a_cycle_killed_anywhere_is_there_whole_or_not_at_all(buffers: Buffers, 
 
 
 def test_a_live_owners_buffer_is_not_touched(buffers: Buffers, roots: Roots) -> None:
-    """D24: byte for byte it stays, sidecars too, and its cycle is committed afterwards; also one of this process."""
+    """D24: byte for byte it stays, sidecars too, and its cycle is committed afterwards;
+    also one of this process.
+    """
     with start_cycle(roots, "wait") as process, buffers.begin("ours") as ours:
         assert process.stdout is not None
         path = Path(process.stdout.readline().strip())
@@ -185,7 +193,9 @@ def test_a_number_that_went_round_is_not_the_owner(buffers: Buffers, state: Stat
 
 
 def test_a_name_comes_again(buffers: Buffers, roots: Roots) -> None:
-    """D25: committed, killed and committed under one name: two are in the history, each with its own entries."""
+    """D25: committed, killed and committed under one name:
+    two are in the history, each with its own entries.
+    """
     for number in (1, 2):
         killed_cycle(roots, "recovery.cycle.before_commit", name="nightly")
         buffers.recover_orphans()
@@ -248,7 +258,9 @@ def _folder(path: Path) -> None:
 def test_an_unreadable_orphan_is_quarantined_with_what_is_beside_it(
     buffers: Buffers, lay: Callable[[Path], None]
 ) -> None:
-    """Every one of its files is in the quarantine as it was, and none is left; others are not touched."""
+    """Every one of its files is in the quarantine as it was, and none is left;
+    others are not touched.
+    """
     path = buffers.folder / (_DEAD.stem + ".buffer")
     lay(path)
     for suffix in SIDECARS:
@@ -284,7 +296,9 @@ def test_an_empty_orphan_is_discarded(buffers: Buffers) -> None:
 
 
 def test_a_quarantine_keeps_every_buffer_of_a_name(buffers: Buffers) -> None:
-    """A name that is not of our making comes again; what was put away before is there still, with what was beside."""
+    """A name that is not of our making comes again; what was put away before is there still,
+    with what was beside.
+    """
     contents = ["first", "second", "third"]
     for content in contents:
         for suffix in ("", "-wal"):
@@ -377,7 +391,9 @@ def test_an_entry_that_cannot_be_kept_is_refused(buffers: Buffers, kind: Any, va
 
 
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
-    """Neither a cycle that cannot begin nor one that cannot go on is in the history; what was there stays."""
+    """Neither a cycle that cannot begin nor one that cannot go on is in the history;
+    what was there stays.
+    """
     with small_disk(tmp_path / "disk") as disk:
         roots = Roots(str(disk))
         with StateStore(db_path=roots.database) as state:

@@ -64,7 +64,9 @@ def served(*, status: int = 201, echoes: bool = True) -> Iterator[Any]:
 
 
 def test_a_push_is_a_post_with_its_key(roots: Roots, state: StateStore) -> None:
-    """Path, query, headers and body arrive, and a success that repeats the key takes the entry off the queue."""
+    """Path, query, headers and body arrive, and a success that repeats the key takes the entry off
+    the queue.
+    """
     with served() as server:
         push = HttpPush(f"http://127.0.0.1:{server.server_address[1]}/sync?x=1", headers={"X-Own": "yes"})
         queue = SyncQueue(roots, state, push)
@@ -81,7 +83,9 @@ def test_an_answer_that_proves_nothing_is_no_acknowledgement(
     status: int,
     echoes: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """A failure, a redirect, and a success of somebody who does not know the key leave the entry where it is."""
+    """A failure, a redirect, and a success of somebody who does not know the key leave the entry
+    where it is.
+    """
     with served(status=status, echoes=echoes) as server:
         queue = SyncQueue(roots, state, HttpPush(f"http://127.0.0.1:{server.server_address[1]}/"))
         queue.enqueue("charon", [])
@@ -124,7 +128,9 @@ def answering(*pieces: bytes, pause_s: float = 0.0) -> Iterator[str]:
 
 
 def test_a_receiver_that_dribbles_is_given_up(roots: Roots, state: StateStore) -> None:
-    """Each line of its answer comes in time, and the whole of it does not; so the queue is not held for ever."""
+    """Each line of its answer comes in time, and the whole of it does not;
+    so the queue is not held for ever.
+    """
     lines = (b"X-Line: %d\r\n" % number for number in range(90))
     with answering(b"HTTP/1.1 200 OK\r\n", *lines, pause_s=0.2) as url:
         queue = SyncQueue(roots, state, HttpPush(url, timeout_s=0.6))

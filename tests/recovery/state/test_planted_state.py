@@ -1,4 +1,6 @@
-"""The planted defects of an agent's own state are defects of their kind, and the sound parts have none of them."""
+"""The planted defects of an agent's own state are defects of their kind,
+and the sound parts have none of them.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ def test_the_second_cycle_of_a_name(roots: Roots, state: StateStore, kind: type[
 
 @pytest.mark.parametrize("kind", [SyncQueue, planted_queues.DequeuesFirst, planted_queues.Overtakes])
 def test_a_push_that_fails(roots: Roots, state: StateStore, kind: type[SyncQueue]) -> None:
-    """One variant loses it, the other lets the next go first; the sound one keeps both, in order."""
+    """One variant loses it, the other lets the next go first;
+    the sound one keeps both, in order.
+    """
     asked: list[str] = []
 
     def push(entry: SyncEntry) -> None:

@@ -1,4 +1,6 @@
-"""Start-up: one order, the same state however often, and an answer to every folder that is not as it should be."""
+"""Start-up: one order, the same state however often,
+and an answer to every folder that is not as it should be.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ sys.addaudithook(_listen)
 
 @pytest.fixture(name="heard")
 def _hear() -> Iterator[list[str]]:
-    """Return the crash points that a test passes. A hook cannot be removed, so there is one, switched off."""
+    """Return the crash points that a test passes. A hook cannot be removed, so there is one,
+    switched off.
+    """
     global _heard  # noqa: PLW0603 - the one place that switches the hook
     _heard = []
     yield _heard
@@ -148,7 +152,9 @@ def _bytes(roots: Roots) -> dict[str, bytes]:
 
 
 def test_runtime_state_is_loaded(roots: Roots) -> None:
-    """Deadlines of before are known when the loops start; damaged ones are told and not believed."""
+    """Deadlines of before are known when the loops start;
+    damaged ones are told and not believed.
+    """
     roots.make()
     with StateStore(db_path=roots.database) as state:
         persist_runtime(state, RuntimeState({"codex": 9}, {"codex": 2}))
@@ -195,7 +201,9 @@ def _disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_read_only_folder_is_started_on(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Ghosts fail in the registry alone, orphans stay, nothing is stored; each is told, and the loops are started."""
+    """Ghosts fail in the registry alone, orphans stay, nothing is stored;
+    each is told, and the loops are started.
+    """
     roots = Roots(str(disk))
     lay(roots)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)

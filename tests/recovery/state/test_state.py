@@ -1,4 +1,6 @@
-"""Grouped state: what is set is there after a restart, what cannot be kept is refused, and no store is no memory."""
+"""Grouped state: what is set is there after a restart, what cannot be kept is refused,
+and no store is no memory.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def test_a_store_or_a_path_and_not_both(path: Path) -> None:
 
 
 def test_what_was_set_is_restored_after_a_restart(path: Path) -> None:
-    """Seed: each entry of a group comes back, with its value, in another state store on the same file."""
+    """Seed: each entry of a group comes back, with its value,
+    in another state store on the same file.
+    """
     values = {"core/go-io": {"status": "running"}, "core/go-store": {"status": "queued"}, "ключ": [None, 1.5, "x"]}
     with StateStore(db_path=path) as state:
         for key, value in values.items():
@@ -94,7 +98,9 @@ def test_deleting_what_is_not_there_changes_nothing(state: StateStore) -> None:
 
 
 def test_close_comes_in_any_order(path: Path) -> None:
-    """Seed: closing before opening, and twice, is fine; afterwards every call says that it is closed."""
+    """Seed: closing before opening, and twice, is fine;
+    afterwards every call says that it is closed.
+    """
     state = StateStore(db_path=path)
     state.close()
     state.close()
@@ -131,7 +137,9 @@ def _no_folder(path: Path) -> None:
 def test_without_a_store_nothing_is_stored_and_that_is_said_once(
     path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None]
 ) -> None:
-    """A folder, garbage, a stranger's file or a file for a folder: reads find nothing, writes say so, one warning."""
+    """A folder, garbage, a stranger's file or a file for a folder:
+    reads find nothing, writes say so, one warning.
+    """
     spoil(path)
     before = path.read_bytes() if path.is_file() else b""
     with caplog.at_level(logging.WARNING), StateStore(db_path=path) as state:
@@ -156,7 +164,9 @@ def test_a_missing_folder_is_made(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_and_what_was_there_stays(tmp_path: Path) -> None:
-    """A store that is there and refuses a write raises, since its caller would rely on it; later there is room."""
+    """A store that is there and refuses a write raises, since its caller would rely on it;
+    later there is room.
+    """
     with small_disk(tmp_path / "disk") as disk, StateStore(db_path=disk / "state.db") as state:
         assert state.set("g", "k", "kept")
         with pytest.raises(DatabaseFull):
@@ -173,7 +183,9 @@ def test_a_disk_that_is_full_at_the_opening_is_no_reason_to_go_without_a_store(
     is_there: bool,  # noqa: FBT001 - a parameter of the test
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever of the store finds no room: reads and writes raise alike, nobody is told of a loss, and it passes."""
+    """Whatever of the store finds no room: reads and writes raise alike, nobody is told of a loss,
+    and it passes.
+    """
     with small_disk(tmp_path / "disk") as disk:
         path = disk / "state.db"
         if is_there:
@@ -196,7 +208,9 @@ def test_a_disk_that_is_full_at_the_opening_is_no_reason_to_go_without_a_store(
 def test_a_folder_that_finds_no_room_is_no_reason_to_go_without_a_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A quota counts as a full disk; when there is room the folder is made, and the store with it."""
+    """A quota counts as a full disk; when there is room the folder is made,
+    and the store with it.
+    """
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
@@ -223,7 +237,9 @@ def test_a_locked_database_is_no_reason_to_go_without_a_store(path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["", "k" * 1_048_576, "k" * (KEY_BYTES_MAX + 1), "ж" * 513, "a\0b", "\ud800", 7, None])
 def test_a_key_or_group_that_cannot_be_kept_is_refused(state: StateStore, name: str) -> None:
-    """Empty, a megabyte, NUL, not UTF-8, not text: the error is typed, short, and nothing changes."""
+    """Empty, a megabyte, NUL, not UTF-8, not text:
+    the error is typed, short, and nothing changes.
+    """
     state.set("g", "k", 1)
     for call in (lambda: state.set("g", name, 1), lambda: state.get(name, "k"), lambda: state.delete("g", name)):
         with pytest.raises(InvalidState, match=r"^(key|group) must be 1 to 1024 bytes of text; got") as caught:
@@ -251,7 +267,9 @@ def test_a_value_that_is_too_large_is_refused(state: StateStore) -> None:
 
 
 def test_a_value_that_somebody_else_damaged_is_told(state: StateStore, path: Path) -> None:
-    """A stored text that is no JSON is an error that names its key, and its neighbours can still be read."""
+    """A stored text that is no JSON is an error that names its key,
+    and its neighbours can still be read.
+    """
     state.set("g", "a", 1)
     state.set("g", "b", 2)
     with closing(sqlite3.connect(path)) as other, other:

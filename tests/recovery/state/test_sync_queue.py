@@ -1,4 +1,6 @@
-"""The sync queue: in order, at least once, with growing pauses, and with two copies of which either may be lost."""
+"""The sync queue: in order, at least once, with growing pauses,
+and with two copies of which either may be lost.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ def agents(queue: SyncQueue) -> list[str]:
 
 
 def test_an_entry_is_in_both_copies(queue: SyncQueue, state: StateStore, roots: Roots) -> None:
-    """Seed: agent, moment and dispatches come back from the store, from the file, and from the queue."""
+    """Seed: agent, moment and dispatches come back from the store, from the file,
+    and from the queue.
+    """
     entry = queue.enqueue("charon", DISPATCHES)
     for copy in (state.get(StateGroup.SYNC_QUEUE, SYNC_QUEUE_KEY), json.loads(file_of(roots).read_text())):
         (kept,) = copy["entries"]
@@ -136,7 +140,9 @@ def test_the_pauses_grow_and_stay_at_five_minutes(queue: SyncQueue, receiver: Re
 
 
 def test_a_push_that_raises_anything_is_put_off(roots: Roots, state: StateStore, clock: ManualClock) -> None:
-    """Else the head would be tried again without a pause, and nobody would find a reason in the queue."""
+    """Else the head would be tried again without a pause,
+    and nobody would find a reason in the queue.
+    """
 
     def push(entry: SyncEntry) -> None:
         entry.dispatches[0]["workspace"]
@@ -233,7 +239,9 @@ def _something_else(file: Path) -> None:
 def test_a_lost_file_is_made_up_for_by_the_store(
     queue: SyncQueue, roots: Roots, receiver: Receiver, lose: Callable[[Path], None]
 ) -> None:
-    """Seed: rotated, wiped or damaged, the next write makes it whole; nothing is pushed twice or lost."""
+    """Seed: rotated, wiped or damaged, the next write makes it whole;
+    nothing is pushed twice or lost.
+    """
     queue.enqueue("a", [])
     queue.enqueue("b", [])
     lose(file_of(roots))
@@ -271,7 +279,9 @@ def test_a_file_that_is_not_ours_is_left_and_the_store_has_the_queue(
     caplog: pytest.LogCaptureFixture,
     lay: Callable[[Path, Path], None],
 ) -> None:
-    """It is told, it stays as it is, and no old entry of it ever comes back, however often the queue runs empty."""
+    """It is told, it stays as it is, and no old entry of it ever comes back,
+    however often the queue runs empty.
+    """
     outside = tmp_path / "outside"
     outside.write_text("kept")
     queue.enqueue("a", [])
@@ -292,7 +302,9 @@ def test_a_file_that_is_not_ours_is_left_and_the_store_has_the_queue(
 def test_a_file_that_could_not_be_written_brings_nothing_back(
     queue: SyncQueue, roots: Roots, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It still holds what was pushed meanwhile; the row of the empty queue says that this is over."""
+    """It still holds what was pushed meanwhile;
+    the row of the empty queue says that this is over.
+    """
     queue.enqueue("a", [])
     queue.enqueue("b", [])
     kept = file_of(roots).read_bytes()
@@ -305,7 +317,9 @@ def test_a_file_that_could_not_be_written_brings_nothing_back(
 
 
 def test_a_lost_store_is_made_up_for_by_the_file(queue: SyncQueue, roots: Roots, state: StateStore) -> None:
-    """The database is gone; the queue goes on from the file, and both are whole again with the next write."""
+    """The database is gone; the queue goes on from the file,
+    and both are whole again with the next write.
+    """
     queue.enqueue("a", [])
     queue.enqueue("b", [])
     state.close()
@@ -360,7 +374,9 @@ def test_on_a_full_disk_nothing_is_queued_and_nothing_lost(tmp_path: Path, recei
 
 
 def test_two_pushers_at_once_dequeue_once(roots: Roots, state: StateStore, receiver: Receiver) -> None:
-    """While one sends, another sends and dequeues the same: the first finds it gone, and takes no other for it."""
+    """While one sends, another sends and dequeues the same:
+    the first finds it gone, and takes no other for it.
+    """
     other = SyncQueue(roots, state, receiver)
 
     def slowly(entry: SyncEntry) -> None:

@@ -1,4 +1,5 @@
-"""Workspaces: files win, ghosts fail in the registry and on disk, the living stay, and nothing else is touched.
+"""Workspaces: files win, ghosts fail in the registry and on disk, the living stay,
+and nothing else is touched.
 
 It is long because what can lie in the place of a status file is much, and each is a test.
 """
@@ -100,7 +101,9 @@ def reopened(workspaces: Workspaces, state: StateStore) -> Workspaces:
 
 
 def test_roots_come_from_settings_and_never_from_the_current_folder(tmp_path: Path) -> None:
-    """CORE_WORKSPACE goes before CORE_HOME; none, and one that depends on where one stands, are refused."""
+    """CORE_WORKSPACE goes before CORE_HOME; none, and one that depends on where one stands,
+    are refused.
+    """
     both = {"CORE_WORKSPACE": str(tmp_path / "w"), "CORE_HOME": str(tmp_path / "h")}
     assert Roots.from_environment(both).folder == str(tmp_path / "w")
     assert Roots.from_environment({"CORE_HOME": "/h"}).database == Path("/h/.core/db.sqlite")
@@ -239,7 +242,9 @@ def _everything(roots: Roots) -> tuple[dict[str, bytes], list[tuple[object, ...]
 def test_a_half_written_file_is_put_right_from_the_store(
     workspaces: Workspaces, state: StateStore, content: bytes
 ) -> None:
-    """Empty, cut, zeros after a power loss, not UTF-8: the store's status takes its place, and the rest is kept."""
+    """Empty, cut, zeros after a power loss, not UTF-8:
+    the store's status takes its place, and the rest is kept.
+    """
     written = workspaces.track(NAME, status(status="queued", branch="b"))
     file = file_of(workspaces.roots)
     file.write_bytes(content)
@@ -254,7 +259,9 @@ def test_a_half_written_file_is_put_right_from_the_store(
 
 
 def test_a_half_written_ghost_fails(workspaces: Workspaces, state: StateStore) -> None:
-    """The store knows that it ran; its executor is dead; the file is whole again and says failed."""
+    """The store knows that it ran; its executor is dead;
+    the file is whole again and says failed.
+    """
     workspaces.track(NAME, status(pid=DEAD_PID))
     file_of(workspaces.roots).write_bytes(b"{")
     assert reopened(workspaces, state).all()[NAME].status == "failed"
@@ -330,7 +337,9 @@ def _typed_otherwise(file: Path, outside: Path) -> None:
 def test_what_is_not_ours_is_left_and_told(
     workspaces: Workspaces, state: StateStore, tmp_path: Path, lay: Callable[[Path, Path], None], problem: str
 ) -> None:
-    """The store stands in, its ghost fails in the registry alone; the file, and what it leads to, are as they were."""
+    """The store stands in, its ghost fails in the registry alone;
+    the file, and what it leads to, are as they were.
+    """
     outside = tmp_path / "outside"
     outside.write_text('{"status": "running", "pid": 0}')
     state.set(StateGroup.REGISTRY, NAME, {"status": "running", "pid": 0, "branch": "from the store"})
@@ -386,7 +395,9 @@ def test_a_name_that_would_lead_elsewhere_is_refused(workspaces: Workspaces, tmp
 
 @pytest.mark.parametrize("is_taken", [False, True], ids=["alone", "beside-one-of-that-name"])
 def test_a_folder_whose_name_is_no_text_is_left_and_told(workspaces: Workspaces, *, is_taken: bool) -> None:
-    """It is not taken for the folder whose name it would be told by: no such one is made, or changed."""
+    """It is not taken for the folder whose name it would be told by:
+    no such one is made, or changed.
+    """
     roots = workspaces.roots
     strange = put_file(roots, os.fsdecode(b"org/\xff\xfe"))
     content = strange.read_bytes()
@@ -416,7 +427,9 @@ def test_a_name_in_the_store_that_would_lead_elsewhere_is_told(workspaces: Works
 
 
 def test_the_queue_holds_what_waits_and_nothing_else(workspaces: Workspaces, state: StateStore) -> None:
-    """Seed: queued it is there with its repo and branch; running it is not; the history has its dispatch."""
+    """Seed: queued it is there with its repo and branch; running it is not;
+    the history has its dispatch.
+    """
     queued = status(status="queued", branch="agent/fix-tests", org="core", task="Fix tests")
     workspaces.track(NAME, queued)
     (entry,) = workspaces.queue().values()
@@ -434,7 +447,9 @@ def test_the_queue_holds_what_waits_and_nothing_else(workspaces: Workspaces, sta
 
 
 def test_running_is_counted_by_type_of_agent(workspaces: Workspaces, state: StateStore) -> None:
-    """Seed: two models of one type are two; one untracked leaves one; the last leaves a stored 0."""
+    """Seed: two models of one type are two; one untracked leaves one;
+    the last leaves a stored 0.
+    """
     workspaces.track(NAME, status())
     workspaces.track("core/go-store/task-2", status(agent="codex:gpt-5.4-mini"))
     workspaces.track("core/x", status(agent="claude", status="queued"))
@@ -459,7 +474,9 @@ def test_two_agents_on_one_store_count_together(workspaces: Workspaces, state: S
 
 
 def test_hydrating_counts_anew(workspaces: Workspaces, state: StateStore) -> None:
-    """Counts that are wrong, or of types that no longer run, and a queue that is stale, are put right."""
+    """Counts that are wrong, or of types that no longer run, and a queue that is stale,
+    are put right.
+    """
     state.set(StateGroup.CONCURRENCY, "codex", {"running": 7})
     state.set(StateGroup.CONCURRENCY, "gone", {"running": 2})
     state.set(StateGroup.QUEUE, "stale", {"repo": "r"})
@@ -471,7 +488,9 @@ def test_hydrating_counts_anew(workspaces: Workspaces, state: StateStore) -> Non
 
 
 def test_a_dispatch_is_one_row_however_often_it_is_told(workspaces: Workspaces, state: StateStore) -> None:
-    """Tracked twice, and found again by a start, a dispatch is one row; the next dispatch is another."""
+    """Tracked twice, and found again by a start, a dispatch is one row;
+    the next dispatch is another.
+    """
     first = workspaces.track(NAME, status(pid=os.getpid(), started_at=5))
     workspaces.track(NAME, first)
     state.delete(StateGroup.REGISTRY, NAME)
@@ -482,7 +501,9 @@ def test_a_dispatch_is_one_row_however_often_it_is_told(workspaces: Workspaces, 
 
 
 def test_a_dispatch_whose_row_was_lost_in_a_crash_is_made_up_for(workspaces: Workspaces) -> None:
-    """The file was written, the store was not: hydrating adds the row, though the executor is dead by now."""
+    """The file was written, the store was not: hydrating adds the row,
+    though the executor is dead by now.
+    """
     put_file(workspaces.roots, started_at=9)
     workspaces.hydrate()
     assert [dispatch.workspace for _, dispatch in workspaces.dispatches()] == [NAME]
@@ -537,7 +558,9 @@ def test_a_status_that_is_none_is_refused(workspaces: Workspaces, given: Any) ->
 
 
 def test_a_root_that_cannot_be_made_is_told(tmp_path: Path) -> None:
-    """A file is where the folder is to be: the status is not written, and neither registry nor file change."""
+    """A file is where the folder is to be: the status is not written,
+    and neither registry nor file change.
+    """
     (tmp_path / "file").write_text("mine")
     roots = Roots(str(tmp_path / "file"))
     with StateStore(db_path=roots.database) as state:
@@ -549,7 +572,9 @@ def test_a_root_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 def test_without_a_store_files_and_registry_do(roots: Roots) -> None:
-    """The store cannot be opened: tracking and hydrating go on with files, and nothing is stored."""
+    """The store cannot be opened: tracking and hydrating go on with files,
+    and nothing is stored.
+    """
     roots.make()
     roots.database.mkdir()
     with StateStore(db_path=roots.database) as state:
@@ -608,7 +633,9 @@ def test_runtime_state_that_is_none_is_refused(state: StateStore) -> None:
 
 
 def test_damaged_rows_of_the_queue_are_told(workspaces: Workspaces, state: StateStore) -> None:
-    """A row that is no queue entry is an error that names its key, until the next start writes it again."""
+    """A row that is no queue entry is an error that names its key,
+    until the next start writes it again.
+    """
     workspaces.track(NAME, status(status="queued"))
     state.set(StateGroup.QUEUE, NAME, 7)
     with pytest.raises(CorruptState, match=NAME):

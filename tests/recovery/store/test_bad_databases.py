@@ -1,4 +1,6 @@
-"""Every operation on a database that cannot serve it: a typed error within a bound, and everything as it was before."""
+"""Every operation on a database that cannot serve it:
+a typed error within a bound, and everything as it was before.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ _NOBODY: Final = 65534
 
 
 class World:
-    """A database with a task, an item that is held, one whose lease has run out, one that waits, and two jobs."""
+    """A database with a task, an item that is held, one whose lease has run out, one that waits,
+    and two jobs.
+    """
 
     def __init__(self, store: SqliteStore) -> None:
         self.clock = ManualClock(1_000_000_000)
@@ -122,7 +126,9 @@ def _world(path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
 
 @pytest.mark.parametrize("operation", _OPERATIONS)
 def test_a_database_locked_for_long_is_waited_for_within_a_bound(world: World, path: Path, operation: str) -> None:
-    """Another program writes and does not end: DatabaseLocked after the busy timeout; when it ends, all is well."""
+    """Another program writes and does not end: DatabaseLocked after the busy timeout;
+    when it ends, all is well.
+    """
     lease = world.fill()
     before = dump(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -159,7 +165,9 @@ class FullFactory(ConnectionFactory):
     ids=["save", "fail", "sweep"],
 )
 def test_a_full_disk_leaves_everything_as_it_was(path: Path, operation: Callable[[World, Lease], object]) -> None:
-    """What needs room and finds none raises DatabaseFull; with room again, the same call succeeds."""
+    """What needs room and finds none raises DatabaseFull;
+    with room again, the same call succeeds.
+    """
     with open_store(path) as store:
         world = World(store)
         lease = world.fill()
@@ -185,7 +193,9 @@ def test_a_full_disk_leaves_everything_as_it_was(path: Path, operation: Callable
 
 @pytest.mark.parametrize("operation", _OPERATIONS)
 def test_a_corrupt_database_is_named_and_not_made_worse(path: Path, operation: str) -> None:
-    """With the root of every table and index overwritten, an operation says so and writes nothing into the file."""
+    """With the root of every table and index overwritten,
+    an operation says so and writes nothing into the file.
+    """
     with open_store(path) as store:
         world = World(store)
         lease = world.fill()
@@ -238,7 +248,9 @@ for call in (
     ("folder_mode", "error"), [(0o755, "DatabaseReadOnly"), (0o700, "DatabaseUnavailable")], ids=["read", "not even"]
 )
 def test_a_database_that_may_not_be_written_grants_nothing(folder_mode: int, error: str) -> None:
-    """Whoever may only read it, or not even enter its folder, gets neither lease nor checkpoint, and a typed error."""
+    """Whoever may only read it, or not even enter its folder, gets neither lease nor checkpoint,
+    and a typed error.
+    """
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders cannot be entered by another user
         folder, path = Path(name), Path(name, "store.db")
         with open_store(path) as store:
@@ -257,7 +269,9 @@ def test_a_database_that_may_not_be_written_grants_nothing(folder_mode: int, err
 @pytest.mark.parametrize("ttl_s", [0, -1, float("nan"), float("inf"), -float("inf"), 1e300, 10**400, True, "10", None])
 @pytest.mark.parametrize("call", ["acquire", "acquire_many", "renew"])
 def test_no_length_that_is_none_reaches_the_database(world: World, path: Path, call: str, ttl_s: Any) -> None:
-    """Wherever a length is given; a renewal's None alone means the length that the lease was granted with."""
+    """Wherever a length is given; a renewal's None alone means the length that the lease was
+    granted with.
+    """
     if call == "renew" and ttl_s is None:
         return
     lease = world.fill()
@@ -283,7 +297,9 @@ def test_a_lease_on_an_item_that_does_not_exist_is_named(world: World, path: Pat
 
 
 def test_a_clock_that_jumps_back_neither_sweeps_early_nor_twice(world: World) -> None:
-    """A sweep by a clock that was set back finds nothing to do, and by one that is right again, each lease once."""
+    """A sweep by a clock that was set back finds nothing to do, and by one that is right again,
+    each lease once.
+    """
     lease = world.fill()
     sweep = RecoverySweep(world.store, clock=world.clock)
     world.clock.jump(world.clock.now() - 3600 * 1_000_000)
@@ -296,7 +312,9 @@ def test_a_clock_that_jumps_back_neither_sweeps_early_nor_twice(world: World) ->
 
 
 def test_a_clock_that_jumps_forward_ends_leases_and_keeps_the_fence(world: World) -> None:
-    """A holder whose lease was ended by a wall clock set ahead is told so, and the next holder alone can write."""
+    """A holder whose lease was ended by a wall clock set ahead is told so,
+    and the next holder alone can write.
+    """
     lease = world.fill()
     world.clock.jump(world.clock.now() + 3600 * 1_000_000)
     assert RecoverySweep(world.store, clock=world.clock).run_once() == SweepStatistics(2, 2, 0)

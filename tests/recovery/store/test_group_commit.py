@@ -1,4 +1,5 @@
-"""Threads of one process share a commit: all of it or nothing, nobody undone by another, nobody told too early.
+"""Threads of one process share a commit: all of it or nothing, nobody undone by another,
+nobody told too early.
 
 It is long because each way in which one of them can go wrong, or be interrupted, is a test on all
 of them.
@@ -89,7 +90,9 @@ def note(name: str) -> Callable[[SqliteTransaction], object]:
 
 
 def queued(store: SqliteStore, *works: Callable[[SqliteTransaction], object]) -> list[Writer]:
-    """Start a writer for each piece of work: the first is in its block, the others wait behind it in this order."""
+    """Start a writer for each piece of work: the first is in its block,
+    the others wait behind it in this order.
+    """
     writers: list[Writer] = []
     for number, work in enumerate(works):
         writers.append(Writer(store, work))
@@ -122,7 +125,9 @@ def traced(store: SqliteStore) -> Counter[str]:
 
 @pytest.mark.parametrize("is_wrong", [False, True], ids=["kept", "raises"])
 def test_an_interrupt_anywhere_leaves_the_store_to_others(store: SqliteStore, path: Path, is_wrong: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    """Wherever Ctrl-C comes: a block is there or not, one that raised is not, and others can write at once."""
+    """Wherever Ctrl-C comes: a block is there or not, one that raised is not,
+    and others can write at once.
+    """
     number, was_interrupted, kept = 0, True, 0
     with open_store(path, busy_timeout_s=1.0) as other:
         while was_interrupted:
@@ -139,7 +144,9 @@ def test_an_interrupt_anywhere_leaves_the_store_to_others(store: SqliteStore, pa
 
 
 def _interrupted(store: SqliteStore, number: int, *, is_wrong: bool) -> bool:
-    """Write in a block that is interrupted at this moment; return whether there was such a moment."""
+    """Write in a block that is interrupted at this moment;
+    return whether there was such a moment.
+    """
     try:
         with Interrupt(number, *_STORE_CODE), store.transaction() as transaction:
             transaction.insert_audit(Audit("t", f"block {number}", None, None, "", 1))
@@ -152,7 +159,9 @@ def _interrupted(store: SqliteStore, number: int, *, is_wrong: bool) -> bool:
 
 
 def test_an_interrupt_in_a_common_commit_tells_the_others_what_became_of_theirs(store: SqliteStore) -> None:
-    """A thread before the one that is interrupted and two behind it end; what was acknowledged to them is there."""
+    """A thread before the one that is interrupted and two behind it end;
+    what was acknowledged to them is there.
+    """
     number, was_interrupted = 0, True
     while was_interrupted:
         number += 1
@@ -171,7 +180,9 @@ def test_an_interrupt_in_a_common_commit_tells_the_others_what_became_of_theirs(
 
 
 def _interrupted_between(store: SqliteStore, number: int, early: Writer, names: list[str], late: list[Writer]) -> bool:
-    """Join the group of ``early``, let two more wait, and be interrupted at this moment of the end, if there is one."""
+    """Join the group of ``early``, let two more wait, and be interrupted at this moment of the end,
+    if there is one.
+    """
 
     def let_early_end() -> None:
         until(lambda: len(store.group_commit._queue) == 1)
@@ -235,7 +246,9 @@ def test_one_thread_alone_pays_nothing(store: SqliteStore) -> None:
 
 
 def test_no_call_returns_before_the_common_commit(store: SqliteStore, path: Path) -> None:
-    """A block that has ended is neither acknowledged nor seen by others as long as one of its group goes on."""
+    """A block that has ended is neither acknowledged nor seen by others as long as one of its group
+    goes on.
+    """
     first, second = queued(store, note("first"), note("second"))
     first.may_end.set()
     assert second.inside.wait(_TIMEOUT_S)
@@ -249,7 +262,9 @@ def test_no_call_returns_before_the_common_commit(store: SqliteStore, path: Path
 
 
 class Eager(group_commit.GroupCommit):
-    """Planted: a member's call returns when its block has ended, and the commit comes when it comes."""
+    """Planted: a member's call returns when its block has ended,
+    and the commit comes when it comes.
+    """
 
     __slots__ = ()
 
@@ -258,7 +273,9 @@ class Eager(group_commit.GroupCommit):
 
 
 class AllForOne(group_commit.GroupCommit):
-    """Planted: a block that raises rolls back all that is open, and the others are told that all is well."""
+    """Planted: a block that raises rolls back all that is open,
+    and the others are told that all is well.
+    """
 
     __slots__ = ()
 
@@ -339,7 +356,9 @@ def test_a_block_among_others_sees_what_they_did(store: SqliteStore) -> None:
 
 
 def test_an_error_of_the_commit_is_everybodys(store: SqliteStore) -> None:
-    """A COMMIT that SQLite refuses keeps nothing, and each of the group is told so, by an exception of its own."""
+    """A COMMIT that SQLite refuses keeps nothing, and each of the group is told so,
+    by an exception of its own.
+    """
 
     def breaks(transaction: SqliteTransaction) -> None:
         transaction.connection.execute("PRAGMA defer_foreign_keys = 1")
@@ -367,7 +386,9 @@ class SmallFactory(ConnectionFactory):
 
 
 def test_a_full_disk_is_everybodys_when_it_undoes_everybody(path: Path) -> None:
-    """SQLite may roll back all that is open when it finds no room; whoever was in it is told, and nothing is half."""
+    """SQLite may roll back all that is open when it finds no room;
+    whoever was in it is told, and nothing is half.
+    """
     with SqliteStore(init_factory(path)) as store:
         TaskManager(store).create("t")
     with SqliteStore(SmallFactory(**dataclasses.asdict(init_factory(path)))) as store:
@@ -390,7 +411,9 @@ def test_a_block_that_goes_on_after_sqlite_rolled_back_is_told(store: SqliteStor
 
 
 def test_the_wait_for_another_thread_has_a_bound(path: Path) -> None:
-    """A thread that does not end its block turns others away after the busy timeout, and they leave the queue."""
+    """A thread that does not end its block turns others away after the busy timeout,
+    and they leave the queue.
+    """
     with open_store(path, busy_timeout_s=0.05) as store:
         TaskManager(store).create("t")
         slow = queued(store, note("slow"))
@@ -402,7 +425,9 @@ def test_the_wait_for_another_thread_has_a_bound(path: Path) -> None:
 
 
 def test_a_group_has_an_end(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A group that is full commits although others wait: no stream of threads puts off an acknowledgement for ever."""
+    """A group that is full commits although others wait:
+    no stream of threads puts off an acknowledgement for ever.
+    """
     monkeypatch.setattr(group_commit, "MEMBERS_MAX", 2)
     statements = traced(store)
     assert all_end(queued(store, *(note(name) for name in "abcde"))) == [None] * 5
@@ -437,7 +462,9 @@ with open_store(sys.argv[1], queue_writers=sys.argv[2] == "queue") as store:
 
 @pytest.mark.parametrize("way", ["queue", "plain"])
 def test_what_threads_were_told_survives_a_kill(store: SqliteStore, path: Path, way: str) -> None:
-    """Eight threads are killed in full flight: each acknowledged checkpoint is there, with its number and content."""
+    """Eight threads are killed in full flight: each acknowledged checkpoint is there,
+    with its number and content.
+    """
     command = [sys.executable, "-c", _THREADS, str(path), way]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -453,7 +480,9 @@ def test_what_threads_were_told_survives_a_kill(store: SqliteStore, path: Path, 
 
 @pytest.mark.parametrize("queue_writers", [True, False])
 def test_threads_and_processes_mix(path: Path, *, queue_writers: bool) -> None:
-    """Threads of two stores on one file, as two processes would have: every number once, no error."""
+    """Threads of two stores on one file, as two processes would have:
+    every number once, no error.
+    """
     taken: list[int] = []
     with open_store(path, queue_writers=queue_writers) as one, open_store(path, queue_writers=queue_writers) as two:
         TaskManager(one).create("t")

@@ -1,4 +1,6 @@
-"""A log that a reader keeps from being emptied: a warning with its pid, in the log and in the status."""
+"""A log that a reader keeps from being emptied: a warning with its pid,
+in the log and in the status.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def grow(store: Store, what: str, commits: int) -> None:
 
 
 def test_a_reader_that_stays_is_named(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Its pid is in the log and in the status; when it has gone, the log is small again and the warning is over."""
+    """Its pid is in the log and in the status; when it has gone,
+    the log is small again and the warning is over.
+    """
     gates: dict[str, Gate] = {stage.gate: lambda _: False for stage in DEFAULT_PIPELINE.stages if stage.gate}
     application = Application(store, gates=gates, schemes={"github": github("g" * 32)})
     command = [sys.executable, "-c", READER, str(tmp_path / "core.db")]

@@ -56,7 +56,9 @@ class TestSqliteStore(StoreConformance):
         self.store = self.new_store()
 
     def new_store(self) -> Store:
-        """Return a store in a new file, whose name needs quoting wherever it is not handled as a path."""
+        """Return a store in a new file, whose name needs quoting wherever it is not handled as a
+        path.
+        """
         return open_store(self._path)
 
     def reopened(self) -> Store:
@@ -99,7 +101,9 @@ def _script(source: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def test_every_connection_is_as_durable_as_it_says(store: SqliteStore) -> None:
-    """Each of several connections reports full synchronisation and a write-ahead log, as does the file (D15)."""
+    """Each of several connections reports full synchronisation and a write-ahead log,
+    as does the file (D15).
+    """
     expected = Pragmas(synchronous="FULL", journal_mode="wal", busy_timeout_ms=0, foreign_keys=True)
     assert store.pragmas() == expected
     first = store.borrow()
@@ -116,7 +120,9 @@ def test_without_a_queue_a_connection_waits_by_itself(path: Path) -> None:
 
 
 def test_a_file_that_another_has_to_itself_is_waited_for_within_a_bound(store: SqliteStore) -> None:
-    """Readers wait only where another connection excludes even them; a read then ends in time, with a typed error."""
+    """Readers wait only where another connection excludes even them;
+    a read then ends in time, with a typed error.
+    """
     _insert(store, "t")
     store.borrow().close()
     with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
@@ -140,7 +146,9 @@ def test_a_read_that_is_told_to_wait_does(store: SqliteStore, tmp_path: Path) ->
 
 
 def test_a_connection_that_does_not_take_a_setting_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A setting that was never made is found when it is read back, and no connection is handed out."""
+    """A setting that was never made is found when it is read back,
+    and no connection is handed out.
+    """
     factory = init_factory(path)
     monkeypatch.setattr(ConnectionFactory, "_set_up", lambda *_: None)
     with pytest.raises(PragmaRefused, match="foreign_keys = 1; got 0"):
@@ -170,7 +178,9 @@ def test_a_relative_path_stays_where_it_was_meant(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("path", ["", ":memory:"])
 def test_a_database_in_memory_is_refused(path: str) -> None:
-    """A path that names no file is refused, since each connection would have a database of its own."""
+    """A path that names no file is refused, since each connection would have a
+    database of its own.
+    """
     with pytest.raises(InvalidSetting, match="path must name a file"):
         open_store(path)
 
@@ -254,7 +264,9 @@ def test_a_file_that_is_made_while_it_is_looked_at_is_ours(path: Path) -> None:
 
 
 def test_many_processes_make_one_new_file_at_once() -> None:
-    """Eight interpreters that open the same file, which is not there yet, all succeed and migrate it once."""
+    """Eight interpreters that open the same file, which is not there yet,
+    all succeed and migrate it once.
+    """
     source = """
 import sys
 from durable_agents import open_store, TaskManager
@@ -301,7 +313,9 @@ def test_a_newer_schema_is_refused_and_untouched(path: Path, tmp_path: Path, is_
 
 
 def test_a_database_of_another_program_is_refused_and_untouched(path: Path) -> None:
-    """A file whose header names another program, or that numbers its own versions, is not ours to change."""
+    """A file whose header names another program, or that numbers its own versions,
+    is not ours to change.
+    """
     for pragma in ("application_id = 1", "user_version = 3"):
         path.unlink(missing_ok=True)
         with closing(sqlite3.connect(path)) as connection:
@@ -359,7 +373,9 @@ def _a_database(path: Path) -> bytes:
     ids=["text", "1 byte", "99 bytes", "511 bytes", "1 page", "half", "header zeroed"],
 )
 def test_a_damaged_file_is_refused_and_untouched(path: Path, damage: Callable[[bytes], bytes]) -> None:
-    """What is not a database, or no longer a whole one, raises CorruptDatabase and keeps its bytes."""
+    """What is not a database, or no longer a whole one,
+    raises CorruptDatabase and keeps its bytes.
+    """
     content = damage(_a_database(path))
     path.write_bytes(content)
     with pytest.raises(CorruptDatabase, match=f"{path} must be .* SQLite database; got .*[.] Restore a copy, or move"):
@@ -368,7 +384,9 @@ def test_a_damaged_file_is_refused_and_untouched(path: Path, damage: Callable[[b
 
 
 def test_damage_found_later_is_named_too(path: Path) -> None:
-    """A page of checkpoints that was overwritten raises CorruptDatabase when it is read, and not before."""
+    """A page of checkpoints that was overwritten raises CorruptDatabase when it is read,
+    and not before.
+    """
     content = _a_database(path)
     with closing(sqlite3.connect(path)) as connection:
         (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'checkpoints'").fetchone()
@@ -393,7 +411,9 @@ def test_a_path_that_cannot_be_a_file_is_named(tmp_path: Path, name: str) -> Non
 
 
 def test_a_lock_held_by_another_process_is_waited_for_within_a_bound(store: SqliteStore) -> None:
-    """While another process writes: DatabaseLocked after the busy timeout, nothing changed, and reads go on."""
+    """While another process writes: DatabaseLocked after the busy timeout, nothing changed,
+    and reads go on.
+    """
     source = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -434,10 +454,14 @@ def test_a_wait_that_is_long_enough_succeeds(path: Path) -> None:
 
 
 def test_a_full_database_raises_and_keeps_what_it_had(path: Path) -> None:
-    """SQLITE_FULL is DatabaseFull, the transaction is undone, and there is life after space is made."""
+    """SQLITE_FULL is DatabaseFull, the transaction is undone,
+    and there is life after space is made.
+    """
 
     class SmallFactory(ConnectionFactory):
-        """Makes connections that may not let the file grow much; the limit is a connection's own."""
+        """Makes connections that may not let the file grow much;
+        the limit is a connection's own.
+        """
 
         __slots__ = ()
         pages_max = 20
@@ -464,7 +488,9 @@ _NOBODY: Final = 65534
 
 @pytest.mark.parametrize("folder_mode", [0o755, 0o777], ids=["folder too", "file only"])
 def test_a_file_that_may_not_be_written_is_named(folder_mode: int) -> None:
-    """A process without permission gets DatabaseReadOnly when it opens the store or writes to it."""
+    """A process without permission gets DatabaseReadOnly when it opens the store or
+    writes to it.
+    """
     source = """
 import os, sys, urllib.parse  # as long as this user may read it
 from durable_agents import TaskManager, open_store
@@ -500,7 +526,9 @@ def test_text_that_utf8_cannot_hold_is_named(store: SqliteStore) -> None:
 
 
 def test_values_that_no_column_can_hold_are_named(store: SqliteStore) -> None:
-    """A number of more than 64 bits, and an object, in a read and in a write; nothing is written."""
+    """A number of more than 64 bits, and an object, in a read and in a write;
+    nothing is written.
+    """
     _insert(store, "t")
     with pytest.raises(InvalidSetting, match="64 bits"):
         store.latest_checkpoint("t", 2**70)
@@ -546,7 +574,9 @@ with open_store(sys.argv[1]) as store:
 
 
 def test_no_operation_scans_a_table(store: SqliteStore) -> None:
-    """Every statement of the store finds its rows by a key or an index, so none grows with the rows that are there."""
+    """Every statement of the store finds its rows by a key or an index,
+    so none grows with the rows that are there.
+    """
     statements: list[str] = []
     connection = store.borrow()
     connection.set_trace_callback(statements.append)
@@ -577,6 +607,8 @@ def _copy_files(source: Path, target: Path) -> None:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    """Return the database and its log; the -shm beside them is an index that readers rebuild, an empty log is none."""
+    """Return the database and its log; the -shm beside them is an index that readers rebuild,
+    an empty log is none.
+    """
     files = {file.name: file.read_bytes() for file in folder.iterdir() if not file.name.endswith("-shm")}
     return {name: content for name, content in files.items() if content}

@@ -1,4 +1,6 @@
-"""Many writers on one database and one task: nothing lost, nothing twice, nobody turned away, nobody starved."""
+"""Many writers on one database and one task: nothing lost, nothing twice, nobody turned away,
+nobody starved.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,9 @@ def test_ten_processes_share_one_task(path: Path, store: SqliteStore) -> None:
 
 
 def test_a_stopped_holder_is_named(path: Path, store: SqliteStore) -> None:
-    """The wait for a turn has a bound, and its error says which process has it; killed, it holds up nobody."""
+    """The wait for a turn has a bound, and its error says which process has it;
+    killed, it holds up nobody.
+    """
     holder = started(_HOLDER, str(path))
     os.kill(holder.pid, signal.SIGSTOP)
     with pytest.raises(DatabaseLocked, match=rf"process {holder.pid} was the last to get one"):
@@ -113,7 +117,9 @@ def test_a_wait_that_was_given_up_keeps_nobody_out(path: Path, store: SqliteStor
 
 
 def test_trying_while_the_queue_stands_still_uses_nothing_up(path: Path, store: SqliteStore) -> None:
-    """Its head is stopped, say. However often somebody tries, one thread waits; when the head goes on, all is well."""
+    """Its head is stopped, say. However often somebody tries, one thread waits;
+    when the head goes on, all is well.
+    """
     place = os.open(f"{path}{SUFFIX}", os.O_RDWR | os.O_CREAT)
     assert try_lock(place)
     with open_store(path, busy_timeout_s=0.02) as impatient:
@@ -155,7 +161,9 @@ def test_a_place_that_was_given_up_is_taken_over(path: Path, store: SqliteStore)
 
 
 def test_a_writer_outside_the_queue_is_waited_for(path: Path, store: SqliteStore) -> None:
-    """The queue is an order and not the exclusion: another program's transaction counts, and its end is noticed."""
+    """The queue is an order and not the exclusion: another program's transaction counts,
+    and its end is noticed.
+    """
     with open_store(path) as other:
         with other.transaction(), pytest.raises(DatabaseLocked, match="was the last to get one"):
             CheckpointManager(store).save("t", 1)
@@ -164,7 +172,9 @@ def test_a_writer_outside_the_queue_is_waited_for(path: Path, store: SqliteStore
 
 
 def test_a_turn_ends_with_its_transaction_however_that_ends(store: SqliteStore) -> None:
-    """After an exception in the block, and after one in BEGIN, the next writer gets its turn at once."""
+    """After an exception in the block, and after one in BEGIN,
+    the next writer gets its turn at once.
+    """
     for _ in range(3):
         with pytest.raises(KeyError), store.transaction():
             raise KeyError
@@ -172,7 +182,9 @@ def test_a_turn_ends_with_its_transaction_however_that_ends(store: SqliteStore) 
 
 
 def test_a_child_that_is_forked_in_the_queue_does_not_keep_it(store: SqliteStore, path: Path) -> None:
-    """The child has a copy of the descriptor and with it of the lock; who gives its place up gives up both."""
+    """The child has a copy of the descriptor and with it of the lock;
+    who gives its place up gives up both.
+    """
     place = os.open(f"{path}{SUFFIX}", os.O_RDWR | os.O_CREAT)
     assert try_lock(place)
     reader, writer = os.pipe()

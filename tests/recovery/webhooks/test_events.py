@@ -1,4 +1,6 @@
-"""What deliveries say: each sender's payload becomes the same few events, and nothing else gets through."""
+"""What deliveries say: each sender's payload becomes the same few events,
+and nothing else gets through.
+"""
 
 from __future__ import annotations
 

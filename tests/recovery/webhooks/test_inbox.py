@@ -1,4 +1,6 @@
-"""The inbox: each delivery is there once, is handled once, and holds up no other, whoever dies in between."""
+"""The inbox: each delivery is there once, is handled once, and holds up no other,
+whoever dies in between.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def traces(store: SqliteStore) -> list[str]:
 
 
 def test_a_delivery_is_accepted_once(store: SqliteStore) -> None:
-    """Known by source and identity: in one batch, in the next, and from another source it is another."""
+    """Known by source and identity: in one batch, in the next,
+    and from another source it is another.
+    """
     inbox = Inbox(store)
     assert inbox.accept([delivery(1), delivery(1), delivery(2)]) == [True, False, True]
     assert inbox.accept([delivery(2), delivery(2, "github")]) == [False, True]
@@ -55,7 +59,9 @@ def test_a_delivery_is_accepted_once(store: SqliteStore) -> None:
 
 
 def test_deliveries_are_handled_in_order_and_once(store: SqliteStore) -> None:
-    """Oldest first; a second round finds nothing, and what was sent again after it was handled is known."""
+    """Oldest first; a second round finds nothing, and what was sent again after it was handled is
+    known.
+    """
     inbox = Inbox(store, write_audit, clock=ManualClock(now=0))
     inbox.accept([delivery(number) for number in (3, 1, 2)])
     assert inbox.run_once() == InboxStatistics(handled=3)
@@ -82,7 +88,9 @@ def test_many_processes_worth_of_rounds_handle_each_once(store: SqliteStore) -> 
 
 @pytest.mark.parametrize("is_late", [False, True], ids=["deciding", "changing"])
 def test_a_handler_that_raises_changes_nothing_and_is_tried_again(store: SqliteStore, *, is_late: bool) -> None:
-    """What it had written is undone; the others are handled; after the last attempt it is put aside with the reason."""
+    """What it had written is undone; the others are handled;
+    after the last attempt it is put aside with the reason.
+    """
 
     def handle(handled: StoredDelivery) -> DeliveryChange:
         def change(transaction: Transaction) -> None:
@@ -122,7 +130,9 @@ def test_what_was_handled_long_ago_is_forgotten(store: SqliteStore) -> None:
 
 @pytest.mark.parametrize("point", InboxPoint)
 def test_a_kill_anywhere_loses_nothing_and_doubles_nothing(store: SqliteStore, tmp_path: Path, point: str) -> None:
-    """The process dies at each crash point; sent again and handled again, each delivery has one trace."""
+    """The process dies at each crash point; sent again and handled again,
+    each delivery has one trace.
+    """
     path = tmp_path / "inbox.db"
     pid = os.fork()
     if pid == 0:

@@ -1,4 +1,6 @@
-"""Signatures: what a sender signs is taken, what anybody else made is not, and a replay is known."""
+"""Signatures: what a sender signs is taken, what anybody else made is not,
+and a replay is known.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def test_what_the_library_signs_is_taken() -> None:
 
 
 def test_one_of_several_signatures_is_enough() -> None:
-    """A sender that exchanges its secret signs with both; versions that are unknown, and rubbish, are passed over."""
+    """A sender that exchanges its secret signs with both;
+    versions that are unknown, and rubbish, are passed over.
+    """
     headers = signed()
     headers["webhook-signature"] = (
         f"v1a,xyz rubbish v1,{base64.b64encode(b'x' * 32).decode()} " + headers["webhook-signature"]
@@ -98,7 +102,9 @@ def test_a_time_that_is_none_is_refused(time: str) -> None:
     ],
 )
 def test_forges_sign_the_body(scheme: BodyHmac, headers: dict[str, str]) -> None:
-    """GitHub and Gitea: id and event come from headers that nobody signed, so the body is what it is known by."""
+    """GitHub and Gitea: id and event come from headers that nobody signed,
+    so the body is what it is known by.
+    """
     sender = scheme.verify(headers, BODY, NOW)
     assert (sender.delivery_id, sender.event) == ("d-1", "push")
     again = scheme.verify({**headers, **{name: "d-2" for name in headers if "delivery" in name}}, BODY, NOW)
@@ -122,7 +128,9 @@ def test_no_header_and_no_body_breaks_it(headers: dict[str, str], body: bytes) -
     "secret", ["no base64 at all, though it is long!", SECRET + "!", SECRET[:-9] + "-" + SECRET[-8:], "ü" * 40]
 )
 def test_a_secret_that_is_not_base64_is_refused(secret: str) -> None:
-    """With a character that is left out it would be another one, and every delivery would be refused, later."""
+    """With a character that is left out it would be another one,
+    and every delivery would be refused, later.
+    """
     with pytest.raises(InvalidSetting, match="base64") as refused:
         StandardWebhooks(secret)
     assert secret not in str(refused.value)

@@ -1,4 +1,6 @@
-"""The receiver under its real server: what is acknowledged is on disk, and every mistake has its answer."""
+"""The receiver under its real server: what is acknowledged is on disk,
+and every mistake has its answer.
+"""
 
 from __future__ import annotations
 
@@ -174,7 +176,9 @@ def test_a_stale_delivery_is_refused(served: Served) -> None:
 
 
 def test_an_event_that_nobody_needs_is_not_kept(served: Served, caplog: pytest.LogCaptureFixture) -> None:
-    """The sender is told 202, or it would send again for days; one warning says so, however many come."""
+    """The sender is told 202, or it would send again for days;
+    one warning says so, however many come.
+    """
     body = '{"type": "comment.created"}'
     for number in range(3):
         assert served.deliver(body, f"msg_{number}")[0] == 202

@@ -1,4 +1,6 @@
-"""What happens to holders in the core's state machine: a heartbeat that stalls, and a child forked in a transaction."""
+"""What happens to holders in the core's state machine:
+a heartbeat that stalls, and a child forked in a transaction.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Held(Protocol):
 
 
 class Stalling:
-    """The machine's clock for one heartbeat: asked for the time, it lets something happen first, once."""
+    """The machine's clock for one heartbeat: asked for the time, it lets something happen first,
+    once.
+    """
 
     def __init__(self, clock: ManualClock) -> None:
         self._clock = clock
@@ -58,13 +62,17 @@ class HolderMachine(KeyMachine):
     has_forked = False
 
     def lease_of(self, which: int) -> tuple[str, Lease]:
-        """Return a worker and one of the leases that it believes to have; the whole machine knows which."""
+        """Return a worker and one of the leases that it believes to have;
+        the whole machine knows which.
+        """
         raise NotImplementedError
 
     @precondition(lambda self: any(self.believed.values()))
     @rule(which=st.integers(0, 9), stall_s=st.sampled_from([0.0, 0.5, 6.0, 9.5]))
     def beat(self, which: int, stall_s: float) -> None:
-        """Renew by a heartbeat that waits for other writers, and ask it meanwhile: a loss that was told stays one."""
+        """Renew by a heartbeat that waits for other writers, and ask it meanwhile:
+        a loss that was told stays one.
+        """
         worker, lease = self.lease_of(which)
         is_trusted = self.clock.monotonic() < lease.trusted_until
         clock, told = Stalling(self.clock), list[bool]()
@@ -93,7 +101,9 @@ class HolderMachine(KeyMachine):
     @precondition(lambda self: not self.has_forked)  # a fork of the whole test process costs as much as an example
     @rule()
     def fork_in_a_transaction(self) -> None:
-        """Fork a child in a transaction, which ends it as if it were its own: it is told that it cannot."""
+        """Fork a child in a transaction, which ends it as if it were its own:
+        it is told that it cannot.
+        """
         self.has_forked = True
         with self.store.transaction() as transaction:
             child = os.fork()

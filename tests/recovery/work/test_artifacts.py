@@ -78,7 +78,9 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_was_written_is_there_with_its_evidence(artifacts: Artifacts) -> None:
-    """The file has the content, the evidence has its path and hash, and nothing else is left in the folder."""
+    """The file has the content, the evidence has its path and hash,
+    and nothing else is left in the folder.
+    """
     content = "итог\n".encode() * 1000
     evidence = artifacts.write("runs/7/result.txt", content)
     assert evidence == FileSha256("runs/7/result.txt", hashlib.sha256(content).hexdigest())
@@ -105,7 +107,9 @@ def test_a_write_passes_every_crash_point_once_and_in_order(
 
 
 def test_file_and_folder_are_flushed_around_the_rename(artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """First the file, then the rename, then the folder; and the parent of each new folder before anything in it."""
+    """First the file, then the rename, then the folder;
+    and the parent of each new folder before anything in it.
+    """
     steps: list[str] = []
     real_sync, real_rename = os.fsync, os.rename
 
@@ -140,7 +144,9 @@ Artifacts(folder).write("a", b"new" * 1000)
 
 @pytest.mark.parametrize("point", ARTIFACT_CRASH_POINTS)
 def test_a_kill_leaves_the_old_content_or_the_new(artifacts: Artifacts, point: str) -> None:
-    """Up to the rename the old file is there, after it the new one; what else is left can be discarded."""
+    """Up to the rename the old file is there, after it the new one;
+    what else is left can be discarded.
+    """
     artifacts.write("a", b"old")
     command = [sys.executable, "-c", _KILLED, str(artifacts.folder), point]
     ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(_ROOT)}, timeout=_TIMEOUT_S, check=False)
@@ -166,7 +172,9 @@ def test_the_file_of_a_writer_at_work_is_not_discarded(
 def test_a_file_that_is_discarded_before_it_is_locked_is_made_anew(
     artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one moment in which a writer's file is not locked costs it another attempt, and no content."""
+    """The one moment in which a writer's file is not locked costs it another attempt,
+    and no content.
+    """
     real_lock = fcntl.flock
     discarded: list[int] = []
 
@@ -183,7 +191,9 @@ def test_a_file_that_is_discarded_before_it_is_locked_is_made_anew(
 
 @pytest.mark.parametrize("path", _OUTSIDE)
 def test_a_path_that_leads_out_is_refused(artifacts: Artifacts, path: str) -> None:
-    """Writing raises, evidence cannot be made, and a look says that it is outside; nothing is written."""
+    """Writing raises, evidence cannot be made, and a look says that it is outside;
+    nothing is written.
+    """
     with pytest.raises(InvalidArtifact, match="must be a path below its folder"):
         artifacts.write(path, b"1")
     with pytest.raises(InvalidEvidence, match="path of an artifact must be relative"):
@@ -193,7 +203,9 @@ def test_a_path_that_leads_out_is_refused(artifacts: Artifacts, path: str) -> No
 
 
 def test_links_are_not_followed(artifacts: Artifacts, tmp_path: Path) -> None:
-    """Neither a link to a file nor one to a folder leads a look or a write out; a link under the name is replaced."""
+    """Neither a link to a file nor one to a folder leads a look or a write out;
+    a link under the name is replaced.
+    """
     (tmp_path / "secret").write_bytes(b"secret")
     (artifacts.folder / "file").symlink_to(tmp_path / "secret")
     (artifacts.folder / "folder").symlink_to(tmp_path)
@@ -208,7 +220,9 @@ def test_links_are_not_followed(artifacts: Artifacts, tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_told_apart(artifacts: Artifacts) -> None:
-    """A folder, a FIFO that nobody writes to, a socket, a missing file and one below a file each get their reason."""
+    """A folder, a FIFO that nobody writes to, a socket,
+    a missing file and one below a file each get their reason.
+    """
     (artifacts.folder / "folder").mkdir()
     os.mkfifo(artifacts.folder / "fifo")
     os.mknod(artifacts.folder / "socket", 0o140600)
@@ -228,7 +242,9 @@ def test_what_is_no_file_is_told_apart(artifacts: Artifacts) -> None:
 
 
 def test_a_file_swapped_for_a_fifo_does_not_block(artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A regular file that becomes a FIFO between looking and opening is found out, without waiting for a writer."""
+    """A regular file that becomes a FIFO between looking and opening is found out,
+    without waiting for a writer.
+    """
     path = artifacts.folder / "a"
     artifacts.write("a", b"1")
     real_open = os.open

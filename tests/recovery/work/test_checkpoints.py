@@ -60,7 +60,9 @@ def _manager(path: Path) -> Iterator[CheckpointManager]:
 
 
 def test_a_checkpoint_comes_back_as_it_was_saved(manager: CheckpointManager) -> None:
-    """Number, type, snapshot, time and the hash of the stored bytes are those that save returned."""
+    """Number, type, snapshot, time and the hash of the stored bytes are those that
+    save returned.
+    """
     snapshot = {"iteration": 3, "done": ["a", None, True, 1.5], "ключ": {"🙂": 2**70}}
     saved = manager.save("t", snapshot, type="my own type")
     content = json.dumps(snapshot, ensure_ascii=False, separators=(",", ":")).encode()
@@ -105,7 +107,9 @@ def test_the_newest_is_the_largest_number_whatever_the_clock_says(manager: Check
 
 
 def test_older_checkpoints_are_reached_step_by_step(manager: CheckpointManager) -> None:
-    """``before`` leads from the newest to the oldest and then to nothing; ``list`` pages the other way."""
+    """``before`` leads from the newest to the oldest and then to nothing;
+    ``list`` pages the other way.
+    """
     for number in (1, 2, 3):
         manager.save("t", number)
     second = manager.latest("t", before=3)
@@ -169,7 +173,9 @@ _cycle.append(_cycle)
 def test_a_snapshot_that_json_would_change_is_refused(
     manager: CheckpointManager, snapshot: object, complaint: str
 ) -> None:
-    """The error names the place of the first value that would not come back, and nothing is saved."""
+    """The error names the place of the first value that would not come back,
+    and nothing is saved.
+    """
     manager.save("t", "before")
     with pytest.raises(InvalidSnapshot) as caught:
         manager.save("t", snapshot)
@@ -272,7 +278,9 @@ def _listen(event: str, arguments: tuple[object, ...]) -> None:
 
 @pytest.fixture(name="heard")
 def _hear() -> Iterator[list[tuple[str, tuple[object, ...]]]]:
-    """Return the audit events of the core during a test. A hook cannot be removed, so there is one, switched off."""
+    """Return the audit events of the core during a test.
+    A hook cannot be removed, so there is one, switched off.
+    """
     global _heard  # noqa: PLW0603 - the one place that switches the hook
     if "_installed" not in globals():
         globals()["_installed"] = True
@@ -285,7 +293,9 @@ def _hear() -> Iterator[list[tuple[str, tuple[object, ...]]]]:
 def test_a_save_passes_every_crash_point_once_and_in_order(
     manager: CheckpointManager, heard: list[tuple[str, tuple[object, ...]]]
 ) -> None:
-    """The audit events of a save are exactly the declared ones, with the number as soon as there is one."""
+    """The audit events of a save are exactly the declared ones,
+    with the number as soon as there is one.
+    """
     manager.save("t", 1)
     heard.clear()
     manager.save("t", 2)
@@ -315,7 +325,9 @@ with CheckpointManager(db_path=path) as manager:
 
 
 def test_many_processes_on_one_task_get_every_number_once(manager: CheckpointManager, path: Path) -> None:
-    """Ten processes, one file, one task: no double, no gap, no error, and each number has its writer's snapshot."""
+    """Ten processes, one file, one task: no double, no gap, no error,
+    and each number has its writer's snapshot.
+    """
     count = 20
     environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
     writers = [

@@ -1,4 +1,5 @@
-"""Checkpoints, leases and the sweep against a plain model: any order of operations, crashes between and inside them.
+"""Checkpoints, leases and the sweep against a plain model:
+any order of operations, crashes between and inside them.
 
 The store is the real one, on a file. Time is a clock that the machine moves, sets back, and skews
 between a sweep and the holders. A crash is an exception out of a named crash point: before a COMMIT
@@ -126,7 +127,9 @@ class SwitchingAndAcknowledging(AcknowledgesInherited, Switching):
 
 
 class CoreMachine(HolderMachine):
-    """Two workers and a sweep on one store; what they do with keys (``key_machine``), and what befalls holders."""
+    """Two workers and a sweep on one store; what they do with keys (``key_machine``),
+    and what befalls holders.
+    """
 
     store: Switching
     store_kind: ClassVar[type[Switching]] = Switching
@@ -357,7 +360,9 @@ class CoreMachine(HolderMachine):
         assert caught.type is kind, caught.value
 
     def attempt(self, worker: str | None, call: Callable[[], Result], crash: str | None) -> Result | None:
-        """Call, with a crash armed; after one, the worker has forgotten everything and None is returned."""
+        """Call, with a crash armed; after one, the worker has forgotten everything and None is
+        returned.
+        """
         Crashes.armed = crash
         try:
             return call()

@@ -1,4 +1,6 @@
-"""Evidence: each kind verifies for the right reason only, and a verdict is there exactly when its checkpoint is."""
+"""Evidence: each kind verifies for the right reason only,
+and a verdict is there exactly when its checkpoint is.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +141,9 @@ while [ ! -e "$0" ]; do :; done
 
 @pytest.mark.parametrize("ending", ["stay", "leave"])
 def test_a_command_ends_with_its_whole_process_group(tmp_path: Path, ending: str) -> None:
-    """A command that ignores signals is killed at its bound; a child that it left behind is killed in any case."""
+    """A command that ignores signals is killed at its bound;
+    a child that it left behind is killed in any case.
+    """
     flag = tmp_path / "flag"
     os.mkfifo(f"{flag}.fifo")
     started = time.monotonic()
@@ -151,7 +155,9 @@ def test_a_command_ends_with_its_whole_process_group(tmp_path: Path, ending: str
 
 
 def _processes_with(text: str) -> list[str]:
-    """Return the living processes with the text in their command line, once the kernel has buried the dead."""
+    """Return the living processes with the text in their command line,
+    once the kernel has buried the dead.
+    """
     deadline = time.monotonic() + _TIMEOUT_S
     found: list[str] = []
     while time.monotonic() < deadline:
@@ -195,7 +201,9 @@ def test_a_row_verifies_by_its_values(manager: CheckpointManager) -> None:
 def test_a_question_that_makes_no_sense_does_not_verify(
     manager: CheckpointManager, table: str, values: dict[str, Any]
 ) -> None:
-    """A table or column that is not there is refused, also where SQLite would take its name for a text."""
+    """A table or column that is not there is refused,
+    also where SQLite would take its name for a text.
+    """
     assert _reason(manager, DbRow(table, values)) is Reason.QUERY_REFUSED
     assert manager.store.task("t") is not None
 
@@ -343,7 +351,9 @@ def test_no_number_of_required_items_makes_failures_verify(reasons: list[Reason]
 
 
 def test_an_empty_pack_does_not_verify(manager: CheckpointManager) -> None:
-    """Whatever the policy, no evidence is not verified evidence, when saved and when recovered (D9)."""
+    """Whatever the policy, no evidence is not verified evidence,
+    when saved and when recovered (D9).
+    """
     for policy in (None, EvidencePolicy.require_all(), EvidencePolicy.allow_partial()):
         assert not manager.save("t", None, evidence=[], policy=policy).is_verified
     recovery = manager.latest_verified("t")
@@ -352,7 +362,9 @@ def test_an_empty_pack_does_not_verify(manager: CheckpointManager) -> None:
 
 
 def test_a_partial_policy_is_kept_for_recovery(manager: CheckpointManager, artifacts: Artifacts) -> None:
-    """One of two is enough at recovery, too, if it was when it was saved; with none left it is not."""
+    """One of two is enough at recovery, too, if it was when it was saved;
+    with none left it is not.
+    """
     artifacts.write("a", b"1")
     evidence = [_ITEM, ArtifactExists("b")]
     assert not manager.save("t", "all", evidence=evidence).is_verified
@@ -388,7 +400,9 @@ manager.save("t", 2, evidence=[second])
 
 
 def killed_while_saving(manager: type[CheckpointManager], folder: Path, point: str) -> list[tuple[int, bool]]:
-    """Kill a process at the point of its second save; return its checkpoints and whether they verified."""
+    """Kill a process at the point of its second save;
+    return its checkpoints and whether they verified.
+    """
     command = [_PYTHON, "-c", _KILLED, str(folder), point, manager.__module__, manager.__name__]
     ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(_ROOT)}, timeout=_TIMEOUT_S, check=False)
     assert ended.returncode == -signal.SIGKILL

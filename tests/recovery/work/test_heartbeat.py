@@ -41,7 +41,9 @@ def _lease(leases: LeaseManager) -> Lease:
 
 
 def test_a_heartbeat_keeps_a_lease(tmp_path: Path, lease: Lease, leases: LeaseManager, clock: ManualClock) -> None:
-    """Beaten in time, it is held long after its first length; a real thread beats it on its own connection."""
+    """Beaten in time, it is held long after its first length;
+    a real thread beats it on its own connection.
+    """
     heartbeat = Heartbeat(lease, db_path=tmp_path / "store.db", clock=clock, interval_s=0.001)
     for _ in range(10):
         clock.advance(8)
@@ -55,7 +57,9 @@ def test_a_heartbeat_keeps_a_lease(tmp_path: Path, lease: Lease, leases: LeaseMa
 def test_a_loss_is_known_at_the_next_call_and_by_the_next_beat(
     tmp_path: Path, lease: Lease, leases: LeaseManager, clock: ManualClock
 ) -> None:
-    """Taken over by another, the holder is told by name; the beat after it knows, too, and does not renew."""
+    """Taken over by another, the holder is told by name;
+    the beat after it knows, too, and does not renew.
+    """
     heartbeat = Heartbeat(lease, db_path=tmp_path / "store.db", clock=clock)
     leases.release(lease)
     assert leases.acquire("thief", ttl_s=10) is not None
@@ -78,7 +82,9 @@ def test_an_unbeaten_lease_is_not_trusted(tmp_path: Path, lease: Lease, clock: M
 
 
 class Stalling(ManualClock):
-    """A clock that is asked for the time in the middle of a renewal, and calls a function then, once."""
+    """A clock that is asked for the time in the middle of a renewal, and calls a function then,
+    once.
+    """
 
     stall: Callable[[], object] | None = None
 
@@ -91,7 +97,9 @@ class Stalling(ManualClock):
 
 
 def test_a_loss_that_was_told_stays_one(tmp_path: Path, leases: LeaseManager) -> None:
-    """A renewal that waits for others, and comes when the holder has been told to stop, does not tell it to go on."""
+    """A renewal that waits for others, and comes when the holder has been told to stop,
+    does not tell it to go on.
+    """
     clock = Stalling(leases.clock.now())
     lease = LeaseManager(leases.store, clock=clock).acquire("h", ttl_s=10)
     assert lease is not None
@@ -114,7 +122,9 @@ def test_a_loss_that_was_told_stays_one(tmp_path: Path, leases: LeaseManager) ->
 def test_a_thread_notices_a_loss_by_itself(
     tmp_path: Path, lease: Lease, leases: LeaseManager, clock: ManualClock
 ) -> None:
-    """Within an interval, without a call of the holder; it does not renew what the new owner has."""
+    """Within an interval, without a call of the holder;
+    it does not renew what the new owner has.
+    """
     with Heartbeat(lease, db_path=tmp_path / "store.db", clock=clock, interval_s=0.005) as heartbeat:
         until(lambda: heartbeat.health.runs >= 2)
         leases.release(lease)
@@ -127,7 +137,9 @@ def test_a_thread_notices_a_loss_by_itself(
 
 
 def test_a_busy_database_ends_no_heartbeat(tmp_path: Path, leases: LeaseManager, clock: ManualClock) -> None:
-    """D12: while the caller's own transaction is open a beat fails, says so, and the next one renews."""
+    """D12: while the caller's own transaction is open a beat fails, says so,
+    and the next one renews.
+    """
     lease = leases.acquire("h", ttl_s=0.4)
     assert lease is not None
     clock.advance(0.1)

@@ -111,7 +111,9 @@ def test_a_renewal_moves_the_expiry(leases: LeaseManager, clock: ManualClock) ->
 
 @pytest.mark.parametrize("call", ["renew", "complete", "fail", "release"])
 def test_after_its_expiry_a_lease_changes_nothing(leases: LeaseManager, clock: ManualClock, call: str) -> None:
-    """D3: an expired lease is neither renewed nor completed; the error says that it expired, the row is as it was."""
+    """D3: an expired lease is neither renewed nor completed;
+    the error says that it expired, the row is as it was.
+    """
     lease = held(leases)
     before = leases.get(lease.work_item_id)
     clock.advance(TTL_S)
@@ -127,7 +129,9 @@ def test_after_its_expiry_a_lease_changes_nothing(leases: LeaseManager, clock: M
 
 
 def test_a_zombie_cannot_end_the_new_owners_item(leases: LeaseManager, clock: ManualClock) -> None:
-    """D3: an old incarnation of the same name has an old token, and the error says who holds the item now."""
+    """D3: an old incarnation of the same name has an old token,
+    and the error says who holds the item now.
+    """
     zombie = held(leases, "worker-1")
     leases.release(zombie)
     owner = leases.acquire("worker-1", ttl_s=TTL_S)
@@ -202,7 +206,9 @@ def test_a_token_of_another_item_opens_nothing(leases: LeaseManager, call: str) 
 
 
 def test_a_lease_is_no_fence_for_another_task(leases: LeaseManager, clock: ManualClock) -> None:
-    """A checkpoint of one task under the lease of another is a mistake that is named, and not written."""
+    """A checkpoint of one task under the lease of another is a mistake that is named,
+    and not written.
+    """
     TaskManager(leases.store).create("other")
     lease = held(leases)
     checkpoints = CheckpointManager(leases.store, clock=clock)
@@ -269,7 +275,9 @@ def test_what_does_not_exist_is_named(leases: LeaseManager) -> None:
 
 
 def test_why_an_attempt_failed_is_kept_whatever_is_in_it(leases: LeaseManager) -> None:
-    """The error of an attempt may name a file whose name is not UTF-8; what is no text changes nothing."""
+    """The error of an attempt may name a file whose name is not UTF-8;
+    what is no text changes nothing.
+    """
     lease = held(leases)
     with pytest.raises(InvalidWorkItem, match="str"):
         leases.fail(lease, ValueError("no text"))  # type: ignore[arg-type]  # the wrong type is the point
@@ -342,7 +350,9 @@ def test_the_declared_crash_points_are_those_that_are_passed(leases: LeaseManage
 
 
 def test_what_is_done_under_a_lease_finds_its_row_by_the_key(leases: LeaseManager, tmp_path: Path) -> None:
-    """Renewing, fencing, completing and a batch cost the same among a million items that have ended as among none."""
+    """Renewing, fencing, completing and a batch cost the same among a million items that have ended
+    as among none.
+    """
     statements: list[str] = []
     held(leases)
     leases.enqueue("t", "work")
@@ -369,7 +379,9 @@ def test_what_is_done_under_a_lease_finds_its_row_by_the_key(leases: LeaseManage
 
 @pytest.mark.parametrize("arguments", [{}, {"type": "work"}, {"task_id": "t"}])
 def test_what_has_ended_costs_nothing(leases: LeaseManager, tmp_path: Path, arguments: dict[str, str]) -> None:
-    """The search for an item uses an index of pending items alone: no scan, no sorting, nothing of what has ended."""
+    """The search for an item uses an index of pending items alone:
+    no scan, no sorting, nothing of what has ended.
+    """
     statements: list[str] = []
     leases.enqueue("t", "work")
     connection = leases.store.borrow()  # type: ignore[attr-defined]

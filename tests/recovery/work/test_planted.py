@@ -1,4 +1,6 @@
-"""The planted defects really are defects of their kind, and pass the crash points of the sound manager."""
+"""The planted defects really are defects of their kind,
+and pass the crash points of the sound manager.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ manager.save("t", {"step": 2})
 
 
 def _killed_at(manager: type[CheckpointManager], path: Path, point: str) -> list[tuple[int, str]]:
-    """Kill a process at the point of its second save; return the numbers and snapshots it leaves."""
+    """Kill a process at the point of its second save;
+    return the numbers and snapshots it leaves.
+    """
     command = [sys.executable, "-c", _KILLED, str(path), manager.__module__, manager.__name__, point]
     environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
     ended = subprocess.run(command, env=environment, timeout=_TIMEOUT_S, check=False)
@@ -51,7 +55,9 @@ _SECOND: Final = (2, '{"step":2}')
 @pytest.mark.parametrize("point", CHECKPOINT_CRASH_POINTS)
 @pytest.mark.parametrize("manager", [CheckpointManager, SynchronousOff, NumberOutsideTransaction])
 def test_a_kill_leaves_a_save_whole_or_not_at_all(manager: type[CheckpointManager], tmp_path: Path, point: str) -> None:
-    """Up to the commit there is nothing of the second save, after it everything; the sound manager among them."""
+    """Up to the commit there is nothing of the second save, after it everything;
+    the sound manager among them.
+    """
     is_committed = CHECKPOINT_CRASH_POINTS.index(point) >= CHECKPOINT_CRASH_POINTS.index(
         "recovery.checkpoint.after_commit"
     )
@@ -98,7 +104,9 @@ def test_only_the_pragmas_tell_that_nothing_is_flushed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", _MANAGERS)
 def test_without_a_fault_no_defect_shows(kind: type[CheckpointManager], tmp_path: Path) -> None:
-    """Each variant, left alone, saves, reads and reopens like the sound manager, past the same crash points."""
+    """Each variant, left alone, saves, reads and reopens like the sound manager,
+    past the same crash points.
+    """
     path = tmp_path / "store.db"
     passed: list[str] = []
     is_listening = True

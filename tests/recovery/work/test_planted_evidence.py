@@ -1,4 +1,6 @@
-"""The planted defects about evidence really are defects of their kind; the sound ones, asked the same, have none."""
+"""The planted defects about evidence really are defects of their kind;
+the sound ones, asked the same, have none.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def _opened(kind: type[CheckpointManager], tmp_path: Path) -> tuple[CheckpointMa
 def _recovers(
     kind: type[CheckpointManager], tmp_path: Path, evidence: list[Evidence], policy: EvidencePolicy | None = None
 ) -> bool:
-    """Save one checkpoint with the evidence; tell whether it counts as verified, now and at recovery."""
+    """Save one checkpoint with the evidence; tell whether it counts as verified,
+    now and at recovery.
+    """
     manager, _ = _opened(kind, tmp_path)
     with manager:
         saved = manager.save("t", 1, evidence=evidence, policy=policy)
@@ -161,7 +165,9 @@ def _left_by(kind: type[Artifacts], folder: Path, point: str) -> bytes:
 
 @pytest.mark.parametrize("point", ARTIFACT_CRASH_POINTS)
 def test_writing_in_place_loses_the_old_content(tmp_path: Path, point: str) -> None:
-    """A kill between opening and writing leaves neither the old content nor the new; the others leave one of them."""
+    """A kill between opening and writing leaves neither the old content nor the new;
+    the others leave one of them.
+    """
     left = {kind: _left_by(kind, tmp_path, point) for kind in (Artifacts, UnsyncedArtifacts, InPlaceArtifacts)}
     assert {left[Artifacts], left[UnsyncedArtifacts]} <= {b"old", b"new" * 1000}
     assert (left[InPlaceArtifacts] == b"") == (point == "recovery.artifact.after_create")

@@ -1,4 +1,6 @@
-"""The planted defects of leases and sweeps really are defects of their kind, and the sound parts have none of them."""
+"""The planted defects of leases and sweeps really are defects of their kind,
+and the sound parts have none of them.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def test_a_renewal_after_the_expiry(store: SqliteStore, clock: ManualClock, kind
 
 @pytest.mark.parametrize("kind", [LeaseManager, EndsByName])
 def test_a_stale_holder_completes(store: SqliteStore, clock: ManualClock, kind: type[LeaseManager]) -> None:
-    """D3: an old incarnation ends the new owner's item with the variant, and changes nothing with the sound one."""
+    """D3: an old incarnation ends the new owner's item with the variant,
+    and changes nothing with the sound one.
+    """
     leases = kind(store, clock=clock)
     zombie = held(leases, "worker")
     leases.release(zombie)
@@ -100,7 +104,9 @@ def test_a_stale_holder_saves(store: SqliteStore, clock: ManualClock, kind: type
 def test_a_lease_without_an_expiry(
     store: SqliteStore, clock: ManualClock, kind: type[LeaseManager], ttl_s: float
 ) -> None:
-    """D4: the variant's item is stuck for ever, no sweep finds it; the sound one refuses the length."""
+    """D4: the variant's item is stuck for ever, no sweep finds it;
+    the sound one refuses the length.
+    """
     leases = kind(store, clock=clock)
     item = leases.enqueue("t", "work")
     if kind is LeaseManager:
@@ -115,7 +121,9 @@ def test_a_lease_without_an_expiry(
 
 
 def _meddle(store: SqliteStore, statement: str) -> None:
-    """Let another connection change the item just before the second writer of the next sweep gets the lock."""
+    """Let another connection change the item just before the second writer of the next sweep gets
+    the lock.
+    """
     original, begun = store.transaction, []
 
     def transaction() -> object:
@@ -134,7 +142,9 @@ _COMPLETED = "UPDATE work_items SET status = 'completed', lease_holder = NULL, l
 
 @pytest.mark.parametrize("meanwhile", [_RENEWED, _COMPLETED], ids=["renewed", "completed"])
 def test_a_holder_that_is_faster_than_the_sweep(store: SqliteStore, clock: ManualClock, meanwhile: str) -> None:
-    """D5: between look and update the item is renewed or completed, and the variant returns it all the same."""
+    """D5: between look and update the item is renewed or completed,
+    and the variant returns it all the same.
+    """
     leases = LeaseManager(store, clock=clock)
     lease = held(leases)
     clock.advance(TTL_S)
@@ -144,7 +154,9 @@ def test_a_holder_that_is_faster_than_the_sweep(store: SqliteStore, clock: Manua
 
 
 def test_the_sound_sweep_leaves_nothing_in_between(store: SqliteStore, clock: ManualClock) -> None:
-    """D5: it looks and updates in one transaction, so the same meddling comes after it and finds nothing to undo."""
+    """D5: it looks and updates in one transaction, so the same meddling comes after it and finds
+    nothing to undo.
+    """
     leases = LeaseManager(store, clock=clock)
     lease = held(leases)
     clock.advance(TTL_S)
@@ -155,7 +167,9 @@ def test_the_sound_sweep_leaves_nothing_in_between(store: SqliteStore, clock: Ma
 
 @pytest.mark.parametrize("kind", [RecoverySweep, CountsWhatItFinds])
 def test_two_sweeps_over_one_lease(store: SqliteStore, clock: ManualClock, kind: type[RecoverySweep]) -> None:
-    """D6: a sweep that another overtakes reports and marks the same lease with the variant, and nothing otherwise."""
+    """D6: a sweep that another overtakes reports and marks the same lease with the variant,
+    and nothing otherwise.
+    """
     leases = LeaseManager(store, clock=clock)
     held(leases)
     clock.advance(TTL_S)

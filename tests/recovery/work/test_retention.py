@@ -1,4 +1,6 @@
-"""Recovery goes to the newest checkpoint that verifies now, and retention never takes that one away."""
+"""Recovery goes to the newest checkpoint that verifies now,
+and retention never takes that one away.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def _numbers(manager: CheckpointManager) -> list[int]:
 
 
 def test_recovery_goes_to_the_newest_that_verifies_now(manager: CheckpointManager, artifacts: Artifacts) -> None:
-    """Deleted, changed and missing evidence is passed over, and told with its reason, newest first (D9)."""
+    """Deleted, changed and missing evidence is passed over, and told with its reason,
+    newest first (D9).
+    """
     saved = [manager.save("t", name, evidence=[artifacts.write(name, b"1")]) for name in ("a", "b", "c")]
     assert manager.latest_verified("t").checkpoint == saved[2]
     manager.save("t", "without")
@@ -207,7 +211,9 @@ def test_retention_leaves_other_tasks_alone(manager: CheckpointManager) -> None:
 def test_whatever_was_saved_retention_spares_what_recovery_needs(
     tmp_path_factory: pytest.TempPathFactory, kinds: list[str], keep: int
 ) -> None:
-    """Before and after, recovery finds the same; what stays is contiguous and at least what was to be kept."""
+    """Before and after, recovery finds the same; what stays is contiguous and at least what was to
+    be kept.
+    """
     artifacts = Artifacts(tmp_path_factory.mktemp("artifacts"))
     with CheckpointManager(db_path=artifacts.folder / "store.db", artifacts=artifacts) as manager:
         TaskManager(manager.store).create("t")

@@ -1,4 +1,6 @@
-"""The sweep: every expired lease is recovered once, whoever sweeps, and nobody who still holds one is touched."""
+"""The sweep: every expired lease is recovered once, whoever sweeps,
+and nobody who still holds one is touched.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,9 @@ def test_a_holder_that_renewed_or_completed_is_left_alone(
 
 
 def test_a_stale_look_changes_nothing(leases: LeaseManager, clock: ManualClock) -> None:
-    """D5, in the store itself: an item that was seen as expired and renewed since is not touched."""
+    """D5, in the store itself: an item that was seen as expired and renewed since is
+    not touched.
+    """
     leases.enqueue("t", "work")
     lease = leases.acquire("alive", ttl_s=TTL_S)
     assert lease is not None
@@ -138,7 +142,9 @@ RecoverySweep(open_store(path), clock=ManualClock(int(now)), batch=4).run_once()
 def test_a_sweep_that_is_killed_leaves_whole_batches(
     leases: LeaseManager, sweep: RecoverySweep, clock: ManualClock, tmp_path: Path, point: str
 ) -> None:
-    """Killed in its second batch, it has done the first, or both; the next sweep does all that is left, once."""
+    """Killed in its second batch, it has done the first, or both;
+    the next sweep does all that is left, once.
+    """
     take(leases, 10)
     clock.advance(TTL_S)
     command = [sys.executable, "-c", _KILLED, str(tmp_path / "store.db"), point, str(clock.now())]
@@ -153,7 +159,9 @@ def test_a_sweep_that_is_killed_leaves_whole_batches(
 
 
 def test_one_bad_item_stops_nobody_else(leases: LeaseManager, sweep: RecoverySweep, clock: ManualClock) -> None:
-    """An item whose boundary cannot be written stays as it is and is named; all others are recovered."""
+    """An item whose boundary cannot be written stays as it is and is named;
+    all others are recovered.
+    """
     TaskManager(leases.store).create("bad")
     ids = take(leases, 4)
     bad = leases.enqueue("bad", "work").work_item_id
@@ -173,7 +181,9 @@ def test_one_bad_item_stops_nobody_else(leases: LeaseManager, sweep: RecoverySwe
 
 
 def test_a_locked_database_stops_a_sweep_with_what_it_did(tmp_path: Path, clock: ManualClock) -> None:
-    """What would meet every item alike is raised, after the bound of the store, and nothing is changed."""
+    """What would meet every item alike is raised, after the bound of the store,
+    and nothing is changed.
+    """
     with open_store(tmp_path / "store.db", busy_timeout_s=0.05) as store, open_store(tmp_path / "store.db") as hog:
         leases = LeaseManager(store, clock=clock)
         TaskManager(store).create("t")
@@ -187,7 +197,9 @@ def test_a_locked_database_stops_a_sweep_with_what_it_did(tmp_path: Path, clock:
 def test_numbers_of_boundaries_are_contiguous_in_each_task(
     leases: LeaseManager, sweep: RecoverySweep, clock: ManualClock
 ) -> None:
-    """Items of several tasks in one batch get the next numbers of their own task, and readable snapshots."""
+    """Items of several tasks in one batch get the next numbers of their own task,
+    and readable snapshots.
+    """
     TaskManager(leases.store).create("u")
     checkpoints = CheckpointManager(leases.store)
     checkpoints.save("u", "mine")
@@ -211,7 +223,9 @@ def test_numbers_of_boundaries_are_contiguous_in_each_task(
 
 
 def test_the_search_for_expired_leases_reads_no_others(leases: LeaseManager) -> None:
-    """The plan is a search of the index of held items, in order: nothing grows with what has ended."""
+    """The plan is a search of the index of held items, in order:
+    nothing grows with what has ended.
+    """
     with closing(sqlite3.connect(leases.store.path)) as reader:  # type: ignore[attr-defined]
         plan = " ".join(row[3] for row in reader.execute("EXPLAIN QUERY PLAN " + EXPIRED, (1, 1, 1, 1)))
     assert plan == "SEARCH work_items USING INDEX work_items_leased (lease_expires_at>? AND lease_expires_at<?)"
@@ -228,7 +242,9 @@ print(json.dumps([found.expired_found, found.recovered, found.failed]))
 
 
 def test_four_sweeps_at_once_recover_each_lease_once(leases: LeaseManager, tmp_path: Path) -> None:
-    """D6: four processes together report exactly what there was, and write as many boundary rows."""
+    """D6: four processes together report exactly what there was,
+    and write as many boundary rows.
+    """
     with LeaseManager(leases.store) as system:
         for _ in range(400):
             system.enqueue("t", "work")
@@ -268,7 +284,9 @@ def test_a_batch_that_cannot_be_meant_is_refused(leases: LeaseManager, batch: in
 
 @pytest.mark.parametrize("now", [float("nan"), float("inf"), 1.5, 2**70, True, "now"])
 def test_what_is_no_moment_sweeps_nothing(leases: LeaseManager, sweep: RecoverySweep, now: int) -> None:
-    """Infinity would be past every expiry, so a slip of the caller's must not take leases that are held."""
+    """Infinity would be past every expiry, so a slip of the caller's must not take leases that are
+    held.
+    """
     (number,) = take(leases, 1)
     with pytest.raises(InvalidSetting, match="microseconds"):
         sweep.run_once(now)

@@ -47,7 +47,9 @@ def test_ids_that_are_made_up_differ_and_sort_by_age(tasks: TaskManager, clock: 
 
 
 def test_creating_again_changes_nothing(tasks: TaskManager, clock: ManualClock) -> None:
-    """The same id, or the same tracker key, gives the task that is there, and no second audit row."""
+    """The same id, or the same tracker key, gives the task that is there,
+    and no second audit row.
+    """
     created = tasks.create("t", tracker_key="ORCH-1")
     clock.advance(5)
     assert tasks.create("t", tracker_key="ORCH-1", stage="later") == created
@@ -95,7 +97,9 @@ def test_ids_and_keys_that_cannot_be_stored_are_refused(tasks: TaskManager, text
 
 
 def test_a_status_moves_with_its_audit_row(tasks: TaskManager, clock: ManualClock) -> None:
-    """The returned task, the stored one and the trail agree; the stage's age is not touched (D21)."""
+    """The returned task, the stored one and the trail agree;
+    the stage's age is not touched (D21).
+    """
     tasks.create("t", stage="plan")
     clock.advance(1)
     moved = tasks.set_status("t", TaskStatus.RUNNING, expected=TaskStatus.CREATED, detail="taken by 'w1'")
@@ -105,7 +109,9 @@ def test_a_status_moves_with_its_audit_row(tasks: TaskManager, clock: ManualCloc
 
 
 def test_a_wrong_expectation_loses(tasks: TaskManager) -> None:
-    """Of two callers who expect the same status the second is told what it is now, and nothing changes."""
+    """Of two callers who expect the same status the second is told what it is now,
+    and nothing changes.
+    """
     tasks.create("t")
     running = tasks.set_status("t", TaskStatus.RUNNING, expected=TaskStatus.CREATED)
     with pytest.raises(StatusConflict, match="Task 't' must be created; got running"):
@@ -116,7 +122,9 @@ def test_a_wrong_expectation_loses(tasks: TaskManager) -> None:
 
 @pytest.mark.parametrize(("expected", "status"), list(itertools.product(TaskStatus, TaskStatus)))
 def test_only_the_declared_transitions_exist(tasks: TaskManager, expected: TaskStatus, status: TaskStatus) -> None:
-    """Every pair of statuses is either declared and works, or is refused before the store is asked."""
+    """Every pair of statuses is either declared and works,
+    or is refused before the store is asked.
+    """
     tasks.create("t")
     for step in _way_to(expected):
         tasks.set_status("t", step[1], expected=step[0])

@@ -1,4 +1,6 @@
-"""The worker: real processes that are killed wherever it hurts, and work that is there exactly once in the end."""
+"""The worker: real processes that are killed wherever it hurts,
+and work that is there exactly once in the end.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ sys.addaudithook(_listen)
 
 @pytest.fixture(name="heard")
 def _hear() -> Iterator[list[tuple[str, tuple[object, ...]]]]:
-    """Return the worker's events of a test. A hook cannot be removed, so there is one, switched off."""
+    """Return the worker's events of a test. A hook cannot be removed, so there is one,
+    switched off.
+    """
     global _heard  # noqa: PLW0603 - the one place that switches the hook
     _heard = []
     yield _heard
@@ -119,7 +123,9 @@ def _expected_effects() -> dict[str, bytes]:
 
 
 def test_work_is_done_from_the_first_to_the_last_iteration(manager: CheckpointManager, artifacts: Artifacts) -> None:
-    """Each iteration gets the state that the one before it returned; the task succeeds; nothing is left to do."""
+    """Each iteration gets the state that the one before it returned; the task succeeds;
+    nothing is left to do.
+    """
     worker = _worker(manager, artifacts, _append)
     assert worker.run_once() == WorkOutcome("t", WorkEnding.COMPLETED, 0, 3, 0)
     assert [checkpoint.snapshot for checkpoint in manager.list("t")] == [
@@ -150,7 +156,9 @@ def test_a_run_passes_every_crash_point_in_order(
 def test_a_kill_anywhere_costs_one_attempt_and_nothing_else(
     manager: CheckpointManager, artifacts: Artifacts, tmp_path: Path, point: str
 ) -> None:
-    """Killed once at any crash point of any part: every effect once and right, at most one attempt more."""
+    """Killed once at any crash point of any part: every effect once and right,
+    at most one attempt more.
+    """
     number = {WORKER_CRASH_POINTS[0]: 0, WORKER_CRASH_POINTS[1]: 0, WORKER_CRASH_POINTS[2]: 0}.get(point, _FIFTH)
     if point in {*WORKER_CRASH_POINTS[-2:]}:
         number = ITERATIONS
@@ -169,7 +177,9 @@ def test_a_kill_anywhere_costs_one_attempt_and_nothing_else(
 def test_an_iteration_is_attempted_once_more_per_kill(
     manager: CheckpointManager, artifacts: Artifacts, tmp_path: Path
 ) -> None:
-    """Four kills in the same iteration, each between its effect and its checkpoint: five attempts, one of others."""
+    """Four kills in the same iteration, each between its effect and its checkpoint:
+    five attempts, one of others.
+    """
     run = _supervised(tmp_path, "recovery.worker.after_iteration", _FIFTH, deaths=4)
     assert run.exits == (-signal.SIGKILL,) * 4 + (0,)
     attempts = collections.Counter(map(int, (tmp_path / "attempts").read_text().split()))
@@ -188,7 +198,9 @@ def test_a_lost_effect_is_written_again(
     kind: type[Worker],
     is_whole: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """The sound worker goes back behind a checkpoint whose file is gone; the planted one finishes without it."""
+    """The sound worker goes back behind a checkpoint whose file is gone;
+    the planted one finishes without it.
+    """
 
     def stop_in_third(iteration: Iteration) -> list[int]:
         if iteration.number == 3:
@@ -206,7 +218,9 @@ def test_a_lost_effect_is_written_again(
 
 
 def test_what_leaves_no_evidence_is_done_again(manager: CheckpointManager, artifacts: Artifacts) -> None:
-    """Iterations without evidence are not relied upon: the next worker begins behind the last one that has some."""
+    """Iterations without evidence are not relied upon:
+    the next worker begins behind the last one that has some.
+    """
     begun: list[int] = []
 
     def work(iteration: Iteration) -> list[int]:
@@ -291,7 +305,9 @@ def test_a_task_that_is_cancelled_is_left(manager: CheckpointManager, artifacts:
 
 
 def test_checkpoints_of_others_are_not_mistaken_for_progress(manager: CheckpointManager, artifacts: Artifacts) -> None:
-    """Another type is passed over; the worker's own type with another content is an error and no guess."""
+    """Another type is passed over; the worker's own type with another content is an error and no
+    guess.
+    """
     evidence = [artifacts.write("a", b"1")]
     manager.save("t", {"mine": 1}, type="my own", evidence=evidence)
     worker = _worker(manager, artifacts, _append)
@@ -322,7 +338,9 @@ def test_a_worker_has_something_to_do(manager: CheckpointManager, artifacts: Art
 
 
 def test_a_supervisor_spends_its_budget_and_no_more() -> None:
-    """A program that always fails is started once and then as often as the budget says, with growing pauses."""
+    """A program that always fails is started once and then as often as the budget says,
+    with growing pauses.
+    """
     pauses: list[float] = []
 
     def wait(duration_s: float) -> bool:

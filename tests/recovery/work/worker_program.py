@@ -1,4 +1,5 @@
-"""A worker process for tests: ten iterations, each with one effect, and one line in a log for each attempt.
+"""A worker process for tests: ten iterations, each with one effect,
+and one line in a log for each attempt.
 
 Arguments: folder, class of the worker (module:name), class of the artifacts, and the crash point to
 die at, with the number of the iteration, while a file named ``deaths`` says that it may.

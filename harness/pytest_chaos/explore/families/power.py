@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 TITLE: Final = "survives a power loss"
 REDUCED_MAX: Final = 12
-"""At most this many findings are reduced to a smaller loss; a target that fails in more ways has other worries."""
+"""At most this many findings are reduced to a smaller loss;
+a target that fails in more ways has other worries.
+"""
 REDUCTIONS_MAX: Final = 100
 """At most this many smaller losses are tried for one finding."""
 

@@ -85,7 +85,8 @@ class Syncing(NamedTuple):
 
 Effect: TypeAlias = Naming | Writing | Moding | Syncing
 Names: TypeAlias = "dict[int, Mapping[str, int]]"
-"""Of each folder, by its node, what is in it. The inner mappings are never changed, only replaced."""
+"""Of each folder, by its node, what is in it. The inner mappings are never changed, only replaced.
+"""
 
 
 class Disk:

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from pytest_chaos.trace.recording import Recording
 
 EXHAUSTIVE_MAX: Final = 64
-"""A moment that allows at most this many states has all of them built; of others a sample is drawn."""
+"""A moment that allows at most this many states has all of them built; of others a sample is drawn.
+"""
 SAMPLES: Final = 24
 """States of a moment that allows more, drawn in equal parts from all kinds of loss."""
 SECTOR_BYTES: Final = 512

@@ -38,7 +38,8 @@ REFUSALS: Final = (sqlite3.Error, UnicodeEncodeError, OverflowError)
 
 _PRIMARY: Final = 0xFF
 
-# The index of the log is a file of its own, and SQLite has no special code for a full disk under it.
+# The index of the log is a file of its own, and SQLite has no special code for a full disk under
+# it.
 _FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 _LOCKED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -118,7 +119,9 @@ BUSY_TIMEOUT_S: Final = 30.0
 _BUSY_TIMEOUT_S_MAX: Final = 24 * 3600.0
 _SQLITE_VERSION_MIN: Final = (3, 37, 0)
 MAPPED_BYTES: Final = 1024 * 1024 * 1024
-"""How much of the file a reading connection maps into memory at most; it costs address space and no memory."""
+"""How much of the file a reading connection maps into memory at most;
+it costs address space and no memory.
+"""
 
 _RETRY_DELAY_S: Final = 0.002
 _SYNCHRONOUS: Final = ("OFF", "NORMAL", "FULL", "EXTRA")

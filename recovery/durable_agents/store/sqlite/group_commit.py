@@ -50,10 +50,13 @@ MEMBERS_MAX: Final = 64
 """How many transactions share one commit at most."""
 
 AGE_S_MAX: Final = 0.01
-"""For how long after its beginning others may join a group, in seconds: with their own length, what others wait."""
+"""For how long after its beginning others may join a group, in seconds:
+with their own length, what others wait.
+"""
 
 END_S_MAX: Final = 30.0
-"""How long a member waits for the end of its group, in seconds, unless the busy timeout is longer."""
+"""How long a member waits for the end of its group, in seconds, unless the busy timeout is longer.
+"""
 
 
 class Group:

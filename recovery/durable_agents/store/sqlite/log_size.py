@@ -22,7 +22,9 @@ LOG_BYTES_MAX: Final = 64 * 1024 * 1024
 """The size above which the log is too large; an untroubled one has some 4 MB."""
 
 LOOK_S: Final = 1.0
-"""The time between two looks: each is one ``stat``, and one read of ``/proc/locks`` if it is too large."""
+"""The time between two looks: each is one ``stat``,
+and one read of ``/proc/locks`` if it is too large.
+"""
 
 _LOCKS_BYTES_MAX: Final = 1024 * 1024
 _READ_MARKS: Final = range(123, 128)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 APPLICATION_ID: Final = 0x50437263
-"""``PCrc`` in ASCII, in the header of each of our files (``file`` and ``sqlite3 .dbinfo`` show it)."""
+"""``PCrc`` in ASCII, in the header of each of our files (``file`` and ``sqlite3 .dbinfo`` show it).
+"""
 
 Migration: TypeAlias = tuple[str, ...]
 """Statements that take a file from one schema version to the next, in one transaction."""
@@ -80,10 +81,10 @@ CREATE TABLE task_audits (
 )
 
 _2_EVIDENCE: Final[Migration] = (
-    # One row per checkpoint, in its transaction: a checkpoint without one has no evidence, so no state
-    # of the file can make one look verified. All items are in one JSON array (json_each takes it
-    # apart): a row and a page for each item would cost a commit a tenth of its time (measured). The
-    # table lies under its key: small rows, written in that order.
+    # One row per checkpoint, in its transaction: a checkpoint without one has no evidence, so no
+    # state of the file can make one look verified. All items are in one JSON array (json_each takes
+    # it apart): a row and a page for each item would cost a commit a tenth of its time (measured).
+    # The table lies under its key: small rows, written in that order.
     """
 CREATE TABLE checkpoint_evidence (
     task_id         TEXT    NOT NULL,
@@ -98,8 +99,8 @@ CREATE TABLE checkpoint_evidence (
 )
 
 _3_WORK_ITEMS: Final[Migration] = (
-    # Holder and expiry are there exactly while an item is in progress: a lease without an expiry would
-    # never be swept.
+    # Holder and expiry are there exactly while an item is in progress:
+    # a lease without an expiry would never be swept.
     """
 CREATE TABLE work_items (
     work_item_id     INTEGER PRIMARY KEY,
@@ -260,9 +261,9 @@ CREATE TABLE cycle_entries (
 )
 
 _7_KEYS: Final[Migration] = (
-    # Keys: claims and results. The claim's expiry is there exactly while a caller executes, the result
-    # exactly after it; so no state of a row is one that nobody would ever end. The result comes last: a
-    # claim does not walk its overflow pages.
+    # Keys: claims and results. The claim's expiry is there exactly while a caller executes, the
+    # result exactly after it; so no state of a row is one that nobody would ever end. The result
+    # comes last: a claim does not walk its overflow pages.
     """
 CREATE TABLE idempotency_keys (
     key_number       INTEGER PRIMARY KEY,
@@ -296,8 +297,8 @@ CREATE TABLE key_usage (
 )
 
 _8_SOURCES: Final[Migration] = (
-    # Apart from the tasks, whose rows are read at every step. A branch is found by its name, a commit
-    # by its repository: there are few open branches in one.
+    # Apart from the tasks, whose rows are read at every step.
+    # A branch is found by its name, a commit by its repository: there are few open branches in one.
     """
 CREATE TABLE task_sources (
     task_id TEXT NOT NULL PRIMARY KEY REFERENCES tasks (task_id),
@@ -308,7 +309,8 @@ CREATE TABLE task_sources (
 """,
     "CREATE INDEX task_sources_by_branch ON task_sources (repo, branch)",
     "CREATE INDEX task_sources_by_commit ON task_sources (repo, sha) WHERE sha <> ''",
-    # By the age of the stage, not of the row (D21, docs/design.md): the tasks that are due come first.
+    # By the age of the stage, not of the row (D21, docs/design.md):
+    # the tasks that are due come first.
     "CREATE INDEX tasks_waiting ON tasks (stage, stage_entered_at, task_id) WHERE status IN ('created', 'running')",
     "CREATE INDEX webhook_inbox_failed ON webhook_inbox (delivery_number) WHERE status = 'failed'",
     "CREATE INDEX outbox_advances ON outbox (task_id) WHERE kind = 'advance'",
@@ -374,8 +376,9 @@ def _refuse_untouched(factory: ConnectionFactory, version: int) -> None:
         except sqlite3.OperationalError as error:
             if result_code(error) != sqlite3.SQLITE_READONLY_ROLLBACK:
                 raise
-            # The process that made the file was killed in a write, before there was a write-ahead log
-            # (found by exploring the first opening). Opening any database rolls such a write back.
+            # The process that made the file was killed in a write, before there was a write-ahead
+            # log (found by exploring the first opening). Opening any database rolls such a write
+            # back.
             _look(file, "rw", factory, version)
     except sqlite3.Error as error:
         raise translated(error, factory.path, factory.busy_timeout_s) from error
@@ -430,7 +433,8 @@ def _execute_step(connection: sqlite3.Connection, migration: Migration, path: st
 
 def _version_of(connection: sqlite3.Connection, version_max: int, path: str) -> int:
     """Return the file's schema version. Raises NewerSchema or ForeignDatabase."""
-    # In this order: both are set in one commit, so a commit between the two reads can only add the id.
+    # In this order: both are set in one commit, so a commit between the two reads can only add the
+    # id.
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     is_unclaimed = application == 0 and version == 0

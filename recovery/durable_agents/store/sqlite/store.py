@@ -54,7 +54,9 @@ if TYPE_CHECKING:
 _IDLE_CONNECTIONS_MAX: Final = 8
 
 _OPERATIONS_PER_LOOK: Final = 10_000
-"""How many steps of SQLite's machine lie between two looks at the clock; some tenths of a millisecond."""
+"""How many steps of SQLite's machine lie between two looks at the clock;
+some tenths of a millisecond.
+"""
 
 
 class SqliteTransaction(LeaseWrites, InboxWrites, JobWrites, SourceWrites, StateWrites, KeyWrites):

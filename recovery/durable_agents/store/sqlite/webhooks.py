@@ -93,8 +93,8 @@ _OF_REPO = f"SELECT {_COLUMNS} FROM task_sources AS s JOIN tasks AS t USING (tas
 _OF_BRANCH: Final = f"{_OF_REPO} AND s.branch = ? ORDER BY t.task_id LIMIT ?"
 _OF_SHA: Final = f"{_OF_REPO} AND s.sha = ? AND s.sha <> '' ORDER BY t.task_id LIMIT ?"
 _OF_STAGE: Final = f"{_OF_REPO} AND t.stage = ? ORDER BY t.task_id LIMIT ?"
-# The index on stages is walked from its oldest; a task with an active job costs one look at the index
-# of jobs.
+# The index on stages is walked from its oldest;
+# a task with an active job costs one look at the index of jobs.
 WAITING: Final = (
     f"SELECT {_COLUMNS}, coalesce(s.repo, '') FROM tasks AS t INDEXED BY tasks_waiting "
     "LEFT JOIN task_sources AS s USING (task_id) "

@@ -33,7 +33,9 @@ from durable_agents.file_lock import FileLock, sign
 from durable_agents.store.sqlite.connections import is_busy
 
 SUFFIX: Final = "-queue"
-"""The lock file's name is that of the database and this; it holds the pid of the process that began last."""
+"""The lock file's name is that of the database and this;
+it holds the pid of the process that began last.
+"""
 
 BURST_S: Final = 0.003
 """For how long after its turn a writer may begin without queueing."""
