@@ -12,6 +12,8 @@ import ast
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -409,6 +411,28 @@ def test_a_package_index_is_found(path: str, line: str) -> None:
     assert len(index_problems(path, f"a\n{line}\n")) == 1
     assert index_problems("constraints.txt", "pytest==9.2.0\n") == []
     assert index_problems("pyproject.toml", 'Source = "https://github.com/someone/pytest-chaos"\n') == []
+
+
+def run_by_path(path: Path, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Execute the module level of a script as ``python path`` does, without its main part."""
+    program = "import runpy, sys; sys.path.insert(0, sys.argv[1]); runpy.run_path(sys.argv[2], run_name='imported')"
+    command = [sys.executable, "-I", "-c", program, str(path.parent), str(path)]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/benchmarks/benchmark_*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_runs_by_its_path(path: Path, tmp_path: Path) -> None:
+    """A benchmark imports what it needs when it is run by its path, in any directory."""
+    run = run_by_path(path, tmp_path)
+    assert run.returncode == 0, run.stderr
+
+
+def test_an_import_that_needs_the_root_is_found(tmp_path: Path) -> None:
+    """A script that imports ``tests`` without making it importable is found."""
+    script = tmp_path / "benchmark_x.py"
+    script.write_text("import tests.waiting\n", encoding="utf-8")
+
+    assert "No module named 'tests'" in run_by_path(script, ROOT).stderr
 
 
 def test_the_picture_of_the_rooms_is_up_to_date() -> None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from durable_agents import Artifacts, CheckpointManager, LeaseManager, TaskManager
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, only this folder is importable
 from tests.benchmarks.benchmark_checkpoints import Bare, flush_us, medians_us, snapshot_of
 
 if TYPE_CHECKING:

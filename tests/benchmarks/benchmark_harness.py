@@ -25,6 +25,7 @@ from pytest_chaos.model.history import MarkParser
 from pytest_chaos.runtime import scratch
 from pytest_chaos.runtime.agent import Agent, Command, GuardianClient
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, only this folder is importable
 from scenarios.work.agents import snapshot_of
 
 SPAWNS = 40

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import sqlite3
-import statistics
 import sys
 import tempfile
 import time
@@ -21,6 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from durable_agents import CheckpointManager, LeaseManager, RecoverySweep, TaskManager
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, only this folder is importable
+from tests.benchmarks.benchmark_checkpoints import medians_us
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,20 +94,6 @@ def take_one(leases: LeaseManager) -> None:
 def take_ten(leases: LeaseManager) -> None:
     """Take ten items in one commit."""
     assert len(leases.acquire_many("h", limit=_BATCH, ttl_s=60)) == _BATCH
-
-
-def medians_us(work: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Do each piece of work in turn, again and again,
-    and return the median of each in microseconds.
-    """
-    names = list(work)
-    times_ns: dict[str, list[int]] = {name: [] for name in names}
-    for repetition in range(repetitions):
-        for name in names if repetition % 2 else reversed(names):
-            started_ns = time.perf_counter_ns()
-            work[name]()
-            times_ns[name].append(time.perf_counter_ns() - started_ns)
-    return {name: statistics.median(times) / 1000 for name, times in times_ns.items()}
 
 
 def peers(folder: Path, items: int) -> dict[str, tuple[Callable[[], object], float]]:

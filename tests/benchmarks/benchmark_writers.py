@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from durable_agents import CheckpointManager, TaskManager, open_store
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, only this folder is importable
 from tests.benchmarks.benchmark_checkpoints import Bare, medians_us
 
 if TYPE_CHECKING:
