@@ -1,4 +1,7 @@
-"""Checks of numbers and texts where they are given. NaN compares false, and would disable a limit."""
+"""Checks of numbers and texts where they are given.
+
+NaN compares false, and would disable a limit.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ def is_whole(value: object, least: int, most: int) -> bool:
 
 
 def is_text(value: object) -> bool:
-    """Whether a text column keeps this value unchanged: a non-empty str of valid UTF-8 without NUL."""
+    """Whether a text column keeps this value unchanged.
+
+    It must be a non-empty str of valid UTF-8 without NUL.
+    """
     if not isinstance(value, str) or not value or "\0" in value:
         return False
     try:
@@ -29,7 +35,10 @@ def is_text(value: object) -> bool:
 
 
 def check_bytes(name: str, bytes_max: int | None, *, least: int = 0, is_optional: bool = False) -> None:
-    """Raise InvalidSetting unless this is an int of at least ``least``, or None if ``is_optional``."""
+    """Raise InvalidSetting unless this is an int from ``least`` to ``BYTES_MOST``.
+
+    With ``is_optional``, None is valid too.
+    """
     if (bytes_max is None and is_optional) or is_whole(bytes_max, least, BYTES_MOST):
         return
     fix = "Give bytes, or None for no bound." if is_optional else "Give bytes."

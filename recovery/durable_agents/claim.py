@@ -5,7 +5,7 @@ Four things are claims. What they share is here; the rest of each lies in its ow
 | claim | owner | token | expiry | taken over |
 |---|---|---|---|---|
 | lease (``work.leases``) | a name | rises with every grant | yes | after a sweep |
-| key (``once.claims``) | an owner lock | rises with every grant of the key | yes | when its owner dies |
+| key (``once.claims``) | an owner lock | rises with every grant | yes | when its owner dies |
 | job (``jobs.queue``) | its monitor process | rises with every start | no | by the reaper |
 | lease file (``jobs.lease_files``) | a process | the file itself | no | when its owner dies |
 
@@ -42,7 +42,10 @@ LossType = TypeVar("LossType", bound="ClaimLost")
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """A process that owns a claim: pid and start name one process, even when the pid is reused (D18)."""
+    """A process that owns a claim, named by pid and start.
+
+    The start tells it from a later process with the same pid (D18).
+    """
 
     pid: int
     process_start: str
@@ -63,7 +66,10 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 def expires_at(now: Microseconds, ttl_s: float) -> Microseconds:
-    """Return when a claim that is granted or renewed ``now`` (wall clock) ends for everybody else."""
+    """Return when a claim that is granted or renewed ``now`` ends, by the wall clock.
+
+    From that moment on another process may take it over.
+    """
     return now + microseconds(ttl_s)
 
 

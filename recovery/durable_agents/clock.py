@@ -64,7 +64,10 @@ class ManualClock:
         return self._elapsed
 
     def advance(self, duration_s: float) -> None:
-        """Move both readings by ``duration_s`` seconds. Raises InvalidSetting unless it is 0 or more."""
+        """Move both readings forward by ``duration_s`` seconds.
+
+        Raises InvalidSetting unless it is 0 or more.
+        """
         if not (math.isfinite(duration_s) and duration_s >= 0):
             message = f"duration_s must be finite and 0 or more; got {duration_s!r}. Set the time back by jump()."
             raise InvalidSetting(message)
@@ -73,7 +76,10 @@ class ManualClock:
         self._elapsed += step
 
     def jump(self, now: Microseconds) -> None:
-        """Set the wall clock to any moment, as an administrator can; the monotonic reading stays."""
+        """Set the wall clock to any moment, as an administrator can.
+
+        The monotonic reading stays.
+        """
         self._now = now
 
 

@@ -93,7 +93,10 @@ class ChildRunner:
             raise ToolNotStarted(message) from error
 
     def _call_off(self) -> None:
-        """After an interrupt, end the program and wait for its end. Further interrupts do not cut this short."""
+        """End the program after an interrupt, and wait for its end.
+
+        Further interrupts do not shorten the wait.
+        """
         if self._is_over:
             return
         deadline = time.monotonic() + CALL_OFF_S_MAX
@@ -155,7 +158,10 @@ TIMEOUT_S_MAX: Final = 7 * 24 * 3600.0
 
 
 class CommandOutput(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a command. ``exit_code`` is None when a ``signal`` ended it; both come from the kernel."""
+    """The end of a command, as the kernel reported it.
+
+    ``exit_code`` is None when a ``signal`` ended it.
+    """
 
     exit_code: int | None
     signal: int | None = None
@@ -171,8 +177,9 @@ class CommandOutput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CommandLine(msgspec.Struct, frozen=True):
-    """A command to run. ``environment`` is added to this process's, and is part of the command's identity.
+    """A command to run.
 
+    ``environment`` is added to this process's environment, and is part of the command's identity.
     ``timeout_s`` bounds how long it runs, in seconds; None is no bound.
     """
 
@@ -243,9 +250,10 @@ def check_words(argv: object, stdin: object) -> None:
 
 
 def _parts(descriptor: int, size_bytes: int) -> Iterator[bytes]:
-    """Yield the first ``size_bytes`` of a file in parts, since one system call returns 2 GiB at most.
+    """Yield the first ``size_bytes`` of a file in parts.
 
-    Read by position: a daemon that goes on writing shares the file's offset with us.
+    One system call returns 2 GiB at most. Read by position: a daemon that goes on writing shares
+    the file's offset with us.
     """
     done = 0
     while done < size_bytes and (part := os.pread(descriptor, min(size_bytes - done, _READ_BYTES), done)):
@@ -254,7 +262,10 @@ def _parts(descriptor: int, size_bytes: int) -> Iterator[bytes]:
 
 
 def _files(content: bytes, stack: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
-    """Return temporary files for stdin (holding ``content``), stdout and stderr. Raises ToolNotStarted."""
+    """Return temporary files for stdin (holding ``content``), stdout and stderr.
+
+    Raises ToolNotStarted.
+    """
     try:
         stdin, stdout, stderr = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))  # noqa: SIM115 - it is
         stdin.write(content)

@@ -11,7 +11,10 @@ from typing import Self
 
 
 class CrashPoint(enum.StrEnum):
-    """Base of the enumerations. A value reads ``recovery.OPERATION.MOMENT`` and is the audit event."""
+    """The base of the enumerations of crash points.
+
+    A value reads ``recovery.OPERATION.MOMENT``, and is the name of the audit event.
+    """
 
     @classmethod
     def of(cls, operation: str) -> tuple[Self, ...]:

@@ -30,7 +30,10 @@ class StoreError(RecoveryError):
 
 
 class NewerSchema(StoreError):
-    """The file was written by a newer version of this package, and was not touched. Update the package."""
+    """The file was written by a newer version of this package, and was not touched.
+
+    Update the package.
+    """
 
 
 class ForeignDatabase(StoreError):
@@ -38,11 +41,17 @@ class ForeignDatabase(StoreError):
 
 
 class CorruptDatabase(StoreError):
-    """The file is not a database, or is a damaged one: truncated, overwritten, torn. Restore a copy."""
+    """The file is not a database, or is truncated, overwritten or torn.
+
+    Restore a copy.
+    """
 
 
 class DatabaseLocked(StoreError):
-    """Another connection held the write lock for longer than the busy timeout. Nothing changed; try again."""
+    """Another connection held the write lock for longer than the busy timeout.
+
+    Nothing changed; try again.
+    """
 
 
 class DatabaseFull(StoreError):
@@ -87,11 +96,14 @@ and by no other error.
 
 
 class InvalidTask(RecoveryError, ValueError):
-    """A task id, tracker key or stage that cannot be stored: no string, empty, or not encodable as UTF-8."""
+    """A task id, tracker key or stage is not text, is empty, or is not valid UTF-8."""
 
 
 class UnknownTask(RecoveryError, LookupError):
-    """No task has this id. Create it first: a mistyped id must not look like a task without checkpoints."""
+    """No task has this id.
+
+    Create it first: a mistyped id must not look like a task without checkpoints.
+    """
 
 
 class TaskConflict(RecoveryError):
@@ -110,7 +122,10 @@ class InvalidTransition(RecoveryError, ValueError):
 
 
 class InvalidSnapshot(RecoveryError, ValueError):
-    """The snapshot would not come back unchanged: not JSON, NaN, a tuple, a key that is no string."""
+    """The snapshot would not come back unchanged from JSON.
+
+    Common causes: NaN, a tuple, a date, a key that is not a string.
+    """
 
 
 class SnapshotTooLarge(InvalidSnapshot):
@@ -129,11 +144,17 @@ class CorruptCheckpoint(RecoveryError):
 
 
 class InvalidEvidence(RecoveryError, ValueError):
-    """Invalid evidence or policy: a path outside the folder, a malformed SHA-256, or nothing to check."""
+    """The evidence or the policy is invalid.
+
+    Common causes: a path outside the folder, a malformed SHA-256, nothing to check.
+    """
 
 
 class InvalidArtifact(RecoveryError, ValueError):
-    """Invalid path or content of an artifact: absolute, outside its folder, by a link, not bytes."""
+    """The path or the content of an artifact is invalid.
+
+    Common causes: an absolute path, a path outside the folder or through a link, text for bytes.
+    """
 
 
 class ArtifactNotWritten(RecoveryError):
@@ -152,7 +173,10 @@ class QueryRefused(RecoveryError):
 
 
 class ClaimLost(RecoveryError):
-    """The claim is not held any more: it expired, was taken over, ended or cancelled. Stop working on it."""
+    """The claim is not held any more: it expired, was taken over, ended or cancelled.
+
+    Stop working on it.
+    """
 
 
 # Work items and leases.
@@ -171,11 +195,17 @@ class UnknownWorkItem(RecoveryError, LookupError):
 
 
 class LeaseExpired(ClaimLost):
-    """The lease ran out before the call. The item may still be free, but this holder has it no more."""
+    """The lease ran out before the call.
+
+    The item may still be free, but this holder has lost it.
+    """
 
 
 class LeaseLost(ClaimLost):
-    """The item has ended, or was granted to another holder since. This holder changes nothing any more."""
+    """The item has ended, or was granted to another holder since.
+
+    This holder can change nothing any more.
+    """
 
 
 class AlreadyFinished(LeaseLost):
@@ -186,7 +216,10 @@ class AlreadyFinished(LeaseLost):
 
 
 class UnknownProgress(RecoveryError):
-    """A task's newest verified iteration_end was not saved by a worker, so it has no state to go on from."""
+    """A task's newest verified iteration_end was not saved by a worker.
+
+    It holds no state from which a worker could go on.
+    """
 
 
 class WorkerNotStarted(RecoveryError):
@@ -201,11 +234,14 @@ class InvalidSignature(RecoveryError):
 
 
 class StaleDelivery(InvalidSignature):
-    """The signature is valid, but its time is too far from the receiver's clock: late, or replayed."""
+    """The signature is valid, but its time is too far from the receiver's clock.
+
+    The delivery is late, or replayed.
+    """
 
 
 class InvalidDelivery(RecoveryError, ValueError):
-    """The body of a signed delivery is invalid: not JSON, or without fields that its event needs."""
+    """The body of a signed delivery is not JSON, or lacks a field that its event needs."""
 
 
 # The tracker.
@@ -250,7 +286,10 @@ class JobLost(ClaimLost):
 
 
 class InvalidPipeline(RecoveryError, ValueError):
-    """An invalid pipeline: a stage that leads nowhere or in a circle, a duplicate name, a missing gate."""
+    """The pipeline is invalid.
+
+    Common causes: a stage that leads nowhere or in a circle, a duplicate name, a missing gate.
+    """
 
 
 class UnknownStage(RecoveryError, LookupError):
@@ -265,7 +304,10 @@ class UnknownAgent(RecoveryError, LookupError):
 
 
 class InvalidState(RecoveryError, ValueError):
-    """An invalid group, key or value: empty, too long, not UTF-8, or not JSON that comes back unchanged."""
+    """The group, key or value is invalid.
+
+    Common causes: an empty or too long key, invalid UTF-8, a value that JSON does not bring back.
+    """
 
 
 class CorruptState(RecoveryError):
@@ -273,15 +315,21 @@ class CorruptState(RecoveryError):
 
 
 class InvalidWorkspace(RecoveryError, ValueError):
-    """An invalid workspace: a name that leads out of the folder of workspaces, or an impossible status."""
+    """The workspace's name leads out of the folder of workspaces, or its status is unknown."""
 
 
 class WorkspaceNotWritten(RecoveryError):
-    """The status file of a workspace was left alone: it is a link, a folder, or of a newer version."""
+    """The status file of a workspace was not written.
+
+    It is a link, a folder, or of a newer version.
+    """
 
 
 class InvalidCycle(RecoveryError, ValueError):
-    """An invalid cycle: a name that cannot be part of a file name, or an entry without a kind or not JSON."""
+    """The cycle is invalid.
+
+    Common causes: a name that cannot be part of a file name, an entry without a kind, not JSON.
+    """
 
 
 class CycleEnded(RecoveryError):
@@ -309,11 +357,17 @@ class PushFailed(RecoveryError):
 
 
 class FolderLocked(RecoveryError):
-    """Another process held the lock of a state folder beyond the bound. Nothing changed; try again."""
+    """Another process held the lock of a state folder beyond the bound.
+
+    Nothing changed; try again.
+    """
 
 
 class ExecutorNotEnded(RecoveryError):
-    """A process survived SIGKILL, or must not be signalled. The steps after its end were not done."""
+    """A process survived SIGKILL, or must not be signalled.
+
+    The steps that follow its end were not done.
+    """
 
 
 # Keys, the cache and the ledger.
@@ -332,7 +386,10 @@ class InvalidResult(RecoveryError, ValueError):
 
 
 class RequestConflict(RecoveryError):
-    """The key belongs to another request, so its result does not answer this one. Use another key."""
+    """The key belongs to another request, so its result does not answer this one.
+
+    Use another key.
+    """
 
 
 class InProgress(RecoveryError):

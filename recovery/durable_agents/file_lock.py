@@ -23,7 +23,10 @@ _HOLDER_BYTES: Final = 16
 
 
 class FileLock:
-    """A lock on the file at ``path``, which is made if it is missing; used by one thread at a time."""
+    """A lock on the file at ``path``, for one thread at a time.
+
+    A missing file is made.
+    """
 
     __slots__ = ("_waiter", "path")
 
@@ -72,7 +75,10 @@ def try_lock(descriptor: int) -> bool:
 
 
 def sign(descriptor: int) -> None:
-    """Record our pid in the lock file, unless it is there already: a write makes the next fsync slower."""
+    """Record our pid in the lock file, unless it is there already.
+
+    A write makes the next fsync slower.
+    """
     name = f"{os.getpid()}\n".ljust(_HOLDER_BYTES).encode()
     with contextlib.suppress(OSError):  # on a full disk the order is still right; only the name is missing
         if os.pread(descriptor, _HOLDER_BYTES, 0) != name:
@@ -119,7 +125,10 @@ class _Waiter:
             raise
 
     def is_reused(self) -> bool:
-        """Let the thread wait for another caller; False if it has ended, or stayed in the parent at a fork."""
+        """Let the thread wait for another caller.
+
+        Return False if it has ended, or belongs to the parent of this forked process.
+        """
         with self._mutex:
             if self._has_ended or self._process != os.getpid():
                 return False
@@ -127,7 +136,10 @@ class _Waiter:
             return True
 
     def _decide(self) -> bool:
-        """Settle the owner of the descriptor: the caller, if there is a lock on it, else the thread."""
+        """Settle the owner of the descriptor.
+
+        The caller owns it if the lock is held; else the thread does.
+        """
         with self._mutex:
             self._is_abandoned = not self._has_lock
             return self._has_lock

@@ -49,7 +49,10 @@ class Liveness(enum.StrEnum):
 
 
 class ProcessLine(NamedTuple):
-    """One line of the process table: ``start`` as in ``start_of``, ``state`` as the kernel's letter."""
+    """One line of the process table.
+
+    ``start`` is as in ``start_of``, ``state`` is the kernel's letter.
+    """
 
     pid: int
     start: str
@@ -120,9 +123,10 @@ def _all_processes() -> Iterator[ProcessLine]:
 
 
 def wait_for_exit(pid: int, timeout_s: float | None, wake: int | None = None) -> bool:
-    """Wait until our child is a zombie, and leave it one: it keeps its pid, and the number of its group.
+    """Wait until our child is a zombie, without reaping it.
 
-    Return whether it is; False after ``timeout_s`` seconds, or when the file ``wake`` is readable.
+    A zombie keeps its pid and the number of its group. Return whether it is; False after
+    ``timeout_s`` seconds, or when the file ``wake`` is readable.
     """
     descriptor = os.pidfd_open(pid)  # readable when the process has ended
     try:
@@ -203,7 +207,10 @@ def _members(pid: int, start: str, variable: tuple[str, str] | None, *, is_sure:
 
 
 def _has(pid: int, variable: tuple[str, str]) -> bool | None:
-    """Whether the process was started with this environment variable; None if its environment is empty."""
+    """Whether the process was started with this environment variable.
+
+    None if its environment is empty.
+    """
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 - the plain way, as above
             found = file.read()

@@ -25,7 +25,10 @@ STUCK_INTERVALS: Final = 10
 
 
 class Health(msgspec.Struct, frozen=True):
-    """State of a service. ``reason`` is empty when healthy; failed runs move ``last_run_at`` too."""
+    """The state of a service.
+
+    ``reason`` is empty when it is healthy. Failed runs move ``last_run_at`` too.
+    """
 
     is_running: bool
     runs: int
@@ -41,7 +44,10 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class _ServiceThread:
-    """The thread of one start of a service, with its stop event. A later start makes another one."""
+    """The thread of one start of a service, with its stop event.
+
+    A later start makes another one.
+    """
 
     def __init__(self, run: Callable[[_ServiceThread], None], name: str) -> None:
         self.stop = threading.Event()
@@ -58,7 +64,7 @@ class _ServiceThread:
 
 
 class PeriodicService:
-    """Calls ``run_once(now)`` every ``interval_s`` seconds in a thread of its own, until it is stopped.
+    """Calls ``run_once(now)`` every ``interval_s`` seconds in a thread of its own.
 
     >>> service = PeriodicService(lambda now: None, interval_s=60)
     >>> service.tick()
@@ -113,7 +119,10 @@ class PeriodicService:
             return msgspec.structs.replace(self._health, is_running=running, reason=reason)
 
     def start(self) -> None:
-        """Start the loop, unless it runs. A stopped loop that is still in its last run is left to end."""
+        """Start the loop, unless it is running.
+
+        A stopped loop that is still in its last run may finish it beside the new loop.
+        """
         with self._lock:
             if self._loop is not None and self._loop.is_running() and not self._loop.stop.is_set():
                 return
@@ -128,9 +137,10 @@ class PeriodicService:
                 self._loop.woken.set()
 
     def stop(self, *, timeout_s: float = 10.0) -> bool:
-        """Stop the loop after its current run; return whether it ended within ``timeout_s`` seconds.
+        """Stop the loop after its current run; return whether it has ended.
 
-        Called from a run itself, return False without waiting: the loop ends with that run.
+        Waits at most ``timeout_s`` seconds. Called from a run itself, return False without waiting:
+        the loop ends with that run.
         """
         with self._lock:
             loop = self._loop

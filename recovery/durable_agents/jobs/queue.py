@@ -16,7 +16,7 @@ reaper:
 
 | the run | the job | besides |
 |---|---|---|
-| exit 0, and the agent may not leave the task's stage (it is past it, or a human decides) | done | |
+| exit 0, and the agent may not leave the stage (past it, or a human decides) | done | |
 | exit 0, and the gate of the stage is green | done | the task is to leave the stage |
 | exit 0, and the gate is red | as below | nothing |
 | another exit, or an unknown one, and attempts remain | queued | |
@@ -160,10 +160,10 @@ class JobQueue(Manager):
         return runs
 
     def claim(self, *, agents: Sequence[str] | None = None) -> Job | None:
-        """Claim the oldest queued job for this process, of these agents or of any; None without one.
+        """Claim the oldest queued job for this process, or return None.
 
-        A job whose task was cancelled is not begun: it fails at its turn, without an alert.
-        Raises InvalidJob, or any StoreError.
+        ``agents`` limits the choice to their jobs. A job whose task was cancelled is not begun: it
+        fails at its turn, without an alert. Raises InvalidJob, or any StoreError.
         """
         for agent in agents or ():
             _check_name("agent", agent)
@@ -212,7 +212,10 @@ class JobQueue(Manager):
         sys.audit(JobCrashPoint.JOB_AFTER_EXIT_CODE, claim.job_id)
 
     def check(self, claim: JobClaim) -> None:
-        """Raise JobLost unless the job runs under this claim. ``require`` does so in a transaction."""
+        """Raise JobLost unless the job runs under this claim.
+
+        ``require`` does so in a transaction.
+        """
         job = self._store.job(claim.job_id)
         if not _is_held(job, claim):
             raise _refusal(job, claim)
@@ -263,7 +266,10 @@ def settle(transaction: Transaction, outcome: JobOutcome, now: Microseconds) -> 
 
 
 def require(transaction: Transaction, claim: JobClaim) -> None:
-    """Raise JobLost unless the job runs under this claim: the fence of what the transaction writes."""
+    """Raise JobLost unless the job runs under this claim.
+
+    This is the fence of all that the transaction writes.
+    """
     if not transaction.holds_job(claim.job_id, claim.claim):
         raise _lost(transaction, claim)
 

@@ -14,7 +14,7 @@ The flow of a request:
 |---|---|---|
 | ``idempotency`` | functions that are safe to repeat | another caller executes again |
 | ``llm_cache``, ``langchain_cache`` | outputs of language models | another caller generates again |
-| ``tool_ledger``, ``outputs`` | effects on the world | the call is in doubt, and its caller decides |
+| ``tool_ledger``, ``outputs`` | effects on the world | the call is in doubt; its caller decides |
 
 ``requests`` gives requests their hash. The store is the only code that knows SQL. Users import the
 classes from ``durable_agents``; no other room imports from this one.

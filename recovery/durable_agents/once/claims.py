@@ -70,10 +70,11 @@ weak, so that ended ones vanish.
 
 
 class KeyClaim(msgspec.Struct, frozen=True, weakref=True):
-    """A claim of the caller's. ``is_in_doubt``: an earlier execution began, and its outcome is not known.
+    """A claim of the caller's.
 
-    It is renewed for as long as this object exists: an interrupt that comes before the execution
-    leaves no renewals behind.
+    ``is_in_doubt`` says that an earlier execution began, and that its outcome is unknown. It is
+    renewed for as long as this object exists: an interrupt that comes before the execution leaves
+    no renewals behind.
     """
 
     key: str
@@ -120,10 +121,16 @@ class ClaimPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyClaims:
-    """The keys of one scope. May be shared by threads; the caller closes the store. Raises InvalidSetting."""
+    """The keys of one scope.
+
+    May be shared by threads. The caller closes the store. Raises InvalidSetting.
+    """
 
     def __init__(self, store: Store, policy: ClaimPolicy, clock: Clock | None = None) -> None:
-        """Validate the policy. The first claim takes this process's owner lock and starts the renewals."""
+        """Validate the policy.
+
+        The first claim takes this process's owner lock and starts the renewals.
+        """
         _check_scope(policy.scope)
         check_duration("claim_s", policy.claim_s)
         if policy.execution_s_max is not None:
@@ -142,7 +149,10 @@ class KeyClaims:
         self._renewals: PeriodicService | None = None
 
     def close(self) -> None:
-        """Stop the renewals and release the owner lock: waiting callers take over. Closing twice is fine."""
+        """Stop the renewals and release the owner lock.
+
+        Waiting callers take over. Closing twice is fine.
+        """
         renewals, self._renewals = self._renewals, None
         if renewals is not None and self._process == os.getpid():
             renewals.stop()
@@ -150,11 +160,17 @@ class KeyClaims:
             self._owner_lock.leave()
 
     def stored(self, key: str) -> str:
-        """Return the name of a key in the store: its scope keeps it apart from keys of other scopes."""
+        """Return the name of a key in the store.
+
+        Its scope keeps it apart from keys of other scopes.
+        """
         return self._prefix + key
 
     def recorded(self, key: str, request_hash: str) -> bytes | None:
-        """Return the result of a request by one read, or None. Raises RequestConflict, or any StoreError."""
+        """Return the result of a request by one read, or None.
+
+        Raises RequestConflict, or any StoreError.
+        """
         stored = self._store.result(self._prefix + key)
         if stored is None or stored.expires_at <= self._clock.now():
             return None
@@ -245,7 +261,10 @@ class KeyClaims:
         return None if row is None else self._judge(row, request_hash, self._clock.now())
 
     def check(self, claim: KeyClaim) -> None:
-        """Raise ExecutionLost unless the caller may still trust its claim by its own clock. Reads no database."""
+        """Raise ExecutionLost unless the caller's own clock still trusts the claim.
+
+        Reads no database.
+        """
         active = self._active.get(claim.key)
         now = self._clock.monotonic()
         if active is None or active.claim() != claim or active.is_lost or now >= active.trusted_until:
@@ -260,7 +279,10 @@ class KeyClaims:
         has_failed: bool = False,
         guard: Guard | None = None,
     ) -> None:
-        """Record the result. Raises ExecutionLost if the key was claimed since, or any StoreError."""
+        """Record the result.
+
+        Raises ExecutionLost if the key was claimed since, or any StoreError.
+        """
         status = KeyStatus.FAILED if has_failed else KeyStatus.DONE
         self._end(claim, status, result, expires_at(self._clock.now(), ttl_s), guard)
 
@@ -275,9 +297,10 @@ class KeyClaims:
         has_failed: bool = False,
         guard: Guard | None = None,
     ) -> Done | None:
-        """Record the result; if the claim was lost, wait for its new owner's result and return that.
+        """Record the result, or wait for that of the owner that has taken the claim over.
 
-        Raises ExecutionLost if there is none either; InProgress; or as ``finish`` does.
+        Return the other owner's result, None if ours was recorded. Raises ExecutionLost if there is
+        none either; InProgress; or as ``finish`` does.
         """
         try:
             self.finish(claim, result, ttl_s=ttl_s, has_failed=has_failed, guard=guard)
@@ -290,7 +313,10 @@ class KeyClaims:
         return None
 
     def doubt(self, claim: KeyClaim) -> None:
-        """End the claim without a result: the outcome of the execution is unknown. Raises as ``finish`` does."""
+        """End the claim in doubt: the outcome of the execution is unknown.
+
+        Raises as ``finish`` does.
+        """
         self._end(claim, KeyStatus.IN_DOUBT, None, None, None)
 
     def abandon(self, claim: KeyClaim) -> None:
@@ -343,7 +369,10 @@ class KeyClaims:
                 del self._active[claim.key]
 
     def renew(self, now: Microseconds | None = None) -> None:  # noqa: ARG002 - the interface of periodic services
-        """Renew this process's claims that are due and within their time limits. Raises any StoreError."""
+        """Renew this process's claims that are due and within their time limits.
+
+        Raises any StoreError.
+        """
         length_s = self._policy.claim_s
         began = self._clock.monotonic()
         due = trusted_until(began, length_s) - microseconds(length_s * _RENEWAL_SHARE / 2)
@@ -377,7 +406,10 @@ class KeyClaims:
         sys.audit(OncePoint.AFTER_END, claim.key)
 
     def _judge(self, row: StoredKey, request_hash: str, now: Microseconds) -> Done | Busy | None:
-        """Return what a row means for this request now; None if it may be claimed. Raises RequestConflict."""
+        """Return what a row means for this request now, or None if it may be claimed.
+
+        Raises RequestConflict.
+        """
         has_ended = row.expires_at is not None and row.result is not None
         if has_ended and now >= (row.expires_at or 0):
             return None
@@ -393,7 +425,10 @@ class KeyClaims:
         return Busy(row.owner, row.claim_expires_at or 0) if is_held else None
 
     def _is_held(self, row: StoredKey, now: Microseconds) -> bool:
-        """Whether the owner may be executing: its claim has not expired, and it is not known to be dead."""
+        """Whether the owner may be executing.
+
+        Its claim has not expired, and it is not known to be dead.
+        """
         if row.claim_expires_at is None or now >= row.claim_expires_at:
             return False
         if self._owner_lock is None:
@@ -439,7 +474,7 @@ class KeyClaims:
 
 
 def check_duration(name: str, duration_s: float, *, least_s: float = 0.001) -> None:
-    """Raise InvalidSetting unless this is a duration from ``least_s`` seconds to a hundred years."""
+    """Raise InvalidSetting unless this is from ``least_s`` seconds to a hundred years."""
     if not is_duration(duration_s, least_s, _DURATION_S_MAX):
         message = f"{name} must be {least_s:g} to {_DURATION_S_MAX:g} s; got {duration_s!r:.80}. Give seconds."
         raise InvalidSetting(message)

@@ -66,7 +66,10 @@ class HitCounters:
         self._due = EVENTS_MAX
 
     def __del__(self) -> None:
-        """Leave the counts to the next owner. No flush here: this thread may be inside a transaction."""
+        """Leave the counts to the next owner.
+
+        They are not flushed here: this thread may be inside a transaction.
+        """
         if self._events and not self._store.is_closed:
             _LEFT.append(_Left(self._store.place, self._scope, Usage(*self._waiting), self._used, self._events))
 
@@ -177,7 +180,10 @@ def _add(store: Store, scope: str, added: Usage, used: dict[str, Microseconds]) 
 
 
 def _hurried(place: Place, deadline_s: float) -> contextlib.closing[Store]:
-    """Open a store there that waits until the deadline. Raises DatabaseUnavailable without a file."""
+    """Open a store at the place, whose waits end at the deadline.
+
+    Raises DatabaseUnavailable if the file is gone.
+    """
     return contextlib.closing(place.reopened(max(0.0, deadline_s - time.monotonic())))
 
 

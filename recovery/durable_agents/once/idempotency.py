@@ -55,7 +55,9 @@ class Execution(msgspec.Struct, frozen=True):
 
 
 class IdempotencyStore(Manager):
-    """Results by key, in a store, or in the database at ``db_path``, which it then opens and closes.
+    """Results by key, in a store or in the database at ``db_path``.
+
+    It opens and closes the store of ``db_path`` itself.
 
     >>> with IdempotencyStore(db_path=tmp_path / "core.db") as keys:
     ...     first = keys.execute("invoice-7", lambda: {"sent": True})
@@ -108,7 +110,7 @@ class IdempotencyStore(Manager):
         ttl_s: float | None = None,
         wait_s: float | None = None,
     ) -> Execution:
-        """Return the result stored under the key, or call ``produce``, store what it returns, and return that.
+        """Return the result under the key, or call ``produce`` and store its result.
 
         Raises the errors of ``produce``; InvalidKey, InvalidRequest or InvalidResult;
         RequestConflict for a key of another request; InProgress when the wait is over;
@@ -128,14 +130,20 @@ class IdempotencyStore(Manager):
         return Execution(decoded_result(encoded), is_replay)
 
     def find(self, key: str, *, request: object = None) -> Execution | None:
-        """Return the result stored under the key, or None. Raises as ``execute`` does, without waiting."""
+        """Return the result stored under the key, or None.
+
+        Raises as ``execute`` does, without waiting.
+        """
         check_key(key)
         hashed = _NO_REQUEST if request is None else request_hash(request)
         encoded = self._claims.recorded(key, hashed)
         return None if encoded is None else Execution(decoded_result(encoded), is_replay=True)
 
     def find_encoded(self, key: str, hashed: str) -> bytes | None:
-        """Return the stored bytes for this request, or None. Raises RequestConflict, or a StoreError."""
+        """Return the stored bytes for this request, or None.
+
+        Raises RequestConflict, or any StoreError.
+        """
         return self._claims.recorded(key, hashed)
 
     def execute_encoded(
@@ -170,7 +178,10 @@ class IdempotencyStore(Manager):
         return (result, False) if other is None else (other.result, True)
 
     def forget(self, key: str) -> bool:
-        """Delete a stored result, so that the next caller executes; return whether there was one."""
+        """Delete a stored result, so that the next caller executes.
+
+        Return whether there was one.
+        """
         check_key(key)
         with self._store.transaction() as transaction:
             row = transaction.key(self._claims.stored(key))
@@ -191,6 +202,9 @@ class IdempotencyStore(Manager):
             raise
 
     def _abandon(self, claim: KeyClaim) -> None:
-        """Free the key for the next caller; if the database refuses, the claim ends at its expiry."""
+        """Free the key for the next caller.
+
+        If the database refuses, the claim ends at its expiry.
+        """
         with contextlib.suppress(StoreError):
             self._claims.abandon(claim)

@@ -41,12 +41,18 @@ class LangChainCache:
         _module("langchain_core.caches").BaseCache.register(type(self))
 
     def lookup(self, prompt: str, llm_string: str) -> list[Any] | None:
-        """Return the generations for a prompt and a model with its parameters, or None. Raises any StoreError."""
+        """Return the generations for a prompt and a model with its parameters, or None.
+
+        Raises any StoreError.
+        """
         found = self._cache.get(self._key(prompt, llm_string))
         return None if found is None else [_revived(item) for item in found.output]
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Any]) -> None:
-        """Keep the generations for a prompt and a model. Raises InvalidResult, or any StoreError."""
+        """Keep the generations for a prompt and a model.
+
+        Raises InvalidResult, or any StoreError.
+        """
         tokens = sum(_tokens(generation) for generation in return_val)
         self._cache.put(self._key(prompt, llm_string), [_dumped(item) for item in return_val], tokens=tokens)
 
@@ -76,7 +82,10 @@ def _dumped(generation: Any) -> Any:
 
 
 def _revived(stored: Any) -> Any:
-    """Return the dumped generation. Only messages and generations are made, whatever the text names."""
+    """Return the generation that was dumped.
+
+    Only messages and generations are made, whatever class the text names.
+    """
     load, outputs = _module("langchain_core.load"), _module("langchain_core.outputs")
     messages = _module("langchain_core.messages")
     allowed = [outputs.Generation, outputs.ChatGeneration, messages.AIMessage, messages.AIMessageChunk]

@@ -87,7 +87,8 @@ class LLMOutputCache(Manager):
 
     >>> with LLMOutputCache(db_path=tmp_path / "core.db") as cache:
     ...     for _ in range(2):
-    ...         found = cache.get_or_generate(lambda: Generation("Hello.", tokens=2), model="m", messages=["Hi"])
+    ...         greet = lambda: Generation("Hello.", tokens=2)
+    ...         found = cache.get_or_generate(greet, model="m", messages=["Hi"])
     >>> found.output, found.is_hit
     ('Hello.', True)
 
@@ -169,7 +170,10 @@ class LLMOutputCache(Manager):
         return self._generated(key, generate, ttl_s, wait_s)
 
     def get(self, key: str) -> CachedOutput | None:
-        """Return the output under a key, or None; both count. Raises InvalidKey, or any StoreError."""
+        """Return the output under a key, or None; both are counted.
+
+        Raises InvalidKey, or any StoreError.
+        """
         check_key(key)
         found = self._found(key)
         if found is None:
@@ -177,10 +181,11 @@ class LLMOutputCache(Manager):
         return found
 
     def put(self, key: str, output: object, *, tokens: int = 0, duration_s: float = 0.0) -> bool:
-        """Keep an output generated elsewhere; return False if there is one, or one is being generated.
+        """Keep an output that was generated elsewhere; return whether it was kept.
 
-        For clients that look up and store in two calls, where several may generate. Raises
-        InvalidKey, InvalidSetting, InvalidResult, or any StoreError.
+        It is not kept if the key has one already, or another process is generating one. For clients
+        that look up and store in two calls, where several may generate. Raises InvalidKey,
+        InvalidSetting, InvalidResult, or any StoreError.
         """
         check_key(key)
         check_duration("duration_s", duration_s, least_s=0)
@@ -194,7 +199,10 @@ class LLMOutputCache(Manager):
         return not was_there
 
     def statistics(self) -> CacheStatistics:
-        """Return the flushed counts of all processes and those of this object. Raises any StoreError."""
+        """Return the flushed counts of all processes and those of this object.
+
+        Raises any StoreError.
+        """
         usage = self._counters.total()
         return CacheStatistics(usage.hits, usage.misses, usage.tokens_saved, usage.time_saved_us / 1_000_000)
 
@@ -211,7 +219,10 @@ class LLMOutputCache(Manager):
             return transaction.evict_keys(self._scope, bytes_max=self._bytes_max)
 
     def clear(self) -> int:
-        """Delete all outputs; return how many. An output that is being generated is kept when it is done."""
+        """Delete all outputs; return how many.
+
+        An output that is being generated is kept when it is done.
+        """
         with self._store.transaction() as transaction:
             return transaction.evict_keys(self._scope, bytes_max=-1)
 
@@ -251,7 +262,10 @@ class LLMOutputCache(Manager):
         return CachedOutput(stored.output, stored.tokens, is_hit=False)
 
     def _stored(self, size_bytes: int) -> None:
-        """Check the bound after this object's first output, and then after each 32nd part of the bound."""
+        """Check the bound on the size after each 32nd part of it.
+
+        The first output of this object is followed by a check, too.
+        """
         if self._bytes_max is None:
             return
         with self._lock:

@@ -36,7 +36,10 @@ class OutputReference(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Outputs:
-    """The outputs in one folder, which the first ``put`` makes. May be shared by threads and processes."""
+    """The outputs in one folder, which the first ``put`` makes.
+
+    May be shared by threads and processes.
+    """
 
     __slots__ = ("_artifacts", "_folder")
 
@@ -82,9 +85,10 @@ class Outputs:
         return content
 
     def discard(self, referred: Container[str], *, before_s: float) -> int:
-        """Remove unreferenced outputs last stored before ``before_s`` (seconds since 1970); return how many.
+        """Remove old unreferenced outputs; return how many.
 
-        Storing an output again renews its age, so one that is about to be referenced stays.
+        An output is old if it was last stored before ``before_s`` (seconds since 1970). Storing an
+        output again renews its age, so one that is about to be referenced stays.
         """
         discarded = 0
         for file in self._folder.glob("??/" + "?" * 64):

@@ -69,7 +69,10 @@ class OwnerLock:
             os.close(descriptor)
 
     def is_alive(self, name: str) -> bool:
-        """Whether the owner of this name may live: False only if the kernel has released its lock."""
+        """Whether the owner of this name may live.
+
+        False only if the kernel has released its lock.
+        """
         inode, _, rest = name.partition(".")
         place, _, _ = rest.partition(".")
         if inode != str(self._inode) or not place.isdecimal():

@@ -49,9 +49,10 @@ def request_hash(request: object) -> str:
 
 
 def encoded_result(result: object, bytes_max: int | None = None) -> bytes:
-    """Return a result as JSON. Raises InvalidResult unless it comes back equal and within the bound.
+    """Return a result as JSON.
 
-    That refuses values that an encoder changes: a tuple, a date, NaN, bytes.
+    Raises InvalidResult unless it comes back equal and within the bound. That refuses values that
+    an encoder changes: a tuple, a date, NaN, bytes.
     """
     try:
         encoded = _encode_result(result)
@@ -75,7 +76,10 @@ def decoded_result(encoded: bytes) -> Any:
 
 
 def check_key(key: str) -> None:
-    """Raise InvalidKey unless this is text of 1 to KEY_BYTES_MAX bytes that a column keeps unchanged."""
+    """Raise InvalidKey unless this is text of 1 to KEY_BYTES_MAX bytes.
+
+    A text column must keep it unchanged.
+    """
     if not is_text(key) or len(key.encode()) > KEY_BYTES_MAX:
         shown = repr(key) if len(repr(key)) <= 80 else f"a {type(key).__name__} of {len(key)}"
         rule = f"1 to {KEY_BYTES_MAX} bytes of UTF-8 without NUL"
@@ -84,7 +88,10 @@ def check_key(key: str) -> None:
 
 
 def _plain(value: object, where: str) -> object:
-    """Return the value with tuples as lists. Raises InvalidRequest with the place of a bad value."""
+    """Return the value with tuples as lists.
+
+    Raises InvalidRequest with the place of an invalid value.
+    """
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float) and math.isfinite(value):

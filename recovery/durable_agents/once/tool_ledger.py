@@ -1,4 +1,4 @@
-"""The tool ledger: an effect on the world is begun once, and its outcome is replayed to later callers.
+"""The tool ledger: an effect on the world is begun once, and its outcome is replayed.
 
 The *intent* is committed before the effect, the *outcome* after it. A process that dies in between
 may or may not have had its effect, and no database can tell (Helland, "Life beyond Distributed
@@ -14,7 +14,7 @@ A call whose process lives is in progress, and other callers wait for it.
 |---|---|
 | with exit code 0 | is recorded |
 | with another exit code | has failed: the next call runs it again, unless ``keeps_failures`` |
-| at its time limit, or by a signal | is in doubt: a timeout makes an operation unknown, not failed |
+| at its time limit, or by a signal | is in doubt: a timeout makes its outcome unknown |
 | by an interrupt of the caller (Ctrl-C) | is in doubt, once the command and its group have ended |
 
 An exception of a tool that is a function is its failure; an interrupt leaves it in doubt.
@@ -119,7 +119,10 @@ def check_policy(policy: object) -> None:
 
 
 def decision(policy: DoubtPolicy, key: str) -> Happened | None:
-    """Return the outcome that the policy finds, or None to run the tool. Raises InDoubt or ProbeFailed."""
+    """Return the outcome that the policy finds, or None to run the tool.
+
+    Raises InDoubt or ProbeFailed.
+    """
     if isinstance(policy, RunAgain):
         return None
     if isinstance(policy, Raise):
@@ -147,7 +150,10 @@ _IS_JSON: Final = b"["  # the first byte of an outcome that is stored as JSON: o
 
 
 class StoredOutcome(msgspec.Struct, frozen=True, array_like=True):
-    """A stored outcome. ``parts`` are its outputs, each inline or by reference: one, or a command's two."""
+    """A stored outcome.
+
+    ``parts`` are its outputs, each inline or by reference. A command has two, other tools one.
+    """
 
     kind: int
     parts: list[bytes | OutputReference]
@@ -162,7 +168,10 @@ _decode: Final = msgspec.msgpack.Decoder(StoredOutcome).decode
 
 
 class Outcomes:
-    """The encoding of outcomes. Large outputs go to ``outputs``; none may exceed ``bytes_max`` bytes."""
+    """The encoding of outcomes.
+
+    Large outputs go to ``outputs``. None may exceed ``bytes_max`` bytes.
+    """
 
     __slots__ = ("_bytes_max", "_outputs")
 
@@ -172,9 +181,10 @@ class Outcomes:
         self._bytes_max = bytes_max
 
     def encoded(self, output: Any, duration_us: int = 0) -> tuple[bytes, Any]:
-        """Return the bytes to store, and the output as it will come back. Large parts are durable then.
+        """Return the bytes to store, and the output as it will come back.
 
-        Raises InvalidResult, OutputTooLarge or ArtifactNotWritten.
+        Large parts are durable when this returns. Raises InvalidResult, OutputTooLarge or
+        ArtifactNotWritten.
         """
         if isinstance(output, CommandOutput):
             parts = [self._part(output.stdout), self._part(output.stderr)]
@@ -188,7 +198,10 @@ class Outcomes:
         return _encode(StoredOutcome(_JSON, [self._part(encoded)], duration_us)), decoded_result(encoded)
 
     def decoded(self, content: bytes) -> tuple[Any, int]:
-        """Return the output as the first caller got it, and its duration in microseconds. Raises OutputLost."""
+        """Return the output as the first caller got it, and its duration in microseconds.
+
+        Raises OutputLost.
+        """
         if content.startswith(_IS_JSON):
             duration_us, output = decoded_result(content)
             return output, duration_us
@@ -264,7 +277,9 @@ class _Call(msgspec.Struct, frozen=True):
 
 
 class ToolLedger(Manager):
-    """Tool calls by key, in a store, or in the database at ``db_path``, which it then opens and closes.
+    """Tool calls by key, in a store or in the database at ``db_path``.
+
+    It opens and closes the store of ``db_path`` itself.
 
     >>> with ToolLedger(db_path=tmp_path / "core.db") as ledger:
     ...     for _ in range(2):
@@ -319,7 +334,10 @@ class ToolLedger(Manager):
         return self._outputs
 
     def close(self) -> None:
-        """Flush the counts, stop the renewals, and close the store if this opened it. Raises any StoreError."""
+        """Flush the counts, stop the renewals, and close the store if this opened it.
+
+        Raises any StoreError.
+        """
         try:
             self._counters.flush()
         finally:
@@ -337,7 +355,9 @@ class ToolLedger(Manager):
         lease: Lease | None = None,
         wait_s: float | None = None,
     ) -> ToolRun:
-        """Return the outcome of this call, or call ``tool`` and record what it returns: JSON or bytes.
+        """Return the outcome of this call, or call ``tool`` and record what it returns.
+
+        A tool returns JSON or bytes.
 
         Without a ``key``, name and arguments identify the call; with one, they must be those of its
         first call. Under a ``lease``, intent and outcome are recorded only while it is held.
@@ -368,11 +388,12 @@ class ToolLedger(Manager):
         wait_s: float | None = None,
         keeps_failures: bool = False,
     ) -> ToolRun:
-        """Return the outcome of this command, or run it (``durable_agents.commands``) and record the outcome.
+        """Return the outcome of this command, or run it and record the outcome.
 
-        A shell command is ``["sh", "-c", text]``. ``timeout_s`` is not part of a command's
-        identity. With ``keeps_failures``, every ending is recorded. Raises as ``run`` does,
-        ToolNotStarted when it cannot be started, and OutputTooLarge.
+        ``durable_agents.commands`` runs it. A shell command is ``["sh", "-c", text]``.
+        ``timeout_s`` is not part of a command's identity. With ``keeps_failures``, every ending is
+        recorded. Raises as ``run`` does, ToolNotStarted when it cannot be started, and
+        OutputTooLarge.
         """
         commands.check_words(argv, stdin)
         texts, added = list(argv), dict(environment or {})
@@ -393,16 +414,25 @@ class ToolLedger(Manager):
         return self._run(made, None if self._path is None else OwnerLock(self._path))
 
     def statistics(self) -> ToolStatistics:
-        """Return the flushed counts of all processes and those of this object. Raises any StoreError."""
+        """Return the flushed counts of all processes and those of this object.
+
+        Raises any StoreError.
+        """
         usage = self._counters.total()
         return ToolStatistics(usage.misses, usage.hits, usage.time_saved_us / 1_000_000)
 
     def in_doubt(self) -> list[str]:
-        """Return the keys of calls that began and have no living executor. Raises any StoreError."""
+        """Return the keys of calls that began and have no living executor.
+
+        Raises any StoreError.
+        """
         return [key for key, row in self._pending() if self._claims.look(key, row.request_hash) is None]
 
     def resolve(self, key: str, output: object) -> None:
-        """Record the outcome that a person has found out. Raises RequestConflict unless the call is in doubt."""
+        """Record the outcome that a person has found out.
+
+        Raises RequestConflict unless the call is in doubt.
+        """
         claim = self._doubted(key)
         try:
             content, _ = self._outcomes.encoded(output)
@@ -412,7 +442,10 @@ class ToolLedger(Manager):
             raise
 
     def forget(self, key: str) -> None:
-        """Let the next call run the tool: a person has found out that it had no effect. Raises as ``resolve``."""
+        """Let the next call run the tool.
+
+        Call this when a person has found out that it had no effect. Raises as ``resolve`` does.
+        """
         self._claims.abandon(self._doubted(key))
 
     def discard_expired(self) -> int:
@@ -488,7 +521,10 @@ class ToolLedger(Manager):
             raise
 
     def _effect(self, call: _Call, claim: KeyClaim, owner: OwnerLock | None) -> Any:
-        """Run the tool if claim and lease can still be trusted. After an error the key is free, or in doubt."""
+        """Run the tool if its claim and its lease can still be trusted.
+
+        After an error the key is free, or the call is in doubt.
+        """
         try:
             self._claims.check(claim)
             if call.lease is not None:
@@ -510,7 +546,10 @@ class ToolLedger(Manager):
             raise
 
     def _record(self, call: _Call, claim: KeyClaim, output: Any, duration_us: int = 0) -> ToolRun:
-        """Record the outcome, or free or doubt the key after a failure; return it as later callers get it."""
+        """Record the outcome, and return it as later callers get it.
+
+        After a failure, free the key or put the call in doubt instead.
+        """
         if isinstance(output, CommandOutput) and output.has_failed and not call.keeps_failures:
             if output.has_timed_out or output.signal is not None:
                 self._doubt(claim)
@@ -550,7 +589,10 @@ class ToolLedger(Manager):
         return {digest for row in rows for digest in references(row.result or b"")}
 
     def _doubted(self, key: str) -> KeyClaim:
-        """Claim a call that is in doubt, on behalf of a person. Raises RequestConflict for any other call."""
+        """Claim a call that is in doubt, on behalf of a person.
+
+        Raises RequestConflict for any other call.
+        """
         check_key(key)
         row = self._store.key(self._claims.stored(key))
         if row is not None and row.result is None:

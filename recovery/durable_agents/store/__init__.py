@@ -1,4 +1,4 @@
-"""The store: the Protocols that the core is written against, and SQLite, their first implementation.
+"""The store: the Protocols that the core is written against, and their SQLite implementation.
 
 ``protocol`` has the Protocols and ``rows`` the values that travel through them; neither knows SQL.
 ``sqlite`` is the only implementation. ``opening`` turns a path into a store: it alone chooses the

@@ -49,7 +49,10 @@ def store_for(store: Store | None, db_path: str | os.PathLike[str] | None) -> tu
 
 
 def check_one_given(store: Store | None, db_path: str | os.PathLike[str] | None) -> None:
-    """Raise InvalidSetting for both and for neither: of two databases, one would be written to unnoticed."""
+    """Raise InvalidSetting unless exactly one of the two is given.
+
+    Of two databases, one would be written to unnoticed.
+    """
     if (store is None) == (db_path is None):
         message = (
             f"either store or db_path must be given; got store={store!r} and db_path={db_path!r}. Give exactly one."

@@ -57,7 +57,10 @@ PAGE_ROWS_MAX: Final = 1000
 
 
 class Reads(Protocol):
-    """Single rows that a store and a transaction return alike; a transaction sees its own changes."""
+    """Single rows that a store and a transaction return alike.
+
+    A transaction sees its own changes.
+    """
 
     def task(self, task_id: str) -> Task | None:
         """Return the task, or None."""
@@ -104,7 +107,10 @@ class Transaction(Reads, Protocol):
     def change_stage(
         self, task_id: str, *, expected: str, entered_at: Microseconds, stage: str, now: Microseconds
     ) -> bool:
-        """Set the stage, which the task enters at ``now``; False if it is not the one that was entered then."""
+        """Set the stage, which the task enters at ``now``.
+
+        False unless the stage is ``expected``, entered at ``entered_at``.
+        """
         ...
 
     def insert_source(self, source: TaskSource) -> bool:
@@ -112,7 +118,10 @@ class Transaction(Reads, Protocol):
         ...
 
     def set_sha(self, repo: str, branch: str, sha: str) -> int:
-        """Set the newest commit of a branch on its tasks that have not ended; return for how many it is new."""
+        """Set the newest commit of a branch on its tasks that have not ended.
+
+        Return the number of tasks for which it is new.
+        """
         ...
 
     def insert_audit(self, audit: Audit) -> None:
@@ -143,11 +152,14 @@ class Transaction(Reads, Protocol):
         ...
 
     def insert_evidence(self, evidence: StoredEvidence) -> None:
-        """Insert the evidence, with its verdicts, of a checkpoint that this transaction has inserted."""
+        """Insert the evidence, with its verdicts, of a checkpoint.
+
+        This transaction must have inserted the checkpoint.
+        """
         ...
 
     def delete_checkpoints(self, task_id: str, below: int, limit: int) -> int:
-        """Delete, oldest first, up to ``limit`` checkpoints with numbers below ``below``; return how many.
+        """Delete up to ``limit`` checkpoints below ``below``, oldest first; return how many.
 
         Their evidence goes with them. No number is given out twice while the newest checkpoint
         stays.
@@ -178,7 +190,9 @@ class Transaction(Reads, Protocol):
         expires_at: Microseconds,
         now: Microseconds,
     ) -> list[WorkItem]:
-        """Grant pending items to the holder: priority high first, then the oldest; each with a new token.
+        """Grant pending items to the holder, each with a new token.
+
+        High priority comes first, then the oldest item.
 
         A new token is larger than any that was granted before, for any item. Two transactions never
         grant one item, whatever their isolation.
@@ -190,7 +204,10 @@ class Transaction(Reads, Protocol):
         ...
 
     def holds_lease(self, work_item_id: int, token: int, *, now: Microseconds) -> bool:
-        """Tell whether this token holds the item and has not expired; it stays so until the transaction ends."""
+        """Tell whether this token holds the item and has not expired.
+
+        The answer stays true until the transaction ends.
+        """
         ...
 
     def end_lease(
@@ -200,11 +217,17 @@ class Transaction(Reads, Protocol):
         ...
 
     def expire_leases(self, expiries: Sequence[Expiry], *, now: Microseconds) -> int:
-        """End expired leases, each if token and expiry are still those given; return how many were ended."""
+        """End expired leases; return how many were ended.
+
+        Each is ended only if its token and expiry are still those given.
+        """
         ...
 
     def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[ExpiredLease]:
-        """Return items with an expired lease, in the order of expiry and id, those behind ``after``."""
+        """Return items with an expired lease, in the order of expiry and id.
+
+        Begin behind ``after``.
+        """
         ...
 
     # Jobs and the outbox. A change of a running job names its claim:
@@ -233,19 +256,31 @@ class Transaction(Reads, Protocol):
         ...
 
     def holds_job(self, job_id: int, claim: int) -> bool:
-        """Tell whether the job is running under this claim; it stays so until the transaction ends."""
+        """Tell whether the job is running under this claim.
+
+        The answer stays true until the transaction ends.
+        """
         ...
 
     def fence_job(self, job_id: int, claim: int, *, now: Microseconds) -> bool:
-        """Raise the claim of a running job by one, which fences its holder; False if it is not held."""
+        """Raise the claim of a running job by one, which fences its holder.
+
+        False if the claim is not held.
+        """
         ...
 
     def end_claim(self, job_id: int, claim: int, *, status: JobStatus, error: str, now: Microseconds) -> bool:
-        """Make a job queued, done or failed, and forget its dead ticks; False if the claim is not held."""
+        """Make a job queued, done or failed, and forget its dead ticks.
+
+        False if the claim is not held.
+        """
         ...
 
     def set_dead_ticks(self, reaper: str, ticks: Sequence[DeadTicks]) -> None:
-        """Set the dead ticks that a reaper has counted, each if the job is still running under that claim."""
+        """Set the dead ticks that a reaper has counted.
+
+        Each is set only if the job is still running under that claim.
+        """
         ...
 
     def insert_outbox(self, entry: OutboxEntry) -> int:
@@ -253,9 +288,10 @@ class Transaction(Reads, Protocol):
         ...
 
     def delete_outbox(self, entry: OutboxEntry) -> bool:
-        """Remove an entry as it was read; False if it is gone, so that of several senders one goes on.
+        """Remove an entry as it was read; False if it is gone.
 
-        The number of a deleted entry may be given out again: number, job and claim identify one.
+        Of several senders, one removes it. The number of a deleted entry may be given out again:
+        number, job and claim identify one.
         """
         ...
 
@@ -362,13 +398,17 @@ class Place(Protocol):
 
     @property
     def path(self) -> str | None:
-        """The database file on this machine, or None: lock files and large outputs lie beside it."""
+        """The database file on this machine, or None.
+
+        Lock files and large outputs lie beside it.
+        """
         ...
 
     def reopened(self, busy_timeout_s: float) -> Store:
-        """Open another store on it, which waits for other writers at most so long and starts no thread.
+        """Open another store on the database, which starts no thread.
 
-        Raises DatabaseUnavailable if the database is gone; it is not made anew.
+        It waits at most ``busy_timeout_s`` seconds for other writers. Raises DatabaseUnavailable if
+        the database is gone; it is not made anew.
         """
         ...
 
@@ -401,24 +441,33 @@ class Store(Reads, Protocol):
         ...
 
     def can_write_now(self) -> bool:
-        """Tell, without waiting, whether a transaction could begin: False while another process writes.
+        """Tell, without waiting, whether a transaction could begin.
 
-        True where the store cannot tell.
+        False while another process writes. True where the store cannot tell.
         """
         ...
 
     def warnings(self) -> list[str]:
-        """Return what is wrong with the database now and raises no error, in sentences; of bounded cost."""
+        """Return sentences about what is wrong with the database now but raises no error.
+
+        The cost is bounded.
+        """
         ...
 
     def close(self) -> None:
-        """Close all connections. Closing twice is fine; any other call afterwards raises StoreClosed."""
+        """Close all connections.
+
+        Closing twice is fine. Any other call afterwards raises StoreClosed.
+        """
         ...
 
     # Tasks, their sources, their audit trail.
 
     def tasks(self, *, status: TaskStatus | None = None, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[Task]:
-        """Return tasks in the order of their ids (by Unicode code point), those behind the id ``after``."""
+        """Return tasks in the order of their ids, by Unicode code point.
+
+        Begin behind the id ``after``.
+        """
         ...
 
     def source(self, task_id: str) -> TaskSource | None:
@@ -430,7 +479,7 @@ class Store(Reads, Protocol):
         ...
 
     def tasks_of_commit(self, repo: str, sha: str, *, limit: int) -> list[Task]:
-        """Return the tasks whose branch has this newest commit and that have not ended, by their ids."""
+        """Return the unended tasks whose branch has this newest commit, by id."""
         ...
 
     def tasks_of_repo(self, repo: str, stage: str, *, limit: int) -> list[Task]:
@@ -440,10 +489,11 @@ class Store(Reads, Protocol):
     def waiting_tasks(
         self, stage: str, *, entered_until: Microseconds, after: tuple[Microseconds, str] = (0, ""), limit: int
     ) -> list[WaitingTask]:
-        """Return tasks that entered the stage by then, have not ended, and that nothing is about to move.
+        """Return tasks that have waited in a stage since ``entered_until`` or longer.
 
-        A queued or running job, or an advance in the outbox, is about to move its task. In the
-        order of entry and id, those behind ``after``.
+        Ended tasks are left out, and those that something is about to move. A queued or running
+        job, or an advance in the outbox, is about to move its task. In the order of entry and id,
+        those behind ``after``.
         """
         ...
 
@@ -462,14 +512,17 @@ class Store(Reads, Protocol):
         ...
 
     def evidence(self, task_id: str, *, before: int = NUMBER_MAX, limit: int = PAGE_ROWS_MAX) -> list[StoredEvidence]:
-        """Return the evidence of all checkpoints below ``before``, newest first, empty ones included."""
+        """Return the evidence of all checkpoints below ``before``, newest first.
+
+        A checkpoint without evidence has an empty row.
+        """
         ...
 
     def has_row(self, table: str, values: Mapping[str, Scalar], *, timeout_s: float) -> bool:
-        """Tell whether a table of the database has a row with these values, on a connection that cannot write.
+        """Tell whether a table of the database has a row with these values.
 
-        Raises QueryRefused for an unknown table or column, and when it takes longer than
-        ``timeout_s``.
+        Asked on a connection that cannot write. Raises QueryRefused for an unknown table or column,
+        and when it takes longer than ``timeout_s``.
         """
         ...
 
@@ -498,7 +551,10 @@ class Store(Reads, Protocol):
     # Webhook deliveries.
 
     def pending_deliveries(self, *, after: int, limit: int) -> list[StoredDelivery]:
-        """Return pending deliveries with numbers above ``after``, in the order in which they were accepted."""
+        """Return pending deliveries with numbers above ``after``.
+
+        They come in the order in which they were accepted.
+        """
         ...
 
     def deliveries(self, status: DeliveryStatus) -> int:
@@ -512,7 +568,10 @@ class Store(Reads, Protocol):
     # Grouped state and cycles.
 
     def state_entries(self, group: str, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[StateEntry]:
-        """Return entries of a group behind ``after``, by key in the order of Unicode code points."""
+        """Return entries of a group behind ``after``, in the order of their keys.
+
+        Keys are compared by Unicode code point.
+        """
         ...
 
     def state_count(self, group: str) -> int:
@@ -524,17 +583,26 @@ class Store(Reads, Protocol):
         ...
 
     def cycle_entries(self, cycle_id: str, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[CycleEntry]:
-        """Return the entries of a committed cycle in their order, those behind the place ``after``."""
+        """Return the entries of a committed cycle in their order.
+
+        Begin behind the place ``after``.
+        """
         ...
 
     # Idempotency keys.
 
     def result(self, key: str) -> StoredResult | None:
-        """Return the result of a key that has ended, or None. A cache hit is this read, and writes nothing."""
+        """Return the result of a key that has ended, or None.
+
+        A cache hit is this read alone, and writes nothing.
+        """
         ...
 
     def keys(self, scope: str, status: KeyStatus, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[StoredKey]:
-        """Return keys of a scope with this status, in the order of the keys, those behind ``after``."""
+        """Return keys of a scope with this status, in their order.
+
+        Begin behind the key ``after``.
+        """
         ...
 
     def key_counts(self, scope: str) -> dict[KeyStatus, int]:

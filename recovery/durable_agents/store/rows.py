@@ -52,7 +52,10 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class AgentRun(msgspec.Struct, frozen=True):
-    """One attempt at a job. ``exit_code`` is the executor's, -n after signal n, None while unknown."""
+    """One attempt at a job.
+
+    ``exit_code`` is the executor's, -n after signal n, None while unknown.
+    """
 
     run_id: int
     job_id: int
@@ -94,7 +97,10 @@ class RunningJob(msgspec.Struct, frozen=True):
 
 
 class DeadTicks(msgspec.Struct, frozen=True):
-    """The number of consecutive ticks in which a reaper saw the executor of a claim dead; 0 forgets it."""
+    """Consecutive ticks in which a reaper saw the executor of a claim dead.
+
+    With 0 ticks, the count is forgotten.
+    """
 
     job_id: int
     claim: int
@@ -157,7 +163,10 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class TaskSource(msgspec.Struct, frozen=True):
-    """The source of a task: repository, branch, and the newest commit there, empty while it is unknown."""
+    """The source of a task: repository, branch, and the newest commit there.
+
+    The commit is empty while it is unknown.
+    """
 
     task_id: str
     repo: str
@@ -229,7 +238,10 @@ class ExpiredLease(msgspec.Struct, frozen=True):
 
 
 class Expiry(msgspec.Struct, frozen=True):
-    """The end of one lease by a sweep, if its token and its expiry are still those that were read."""
+    """The end of one lease by a sweep.
+
+    It holds if the token and the expiry are still those that were read.
+    """
 
     work_item_id: int
     token: int
@@ -240,7 +252,10 @@ class Expiry(msgspec.Struct, frozen=True):
 
 
 class Audit(msgspec.Struct, frozen=True):
-    """A row of a task's audit trail; ``before`` and ``after`` are the values of a change, if there is one."""
+    """A row of a task's audit trail.
+
+    ``before`` and ``after`` are the values of a change, or None.
+    """
 
     task_id: str
     event: str
@@ -300,7 +315,10 @@ class StateEntry(msgspec.Struct, frozen=True):
 
 
 class Cycle(msgspec.Struct, frozen=True):
-    """The marker of a committed cycle. ``cycle_id`` is unique, ``name`` may have been used before."""
+    """The marker of a committed cycle.
+
+    ``cycle_id`` is unique. ``name`` may have been used before.
+    """
 
     cycle_id: str
     name: str
@@ -308,7 +326,10 @@ class Cycle(msgspec.Struct, frozen=True):
 
 
 class CycleEntry(msgspec.Struct, frozen=True):
-    """An entry of a committed cycle. ``place`` counts from 1 within the cycle, ``value`` is JSON in UTF-8."""
+    """An entry of a committed cycle.
+
+    ``place`` counts from 1 within the cycle. ``value`` is JSON in UTF-8.
+    """
 
     cycle_id: str
     place: int
@@ -317,7 +338,10 @@ class CycleEntry(msgspec.Struct, frozen=True):
 
 
 class KeyStatus(enum.StrEnum):
-    """The status of the one execution under a key. ``in_doubt``: it began, and its outcome is unknown."""
+    """The status of the one execution under a key.
+
+    ``in_doubt``: it began, and its outcome is unknown.
+    """
 
     EXECUTING = "executing"
     IN_DOUBT = "in_doubt"
@@ -355,7 +379,7 @@ class StoredResult(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Hit counters of a scope, or an addition to them: results reused, executions, and the savings."""
+    """Hit counters of a scope, or an addition to them."""
 
     hits: int = 0
     misses: int = 0

@@ -1,4 +1,4 @@
-"""Work that survives its worker: tasks, checkpoints, leases, the sweep, the worker and its supervisor.
+"""Work that survives its worker: tasks, checkpoints, leases and workers.
 
 The flow of one piece of work:
 

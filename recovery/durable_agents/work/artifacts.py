@@ -118,9 +118,10 @@ class Artifacts:
         return self._look(path, self._hashed if with_hash else None)
 
     def read(self, path: str, *, bytes_max: int) -> Look:
-        """Examine a path as ``look`` does; return the content of a regular file up to ``bytes_max``.
+        """Examine a path as ``look`` does, and read a regular file.
 
-        A larger file is TOO_LARGE and is not read.
+        The Look holds the content of a file of up to ``bytes_max`` bytes. A larger file is
+        TOO_LARGE and is not read.
         """
         return self._look(path, _content_up_to(bytes_max))
 
@@ -138,14 +139,20 @@ class Artifacts:
             return _refused(path, error)
 
     def discard_leftovers(self) -> int:
-        """Remove the temporary files of dead writers; return how many. Raises ArtifactNotWritten."""
+        """Remove the temporary files of dead writers; return how many.
+
+        Raises ArtifactNotWritten.
+        """
         try:
             return sum(_discard(leftover) for leftover in self._folder.rglob(f"{UNFINISHED_PREFIX}*"))
         except OSError as error:
             raise _not_written(self._folder, error) from error
 
     def discard_leftovers_of(self, path: str) -> int:
-        """Do the same in one folder below, without its subfolders. Return 0 if it does not exist."""
+        """Remove them in one folder below, without its subfolders; return how many.
+
+        Return 0 if the folder does not exist.
+        """
         try:
             folder = self._opened(parts_inside(path))
             try:
@@ -182,7 +189,10 @@ class Artifacts:
         sys.audit(WorkPoint.ARTIFACT_AFTER_FOLDER_SYNC, path)
 
     def _opened(self, folders: list[str], *, make: bool = False) -> int:
-        """Open the folders one in the other and return the innermost; with ``make``, make missing ones."""
+        """Open the folders one in the other, and return the innermost.
+
+        With ``make``, make missing ones.
+        """
         current = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for depth, name in enumerate(folders, start=1):
@@ -211,7 +221,10 @@ class Artifacts:
 
 
 def read_in(folder: int, name: str, *, bytes_max: int) -> Look:
-    """Examine and read a file in an open folder, as ``Artifacts.read`` does, for walks through many files."""
+    """Examine and read a file in an open folder, as ``Artifacts.read`` does.
+
+    For walks through many files.
+    """
     try:
         return _look_at(folder, name, name, _content_up_to(bytes_max))
     except OSError as error:
@@ -272,7 +285,10 @@ def open_folder(name: str, parent: int) -> int:
 
 
 def _make_durable(name: str, parent: int) -> None:
-    """Make the folder if it is missing, and flush its parent, which an earlier maker may not have."""
+    """Make the folder if it is missing, and flush its parent.
+
+    An earlier maker may have died before flushing it.
+    """
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, dir_fd=parent)
     os.fsync(parent)

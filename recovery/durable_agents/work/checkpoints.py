@@ -105,7 +105,7 @@ class Recovery(msgspec.Struct, frozen=True):
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A checkpoint without its number: everything that is checked and encoded before a lock is taken."""
+    """A checkpoint without its number, checked and encoded before a lock is taken."""
 
     task_id: str
     type: str
@@ -176,7 +176,9 @@ class CheckpointManager(Manager):
         policy: EvidencePolicy | None = None,
         lease: Lease | None = None,
     ) -> Checkpoint:
-        """Save a checkpoint and return it with its number. It then survives a crash and a power loss.
+        """Save a checkpoint and return it with its number.
+
+        It then survives a crash and a power loss.
 
         ``snapshot`` is JSON; ``latest`` returns an equal value. The evidence is examined before any
         lock is taken. Items that do not verify are saved with their verdicts: see ``verification``.
@@ -214,7 +216,10 @@ class CheckpointManager(Manager):
         return Draft(*fields, verification, encoded_verdicts(verification.verdicts))
 
     def append(self, transaction: Transaction, draft: Draft) -> Checkpoint:
-        """Write a draft in the caller's transaction, whose commit makes it durable. Raises as ``save`` does."""
+        """Write a draft in the caller's transaction, whose commit makes it durable.
+
+        Raises as ``save`` does.
+        """
         if draft.lease is not None:
             require(transaction, draft.lease, draft.task_id, self._clock)
         number = transaction.next_checkpoint_number(draft.task_id)
@@ -237,18 +242,21 @@ class CheckpointManager(Manager):
         return _checkpoint(row)
 
     def list(self, task_id: str, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[Checkpoint]:
-        """Return up to ``limit`` checkpoints above ``after``, oldest first. Raises as ``latest``."""
+        """Return up to ``limit`` checkpoints above ``after``, oldest first.
+
+        Raises as ``latest`` does.
+        """
         rows = self._store.checkpoints(task_id, after=after, limit=limit)
         if not rows:
             self._require(task_id)
         return [_checkpoint(row) for row in rows]
 
     def latest_verified(self, task_id: str, *, type: str | None = None) -> Recovery:  # noqa: A002 - the field's name
-        """Examine the checkpoints again, newest first, and return the first whose evidence holds now.
+        """Return the newest checkpoint whose evidence verifies now.
 
-        Checkpoints without evidence, with a snapshot that does not match its hash, or of another
-        ``type`` (if given) are passed over. Nothing is written. Raises UnknownTask, or any
-        StoreError.
+        Checkpoints are examined again, newest first. Checkpoints without evidence, with a snapshot
+        that does not match its hash, or of another ``type`` (if given) are passed over. Nothing is
+        written. Raises UnknownTask, or any StoreError.
         """
         skipped: list[Skipped] = []
         count = 0
@@ -266,12 +274,12 @@ class CheckpointManager(Manager):
         return Recovery(None, tuple(skipped), count)
 
     def prune(self, task_id: str, *, keep: int) -> int:
-        """Delete old checkpoints, keep at least the newest ``keep``, and return how many were deleted.
+        """Delete old checkpoints; return how many were deleted.
 
-        The newest checkpoint that verifies now stays, with all later ones (D10). If none verifies
-        now, the newest that verified when it was saved stays: a missing folder may be mounted
-        again. It deletes in short transactions, oldest first; the rest is contiguous after each.
-        Raises InvalidSetting, UnknownTask, or any StoreError.
+        At least the newest ``keep`` stay. The newest checkpoint that verifies now stays, with all
+        later ones (D10). If none verifies now, the newest that verified when it was saved stays: a
+        missing folder may be mounted again. It deletes in short transactions, oldest first; the
+        rest is contiguous after each. Raises InvalidSetting, UnknownTask, or any StoreError.
         """
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:  # the next number follows the newest
             message = f"keep must be 1 or more; got {keep!r}. The newest checkpoint always stays."
@@ -299,7 +307,10 @@ class CheckpointManager(Manager):
         return min(first, once)
 
     def _evidence(self, task_id: str) -> Iterator[StoredEvidence]:
-        """Yield the evidence of all checkpoints of the task, newest first, page by page, without snapshots."""
+        """Yield the evidence of all checkpoints of the task, newest first.
+
+        It is read page by page, without snapshots.
+        """
         before, limit = NUMBER_MAX, _FIRST_PAGE_ROWS
         while page := self._store.evidence(task_id, before=before, limit=limit):
             yield from page

@@ -7,7 +7,7 @@ from typing import Final
 
 
 class WorkPoint(enum.StrEnum):
-    """The moments at which a process can be killed, each operation's in the order in which it passes them.
+    """The crash points of this room, in the order in which each operation passes them.
 
     Arguments: an artifact's path; a checkpoint's task id and number (``NO_NUMBER`` before there is
     one); a lease's holder, later its item and token; a sweep's moment; a worker's task id and

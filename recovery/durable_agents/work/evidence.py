@@ -69,7 +69,10 @@ class Reason(enum.StrEnum):
 
 
 class ArtifactExists(msgspec.Struct, frozen=True, tag_field="kind", tag="artifact_exists"):
-    """A regular file exists. ``path`` is relative to the artifact folder; no part of it is a link."""
+    """A regular file exists.
+
+    ``path`` is relative to the artifact folder. No part of it is a link.
+    """
 
     path: str
 
@@ -79,7 +82,10 @@ class ArtifactExists(msgspec.Struct, frozen=True, tag_field="kind", tag="artifac
 
 
 class FileSha256(msgspec.Struct, frozen=True, tag_field="kind", tag="file_sha256"):
-    """A regular file has this SHA-256, in lower-case hexadecimal. ``path`` is as in ArtifactExists."""
+    """A regular file has this SHA-256, in lower-case hexadecimal.
+
+    ``path`` is as in ArtifactExists.
+    """
 
     path: str
     sha256: str
@@ -93,7 +99,9 @@ class FileSha256(msgspec.Struct, frozen=True, tag_field="kind", tag="file_sha256
 
 
 class CommandExit(msgspec.Struct, frozen=True, tag_field="kind", tag="command_exit"):
-    """A command exits with ``expected``. It runs again at each examination, so it must change nothing.
+    """A command exits with the status ``expected``.
+
+    It runs again at each examination, so it must change nothing.
 
     ``command`` is a program and its arguments, without a shell. An end by signal n is 128 + n, as
     in a shell. After ``timeout_s`` seconds its whole process group is killed.
@@ -119,16 +127,17 @@ class CommandExit(msgspec.Struct, frozen=True, tag_field="kind", tag="command_ex
 
 
 class DbRow(msgspec.Struct, frozen=True, tag_field="kind", tag="db_row"):
-    """The store's own database has a row in ``table`` whose columns have these values, None for NULL.
+    """The store's own database has a row in ``table`` with these values.
 
-    The committed state counts: a row written in the checkpoint's own transaction is not seen.
+    ``values`` has a value for each column that counts, None for NULL. The committed state counts: a
+    row written in the checkpoint's own transaction is not seen.
     """
 
     table: str
     values: dict[str, Scalar]
 
     def __post_init__(self) -> None:
-        """Raise InvalidEvidence if any row of the table would do, or for values that no column holds."""
+        """Raise InvalidEvidence for no column, or for an impossible name or value."""
         names = (self.table, *self.values)
         if not self.values or not all(isinstance(name, str) and name and "\0" not in name for name in names):
             message = f"DbRow must have a table and a value for a column; got {names!r}. Say which row is meant."
@@ -160,7 +169,10 @@ Evidence: TypeAlias = ArtifactExists | FileSha256 | CommandExit | DbRow | OwnEvi
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The outcome of examining one item. ``detail`` is a sentence for people, empty if it verified."""
+    """The outcome of examining one item.
+
+    ``detail`` is a sentence for people, empty if the item verified.
+    """
 
     evidence: Evidence
     reason: Reason
@@ -185,7 +197,9 @@ class Verification(msgspec.Struct, frozen=True):
 
 
 class EvidencePolicy(msgspec.Struct, frozen=True):
-    """How much of a checkpoint's evidence must verify. Make one with ``require_all`` or ``allow_partial``.
+    """How much of a checkpoint's evidence must verify.
+
+    Make one with ``require_all`` or ``allow_partial``.
 
     ``min_verified`` is that number, None for all. Raises InvalidEvidence for less than one: a
     checkpoint would be verified though nothing holds.
@@ -211,7 +225,10 @@ class EvidencePolicy(msgspec.Struct, frozen=True):
         return cls(min_verified)
 
     def required(self, items: int) -> int:
-        """Return how many of ``items`` items must verify: at least one, possibly more than there are."""
+        """Return how many of ``items`` items must verify.
+
+        At least one, and possibly more than there are.
+        """
         return max(1, items) if self.min_verified is None else self.min_verified
 
 
@@ -307,7 +324,10 @@ class Verifier:
         self._own = {} if own is None else dict(own)
 
     def require(self, evidence: Sequence[object]) -> None:
-        """Raise InvalidEvidence for items that can never be examined here: a mistake of the program."""
+        """Raise InvalidEvidence for items that this verifier can never examine.
+
+        They are a mistake of the program.
+        """
         if len(evidence) > ITEMS_MAX:
             message = f"evidence must have at most {ITEMS_MAX} items; got {len(evidence)}. Put them into one file."
             raise InvalidEvidence(message)
@@ -323,7 +343,10 @@ class Verifier:
                 raise InvalidEvidence(message)
 
     def examine(self, evidence: Sequence[Evidence], policy: EvidencePolicy) -> Verification:
-        """Return the verdicts on new evidence. Raises InvalidEvidence as ``require`` does, or a StoreError."""
+        """Return the verdicts on new evidence.
+
+        Raises InvalidEvidence as ``require`` does, or any StoreError.
+        """
         self.require(evidence)
         return Verification(policy.required(len(evidence)), tuple(self.verdict(item) for item in evidence))
 

@@ -125,9 +125,10 @@ class LeaseManager(Manager):
         type: str | None = None,  # noqa: A002 - the field's name
         task_id: str | None = None,
     ) -> Lease | None:
-        """Lease the pending item that comes first (by priority, high first, then by age), or return None.
+        """Lease the pending item that comes first, or return None.
 
-        Raises InvalidDuration, InvalidWorkItem, or any StoreError.
+        High priority comes first, then the oldest item. Raises InvalidDuration, InvalidWorkItem, or
+        any StoreError.
         """
         found = self.acquire_many(lease_holder, limit=1, ttl_s=ttl_s, type=type, task_id=task_id)
         return found[0] if found else None
@@ -141,7 +142,10 @@ class LeaseManager(Manager):
         type: str | None = None,  # noqa: A002 - the field's name
         task_id: str | None = None,
     ) -> list[Lease]:
-        """Lease up to ``limit`` pending items in one commit, first item first. Raises as ``acquire``."""
+        """Lease up to ``limit`` pending items in one commit, first item first.
+
+        Raises as ``acquire`` does.
+        """
         _check_ttl(ttl_s)
         _check_holder(lease_holder, limit)
         began = self._clock.monotonic()
@@ -156,10 +160,10 @@ class LeaseManager(Manager):
         return [_lease(item, ttl_s, began) for item in items]
 
     def renew(self, lease: Lease, *, ttl_s: float | None = None) -> Lease:
-        """Return the lease, prolonged to ``ttl_s`` seconds from now (by default, its granted length).
+        """Return the lease, prolonged to ``ttl_s`` seconds from now.
 
-        Raises LeaseExpired or LeaseLost, with the current holder; InvalidDuration; or any
-        StoreError.
+        The default is its granted length. Raises LeaseExpired or LeaseLost, with the current
+        holder; InvalidDuration; or any StoreError.
         """
         length_s = lease.ttl_s if ttl_s is None else ttl_s
         _check_ttl(length_s)
@@ -183,18 +187,25 @@ class LeaseManager(Manager):
         return self.renew(lease)
 
     def check(self, lease: Lease) -> None:
-        """Raise LeaseExpired if the holder must not trust the lease by its own clock. Reads no database."""
+        """Raise LeaseExpired if the holder must not trust the lease by its own clock.
+
+        Reads no database.
+        """
         _check_trust(lease, self._clock)
 
     def complete(self, lease: Lease) -> None:
-        """End the item as completed. Raises LeaseExpired, LeaseLost, AlreadyFinished, or any StoreError."""
+        """End the item as completed.
+
+        Raises LeaseExpired, LeaseLost, AlreadyFinished, or any StoreError.
+        """
         self._end(lease, WorkStatus.COMPLETED, retries=0, error="")
 
     def fail(self, lease: Lease, error: str) -> WorkStatus:
-        """Return the item after a failed attempt to pending, or to failed without retries; say which.
+        """Return the item to pending after a failed attempt, or fail it without retries left.
 
-        Characters of ``error`` that UTF-8 cannot hold are stored as escapes: file names may contain
-        them. Raises as ``complete`` does, and InvalidWorkItem unless it is text.
+        Return its new status. Characters of ``error`` that UTF-8 cannot hold are stored as escapes:
+        file names may contain them. Raises as ``complete`` does, and InvalidWorkItem unless it is
+        text.
         """
         remain = lease.retries < lease.max_retries
         status = WorkStatus.PENDING if remain else WorkStatus.FAILED
@@ -341,7 +352,10 @@ class Heartbeat:
         clock: Clock | None = None,
         queue_writers: bool = True,
     ) -> None:
-        """Open the database. ``queue_writers`` as in ``open_store``: use the same value as other writers."""
+        """Open the database.
+
+        ``queue_writers`` is as in ``open_store``: use the same value as other writers.
+        """
         self._store = open_store(
             db_path, busy_timeout_s=max(lease.ttl_s * PATIENCE_SHARE, PATIENCE_S_MIN), queue_writers=queue_writers
         )
@@ -399,14 +413,20 @@ class Heartbeat:
         self._service.start()
 
     def stop(self, *, timeout_s: float = 10.0) -> bool:
-        """Stop beating and close the connection; return whether the thread ended within ``timeout_s`` seconds."""
+        """Stop beating and close the connection; return whether the thread has ended.
+
+        Waits at most ``timeout_s`` seconds.
+        """
         ended = self._service.stop(timeout_s=timeout_s)
         if ended:
             self._store.close()
         return ended
 
     def run_once(self, now: Microseconds | None = None) -> None:  # noqa: ARG002 - the interface of periodic services
-        """Renew once. A loss is kept and ends the renewals. Raises any StoreError, which the loop survives."""
+        """Renew once.
+
+        A loss is kept and ends the renewals. Raises any StoreError, which the loop survives.
+        """
         if self._loss is not None:
             return
         try:

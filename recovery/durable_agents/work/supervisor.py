@@ -110,9 +110,10 @@ class Supervisor:
         return SupervisedRun(tuple(exits), self._is_stopping)
 
     def stop(self) -> None:
-        """End the process and start no other one. For other threads and signal handlers; returns at once.
+        """End the process and start no other one; return at once.
 
-        ``run`` returns within ``stop_timeout_s`` seconds and the moment that a kill takes.
+        Other threads and signal handlers may call this. ``run`` returns within ``stop_timeout_s``
+        seconds and the moment that a kill takes.
         """
         self._is_stopping = True  # no lock: the code that a signal handler interrupts may hold it
 

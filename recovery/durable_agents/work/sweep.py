@@ -83,9 +83,10 @@ class _MeanwhileError(RecoveryError):
 
 
 class RecoverySweep:
-    """Returns the expired leases of one store, the one it is given (D13). Run it by a ``PeriodicService``.
+    """Returns the expired leases of one store, the one it is given (D13).
 
-    ``batch`` bounds the items of one transaction. Raises InvalidSetting.
+    Run it by a ``PeriodicService``. ``batch`` bounds the items of one transaction. Raises
+    InvalidSetting.
     """
 
     def __init__(self, store: Store, *, clock: Clock | None = None, batch: int = BATCH) -> None:
@@ -118,7 +119,10 @@ class RecoverySweep:
     def _sweep_batch(
         self, now: Microseconds, after: tuple[Microseconds, int], done: Counter[WorkStatus], errors: list[str]
     ) -> list[ExpiredLease]:
-        """Sweep the next batch, count its outcomes, and return its items; an empty list at the end."""
+        """Sweep the next batch, count its outcomes, and return its items.
+
+        An empty list means the end.
+        """
         found: list[ExpiredLease] = []
         sys.audit(WorkPoint.SWEEP_BEFORE_BATCH, now)
         try:

@@ -27,9 +27,10 @@ TRANSITIONS: Final = {
 
 
 class TaskManager(Manager):
-    """Creates and follows tasks, in a store, or in the database at ``db_path``, which it opens and closes.
+    """Creates and follows tasks, in a store or in the database at ``db_path``.
 
-    Raises InvalidSetting, and any StoreError on opening. May be shared by threads.
+    It opens and closes the store of ``db_path`` itself. Raises InvalidSetting, and any StoreError
+    on opening. May be shared by threads.
     """
 
     def create(self, task_id: str | None = None, *, tracker_key: str | None = None, stage: str = "") -> Task:
@@ -60,14 +61,20 @@ class TaskManager(Manager):
         return task
 
     def audits(self, task_id: str, *, limit: int = PAGE_ROWS_MAX) -> list[Audit]:
-        """Return the newest ``limit`` rows of the task's audit trail, oldest first. Raises UnknownTask."""
+        """Return the newest ``limit`` rows of the task's audit trail, oldest first.
+
+        Raises UnknownTask.
+        """
         rows = self._store.audits(task_id, limit=limit)
         if not rows:
             self.get(task_id)
         return rows
 
     def list(self, *, status: TaskStatus | None = None, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[Task]:
-        """Return up to ``limit`` tasks with ids above ``after``, in the order of ids, of any status or of one."""
+        """Return up to ``limit`` tasks with ids above ``after``, in the order of ids.
+
+        ``status`` limits them to tasks with that status.
+        """
         return self._store.tasks(status=status, after=after, limit=limit)
 
     def set_status(self, task_id: str, status: TaskStatus, *, expected: TaskStatus, detail: str = "") -> Task:

@@ -63,7 +63,10 @@ class HeldWork(Protocol):
         ...
 
     def save(self, snapshot: object, evidence: Sequence[Evidence]) -> Checkpoint:
-        """Save a checkpoint of type iteration_end, in one transaction with the check of the claim."""
+        """Save a checkpoint of type iteration_end.
+
+        The same transaction checks the claim.
+        """
         ...
 
     def complete(self) -> None:
@@ -100,11 +103,17 @@ class Iteration:
         return tuple(self._evidence)
 
     def path(self, name: str) -> str:
-        """Return the path of an effect, keyed by task and iteration, relative to the folder of the artifacts."""
+        """Return the path of an effect, relative to the folder of the artifacts.
+
+        Task and iteration are part of it.
+        """
         return f"task-{quote(self.task_id, safe='')}/{self.number:06d}/{name}"
 
     def write(self, name: str, content: bytes) -> FileSha256:
-        """Write an effect durably, and add it to the evidence. Raises as ``Artifacts.write`` does."""
+        """Write an effect durably, and add it to the evidence.
+
+        Raises as ``Artifacts.write`` does.
+        """
         written = self._artifacts.write(self.path(name), content)
         self._evidence.append(written)
         return written
@@ -207,7 +216,7 @@ class Worker:
         return self._progress(task_id)[0]
 
     def _progress(self, task_id: str) -> tuple[int, Any, int]:
-        """Return the last finished iteration, its state, and how many checkpoints were passed over."""
+        """Return the last finished iteration, its state, and the number of skipped checkpoints."""
         found = self._checkpoints.latest_verified(task_id, type=CheckpointType.ITERATION_END)
         if found.checkpoint is None:
             return 0, self._start, found.skipped_count
@@ -259,7 +268,10 @@ class LeaseClaims:
         self._task_id = task_id
 
     def claim(self) -> LeaseClaim | None:
-        """Lease the item that comes first, or return None. Raises as ``LeaseManager.acquire`` does."""
+        """Lease the item that comes first, or return None.
+
+        Raises as ``LeaseManager.acquire`` does.
+        """
         lease = self._leases.acquire(self._lease_holder, ttl_s=self._ttl_s, type=self._type, task_id=self._task_id)
         return None if lease is None else LeaseClaim(self._leases, self._checkpoints, lease)
 
@@ -327,7 +339,10 @@ class TaskClaims:
         self._task_id = task_id
 
     def claim(self) -> TaskClaim | None:
-        """Set the task running; return None if it is final. Raises UnknownTask, or any StoreError."""
+        """Set the task running; return None if it is final.
+
+        Raises UnknownTask, or any StoreError.
+        """
         status = self._tasks.get(self._task_id).status
         if status is TaskStatus.CREATED:
             self._tasks.set_status(self._task_id, TaskStatus.RUNNING, expected=TaskStatus.CREATED)
@@ -380,7 +395,10 @@ class TaskClaim:
 
 
 def _printable(error: Exception) -> str:
-    """Return the text of an error with escapes for what UTF-8 cannot hold, such as parts of file names."""
+    """Return the text of an error, as UTF-8 can hold it.
+
+    Other characters, such as parts of file names, become escapes.
+    """
     return str(error).encode(errors="backslashreplace").decode()
 
 

@@ -38,7 +38,10 @@ class ConformanceBase:
         raise NotImplementedError
 
     def reopened(self) -> Store:
-        """Return another store in the place of the newest ``new_store``, as a process started later would."""
+        """Return another store in the place of the newest ``new_store``.
+
+        It stands for a store that another process opens later.
+        """
         raise NotImplementedError
 
     def setup_method(self) -> None:

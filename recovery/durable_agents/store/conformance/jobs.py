@@ -37,7 +37,10 @@ class JobConformance(ConformanceBase):
             assert transaction.claim_job(None, monitor_pid=1, monitor_start=None, now=1) is None
 
     def test_a_job_comes_back_as_it_was_put_in(self) -> None:
-        """All fields survive, with any text; a job of no task has none, and one of an unknown task is refused."""
+        """All fields of a job survive, with any text.
+
+        A job without a task has None for it. A job of an unknown task is refused.
+        """
         job = self._insert_job(agent="агент 'x'", task_id="t")
         nothing = (None, None, None, None, None, None)
         assert job == Job(job.job_id, "агент 'x'", "repo", "t", JobStatus.QUEUED, 0, 2, 0, *nothing, "", 10, 10)
@@ -46,7 +49,10 @@ class JobConformance(ConformanceBase):
         raised(lambda: self._insert_job_of("nobody"), UnknownTask)
 
     def test_jobs_are_claimed_oldest_first_and_once(self) -> None:
-        """Of all agents or of some; each claim counts an attempt, raises the claim and begins a run."""
+        """A claim takes the oldest job, of all agents or of those given.
+
+        It counts an attempt, raises the claim's number and begins a run.
+        """
         first, second, third = (self._insert_job(agent=agent).job_id for agent in ("a", "b", "a"))
         assert [self._claim(("b", "c")), self._claim(), self._claim(("a",)), self._claim()] == [
             second,
@@ -61,7 +67,10 @@ class JobConformance(ConformanceBase):
         assert self.store.runs(first) == [AgentRun(job.run_id, first, 1, None, "a", 20, None, None)]
 
     def test_a_job_of_a_cancelled_task_is_not_begun(self) -> None:
-        """At its turn it fails without a run and says why; the next is claimed, other jobs are left."""
+        """A job whose task was cancelled fails at its turn, without a run, and says why.
+
+        The next job is claimed, and other jobs stay as they are.
+        """
         late = self._insert_job(task_id="t").job_id
         with self.store.transaction() as transaction:
             transaction.insert_task(Task("u", None, TaskStatus.CREATED, "", 1, 1, 1))
@@ -77,7 +86,10 @@ class JobConformance(ConformanceBase):
         assert (audit.event, audit.before, audit.after) == ("job_ended", "queued", "failed")
 
     def test_a_running_job_changes_under_its_claim_only(self) -> None:
-        """Executor, exit code, fence and end need a running job's newest claim; an exit is recorded once."""
+        """Executor, exit code, fence and end need the newest claim of a running job.
+
+        An exit code is recorded once.
+        """
         number, bystander = self._insert_job().job_id, self._insert_job().job_id
         self._claim()
         self._claim()
@@ -107,7 +119,10 @@ class JobConformance(ConformanceBase):
         assert [run.claim for run in self.store.runs(number)] == [1, 3]
 
     def test_running_jobs_are_listed_with_their_run_and_this_reapers_count(self) -> None:
-        """In order and by page; counts are per reaper and claim, go with the claim, and need a running job."""
+        """Running jobs come in order and by page, with the dead ticks of one reaper.
+
+        Dead ticks belong to one claim, and need a running job.
+        """
         numbers = [self._insert_job().job_id for _ in range(3)]
         for _ in numbers:
             self._claim()
@@ -190,7 +205,7 @@ class JobConformance(ConformanceBase):
         assert [entry.outbox_id for entry in self.store.outbox(OutboxKind.ALERT, limit=PAGE)] == [later]
 
     def test_an_entry_that_was_read_is_never_taken_for_a_later_one(self) -> None:
-        """Its number may be given again: a late holder of the old entry removes nothing of the new one."""
+        """A late sender of an old outbox entry removes nothing of a new entry with its number."""
         number = self._insert_job(task_id="t").job_id
         old = self._outboxed(self._entry(number, 1, OutboxKind.ALERT))
         with self.store.transaction() as transaction:

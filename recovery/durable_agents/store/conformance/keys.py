@@ -40,7 +40,10 @@ class KeyConformance(ConformanceBase):
             assert transaction.key("k") == _CLAIM
 
     def test_a_claim_is_taken_over_by_compare_and_set(self) -> None:
-        """The row must be as it was read (token, owner, status, expiry); nothing of the old one stays."""
+        """A claim takes over a row that is as it was read: token, owner, status, expiry.
+
+        Nothing of the old row stays.
+        """
         self._claim_key(_CLAIM)
         taken = msgspec.structs.replace(_CLAIM, token=6, owner="you", claim_expires_at=200, request_hash="1" * 64)
         for change in ({"token": 4}, {"owner": "x"}, {"status": KeyStatus.IN_DOUBT}, {"claim_expires_at": 101}):
@@ -94,7 +97,7 @@ class KeyConformance(ConformanceBase):
         assert self.store.key_counts("s") == {KeyStatus.DONE: 1, KeyStatus.FAILED: 2}
 
     def test_keys_are_listed_by_status_and_page(self) -> None:
-        """A page begins behind the given key, ends at the limit, and holds one status of one scope."""
+        """A page begins behind the given key, ends at the limit, and has one status and scope."""
         for key in ("c", "a", "b"):
             self._claim_key(msgspec.structs.replace(_CLAIM, key=key))
         self._claim_key(msgspec.structs.replace(_CLAIM, key="d", scope="other"))
@@ -134,7 +137,10 @@ class KeyConformance(ConformanceBase):
         assert self.store.key_counts("other") == {KeyStatus.DONE: 5}
 
     def test_the_least_recently_used_are_evicted(self) -> None:
-        """Until the rest fits; what has no time of use, or has not ended, is not counted and stays."""
+        """The least recently used results go until the rest fits.
+
+        A key without a time of use, or without an end, is not counted and stays.
+        """
         for number in range(4):
             self._claim_key(msgspec.structs.replace(_CLAIM, key=f"k{number}", used_at=number))
             self._end_key(f"k{number}", b"x" * 10)

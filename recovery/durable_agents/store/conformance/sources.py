@@ -49,7 +49,10 @@ class SourceConformance(ConformanceBase):
         assert self.store.source("t0") == TaskSource("t0", f"r{STRANGE_TEXTS[0]}", STRANGE_TEXTS[0], "")
 
     def test_a_commit_is_that_of_all_open_tasks_on_its_branch(self) -> None:
-        """Set once for as long as it is the newest; no branch without commits is found by an empty one."""
+        """A new commit counts once, while it is the newest of its branch.
+
+        An empty commit finds no branch.
+        """
         for task_id, branch in (("t", "b"), ("u", "b"), ("v", "other")):
             self._open(task_id, branch=branch)
         assert self._set_sha("b", "c1") == 2
@@ -75,7 +78,10 @@ class SourceConformance(ConformanceBase):
         assert self._ids(each.task for each in self.store.waiting_tasks("s", entered_until=99, limit=PAGE)) == ["u"]
 
     def test_tasks_wait_in_the_order_in_which_they_entered_the_stage(self) -> None:
-        """Ordered by the moment the stage was entered, then by id; other and later tasks are left out."""
+        """Waiting tasks are ordered by their entry into the stage, then by id.
+
+        Tasks of other stages, and those that entered later, are left out.
+        """
         for task_id, entered_at in (("d", 5), ("a", 7), ("c", 5), ("b", 9)):
             self._open(task_id, entered_at=entered_at)
         self._open("other", stage="another")

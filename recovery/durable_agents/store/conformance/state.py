@@ -59,7 +59,10 @@ class StateConformance(ConformanceBase):
         assert self.store.state_count("h") == 1
 
     def test_state_that_was_rolled_back_is_not_there(self) -> None:
-        """A put or delete dies with a block that raises; committed ones are there for the next store."""
+        """A put or delete is undone by a block that raises.
+
+        The next store sees the committed ones.
+        """
         self._put(StateEntry("g", "kept", b"1"))
         with contextlib.suppress(UndoneError), self.store.transaction() as transaction:
             transaction.put_state(StateEntry("g", "new", b"1"))
@@ -70,7 +73,10 @@ class StateConformance(ConformanceBase):
         other.close()
 
     def test_a_cycle_is_committed_once(self) -> None:
-        """Its id is taken once, its name as often as one likes; its entries come back in their order."""
+        """The id of a cycle is taken once, its name any number of times.
+
+        Its entries come back in their order.
+        """
         entries = [CycleEntry("1", place, "finding", b'{"n":%d}' % place) for place in (1, 2, 3)]
         with self.store.transaction() as transaction:
             assert transaction.insert_cycle(Cycle("1", "qa", 5))

@@ -50,7 +50,10 @@ class WorkConformance(ConformanceBase):
         assert self.store.tasks() == [a_task("t", tracker_key="A-1")]
 
     def test_a_tracker_key_is_taken_once(self) -> None:
-        """A second task with the same tracker key is refused, and found under the key is the first."""
+        """A second task with the same tracker key is refused.
+
+        The key finds the first one.
+        """
         self._insert_task("t", tracker_key="A-1")
         with self.store.transaction() as transaction:
             assert not transaction.insert_task(a_task("u", tracker_key="A-1"))
@@ -65,7 +68,10 @@ class WorkConformance(ConformanceBase):
         assert len(self.store.tasks()) == 2
 
     def test_tasks_are_listed_by_id_status_and_page(self) -> None:
-        """A page begins behind the given id, ends at the limit and holds one status when told so."""
+        """A page begins behind the given id, and ends at the limit.
+
+        A status limits it to tasks with that status.
+        """
         for task_id in ("c", "a", "d", "b"):
             self._insert_task(task_id)
         self._change_status("b", TaskStatus.CREATED, TaskStatus.RUNNING)
@@ -75,7 +81,10 @@ class WorkConformance(ConformanceBase):
         assert self.store.tasks(status=TaskStatus.FAILED) == []
 
     def test_a_status_changes_only_from_the_expected_one(self) -> None:
-        """Compare-and-set: a wrong expectation and an unknown task change nothing, other tasks least of all."""
+        """A wrong expected status, or an unknown task, changes nothing.
+
+        Other tasks stay as they are.
+        """
         self._insert_task("t")
         self._insert_task("bystander")
         assert not self._change_status("t", TaskStatus.RUNNING, TaskStatus.FAILED)
@@ -142,7 +151,10 @@ class WorkConformance(ConformanceBase):
         assert self.store.evidence("nobody") == []
 
     def test_the_oldest_checkpoints_are_deleted_with_their_evidence(self) -> None:
-        """Up to the limit and below the number, oldest first; others and other tasks stay, and numbers go on."""
+        """Checkpoints below the number are deleted, oldest first, up to the limit.
+
+        Other checkpoints and other tasks stay, and numbers go on.
+        """
         for task_id in ("t", "u"):
             self._insert_task(task_id)
             for number in (1, 2, 3, 4):
@@ -161,7 +173,10 @@ class WorkConformance(ConformanceBase):
         assert len(self.store.checkpoints("u")) == len(self.store.evidence("u")) == 4
 
     def test_work_items_are_granted_best_first_and_once(self) -> None:
-        """Priority, then age; filters hold; tokens rise over all items, and what is held is granted to nobody."""
+        """Items are granted by priority, then by age, within the filters.
+
+        Tokens rise over all items. A held item is granted to nobody else.
+        """
         self._insert_task("t")
         self._insert_task("u")
         low, high, other, last = (
@@ -179,7 +194,10 @@ class WorkConformance(ConformanceBase):
         }
 
     def test_a_lease_is_held_by_its_token_until_it_expires(self) -> None:
-        """Renewing, fencing and ending need the token and a moment before the expiry; else nothing changes."""
+        """Renewing, fencing and ending need the token and a moment before the expiry.
+
+        Otherwise nothing changes.
+        """
         self._insert_task("t")
         number, bystander = self._enqueue("t", "a", 0), self._enqueue("t", "a", 0)
         self._grant("h", limit=2)
@@ -229,7 +247,10 @@ class WorkConformance(ConformanceBase):
         assert (swept.retries, swept.error, swept.lease_holder) == (1, "late", None)
 
     def test_many_rows_are_inserted_together_or_not_at_all(self) -> None:
-        """Audit rows and checkpoints in bulk; one of an unknown task refuses them all, and names it."""
+        """Audit rows and checkpoints are inserted in bulk.
+
+        One row of an unknown task refuses them all, and the error names the task.
+        """
         self._insert_task("t")
         rows = [StoredCheckpoint("t", number, "x", b"0", _HASH, 7) for number in (1, 2, 3)]
         audits = [Audit("t", f"event {number}", None, None, "", 1) for number in range(3)]
@@ -247,7 +268,10 @@ class WorkConformance(ConformanceBase):
         assert self.store.audits("t") == audits
 
     def test_a_row_is_found_by_its_values(self) -> None:
-        """All values have to match, None matches NULL, and a column that is not there is no text."""
+        """A row is found if all values match; None matches NULL.
+
+        The name of a missing column is not taken for a text.
+        """
         self._insert_task("t", tracker_key="A-1")
         self._insert_task("u")
         assert self.store.has_row("tasks", {"task_id": "t", "tracker_key": "A-1"}, timeout_s=10)
@@ -321,7 +345,7 @@ class WorkConformance(ConformanceBase):
         assert all(taken == sorted(taken) for taken in numbers)
 
     def test_a_block_that_raises_among_threads_undoes_nobody_else(self) -> None:
-        """Each block is all or nothing for itself, however the store puts those of several threads together."""
+        """Each block is all or nothing by itself, in whatever group the store commits it."""
         self._insert_task("t")
 
         def write(number: int) -> None:

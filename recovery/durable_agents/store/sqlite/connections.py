@@ -177,10 +177,10 @@ class ConnectionFactory:
         return connection
 
     def reader(self) -> sqlite3.Connection:
-        """Return a read-only connection that maps the file into memory, which makes cache hits fast.
+        """Return a read-only connection that maps the file into memory.
 
-        A device that fails to read a mapped page ends the process by SIGBUS, where a read would
-        have raised an error.
+        Mapping makes cache hits fast. A device that fails to read a mapped page ends the process by
+        SIGBUS, where a read would have raised an error.
         """
         connection = self()
         try:
@@ -201,7 +201,10 @@ class ConnectionFactory:
         self._switch_to_wal(connection)
 
     def _switch_to_wal(self, connection: sqlite3.Connection) -> None:
-        """Put the file into WAL mode unless it is. SQLite does not wait for locks here, so this retries."""
+        """Put the file into WAL mode, unless it is in it.
+
+        SQLite does not wait for locks here, so this retries.
+        """
         deadline = time.monotonic() + self.busy_timeout_s
         while True:
             try:
@@ -216,9 +219,10 @@ class ConnectionFactory:
 
 
 def could_begin(connection: sqlite3.Connection) -> bool:
-    """Tell whether a write transaction could begin on this connection now: False while another one writes.
+    """Tell whether a write transaction could begin on this connection now.
 
-    Never waits. Any other error counts as True: the transaction itself will meet it.
+    False while another process writes. Never waits. Any other error counts as True: the transaction
+    itself will meet it.
     """
     timeout_ms = _pragma(connection, "busy_timeout")
     try:

@@ -79,7 +79,10 @@ class Group:
         return self.members >= MEMBERS_MAX or time.monotonic() > self._until_s
 
     def end_lock(self) -> _thread.LockType:
-        """Return a lock that is released when the group has ended. For the holder of the slot alone."""
+        """Return a lock that is released when the group has ended.
+
+        Only the holder of the slot may call this.
+        """
         lock = _thread.allocate_lock()
         lock.acquire()
         self._waiting.append(lock)
@@ -114,7 +117,10 @@ class GroupCommit:
         self._group: Group | None = None
 
     def join(self, ticket: _thread.LockType, transaction: object) -> Group:
-        """Wait for the slot; begin a group, or join the open one. Raises DatabaseLocked or any StoreError."""
+        """Wait for the slot; begin a group, or join the open one.
+
+        Raises DatabaseLocked, or any other StoreError.
+        """
         try:
             self._take_slot(ticket)
             if self._group is None:
@@ -132,9 +138,10 @@ class GroupCommit:
         return group
 
     def leave(self, ticket: _thread.LockType, group: Group, error: BaseException | None) -> None:
-        """End a block, and keep its changes unless it raised ``error``; return when its group has ended.
+        """End a block, and return when its group has ended.
 
-        Raises a StoreError if nothing was kept, whatever the block raised.
+        The block's changes are kept unless it raised ``error``. Raises a StoreError if nothing was
+        kept, whatever the block raised.
         """
         try:
             self._watch = None
@@ -191,9 +198,10 @@ class GroupCommit:
         group.members += 1
 
     def _pass_on(self, ticket: _thread.LockType) -> _thread.LockType | None:
-        """Let the next thread join the group and return a lock for its end; or end it and leave the slot.
+        """Let the next thread join the group, or end the group and leave the slot.
 
-        Does nothing for a ticket that does not hold the slot.
+        Return a lock for the end of a group that goes on, else None. Does nothing for a ticket that
+        does not hold the slot.
         """
         if self._holder is not ticket:
             return None
@@ -252,7 +260,10 @@ class GroupCommit:
             raise DatabaseLocked(message)
 
     def _leave_queue(self, ticket: _thread.LockType) -> bool:
-        """Leave the queue; False for a ticket that is not in it, or was given the slot in the meantime."""
+        """Leave the queue.
+
+        False for a ticket that is not in it, or was given the slot in the meantime.
+        """
         with self._mutex:
             if ticket not in self._queue:
                 return False

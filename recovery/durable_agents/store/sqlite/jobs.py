@@ -143,7 +143,10 @@ class JobWrites(JobReads, TaskWrites):
         return True
 
     def _oldest_queued(self, agents: Sequence[str] | None) -> int | None:
-        """Return the oldest queued job, by one query for each agent: one for all would sort the whole queue."""
+        """Return the oldest queued job, by one query for each agent.
+
+        One query for all agents would sort the whole queue.
+        """
         if agents is None:
             found = [self._read_one(OLDEST, ())]
         else:
@@ -167,7 +170,10 @@ class JobWrites(JobReads, TaskWrites):
         return self._changes_one(_FENCE, (now, job_id, claim))
 
     def end_claim(self, job_id: int, claim: int, *, status: JobStatus, error: str, now: Microseconds) -> bool:
-        """Make a job that is running under this claim queued, done or failed, and forget its dead ticks."""
+        """Make a job queued, done or failed, and forget its dead ticks.
+
+        False unless it is running under this claim.
+        """
         if not self._changes_one(_END, (status.value, error, now, job_id, claim)):
             return False
         self.execute(_FORGET_TICKS, (job_id,))

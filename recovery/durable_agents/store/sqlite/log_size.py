@@ -44,7 +44,10 @@ class LogWatch:
         self.warning = ""
 
     def look(self) -> None:
-        """Look at the size, unless the last look was less than ``LOOK_S`` ago. Never raises an Exception."""
+        """Look at the size, at most once in ``LOOK_S`` seconds.
+
+        Never raises an Exception.
+        """
         now_s = time.monotonic()
         if now_s < self._look_at_s:
             return
@@ -89,7 +92,10 @@ def _size(path: str) -> int:
 
 
 def _readers(index: str) -> set[int]:
-    """Return the pids that hold a read mark in the index of the log, as far as the kernel shows them."""
+    """Return the pids that hold a read mark in the index of the log.
+
+    Processes that the kernel does not show are missing.
+    """
     try:
         inode = os.stat(index).st_ino  # noqa: PTH116 - as above
         with open("/proc/locks", encoding="ascii", errors="replace") as file:  # noqa: PTH123 - as above

@@ -69,7 +69,7 @@ class KeyReads(Reads):
         return None if row is None else _key(row)
 
     def keys(self, scope: str, status: KeyStatus, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[StoredKey]:
-        """Return keys of a scope with this status, in the order of the keys, those behind ``after``."""
+        """Return keys of a scope with this status, in their order."""
         return [_key(row) for row in self._read(_KEYS, (scope, status.value, after, limit))]
 
     def key_counts(self, scope: str) -> dict[KeyStatus, int]:
@@ -87,7 +87,10 @@ class KeyWrites(KeyReads, Writes):
     __slots__ = ()
 
     def claim_key(self, claim: StoredKey, *, expected: StoredKey | None) -> bool:
-        """Store a claim in the place of the expected row, or of none; False if the key is not as expected."""
+        """Store a claim in the place of the expected row, or of none.
+
+        False if the key is not as expected.
+        """
         known = (claim.scope, claim.request_hash, claim.status.value, claim.token, claim.owner, claim.claim_expires_at)
         if expected is None:
             return self._changes_one(_INSERT, (claim.key, *known, claim.used_at, claim.created_at))
@@ -101,7 +104,10 @@ class KeyWrites(KeyReads, Writes):
     def end_key(
         self, key: str, token: int, owner: str, *, status: KeyStatus, result: bytes | None, expires_at: int | None
     ) -> bool:
-        """End a claim with its result or in doubt; False if it is not held by this token and owner."""
+        """End a claim with its result, or in doubt.
+
+        False if it is not held by this token and owner.
+        """
         return self._changes_one(_END, (status.value, result, expires_at, key, token, owner))
 
     def delete_key(self, key: str, token: int, owner: str, *, status: KeyStatus) -> bool:
@@ -109,14 +115,17 @@ class KeyWrites(KeyReads, Writes):
         return self._changes_one(_DELETE, (key, token, owner, status.value))
 
     def delete_expired_keys(self, scope: str, *, now: Microseconds, after: int, limit: int) -> tuple[int, int]:
-        """Delete expired results of a page; return how many, and the page's last row, 0 at the end."""
+        """Delete the expired results of one page of rows.
+
+        Return how many, and the number of the page's last row, 0 at the end.
+        """
         last: int | None = self._read(_PAGE, (after, limit))[0][0]
         if last is None:
             return 0, 0
         return self.execute(_DELETE_EXPIRED, (after, last, scope, now)).rowcount, last
 
     def evict_keys(self, scope: str, *, bytes_max: int) -> int:
-        """Delete the least recently used results until the rest has at most so many bytes; return how many."""
+        """Delete the least recently used results until the rest fits; return how many."""
         excess: int = self._read(_BYTES, (scope,))[0][0] - bytes_max
         evicted = 0
         while excess > 0 and (oldest := self._read(_OLDEST, (scope, _EVICTED_AT_ONCE))):

@@ -392,7 +392,10 @@ def _look(file: Path, mode: str, factory: ConnectionFactory, version: int) -> No
 
 
 def _refuse_stump(file: Path) -> None:
-    """Raise CorruptDatabase for less than the smallest page, which SQLite may take for a new database."""
+    """Raise CorruptDatabase for a file that is smaller than the smallest page.
+
+    SQLite may take it for a new database.
+    """
     size_bytes = file.stat().st_size
     if size_bytes < _PAGE_BYTES_MIN:
         message = (

@@ -58,7 +58,7 @@ class StateReads(Reads):
         return [Cycle(*row) for row in self._read(_CYCLES, (after, limit))]
 
     def cycle_entries(self, cycle_id: str, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[CycleEntry]:
-        """Return the entries of a committed cycle in their order, those behind the place ``after``."""
+        """Return the entries of a committed cycle in their order."""
         return [CycleEntry(*row) for row in self._read(_CYCLE_ENTRIES, (cycle_id, after, limit))]
 
 
@@ -80,7 +80,10 @@ class StateWrites(StateReads, Writes):
         return self._changes_one(_DELETE, (group, key))
 
     def delete_states(self, group: str, *, below: str, limit: int) -> int:
-        """Delete up to ``limit`` entries of a group below a key, smallest first; return how many."""
+        """Delete up to ``limit`` entries of a group with keys below ``below``; return how many.
+
+        The smallest keys go first.
+        """
         return self.execute(_DELETE_BELOW, (group, group, below, limit)).rowcount
 
     def insert_cycle(self, cycle: Cycle) -> bool:

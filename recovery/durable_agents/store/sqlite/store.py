@@ -96,7 +96,10 @@ class SqliteTransaction(LeaseWrites, InboxWrites, JobWrites, SourceWrites, State
             self._group_commit.leave(self._ticket, self._group, error)
 
     def commit(self) -> None:
-        """Make the changes durable, together with those of threads that wait. Raises InheritedTransaction."""
+        """Make the changes durable, together with those of threads that wait.
+
+        Raises InheritedTransaction.
+        """
         if self._group_commit is not self._store.group_commit:
             message = (
                 f"a transaction on {self._store.path} must be ended by the process that began it; got an end in a "
@@ -114,7 +117,10 @@ class SqlitePlace:
     path: str
 
     def reopened(self, busy_timeout_s: float) -> SqliteStore:
-        """Open another store on the file that waits so long, in no queue. Raises DatabaseUnavailable."""
+        """Open another store on the file, which does not queue for the write lock.
+
+        Raises DatabaseUnavailable if the file is gone.
+        """
         if not os.path.exists(self.path):  # noqa: PTH110 - the plain way, for what runs at the end of the interpreter
             message = f"the database {self.path} must exist; got no file there. Restore it; its last counts are lost."
             raise DatabaseUnavailable(message)
@@ -181,7 +187,10 @@ class SqliteStore(TaskReads, LeaseReads, InboxReads, JobReads, SourceReads, Stat
         return [text for text in [self.log_watch.warning] if text]
 
     def can_write_now(self) -> bool:
-        """Tell, without waiting, whether a transaction could begin; True where an error is in the way."""
+        """Tell, without waiting, whether a transaction could begin.
+
+        True if an error prevents the answer: the transaction will meet it.
+        """
         try:
             connection = self.borrow()
         except StoreError:
@@ -229,7 +238,10 @@ class SqliteStore(TaskReads, LeaseReads, InboxReads, JobReads, SourceReads, Stat
         return pragmas
 
     def close(self) -> None:
-        """Close all connections that are not in use; those in use close when they are given back."""
+        """Close all connections that are not in use.
+
+        Those in use close when they are given back.
+        """
         self._closed = True
         self._leave_inherited()
         for idle in (self._idle, self._idle_readers):
@@ -237,7 +249,10 @@ class SqliteStore(TaskReads, LeaseReads, InboxReads, JobReads, SourceReads, Stat
                 idle.pop().close()
 
     def begin(self, connection: sqlite3.Connection) -> None:
-        """Begin a write transaction on the connection, in the queue unless the store was opened without."""
+        """Begin a write transaction on the connection.
+
+        It queues for the write lock, unless the store was opened without the queue.
+        """
         if self._queue is None:
             connection.execute("BEGIN IMMEDIATE")
         else:
@@ -311,7 +326,10 @@ class SqliteStore(TaskReads, LeaseReads, InboxReads, JobReads, SourceReads, Stat
         return QueryRefused(f"the query must name a table and columns of the database; got '{error}'. Correct them.")
 
     def _leave_inherited(self) -> None:
-        """After a fork, set the parent's connections aside: using or closing them here would upset its locks."""
+        """Set the parent's connections aside after a fork.
+
+        Using or closing them here would break the parent's locks.
+        """
         if self._process != os.getpid():
             self._inherited += [*self._idle, *self._idle_readers, self._group_commit]
             self._idle.clear()

@@ -150,6 +150,9 @@ class SourceReads(Reads):
         after: tuple[Microseconds, str] = (0, ""),
         limit: int = PAGE_ROWS_MAX,
     ) -> list[WaitingTask]:
-        """Return tasks in a stage without an active job and without an advance in the outbox, by their entry."""
+        """Return tasks that wait in a stage, in the order of their entry.
+
+        A task with an active job, or with an advance in the outbox, does not wait.
+        """
         rows = self._read(WAITING, (stage, entered_until, *after, limit))
         return [WaitingTask(task_of(row[:-1]), row[-1]) for row in rows]

@@ -148,7 +148,7 @@ class TaskWrites(TaskReads, Writes):
         self.execute(_INSERT_EVIDENCE, (*key, evidence.required, int(evidence.verified), verdicts))
 
     def delete_checkpoints(self, task_id: str, below: int, limit: int) -> int:
-        """Delete up to ``limit`` of the oldest checkpoints with numbers below ``below``; return how many."""
+        """Delete up to ``limit`` checkpoints below ``below``, oldest first; return how many."""
         return self.execute(_DELETE_BELOW, (task_id, below, task_id, limit, below)).rowcount
 
 
@@ -256,7 +256,7 @@ class LeaseWrites(LeaseReads, Writes):
         expires_at: Microseconds,
         now: Microseconds,
     ) -> list[WorkItem]:
-        """Grant up to ``limit`` pending items to the holder, best first, in one statement; return them."""
+        """Grant up to ``limit`` pending items to the holder, in one statement."""
         given = [value for value in (type, task_id) if value is not None]
         statement = _GRANTS[type is not None, task_id is not None, limit == 1]
         parameters: Parameters = (holder, expires_at, now, now, *given)
@@ -280,12 +280,12 @@ class LeaseWrites(LeaseReads, Writes):
         return self._changes_one(_END, (_TEXTS[status], retries, error, now, work_item_id, token, now))
 
     def expire_leases(self, expiries: Sequence[Expiry], *, now: Microseconds) -> int:
-        """End expired leases, each if token and expiry are still those given; return how many were ended."""
+        """End expired leases; return how many were ended."""
         rows = [(e.work_item_id, e.token, e.expires_at, _TEXTS[e.status], e.retries, e.error, now) for e in expiries]
         return self.execute_rows(_EXPIRE, rows)
 
     def expired_leases(self, *, now: Microseconds, after: tuple[Microseconds, int], limit: int) -> list[ExpiredLease]:
-        """Return items with an expired lease, in the order of expiry and id, those behind ``after``."""
+        """Return items with an expired lease, in the order of expiry and id."""
         return [ExpiredLease(*row) for row in self._read(EXPIRED, (now, *after, limit))]
 
 

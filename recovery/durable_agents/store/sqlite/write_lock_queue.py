@@ -45,12 +45,18 @@ _LOOK_S_MAX: Final = 0.002
 
 
 class WriteLockQueue:
-    """The writers' queue of the database at ``path``, as one store sees it. One thread at a time."""
+    """The writers' queue of the database at ``path``, as one store sees it.
+
+    One thread at a time may use it.
+    """
 
     __slots__ = ("_burst_until_s", "_lock", "_timeout_s")
 
     def __init__(self, path: str, timeout_s: float) -> None:
-        """Prepare; each wait is for at most ``timeout_s`` seconds, in the queue and at its head together."""
+        """Prepare the queue.
+
+        ``timeout_s`` bounds each wait, in the queue and at its head together.
+        """
         self._lock = FileLock(path + SUFFIX)
         self._timeout_s = timeout_s
         self._burst_until_s = 0.0
