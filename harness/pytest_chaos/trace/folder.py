@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _Identity = tuple[int, int]
+_Name = tuple[int, str]
+"""A folder's node, and a name in it; below a folder without a node the name is the rest of the path."""
 
 
 class Place(NamedTuple):
@@ -35,7 +37,9 @@ class WatchedFolder:
         self.root = os.path.realpath(directory)
         self._prefix = self.root + "/"
         self._nodes: dict[_Identity, int] = {}
-        self._paths: dict[int, str] = {}
+        self._at: dict[int, _Name] = {}
+        """The folder of each node and its name in it; the root and a file without a name have none."""
+        self._named: dict[_Name, int] = {}
         self._nameless: set[int] = set()
         self._noted: list[Callable[[], object]] = []
         self._next = ROOT_NODE
@@ -53,7 +57,7 @@ class WatchedFolder:
         """Return a new node for an object that is about to be made."""
         node = self._next
         self._next += 1
-        self._paths[node] = path
+        self._put(node, self._name_of(path, node))
         return node
 
     def bind(self, node: int, status: os.stat_result) -> None:
@@ -106,20 +110,45 @@ class WatchedFolder:
 
     def path(self, node: int) -> str:
         """Return a path of a node, or its last one."""
-        return self._paths.get(node, "")
+        names = []
+        while (place := self._at.get(node)) is not None:
+            node, name = place
+            names.append(name)
+        return "/".join(reversed(names))
 
     def move(self, node: int, path: str) -> None:
-        """Note that a node, and all under it, is at another path now."""
-        before = self._paths.get(node, "")
-        self._move(node, before, path)
-        self.undo_with(lambda: self._move(node, path, before))
+        """Note that a node, and with it all under it, is at another path now."""
+        name = self._name_of(path, node)
+        before, there = self._at.get(node), self._named.get(name) if name is not None else None
 
-    def _move(self, node: int, before: str, path: str) -> None:
-        self._paths[node] = path
-        # A renamed folder takes along all that is under it.
-        for other, under in self._paths.items():
-            if other != node and under.startswith(before + "/"):
-                self._paths[other] = path + under[len(before) :]
+        def undo() -> None:
+            self._put(node, before)
+            if there is not None:
+                self._put(there, name)
+
+        self._put(node, name)
+        self.undo_with(undo)
+
+    def _name_of(self, path: str, node: int) -> _Name | None:
+        """Return the name that a path is, for this node, which is no folder of its own path."""
+        if not path:
+            return None
+        folder, rest = ROOT_NODE, path
+        while "/" in rest:
+            first, _, others = rest.partition("/")
+            under = self._named.get((folder, first), node)
+            if under == node:  # the folder is not known
+                break
+            folder, rest = under, others
+        return folder, rest
+
+    def _put(self, node: int, name: _Name | None) -> None:
+        before = self._at.pop(node, None)
+        if before is not None and self._named.get(before) == node:
+            del self._named[before]
+        if name is not None:
+            self._at[node] = name
+            self._named[name] = node
 
     def place(self, absolute: str) -> Place:
         """Resolve an absolute path but for its last name."""

@@ -7,15 +7,19 @@ import ctypes
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pytest
+from pytest_chaos.trace.folder import WatchedFolder
 from pytest_chaos.trace.source import InjectError
 
 from tests.harness.evidence.replaying import contents
 from tests.harness.trace.lab import LIBC, MODE, Lab, said
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 def _move_names() -> None:
@@ -58,6 +62,12 @@ def test_names_are_followed(lab: Lab) -> None:
     ]
 
 
+def exchange(one: str, other: str) -> None:
+    """Exchange two names; raise OSError where the kernel refuses."""
+    if LIBC.renameat2(AT_FDCWD, one.encode(), AT_FDCWD, other.encode(), RENAME_EXCHANGE):
+        raise OSError(ctypes.get_errno(), "it was refused")
+
+
 def _fail_in_all_ways() -> None:
     attempts: list[Callable[[], object]] = [
         lambda: os.mkdir("there"),
@@ -70,6 +80,9 @@ def _fail_in_all_ways() -> None:
         lambda: os.open("nowhere/file", os.O_CREAT | os.O_WRONLY),
         lambda: os.unlink("there"),
         lambda: os.rename("there/file", "there"),
+        lambda: os.rename("there", "there/inside"),
+        lambda: exchange("there", "there/file"),
+        lambda: exchange("there/file", "there"),
         lambda: os.write(1, b""),
     ]
     for attempt in attempts[:-1]:
@@ -246,3 +259,69 @@ def test_a_link_that_was_refused_gives_no_name(lab: Lab) -> None:
 
     seen = lab.watch(program, directive=InjectError(number=3, error="EIO"))
     assert said(seen.steps)[2:] == ["link b", "write b 5 bytes at 0"]
+
+
+def test_what_is_in_exchanged_folders_goes_with_each(lab: Lab) -> None:
+    """A write to an open file of either is a step with its new path, however deep it lies."""
+
+    def program() -> None:
+        os.makedirs("one/deep")
+        os.mkdir("two")
+        files = [os.open(path, os.O_WRONLY | os.O_CREAT, MODE) for path in ("one/deep/a", "two/b")]
+        exchange("one", "two")
+        for descriptor in files:
+            os.write(descriptor, b"x")
+        os.rename("two", "three")
+        os.write(files[0], b"y")
+
+    seen = lab.watch(program)
+    assert said(seen.steps)[5:] == [
+        "exchange one -> two",
+        "write two/deep/a 1 bytes at 0",
+        "write one/b 1 bytes at 0",
+        "rename two -> three",
+        "write three/deep/a 1 bytes at 1",
+    ]
+
+
+class Counted(dict[Any, Any]):
+    """Counts what is looked up in it, and changed."""
+
+    count = 0
+
+    def get(self, key: object, default: object = None) -> Any:
+        """Count a look."""
+        Counted.count += 1
+        return super().get(key, default)
+
+    def __setitem__(self, key: object, value: object) -> None:
+        """Count a change."""
+        Counted.count += 1
+        super().__setitem__(key, value)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Count each key that is passed."""
+        for key in super().__iter__():
+            Counted.count += 1
+            yield key
+
+    def items(self) -> Any:
+        """Count as much as there is."""
+        Counted.count += len(self)
+        return super().items()
+
+
+@pytest.mark.parametrize("count", [100, 10_000])
+def test_a_rename_costs_the_same_however_many_files_there_are(tmp_path: Path, count: int) -> None:
+    """A file, and a folder with all that is in it, move in a few operations."""
+    folder = WatchedFolder(tmp_path)
+    folder._at, folder._named = Counted(folder._at), Counted(folder._named)
+    moved = folder.reserve("moved")
+    files = [folder.reserve(f"moved/{number}") for number in range(count)]
+    Counted.count = 0
+    folder.move(files[0], "moved/again")
+    folder.move(moved, "away")
+    assert 0 < Counted.count < 25
+    assert [folder.path(node) for node in (files[0], files[-1])] == ["away/again", f"away/{count - 1}"]
+    folder.take_back()
+    assert [folder.path(node) for node in (files[0], files[-1])] == ["moved/0", f"moved/{count - 1}"]

@@ -286,6 +286,8 @@ class NameCalls(DecoderBase):
         # Two names of one file: rename(2) does nothing, and succeeds.
         if there is not None and (flags & _RENAME_NOREPLACE or os.path.samestat(moved, there)):
             return NOTHING
+        if target.absolute.startswith(f"{source.absolute}/"):  # a folder into itself: EINVAL
+            return NOTHING
         if flags & _RENAME_EXCHANGE:
             return self._exchanged(source, target, moved, there)
         if there is not None and not _makes_way(target.absolute, there, moved):
@@ -304,7 +306,7 @@ class NameCalls(DecoderBase):
         return one(step) if to_path else Decoded(steps=(step,), stray=target.absolute)
 
     def _exchanged(self, source: Place, target: Place, moved: os.stat_result, there: os.stat_result | None) -> Decoded:
-        if there is None:
+        if there is None or source.absolute.startswith(f"{target.absolute}/"):
             return NOTHING
         if not (source.is_inside and target.is_inside):
             text = f"an exchange with {target.absolute}, outside of the folder, was refused"
