@@ -123,10 +123,10 @@ def _all_processes() -> Iterator[ProcessLine]:
 
 
 def wait_for_exit(pid: int, timeout_s: float | None, wake: int | None = None) -> bool:
-    """Wait until our child is a zombie, without reaping it.
+    """Wait until our child is a zombie, without reaping it; return whether it is one.
 
-    A zombie keeps its pid and the number of its group. Return whether it is; False after
-    ``timeout_s`` seconds, or when the file ``wake`` is readable.
+    A zombie keeps its pid and the number of its group. Return False after ``timeout_s`` seconds, or
+    when the file ``wake`` is readable.
     """
     descriptor = os.pidfd_open(pid)  # readable when the process has ended
     try:

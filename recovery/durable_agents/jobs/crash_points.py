@@ -1,4 +1,7 @@
-"""Crash points of jobs. The argument of each event is an id of what it is about, or a count."""
+"""Crash points of jobs.
+
+The argument of each event is the id of its object, or a count.
+"""
 
 from __future__ import annotations
 

@@ -79,14 +79,14 @@ class LeaseFile:
         return True
 
     def __enter__(self) -> Self:
-        """Try to take it."""
+        """Take the lease if it is free or stale."""
         self.acquire()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give it back."""
+        """Release the lease."""
         self.release()
 
 

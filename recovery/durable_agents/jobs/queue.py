@@ -91,7 +91,7 @@ class JobClaim(msgspec.Struct, frozen=True):
 
 
 class JobOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a claim is to end.
+    """The intended end of a claim.
 
     ``leaves`` is the stage that the task is to leave, entered at ``entered_at``; None for no
     advance. ``alert`` is the text of an alert, empty for none.
@@ -149,7 +149,7 @@ class JobQueue(Manager):
         return job
 
     def counts(self) -> dict[str, int]:
-        """Return the numbers of ``queued`` and ``running`` jobs. Raises StoreErrors."""
+        """Return the numbers of ``queued`` and ``running`` jobs. Raises any StoreError."""
         return {status.value: count for status, count in self._store.active_job_counts().items()}
 
     def runs(self, job_id: int) -> list[AgentRun]:

@@ -223,7 +223,10 @@ class StageEngine:
             raise InvalidSetting(message)
 
     def evaluate(self, task_id: str) -> GateResult:
-        """Evaluate the gate of the task's stage. Raises UnknownTask, UnknownStage, StoreErrors."""
+        """Evaluate the gate of the task's stage.
+
+        Raises UnknownTask, UnknownStage, or any StoreError.
+        """
         return self.evaluate_for(self._task(task_id))
 
     def evaluate_for(self, task: Task) -> GateResult:

@@ -140,7 +140,10 @@ class Application:
         await self.receiver(scope, receive, send_and_live if scope["type"] == "lifespan" else send)
 
     def describe(self) -> dict[str, Any]:
-        """Return the status page, ready for JSON, a block for each part. Raises StoreErrors."""
+        """Return the status page, ready for JSON, a block for each part.
+
+        Raises any StoreError.
+        """
         reaper = self.reaper.health
         last = self.reaper.last_reaped
         inbox = self._handling.health

@@ -1,4 +1,4 @@
-"""Handlers: what is done about an event, be it from a webhook or from a poll.
+"""Handlers: the reactions to events, from a webhook or from a poll.
 
 A handler decides first, from what it reads and from the answer of a gate. It returns an
 ``EventOutcome`` where there is nothing to do, or an ``EventChange``, which does it within a
@@ -124,13 +124,13 @@ class Handlers:
             raise InvalidSetting(message)
 
     def decide_delivery(self, delivery: StoredDelivery) -> EventChange | None:
-        """Decide about a delivery of an inbox. Raises InvalidDelivery and StoreErrors."""
+        """Decide about a delivery of an inbox. Raises InvalidDelivery, or any StoreError."""
         event = events.parse(delivery.source, delivery.event, delivery.body)
         decision = None if event is None else self.decide(event)
         return None if isinstance(decision, EventOutcome) else decision
 
     def handle(self, event: Event) -> EventOutcome:
-        """Decide, and apply the change in a transaction of its own. Raises StoreErrors."""
+        """Decide, and apply the change in a transaction of its own. Raises any StoreError."""
         decision = self.decide(event)
         if isinstance(decision, EventOutcome):
             return decision
@@ -141,7 +141,7 @@ class Handlers:
         return outcome
 
     def decide(self, event: Event) -> Decision:
-        """Return the decision about an event; writes nothing. Raises StoreErrors."""
+        """Return the decision about an event, and write nothing. Raises any StoreError."""
         match event:
             case StartRequested():
                 return self.start(event)
@@ -242,7 +242,7 @@ class Handlers:
         return EventOutcome(Handled.CREATED, task)
 
     def _cancel(self, transaction: Transaction, task: Task) -> EventOutcome:
-        """Cancel the task if it is still where it was when the verdict was looked at."""
+        """Cancel the task if it is still in the stage in which the verdict found it."""
         found = transaction.task(task.task_id)
         now = self._clock.now()
         is_there = found is not None and (found.stage, found.stage_entered_at) == (task.stage, task.stage_entered_at)

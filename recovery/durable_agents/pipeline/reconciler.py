@@ -1,4 +1,4 @@
-"""The reconciler: looks at the world in intervals, since a lost webhook is lost without a word.
+"""The reconciler: polls the world, since nothing reports that a webhook was lost.
 
 An event says that something has happened; whether it still holds can be looked up at any time. So a
 pipeline that moves by webhooks gets a part that looks (level-triggered, as the controllers of
@@ -118,7 +118,7 @@ def grace_overrides(settings: ReconcilerSettings, stages: Collection[str]) -> di
 
 
 class Approvals:
-    """Tells which approvals that the tracker shows were spent on an earlier gate.
+    """The approvals in the tracker that were the answer to an earlier gate.
 
     A webhook says that a person has approved; a poll says that an issue *is* Approved, and says so
     until its state is changed. With several human gates the answer to the first would open the
@@ -141,7 +141,7 @@ class Approvals:
     def note_in_progress(self, task: Task, *, asked_at: Microseconds, now: Microseconds) -> bool:
         """Record that the issue was In Progress at ``asked_at``; return whether that was new.
 
-        What the tracker showed before the task left its gate does not count. Raises StoreErrors.
+        What the tracker showed before the task left its gate does not count. Raises any StoreError.
         """
         spent_at = self._spent_at(task) if self._gates else None
         if spent_at is None or spent_at >= asked_at:
@@ -175,10 +175,16 @@ class Unblocked(msgspec.Struct, frozen=True):
 
 
 class UnblockNotifier(Protocol):
-    """Tells people. Its waiting is not bounded here, so it needs a bound of its own."""
+    """A callable that tells people of a task that was moved.
+
+    It must bound its own waiting.
+    """
 
     def __call__(self, unblocked: Unblocked, /) -> object:
-        """Send it, once. An error is logged and not tried again: the task has moved."""
+        """Send the notification, once.
+
+        An error is logged and not tried again: the task has moved.
+        """
         ...
 
 
@@ -393,7 +399,7 @@ class Reconciler:
         return StartRequested(issue.key, issue.repo)
 
     def _is_unfinished(self, task: Task) -> bool:
-        """Tell whether a job is active whose result the approval may be older than."""
+        """Tell whether an active job may give a result that is newer than the approval."""
         return self._settings.reconcile_start_approved and bool(self._store.active_jobs(task.task_id))
 
     def _service(self, run_once: Callable[[Microseconds], object], name: str) -> PeriodicService:

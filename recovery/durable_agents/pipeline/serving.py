@@ -62,7 +62,7 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _incomplete: dict[HeaderTimeoutProtocol, None]
-    """Those of this server, the oldest first."""
+    """The connections of this server without a complete request, the oldest first."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first head."""
@@ -95,7 +95,10 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
             self._incomplete.pop(self, None)
 
     def on_response_complete(self) -> None:
-        """Take a place until the next request is complete; one that was sent ahead may be."""
+        """Take a place until the next request is complete.
+
+        A pipelined request may be complete already.
+        """
         super().on_response_complete()
         if self.cycle.response_complete or self.cycle.more_body:
             self._take_place()
@@ -109,7 +112,7 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
                 self._refuse(b"431 Request Header Fields Too Large")
 
     def _take_place(self) -> None:
-        """Be the newest without a complete request; end the oldest when there are too many."""
+        """Give this connection the newest place; end the oldest one when there are too many."""
         self._incomplete.pop(self, None)
         if len(self._incomplete) >= INCOMPLETE_MAX:
             next(iter(self._incomplete))._give_place()  # noqa: SLF001 - one of this class
@@ -117,7 +120,10 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
             self._incomplete[self] = None
 
     def _give_place(self) -> None:
-        """End this connection; without an answer if it rests, or if one has begun."""
+        """End this connection to free its place.
+
+        It gets no answer between two requests, or after the beginning of one.
+        """
         self._incomplete.pop(self, None)
         is_in_body = self.cycle is not None and not self.cycle.response_started
         if self._timer is not None or is_in_body:
@@ -163,7 +169,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(application: ASGIApp, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT; then let requests end, and the application, and return.
+    """Serve until SIGTERM or SIGINT; then end the requests and the application.
 
     Raises InvalidSetting if the application does not start.
     """

@@ -1,4 +1,4 @@
-"""The tracker's client: which issues are in a state now.
+"""The tracker's client: lists the issues that are in a state now.
 
 ``HttpTracker`` sends one request for each page and checks every answer: a page has a bound in bytes
 and in time, a cursor may not come twice, and an issue in another state than the one asked for is an

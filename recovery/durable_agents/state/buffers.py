@@ -141,7 +141,7 @@ class Buffer:
 
         Without a store the cycle is discarded and this returns False. After a StoreError the cycle
         is still open, and a second commit is safe: an id is inserted once. Raises CycleEnded,
-        BufferNotWritten, StoreErrors.
+        BufferNotWritten, or any StoreError.
         """
         with self._lock:
             self._check_open()
@@ -221,7 +221,7 @@ def _written(path: Path) -> Iterator[None]:
 
 
 class Disposition(enum.StrEnum):
-    """What was done with a buffer."""
+    """The outcome of recovery for one buffer."""
 
     LEFT = "left"
     DISCARDED = "discarded"
@@ -229,7 +229,7 @@ class Disposition(enum.StrEnum):
 
 
 class FoundBuffer(msgspec.Struct, frozen=True):
-    """A buffer in the folder: the name of its file, what was done with it, and why."""
+    """A buffer in the folder: the name of its file, its disposition and the reason."""
 
     file: str
     disposition: Disposition

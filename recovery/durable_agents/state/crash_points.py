@@ -1,4 +1,7 @@
-"""Crash points of an agent's own state. The argument of each event says what it is about."""
+"""Crash points of an agent's own state.
+
+The argument of each event identifies its object.
+"""
 
 from __future__ import annotations
 

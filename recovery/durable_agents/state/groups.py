@@ -135,7 +135,10 @@ class StateStore:
         return True
 
     def get(self, group: str, key: str) -> Any:
-        """Return the value under a key, or None. Raises InvalidState, CorruptState, StoreErrors."""
+        """Return the value under a key, or None.
+
+        Raises InvalidState, CorruptState, or any StoreError.
+        """
         check_name("group", group)
         check_name("key", key)
         store = self.store

@@ -47,7 +47,10 @@ def persist_runtime(state: StateStore, runtime: RuntimeState) -> bool:
 
 
 def load_runtime(state: StateStore) -> RuntimeState:
-    """Return the stored runtime state, empty without any. Raises CorruptState, StoreErrors."""
+    """Return the stored runtime state, empty without any.
+
+    Raises CorruptState, or any StoreError.
+    """
     return RuntimeState(_loaded(state, BACKOFF_KEY), _loaded(state, FAIL_COUNT_KEY))
 
 

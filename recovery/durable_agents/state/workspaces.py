@@ -251,7 +251,10 @@ class Workspaces:
         return running_counts(list(self._registry.values()))[kind]
 
     def queue(self) -> dict[str, QueueEntry]:
-        """Return the stored queue by name of workspace. Raises CorruptState, StoreErrors."""
+        """Return the stored queue by name of workspace.
+
+        Raises CorruptState, or any StoreError.
+        """
         return {entry.key: decoded(entry, QueueEntry) for entry in self._state.entries(StateGroup.QUEUE)}
 
     def dispatches(self, *, after: str = "") -> Iterator[tuple[str, Dispatch]]:

@@ -7,7 +7,7 @@ The flow of a delivery::
 
 - ``receiver``: the ASGI application. It bounds a body in bytes and in time, and answers 202 only
   after the delivery is on disk; 503 tells the sender to send it again.
-- ``signatures``: who sent a delivery, and what tells a replay from a new one.
+- ``signatures``: the sender of a delivery, and the identity that tells a replay from a new one.
 - ``events``: the payloads of the tracker, GitHub and Gitea as four kinds of events.
 - ``inbox``: deliveries until they are handled. A handler decides first and changes nothing; its
   change and the note "handled" are one commit.

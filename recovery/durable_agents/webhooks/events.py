@@ -1,4 +1,4 @@
-"""Events: what a delivery says, in one form for all senders.
+"""Events: the content of a delivery, in one form for all senders.
 
 The tracker sends Standard Webhooks payloads, ``{"type": "issue.state_changed", "data": {...}}``.
 GitHub and Gitea send ``push`` and ``status``, named by a header. Handlers know only the events, and

@@ -208,7 +208,7 @@ class _Writer:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="inbox")
 
     async def write(self, delivery: StoredDelivery) -> bool:
-        """Return whether the delivery is new, once it is durable. Raises StoreErrors."""
+        """Return whether the delivery is new, once it is durable. Raises any StoreError."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
         self._waiting.append((delivery, future))

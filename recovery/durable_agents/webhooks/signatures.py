@@ -1,4 +1,4 @@
-"""Signatures: who sent a delivery, and whether it is a replay.
+"""Signatures: proof of a delivery's sender, and of whether it is a replay.
 
 Three schemes: Standard Webhooks (standardwebhooks.com), which signs id, time and body, and the two
 that sign the body alone, GitHub's ``X-Hub-Signature-256`` and Gitea's ``X-Gitea-Signature``, both

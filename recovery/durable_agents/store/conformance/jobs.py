@@ -148,7 +148,7 @@ class JobConformance(ConformanceBase):
         assert [job.dead_ticks for job in self.store.running_jobs("other", limit=1)] == [0]
 
     def test_a_running_job_that_was_fenced_off_is_listed_so(self) -> None:
-        """Its run is still that of the claim before; the next claim has a run of its own."""
+        """A fenced job keeps the run of the claim before; the next claim has a run of its own."""
         number = self._insert_job().job_id
         self._claim()
         assert [job.is_fenced for job in self.store.running_jobs("r", limit=PAGE)] == [False]
@@ -163,7 +163,7 @@ class JobConformance(ConformanceBase):
         assert (job.run_claim, job.claim, job.is_fenced) == (3, 3, False)
 
     def test_active_jobs_are_those_of_a_task_that_have_not_ended(self) -> None:
-        """Queued and running ones, oldest first, of this task alone."""
+        """Active jobs are the queued and running ones of this task, oldest first."""
         first, second, third = (self._insert_job(task_id="t").job_id for _ in range(3))
         self._insert_job(task_id="u")
         self._claim()
@@ -177,7 +177,10 @@ class JobConformance(ConformanceBase):
         assert self.store.active_job_counts() == {JobStatus.QUEUED: 2, JobStatus.RUNNING: 1}
 
     def test_the_outbox_keeps_what_is_to_be_done_until_it_is(self) -> None:
-        """Entries of a kind in order and by page; taken by compare-and-set; deleted once."""
+        """Outbox entries of a kind come in order and by page.
+
+        An entry is taken by compare-and-set, and deleted once.
+        """
         number = self._insert_job(task_id="t").job_id
         with self.store.transaction() as transaction:
             alert, later, _ = (
@@ -218,7 +221,10 @@ class JobConformance(ConformanceBase):
         assert self.store.outbox(OutboxKind.ALERT, limit=PAGE) == [new]
 
     def test_a_stage_changes_only_from_the_one_that_was_entered(self) -> None:
-        """Compare-and-set on the stage and the moment it was entered; other tasks stay."""
+        """A stage changes by compare-and-set on the stage and the moment of its entry.
+
+        Other tasks stay as they are.
+        """
         for task_id in ("t", "u"):
             self._insert_task(task_id, stage="a")
         with self.store.transaction() as transaction:
@@ -230,7 +236,7 @@ class JobConformance(ConformanceBase):
         assert self.store.task("u") == Task("u", None, TaskStatus.CREATED, "a", 1, 1, 1)
 
     def test_of_many_rivals_each_job_goes_to_one(self) -> None:
-        """Eight threads that claim, and eight that end the same claims: each job once."""
+        """Of eight threads, one claims each job, and one ends each claim."""
         numbers = [self._insert_job().job_id for _ in range(40)]
         start = threading.Barrier(8)
 

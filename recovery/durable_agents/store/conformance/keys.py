@@ -25,7 +25,10 @@ class KeyConformance(ConformanceBase):
         assert self.store.usage("s") == Usage()
 
     def test_a_claim_comes_back_as_it_was_put_in(self) -> None:
-        """All its fields survive, with any text for a key; and it is no result yet."""
+        """All fields of a claim survive, with any text for a key.
+
+        A claim has no result yet.
+        """
         claim = msgspec.structs.replace(_CLAIM, key="it's a 漢字 🙂", used_at=7)
         self._claim_key(claim)
         assert self.store.key(claim.key) == claim
@@ -55,7 +58,7 @@ class KeyConformance(ConformanceBase):
         assert self.store.key("k") == taken
 
     def test_of_many_rivals_one_takes_a_claim_over(self) -> None:
-        """Whatever they do at once, one of them has it."""
+        """Of many callers that take a claim over at once, one gets it."""
         self._claim_key(_CLAIM)
 
         def take(number: int) -> bool:
@@ -85,7 +88,10 @@ class KeyConformance(ConformanceBase):
         assert self.store.key("k") is None
 
     def test_results_come_back_byte_for_byte(self) -> None:
-        """Any bytes, of any length, and none; what failed is told from what was done."""
+        """Results of any bytes and any length come back.
+
+        A failed result is told from a successful one.
+        """
         for number, result in enumerate((b"", b"\0\xff" * 5, b"x" * 300_000)):
             status = KeyStatus.FAILED if number else KeyStatus.DONE
             self._claim_key(msgspec.structs.replace(_CLAIM, key=f"k{number}"))
@@ -108,7 +114,10 @@ class KeyConformance(ConformanceBase):
         assert [row.result for row in self.store.keys("s", KeyStatus.DONE)] == [b"x"]
 
     def test_a_claim_ends_once(self) -> None:
-        """With a result or in doubt, and then it is neither renewed nor ended again."""
+        """A claim ends once, with a result or in doubt.
+
+        After that it is neither renewed nor ended again.
+        """
         self._claim_key(_CLAIM)
         with self.store.transaction() as transaction:
             for is_first in (True, False):
@@ -119,7 +128,10 @@ class KeyConformance(ConformanceBase):
         assert self.store.key_counts("s") == {KeyStatus.IN_DOUBT: 1}
 
     def test_expired_results_are_deleted_page_by_page(self) -> None:
-        """Of the scope, at the moment of their expiry; claims and other scopes stay."""
+        """Expired results of the scope are deleted, from the moment of their expiry on.
+
+        Claims and other scopes stay.
+        """
         for number in range(5):
             for scope in ("s", "other"):
                 self._claim_key(msgspec.structs.replace(_CLAIM, key=f"{scope}{number}", scope=scope))

@@ -30,14 +30,20 @@ class SourceConformance(ConformanceBase):
         raised(insert, UnknownTask)
 
     def test_a_task_is_found_by_its_tracker_key(self) -> None:
-        """One that has ended, too; an unknown key finds nothing."""
+        """A tracker key finds its task, even one that has ended.
+
+        An unknown key finds nothing.
+        """
         with self.store.transaction() as transaction:
             transaction.insert_task(Task("t", "A-1", TaskStatus.FAILED, "s", 1, 1, 1))
         assert self.store.task_with_tracker_key("A-1") == Task("t", "A-1", TaskStatus.FAILED, "s", 1, 1, 1)
         assert self.store.task_with_tracker_key("A-2") is None
 
     def test_a_source_is_recorded_once_and_found_by_its_names(self) -> None:
-        """Any text; the first one stays; other repositories and branches are not found."""
+        """The names of a source may be any text, and the first source of a task stays.
+
+        Other repositories and branches are not found.
+        """
         for number, name in enumerate(STRANGE_TEXTS):
             self._open(f"t{number}", repo=f"r{name}", branch=name)
         for number, name in enumerate(STRANGE_TEXTS):
@@ -68,7 +74,7 @@ class SourceConformance(ConformanceBase):
         assert self._ids(self.store.tasks_of_commit("r", "c2", limit=PAGE)) == ["u"]
 
     def test_tasks_that_have_ended_are_not_found(self) -> None:
-        """By no branch, by no repository, and they do not wait."""
+        """Ended tasks are found by no branch and no repository, and do not wait."""
         for task_id in ("t", "u"):
             self._open(task_id)
         self._cancel("t")
@@ -92,7 +98,10 @@ class SourceConformance(ConformanceBase):
         assert self._ids(each.task for each in behind) == ["d", "a"]
 
     def test_a_task_with_a_job_under_way_does_not_wait(self) -> None:
-        """Queued and running jobs count, ended ones do not; a task without a source waits, too."""
+        """A task with a queued or running job does not wait.
+
+        Ended jobs do not count. A task without a source waits, too.
+        """
         self._open("t")
         with self.store.transaction() as transaction:
             transaction.insert_task(Task("lone", None, TaskStatus.RUNNING, "s", 2, 2, 2))
@@ -109,7 +118,10 @@ class SourceConformance(ConformanceBase):
         assert [(each.task.task_id, each.repo) for each in waiting] == [("t", "r"), ("lone", "")]
 
     def test_a_task_whose_advance_is_decided_does_not_wait(self) -> None:
-        """Its job has ended and the outbox has the advance; an alert about it is no advance."""
+        """A task whose advance is in the outbox does not wait.
+
+        Its job has ended. An alert about a job is no advance.
+        """
         for task_id, kind in (("t", OutboxKind.ADVANCE), ("u", OutboxKind.ALERT)):
             self._open(task_id)
             with self.store.transaction() as transaction:

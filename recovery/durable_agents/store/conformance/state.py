@@ -41,13 +41,13 @@ class StateConformance(ConformanceBase):
         assert self.store.state_count("ab") == 1
 
     def test_entries_come_in_pages(self) -> None:
-        """Behind a key come the next, as many as are asked for."""
+        """A page begins behind the given key and ends at the limit."""
         self._put(*(StateEntry("g", f"{number:03d}", b"0") for number in range(25)))
         page = self.store.state_entries("g", after="009", limit=10)
         assert [entry.key for entry in page] == [f"{number:03d}" for number in range(10, 20)]
 
     def test_entries_below_a_key_are_deleted_from_the_smallest_on(self) -> None:
-        """As many as are asked for, of one group alone."""
+        """The smallest keys of one group are deleted, up to the limit."""
         self._put(*(StateEntry("g", f"{number:03d}", b"0") for number in range(10)), StateEntry("h", "000", b"0"))
         with self.store.transaction() as transaction:
             assert transaction.delete_states("g", below="007", limit=4) == 4

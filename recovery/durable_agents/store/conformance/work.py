@@ -131,13 +131,16 @@ class WorkConformance(ConformanceBase):
         assert self.store.latest_checkpoint("u") is None
 
     def test_numbers_count_per_task_from_one(self) -> None:
-        """Each task has its own 1, 2, 3."""
+        """The numbers of each task count from 1."""
         for task_id in ("t", "u"):
             self._insert_task(task_id)
         assert [self._append(task_id, b"0") for task_id in ("t", "u", "t", "t", "u")] == [1, 1, 2, 3, 2]
 
     def test_evidence_comes_back_with_its_checkpoint(self) -> None:
-        """Newest first and by page, with an empty row for each checkpoint that has none."""
+        """Evidence comes newest first and by page.
+
+        A checkpoint without evidence has an empty row.
+        """
         self._insert_task("t")
         self._append("t", b"1")
         second = StoredEvidence("t", 2, required=3, verified=True, verdicts='["ключ"]'.encode())
@@ -219,7 +222,10 @@ class WorkConformance(ConformanceBase):
         assert self._item(bystander) == untouched
 
     def test_leases_expire_by_compare_and_set(self) -> None:
-        """Found in order and by page; ended only with the token and the expiry that were read."""
+        """Expired leases are found in order and by page.
+
+        A lease is ended only with the token and the expiry that were read.
+        """
         self._insert_task("t")
         numbers = [self._enqueue("t", "a", 0) for _ in range(4)]
         for expires_at in (90, 80, 90, 110):
@@ -322,7 +328,7 @@ class WorkConformance(ConformanceBase):
         assert self.store.task("t") != a_task("t")
 
     def test_what_was_committed_is_there_for_a_store_opened_later(self) -> None:
-        """Nothing that matters is kept in the store object."""
+        """A store that is opened later finds everything: the store object keeps nothing."""
         self._insert_task("t")
         self._append("t", b"[1]")
         self.store.close()
@@ -383,7 +389,10 @@ class WorkConformance(ConformanceBase):
         assert raised(lambda: self._insert_task("t"), StoreClosed)
 
     def test_a_place_names_the_database_and_opens_it_again(self) -> None:
-        """Equal for all stores on it, and what one of them wrote is there for the other."""
+        """All stores on one database have equal places.
+
+        A store opened from a place sees what another store has written.
+        """
         self._insert_task("t")
         place = self.store.place
         other = self.reopened()
@@ -394,7 +403,7 @@ class WorkConformance(ConformanceBase):
         again.close()
 
     def test_it_tells_whether_a_transaction_could_begin(self) -> None:
-        """It could, and asking does not begin one."""
+        """A store tells whether a transaction could begin, and begins none."""
         assert self.store.can_write_now()
         self._insert_task("t")
         assert self.store.can_write_now()
