@@ -1,4 +1,4 @@
-"""Where the plugin and the recovery core meet: a run's database, the store in use, and what evidence asks of it."""
+"""Connect the plugin to the recovery core: the store, a run's database, and evidence queries."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ EVIDENCE_QUERIES = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add which store the scenarios use, and which planted defect takes the place of a sound part."""
+    """Add the options for the store of the scenarios, and for a planted defect."""
     group = parser.getgroup("recovery core")
     group.addoption("--chaos-store", choices=["sqlite"], default="sqlite", help="Store that the scenarios use.")
     group.addoption(
@@ -59,13 +59,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_chaos_evidence_queries() -> Mapping[str, str]:
-    """Ask what the tables of the recovery core mean."""
+    """Return the queries about the tables of the recovery core."""
     return EVIDENCE_QUERIES
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_chaos_replay_arguments(config: pytest.Config) -> list[str]:
-    """Let the line that repeats a run name the planted defect that it ran with."""
+    """Add the planted defect of a run to the line that repeats it."""
     planted = str(config.getoption("--chaos-plant"))
     return [] if planted == SOUND_MANAGER else [f"--chaos-plant={planted}"]
 
@@ -82,7 +82,7 @@ def fresh_db(chaos: Run, manager: str) -> Path:
 
 @pytest.fixture
 def parts(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Name the parts of the core that agents use: the sound ones, or a planted defect in the place of one."""
+    """Return the classes of the core that agents use, one perhaps replaced by a planted defect."""
     from scenarios.work.agents import class_named  # the core is imported where it is used
 
     parts = {
@@ -114,5 +114,5 @@ def parts(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.fixture
 def manager(parts: dict[str, str]) -> str:
-    """Name the checkpoint manager that agents use: the sound one, or a planted defect."""
+    """Return the checkpoint manager that agents use: the sound one, or a planted defect."""
     return parts["checkpoints"]

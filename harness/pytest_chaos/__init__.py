@@ -1,19 +1,17 @@
 """pytest-chaos: real processes, real faults, and evidence for every verdict.
 
-One way, no back and forth (words as in ``design.md``):
+The flow goes one way (words: docs/glossary.md; rooms: docs/architecture.md):
 
     scenario -> plan -> run -> history -> checkers -> verdict -> record -> matrix
-                seed    agents  marks     invariants    |        results
-                faults  faults  faults                  +-> evidence pack
+                seed    agents  marks     findings      |        results
+                faults  faults  receipts                +-> evidence pack
 
-    model, history, seed, plan, deliveries, checkers, statistics,
-    campaign                                                      pure: values in, values out
-    agents, faults                                                real processes, and what is done to them
-    steps, explore                                                every durable step of a program, and what faults there
-                                                                  leave: the ``explore`` fixture, ``chaos explore``
-    run                                                           one run: the ``chaos`` fixture
-    journal, records, evidence                                    what is written down
-    settings, scratch, plugin, hookspecs, cli, doctor             the rims: pytest, the command line, the machine
+    model, checkers   pure: values in, values out
+    faults            the kinds of faults, and the injector that carries out a plan
+    runtime           agents, the processes that start and end them, one run
+    trace, explore    every durable step of a program, and the states that faults leave there
+    evidence          records of runs, and evidence packs
+    plugin, cli       the rim: pytest, and the command ``chaos``
 
 Names are imported when they are first used, so a suite without chaos tests pays next to nothing for
 the plugin.

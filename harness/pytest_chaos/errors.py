@@ -24,7 +24,7 @@ class SpawnError(ChaosError):
 
 
 class AgentError(ChaosError):
-    """An agent in another state than the test needs: it ended, or it did not die.
+    """An agent in an unexpected state: it ended early, or it did not die.
 
     ``owed`` says why the target had to do what was waited for. ``by_fault``: a fault of the run
     ended the agent.

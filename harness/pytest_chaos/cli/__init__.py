@@ -1,6 +1,6 @@
 """The command ``chaos``: a click group, whose further commands come from other distributions.
 
-    main      the group, ``doctor``, ``list``, ``replay``, ``evidence``; exit codes; errors in a sentence
+    main      the group, ``doctor``, ``list``, ``replay``, ``evidence``; exit codes; error texts
     doctor    what works on this machine
     explore   ``chaos explore``
     init      ``chaos init``: a first scenario

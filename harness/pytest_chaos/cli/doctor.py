@@ -1,8 +1,8 @@
-"""What works on this machine, and what to use instead where it does not.
+"""Check which features work on this machine, and name a substitute for each that does not.
 
-No check leaves a trace: nothing is written, and no process is left. The kernel and the installed
-packages are believed, except for the seccomp filter, which a child tries: a container may refuse
-what its kernel lists. Other machines are ``unknown``.
+No check writes a file or leaves a process. A check reads what the kernel and the installed packages
+report. Only the seccomp filter is tried, in a child: a container may refuse what its kernel lists.
+Other machines are ``unknown``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class KnownBug:
-    """A bug of SQLite, in all versions from ``first`` to before ``fixed``.
+    """A bug of SQLite, in all versions from ``first`` up to ``fixed``, which is excluded.
 
     ``backports`` are older versions with the fix, which later versions of their branch have, too.
     """

@@ -1,4 +1,4 @@
-"""The command ``chaos explore``: options in, a bar while it goes on, a table and findings out.
+"""The command ``chaos explore``: options in, a progress bar, then a table and findings.
 
 On a terminal there is a bar and a table. Into a pipe go plain lines,
 and progress at most each 10 s.
@@ -73,7 +73,7 @@ class _Duration(_DurationBase):
 
 
 class _Families(_ListedBase):
-    """Some of the families, with commas between them."""
+    """A list of families, separated by commas."""
 
     name = "list"
 
@@ -190,9 +190,10 @@ def explore(
 def options_for(
     subject: Subject, command: str, results: Path, seed: str | None, *, fresh: bool = False, **chosen: Any
 ) -> Options:
-    """Return the options of an exploration that keeps its progress and failing states under the results.
+    """Return the options of an exploration that keeps its files in the results folder.
 
-    Without a seed it is that of the exploration of this target that was stopped, unless ``fresh``.
+    Without a given seed, the seed of a stopped exploration of this target is used, unless
+    ``fresh``.
     """
     folder = results / "explore" / _folder_name(subject)
     wanted = Options(seed="-", command=command, **chosen)
@@ -219,7 +220,7 @@ def exit_code(explored: Exploration) -> int:
 
 
 def _subject(target: str | None, commands: Mapping[str, str | None], check_timeout_s: float) -> tuple[Subject, str]:
-    """Return the target, and the beginning of the command that explores it again. Raises UsageError."""
+    """Return the target, and the start of the command that explores it. Raises UsageError."""
     from pytest_chaos.explore.target import CommandSubject, load_subject, words_of
 
     given = {name: text for name, text in commands.items() if text is not None}
@@ -251,7 +252,7 @@ def run_and_show(subject: Subject, options: Options) -> Exploration:
 
 
 def _make_folder(options: Options) -> None:
-    """Make the folder for what is kept, ignored by git. Raises UsageError."""
+    """Make the folder for progress and failing states, ignored by git. Raises UsageError."""
     assert options.progress is not None  # noqa: S101 - see options_for
     folder = options.progress.parent
     try:
@@ -264,7 +265,7 @@ def _make_folder(options: Options) -> None:
 
 
 def _folder_name(subject: Subject) -> str:
-    """Return the name of a target's folder: its name, and a digest of its place, as two may have one name."""
+    """Return the folder name of a target: its name, and a digest that also covers its file."""
     name = _file_name(subject.name)[:_NAME_CHARACTERS_MAX] or "target"
     return f"{name}-{_digest(f'{subject.name}{chr(0)}{subject.place}')}"
 
@@ -275,7 +276,7 @@ def _file_name(text: str) -> str:
 
 
 class _Lines:
-    """Progress as a line from time to time, where standard error is no terminal."""
+    """Progress as a line from time to time, for a standard error that is no terminal."""
 
     def __init__(self) -> None:
         self._told_s = time.monotonic()
@@ -373,7 +374,7 @@ def _lines(explored: Exploration) -> Iterator[str]:
         yield "and 1 more finding, which the JSON has" if more == 1 else f"and {more} more findings, which the JSON has"
     told = {cause.lead.signature for cause in explored.causes}
     for finding in explored.all_findings:
-        if finding.signature not in told:  # what every family says is told once
+        if finding.signature not in told:  # a finding of every family is shown once
             told.add(finding.signature)
             yield harmless(f"[{finding.signature}] {finding.text}")
     for note in explored.notes:
@@ -381,7 +382,7 @@ def _lines(explored: Exploration) -> Iterator[str]:
 
 
 def _told(cause: Cause) -> str:
-    """Return a cause as the reproduction of what says most, and a line for each of its variants."""
+    """Return a cause as text: the reproduction of its lead, and a line for each variant."""
     found = cause.lead
     first = found.reproduction.rstrip("\n") or f"{clipped(one_line(found.text))} ({found.label}, {found.state})"
     return "\n".join([first, *(f"  also {line}" for line in cause.variant_lines()), ""])
@@ -401,7 +402,7 @@ def _write_json(explored: Exploration, path: Path) -> None:
 
 
 def _check_json(path: Path) -> None:
-    """Raise UsageError for a file that cannot be written: to learn that after hours is too late."""
+    """Raise UsageError for a file that cannot be written, before hours of exploration."""
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         reason = "that cannot be written" if path.parent.is_dir() else "there is no such folder"
         msg = f"the result cannot be written to {path} ({reason}): give another file with --json"
@@ -409,7 +410,7 @@ def _check_json(path: Path) -> None:
 
 
 def _show_state(subject: Subject, options: Options, code: str, folder: Path) -> int:
-    """Build one state, keep it in a folder, print the findings of its check, and return the exit code."""
+    """Build and keep one state, print the findings of its check, and return the exit code."""
     from pytest_chaos.explore.launch import judge_state
 
     judged = judge_state(subject, options, code, folder)

@@ -1,7 +1,7 @@
-"""``chaos init``: writes a first target, for the user's command or to be filled in, and explores it.
+"""The command ``chaos init``: write a first target for the user's command, and explore it.
 
-What it writes is the user's from then on: plain Python, no more than fits on a screen, with a check
-that holds for any program: databases are sound and JSON can be read.
+The file is the user's from then on: plain Python, no longer than a screen. Its check holds for any
+program: databases are sound, and JSON can be read.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def init(*, file: Path, no_run: bool, seed: str | None, command: tuple[str, ...]
 def target_text(file_name: str, command: Sequence[str]) -> str:
     """Return the source of a first target."""
     name = Path(command[0]).name if command else "counter in a JSON file"
-    is_module = "-m" in command  # which Python looks for in the current folder, and that will be another one
+    is_module = "-m" in command  # Python looks for it in the current folder, which will be another one
     imports = "import subprocess\n" if command else ""
     head = _HEAD.format(file=file_name, first="import os\n" if is_module else "", imports=imports, name=name)
     if not command:

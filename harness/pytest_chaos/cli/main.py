@@ -45,7 +45,7 @@ _TEXT_BYTES_SHOWN: Final = 4000
 _MARKS_SHOWN: Final = 10
 _PROJECT_FILES: Final = (".git", "pyproject.toml", "pytest.ini", "tox.ini", "setup.cfg", "setup.py")
 _INDEX: Final = "evidence.sqlite"
-"""The file by which a folder is known for a pack, whole or not."""
+"""The file that makes a folder an evidence pack, whole or damaged."""
 
 
 class Exit(enum.IntEnum):
@@ -134,7 +134,7 @@ def run(arguments: Sequence[str]) -> int:
 def chaos() -> None:
     """Prove, or disprove, that a program survives being killed, paused and raced.
 
-    Exits 0 when all held, 1 when something was violated, 2 when it could not be decided, 3 for a
+    Exits 0 when all held, 1 when something was violated, 2 when it was inconclusive, 3 for a
     mistake in the call, 4 for an error of its own.
     """
 
@@ -214,7 +214,7 @@ def evidence() -> None:
 def verify(pack: Path, *, as_json: bool) -> None:
     """Compare a pack with its manifest: nothing missing, changed or added.
 
-    Exits 1 when it is not as it was written, 3 when it is no pack at all.
+    Exits 1 when it is not as it was written, 3 when the folder is no pack.
     """
     from pytest_chaos.evidence import manifest
 
@@ -285,7 +285,7 @@ def _show(pack: Pack) -> None:
 
 
 def _texts(pack: Pack) -> Iterator[str]:
-    """Yield the starts of the attached texts that the manifest lists: how to see what was explored."""
+    """Yield the beginnings of the attached texts, which tell how to reproduce an exploration."""
     from pytest_chaos.evidence.manifest import start_of
 
     listed = [entry for entry in pack.manifest.files if entry.path.startswith("attachments/")]
@@ -310,9 +310,9 @@ def replay(pack: Path, results: Path | None, *, trust: bool, pytest_arguments: t
     """Run the failure of a PACK again, with its seed and plan.
 
     The test is looked for below the current folder, then below the root of its project. A pack may
-    come from anybody: a test that it names elsewhere, or within a pack, is refused and shown,
-    unless you say ``--trust``. What follows ``--`` goes to pytest. A pack that is not as it was
-    written is refused.
+    come from an untrusted source: a test that it names elsewhere, or within a pack, is refused and
+    shown, unless you say ``--trust``. Arguments after ``--`` go to pytest. A pack that is not as it
+    was written is refused.
     """
     from pytest_chaos.evidence.manifest import verify as problems_of
     from pytest_chaos.evidence.open import open_pack
@@ -333,14 +333,18 @@ def replay(pack: Path, results: Path | None, *, trust: bool, pytest_arguments: t
 
 
 def _replays_of(pack: Path) -> Path:
-    """Return the folder for replays in the session of a pack; of a pack elsewhere it is beside it, if it can be."""
+    """Return the folder for replays of a pack.
+
+    It is in the session of the pack, or beside a pack that is in no session. If neither can be
+    written, it is the default results folder.
+    """
     beside = pack.resolve().parent
     session = beside.parent if beside.name == "evidence" else beside
     return session / "replays" if os.access(session, os.W_OK) else RESULTS
 
 
 def _folder_of(pack: Pack, *, trust: bool) -> Path:
-    """Return the folder to run a pack's test in. Raises UsageError if there is none, or no test."""
+    """Return the folder to run a pack's test in. Raises UsageError if the test is not found."""
     file = pack.node_id.partition("::")[0]
     if not file or file.startswith(("-", "@")) or file != file.strip() or "\0" in file + pack.root:
         msg = f"{pack.path} must name a test to run again; got {pack.node_id!r}. It was not made by a pytest run"

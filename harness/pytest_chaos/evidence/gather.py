@@ -68,7 +68,7 @@ class Facts:
 
 
 def gather(folder: Path, outcome: str | None, redactor: Redactor, limits: Limits, problems: Problems) -> Facts:
-    """Read a journal. ``outcome`` is the failure of a run without a record.
+    """Read a journal; ``outcome`` is the failure of a run without a record.
 
     Raises EvidenceError when the header of the journal cannot be read.
     """

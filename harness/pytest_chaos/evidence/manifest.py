@@ -123,7 +123,7 @@ def verify(path: Path) -> list[str]:
 
 @contextmanager
 def opened(pack: Path, name: str) -> Iterator[BufferedReader]:
-    """Open a regular file of a pack by its name in the manifest. Raises OSError for any other, and for a link."""
+    """Open a regular file of a pack by its name in the manifest. Raises OSError for a link."""
     folder = os.open(pack, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         *parents, last = PurePosixPath(name).parts
@@ -142,7 +142,7 @@ def opened(pack: Path, name: str) -> Iterator[BufferedReader]:
 
 
 def start_of(pack: Path, entry: FileEntry, size_bytes_max: int) -> str:
-    """Return the start of a listed text file. Raises OSError for one that is no file of this size any more."""
+    """Return the start of a listed text file. Raises OSError if its size has changed."""
     if not inside(entry.path):
         msg = f"{entry.path!r} is not a path inside a pack"
         raise OSError(msg)

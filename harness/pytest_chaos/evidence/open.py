@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from pytest_chaos.evidence.manifest import Manifest
 
 _SQLITE_STEPS_MAX: Final = 50_000_000
-"""Limit of the steps of SQLite's virtual machine;
-the largest pack that is written takes a tenth of it.
-"""
+"""Limit of the steps of SQLite's virtual machine; the largest pack takes a tenth of it."""
 
 _STEPS_PER_CALL: Final = 10_000
 _TEXT_BYTES_MAX: Final = 256_000_000
@@ -92,14 +90,14 @@ def open_pack(path: Path) -> Pack:
 
 
 def _bound(connection: sqlite3.Connection) -> None:
-    """Bound what SQLite does for this connection: its content may have been made to hang us."""
+    """Bound the work of SQLite for this connection: a malicious pack may try to hang us."""
     calls = itertools.count(1)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _TEXT_BYTES_MAX)
     connection.set_progress_handler(lambda: next(calls) > _SQLITE_STEPS_MAX // _STEPS_PER_CALL, _STEPS_PER_CALL)
 
 
 def _refuse_views(connection: sqlite3.Connection) -> None:
-    """Raise ValueError unless all there is are plain tables, as in a pack that was written here."""
+    """Raise ValueError for a view, a trigger or a virtual table, which no pack has."""
     for name, kind, sql in connection.execute("SELECT name, type, sql FROM sqlite_master"):
         if kind not in {"table", "index"} or (sql is not None and not sql.upper().startswith("CREATE TABLE ")):
             msg = f"the {kind} {name!r}, where only plain tables may be"
@@ -156,7 +154,7 @@ def _pack(path: Path, listed: Manifest, connection: sqlite3.Connection) -> Pack:
 
 
 def _check_run(run: Row) -> None:
-    """Raise ValueError for values of another kind than those that a run has."""
+    """Raise ValueError for a field of a run with a wrong type or an iteration out of range."""
     for name in ("run_id", "node_id", "scenario", "title", "why", "seed", "reproduce", "root", "started"):
         if not isinstance(run[name], str):
             msg = f"{name} {run[name]!r}, which must be a text"

@@ -54,9 +54,7 @@ _NAME_REVERSED: Final = re.compile(r"[\w-]*")
 _SCHEME: Final = re.compile(r"""\\*["']?(?:basic|bearer|digest|token|negotiate|apikey|aws4-hmac-sha256)[ \t]+""", re.I)
 _OPENING: Final = re.compile(r"""\\*["']""")
 _VALUE_LENGTH_JUDGED: Final = 1024
-"""Characters of a value that are looked at to judge it:
-a line of many names and no end takes time by its length.
-"""
+"""Characters of a value that are judged: it bounds the time for a line with many names."""
 _VALUE: Final = r"""[^\s"'\\,;&(){}\[\]<>]"""
 _IN_TAG: Final = r"[^<\r\n]"
 _TO_THE_END: Final = r"""[^\r\n"'\\]"""
@@ -68,14 +66,12 @@ _NO_VALUE: Final = re.compile(
 _UUID: Final = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.I)
 _WORDS: Final = re.compile(r"[A-Z]*[a-z]+(?:[A-Z][a-z]+)*[A-Z]?|[A-Z]+|[a-z]+")
 _ENTROPY_MIN: Final = 2.4
-"""Bits a character, of a run of letters and digits:
-16 random hex digits have some 3.3, a repeated letter 0.
-"""
+"""Minimum entropy of a random value, in bits a character; 16 random hex digits have some 3.3."""
 _RANDOM_LENGTH_MIN: Final = 8
 
 
 def _tree(patterns: Iterable[str]) -> str:
-    """Return a pattern for any of the patterns, which begin with a literal, divided by that: it is faster so."""
+    """Return one pattern for many that begin with a literal, grouped by it, which is faster."""
     groups: dict[str, list[str]] = {}
     for pattern in dict.fromkeys(patterns):
         first = 2 if pattern.startswith("\\") else 1
@@ -90,7 +86,7 @@ def _name(name: str) -> str:
 
 
 _NAMED: Final = re.compile(f"(?:{_tree(map(_name, (*table.STRONG_NAMES, *table.WEAK_NAMES)))}){_SUFFIX}{_IS}")
-"""A secret-like name with what stands between it and its value, in text in lower case."""
+"""A secret-like name and the separator before its value, in lower-case text."""
 _STRONG_END: Final = re.compile(f"(?:{'|'.join(map(_name, table.STRONG_NAMES))}){_SUFFIX}\\Z")
 _WEAK_END: Final = re.compile(f"(?:{'|'.join(map(_name, table.WEAK_NAMES))}){_SUFFIX}\\Z")
 _HINTS: Final = (
@@ -98,9 +94,7 @@ _HINTS: Final = (
     "mnemonic", "otp", "pass(?!ed|es|ing)", "pwd", "pat(?![a-z])", "secret", "session[_-]?id", "s(?<![a-z]s)ig(?!h|m)",
     "s(?<![a-z]s)alt", "token", "webhook",
 )  # fmt: skip
-"""What is in every secret-like name, as patterns that begin with a letter:
-a line without them has no such name.
-"""
+"""Parts, one of which is in every secret-like name; a line without them has no such name."""
 _HINTED_NAME: Final = re.compile(_tree(_HINTS))
 _SHAPES: Final = tuple(
     (shape.anchors, re.compile(shape.pattern), rf"\g<keep>{MASK}" if "(?P<keep>" in shape.pattern else MASK)
@@ -110,7 +104,7 @@ _ANCHORS: Final = tuple(dict.fromkeys(anchor for shape in table.SHAPES for ancho
 _WORD_ANCHOR: Final = re.compile(
     f"(?<![a-z0-9_])(?:{_tree(re.escape(anchor) for anchor in _ANCHORS if anchor[0].isalnum())})"
 )
-"""The anchors that begin a word: most places of a text are within one, and are passed quickly."""
+"""The anchors that begin a word; places within a word are skipped quickly."""
 _OTHER_ANCHORS: Final = tuple(anchor for anchor in _ANCHORS if not anchor[0].isalnum())
 _KEY_BLOCK: Final = re.compile(table.KEY_BLOCK)
 
@@ -135,7 +129,7 @@ class Secrets:
             self.add(value)
 
     def add_argv(self, argv: Iterable[str]) -> None:
-        """Register what follows an option of a secret-like name, as in ``--password X``."""
+        """Register the value of each option with a secret-like name, as in ``--password X``."""
         self.add_environment({f"{place}-{name}": value for place, (name, value) in enumerate(_options(argv))})
 
     @property
@@ -156,7 +150,7 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        """Mask these values, in the forms they are written in, and all that looks secret."""
+        """Mask these values in all their written forms, and everything that looks secret."""
         forms = {form for secret in secrets for form in _forms(secret)}
         self._forms = sorted(forms, key=lambda form: (-len(form), form))
 
@@ -185,11 +179,11 @@ class Redactor:
         return "".join([*parts, text[done:]]) if parts else text
 
     def lines(self, lines: Sequence[str]) -> list[str]:
-        """Return lines of one text with every secret masked, also one that takes several of them."""
+        """Return the lines of a text with every secret masked, also one over several lines."""
         return self.text("\n".join(lines)).split("\n") if lines else []
 
     def words(self, argv: Iterable[str]) -> list[str]:
-        """Return an argv with every secret masked; what follows an option of a secret-like name is one."""
+        """Return an argv with every secret masked, and the value of each secret-like option."""
         words = list(argv)
         options = ("", *(word if word.startswith("-") else "" for word in words))
         return [
@@ -225,7 +219,7 @@ class Redactor:
         }
 
     def clean(self, value: Value) -> Value:
-        """Return a value of the model (a record, a receipt, an exploration) with every secret in its text masked.
+        """Return a value of the model (a record, a receipt) with the secrets in its texts masked.
 
         Identifiers stay as they are: a replay needs seed, plan and node id, and folders have names.
         """
@@ -259,12 +253,12 @@ class Redactor:
         return self.clean(value)
 
     def _observed(self, name: str, observed: str) -> str:
-        """Return an observed value masked as it would be behind its name, with which it is shown."""
+        """Return an observed value, masked as if it followed its name in a text."""
         before, _, after = self.text(f"{name}: {observed}").partition(": ")
         return after if before == self.text(name) else self.text(observed)
 
     def _reproduce(self, line: str) -> str:
-        """Return the line that repeats a run: the path and the seed stay, the project's own options are masked."""
+        """Return the line that repeats a run, with the project's own options masked."""
         ours, separator, own = line.partition(" -- ")
         return ours + separator + self.text(own)
 
@@ -273,7 +267,7 @@ _IDENTIFIERS: Final = frozenset({
     "run_id", "node_id", "seed", "plan", "session", "session_folder", "root", "started", "started_at", "worker",
     "versions", "evidence_folder", "pid", "order", "orders", "code", "folder", "family", "kind", "format", "verdict",
 })  # fmt: skip
-"""Fields that name something, or that a replay needs as they are."""
+"""Fields that are never masked: identifiers, and fields that a replay needs."""
 _IDENTIFIERS_OF: Final = frozenset({
     ("Scenario", "id"), ("RunRecord", "evidence"), ("Finding", "checker"), ("AgentSummary", "name"),
     ("AgentStarted", "name"), ("Mark", "agent"),
@@ -281,7 +275,7 @@ _IDENTIFIERS_OF: Final = frozenset({
 
 
 def _options(argv: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the options of an argv with their values: the next word, or what stands behind ``=``."""
+    """Yield the options of an argv with their values: the next word, or the part after ``=``."""
     words = list(argv)
     for place, word in enumerate(words):
         name, separator, value = word.partition("=")
@@ -333,7 +327,7 @@ def _is_secret(name: str, value: str) -> bool:
 
 
 def _is_strong(name: object) -> bool:
-    """Whether what has this name is secret whatever it looks like."""
+    """Whether any value of this name is secret."""
     if not isinstance(name, str) or not name:
         return False
     lowered = name[-_NAME_LENGTH_MAX:].lower()
@@ -343,7 +337,7 @@ def _is_strong(name: object) -> bool:
 
 
 def _is_weak(name: str) -> bool:
-    """Whether what has this name is secret if it looks random."""
+    """Whether a random-looking value of this name is secret."""
     lowered = _snake(name[-_NAME_LENGTH_MAX:])
     return not lowered.endswith(table.EVIDENCE_NAMES) and _WEAK_END.search(lowered) is not None
 
@@ -389,7 +383,7 @@ def _line(line: str, lowered: str, shapes: Sequence[tuple[tuple[str, ...], re.Pa
 
 
 def _after_names(line: str) -> str:
-    """Mask what follows a secret-like name."""
+    """Mask the value after each secret-like name."""
     parts: list[str] = []
     done = 0
     for match in _NAMED.finditer(_lowered(line)):
@@ -403,7 +397,7 @@ def _after_names(line: str) -> str:
 
 
 def _value_after(line: str, match: re.Match[str]) -> tuple[int, int] | None:
-    """Return where the secret begins and ends that a name announces; None where there is none."""
+    """Return start and end of the secret after a name; None if there is no secret."""
     name = _name_before(line, match.start("is"))
     lowered = name.lower()
     is_option = name.startswith("-")
@@ -433,19 +427,19 @@ def _value_after(line: str, match: re.Match[str]) -> tuple[int, int] | None:
 
 
 def _in_tag(line: str, begin: int, start: int) -> tuple[int, int] | None:
-    """Return where the content of an XML element is; None where it has elements, or the name is no tag's."""
+    """Return start and end of an XML element's text; None if it is no element with text alone."""
     end = _run(_IN_TAG, line, start)
     is_element = begin > 0 and line[begin - 1] == "<"
     return (start, end) if is_element and line.startswith("</", end) and end > start else None
 
 
 def _is_value(value: str) -> bool:
-    """Whether this is a value at all, and no placeholder, type, mask or word of a sentence."""
+    """Whether a text can be a value: it is no placeholder, type, mask or word of a sentence."""
     return bool(value) and not _NO_VALUE.fullmatch(value) and value.lower() not in table.NO_VALUES
 
 
 def _may_be(value: str, name: str, line: str, end: int, match: re.Match[str]) -> bool:
-    """Whether what stands behind a name can be its value, and is not code, a path or another option."""
+    """Whether the text after a name can be its value: it is no code, path or other option."""
     if line.startswith(MASK, end) or (value.startswith("-") and match["space"] is not None):
         return False
     if value.startswith("/") and name.lower().endswith("pwd"):
@@ -457,7 +451,7 @@ def _may_be(value: str, name: str, line: str, end: int, match: re.Match[str]) ->
 
 
 def _extent(pattern: str, quote: str, line: str, start: int, limit: int | None) -> tuple[int, int]:
-    """Return where a value begins and ends: with its quotes, or with what the pattern takes; at most ``limit`` long."""
+    """Return start and end of a value, up to its quote or the end of the pattern or ``limit``."""
     start += len(quote)
     if len(quote) > 1:  # quotes within quotes
         end = line.find(quote, start, len(line) if limit is None else start + limit)
@@ -466,7 +460,7 @@ def _extent(pattern: str, quote: str, line: str, start: int, limit: int | None) 
 
 
 def _run(pattern: str, line: str, start: int, limit: int | None = _VALUE_LENGTH_JUDGED) -> int:
-    """Return where a run of characters of one pattern ends."""
+    """Return the end of a run of characters that match a pattern."""
     found = _run_of(pattern, limit).match(line, start)
     return found.end() if found is not None else start
 
@@ -493,7 +487,7 @@ _ASCII_LOWER: Final = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)
 
 
 def _bounded(form: str) -> str:
-    """Return a pattern for a known secret; one that is a plain word counts as a word alone, not within another."""
+    """Return a pattern for a known secret; a plain word matches only as a whole word."""
     if form.isalpha() and (form.islower() or form.isupper()):
         return rf"(?<![A-Za-z0-9]){re.escape(form)}(?![A-Za-z0-9])"
     return re.escape(form)

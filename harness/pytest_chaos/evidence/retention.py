@@ -63,6 +63,6 @@ def _sessions(results: Path) -> list[Path]:
 
 
 def _has_pack(session: Path) -> bool:
-    """Whether there is evidence in a session, or in its replays; a pack that was cut short counts."""
+    """Whether a session, or one of its replays, has an evidence pack, whole or not."""
     places = (session / "evidence", *session.glob("replays/sessions/*/evidence"))
     return any(True for place in places if place.is_dir() for _ in place.iterdir())

@@ -1,7 +1,7 @@
-"""What secrets look like: names that they follow, and shapes of their own. Data only; ``redact`` uses it.
+"""Patterns of secrets: names that precede them, and shapes of their own. Data only.
 
 A row is a fact about a service's format. To teach the redactor a new one, add a row here and its
-generator to ``tests/harness/evidence/test_evidence_redact.py``.
+generator to ``tests/harness/evidence/test_redact_kinds.py``.
 """
 
 from __future__ import annotations

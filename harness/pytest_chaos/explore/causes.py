@@ -1,9 +1,9 @@
-"""Discoveries that have one cause, as one finding with its variants. Pure.
+"""Groups of discoveries with one cause: each becomes one finding with variants. Pure.
 
-What the check said is compared without its numbers and keys, over all families: a job that is lost
-by a kill is lost by an I/O error, too. Of two kills that are told alike, those at different lines
-of the program are two causes, where the lines are known. A power loss or an error shows later than
-where it was made, so its line does not tell causes apart.
+Texts of the check are compared without numbers and keys, over all families: a job that is lost by a
+kill is lost by an I/O error, too. Two kills with the same text at different lines of the program
+are two causes, where the lines are known. The effect of a power loss or an I/O error shows later
+than the line that caused it, so that line does not tell causes apart.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 VARIANTS_SHOWN_MAX: Final = 20
 TEXT_CHARACTERS_MAX: Final = 200
-"""Of a text longer than this a terminal and a page show the beginning; JSON has all of it."""
+"""A terminal and a page clip longer texts; JSON has all of a text."""
 _MODELLED: Final = "modelled"
 _QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"")
 _VALUE: Final = re.compile(r"[+-]?\w*\d\w*(?:[.:]\w*\d\w*)*|#|\b[A-Za-z]\b")
@@ -29,7 +29,7 @@ _SPACE: Final = re.compile(r"\s+(?=[,.;:)\]}]|$)|\s+")
 
 
 def alike(signature: str) -> str:
-    """Return what a check said without numbers, quoted texts and one-letter keys.
+    """Return a signature without its numbers, quoted texts and one-letter keys.
 
     >>> alike("check:job a was reported # times") == alike("check:job b was reported # times")
     True
@@ -49,7 +49,7 @@ class Variant(NamedTuple):
     models: tuple[str, ...] = ()
 
     def told(self, beside: str) -> str:
-        """Return it as one line: family, what was said if not as ``beside``, where, how sure, how often, its code."""
+        """Return the variant as one line; its text is left out if it equals ``beside``."""
         found = self.found
         family = found.code.partition(":")[0]
         models = f" ({', '.join(self.models)})" if self.models else ""
@@ -59,20 +59,24 @@ class Variant(NamedTuple):
 
 
 class Cause(NamedTuple):
-    """One cause. ``lead`` is the variant that says most; ``variants`` are the others; ``every`` loses none."""
+    """All discoveries of one cause.
+
+    ``lead`` is the first confirmed one, else the first. ``variants`` are the others, one for each
+    family and signature; ``every`` has all.
+    """
 
     lead: Discovery
     variants: tuple[Variant, ...] = ()
     every: tuple[Discovery, ...] = ()
 
     def as_finding(self) -> Finding:
-        """Return it as a run's finding, with its variants beneath, one a line."""
+        """Return the cause as a run's finding, with its variants beneath, one a line."""
         first = self.lead.as_finding()
         lines = [first.text, *(f"  also {line}" for line in self.variant_lines())]
         return msgspec.structs.replace(first, text="\n".join(lines))
 
     def variant_lines(self) -> Iterator[str]:
-        """Return a line for each other variant, as many as are shown."""
+        """Yield a line for each variant, and one for those above the limit."""
         for variant in self.variants[:VARIANTS_SHOWN_MAX]:
             yield variant.told(self.lead.text)
         if (more := len(self.variants) - VARIANTS_SHOWN_MAX) > 0:
@@ -93,7 +97,7 @@ def causes(discoveries: Iterable[Discovery]) -> tuple[Cause, ...]:
 
 
 def _is_of(found: Discovery, group: list[Discovery]) -> bool:
-    """Whether a discovery may have the cause of this group: no kill of it was at another line."""
+    """Whether a discovery belongs to a group: no kill in the group was at another line."""
     if not found.line or not found.code.startswith("crash:"):
         return True
     lines = {each.line for each in group if each.line and each.code.startswith("crash:")}
@@ -101,7 +105,7 @@ def _is_of(found: Discovery, group: list[Discovery]) -> bool:
 
 
 def _cause(group: list[Discovery]) -> Cause:
-    lead = min(group, key=lambda found: found.label == _MODELLED)  # the first of those that are as sure
+    lead = min(group, key=lambda found: found.label == _MODELLED)  # the first confirmed one
     by_family: dict[tuple[str, str], Variant] = {}
     for found in group:
         key = (found.code.partition(":")[0], found.signature)
@@ -116,7 +120,7 @@ def _cause(group: list[Discovery]) -> Cause:
 
 
 def states(count: int) -> str:
-    """Return a number of states in words.
+    """Return a count of states in words.
 
     >>> states(1), states(1200)
     ('1 state', '1,200 states')
@@ -130,7 +134,7 @@ def one_line(text: str) -> str:
 
 
 def clipped(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
-    """Return a text, or its beginning and how much more there is."""
+    """Return a text; a long one is cut, with the number of characters that are missing."""
     more = len(text) - characters_max
     if more <= 0:
         return text

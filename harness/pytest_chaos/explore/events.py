@@ -38,7 +38,10 @@ class _Event(NamedTuple):
 
 
 def observe_events(subject: Subject, source: StepSource, options: Options, folder: Path) -> Observation:
-    """Run the target without any fault, and return its audit events. Raises ExplorationError, StepsUnavailable."""
+    """Run the target without any fault, and return its audit events.
+
+    Raises ExplorationError, and StepsUnavailable for a target that is a command.
+    """
     if isinstance(subject, CommandSubject):
         msg = "audit events are Python's own, and of a command only the system calls are seen: that takes seccomp"
         raise StepsUnavailable(msg)
@@ -56,7 +59,10 @@ def explore_events(
     seen: Observation,
     listen: Callable[[Progress], None],
 ) -> tuple[list[FamilyResult], tuple[Finding, ...]]:
-    """Explore a target at its audit events; return the results of its families, and the findings of its clean run."""
+    """Explore a target at its audit events.
+
+    Return the results of its families, and the findings of its clean run.
+    """
     known = Known(subject, source, (), seen.steps)
     with Pool(known, folder, jobs=options.jobs, timeout_s=options.check_timeout_s) as pool:
         findings = [each for each in findings_of_run(seen) if "blind-spot" not in each.signature]

@@ -1,8 +1,8 @@
-"""One exploration: the clean run, the same again, and then each family in its turn.
+"""One exploration: the clean run, its repetition, and then each family in turn.
 
-Nothing is explored of a program whose run without faults is wrong already, or that does not do the
-same twice. An exploration that is stopped (budget, Ctrl-C) leaves a progress file: the next one
-with the same target, seed and recording goes on from there.
+A program is not explored if its clean run is already wrong, or if it is not deterministic. An
+exploration that is stopped (budget, Ctrl-C) leaves a progress file; the next one with the same
+target, seed and recording goes on from there.
 """
 
 from __future__ import annotations
@@ -62,19 +62,19 @@ if TYPE_CHECKING:
     from pytest_chaos.trace.source import Observation, StepSource
 
 IN_MEMORY_BYTES_MAX: Final = 128 << 20
-"""The states of a program that writes more than this are written to the disk."""
+"""States are written to the disk, not to memory, if the program writes more than this."""
 KEPT_BYTES_MAX: Final = 64 << 20
 """A larger recording is not kept with the failing states: their codes build them again."""
 ROOM_BYTES_MIN: Final = 16 << 20
-"""Minimum room for states: with less an exploration does not begin."""
+"""Minimum room for states, checked before an exploration begins."""
 _NAME_CHARACTERS_MAX: Final = 80
 
 
 class Explorer:
-    """Explores one target. ``folder`` is for its work, best on a memory file system, and is the caller's to remove.
+    """An exploration of one target.
 
-    ``disk`` is a folder that is not memory, for the recording, and for the states of a program that
-    writes much.
+    ``folder`` is the work folder, best on a memory file system; the caller removes it. ``disk`` is
+    a folder on a real disk, for the recording, and for the states of a program that writes much.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class Explorer:
         """The line of the user's program that makes a step."""
 
     def explore(self) -> Exploration:
-        """Explore all families. Never raises for what the target does: that becomes a finding.
+        """Explore all families; a failure of the target becomes a finding.
 
-        KeyboardInterrupt ends it with the results so far, which are INCONCLUSIVE unless something
-        was found.
+        KeyboardInterrupt ends the exploration with the results so far, which are INCONCLUSIVE
+        unless something was found.
         """
         started_s = time.monotonic()
         try:
@@ -134,7 +134,7 @@ class Explorer:
         )
 
     def _no_room(self, error: OSError) -> str:
-        """Say which folder is full, and what changes that: states go to one, and the recording to another."""
+        """Return the text for ENOSPC: which folder is full, states or recording, and the remedy."""
         if shutil.disk_usage(self._disk).free < shutil.disk_usage(self._folder).free:
             return f"there is no room for the recording in {self._disk} ({error}): set TMPDIR to another folder"
         return f"there is no room for states in {self._folder} ({error}): give another folder with --scratch"
@@ -167,7 +167,10 @@ class Explorer:
             recorded.close()
 
     def _judge_clean(self, recorded: Recorded, clean: Path, pool: Pool) -> list[Finding]:
-        """Judge what the clean run left: a bug of the target, or a wrong check. Raises ExplorationError."""
+        """Judge what the clean run left: a finding means a bug of the target, or a wrong check.
+
+        Raises ExplorationError if the check itself is broken.
+        """
         judgement = pool.judge(Task(read_folder(clean, recorded.store), len(recorded.marks)))
         shutil.rmtree(clean, ignore_errors=True)
         if judgement.said:
@@ -204,10 +207,9 @@ class Explorer:
         return found.finish()
 
     def _saved(self, recorded: Recorded, drawn: Sequence[str]) -> Saved:
-        """Return how far an earlier exploration of the same target and recording came, or a beginning.
+        """Return the progress of an earlier exploration of the same recording, or an empty one.
 
-        Names that the program draws do not count: findings of the earlier run get the names of this
-        one.
+        Drawn names do not count: findings of the earlier run get the names of this one.
         """
         numbers = placeholders(drawn, recorded.recording.steps)
         names = [readable(name) for name in numbers]
@@ -222,7 +224,7 @@ class Explorer:
         if path is not None and path.exists():
             try:
                 saved = msgspec.json.decode(path.read_bytes(), type=Saved)
-            except msgspec.MsgspecError:  # another version wrote it: there is nothing to go on from
+            except msgspec.MsgspecError:  # another version wrote it
                 saved = Saved(fingerprint="")
             if saved.fingerprint == fingerprint:
                 return saved.renamed(names)
@@ -231,17 +233,17 @@ class Explorer:
         return Saved(fingerprint=fingerprint, seed=options.seed, choice=options.choice, drawn=names)
 
     def _keep_recording(self) -> None:
-        """Keep the recording beside the failing states, unless it is too large to be carried around."""
+        """Keep the recording beside the failing states, unless it is too large."""
         kept, recording = self._options.kept, self._disk / "recording"
         size = sum(path.stat().st_size for path in recording.iterdir())
         if kept is not None and size <= KEPT_BYTES_MAX:
             shutil.copytree(recording, kept / "recording", dirs_exist_ok=True)
 
     def _told(self, recorded: Recorded, pool: Pool, result: FamilyResult) -> FamilyResult:
-        """Return the result with each discovery's reproduction, and with its state kept if there is a folder for it.
+        """Return the result with each discovery's reproduction, and keep its state.
 
-        Each kept state is judged once more, by workers that have judged nothing else: if the
-        finding does not come again, the check is flaky.
+        Each kept state is judged once more by fresh workers. If the finding does not come again,
+        the check is not deterministic.
         """
         if result.discoveries:
             pool.renew()
@@ -254,14 +256,14 @@ class Explorer:
         problems = result.problems
         if flaky:
             text = (
-                f"{flaky[0].text!r} was said of {flaky[0].code}, and not of the same state when a fresh process looked "
-                "at it: the check, or the recovery it makes, depends on more than the directory and the marks"
+                f"the check found {flaky[0].text!r} in {flaky[0].code}, and not in the same state when a fresh process "
+                "judged it: the check, or the recovery it makes, depends on more than the directory and the marks"
             )
             problems = (*problems, harness_finding("harness:check-not-deterministic", text))
         return msgspec.structs.replace(result, discoveries=tuple(told), problems=problems)
 
     def _keep(self, recorded: Recorded, found: Discovery) -> Path | None:
-        """Keep the state of a discovery, and return its folder; None if it is not to be kept."""
+        """Keep the state of a discovery, and return its folder; None if states are not kept."""
         if self._options.kept is None:
             return None
         rebuilt = _rebuilt(recorded, found.code, self._folder, self._options)
@@ -301,7 +303,10 @@ class Explorer:
 
 
 def _is_found_again(recorded: Recorded, pool: Pool, found: Discovery, folder: Path) -> bool:
-    """Whether a kept state shows its finding again; not tried for timeouts, and for what a real run has shown."""
+    """Whether a kept state shows its finding again.
+
+    Timeouts, and findings that a real run has shown, are not tried again.
+    """
     if found.kind == "liveness" or found.label == CONFIRMED_BY_A_RUN:
         return True
     judgement = pool.judge(Task(read_folder(folder / "directory", recorded.store), found.marks))
@@ -309,7 +314,10 @@ def _is_found_again(recorded: Recorded, pool: Pool, found: Discovery, folder: Pa
 
 
 def _rebuilt(recorded: Recorded, code: str, folder: Path, options: Options) -> Rebuilt | None:
-    """Build the state of a code again; None if there is none. Raises UsageError for a code that cannot be read."""
+    """Build the state of a code again; None if the recording has no such state.
+
+    Raises UsageError for a malformed code.
+    """
     family = code.partition(":")[0]
     if family not in set(Family):
         msg = f"state code must begin with one of {', '.join(Family)}; got {code!r}. Take one from a report"
@@ -327,7 +335,7 @@ def _keep_state(rebuilt: Rebuilt, destination: Path) -> None:
 
 
 def _name_of(code: str) -> str:
-    """Return a folder name for a state: its code, and a digest if that is too long to be one."""
+    """Return a folder name for a state: its code; a long code is cut and gets a digest."""
     name = re.sub(r"[^\w.+-]+", "-", code).rstrip("-.")
     if len(name) <= _NAME_CHARACTERS_MAX:
         return name
@@ -357,12 +365,15 @@ class Judged(NamedTuple):
 def judge_one(
     subject: Subject, source: StepSource, options: Options, folder: Path, code: str, destination: Path
 ) -> Judged:
-    """Record the target, keep the state of a code in ``destination``, and judge a copy of it. See ``judge_state``."""
+    """Record the target, keep the state of a code, and judge a copy. See ``judge_state``."""
     recorded, _ = record(subject, source, folder, timeout_s=options.run_timeout_s)
     try:
         rebuilt = _rebuilt(recorded, code, folder, options)
         if rebuilt is None:
-            msg = f"{code} names no state of {subject.name}, which made {recorded.steps} steps: was it changed?"
+            msg = (
+                f"state code must name a state of {subject.name}, which made {recorded.steps} steps; got {code}. "
+                "If the target was changed, explore it again"
+            )
             raise UsageError(msg)
         _keep_state(rebuilt, destination)
         known = recorded.known._replace(marks=rebuilt.marks)

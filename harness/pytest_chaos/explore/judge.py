@@ -1,8 +1,9 @@
 """Worker processes in which a target's own check judges states, one after the other.
 
 A process for each state would cost more than the check. So a worker is forked once, from the
-process that has the target and the recording. It is replaced if it hangs, dies, or has grown. Each
-worker has two folders: while it judges one, the next state is written into the other.
+process that has the target and the recording. A worker that hangs, dies or leaks memory is
+replaced. Each worker has two folders: while it judges one, the next state is written into the
+other.
 """
 
 from __future__ import annotations
@@ -49,18 +50,18 @@ if TYPE_CHECKING:
 _About = TypeVar("_About")
 MESSAGE_BYTES_MAX: Final = 1 << 20
 OUTPUT_BYTES_MAX: Final = 1 << 20
-"""Output of a worker beyond this is thrown away; it is of use only if a check raises."""
+"""Output of a worker beyond this is discarded; it is of use only if a check raises."""
 MEMORY_BYTES_MAX: Final = 512 << 20
-"""A worker that has grown by more than this is replaced: the check leaks."""
+"""A worker that has grown by more than this is replaced: the check leaks memory."""
 UNCLEAR: Final = "harness:check-unclear"
-"""The signature of an answer of a check that is neither a finding nor silence."""
+"""The signature of an answer of a check that is neither a finding nor empty."""
 _FOLDERS: Final = 2
 _GROWN: Final = 77
-"""Exit code of a worker that leaves because it has grown."""
+"""Exit code of a worker that ends because it has grown."""
 
 
 class Task(NamedTuple):
-    """A state to be judged; with a ``directive`` a real run from this state, and then what it left.
+    """A state to judge; with a ``directive``, a real run from this state, and the state it leaves.
 
     ``marks`` counts the marks of the recorded run that precede a built state. If ``is_compared``,
     the run has to make the recorded steps until the directive is carried out.
@@ -74,7 +75,7 @@ class Task(NamedTuple):
 
 
 class _Request(msgspec.Struct, frozen=True):
-    """A task as the worker gets it, once its items are in the folder of this number."""
+    """A task as the worker gets it; its items are already in the folder of this number."""
 
     folder: int
     marks: int
@@ -84,7 +85,7 @@ class _Request(msgspec.Struct, frozen=True):
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a check, and of the run before it if there was one."""
+    """The result of a check, and of the run before it, if any."""
 
     findings: tuple[Finding, ...] = ()
     marks: int = 0
@@ -95,11 +96,11 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     is_timed_out: bool = False
     failure: str = ""
     differences: tuple[str, ...] = ()
-    """Where the folder that the run left differs from its own recording."""
+    """Differences between the folder that the run left and its own recording."""
     said: str = ""
-    """What a check command that found nothing has written to standard error."""
+    """Standard error of a check command that found nothing."""
     is_checked: bool = True
-    """False if only the run is over, and the check is about to begin."""
+    """False for the result of the run alone, sent before the check begins."""
 
 
 class _Waiting:
@@ -110,7 +111,7 @@ class _Waiting:
         self.about = about
         self.timeout_s = timeout_s
         self.ran = Judgement()
-        """The result of the run, once it is over: a check that hangs takes nothing of that back."""
+        """The result of the run, kept also if the check after it hangs."""
 
 
 class Worker:
@@ -151,7 +152,7 @@ class Worker:
         self.waiting.append(task)
 
     def end(self) -> bool:
-        """End the process and all its descendants; return whether it had left because it had grown."""
+        """End the process and all its descendants; return whether it had exited as grown."""
         self.channel.close()
         for process in tree.descendants(self.pid):
             tree.end(process)
@@ -164,10 +165,10 @@ class Worker:
 
 
 class Pool:
-    """Workers that judge states. Use it as a context; its end ends the workers and everything they started.
+    """Workers that judge states; a context manager that ends them and all that they started.
 
-    Tasks are handed in and judgements come back later, in the order in which they are ready.
-    ``folder`` is for the states, best on a memory file system; it is the caller's to remove.
+    Tasks are handed in, and judgements come back later, in the order in which they are ready.
+    ``folder`` is for the states, best on a memory file system; the caller removes it.
     """
 
     def __init__(self, known: Known, folder: Path, *, jobs: int = 1, timeout_s: float = CHECK_TIMEOUT_S) -> None:
@@ -187,7 +188,7 @@ class Pool:
         self.close()
 
     def submit(self, task: Task, about: object = None) -> list[tuple[Any, Judgement]]:
-        """Hand a task in; return what has been judged meanwhile, each with what it is ``about``.
+        """Hand a task in, and return the judgements that have arrived, each with its ``about``.
 
         Waits for a free worker. Raises OSError if there is no room to write the state.
         """
@@ -200,7 +201,7 @@ class Pool:
         return self._take_judged()
 
     def drain(self) -> list[tuple[Any, Judgement]]:
-        """Wait until everything is judged, and return it."""
+        """Wait until everything is judged, and return the judgements."""
         while any(worker.waiting for worker in self._workers):
             self._receive_some()
         return self._take_judged()
@@ -208,13 +209,13 @@ class Pool:
     def answers(
         self, things: Iterable[_About], task_of: Callable[[_About], Task]
     ) -> Iterator[tuple[_About, Judgement]]:
-        """Have the task of each thing judged, and return each thing with its judgement."""
+        """Have the task of each thing judged, and yield each thing with its judgement."""
         for thing in things:
             yield from self.submit(task_of(thing), thing)
         yield from self.drain()
 
     def judge(self, task: Task) -> Judgement:
-        """Have one task judged while there is no other, and wait for it."""
+        """Have one task judged, and wait for it; no other task may be waiting."""
         ((_, judgement),) = [*self.submit(task), *self.drain()]
         return judgement
 
@@ -223,7 +224,7 @@ class Pool:
         return judged
 
     def renew(self) -> None:
-        """Replace the workers, which have nothing to do, by fresh ones, which remember no state."""
+        """Replace the idle workers by fresh ones, which have judged nothing."""
         for place, worker in enumerate(self._workers):
             worker.end()
             self._workers[place] = Worker(self._known, worker.base, worker.folders)
@@ -237,7 +238,10 @@ class Pool:
         tree.adopt_orphans(adopts=self._adopted_before)
 
     def _free(self) -> Worker:
-        """Return the worker with the least to do, of several the one idle longest, once it has a free folder."""
+        """Wait for a free folder, and return the worker with the fewest tasks.
+
+        Of several such workers it is the one whose last task is the longest ago.
+        """
         while True:
             worker = min(self._workers, key=lambda worker: len(worker.waiting))
             if len(worker.waiting) < _FOLDERS:
@@ -250,7 +254,10 @@ class Pool:
         return worker
 
     def _receive_some(self, wait_s: float | None = None) -> None:
-        """Receive judgements, and replace workers that are out of time; wait for either unless ``wait_s`` is given."""
+        """Receive judgements, and replace workers that are past their deadline.
+
+        Wait until the nearest deadline, or for ``wait_s`` if that is given.
+        """
         busy = {worker.channel: worker for worker in self._workers if worker.waiting}
         if not busy:
             return
@@ -284,7 +291,10 @@ class Pool:
         self._judged.append((task.about, judgement))
 
     def _replace(self, worker: Worker, finding: Finding | None) -> None:
-        """End a worker that hangs or has died: its task is judged so, and the tasks behind that go to a new one."""
+        """Replace a worker that hangs or has died.
+
+        Its current task is judged with the finding; its other tasks go to the new worker.
+        """
         has_grown = worker.end()
         fresh = Worker(self._known, worker.base, worker.folders)
         self._workers[self._workers.index(worker)] = fresh
@@ -312,7 +322,7 @@ def _died(worker: Worker) -> Finding:
 
 
 def _reap(before: set[int]) -> None:
-    """End what the checks have left: this process adopts their orphans. Raises AgentError."""
+    """End processes that checks have left, which this process adopts. Raises AgentError."""
 
     def reap() -> None:
         with contextlib.suppress(ChildProcessError):
@@ -340,21 +350,24 @@ def _work(known: Known, base: Path, channel: socket.socket, other: socket.socket
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         outputs = _redirect(base / "output")
-        standing = known.source.runner(known.subject.program)
+        runner = known.source.runner(known.subject.program)
         while content := channel.recv(MESSAGE_BYTES_MAX):
             request = msgspec.msgpack.decode(content, type=_Request)
-            for judgement in _judge(known, standing, base, request):
+            for judgement in _judge(known, runner, base, request):
                 channel.send(msgspec.msgpack.encode(judgement))
             _tidy(base, outputs)
         code = 0
-    except BaseException:  # noqa: BLE001 - this is the end of the process; its log says why
+    except BaseException:  # noqa: BLE001 - the process ends here; its output file says why
         traceback.print_exc()
     finally:
         leave(code)
 
 
 def _redirect(path: Path) -> tuple[int, ...]:
-    """Let what a check prints go to one file and its errors to another: only the first may have been an answer."""
+    """Redirect standard output and standard error to two files.
+
+    Only printed output makes an empty answer invalid (``target.Subject.examine``).
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     output, errors = os.open(path, flags, 0o600), os.open(path.with_name("errors"), flags, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -377,14 +390,14 @@ def _tidy(base: Path, outputs: tuple[int, ...]) -> None:
 _START_BYTES: Final = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _judge(known: Known, standing: ProgramRunner, base: Path, request: _Request) -> Iterator[Judgement]:
-    """Return the judgement; of a run first what came of that, and then all."""
+def _judge(known: Known, runner: ProgramRunner, base: Path, request: _Request) -> Iterator[Judgement]:
+    """Yield the judgement; for a real run, yield the result of the run first."""
     directory, marks_file = base / f"state-{request.folder}", base / f"marks-{request.folder}"
     if request.directive is None:
         findings = _examine(known.subject, directory, marks_file, known.marks[: request.marks])
         yield Judgement(findings=findings, said=getattr(known.subject, "said", ""))
         return
-    seen, ran = _run(known, standing, base, request, request.directive)
+    seen, ran = _run(known, runner, base, request, request.directive)
     yield ran
     history = History.from_lines(marks_file.read_bytes())
     wrong = not_marks(history.torn, may_be_cut=ran.signal is not None)
@@ -395,7 +408,7 @@ def _judge(known: Known, standing: ProgramRunner, base: Path, request: _Request)
 
 
 def _as_recorded(finding: Finding, drawn: Mapping[str, str]) -> Finding:
-    """Return a finding with the names that the recorded run drew: otherwise each run would find its own."""
+    """Return a finding with the drawn names of the recorded run in place of this run's."""
     signature, text = finding.signature, finding.text
     for name, recorded in drawn.items():
         signature, text = signature.replace(name, recorded), text.replace(name, recorded)
@@ -403,13 +416,13 @@ def _as_recorded(finding: Finding, drawn: Mapping[str, str]) -> Finding:
 
 
 def _run(
-    known: Known, standing: ProgramRunner, base: Path, request: _Request, directive: Directive
+    known: Known, runner: ProgramRunner, base: Path, request: _Request, directive: Directive
 ) -> tuple[Sequence[Step], Judgement]:
     """Return the steps that a run made, and its result."""
     marks_file = base / f"marks-{request.folder}"
     marks_file.unlink(missing_ok=True)
     seen, unlike = recorded_run(
-        standing,
+        runner,
         known.source.name,
         base / f"state-{request.folder}",
         marks=marks_file,
@@ -433,7 +446,7 @@ def _run(
 
 
 def _examine(subject: Subject, directory: Path, marks_file: Path, marks: Sequence[Mark]) -> tuple[Finding, ...]:
-    """Let the target's check judge; a check that raises has decided nothing."""
+    """Return the findings of the target's check; a check that raises is INCONCLUSIVE."""
     try:
         if isinstance(subject, CommandSubject):
             marks_file.write_bytes(History(tuple(marks)).to_json_lines())

@@ -1,10 +1,10 @@
 """The start of an exploration: step source, folder in memory, a process below a guardian.
 
-Three processes: the asking one, the guardian (with another that stands in for it), and the
-explorer. The guardian is a child subreaper in a session of its own, so that all that a target
-starts and leaves, daemons among it, is its descendant. It waits for either of the other two to end,
-however they end, then kills what is left. If it was the asking process, it also removes the folders
-of the exploration. A parent-death signal alone would miss daemons, and removes nothing.
+Three processes: the caller, the guardian (with its stand-in), and the explorer. The guardian is a
+child subreaper in a session of its own, so every process that a target starts, a daemon too, is its
+descendant. It waits until the caller or the explorer ends, then kills what is left. If the caller
+ended, the guardian also removes the folders of the exploration. A parent-death signal alone would
+miss daemons, and removes no folder.
 """
 
 from __future__ import annotations
@@ -54,16 +54,17 @@ def guarded(
     folders: Sequence[Path],
     listen: Callable[[Progress], None] = lambda _: None,
 ) -> _Answer:
-    """Do ``work`` in a process of its own and return its answer; ``folders`` are removed if this process is killed.
+    """Do ``work`` in a process of its own and return its answer.
 
-    What the work raises is raised here. Ctrl-C goes to the work, which answers with what it has; a
-    second one ends it. Raises ExplorationError when the work's process was killed.
+    ``folders`` are removed if the calling process is killed. An exception of the work is raised
+    here. Ctrl-C goes to the work, which answers with the results so far; a second one ends it.
+    Raises ExplorationError when the work's process was killed.
     """
     return _Guarded(work, folders, listen).answer()
 
 
 class _Guarded(Generic[_Answer]):
-    """The side of who asks."""
+    """The caller's end of the channel to the explorer."""
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class _Guarded(Generic[_Answer]):
         self._interrupts = 0
         self._channel, theirs = Pipe()
         ours = os.pidfd_open(os.getpid())
-        with warnings.catch_warnings():  # Python 3.12 warns of threads, and those that a progress bar has wait on ours
+        with warnings.catch_warnings():  # Python 3.12 warns of threads; a progress bar's hold no lock of ours
             warnings.simplefilter("ignore", DeprecationWarning)
             self._guardian = os.fork()
         if self._guardian == 0:
@@ -85,13 +86,13 @@ class _Guarded(Generic[_Answer]):
         theirs.close()
 
     def answer(self) -> _Answer:
-        """Hear the explorer to its end."""
+        """Receive progress and the answer of the explorer, then end the guardian."""
         try:
             with self._passing_interrupts_on():
                 return self._hear()
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._guardian, signal.SIGTERM)  # a child that was not reaped: nobody else has its number
+                os.kill(self._guardian, signal.SIGTERM)  # not reaped yet, so its pid is not reused
             os.waitpid(self._guardian, 0)
             self._channel.close()
 
@@ -119,12 +120,12 @@ class _Guarded(Generic[_Answer]):
             reply = _GO_ON
         except KeyboardInterrupt:
             reply = _STOP
-        with contextlib.suppress(OSError):  # it was killed, which is found out when it is heard of next
+        with contextlib.suppress(OSError):  # it was killed: the next receive finds out
             self._channel.send_bytes(reply)
 
     @contextlib.contextmanager
     def _passing_interrupts_on(self) -> Iterator[None]:
-        """Have the first Ctrl-C end the exploration, with its result; only the second is an exception here."""
+        """Pass the first Ctrl-C to the explorer, which returns its result; raise at the second."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -151,13 +152,13 @@ def _received(channel: Connection) -> tuple[bytes, bytes]:
 
 
 class _Ended(Exception):  # noqa: N818 - says what happened
-    """Who asked has its answer, or wants none any more."""
+    """The caller has its answer, or has ended."""
 
 
 def _guard(
     work: Callable[[Callable[[Progress], None]], _Answer], channel: Connection, asking: int, folders: Sequence[Path]
 ) -> NoReturn:
-    """Start the explorer, wait for an end, and clean up; never returns."""
+    """Start the explorer, wait until it or the caller ends, and clean up; never returns."""
     try:
         os.setsid()
         become_guardian()
@@ -180,7 +181,7 @@ def _guard(
 
 
 def _wait(explorer: int, asking: int) -> None:
-    """Wait until the explorer or who asked has ended, and pass Ctrl-C on meanwhile."""
+    """Wait until the explorer or the caller has ended, and pass Ctrl-C on meanwhile."""
 
     def end(*_: object) -> None:
         raise _Ended
@@ -200,13 +201,13 @@ def _wait(explorer: int, asking: int) -> None:
 def _explore(
     work: Callable[[Callable[[Progress], None]], _Answer], channel: Connection, guardian: int, folders: Sequence[Path]
 ) -> NoReturn:
-    """Do the work and say what came of it; never returns."""
+    """Do the work and send its answer or its exception; never returns."""
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         processes.die_with_parent(guardian)
-        os.environ[owner.VARIABLE] = str(folders[0].resolve())  # by which the next one's sweep knows what is left
+        os.environ[owner.VARIABLE] = str(folders[0].resolve())  # the next sweep finds what is left by it
 
         def tell(progress: Progress) -> None:
             channel.send_bytes(_PROGRESS + pickle.dumps(progress))
@@ -215,7 +216,7 @@ def _explore(
 
         try:
             message = _ANSWER + pickle.dumps(work(tell))
-        except BaseException as error:  # noqa: BLE001 - who asked decides what becomes of it
+        except BaseException as error:  # noqa: BLE001 - the caller raises it
             message = _ERROR + _pickled(error)
         channel.send_bytes(message)
     finally:
@@ -223,13 +224,16 @@ def _explore(
 
 
 def _pickled(error: BaseException) -> bytes:
-    """Return an exception in a form that can travel, with its traceback as a note; one that cannot, in words."""
+    """Return an exception pickled, with its traceback as a note.
+
+    An exception that cannot be pickled becomes a RuntimeError with the traceback as its text.
+    """
     where = "".join(traceback.format_exception(error))
     try:
         error.add_note(where)
         content = pickle.dumps(error)
-        pickle.loads(content)  # noqa: S301 - to see whether it can be read where it arrives
-    except Exception:  # noqa: BLE001 - whatever an exception of the user's does when it is pickled
+        pickle.loads(content)  # noqa: S301 - to see whether the caller can read it
+    except Exception:  # noqa: BLE001 - pickling runs code of the user's exception
         return pickle.dumps(RuntimeError(where))
     return content
 
@@ -244,8 +248,8 @@ _MOUNTS: Final = Path("/proc/self/mounts")
 def launch(subject: Subject, options: Options, *, listen: Callable[[Progress], None] = lambda _: None) -> Exploration:
     """Explore a target in a folder of its own, by default in memory, which is removed afterwards.
 
-    Raises UsageError for folders that cannot be used. That no steps can be seen here is a finding,
-    which leaves the exploration INCONCLUSIVE.
+    Raises UsageError for folders that cannot be used. If no steps can be seen on this machine, a
+    finding leaves the exploration INCONCLUSIVE.
     """
     base = _base(options)
     try:
@@ -264,16 +268,17 @@ def launch(subject: Subject, options: Options, *, listen: Callable[[Progress], N
     if source.name == "audit" and options.source is None:
         found = _fallen_back(found)
     if not is_memory(base):
-        note = f"states were written to {base}, which is no memory file system: it takes longer, and finds the same"
+        note = f"states were written to {base}, not to memory: that takes longer, and finds the same"
         found = msgspec.structs.replace(found, notes=(*found.notes, note))
     return clean(found)
 
 
 def judge_state(subject: Subject, options: Options, code: str, destination: Path) -> Judged:
-    """Record a target, keep the state of this code in ``destination`` (which is emptied) and judge a copy of it.
+    """Record a target, keep the state of a code in ``destination``, and judge a copy of it.
 
-    Raises UsageError for a code that is none of this target's, ExplorationError for a target that
-    cannot be recorded, StepsUnavailable where nothing can be.
+    ``destination`` is emptied first. Raises UsageError for a code of another target,
+    ExplorationError for a target that cannot be recorded, StepsUnavailable on a machine where
+    nothing can be recorded.
     """
     source = step_source()
     shutil.rmtree(destination, ignore_errors=True)
@@ -297,7 +302,10 @@ def _undecided(subject: Subject, options: Options, signature: str, error: Except
 
 @contextlib.contextmanager
 def work_folders(*bases: Path) -> Iterator[list[Path]]:
-    """Make a folder of this process in each base, and remove them at the end; those that others left go, too."""
+    """Make a folder of this process in each base, and remove them at the end.
+
+    Folders whose owner is gone are removed first.
+    """
     made: list[Path] = []
     try:
         for base in bases:
@@ -310,12 +318,15 @@ def work_folders(*bases: Path) -> Iterator[list[Path]]:
 
 
 def step_source(name: str | None = None) -> StepSource:
-    """Return the source of steps of this name, or the best of this machine. Raises StepsUnavailable, UsageError."""
+    """Return the step source of this name, or the best one on this machine.
+
+    Raises StepsUnavailable, and UsageError for an unknown name.
+    """
     return source_for(name)
 
 
 def default_base() -> Path:
-    """Return where states are written: memory, or the folder for temporary files if there is none, or no room."""
+    """Return the folder for states: memory if it has room, else the temporary directory."""
     if is_memory(MEMORY_FOLDER) and shutil.disk_usage(MEMORY_FOLDER).free >= ROOM_BYTES_MIN:
         return MEMORY_FOLDER
     return Path(tempfile.gettempdir())
@@ -342,7 +353,7 @@ def _device(point: Path) -> int:
 
 
 def _fallen_back(found: Exploration) -> Exploration:
-    """Return a result that does not pass: only named events were explored, and nobody asked for that."""
+    """Return a result that is not HELD: only audit events were explored, without --source audit."""
     text = f"only named audit events were explored, which --source audit accepts, since {why_not_seccomp()}"
     finding = harness_finding("harness:named-events-only", text)
     return msgspec.structs.replace(found, findings=(*found.findings, finding))

@@ -1,9 +1,9 @@
-"""The line of the user's program at which a step is made, of a Python program.
+"""Find the line of a Python program that makes a step.
 
-System calls do not say which line made them. So the program runs once more up to the step, with its
-own lines traced into memory that it shares with this process, and is killed there. That costs a
-run, so it is done for findings alone. Lines of the standard library and of installed packages are
-not the user's: the line that called them is.
+System calls do not say which line made them. So the program runs once more up to the step, traces
+its own lines into memory shared with this process, and is killed there. That costs a run, so only
+findings get their line. For a call into the standard library or an installed package, the line is
+the user's line that called it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LINES_MAX: Final = 12
 """At most this many findings get their line: each costs a run."""
 TIMEOUT_S: Final = 10.0
-"""Limit of such a run: lines that are traced are slow."""
+"""Limit of such a run: line tracing is slow."""
 _BYTES: Final = 4096
 _OWN: Final = str(Path(__file__).parents[1]) + os.sep
 _FOREIGN: Final = ("site-packages", "dist-packages")
@@ -40,7 +40,7 @@ _LIBRARIES: Final = tuple(
 
 
 def line_at(recorded: Recorded, number: int, folder: Path, *, timeout_s: float) -> str:
-    """Return ``file.py:12 in work`` of the line that makes this step, or an empty text where it is not known."""
+    """Return the line that makes this step, as ``file.py:12 in work``; empty if not known."""
     place = folder / "line"
     try:
         with mmap.mmap(-1, _BYTES) as shared:
@@ -54,7 +54,7 @@ def line_at(recorded: Recorded, number: int, folder: Path, *, timeout_s: float) 
             )  # fmt: skip
             said = shared[:].partition(b"\0")[0].decode(errors="replace")
             return said if seen.fired else ""
-    except (ChaosError, OSError):  # it is an extra, and changes no verdict
+    except (ChaosError, OSError):  # the line is an extra and changes no verdict
         return ""
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -62,7 +62,7 @@ def line_at(recorded: Recorded, number: int, folder: Path, *, timeout_s: float) 
 
 
 def is_of_user(file: str) -> bool:
-    """Whether a file is the user's own: not of Python, not of an installed package, and not of this one."""
+    """Whether a file is the user's own: not Python's, an installed package's, or pytest_chaos's."""
     if file.startswith((_OWN, "<", *_LIBRARIES)):
         return False
     return not any(f"{os.sep}{name}{os.sep}" in file for name in _FOREIGN)

@@ -1,4 +1,4 @@
-"""How to explore: one frozen value, checked where it is made, at the edge, and passed down."""
+"""Options of an exploration: one frozen value, validated where it is made."""
 
 from __future__ import annotations
 
@@ -24,23 +24,20 @@ RUN_TIMEOUT_S: Final = 60.0
 CHECK_TIMEOUT_S: Final = 10.0
 _TIMES: Final = f"more than 0 s, and {TIME_S_MAX:,.0f} s at most"
 JOBS_MAX: Final = 256
-"""More workers than this help on no machine, and a slip of the finger would fork until nothing is
-left.
-"""
+"""Upper bound on workers: a typing error must not fork until the machine has no memory left."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How to explore, and where its files go. Times in seconds. Raises UsageError that names every mistake.
+    """Options of an exploration. Raises UsageError that names every invalid option.
 
     ``samples`` bounds the power-loss states of a moment that has more than 64. If a run is so long
-    that this gives more than ``power_states`` of a model, only as many moments are explored, spread
-    evenly. ``budget_s`` None is no limit. ``source`` is seccomp, audit, or None for the best of
-    this machine.
+    that this gives more than ``power_states`` of a model, fewer moments are explored, spread
+    evenly. ``budget_s`` None is no limit. ``source`` is seccomp, audit, or None for the best source
+    on this machine.
 
-    ``scratch`` is the folder for states, by default in memory. ``kept`` is where failing states are
-    kept, and ``kept_as`` what texts call it, if it will be moved. ``progress`` is the file from
-    which a stopped exploration goes on. ``command`` is the beginning of the command line that
-    explores this target.
+    ``scratch`` is the folder for states, by default in memory. Failing states are kept in ``kept``;
+    texts call it ``kept_as`` if it will be moved. ``progress`` is the file from which a stopped
+    exploration goes on. ``command`` is the beginning of the command line that explores this target.
 
     >>> Options(seed="s", jobs=0)
     Traceback (most recent call last):
@@ -91,13 +88,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def choice(self) -> str:
-        """A short name for what was chosen, apart from the seed: two with one name explore the same."""
+        """A digest of the options that decide what is found, apart from the seed."""
         chosen = repr(msgspec.structs.replace(self.deciding, seed="-"))
         return blake2b(chosen.encode(errors="surrogatepass"), digest_size=6).hexdigest()
 
     @property
     def deciding(self) -> Options:
-        """The options with everything reset that does not change what is found."""
+        """The options, with those reset that do not decide what is found."""
         return msgspec.structs.replace(
             self, jobs=1, budget_s=None, source=None, scratch=None, kept=None, kept_as="", progress=None, command=""
         )

@@ -1,8 +1,8 @@
-"""The clean run: recorded, judged, recorded again, and repeated untraced.
+"""The clean run: recorded, recorded again, and repeated untraced.
 
-Everything that is explored is built from the first recording. So the program has to make the same
-steps the second time, or the states would be those of a run that never happens again. And it has to
-do the same untraced: a program may look for a tracer, a filter or missing privileges, and do less.
+All states are built from the first recording. So the program has to make the same steps the second
+time, or the states would be those of a run that never happens again. It has to do the same
+untraced: a program may look for a tracer, a filter or missing privileges, and do less.
 """
 
 from __future__ import annotations
@@ -40,19 +40,16 @@ if TYPE_CHECKING:
     from pytest_chaos.trace.step import BlindSpot, Step
 
 DENIED: Final = "harness:denied"
-"""The signature of a run that failed after it was denied what could not have been seen."""
+"""The signature of a run that failed after a call was denied that cannot be traced."""
 _SHOWN: Final = 5
 _ROOM_BYTES_MIN: Final = 1 << 20
-"""With less room than this, a recording that differs from reality means a full disk:
-writes were short.
-"""
+"""With less room, a recording that differs from reality means a full disk: writes were short."""
 _HARMLESS_BLIND_SPOTS: Final = ("-shm",)
-"""SQLite's shared memory file is written through memory, and SQLite never trusts it after a crash.
-"""
+"""SQLite writes this file through shared memory, and never reads it after a crash."""
 
 
 class Known(NamedTuple):
-    """What a worker knows from its fork: the target, the source of steps, and the recorded run."""
+    """The values that a worker inherits at its fork: target, step source, and recorded run."""
 
     subject: Subject
     source: StepSource
@@ -61,7 +58,7 @@ class Known(NamedTuple):
 
 
 class Rebuilt(NamedTuple):
-    """A state that was built again from its code, with the marks before it and itself in words."""
+    """A state that was built again from its code, with the marks before it and its text."""
 
     items: Mapping[str, Item]
     marks: Sequence[Mark]
@@ -69,7 +66,7 @@ class Rebuilt(NamedTuple):
 
 
 class Recorded:
-    """A recorded run and what is built from it. Close it to close its files; the folder is the caller's to remove."""
+    """A recorded run, with the pages of its states. ``close`` closes its files."""
 
     def __init__(self, subject: Subject, source: StepSource, recording: Recording, folder: Path) -> None:
         self.subject = subject
@@ -78,9 +75,9 @@ class Recorded:
         self.store = PageStore(folder)
         self.marks: tuple[Mark, ...] = marks_of(recording)
         self.before: Mapping[str, Item] = live_items(Disk(recording, self.store))
-        """What was there before the run."""
+        """The items of the folder before the run."""
         self.left: Mapping[str, int] = {}
-        """What the run really left: a kind for each path."""
+        """The kind of each path that the run really left."""
 
     @property
     def steps(self) -> int:
@@ -89,12 +86,12 @@ class Recorded:
 
     @property
     def size(self) -> int:
-        """The number of bytes written: a bound on the size of any state."""
+        """The number of bytes written, an upper bound on the size of any state."""
         return sum(step.length for step in self.recording.steps if step.action is Action.WRITE)
 
     @property
     def known(self) -> Known:
-        """What a worker has to know of it."""
+        """The values that a worker inherits."""
         return Known(self.subject, self.source, self.marks, self.recording.steps)
 
     def rebuilt(self, state: State) -> Rebuilt:
@@ -117,7 +114,7 @@ def clean_run(
     recorder: Recorder | None = None,
     expected: Sequence[Step] = (),
 ) -> Observation:
-    """Run the target without any fault in ``folder/name``, with its marks in ``folder/name.marks``."""
+    """Run the target without any fault in ``folder/name``; marks go to ``folder/name.marks``."""
     directory, marks = prepared(subject, folder / name, timeout_s=timeout_s), folder / f"{name}.marks"
     return source.observe(
         subject.program(directory, marks),
@@ -132,10 +129,10 @@ def clean_run(
 def record(
     subject: Subject, source: StepSource, folder: Path, *, timeout_s: float, disk: Path | None = None
 ) -> tuple[Recorded, Observation]:
-    """Record the target's run in ``folder/clean``. Raises ExplorationError when it decides nothing.
+    """Record the target's run in ``folder/clean``. Raises ExplorationError if it cannot be used.
 
-    The recording itself, which may be large, goes to ``disk`` if that is given: ``folder`` is
-    likely to be memory.
+    The recording itself, which may be large, goes to ``disk`` if that is given, because ``folder``
+    is often in memory.
     """
     kept = disk or folder
     recorder = Recorder(kept / "recording", source.name)
@@ -155,9 +152,9 @@ def record(
 
 
 def record_again(recorded: Recorded, folder: Path, *, timeout_s: float) -> tuple[str, ...]:
-    """Run the target once more and compare; return the names that the first run drew, and this one drew anew.
+    """Run the target once more, compare the steps, and return the drawn names of the first run.
 
-    Raises ExplorationError that says at which step the two runs part.
+    Raises ExplorationError that names the first step at which the two runs differ.
     """
     steps = recorded.recording.steps
     seen = clean_run(recorded.subject, recorded.source, folder, "again", timeout_s=timeout_s, expected=steps)
@@ -182,10 +179,10 @@ def record_again(recorded: Recorded, folder: Path, *, timeout_s: float) -> tuple
 
 
 def compare_untraced(recorded: Recorded, folder: Path, *, timeout_s: float, drawn: Sequence[str] = ()) -> None:
-    """Run the target untraced, and compare files, exit code and number of marks. Raises ExplorationError.
+    """Run the target untraced, and compare files, exit code and number of marks.
 
-    Contents may differ (SQLite salts its journals), and so may names of the recorded run that are
-    ``drawn``.
+    Contents may differ (SQLite salts its journals), and so may ``drawn`` names of the recorded run.
+    Raises ExplorationError for any other difference.
     """
     subject = recorded.subject
     directory, marks = prepared(subject, folder / "untraced", timeout_s=timeout_s), folder / "untraced.marks"
@@ -219,12 +216,15 @@ def _differences(traced: Mapping[str, int], untraced: Mapping[str, int], drawn: 
 
 
 def _shapes(kinds: Mapping[str, int], paths: Sequence[str]) -> list[tuple[int, int]]:
-    """Return what is left of paths without their names: depth and kind."""
+    """Return depth and kind of each path, without its name."""
     return sorted((path.count("/"), kinds[path]) for path in paths)
 
 
 def _run_untraced(program: Program, directory: Path, marks: Path, timeout_s: float) -> int | None:
-    """Run it like a traced one, but for the filter, and return its exit code; None when it had to be ended."""
+    """Run a program like a traced one, without the filter, and return its exit code.
+
+    None means that it did not end in time.
+    """
     adopted_before = processes.adopt_orphans()
     output = marks.with_name(marks.name + ".output")
     for file in (marks, output):
@@ -240,7 +240,7 @@ def _run_untraced(program: Program, directory: Path, marks: Path, timeout_s: flo
 
 
 def recorded_run(
-    standing: ProgramRunner,
+    runner: ProgramRunner,
     source_name: str,
     directory: Path,
     *,
@@ -250,18 +250,18 @@ def recorded_run(
     expected: Sequence[Step] = (),
     folder: Path | None = None,
 ) -> tuple[Observation, tuple[str, ...]]:
-    """Run a standing program under a directive; return also where the directory differs from the run's recording.
+    """Run a program under a directive, and compare the directory with the run's own recording.
 
-    A run is compared with its own recording, not with an earlier one's: SQLite, for one, salts its
-    journals, and two runs of the same steps do not write the same bytes. Without a ``folder``
-    nothing is recorded or compared.
+    An earlier recording would not do: SQLite salts its journals, so two runs of the same steps do
+    not write the same bytes. Without a ``folder`` nothing is recorded or compared. Return the
+    observation, and the differences.
     """
     if folder is None:
-        return standing.observe(directory, marks=marks, directive=directive, expected=expected, timeout_s=timeout_s), ()
+        return runner.observe(directory, marks=marks, directive=directive, expected=expected, timeout_s=timeout_s), ()
     shutil.rmtree(folder, ignore_errors=True)
     recorder = Recorder(folder, source_name)
     try:
-        seen = standing.observe(
+        seen = runner.observe(
             directory,
             marks=marks,
             directive=directive,
@@ -278,7 +278,7 @@ def recorded_run(
 
 
 def _unlike(recording: Recording, store: PageStore, directory: Path) -> list[str]:
-    """Return where a directory differs from the end of a recording."""
+    """Return the differences between a directory and the end of a recording."""
     if not directory.is_dir():
         return ["the directory itself is gone"]
     disk = Disk(recording, store)
@@ -288,7 +288,7 @@ def _unlike(recording: Recording, store: PageStore, directory: Path) -> list[str
 
 
 def findings_of_run(seen: Observation) -> list[Finding]:
-    """Return what is wrong with a clean run whatever it left: it failed, or was not seen in full."""
+    """Return the findings about a clean run as such: it failed, or was not seen in full."""
     found = []
     if seen.exit_code != 0:
         end = f"signal {seen.signal}" if seen.signal is not None else f"exit code {seen.exit_code}"
@@ -310,14 +310,14 @@ def findings_of_run(seen: Observation) -> list[Finding]:
 
 
 def _unseen(seen: Observation) -> list[BlindSpot]:
-    """Return the blind spots by which states may be missing."""
+    """Return the blind spots because of which states may be missing."""
     return [spot for spot in seen.blind_spots if not spot.is_denied and not spot.text.endswith(_HARMLESS_BLIND_SPOTS)]
 
 
 def of_clean_run(finding: Finding) -> Finding:
-    """Return the check's finding about the clean run as such: a bug of the target, or a wrong check.
+    """Return the check's finding about the clean run: a bug of the target, or a wrong check.
 
-    A check that is broken has decided nothing, there as elsewhere.
+    A finding about a broken check is returned as it is.
     """
     if finding.kind == "harness":
         return finding
@@ -367,10 +367,11 @@ def prepared(subject: Subject, directory: Path, *, timeout_s: float) -> Path:
 
 @contextlib.contextmanager
 def _limited(timeout_s: float) -> Iterator[None]:
-    """Raise TimeoutError within, after so long.
+    """Raise TimeoutError in the body after ``timeout_s``.
 
-    A setup keeps what it makes in this process, so no other process can run it. Signals arrive in
-    the main thread only; a timer that is set already belongs to other code.
+    A setup may keep objects in this process, so no other process can run it. Signals arrive in the
+    main thread only; a timer that is already set belongs to other code. In both cases there is no
+    limit.
     """
     if threading.current_thread() is not threading.main_thread() or any(signal.getitimer(signal.ITIMER_REAL)):
         yield
@@ -389,7 +390,7 @@ def _limited(timeout_s: float) -> Iterator[None]:
 
 
 def check_run(seen: Observation) -> None:
-    """Raise ExplorationError for a run that decides nothing: it did not end, was not seen, made no step."""
+    """Raise ExplorationError for a run that did not end, was not seen in full, or made no step."""
     if seen.is_timed_out:
         text = f"{seen.failure}: let run() come to an end, or give more time with --run-timeout; {_tail(seen.output)}"
         raise ExplorationError(text, signature="harness:does-not-end")
@@ -405,14 +406,17 @@ def check_run(seen: Observation) -> None:
 
 
 def check_marks(marks: Path) -> None:
-    """Raise ExplorationError for a mark file of a clean run in which a line is no mark: promises are not known."""
+    """Raise ExplorationError for a malformed line in the mark file of a clean run."""
     for finding in not_marks(History.from_lines(marks.read_bytes()).torn, may_be_cut=False):
         text = f"{finding.text}. Nothing was explored: what the run has promised is not known"
         raise ExplorationError(text, signature=NOT_A_MARK)
 
 
 def _compare_with_reality(recorded: Recorded, directory: Path, seen: Observation) -> None:
-    """Check that the recording, played to its end, gives what the run really left. Raises ExplorationError."""
+    """Check that the recording, applied to its end, gives the directory that the run left.
+
+    Raises ExplorationError.
+    """
     anew = any(step.action is Action.MAKE_FOLDER and not step.path for step in recorded.recording.steps)
     if anew or not directory.is_dir():
         text = f"the program deleted the directory it was given ({directory.name}): let it keep the directory itself"

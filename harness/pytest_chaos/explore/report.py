@@ -31,15 +31,14 @@ HANGS: Final = "harness:too-many-hangs"
 INTERRUPTED: Final = "harness:interrupted"
 """The signature of an exploration that Ctrl-C has ended."""
 NOT_EXPLORED: Final = "not explored"
-"""The word in place of a verdict for a family that had nothing to explore; its coverage says why.
-"""
+"""Shown in place of a verdict for a family that had nothing to explore; its coverage says why."""
 _STEPS_SHOWN: Final = 3
 _OUTCOME_CHARACTERS_MAX: Final = 80
 _MARKS_SHOWN: Final = 2
 
 
 class ExplorationError(ChaosError):
-    """An exploration cannot decide anything: the target is not deterministic, or cannot be recorded.
+    """A target that cannot be explored: it is not deterministic, or cannot be recorded.
 
     ``signature`` is that of the finding it becomes, which leaves the exploration INCONCLUSIVE. It
     is optional only for pickle, which sets it afterwards.
@@ -68,7 +67,7 @@ _STATES: Final = {
 
 
 def harness_finding(signature: str, text: str) -> Finding:
-    """Return a finding about the exploration itself: it decides nothing about the target."""
+    """Return a finding about the exploration itself: it makes the verdict INCONCLUSIVE."""
     return Finding(signature=signature, text=text, kind="harness", checker="explore")
 
 
@@ -100,7 +99,7 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether a real process showed it."""
+        """Whether a real kill or a real run showed it."""
         return self.label != MODELLED
 
     def as_finding(self) -> Finding:
@@ -110,13 +109,14 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one family. ``points`` of ``points_total`` is its coverage, ``states`` were built and judged.
+    """The result of one family.
 
-    ``points_total`` is all there is, also if only a sample was drawn, or the time was over first.
-    ``confirmed`` counts the real kills or runs that agreed with the built states, and ``violated``
-    the states in which something was found. ``is_sampled``:
-    more was possible than was to be tried. ``is_complete``: nothing was left out for want of time.
-    ``coverage`` is the coverage in words, as reports show it: ``122 of 122 crash points``.
+    ``points`` of ``points_total`` is its coverage; the total includes points outside the sample and
+    points that the budget did not reach. ``states`` counts the states that were built and judged,
+    ``violated`` those with a finding. ``confirmed`` counts the real kills or runs that agreed with
+    the built states. ``is_sampled``: more states were possible than were planned. ``is_complete``:
+    the budget reached all that were planned. ``coverage`` is the coverage in words, as reports show
+    it: ``122 of 122 crash points``.
     """
 
     family: Family
@@ -131,16 +131,16 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
     discoveries: tuple[Discovery, ...] = ()
     problems: tuple[Finding, ...] = ()
     unexplored: str = ""
-    """Why there was nothing to explore: such a family decides nothing, unless there is no other."""
+    """Why there was nothing to explore. Such a family does not count in the verdict."""
 
     @property
     def judged(self) -> str:
-        """The verdict as reports show it: of a family that had nothing to explore there is none."""
+        """The verdict as reports show it; ``not explored`` if there was nothing to explore."""
         return NOT_EXPLORED if self.unexplored else self.verdict.name
 
     @property
     def verdict(self) -> Verdict:
-        """VIOLATED with any finding; INCONCLUSIVE if it is incomplete, empty, or could not be judged."""
+        """The worst of the findings; INCONCLUSIVE at best if incomplete, empty or not judged."""
         found = [each.as_finding().verdict for each in self.discoveries] + [each.verdict for each in self.problems]
         if not self.is_complete or not self.points or self.unexplored:
             found.append(Verdict.INCONCLUSIVE)
@@ -148,12 +148,12 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_hanging(self) -> bool:
-        """Whether it was ended because too many of its states hung."""
+        """Whether the family was ended because too many of its states hung."""
         return any(problem.signature == HANGS for problem in self.problems)
 
     @property
     def outcome(self) -> str:
-        """The coverage, or of a violated family in how many of its states: ``9 of 68 crash states violated``."""
+        """The coverage; of a violated family, ``9 of 68 crash states violated``."""
         if not self.discoveries:
             return self.coverage
         states = max(self.states, self.violated, 1)
@@ -161,7 +161,7 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def extent(self) -> str:
-        """How much of it was explored: `` so far``, `` (sampled)``, or nothing if it was all."""
+        """The extent in words: `` so far``, `` (sampled)``, or empty if all was explored."""
         return " so far" if not self.is_complete else " (sampled)" if self.is_sampled else ""
 
 
@@ -181,18 +181,18 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of all; INCONCLUSIVE if nothing was explored."""
+        """The worst verdict of families and findings; INCONCLUSIVE if nothing was explored."""
         explored = [each.verdict for each in self.families if not each.unexplored]
         return Verdict.worst([*explored, *(each.verdict for each in self.findings)])
 
     @property
     def coverage(self) -> str:
-        """The coverage in one line: ``122 of 122 crash points, 1,508 power-loss states (sampled)``."""
+        """The coverage of all families in one line."""
         return ", ".join(each.coverage for each in self.families) or "nothing"
 
     @property
     def outcome(self) -> str:
-        """What came of it, in one line: the coverage, and where it was violated."""
+        """The outcome in one line: the first cause, and the coverage."""
         if not self.discoveries:
             return self.coverage
         first, *others = self.causes
@@ -214,7 +214,7 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def all_findings(self) -> tuple[Finding, ...]:
-        """Everything that keeps the verdict from HELD, as a run's findings."""
+        """All findings that keep the verdict from HELD, as findings of a run."""
         own = [finding for family in self.families for finding in family.problems]
         late = [_incomplete(family) for family in self.families if not family.is_complete and not family.is_hanging]
         if self.families and all(each.unexplored for each in self.families):
@@ -234,7 +234,7 @@ def _incomplete(family: FamilyResult) -> Finding:
 
 
 def _earlier(one: Discovery, other: Discovery) -> Discovery:
-    """Return the discovery that says more: a confirmed one, then an earlier one, then the one that lost less."""
+    """Return the better example of two discoveries: confirmed, then earlier, then smaller."""
     ours = (one.label == MODELLED, one.step, one.lost, one.marks)
     first = one if ours <= (other.label == MODELLED, other.step, other.lost, other.marks) else other
     return msgspec.structs.replace(first, states=one.states + other.states)
@@ -313,10 +313,9 @@ def _finding(finding: Finding) -> dict[str, object]:
 def reproduction(
     found: Discovery, target: str, steps: Sequence[Step], marks: Sequence[Mark], *, folder: str, again: str
 ) -> str:
-    """Return the some ten lines that let a reader see a finding again, from the recorded steps and marks.
+    """Return some ten lines that tell how a finding came about and how to see it again.
 
-    ``folder`` is where the state was kept, if it was;
-    ``again`` is the command that builds it again.
+    ``folder`` is where the state was kept, or empty; ``again`` is the command that builds it again.
     """
     lines = [f"{target}: {clipped(one_line(found.text))}", f"  {found.label}: {found.state}"]
     lines += [f"  it had made step {step}" for step in steps[max(0, found.step - 1 - _STEPS_SHOWN) : found.step - 1]]

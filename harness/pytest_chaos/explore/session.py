@@ -1,7 +1,7 @@
-"""What the families of one exploration share: workers, the time that is left, and the file to go on from.
+"""State shared by the families of one exploration: workers, budget and progress file.
 
 A family hands states to its ``Collector`` and gets judgements back. The collector skips states that
-were judged before, ends when the time is over, keeps the findings, and saves how far it is, so that
+were judged before, ends when the time is over, keeps the findings, and saves its progress, so that
 a stopped exploration goes on from there.
 """
 
@@ -39,9 +39,7 @@ if TYPE_CHECKING:
 PROGRESS: Final = "progress-*.json"
 """The progress files in the folder of a target: one for each choice of options, and seed."""
 HANGS_MAX: Final = 10
-"""After so many states that hang a family is ended:
-each costs a timeout, and thousands would cost days.
-"""
+"""A family is ended after so many states that hang: each costs a timeout."""
 _HANGS: Final = frozenset({"liveness:check-hangs", "liveness:recovery-hangs", "liveness:hangs-on-error"})
 _DISCOVERIES_MAX: Final = 1000
 """More discoveries than this are grouped by their signatures."""
@@ -53,7 +51,7 @@ _Thing = TypeVar("_Thing")
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far an exploration is. ``total`` is 0 if it is not known."""
+    """The progress of an exploration. ``total`` is 0 if it is not known."""
 
     family: str
     states: int
@@ -63,7 +61,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Saved(msgspec.Struct, kw_only=True):
-    """The progress file: the families that are finished, and how far the next one is."""
+    """The progress file: the finished families, and the progress of the next one."""
 
     fingerprint: str
     seed: str = ""
@@ -80,7 +78,7 @@ class Saved(msgspec.Struct, kw_only=True):
     """The names that the recorded run has drawn, in the order of their use."""
 
     def renamed(self, drawn: list[str]) -> Saved:
-        """Return it as that of a run that has drawn these names instead."""
+        """Return the progress with the drawn names replaced by those of another run."""
         pairs = [(before, now) for before, now in zip(self.drawn, drawn, strict=True) if before != now]
         finished = [
             msgspec.structs.replace(
@@ -100,14 +98,14 @@ class Saved(msgspec.Struct, kw_only=True):
 
 
 class _Begun(msgspec.Struct):
-    """What is asked of a progress file before anything is explored."""
+    """The fields of a progress file that are read before anything is explored."""
 
     seed: str = ""
     choice: str = ""
 
 
 def unfinished_seed(folder: Path, choice: str) -> str | None:
-    """Return the seed of the newest exploration with this choice that was stopped, None if there is none."""
+    """Return the seed of the newest stopped exploration with this choice of options, or None."""
     begun: list[tuple[float, str]] = []
     for path in folder.glob(PROGRESS):
         with contextlib.suppress(OSError, msgspec.MsgspecError):
@@ -118,7 +116,7 @@ def unfinished_seed(folder: Path, choice: str) -> str | None:
 
 
 def set_aside(path: Path) -> None:
-    """Rename a progress file that will not be gone on from: what it found is kept."""
+    """Rename a progress file of another recording, to keep what it found."""
     number = 1
     while (aside := path.with_name(f"{path.stem}.before-{number}")).exists():
         number += 1
@@ -134,7 +132,10 @@ def _renamed(found: _Found, pairs: Sequence[tuple[str, str]]) -> _Found:
 
 
 class Session:
-    """One exploration under way. ``listen`` gets its progress; ``saved`` is where an earlier one stopped."""
+    """One exploration under way.
+
+    ``listen`` gets its progress; ``saved`` is the progress of an earlier one that was stopped.
+    """
 
     def __init__(
         self,
@@ -154,7 +155,7 @@ class Session:
         self._deadline_s = time.monotonic() + (options.budget_s if options.budget_s is not None else float("inf"))
 
     def collector(self, family: Family, coverage: Callable[[FamilyResult], str]) -> Collector:
-        """Return the collector of the next family, which gets its share of the time that is left."""
+        """Return the collector of the next family, with its share of the remaining time."""
         now_s = time.monotonic()
         families_left = len(self.options.families) - self.options.families.index(family)
         return Collector(self, family, coverage, now_s + (self._deadline_s - now_s) / families_left)
@@ -174,16 +175,16 @@ class Session:
             raise UsageError(msg) from error
 
     def forget(self) -> None:
-        """Remove the progress file: everything is done."""
+        """Remove the progress file of a complete exploration."""
         if self.options.progress is not None and self._is_saving:
             self.options.progress.unlink(missing_ok=True)
 
 
 class Collector:
-    """Has the states of one family judged, and collects its result.
+    """The collector of one family: has its states judged, and collects its result.
 
-    The family sets ``total`` (what is to be done), ``points_total`` (all there is, which is more if
-    only a sample is to be done), ``is_sampled``, and counts ``done`` and ``confirmed``.
+    The family sets ``total`` (the points that are planned), ``points_total`` (all points, more than
+    that for a sample) and ``is_sampled``, and counts ``done`` and ``confirmed``.
     """
 
     def __init__(
@@ -198,20 +199,20 @@ class Collector:
             saved.family, saved.consumed, saved.states, saved.discoveries, saved.problems = str(family), 0, 0, [], []
             saved.violated = 0
         self.skipped = saved.consumed
-        """How many tasks an earlier exploration has done."""
+        """The number of tasks that an earlier exploration has done."""
         self._consumed = 0
         self.states = saved.states
         self.violated = saved.violated
         """The states in which something was found."""
         self.discoveries: list[Discovery] = list(saved.discoveries)
         self.problems: dict[str, Finding] = {each.signature: each for each in saved.problems}
-        # Of millions of states 64 bits of each digest are kept, and under which models it was seen:
-        # a hundred bytes a state. That two different ones of ten million share them has a
-        # probability of one in 400,000.
+        # For each state: 64 bits of its digest, and the models under which it was seen, some
+        # hundred bytes. Among ten million states two share a digest with a probability of one in
+        # 400,000.
         self._seen: dict[int, int] = {}
         self._guilty: dict[int, tuple[Finding, ...]] = {}
         self._models: list[str] = []
-        # States that an earlier exploration has judged: what it said of each is not known any more.
+        # States that an earlier exploration has judged: the findings of each were not saved.
         self._judged_before: set[int] = set()
         self._judged_again: set[int] = set()
         self._saved_s = time.monotonic()
@@ -224,20 +225,21 @@ class Collector:
         self.is_sampled = False
         self.is_complete = True
         self.has_nothing = False
-        """Whether there is nothing to explore, and that is in order; the coverage says why."""
+        """Whether the family has, rightly, nothing to explore; the coverage says why."""
 
     @property
     def is_over(self) -> bool:
-        """Whether this family has had its time, or has cost too many timeouts."""
+        """Whether this family has used its time, or has met too many timeouts."""
         return time.monotonic() >= self._deadline_s or self._hangs >= HANGS_MAX
 
     def answers(
         self, things: Iterable[_Thing], task_of: Callable[[_Thing], Task | None]
     ) -> Iterator[tuple[_Thing, Judgement]]:
-        """Have the tasks of things done until the time is over, and return each thing with its judgement.
+        """Have the task of each thing done, and yield the thing with its judgement.
 
-        None is the task of a thing that needs none. Things of an earlier exploration are skipped.
-        In a generator of things, the code after a ``yield`` runs once that thing was handed in.
+        Ends when the time is over. A thing whose task is None is skipped, and so is one that an
+        earlier exploration has done. In a generator of things, the code after a ``yield`` runs once
+        that thing was handed in.
         """
         pool = self.session.pool
         for thing in things:
@@ -260,7 +262,10 @@ class Collector:
         self.save()
 
     def judged(self, states: Iterable[State], *, model: str = "") -> Iterator[tuple[State, Judgement]]:
-        """Have states judged, except those that equal an earlier one; keep the findings, and return the judgements."""
+        """Have states judged, keep the findings, and yield the judgements.
+
+        A state that equals an earlier one is not judged again.
+        """
         for state, judgement in self.answers(states, partial(self._task_of, model=model)):
             self.states += _number(state) not in self._judged_again
             if found := one_of_each(judgement.findings):
@@ -276,7 +281,10 @@ class Collector:
             pass
 
     def _task_of(self, state: State, *, model: str) -> Task | None:
-        """Return a state as a task; None if an equal one was judged, whose findings hold for this model, too."""
+        """Return the task of judging a state; None if an equal one was judged.
+
+        The findings of the equal state are then noted for this model, too.
+        """
         digest = _number(state)
         if model not in self._models:
             self._models.append(model)
@@ -295,7 +303,7 @@ class Collector:
         return None if seen else Task(state.items, state.marks)
 
     def note(self, finding: Finding, state: State, *, model: str = "", label: str = MODELLED, states: int = 1) -> None:
-        """Keep a finding: about the harness as a problem, every other one as a discovery.
+        """Keep a finding: one about the harness as a problem, every other one as a discovery.
 
         ``states`` is 0 for the state of a real kill, which was counted when it was built.
         """
@@ -340,12 +348,12 @@ class Collector:
         self.problems.setdefault(signature, harness_finding(signature, text))
 
     def progress(self) -> Progress:
-        """Return how far it is."""
+        """Return the progress of this family."""
         found = len({each.signature for each in self.discoveries})
         return Progress(family=str(self.family), states=self.states, done=self.done, total=self.total, findings=found)
 
     def save(self) -> None:
-        """Save how far it is; nothing may be under way."""
+        """Save the progress; no task may be under way."""
         self.discoveries = list(grouped(self.discoveries))
         saved = self.session.saved
         saved.consumed = max(self._consumed, self.skipped)
@@ -356,7 +364,7 @@ class Collector:
         self.session.save()
 
     def result(self) -> FamilyResult:
-        """Return the result as far as it is."""
+        """Return the result so far."""
         result = FamilyResult(
             family=self.family,
             states=self.states,

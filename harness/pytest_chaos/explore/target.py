@@ -1,20 +1,20 @@
-"""What is explored: a class, two functions, or two commands, behind one face.
+"""Targets of exploration: a class, two functions, or two commands, behind one interface.
 
     class Target:
         name = "my store"
-        def setup(self, directory): ...           # optional: what is there before the run; not explored
-        def run(self, directory, marks): ...      # the work; it says with marks what it has promised
-        def recover(self, directory): ...         # optional: what a restart does; done before each check
-        def check(self, directory, marks): ...    # returns what is wrong: findings, or texts
+        def setup(self, directory): ...         # optional: files before the run; not explored
+        def run(self, directory, marks): ...    # the work; marks say what it has promised
+        def recover(self, directory): ...       # optional: the restart, before each check
+        def check(self, directory, marks): ...  # returns what is wrong: findings, or texts
 
 A ``recover`` that raises on a state that a fault has left is a finding: the target does not start
-again. A ``check`` that raises, or answers what is no finding, has decided nothing.
+again. A ``check`` that raises, or returns anything but findings, makes the state INCONCLUSIVE.
 
-A command is run in the directory; ``{directory}`` and ``{marks}`` in it become paths, and so do
-``CHAOS_DIRECTORY`` and ``CHAOS_MARKS`` in its environment. The check command exits 0 and prints
-nothing where all is well; it exits 1 and prints one finding a line where it is not. Anything else
-is no answer. What it writes to standard error is shown. A recover command that does not exit 0 is a
-finding, as above.
+A command runs in the directory. ``{directory}`` and ``{marks}`` in it become paths; its environment
+has the same paths in ``CHAOS_DIRECTORY`` and ``CHAOS_MARKS``. A check command that finds nothing
+exits 0 and prints nothing. Otherwise it exits 1 and prints one finding a line. Any other exit is
+INCONCLUSIVE. Its standard error is shown. A recover command that does not exit 0 is a finding, as
+above.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ DIRECTORY_VARIABLE: Final = "CHAOS_DIRECTORY"
 FINDINGS_MAX: Final = 50
 TEXT_CHARACTERS_MAX: Final = 2000
 RECOVERY_FAILS: Final = "recovery-fails"
-"""The beginning of the signature of a target that does not start again."""
+"""Prefix of the signature of a target that does not start again."""
 _DEFAULT_NAME: Final = "Target"
 _METHODS: Final = ("setup", "run", "recover", "check")
 _PARAMETERS: Final = {
@@ -76,23 +76,23 @@ _LIBRARIES: Final = tuple({sysconfig.get_path(name) for name in ("stdlib", "plat
 
 @runtime_checkable
 class Target(Protocol):
-    """What a user writes. ``setup`` and ``recover``, each with the directory, are optional."""
+    """The class that a user writes; ``setup`` and ``recover`` are optional."""
 
     def run(self, directory: Path, marks: Marks) -> object:
         """Do the work in this directory, with intents and acks."""
 
     def check(self, directory: Path, marks: Sequence[Mark]) -> Iterable[Finding | str]:
-        """Return what is wrong with the directory, given what was said before the crash."""
+        """Return what is wrong with the directory, given the marks from before the crash."""
 
 
 class CheckError(Exception):
-    """A check, or the recovery before it, has not answered as it should have: nothing was decided."""
+    """A broken check, or recovery before it: the state is INCONCLUSIVE."""
 
 
 class Subject:
-    """A target behind one face, as the exploration uses it. ``name`` is what reports call it.
+    """A target behind the interface that the exploration uses. Reports call it ``name``.
 
-    ``place`` tells it from others of that name: the file it is in, and which of that file it is.
+    ``place`` tells it from others of that name: its file, and its name in that file.
     """
 
     def __init__(self, target: object, name: str, *, place: str = "") -> None:
@@ -112,7 +112,7 @@ class Subject:
                 _check_parameters(method, attribute, name)
 
     def sources(self) -> list[bytes]:
-        """Return what the target is written in; when that is changed, nothing that was found before can be built on."""
+        """Return digests of the target's source: a change makes saved progress useless."""
         own: Any = self._target if inspect.ismodule(self._target) else type(self._target)
         if isinstance(self._target, _Functions):
             own = self._target.check
@@ -122,12 +122,12 @@ class Subject:
             return []
 
     def setup(self, directory: Path) -> None:
-        """Put what is there before the run into the directory."""
+        """Run the target's ``setup``, which fills the directory before the run."""
         if callable(step := getattr(self._target, "setup", None)):
             step(directory)
 
     def program(self, directory: Path, marks: Path) -> Program:
-        """Return what is to be run and watched."""
+        """Return the program that is run and traced."""
         return lambda: self._run(directory, marks)
 
     def _run(self, directory: Path, marks: Path) -> None:
@@ -136,7 +136,7 @@ class Subject:
         self._target.run(directory, Marks(marks, "target"))
 
     def recovery(self, directory: Path, marks: Path, seen: Sequence[Mark]) -> Program:
-        """Return the restart after a crash, to be watched: the target's own recovery, and then its check."""
+        """Return the restart after a crash as a program to trace: recovery, then check."""
         del marks
         return lambda: self._recover_and_look(directory, seen)
 
@@ -146,9 +146,9 @@ class Subject:
         list(self.examine(directory, seen))
 
     def examine(self, directory: Path, marks: Sequence[Mark]) -> list[Finding]:
-        """Recover, then check, and return what was found. Raises CheckError where nothing was decided.
+        """Recover, then check, and return the findings. Raises CheckError if the check is broken.
 
-        An assertion that fails in the check says something about the target, as it does in a test.
+        A failed assertion in the check is a finding about the target, as it is in a test.
         """
         if found := self._recover(directory):
             return found
@@ -170,7 +170,7 @@ class Subject:
         return listed
 
     def _recover(self, directory: Path) -> list[Finding]:
-        """Do what a restart does, and return the finding that it failed."""
+        """Run the target's ``recover``; return a finding if it failed."""
         if not callable(step := getattr(self._target, "recover", None)):
             return []
         try:
@@ -195,7 +195,7 @@ def _no_restart(text: str, signature: str) -> Finding:
 
 
 def raised(error: BaseException) -> str:
-    """Return an exception in words, with the user's own lines: not ours, and not those of a library."""
+    """Return an exception in words, with the user's lines that it came through."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}{': ' if text else ''}{text[:_SAID_CHARACTERS]}{_where(error)}"
 
@@ -218,7 +218,7 @@ def _lines_through(error: BaseException) -> list[str]:
 
 
 def _printed_bytes() -> int:
-    """Return how much this process has printed, where that goes to a file."""
+    """Return the bytes that this process has printed; 0 if standard output is no file."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
         return os.fstat(1).st_size
@@ -226,7 +226,7 @@ def _printed_bytes() -> int:
 
 
 def _printed_since(before: int) -> str:
-    """Return the beginning of what was printed since then, as far as it can be read again."""
+    """Return the beginning of what was printed after the first ``before`` bytes."""
     count = _printed_bytes() - before
     if count <= 0:
         return ""
@@ -236,7 +236,7 @@ def _printed_since(before: int) -> str:
 
 
 def _check_parameters(method: Callable[..., object], attribute: str, name: str) -> None:
-    """Raise UsageError for a method that cannot be called with what it is to get."""
+    """Raise UsageError for a method that cannot be called with the arguments it gets."""
     wanted = _PARAMETERS[attribute]
     try:
         signature = inspect.signature(method)
@@ -250,10 +250,10 @@ def _check_parameters(method: Callable[..., object], attribute: str, name: str) 
 
 
 class CommandSubject(Subject):
-    """A target that is command lines, in any language. ``timeout_s`` bounds the check, and the recovery before it.
+    """A target made of command lines, in any language.
 
-    ``setup`` puts what is there before the run into the directory; ``recover`` does what a restart
-    does, before each check. Both may be empty.
+    ``setup`` fills the directory before the run; ``recover`` does what a restart does, before each
+    check. Both may be empty. ``timeout_s`` bounds the check, and the recovery before it.
     """
 
     def __init__(
@@ -274,10 +274,10 @@ class CommandSubject(Subject):
         self._commands = {"run": tuple(run), "check": tuple(check), "setup": tuple(setup), "recover": tuple(recover)}
         self._timeout_s = timeout_s
         self.said = ""
-        """What the last check that held has written to standard error."""
+        """Standard error of the last check that held."""
 
     def sources(self) -> list[bytes]:
-        """Return the words of all commands, and what is in the files that they name."""
+        """Return the words of all commands, and digests of the files that they name."""
         words = [f"--{name}" if place == 0 else word
                  for name, command in self._commands.items() for place, word in enumerate(("", *command))]  # fmt: skip
         return [os.fsencode(word) for word in words] + [_read(word) for word in words]
@@ -296,7 +296,7 @@ class CommandSubject(Subject):
         return _environment_for(self._commands["run"], directory, marks)
 
     def recovery(self, directory: Path, marks: Path, seen: Sequence[Mark]) -> Program:
-        """Return the recover command, and then the check command: what that reopens is recovery, too."""
+        """Return the recover command followed by the check command, which may recover, too."""
         del seen
         check = _environment_for(self._commands["check"], directory, marks)
         if not self._commands["recover"]:
@@ -309,7 +309,10 @@ class CommandSubject(Subject):
         return recover_and_check
 
     def check_with_file(self, directory: Path, marks: Path) -> list[Finding]:
-        """Run the recover command, if there is one, and then the check command. Raises CheckError."""
+        """Run the recover command, if there is one, and then the check command.
+
+        Raises CheckError if either cannot be started or gives no valid answer.
+        """
         self.said = ""
         try:
             if self._commands["recover"]:
@@ -329,7 +332,7 @@ class CommandSubject(Subject):
     def _done(
         self, name: str, directory: Path, marks: Path, *, timeout_s: float | None
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run one of the commands to its end; TimeoutExpired has its name as the command."""
+        """Run one of the commands to its end; TimeoutExpired names it as the command."""
         argv = [_filled(part, directory, marks) for part in self._commands[name]]
         environment = os.environ | {DIRECTORY_VARIABLE: str(directory), MARKS_VARIABLE: str(marks)}
         try:
@@ -357,14 +360,17 @@ def _exit(code: int) -> str:
 
 
 def _said(lines: Sequence[str]) -> str:
-    """Return what a command has written to standard error, as the end of a sentence."""
+    """Return the last lines of a standard error, as the end of a sentence."""
     shown = readable(" | ".join(lines[-_SHOWN_FRAMES:]))
     shown = shown if len(shown) <= _SAID_CHARACTERS else f"…{shown[1 - _SAID_CHARACTERS :]}"
     return f"; on standard error: {shown}" if shown else ""
 
 
 def _recovery_ended(code: int, lines: Sequence[str]) -> Finding:
-    """Return the finding about a recover command that failed. Raises CheckError if it was no recovery at all."""
+    """Return the finding about a recover command that failed.
+
+    Raises CheckError if the command could not be executed.
+    """
     if code in _NOT_FOUND:
         msg = f"the recover command ended with {_exit(code)}{_said(lines)}"
         raise CheckError(msg)
@@ -373,7 +379,7 @@ def _recovery_ended(code: int, lines: Sequence[str]) -> Finding:
 
 
 def _read(file: str) -> bytes:
-    """Return a file's digest, or nothing where there is none."""
+    """Return a file's digest, or empty bytes if there is no such file."""
     if not Path(file).is_file():
         return b""
     with Path(file).open("rb") as source:
@@ -385,10 +391,10 @@ def _lines_of(output: bytes) -> list[str]:
 
 
 def _answer_of(exit_code: int, printed: Sequence[str], said: Sequence[str]) -> list[Finding]:
-    """Return what a check command has found, by its exit and what it wrote. Raises CheckError.
+    """Return the findings of a check command, from its exit code and output. Raises CheckError.
 
-    Exit 0 and silence is none, exit 1 with lines is a finding a line. Shells and Python end with 1
-    after their own errors as well, so 1 without a finding is a check that is broken.
+    Exit 0 without output is no finding; exit 1 with lines is a finding a line. Shells and Python
+    also exit 1 after their own errors, so exit 1 without output is a broken check.
     """
     told = _said(said)
     if exit_code == 0 and printed:
@@ -405,10 +411,10 @@ def _answer_of(exit_code: int, printed: Sequence[str], said: Sequence[str]) -> l
 
 
 def words_of(command: str, option: str) -> list[str]:
-    """Return the words of a command, with what is named from the current folder as it is named from any other.
+    """Return the words of a command, with relative names of files made absolute.
 
-    It will run in the explored folder, so files that are there now get their whole path. Raises
-    UsageError for a command that is empty, cannot be split, or names no program.
+    The command will run in the explored folder, not in the current one. Raises UsageError for a
+    command that is empty, cannot be split, or names no program.
     """
     try:
         words = shlex.split(command)
@@ -416,7 +422,7 @@ def words_of(command: str, option: str) -> list[str]:
         msg = f"{option} {command!r} cannot be split into words ({error}): quote it as for a shell"
         raise UsageError(msg) from error
     if not words:
-        msg = f"{option} wants a command, such as {option} './worker --data .', and this is empty"
+        msg = f"{option} must be a command; got an empty one. Give one such as {option} './worker --data .'"
         raise UsageError(msg)
     if shutil.which(words[0]) is None:
         msg = f"{option}: there is no program {words[0]!r} that can be executed; seen from {Path.cwd()}"
@@ -434,22 +440,22 @@ class _Functions:
 
 
 def print_to_descriptors() -> None:
-    """Let what this forked process prints go to its own descriptors 1 and 2, and not into what pytest captures."""
+    """Print to descriptors 1 and 2 of this forked process, not into pytest's capture."""
     sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 - to stay open
     sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 - to stay open
 
 
 def subject_of(target: object, *, check: Callable[..., Any] | None = None, name: str = "", place: str = "") -> Subject:
-    """Return the face of a target: a class, an object, a module, or a function together with ``check``.
+    """Return the subject of a class, an object, a module, or a function together with ``check``.
 
-    Raises UsageError for anything else, for a class that cannot be made without arguments, and for
-    what raises when it is asked for its name or its methods.
+    Raises UsageError for anything else, for a class whose constructor needs arguments, and for a
+    target that raises when its name or its methods are read.
     """
     if isinstance(target, Subject):
         return target
     if check is not None:
         if not callable(target):
-            msg = f"with check= the target is the function that runs, and this is {type(target).__name__}"
+            msg = f"target must be a function when check= is given; got {type(target).__name__}"
             raise UsageError(msg)
         return Subject(_Functions(target, check), name or getattr(target, "__qualname__", ""))
     own = type(target).__name__
@@ -470,7 +476,7 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
 
 
 def _asked(target: object, attribute: str, called: str) -> Any:
-    """Return an attribute of a target, None where it has none. Raises UsageError where it cannot be asked for."""
+    """Return an attribute of a target, or None. Raises UsageError if reading it raises."""
     try:
         return getattr(target, attribute, None)
     except (Exception, SystemExit) as error:
@@ -482,9 +488,10 @@ def _asked(target: object, attribute: str, called: str) -> Any:
 
 
 def load_subject(text: str) -> Subject:
-    """Return the target that ``module:Target`` or ``file.py:Target`` names; without a name, Target or the module.
+    """Return the target that ``module:Target`` or ``file.py:Target`` names.
 
-    Raises UsageError that says what is missing.
+    Without a name it is the module's ``Target``, or the module itself. Raises UsageError that says
+    what is missing.
     """
     module_name, _, name = text.partition(":")
     for place in ("", str(Path(module_name).resolve().parent) if module_name.endswith(".py") else ""):
@@ -492,10 +499,10 @@ def load_subject(text: str) -> Subject:
             sys.path.insert(0, place)
     try:
         module = child.load(module_name)
-    except (Exception, SystemExit) as error:  # one that exits with 0 would look like a pass
+    except (Exception, SystemExit) as error:  # SystemExit(0) would look like a pass
         msg = f"{text} cannot be loaded ({type(error).__name__}: {error}): give module:Target or path/to/file.py:Target"
         raise UsageError(msg) from error
-    own = getattr(module, "__file__", None)  # a folder without __init__.py, or a module that is built in, has none
+    own = getattr(module, "__file__", None)  # None for a folder without __init__.py and for a built-in module
     file = str(Path(own).resolve()) if own else module_name
     if not name:
         default = f"{file}:{_DEFAULT_NAME}" if hasattr(module, _DEFAULT_NAME) else file
@@ -514,7 +521,7 @@ def load_subject(text: str) -> Subject:
 
 
 def _is_target(value: object) -> bool:
-    """Whether this may be meant, of all that is in a module; what cannot even be asked is not."""
+    """Whether a value of a module may be a target: it has a ``check``."""
     try:
         return _asked(value, "check", "") is not None
     except UsageError:
@@ -522,7 +529,10 @@ def _is_target(value: object) -> bool:
 
 
 def as_finding(found: object) -> Finding:
-    """Return a finding as it is, and a text as one whose signature leaves the numbers out. Raises CheckError."""
+    """Return a finding, or a text as a finding whose signature has no numbers.
+
+    Raises CheckError for any other type, and for an empty text.
+    """
     if isinstance(found, Finding):
         return msgspec.structs.replace(found, signature=readable(found.signature), text=readable(found.text))
     if not isinstance(found, str):

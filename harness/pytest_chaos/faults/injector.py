@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pytest_chaos.runtime.child import Trigger
 
 _POINTS_SHOWN_MAX: Final = 12
-_NO_POINT: Final = "none of that family"
+_NO_POINT: Final = "none with that prefix"
 _CLOSE_LENGTH_MIN: Final = 4
 _ANY_FAULT_NOTE: Final = AfterMark(kind=MarkKind.NOTE, operation=Note.FAULT)
 
@@ -305,8 +305,8 @@ def _points_instead(when: AtPoint, agent: Agent, names: list[str]) -> str:
     counted = _points_seen(agent.marks)
     if when.point in names:
         return f"; it passed {when.point} fewer than {when.occurrence} times" + (f": {counted}" if counted else "")
-    family = [name for name in names if name.partition(".")[0] == when.point.partition(".")[0]]
-    shown = counted if counted and counted != _NO_POINT else ", ".join((family or names)[:_POINTS_SHOWN_MAX])
+    related = [name for name in names if name.partition(".")[0] == when.point.partition(".")[0]]
+    shown = counted if counted and counted != _NO_POINT else ", ".join((related or names)[:_POINTS_SHOWN_MAX])
     return (f"; points it passed: {shown}" if shown else "; it passed no point") + _close_to(when.point, names)
 
 

@@ -32,7 +32,7 @@ def kill(agent: str, when: When | None = None, *, tree: bool = False) -> Fault:
 
 
 class Kill(FaultKind):
-    """Exactly this process ends, or its whole tree. The page cache lives on: this is no loss of power."""
+    """SIGKILL of exactly this process, or of its tree; the page cache survives it."""
 
     kind = "kill"
     parameters = {TREE: Parameter(bool, default=False)}
@@ -43,7 +43,7 @@ class Kill(FaultKind):
         return None if fault.parameters.get(TREE) else self.by_signal
 
     def fire(self, firing: Firing) -> None:
-        """Kill the process; with ``tree``, stop all descendants first, so that none forks meanwhile."""
+        """Kill the process; with ``tree``, first stop all descendants, so that none forks."""
         agent = firing.agent
         if firing.fault.parameters.get(TREE):
             agent.send_signal(signal.SIGSTOP)

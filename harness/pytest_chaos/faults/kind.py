@@ -151,13 +151,13 @@ class FaultKind(abc.ABC):
         return agent.running or not self.needs_life
 
     def fire(self, firing: Firing) -> None:
-        """Do it, from the controller: send the signal. Called once; must not wait for its effect."""
+        """Fire the fault from the controller. Called once; must not wait for the effect."""
         assert self.by_signal is not None  # noqa: S101 - a fault that is no signal has a method of its own
         firing.agent.send_signal(self.by_signal)
 
     @abc.abstractmethod
     def evidence(self, firing: Firing) -> str | None:
-        """Say how it was seen to have happened, or ``None`` as long as it was not."""
+        """Return how the effect was seen, or ``None`` as long as it was not."""
 
     def follow_up(self, firing: Firing) -> tuple[float, str] | None:  # noqa: ARG002 - a slot with nothing in it
         """Return after how many seconds which kind of fault ends this one, if any."""

@@ -81,7 +81,7 @@ def draw_deliveries(
 
 
 class Toxic(FaultKind):
-    """A kind of fault that strikes deliveries. Its name ends in ``-delivery``; :func:`toxic` makes one."""
+    """A kind of fault for deliveries, made by :func:`toxic`. Its name ends in ``-delivery``."""
 
     takes = frozenset({AtDelivery})
     advice = "A toxic strikes deliveries: give at_delivery(...)."
@@ -105,10 +105,10 @@ class Toxic(FaultKind):
 
 
 def toxic(kind: str, **parameters: Parameter) -> Callable[[Apply], Toxic]:
-    """Make a toxic of a coroutine function, which the process of the proxy calls with each delivery.
+    """Make a toxic of a coroutine function, which the proxy's process calls with each delivery.
 
-    It gets the delivery and the parameters by name, and returns the answer to the sender. It calls
-    ``passing.fired`` once it had its effect: that is the receipt.
+    The function gets the delivery and the parameters by name, and returns the answer to the sender.
+    It calls ``passing.fired`` once it had its effect: that is the receipt.
     """
     return lambda apply: Toxic(kind, parameters, apply)
 
@@ -160,7 +160,7 @@ async def reorder(passing: PassingDelivery, behind: int, hold_s: float, status: 
 
 @toxic("truncate-delivery", bytes_kept=Parameter(int, default=None, may_be_none=True))
 async def truncate(passing: PassingDelivery, bytes_kept: int | None) -> HttpResponse:
-    """Carry only the first part of its body, then hang up on both sides; a shorter body is carried whole."""
+    """Carry only the first part of its body, then hang up on both sides."""
     size = len(passing.request.body)
     kept = size // 2 if bytes_kept is None else min(bytes_kept, size)
     if kept == size:

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 _DECODER: Final = msgspec.json.Decoder(Mark)
 _ENCODER: Final = msgspec.json.Encoder()
 NOT_A_MARK: Final = "harness:not-a-mark"
-"""The signature of a mark file with lines that are no marks: what was to be promised is not known.
-"""
+"""The signature of a mark file with malformed lines: the promises of the run are not known."""
 MARK_EXAMPLE: Final = '{"kind": "ack", "operation": "order", "key": 7}'
 _LINES_SHOWN: Final = 3
 _LINE_CHARACTERS_SHOWN: Final = 120
@@ -84,9 +83,10 @@ class TornLine(msgspec.Struct, frozen=True):
 
 
 def not_marks(torn: Sequence[TornLine], *, may_be_cut: bool) -> list[Finding]:
-    """Return the finding that lines of the mark file are no marks; with ``may_be_cut`` a kill may have cut some.
+    """Return the finding that lines of the mark file are no marks.
 
-    Each line is shown with its number (blank lines are not counted), its text and what is wrong.
+    With ``may_be_cut`` a kill may have cut some, which is no finding. Each line is shown with its
+    number (blank lines are not counted), its text and what is wrong.
     """
     wrong = [
         f"line {line.order + place + 1} ({line.mistake}): {_shortened(line.text)}"

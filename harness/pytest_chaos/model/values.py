@@ -158,9 +158,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """A promise of the target under faults. ``id`` is a slug, by custom with a number (``01-kill-9``).
+    """A promise of the target under faults.
 
-    ``pass_rate_min`` is the scenario's own, in place of the session's.
+    ``id`` is a slug, by custom with a number (``01-kill-9``). ``pass_rate_min`` is the scenario's
+    own, in place of the session's.
     """
 
     id: str
@@ -241,7 +242,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlannedRuns(msgspec.Struct, frozen=True, kw_only=True):
-    """How many runs of a scenario a session planned, and how many the user deselected (``-k``, ``--deselect``)."""
+    """The numbers of runs of a scenario that a session planned, and that the user deselected."""
 
     scenario: Scenario
     runs: int

@@ -81,7 +81,7 @@ def _of_wait(error: WaitExpired | AgentError, text: str) -> Finding:
 
 
 def _of_failed(text: str) -> Finding:
-    """Return the finding of pytest's own failure: a test that called it, a time limit, a test that cannot run."""
+    """Return the finding of pytest's own failure: ``pytest.fail``, a time limit, an async test."""
     if text.startswith("Timeout"):
         remedy = "Give the test more time, or its waits less"
         return _undecided("timeout", f"the test ran into its time limit: {text}\n  {remedy}")
@@ -121,7 +121,7 @@ def of_receipts(receipts: Iterable[Receipt]) -> list[Finding]:
 
 
 def of_failed_agents(descriptions: Iterable[str]) -> list[Finding]:
-    """Return a finding for every agent that failed and was not expected to: its run is not judged."""
+    """Return a finding for every agent that failed unexpectedly: its run is INCONCLUSIVE."""
     return [Finding(signature=AGENT_FAILED, text=f"{each}\n  {_MAY_FAIL}", kind="harness") for each in descriptions]
 
 

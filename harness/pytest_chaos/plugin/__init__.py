@@ -5,7 +5,7 @@
     session     one pytest process: its name, seed, settings, results folder
     selection   scenarios and their names; which tests are run
     planned     the runs that a session planned, to count those that it did not make
-    interrupts  Ctrl-C: the first one ends the session, later ones are not heard
+    interrupts  Ctrl-C: the first one ends the session, later ones are ignored
     runs        the runs of this process: made, judged, packed as evidence
     results     records, reports, exit code, last words; in the controller
     explore_fixture, hookspecs

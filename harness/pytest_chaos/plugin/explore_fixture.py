@@ -102,7 +102,7 @@ class Explore:
 
 
 def _command_for(target: object) -> str:
-    """Return the start of the command that explores this target outside the test, or an empty text."""
+    """Return the start of the command that explores this target outside the test, or empty."""
     if isinstance(target, str):
         return f"chaos explore {shlex.quote(target)}"
     if not inspect.isclass(target) or "<locals>" in target.__qualname__:

@@ -1,4 +1,4 @@
-"""The words of a failure: without frames of ours, whose locals mean nothing to a user, and without secrets.
+"""The text of a failure, without frames of our modules and without secrets.
 
 All that pytest writes of a chaos test comes from its report (the terminal, JUnit XML, other
 plugins), so both are done once, where the report is made.
@@ -47,14 +47,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def redact_report(report: pytest.TestReport) -> None:
-    """Mask the secrets in the words of a failure, and in the output that was captured."""
+    """Mask the secrets in the text of a failure, and in the captured output."""
     mask = redactor()
     report.longrepr = _masked(report.longrepr, mask, set())
     report.sections[:] = [(title, mask.text(content)) for title, content in report.sections]
 
 
 def _masked(value: Any, mask: Redactor, seen: set[int]) -> Any:
-    """Return words with their secrets masked; an object of pytest's, which has some, is changed in place."""
+    """Return a text with its secrets masked; an object of pytest's is changed in place."""
     match value:
         case str():
             return mask.text(value)

@@ -1,8 +1,7 @@
-"""Ctrl-C: the first one ends the session, and what is pressed while it is put away is not heard.
+"""Ctrl-C: the first one ends the session; later ones are ignored during the clean-up.
 
-Without this a second SIGINT would come in the middle of writing evidence or of pytest's own
-clean-up, and end both with a traceback. The work that is protected is bounded; after
-:data:`PATIENCE_S` an interrupt counts again.
+Without this a second SIGINT would interrupt the writing of evidence, or pytest's own clean-up, with
+a traceback. The protected work is bounded; after :data:`PATIENCE_S` an interrupt counts again.
 """
 
 from __future__ import annotations
@@ -18,30 +17,30 @@ if TYPE_CHECKING:
     from types import FrameType
 
 PATIENCE_S: Final = 15.0
-"""How long interrupts are not heard after the first one."""
+"""The time after the first interrupt during which others are ignored."""
 
 _PROGRAMS: Final = {"pytest", "py.test", "pytest.exe"}
 
 
 class Interrupts:
-    """Holds interrupts off from the first one to the end of the session."""
+    """Ignores interrupts from the first one to the end of the session."""
 
     def __init__(self) -> None:
-        """Hold nothing off yet."""
+        """Ignore nothing yet."""
         self._before: Any = None
         self._since_s = 0.0
         self.came = False
         """Whether the session was interrupted."""
 
     def hold_off(self) -> None:
-        """Do not hear any more interrupts; in the main thread, the only one that hears any."""
+        """Ignore further interrupts; only the main thread gets them, so only it can."""
         self.came = True
         if self._before is None and threading.current_thread() is threading.main_thread():
             self._since_s = time.monotonic()
             self._before = signal.signal(signal.SIGINT, self._ignore)
 
     def restore(self) -> None:
-        """Hear interrupts as before, unless this process has nothing more to do than to exit."""
+        """Restore the handler, unless this process is pytest itself, which now exits."""
         if self._before is None:
             return
         signal.signal(signal.SIGINT, signal.SIG_IGN if _is_program() else self._before)
@@ -53,6 +52,6 @@ class Interrupts:
 
 
 def _is_program() -> bool:
-    """Return whether pytest is what this process was started for, not a library within it."""
+    """Return whether this process is the program pytest, not one that uses it as a library."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return Path(sys.argv[0]).name in _PROGRAMS or (spec is not None and spec.name == "pytest.__main__")

@@ -1,4 +1,4 @@
-"""The plugin's options as data: names, help, metavars. It imports nothing: pytest always loads it."""
+"""The plugin's options as data. It imports next to nothing, because pytest always loads it."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Planned:
         return SessionEnd(skipped=dict(self._skipped), reasons=reasons)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Count the modules that cannot be collected: nobody knows what they plan."""
+        """Count the modules that cannot be collected: their planned runs are not known."""
         self._uncollected += report.failed
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
@@ -92,7 +92,7 @@ class Planned:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self) -> None:
-        """Let nothing interrupt the end of an interrupted session; pytest's own hook takes a while."""
+        """Ignore further interrupts, before pytest's own hook, which takes a while."""
         self._session.interrupts.hold_off()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

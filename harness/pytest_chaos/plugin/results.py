@@ -197,7 +197,7 @@ class Results:
             )
 
     def _tolerate(self, summary: MatrixSummary) -> None:
-        """Give the runs that a pass rate tolerates an outcome of their own, as pytest does for xfail."""
+        """Give runs that a pass rate tolerates an outcome of their own, like pytest's xfail."""
         self._tolerated = {each.scenario.id for each in summary.scenarios if each.tolerated}
         reporter = self._session.config.pluginmanager.get_plugin("terminalreporter")
         if not self._tolerated or reporter is None:
@@ -224,7 +224,7 @@ class Results:
             terminalreporter.write_line(f"chaos: {which}, and {verdict.ONLY_MOMENTS}", yellow=True)
 
     def _adopt_packs(self) -> None:
-        """Record the runs whose worker was ended before its report came: their guardian saved them."""
+        """Record runs whose worker ended before its report came: their guardian saved them."""
         if self._folder is None or len(self._records) >= sum(each.runs for each in self._session.planned):
             return
         import time
@@ -255,7 +255,7 @@ class Results:
     def pytest_terminal_summary_of_inconclusive(
         self, terminalreporter: pytest.TerminalReporter
     ) -> Generator[None, object, object]:
-        """Have inconclusive runs among the lines of the short test summary, and in no other count."""
+        """Show inconclusive runs in pytest's short test summary, without counting them twice."""
         try:
             return (yield)
         finally:

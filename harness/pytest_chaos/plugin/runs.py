@@ -42,7 +42,7 @@ def raise_unless_held(record: RunRecord) -> None:
 
 
 def _say_in_one_line(report: pytest.TestReport, record: RunRecord) -> None:
-    """Have the reason in the line of pytest's short summary, in place of the name of our exception."""
+    """Put the reason into the line of pytest's short summary, not the name of our exception."""
     reasons = [finding.text for finding in record.findings if finding.verdict is record.verdict]
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is not None and reasons:
@@ -53,9 +53,7 @@ RUN: Final = pytest.StashKey["Run"]()
 """The run of a test, in its stash."""
 
 REASON: Final = "chaos: verdict"
-"""The section of a report with the reasons for the verdict,
-where the test ended with another error.
-"""
+"""The section of a report with the reasons for the verdict of a test that raised another error."""
 
 REPORTED: Final = pytest.StashKey[bool]()
 """Whether a test's run is in a report."""
@@ -161,7 +159,7 @@ class Runs:
         item.stash[REPORTED] = True
 
     def report_interrupted(self, item: pytest.Item, error: BaseException) -> None:
-        """Report a run whose test was interrupted as pytest does others: judged, packed, recorded."""
+        """Judge, pack and record a run whose test was interrupted, as for other tests."""
         run = item.stash.get(RUN, None)
         if run is None or item.stash.get(REPORTED, False):
             return
@@ -276,7 +274,7 @@ class Runs:
     def _connect(self) -> GuardianClient:
         """Return the guardian, started at the first need and again if it was killed."""
         if self._client is not None:
-            self._client.pump()  # hears of its end, if that was between two runs
+            self._client.pump()  # it may have ended between two runs
         if self._client is None or not self._client.alive:
             from pytest_chaos.runtime import processes
             from pytest_chaos.runtime.agent import GuardianClient

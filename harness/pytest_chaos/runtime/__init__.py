@@ -11,7 +11,7 @@
     child       the code inside an agent: faults that fire from within, then the target
     marks       the lines that an agent writes
     wire        messages between controller, guardian and zygotes
-    processes   pid and start time, state and family; how to signal and end exactly those
+    processes   pid and start time, state, descendants; how to signal and end exactly those
     journal     the folder that a run writes while it goes on
     owner       whose a folder is: the processes that hold a lock in it
     scratch     the folder of a pytest process, and what a later session does with a left one

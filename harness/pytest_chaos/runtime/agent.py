@@ -71,7 +71,7 @@ class ExitStatus(NamedTuple):
 
 
 class _ReadStatus(ExitStatus):
-    """An exit status in a test's hands. ``on_read`` hears what the test compares: the code, or the signal."""
+    """An exit status for a test; ``on_read`` is told whether the test reads code or signal."""
 
     on_read: Callable[[str], None]
 
@@ -529,7 +529,7 @@ class Agent:
             writer.wait_for("put", count=3)
             (ready,) = server.wait_for("listening", kind="note")
             server.wait_for_port(ready.value)
-            worker.wait_for("order", timeout_s=5, owed="a lease that expired is taken over within 5 s")
+            worker.wait_for("order", timeout_s=5, owed="an expired lease is taken over in 5 s")
         """
         if self.successor is not None:
             return self.newest.wait_for(operation, count=count, kind=kind, timeout_s=timeout_s, owed=owed)

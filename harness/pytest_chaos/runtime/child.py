@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 
 HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Blocked from a template's fork until the agent has its own answers:
-the guardian's are to ignore them, for good.
-"""
+"""Blocked while a zygote forks, until the agent has its own handlers: the guardian ignores them."""
 
 _POINTS_SEEN_MAX: Final = 200
 
@@ -86,27 +84,27 @@ class Triggers:
                 self._points.setdefault(trigger["point"], []).append(trigger)
             elif trigger["mark"] is not None:
                 self._operations.setdefault((trigger["mark"][0], trigger["mark"][1]), []).append(trigger)
-        families = {point.split(".", 1)[0] + "." * ("." in point) for point in self._points}
-        self._families = tuple(families | ({trace_points} if trace_points is not None else set()))
+        prefixes = {point.split(".", 1)[0] + "." * ("." in point) for point in self._points}
+        self._prefixes = tuple(prefixes | ({trace_points} if trace_points is not None else set()))
 
     def arm(self) -> None:
         """Install the audit hook if a point matters: 0.2 µs an event, and it cannot be removed."""
         if self._points:
             self._names_path = f"{os.environ[MARKS_VARIABLE].rpartition('/')[0]}/{POINTS}"
-        if self._families:
+        if self._prefixes:
             sys.addaudithook(self._on_audit)
         if self._operations:
             self._marks.listener = self._on_mark
 
     def note_points_seen(self) -> None:
-        """Note how often each point was passed, which explains a misspelt one."""
+        """Note how often each point was passed, to explain a misspelt one."""
         if self._points:
             self._marks.note(Note.POINTS_SEEN, value=dict(self._passed.most_common(_POINTS_SEEN_MAX)))
 
     def _on_audit(self, event: str, _arguments: tuple[Any, ...]) -> None:
         if event not in self._names and self._names_path and not getattr(self._busy, "now", False):
             self._keep_name(event)
-        if not event.startswith(self._families) or getattr(self._busy, "now", False):
+        if not event.startswith(self._prefixes) or getattr(self._busy, "now", False):
             return
         self._busy.now = True
         try:
@@ -120,7 +118,10 @@ class Triggers:
             self._busy.now = False
 
     def _keep_name(self, event: str) -> None:
-        """Write the name of a point that is new: a kill leaves it there, for the receipt of a misspelt one."""
+        """Write the name of a new point to a file, which survives a kill of this process.
+
+        The receipt of a misspelt point shows these names.
+        """
         if len(self._names) >= _POINTS_SEEN_MAX:
             return
         self._names.add(event)

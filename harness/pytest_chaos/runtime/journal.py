@@ -4,7 +4,7 @@ A run may be killed, time out, or lose its controller. Whatever was known is in 
 pack is built from it by the plugin when a run does not hold, by the guardian when the
 controller is gone, and by a later session when the guardian is gone, too.
 
-    run.json         the header: which run this is, its seed and plan; written before anything starts
+    run.json         the header: identity, seed and plan of the run; written before any process
     marks.jsonl      one line a mark, appended by the agents themselves
     receipts.jsonl   one line a fault that fired (or did not), appended by the controller
     agents.jsonl     one line an agent that started, and one when it ended
@@ -30,9 +30,7 @@ from pytest_chaos.model.values import AgentSummary, Json, Plan, Receipt, RunReco
 HEADER: Final = "run.json"
 MARKS: Final = "marks.jsonl"
 MARKS_HEAD: Final = b" \n"
-"""The beginning of a mark file, a blank line: a file without it was written over,
-and not appended to.
-"""
+"""The beginning of a mark file, a blank line; a file without it was overwritten."""
 RECEIPTS: Final = "receipts.jsonl"
 AGENTS: Final = "agents.jsonl"
 DATABASES: Final = "databases.jsonl"

@@ -36,7 +36,7 @@ class Note(enum.StrEnum):
     POINT = "chaos.point"
     """A crash point was passed. Written only for the prefix ``trace_points``."""
     POINTS_SEEN = "chaos.points-seen"
-    """At a normal end: how often each point was passed, of the families of the planned points."""
+    """At a normal end: how often each point was passed, of those with a planned point's prefix."""
     RAISED = "chaos.raised"
     """The target ended with this exception."""
 
@@ -85,7 +85,7 @@ class Marks:
         os.close(self._descriptor)
 
     def _write(self, kind: str, operation: str, key: str | int | None, value: Any) -> None:
-        if (pid := os.getpid()) != self._pid:  # a child that the agent forked speaks for itself
+        if (pid := os.getpid()) != self._pid:  # a child that the agent forked has a pid of its own
             self._pid = pid
         mark = {"kind": kind, "operation": operation, "key": key, "value": value, "agent": self._agent, "pid": pid}
         _write_line(self._descriptor, mark)

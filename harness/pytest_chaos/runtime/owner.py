@@ -88,7 +88,7 @@ def release(folder: Path) -> None:
 
 @contextlib.contextmanager
 def abandoned(folder: Path) -> Iterator[bool]:
-    """Say whether a folder has an owner file and no owner; then nobody else gets it meanwhile."""
+    """Yield whether a folder has an owner file and no owner; if so, it is locked meanwhile."""
     try:
         descriptor = _open(folder)
     except OSError:

@@ -1,4 +1,4 @@
-"""Processes: their identity, state and family, and how to signal exactly the ones that are meant.
+"""Processes: their identity, state and descendants, and signals to exactly one process.
 
 The kernel reuses pids, so a process is identified by pid *and* start time (clock ticks since boot),
 and a signal goes through a pidfd whose process was compared after it was opened. All knowledge of

@@ -211,7 +211,7 @@ class Run:
     def proxy(
         self, upstream: str = "", *, name: str = "proxy", port: int = 0, timeout_s: float = SPAWN_TIMEOUT_S
     ) -> FaultProxy:
-        """Start a fault proxy: it carries HTTP deliveries to ``upstream`` and does to them what the plan says.
+        """Start a fault proxy: it carries HTTP deliveries to ``upstream``, with the plan's toxics.
 
         Send to its ``url`` in place of the server's (``http://127.0.0.1:PORT``), or give it as
         ``http_proxy`` to a program that cannot be told. The plan's deliveries are counted per
@@ -249,7 +249,7 @@ class Run:
         Example::
 
             chaos.wait_until(lambda: (chaos.directory / "done").exists(), what="the file done")
-            chaos.wait_until(is_empty, timeout_s=5, owed="the queue is empty within 5 s of a restart")
+            chaos.wait_until(is_empty, timeout_s=5, owed="the queue is empty in 5 s")
         """
         described = what or getattr(condition, "__name__", "the condition")
         if self._client is not None:
@@ -281,9 +281,9 @@ class Run:
         return tuple(self._receipts)
 
     def expect(self, name: str, *, observed: object, holds: bool) -> bool:
-        """Record a key assertion with its observed value; return whether it holds, else the run fails.
+        """Record a key assertion with its observed value; return whether it holds.
 
-        It does not stop the test, so the record has every expectation.
+        If it does not, the run fails. The test goes on, so the record has every expectation.
 
         Example::
 
@@ -549,7 +549,7 @@ class Run:
 
     def _fire(self, kind: str, agent: Agent, parameters: Mapping[str, Json]) -> Receipt:
         client = self._connect()
-        client.pump()  # hears of its end, if that was since the last wait
+        client.pump()  # it may have ended since the last wait
         needs_life = REGISTRY[kind].needs_life
         if agent.ended is not None and needs_life:
             raise _too_late(kind, agent)
@@ -573,7 +573,7 @@ class Run:
             agent.sample(now_s=now_s)
 
     def _mark_lines(self, start: int = 0) -> bytes:
-        """Return the mark file from there on; nothing if an agent has removed it, which is found at the end."""
+        """Return the mark file from ``start`` on; empty if an agent has removed the file."""
         try:
             with self._journal.marks_path.open("rb") as marks:
                 marks.seek(start)
@@ -669,7 +669,7 @@ def _spec_of(module: str) -> ModuleSpec | None:
 
 
 def _findings(given: object) -> tuple[Finding, ...]:
-    """Return findings, and texts as findings. Raises UsageError for what is neither: it decides nothing."""
+    """Return findings, and texts as findings. Raises UsageError for any other type."""
     listed = [given] if isinstance(given, str | Finding) else given
     if isinstance(listed, Iterable) and not isinstance(listed, bytes | Mapping):
         listed = list(listed)

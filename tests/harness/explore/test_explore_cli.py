@@ -124,7 +124,7 @@ def test_an_undecided_target_exits_2(capsys: pytest.CaptureFixture[str]) -> None
         (["--io-runs", "0"], "io-runs must be at least 1; got 0"),
         (["--model", "ntfs"], "ntfs"),
         (["--state", "flood:1"], "must begin with one of crash"),
-        (["--state", "crash:999"], "names no state of careful"),
+        (["--state", "crash:999"], "must name a state of careful"),
         (["--state", "io:999:EIO"], "names no I/O error"),
         (["--scratch", "no/such/folder"], "must be a folder that exists"),
         (["--scratch", "/proc"], "with --scratch"),

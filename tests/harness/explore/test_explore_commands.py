@@ -79,7 +79,7 @@ def test_programs_of_the_current_folder_are_found(capsys: pytest.CaptureFixture[
         ("./no-such-worker", "./check", "--run: there is no program './no-such-worker'"),
         ("./worker .", "no-such-check", "--check: there is no program 'no-such-check'"),
         ("./worker '", "./check", "cannot be split into words"),
-        ("./worker", "", "--check wants a command"),
+        ("./worker", "", "--check must be a command"),
     ],
 )
 def test_commands_that_cannot_run_are_mistakes(

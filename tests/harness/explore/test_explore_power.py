@@ -355,5 +355,5 @@ def test_smaller_losses_lose_less(pending: Pending) -> None:
 @pytest.mark.parametrize("text", ["", "1", "1.zz", "x.w", "1.w-w-w"])
 def test_a_code_of_another_recording_is_refused(text: str) -> None:
     """A code that does not fit what is pending is a mistake, not another state."""
-    with pytest.raises(UsageError, match="does not fit 2 pending writes"):
+    with pytest.raises(UsageError, match="a choice for 2 pending writes"):
         Pending(1, in_order=False, sectors=(1, 4)).decode(text)

@@ -1,12 +1,12 @@
-"""The four families of states, each a module with the face of ``FamilyModule``: states in, findings out.
+"""The four families of states, each a module with the interface ``FamilyModule``.
 
     crash     the process dies at each durable step
     recovery  the restart after a crash dies at each of its own steps
     power     the power fails at each moment
     io        each step fails with each error that it may meet
 
-To add a family, write such a module here, and name it in ``report.Family`` and in ``FAMILIES``.
-Options, texts, results and evidence follow from these.
+To add a family, write such a module, and name it in ``report.Family`` and in ``FAMILIES``. Options,
+texts, results and evidence follow from these.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ if TYPE_CHECKING:
 
 
 class FamilyModule(Protocol):
-    """A kind of states: how they are explored, built again, and counted in words."""
+    """The interface of a family: explore its states, build one again, describe the coverage."""
 
     @property
     def TITLE(self) -> str:  # noqa: N802 - a constant of the module
-        """What a target does that has no finding: a key assertion of the report."""
+        """The key assertion of the report, about a target without a finding in this family."""
 
     def explore(self, recorded: Recorded, found: Collector) -> None:
         """Build states from the recording and have them judged until the time is over."""
 
     def rebuild(self, recorded: Recorded, code: str, folder: Path, *, timeout_s: float) -> Rebuilt | None:
-        """Build the state of a code again; None if there is none. Raises ValueError or UsageError for a bad code."""
+        """Build the state of a code again; None if the recording has no such state.
+
+        Raises ValueError or UsageError for a malformed code.
+        """
 
     def coverage(self, result: FamilyResult) -> str:
         """Return the coverage in words: ``122 of 122 crash points``."""

@@ -1,4 +1,4 @@
-"""The family *crash*: the process dies at each durable step; real kills confirm built states."""
+"""The crash family: the process dies at each durable step; real kills confirm built states."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ TITLE: Final = "survives a kill at every durable step"
 
 
 def explore(recorded: Recorded, found: Collector) -> None:
-    """Judge the state before each step and within each large write; confirm findings, and a sample of the rest."""
+    """Judge the state before each step and within each large write.
+
+    Real kills confirm the findings, and a sample of the states without one.
+    """
     _Crashes(recorded, found).explore()
 
 
@@ -39,7 +42,7 @@ def coverage(result: FamilyResult) -> str:
 
 
 class _Kill(NamedTuple):
-    """A real kill before a step; ``signature`` is the finding that it is to show, if there is one."""
+    """A real kill before a step; ``signature`` is the finding to confirm, or empty."""
 
     step: int
     signature: str = ""
@@ -73,7 +76,7 @@ class _Crashes:
                 self._found.done += 1
 
     def _kills(self, kills: list[_Kill]) -> Iterator[_Kill]:
-        """Return the kills that show findings, and then some at other steps while there is time."""
+        """Yield the kills that are to confirm findings, then a sample of the other steps."""
         yield from kills
         randomness = stream(self._options.seed, "explore", "confirm")
         steps = sorted(self._built, key=lambda _: randomness.random())
@@ -105,12 +108,12 @@ class _Crashes:
             self._agree(kill, judgement)
 
     def _agree(self, kill: _Kill, judgement: Judgement) -> None:
-        """Keep the findings of the real state; they may be fewer, or more, than those of the built one."""
+        """Keep the findings of the real state; they may differ from those of the built one."""
         for finding in judgement.findings:
             self._found.note(finding, self._built[kill.step], label=CONFIRMED_BY_A_KILL, states=0)
         if kill.signature and kill.signature not in {finding.signature for finding in judgement.findings}:
             text = (
-                f"what the check says of the state before step {kill.step} ({kill.signature}) it does not say of the "
-                "same state after a real kill: the check depends on more than the directory and the marks"
+                f"the check found {kill.signature} in the built state before step {kill.step}, and not in the same "
+                "state after a real kill: the check depends on more than the directory and the marks"
             )
             self._found.fail("harness:check-not-deterministic", text)

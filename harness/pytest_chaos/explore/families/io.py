@@ -1,7 +1,7 @@
-"""The family *io*: at each step the program really gets an error, and what it then leaves is judged.
+"""The io family: at each step the program really gets an error; the state it leaves is judged.
 
-A program may give up, with any exit code. It may not promise what it does not have, damage what it
-had, or hang.
+A program may give up, with any exit code. It must not acknowledge an operation that failed, damage
+earlier data, or hang.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _CODE: Final = re.compile(r"io:(\d+):(E[A-Z]+|short)(\*?)(?:/(\d+))?")
 
 
 class Trouble(NamedTuple):
-    """An error at a step. ``lasts``: it stays, as with a full disk or a bad file."""
+    """An I/O error at a step. ``lasts``: all later calls fail, too, as with a full disk."""
 
     step: Step
     error: str
@@ -55,27 +55,30 @@ class Trouble(NamedTuple):
 
     @property
     def code(self) -> str:
-        """The code of the state that it leaves: ``io:57:ENOSPC*``."""
+        """The code of the state that the error leaves: ``io:57:ENOSPC*``."""
         if self.short_bytes is not None:
             return f"io:{self.step.number}:short/{self.short_bytes}"
         return f"io:{self.step.number}:{self.error}{'*' if self.lasts else ''}"
 
     @property
     def directive(self) -> InjectError:
-        """The directive to the source of steps."""
+        """The directive to the step source."""
         times = None if self.lasts else 1
         return InjectError(number=self.step.number, error=self.error, times=times, short_bytes=self.short_bytes)
 
     @property
     def text(self) -> str:
-        """The trouble in words."""
+        """The error in words."""
         if self.short_bytes is not None:
             return f"step {self.step} was a short write of {self.short_bytes} bytes"
         return f"step {self.step} failed with {self.error}{', and so did what came after' if self.lasts else ''}"
 
 
 def troubles(step: Step) -> Iterator[Trouble]:
-    """Return the errors that a step may meet. A failed fsync succeeds when it is tried again, as on Linux."""
+    """Yield the errors that a step may meet.
+
+    A failed fsync succeeds when it is tried again, as on Linux.
+    """
     if step.action in SYNCS:
         yield Trouble(step, "EIO")
     elif step.action is Action.WRITE:
@@ -92,7 +95,7 @@ def troubles(step: Step) -> Iterator[Trouble]:
 
 
 def trouble_of(code: str, steps: list[Step]) -> Trouble:
-    """Return the trouble of a code. Raises UsageError if it is none of this recording's."""
+    """Return the trouble of a code. Raises UsageError if the recording has no such step."""
     match = _CODE.fullmatch(code)
     number = int(match[1]) if match else 0
     if match is None or not 0 < number <= len(steps):
@@ -103,7 +106,7 @@ def trouble_of(code: str, steps: list[Step]) -> Trouble:
 
 
 def explore(recorded: Recorded, found: Collector) -> None:
-    """Run the program once for each step and each error that the step may meet, and judge what it leaves."""
+    """Run the program once for each error that each step may meet, and judge each state."""
     options = found.session.options
     planned = chosen = [trouble for step in recorded.recording.durable() for trouble in troubles(step)]
     if len(planned) > options.io_runs:
@@ -144,7 +147,7 @@ def _judge(found: Collector, trouble: Trouble, judgement: Judgement) -> None:
 
 
 def rebuild(recorded: Recorded, code: str, folder: Path, *, timeout_s: float) -> Rebuilt:
-    """Make the error happen once more, and return what the program left and the marks that it wrote then."""
+    """Make the error happen once more, and return the state and the marks that the program left."""
     trouble = trouble_of(code, recorded.recording.durable())
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name:
         directory, marks = Path(name) / "directory", Path(name) / "marks"

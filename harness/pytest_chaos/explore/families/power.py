@@ -1,4 +1,4 @@
-"""The family *power*: what a power failure may leave, and for each finding the smallest loss that shows it."""
+"""The power family: states that a power loss may leave; each finding gets its smallest loss."""
 
 from __future__ import annotations
 
@@ -22,15 +22,13 @@ if TYPE_CHECKING:
 
 TITLE: Final = "survives a power loss"
 REDUCED_MAX: Final = 12
-"""At most this many findings are reduced to a smaller loss;
-a target that fails in more ways has other worries.
-"""
+"""At most this many findings are reduced to a smaller loss."""
 REDUCTIONS_MAX: Final = 100
 """At most this many smaller losses are tried for one finding."""
 
 
 def explore(recorded: Recorded, found: Collector) -> None:
-    """Judge what a power failure may leave, under each model that was asked for."""
+    """Judge the states that a power loss may leave, under each model of the options."""
     options = found.session.options
     moments = len(recorded.recording.steps) + 1  # before each step and each mark, and at the end
     every = max(1, -(-moments * options.samples // options.power_states))
@@ -46,7 +44,7 @@ def explore(recorded: Recorded, found: Collector) -> None:
 
 
 def _states(recorded: Recorded, found: Collector, model: Model, every: int) -> Iterator[State]:
-    """Return the states of a model, and count the moments of those that were handed in."""
+    """Yield the states of a model, and count the moments of those that were handed in."""
     options, moment = found.session.options, ""
     for state, is_exhaustive in power_states(
         recorded.recording, recorded.store, model, seed=options.seed, samples=options.samples, every=every
@@ -83,7 +81,7 @@ def coverage(result: FamilyResult) -> str:
 
 
 def _reduced(recorded: Recorded, found: Collector, discovery: Discovery) -> Discovery:
-    """Return the discovery with the smallest loss that still shows it, of as many as may be tried."""
+    """Return the discovery with the smallest loss that still shows it, within a bound on tries."""
     if (at := _find(recorded, discovery.code)) is None:
         return discovery
     moment, loss, choice = at

@@ -1,7 +1,7 @@
-"""The family *recovery*: the restart after a crash is itself recorded, and interrupted at each of its own steps.
+"""The recovery family: the restart after a crash is recorded, and dies at each of its own steps.
 
-One level deep: what a killed recovery leaves has to be recovered by the next one. A recovery that
-has nothing to do makes no durable step, and costs one run.
+One level deep: the next recovery has to recover what a killed one leaves. A recovery that has
+nothing to do makes no durable step, and costs one run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SEPARATOR: Final = "/"
 
 
 def explore(recorded: Recorded, found: Collector) -> None:
-    """Record the recovery from each crash state, or from a sample, and judge every state that a kill in it leaves."""
+    """Record the recovery from each crash state, or from a sample, and judge its crash states."""
     _Recoveries(recorded, found).explore()
 
 
@@ -52,7 +52,7 @@ def rebuild(recorded: Recorded, code: str, folder: Path, *, timeout_s: float) ->
     recording = recovery.recording(recovery.record())
     if recording is None:
         return None
-    store = PageStore(folder)  # not closed: the state has its pages there, until the folder is removed
+    store = PageStore(folder)  # not closed: the state's pages are in it
     with recording:
         states = (_within(base, state) for state in crash_states(recording, store) if state.code == inner)
         state = next(states, None)
@@ -81,29 +81,32 @@ class _Recovery:
         folder.mkdir()
 
     def _program(self) -> Program:
-        """Put the state there, with the marks before it, and return the recovery."""
+        """Write the state and the marks before it, and return the recovery."""
         seen = self._recorded.marks[: self._base.marks]
         StateFolder(self.directory).put(self._base.items)
         self._marks.write_bytes(History(seen).to_json_lines())
         return self._recorded.subject.recovery(self.directory, self._marks, seen)
 
     def record(self) -> Observation:
-        """Run it and record it."""
+        """Run and record the recovery."""
         with contextlib.closing(Recorder(self._folder / "recording", self._recorded.source.name)) as recorder:
             return self._recorded.source.observe(
                 self._program(), self.directory, marks=self._marks, recorder=recorder, timeout_s=self._timeout_s
             )
 
     def recording(self, seen: Observation) -> Recording | None:
-        """Return the recording; None if the recovery was not seen to its end, or made no durable step."""
+        """Return the recording; None if the run was not seen in full, or made no durable step."""
         return Recording(self._folder / "recording") if seen.count and not seen.failure else None
 
     def kill_before(self, number: int) -> tuple[Observation, tuple[str, ...]]:
-        """Run it, really kill it before a step, and return also where it left something else than its recording."""
+        """Run the recovery and kill it before a step.
+
+        Return also the differences between the folder that it left and the run's own recording.
+        """
         program, source = self._program(), self._recorded.source
-        with contextlib.closing(source.runner(lambda *_: program)) as standing:
+        with contextlib.closing(source.runner(lambda *_: program)) as runner:
             return recorded_run(
-                standing,
+                runner,
                 source.name,
                 self.directory,
                 marks=self._marks,
@@ -139,10 +142,10 @@ class _Recoveries:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _chosen(self) -> set[str]:
-        """Return the codes of the states to recover from: each distinct one, or a sample."""
+        """Return the codes of the states to recover from: all distinct ones, or a sample."""
         codes: dict[bytes, str] = {}
         for state in crash_states(self._recorded.recording, self._recorded.store):
-            codes[durable_digest(state.items)] = state.code  # of equal folders the one with the most promises
+            codes[durable_digest(state.items)] = state.code  # of equal folders the one with the most marks
         distinct = list(codes.values())
         randomness = stream(self._options.seed, "explore", "recovery")
         order = sorted(range(len(distinct)), key=lambda _: randomness.random())
@@ -175,7 +178,7 @@ class _Recoveries:
             self._found.fail("harness:replay-differs", f"the recovery from {base.code}: {error}")
 
     def _confirm(self) -> None:
-        """Really kill the recovery where something was found, and compare the state with the built one."""
+        """Kill a real recovery at each finding, and compare its state with the built one."""
         for found in grouped(self._found.discoveries)[: self._options.confirmations]:
             outer, _, inner = found.code.removeprefix(_PREFIX).partition(_SEPARATOR)
             base = find_crash(self._recorded.recording, self._recorded.store, outer)
@@ -199,7 +202,7 @@ class _Recoveries:
 
 
 def _within(base: State, state: State) -> State:
-    """Return a state of an interrupted recovery, with the marks from before the crash that it recovers from."""
+    """Return a state of an interrupted recovery, with the marks from before the first crash."""
     text = f"{base}, and the recovery {state}"
     code = f"{_PREFIX}{base.code}{_SEPARATOR}{state.code}"
     return State(code, base.step, base.marks, state.items, lost=state.step, text=text, kill=state.kill)

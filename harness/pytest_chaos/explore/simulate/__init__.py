@@ -1,4 +1,4 @@
-"""A simulated disk: the recorded steps applied to it, and the states in which it may be left.
+"""A simulated disk: recorded steps are applied to it, and crash states are built from it.
 
 content  the pages of a file, shared between states and copied when written
 disk     a folder tree to which steps are applied; the effect of each step in one form

@@ -1,9 +1,9 @@
-"""What is in a simulated file: pages that are shared between states and copied when they are written.
+"""The content of a simulated file: copy-on-write pages, shared between states.
 
-A state differs from its neighbour in a page or two, so a content is a value: writing returns
-another one, which shares all other pages. Its digest is a sum over its pages (an incremental
-multiset hash: Bellare and Micciancio, 1997), so that it costs as much as the change, not the file.
-Pages of zeros are not kept at all, which makes holes free.
+A state differs from its neighbour in a page or two, so a content is a value: a write returns
+another content, which shares all other pages. Its digest is a sum over its pages (an incremental
+multiset hash: Bellare and Micciancio, 1997), so its cost grows with the change, not with the file.
+Pages of zeros are not stored, which makes holes free.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAGE_BYTES: Final = 4096
-"""The unit of copying, and what the kernel writes whole into its cache."""
+"""The unit of copying; the kernel writes a page whole into its cache."""
 
 _LEAF_PAGES: Final = 256
 _DIGEST_BITS: Final = 128
@@ -31,10 +31,10 @@ MEMORY_BYTES_MAX: Final = 64 << 20
 
 
 class PageStore:
-    """Keeps pages: the first 64 MiB in memory, what comes later in an unnamed file under ``folder``.
+    """A store of pages: the first 64 MiB in memory, later ones in an unnamed file.
 
-    A recording of a gigabyte is explored with a fraction of that in memory. Raises OSError when the
-    disk is full.
+    So a recording of a gigabyte is explored with a fraction of that in memory. The file is made in
+    ``folder``. Raises OSError when the disk is full.
     """
 
     def __init__(self, folder: Path | None = None, *, memory_bytes_max: int = MEMORY_BYTES_MAX) -> None:
@@ -44,7 +44,7 @@ class PageStore:
         self._size_bytes = 0
 
     def keep(self, page: bytes) -> Page:
-        """Return what stands for the page from now on: the page itself, or its place in the file."""
+        """Store a page; return the page itself, or its offset in the file."""
         if self._memory_bytes_left >= PAGE_BYTES:
             self._memory_bytes_left -= PAGE_BYTES
             return page
@@ -62,7 +62,7 @@ class PageStore:
         return page if isinstance(page, bytes) else os.pread(self._descriptor, PAGE_BYTES, page)
 
     def close(self) -> None:
-        """Let the file go; contents that have pages in it cannot be read any more."""
+        """Close the file; contents that have pages in it cannot be read any more."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -80,10 +80,10 @@ def _in_memory(page: bytes) -> Page:
 
 
 class Content:
-    """What is in a file: a size and pages. A value; every change returns another content.
+    """The content of a file: a size and pages. A value; every change returns another content.
 
-    ``digest`` is equal for equal contents, and different for different ones as far as 128 bits can
-    tell.
+    Equal contents have an equal ``digest``. Different contents have different ones, but for
+    collisions of 128 bits.
     """
 
     __slots__ = ("_leaves", "_store", "_sum", "size")
@@ -126,7 +126,7 @@ class Content:
         return self._with(changed, max(self.size, end), keep)
 
     def resize(self, size: int) -> Content:
-        """Return the content cut or grown to ``size`` bytes; what it grows by is zeros."""
+        """Return the content cut to ``size`` bytes, or grown to it with zeros."""
         if size >= self.size:
             return self if size == self.size else Content(self._store, size, self._leaves, self._sum)
         kept = -(-size // PAGE_BYTES)
@@ -137,7 +137,7 @@ class Content:
         return self._with(gone, size, _in_memory)
 
     def zero(self, offset: int, length: int) -> Content:
-        """Return the content with zeros in this range, as far as it lies within the file."""
+        """Return the content with zeros in the part of this range that lies within the file."""
         end = min(offset + length, self.size)
         if end <= offset:
             return self
@@ -153,11 +153,11 @@ class Content:
     def blended(
         self, later: Content, dirty: Collection[int], pieces: Iterable[tuple[int, bytes]], size: int
     ) -> Content:
-        """Return ``later`` with its ``dirty`` pages as they are here, and ``pieces`` written to those in their order.
+        """Return ``later`` with its ``dirty`` pages taken from this content and ``pieces``.
 
-        It is what writing the pieces one by one to this content gives, where ``later`` is right
-        about all other pages; only the dirty ones are computed. A piece is an offset and bytes;
-        what of it lies on other pages is left out.
+        The result equals this content with the pieces written one after the other, if ``later`` is
+        right about all other pages; only the dirty pages are computed. A piece is an offset and
+        bytes; bytes on other pages are left out.
         """
         patched: dict[int, bytearray] = {}
         for offset, data in pieces:
@@ -177,18 +177,18 @@ class Content:
         return self._leaves.get(number // _LEAF_PAGES, {}).get(number)
 
     def page(self, number: int) -> bytes:
-        """Return the page of this number, always whole: what lies behind the end of the file is zeros."""
+        """Return the page of this number, padded with zeros beyond the end of the file."""
         held = self._leaves.get(number // _LEAF_PAGES, {}).get(number)
         return _ZEROS if held is None else self._store.read(held[1])
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """Return offset and bytes of every page that is not all zeros, cut at the end of the file."""
+        """Yield offset and bytes of every page with data, cut at the end of the file."""
         for number in self._numbers():
             start = number * PAGE_BYTES
             yield start, self.page(number)[: self.size - start]
 
     def changed_pages(self, other: Content) -> list[int]:
-        """Return the numbers of the pages in which the two differ, in order. Shared parts are not looked at."""
+        """Return the numbers of the pages that differ, in order; shared leaves are skipped."""
         differing: list[int] = []
         for index in sorted(self._leaves.keys() | other._leaves.keys()):
             ours, theirs = self._leaves.get(index, {}), other._leaves.get(index, {})
@@ -212,7 +212,7 @@ class Content:
         keep: Callable[[bytes], Page],
         kept: Mapping[int, tuple[int, Page] | None] = _NOTHING,
     ) -> Content:
-        """Return the content with these pages changed; of those in ``kept`` the token is known."""
+        """Return the content with these pages changed; ``kept`` has pages with their tokens."""
         leaves = dict(self._leaves)
         fresh: dict[int, dict[int, tuple[int, Page]]] = {}
         total = self._sum
@@ -235,6 +235,6 @@ class Content:
 
 
 def _token(number: int, page: bytes) -> int:
-    """Return what a page adds to the digest of its file; never 0, which stands for a page of zeros."""
+    """Return the summand of a page in the digest; never 0, which stands for a page of zeros."""
     salt = number.to_bytes(8, "little")
     return int.from_bytes(blake2b(page, digest_size=_DIGEST_BITS // 8, salt=salt).digest(), "little") | 1

@@ -1,8 +1,8 @@
 """Crash states: the state before each durable step, and those within a large write. Pure.
 
-A kill takes back nothing that the kernel was given: all that was written stays, synced or not. Only
-a write of several pages can be cut, and only between pages (measured: SIGKILL within writes of 4 MB
-tore 18 of 150 on ext4).
+A kill undoes no completed system call: all that was written stays, synced or not. Only a write of
+several pages can be cut, and only between pages (measured: SIGKILL within writes of 4 MB tore 18 of
+150 on ext4).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from pytest_chaos.trace.step import Step
 
 TEARS_MAX: Final = 64
-"""Of a write of more pages than this, so many prefixes are built, spread evenly."""
+"""At most this many prefixes of one write are built, spread evenly."""
 
 
 class Moment(NamedTuple):
-    """The program between two steps: ``step`` is next, and ``marks`` marks were written so far.
+    """A moment between two steps: ``step`` is next, and ``marks`` marks were written so far.
 
     ``step`` is None at the end of the run, and where a mark is next (``precedes_mark``): a process
-    can be killed there too, with the work done and not acknowledged.
+    can be killed there, too, with the work done and not acknowledged.
     """
 
     number: int
@@ -40,9 +40,9 @@ class Moment(NamedTuple):
 
 
 def moments(recording: Recording, disk: Disk) -> Iterator[tuple[Moment, Effect | None]]:
-    """Apply the recording to the disk; return each moment with the effect that follows it, not yet applied.
+    """Apply the recording to the disk, and yield each moment with the effect of its next step.
 
-    The effect is None for a mark and at the end.
+    That effect is not yet applied. It is None for a mark and at the end.
     """
     parser = MarkParser()
     number = 1
@@ -60,10 +60,10 @@ def moments(recording: Recording, disk: Disk) -> Iterator[tuple[Moment, Effect |
 
 
 def crash_states(recording: Recording, store: PageStore) -> Iterator[State]:
-    """Return every state that a kill may leave, in the order of the run.
+    """Yield every state that a kill may leave, in the order of the run.
 
-    The state before the first step is among them. The state at the end is that of the clean run,
-    and is not.
+    The state before the first step is included. The state at the end is that of the clean run, and
+    is not.
     """
     disk = Disk(recording, store)
     for moment, effect in moments(recording, disk):
@@ -81,7 +81,7 @@ def crash_states(recording: Recording, store: PageStore) -> Iterator[State]:
 
 
 def find_crash(recording: Recording, store: PageStore, code: str) -> State | None:
-    """Return the crash state of a code; None if there is none."""
+    """Return the crash state of a code; None if the recording has no such state."""
     return next((state for state in crash_states(recording, store) if state.code == code), None)
 
 
@@ -99,7 +99,7 @@ def _torn(disk: Disk, moment: Moment, effect: Writing, code: str) -> Iterator[St
 
 
 def tears(offset: int, length: int) -> list[int]:
-    """Return after how many bytes a write may be cut: at each page boundary, or at 64 of them, spread evenly."""
+    """Return the lengths to which a write may be cut: page boundaries, at most 64 of them."""
     first = PAGE_BYTES - offset % PAGE_BYTES
     cuts = range(first, length, PAGE_BYTES)
     if len(cuts) <= TEARS_MAX:

@@ -1,8 +1,8 @@
-"""A simulated folder tree: steps go in, and what each of them changes comes out in one form.
+"""A simulated folder tree: each step becomes an effect in one form, which is applied to it.
 
-A tree says which folder has which name for which node; what the nodes hold lies beside it. So one
-node has one content under all its names, and a name can be lost while the content is there, and the
-other way round.
+The tree maps folder and name to a node; the contents of nodes are kept apart from it. So a node has
+one content under all its names, and a name can be lost without the content, and the other way
+round.
 """
 
 from __future__ import annotations
@@ -38,28 +38,31 @@ _DEFAULT_MODES: Final = {FILE: 0o644, FOLDER: 0o755, SYMLINK: 0o777, OTHER: 0o64
 
 
 class RecordingError(ChaosError):
-    """A recording does not fit together: a step speaks of a name or a node that is not there."""
+    """An inconsistent recording: a step refers to a name or a node that does not exist."""
 
 
 class Node(msgspec.Struct, frozen=True):
-    """What never changes about an object: its kind, and the text of a symbolic link."""
+    """The constant part of an object: its kind, and the text of a symbolic link."""
 
     kind: str
     target: str = ""
 
 
 class Naming(NamedTuple):
-    """Names that change together: each setting is a folder, a name in it, and the node it is for now, or none."""
+    """A change of names that happen together.
+
+    A setting is the node of a folder, a name in it, and the new node of that name, 0 for none.
+    """
 
     settings: tuple[tuple[int, str, int], ...]
     step: Step | None = None
 
 
 class Writing(NamedTuple):
-    """What a file holds changes. ``apply`` makes the content after it from the content before it.
+    """A change of a file's content.
 
-    ``offset`` and ``length`` are those of a write, which may land in part; ``is_write`` is false
-    for what happens whole or not at all: a truncation, an allocation, a hole.
+    ``offset`` and ``length`` are those of a write, which may land in part. ``is_write`` is false
+    for a change that happens whole or not at all: a truncation, an allocation, a hole.
     """
 
     node: int
@@ -70,7 +73,7 @@ class Writing(NamedTuple):
 
 
 class Moding(NamedTuple):
-    """The permissions of a node change."""
+    """A change of a node's permissions."""
 
     node: int
     mode: int
@@ -78,22 +81,21 @@ class Moding(NamedTuple):
 
 
 class Syncing(NamedTuple):
-    """What came before is made durable, for one node or (node 0) for all."""
+    """A flush of all earlier changes of one node, or (node 0) of all nodes."""
 
     node: int
 
 
 Effect: TypeAlias = Naming | Writing | Moding | Syncing
 Names: TypeAlias = "dict[int, Mapping[str, int]]"
-"""Of each folder, by its node, what is in it. The inner mappings are never changed, only replaced.
-"""
+"""For each folder, by its node, its names. An inner mapping is replaced, never changed."""
 
 
 class Disk:
     """The folder while the recorded program runs: apply the steps one after the other.
 
-    ``names``, ``contents`` and ``modes`` are as they are now; ``nodes`` has every object that ever
-    was.
+    ``names``, ``contents`` and ``modes`` are the current ones; ``nodes`` has every object that ever
+    existed.
     """
 
     def __init__(self, recording: Recording, store: PageStore) -> None:
@@ -109,16 +111,16 @@ class Disk:
             self._place(entry)
 
     def apply(self, step: Step) -> Effect | None:
-        """Make the step happen and return what it changes; None for a mark, and for what promises nothing.
+        """Apply a step and return its effect; None for a mark, and for sync_file_range.
 
-        Raises RecordingError when the step cannot be made on what is there.
+        Raises RecordingError when the step does not fit the tree.
         """
         effect = self.effect_of(step)
         self.perform(effect)
         return effect
 
     def perform(self, effect: Effect | None) -> None:
-        """Make happen what ``effect_of`` said of the next step."""
+        """Apply an effect that ``effect_of`` returned for the next step."""
         if isinstance(effect, Naming):
             self.names = renamed(self.names, effect)
         elif isinstance(effect, Writing):
@@ -153,7 +155,7 @@ class Disk:
         return self._recording.content(change.step)
 
     def effect_of(self, step: Step) -> Effect | None:
-        """Return what a step changes, with its paths resolved on the tree as it is now."""
+        """Return the effect of a step, with its paths resolved on the current tree."""
         action = step.action
         if action is Action.MARK or action is Action.SYNC_RANGE:
             return None
@@ -205,7 +207,7 @@ class Disk:
         return self.names[folder][name]
 
     def add(self, number: int, node: Node, mode: int) -> None:
-        """Take up a new object, which has no name yet and nothing in it."""
+        """Add a new, empty object without a name."""
         self.nodes[number] = node
         self.modes[number] = mode
         if node.kind == FOLDER:
@@ -247,7 +249,7 @@ class Disk:
 
 
 def renamed(names: Names, naming: Naming) -> Names:
-    """Return the names after a change of names; what is not touched is shared with those before."""
+    """Return the names after a change of names; unchanged folders are shared."""
     after = dict(names)
     for folder, name, node in naming.settings:
         inside = dict(after.get(folder, {}))
@@ -259,9 +261,9 @@ def renamed(names: Names, naming: Naming) -> Names:
 
 
 def walk(names: Names) -> Iterable[tuple[str, int]]:
-    """Return path and node of all that can be reached from the watched folder; folders before what is in them."""
+    """Yield path and node of each object in the watched folder, a folder before its content."""
     waiting = [("", ROOT_NODE)]
-    seen = {ROOT_NODE}  # two folders that are lost within each other must not go round in a circle
+    seen = {ROOT_NODE}  # lost renames can put two folders into each other
     while waiting:
         prefix, folder = waiting.pop()
         for name, node in names.get(folder, {}).items():

@@ -1,9 +1,9 @@
-"""Writes states into a folder, one after the other, and reads folders back to compare them with states.
+"""States written into a real folder, one after the other, and real folders read back.
 
-A check may do to the folder what it likes: recover, write, delete. So nothing that is found there
-is believed. Small files are written anew, each as a new file (a database handle that a check forgot
-to close then holds the old one); a large file is kept if nobody has touched it since, which its
-time of modification tells, and gets the pages that differ.
+A check may change the folder: recover, write, delete. So the next state trusts nothing in it. Small
+files are written as new files; a database handle that a check forgot to close then has the old one.
+A large file is kept if its time of modification shows that it is unchanged, and gets only the pages
+that differ.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEPT_BYTES_MIN: Final = 1 << 20
-"""From this size on a file that is there already gets only the pages that differ."""
+"""An existing file of at least this size gets only the pages that differ."""
 
 _LONG_AGO_NS: Final = 1_000_000_000 * 10**9
-"""The time of modification of a file that nobody has touched since it was written here."""
+"""The time of modification given to a large file: another time means that a check wrote to it."""
 _CHUNK_BYTES: Final = 1 << 20
 
 
@@ -38,14 +38,14 @@ class _Kept(NamedTuple):
 
 
 class StateFolder:
-    """A folder that takes the shape of one state after the other. ``path`` is made, and is the caller's to remove."""
+    """A folder that holds one state after the other. ``put`` makes it; the caller removes it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._kept: dict[str, _Kept] = {}
 
     def put(self, items: Mapping[str, Item]) -> None:
-        """Make the folder hold just these items. Raises OSError, when the disk is full above all."""
+        """Make the folder hold exactly these items. Raises OSError, as on a full disk."""
         mask = os.umask(0)
         try:
             root = os.fspath(self.path)
@@ -68,7 +68,7 @@ class StateFolder:
         os.makedirs(root, 0o755)
 
     def _clear(self, folder: str, prefix: str, items: Mapping[str, Item]) -> set[str]:
-        """Remove what is not wanted or not to be believed; return what stays: folders, large files as they were."""
+        """Remove all but wanted folders and unchanged large files; return the paths of those."""
         stays: set[str] = set()
         for entry in _entries(folder):
             path = prefix + entry.name
@@ -138,7 +138,7 @@ class StateFolder:
 
 
 def read_folder(path: Path, store: PageStore) -> dict[str, Item]:
-    """Return what a folder holds, in the form in which states have it. Inode numbers stand for nodes."""
+    """Return the items of a real folder; inode numbers serve as nodes."""
     return dict(_read(os.fspath(path), "", store))
 
 
@@ -169,7 +169,7 @@ def _content(path: str, store: PageStore) -> Content:
 
 
 def _extents(descriptor: int) -> Iterator[tuple[int, int]]:
-    """Return from where to where there is data: a file of a tebibyte may be nothing but a hole (``lseek(2)``)."""
+    """Yield start and end of each extent with data (``lseek(2)``), so that holes are not read."""
     size, end = os.fstat(descriptor).st_size, 0
     while end < size:
         try:
@@ -183,10 +183,10 @@ def _extents(descriptor: int) -> Iterator[tuple[int, int]]:
 
 
 def differences(built: Mapping[str, Item], real: Mapping[str, Item]) -> list[str]:
-    """Return, in words, where a built state and a real folder differ. Permissions are not compared (umask decides).
+    """Return in words the differences between a built state and a real folder.
 
-    Of SQLite's ``-shm`` files only whether they are there is compared: they are written through
-    memory, unseen.
+    Permissions, which depend on the umask, are not compared. Nor are the contents of SQLite's
+    ``-shm`` files, which are written through shared memory, unseen.
     """
     found = [f"{path} is missing" for path in sorted(built.keys() - real.keys())]
     found += [f"{path} is not expected" for path in sorted(real.keys() - built.keys())]

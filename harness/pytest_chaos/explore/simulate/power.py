@@ -1,8 +1,8 @@
-"""Power-loss states: what a power failure may leave on the disk, under two named models. Pure.
+"""Power-loss states of the disk, under two named models. Pure.
 
-What was synced is certain. Of everything else each part may be there or not: a pending write whole,
-not at all, or torn by sectors of 512 bytes, in any order with others (Pillai et al., "All File
-Systems Are Not Created Equal", OSDI 2014). The models differ in names, permissions and sizes:
+Synced data is certain. Everything else is pending. A pending write may be there whole, not at all,
+or torn by sectors of 512 bytes, in any order with others (Pillai et al., "All File Systems Are Not
+Created Equal", OSDI 2014). The models differ in names, permissions and sizes:
 
 ``strict`` is what POSIX promises. A name is certain once its folder was fsynced, and until then
 names come and go independently of each other; an fsync of a file says nothing about its name. A
@@ -10,13 +10,13 @@ rename happens whole or not at all.
 
 ``ext4`` keeps changes of metadata in their order: a failure leaves a prefix of them. An fsync
 commits the metadata of that file or folder, and so everything before it in the journal. It is
-weaker than ext4 with default mount options, which writes out a file before it replaces another by
-rename (``auto_da_alloc``): that is a courtesy.
+weaker than ext4 with default mount options, which also writes out a file before it replaces another
+by rename (``auto_da_alloc``). No program may rely on that.
 
-Only the newest 512 changes are uncertain, and older ones are taken to be written: a kernel writes
-back after some seconds by itself, and the losses of older changes were tried while they were new.
+Only the newest 512 changes are pending; older ones count as written. A kernel writes back after
+some seconds by itself, and the losses of older changes were tried while they were new.
 
-SQLite's ``-shm`` files are memory with a name; no state here has one.
+SQLite's ``-shm`` files are shared memory; no power-loss state has one.
 """
 
 from __future__ import annotations
@@ -45,10 +45,9 @@ if TYPE_CHECKING:
     from pytest_chaos.trace.recording import Recording
 
 EXHAUSTIVE_MAX: Final = 64
-"""A moment that allows at most this many states has all of them built; of others a sample is drawn.
-"""
+"""All states of a moment are built if they are at most this many; else a sample is drawn."""
 SAMPLES: Final = 24
-"""States of a moment that allows more, drawn in equal parts from all kinds of loss."""
+"""Size of that sample, drawn in equal parts from all kinds of loss."""
 SECTOR_BYTES: Final = 512
 PENDING_MAX: Final = 512
 """At most this many changes of contents, and of metadata, are uncertain at a time."""
@@ -59,17 +58,17 @@ _GROUP: Final = re.compile(r"([0-9a-f]+|w)(?:x(\d+))?")
 
 
 class Model(enum.StrEnum):
-    """What the file system is taken to promise."""
+    """The promises of a file system."""
 
     STRICT = "strict"
     EXT4 = "ext4"
 
 
 class Choice(NamedTuple):
-    """What has reached the disk. ``metadata`` has a bit for each pending change, from the oldest (bit 0).
+    """The pending changes that have reached the disk, as bits.
 
-    ``data`` has, for each pending change of a file's content, a bit for each sector, from the
-    lowest.
+    ``metadata`` has a bit for each pending change, from the oldest (bit 0). ``data`` has, for each
+    pending change of a file's content, a bit for each sector, from the lowest.
     """
 
     metadata: int
@@ -77,7 +76,11 @@ class Choice(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """What there is to choose from: ``changes`` of metadata, ``in_order`` or not, and writes of so many ``sectors``."""
+    """The pending changes at a moment, of which each choice loses some.
+
+    ``changes`` counts those of metadata, which are lost ``in_order`` or in any order; ``sectors``
+    has the number of sectors of each pending write.
+    """
 
     changes: int
     in_order: bool
@@ -90,17 +93,17 @@ class Pending(NamedTuple):
 
     @property
     def choices_count(self) -> int:
-        """How many choices there are."""
+        """The number of choices."""
         orders = self.changes + 1 if self.in_order else 1 << self.changes
         return orders << sum(self.sectors)
 
     @property
     def is_exhaustive(self) -> bool:
-        """Whether all choices are few enough to build every one."""
+        """Whether the choices are few enough to build every one."""
         return sum(self.sectors) + self.changes <= EXHAUSTIVE_MAX and self.choices_count <= EXHAUSTIVE_MAX
 
     def choices(self, randomness: Callable[[], Stream], *, samples: int = SAMPLES) -> Iterator[Choice]:
-        """Return all choices when they are few, else a sample that has some of every kind of loss."""
+        """Return all choices if they are few, else a sample with some of every kind of loss."""
         if self.is_exhaustive:
             return self._all()
         return itertools.islice(_in_turns(_Sample(self, randomness()).kinds()), samples)
@@ -112,7 +115,7 @@ class Pending(NamedTuple):
         return (Choice(bits, data) for bits in reversed(metadata) for data in itertools.product(*ranges))
 
     def smaller(self, choice: Choice) -> Iterator[Choice]:
-        """Return choices by which less is lost: all metadata there, one more change, one more write whole."""
+        """Yield choices that lose less: no metadata, one change less, or one write less."""
         everything = self.everything
         if choice.metadata != everything.metadata:
             yield choice._replace(metadata=everything.metadata)
@@ -124,26 +127,32 @@ class Pending(NamedTuple):
                 yield choice._replace(data=_with(choice.data, place, full))
 
     def lost(self, choice: Choice) -> int:
-        """Return how many changes and writes are missing or torn."""
+        """Return the number of changes and writes that are missing or torn."""
         everything = self.everything
         changes = (everything.metadata & ~choice.metadata).bit_count()
         return changes + sum(mask != full for mask, full in zip(choice.data, everything.data, strict=True))
 
     def encode(self, choice: Choice) -> str:
-        """Return a short text for a choice: ``3.wx12-0-f0`` (``w`` is a whole write, ``x12`` twelve times)."""
+        """Return a choice as a short text, such as ``3.wx12-0-f0``.
+
+        ``w`` is a whole write; ``x12`` means twelve times.
+        """
         full = self.everything.data
         masks = ["w" if mask == full[place] else f"{mask:x}" for place, mask in enumerate(choice.data)]
         groups = [(mask, len(list(group))) for mask, group in itertools.groupby(masks)]
         return f"{choice.metadata:x}." + "-".join(mask if count == 1 else f"{mask}x{count}" for mask, count in groups)
 
     def decode(self, text: str) -> Choice:
-        """Return the choice that ``encode`` gave this text. Raises UsageError when it does not fit what is pending."""
+        """Return the choice of a text of ``encode``. Raises UsageError if it does not fit."""
         metadata, _, groups = text.partition(".")
         matches = [_GROUP.fullmatch(group) for group in groups.split("-") if group]
         masks = [match[1] for match in matches if match is not None for _ in range(int(match[2] or 1))]
         full = self.everything
         if None in matches or len(masks) != len(full.data) or not re.fullmatch("[0-9a-f]+", metadata):
-            msg = f"the state {text!r} does not fit {len(full.data)} pending writes: it was made of another recording"
+            msg = (
+                f"state code must have a choice for {len(full.data)} pending writes; got {text!r}, which is of another "
+                "recording. Explore the target again"
+            )
             raise UsageError(msg)
         pairs = zip(masks, full.data, strict=True)
         data = tuple(whole if mask == "w" else int(mask, 16) & whole for mask, whole in pairs)
@@ -151,7 +160,7 @@ class Pending(NamedTuple):
 
 
 class _Sample:
-    """Draws choices of each kind of loss: all or nothing, one missing, one alone, a prefix, a tear, chance."""
+    """Choices of each kind of loss: all, none, one missing, one alone, a prefix, torn, random."""
 
     def __init__(self, pending: Pending, randomness: Stream) -> None:
         self._pending = pending
@@ -178,7 +187,7 @@ class _Sample:
         ]
 
     def _places(self, count: int) -> Iterator[int]:
-        """Return places in a random order; of very many only as many as can be used."""
+        """Return places in a random order, no more than can be used."""
         if count > SAMPLES:
             return (int(self._random() * count) for _ in range(SAMPLES))
         return iter(sorted(range(count), key=lambda _: self._random()))
@@ -229,7 +238,7 @@ class _Unit(NamedTuple):
 
 
 class PowerLoss:
-    """What is certain and what is pending while a recorded program runs, and what a failure may leave now."""
+    """Certain and pending changes while a recorded program runs; builds power-loss states."""
 
     def __init__(self, disk: Disk, model: Model) -> None:
         self._disk = disk
@@ -244,10 +253,10 @@ class PowerLoss:
         self._built: dict[tuple[int, tuple[int, ...]], Content] = {}
         self._free_now: list[_Unit] | None = None
 
-    # What the program does
+    # Steps of the program
 
     def follow(self, effect: Effect | None) -> None:
-        """Take in what a step changed, once the disk has it."""
+        """Add the effect of a step, once it is applied to the disk."""
         self._built.clear()
         self._free_now = None
         if isinstance(effect, Syncing):
@@ -264,7 +273,7 @@ class PowerLoss:
         self._write_back()
 
     def _write_back(self) -> None:
-        """Take the oldest changes to be written where there are too many to choose from."""
+        """Count the oldest changes as written if too many are pending."""
         while len(self._waiting) > PENDING_MAX:
             change = self._waiting.popleft()
             units = self._data.get(change.node, [])
@@ -297,18 +306,18 @@ class PowerLoss:
             upto = max((place for place, hit in enumerate(touched) if hit), default=-1)
             touched = [place <= upto for place in range(len(touched))]
         else:
-            touched = _with_what_they_need(self._metadata, touched)
+            touched = _with_earlier_names(self._metadata, touched)
         self._commit(touched)
 
     def _touches(self, change: _Metadata, node: int) -> bool:
-        """Whether an fsync of this node is about the change."""
+        """Whether an fsync of this node makes the change certain."""
         if not isinstance(change, Naming):
             return change.node == node
         of_folder = any(folder == node for folder, _, _ in change.settings)
         return of_folder or (self._model is Model.EXT4 and any(named == node for _, _, named in change.settings))
 
     def _settle(self, node: int) -> None:
-        """Make all that a file holds certain. What the journal has of it still stands there, for the order's sake."""
+        """Make a file's content certain; its journalled changes keep their place in the order."""
         self._contents[node] = self._disk.contents[node]
         del self._data[node]
 
@@ -325,11 +334,11 @@ class PowerLoss:
                 ]
         self._metadata = [change for change, is_gone in zip(self._metadata, chosen, strict=True) if not is_gone]
 
-    # What may be there now
+    # States that a failure may leave now
 
     @property
     def _free(self) -> list[_Unit]:
-        """The changes of contents that have a choice of their own: neither certain nor part of the journal."""
+        """The pending changes of contents that are not part of the journal."""
         if self._free_now is None:
             units = (unit for units in self._data.values() for unit in units)
             self._free_now = [unit for unit in units if not unit.is_certain and not self._is_journalled(unit.change)]
@@ -337,12 +346,12 @@ class PowerLoss:
 
     @property
     def pending(self) -> Pending:
-        """What there is to choose from."""
+        """The pending changes now."""
         sectors = tuple(_sectors(unit.change) for unit in self._free)
         return Pending(len(self._metadata), self._model is Model.EXT4, sectors)
 
     def build(self, pending: Pending, choice: Choice, moment: Moment) -> State:
-        """Return the state that is left when just this has reached the disk."""
+        """Return the state in which exactly the chosen changes have reached the disk."""
         landed = {id(change): choice.metadata >> bit & 1 for bit, change in enumerate(self._metadata)}
         landed |= {id(unit.change): mask for unit, mask in zip(self._free, choice.data, strict=True)}
         names, modes = self._names, self._modes
@@ -379,7 +388,7 @@ class PowerLoss:
         return self._built[key]
 
     def _partly(self, node: int, masks: Sequence[int]) -> Content:
-        """Return the content of which these parts have landed."""
+        """Return the content of a file after these parts of its writes."""
         units, before = self._data[node], self._contents.get(node) or self._disk.empty
         if not all(unit.change.is_write for unit in units):
             return self._one_by_one(node, masks)
@@ -411,7 +420,7 @@ class PowerLoss:
 
 
 class _Loss(NamedTuple):
-    """The words for a loss, put together when they are wanted: most states are never spoken of."""
+    """The text of a loss, made on demand: most states are never reported."""
 
     moment: Moment
     changes: tuple[_Metadata, ...]
@@ -419,7 +428,7 @@ class _Loss(NamedTuple):
     choice: Choice
 
     def words(self) -> str:
-        """Say what is lost."""
+        """Return the lost changes in words."""
         at = f"before step {self.moment.step}" if self.moment.step is not None else f"after {self.moment.marks} marks"
         everything = self.pending.everything
         missing = [
@@ -440,11 +449,10 @@ class _Loss(NamedTuple):
 def power_states(
     recording: Recording, store: PageStore, model: Model, *, seed: str, samples: int = SAMPLES, every: int = 1
 ) -> Iterator[tuple[State, bool]]:
-    """Return the states that a power failure may leave, moment by moment; the same seed gives the same states.
+    """Yield the states that a power loss may leave, moment by moment, as the seed decides.
 
-    With each comes whether its moment has all of its states built. Equal states come more than
-    once. Of a long run only one in ``every`` moments is looked at, beginning with one that is
-    drawn.
+    With each state comes whether all states of its moment are built. Equal states are repeated. Of
+    a long run only one in ``every`` moments is used; the first is drawn.
     """
     first = int(stream(seed, "power", str(model), "first").random() * every)
     for place, (moment, loss) in enumerate(walk_moments(recording, store, model)):
@@ -457,7 +465,7 @@ def power_states(
 
 
 def walk_moments(recording: Recording, store: PageStore, model: Model) -> Iterator[tuple[Moment, PowerLoss]]:
-    """Return every moment of the run with what is pending in it; the second is good until the next is asked for."""
+    """Yield every moment of the run with its pending changes, valid until the next moment."""
     disk = Disk(recording, store)
     loss = PowerLoss(disk, model)
     followed: Effect | None = None
@@ -468,8 +476,8 @@ def walk_moments(recording: Recording, store: PageStore, model: Model) -> Iterat
     loss.follow(followed)
 
 
-def _with_what_they_need(changes: Sequence[_Metadata], chosen: Sequence[bool]) -> list[bool]:
-    """Return the choice with every earlier change of names in the same folders: they cannot be overtaken."""
+def _with_earlier_names(changes: Sequence[_Metadata], chosen: Sequence[bool]) -> list[bool]:
+    """Return ``chosen`` with every earlier change of names in the same folders: order is kept."""
     folders: set[int] = set()
     result = list(chosen)
     for place in reversed(range(len(changes))):
@@ -498,7 +506,7 @@ def _full(change: Writing) -> int:
 
 
 def _runs(mask: int, change: Writing) -> Iterator[tuple[int, int]]:
-    """Return start and end in the file of each run of sectors that landed, cut to what was written."""
+    """Yield start and end, in the file, of each run of sectors that landed."""
     first, end = change.offset // SECTOR_BYTES, change.offset + change.length
     place = 0
     while mask >> place:

@@ -1,4 +1,4 @@
-"""One state of the watched folder: what is at each path, which marks were seen before, and how it came about.
+"""States of the watched folder: the items by path, the marks before it, and its origin.
 
 A state is named by a *code* that says how to build it again from the same recording: ``crash:57``
 is the death of the process right before step 57, ``power:strict:57:3f`` a loss of power there with
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Item(NamedTuple):
-    """What is at a path. Paths whose items have the same ``node`` are names of one file."""
+    """The object at a path. Items with the same ``node`` are hard links to one file."""
 
     kind: str
     mode: int
@@ -34,11 +34,12 @@ class Item(NamedTuple):
 
 
 class State:
-    """One state. ``step`` is the durable step that did not happen any more, ``marks`` how many marks were seen.
+    """One state of the watched folder.
 
-    ``lost`` counts what this state lacks of what the program had asked for, the measure by which a
-    smaller example is told from a larger one; ``text`` says it in words. ``kill`` is whether a real
-    SIGKILL can leave this very state.
+    ``step`` is the first durable step that did not happen; ``marks`` counts the marks before it.
+    ``lost`` counts the requested changes that the state lacks, to tell a smaller example from a
+    larger one; ``text`` says them in words. ``kill`` is whether a real SIGKILL can leave exactly
+    this state.
     """
 
     def __init__(
@@ -62,31 +63,31 @@ class State:
 
     @cached_property
     def code(self) -> str:
-        """The name by which the state can be built again; put together when it is asked for."""
+        """The state code, made on demand."""
         return self._code if isinstance(self._code, str) else self._code()
 
     @property
     def moment(self) -> str:
-        """Between which steps and marks this state came about."""
+        """The moment of this state: its step and its number of marks."""
         return f"{self.step}m{self.marks}"
 
     @cached_property
     def digest(self) -> bytes:
-        """Equal for states that no check could tell from each other: same marks, same paths, same contents."""
+        """A digest of marks, paths and contents: no check can tell two states with one apart."""
         return blake2b(
             repr((self.marks, _identity(self.items))).encode(errors="surrogatepass"), digest_size=16
         ).digest()
 
     def __str__(self) -> str:
-        """Say the state as a report does."""
+        """Return the state in words, as reports show it."""
         return (self.text if isinstance(self.text, str) else self.text()) or self.code
 
 
 def durable_digest(items: Mapping[str, Item]) -> bytes:
-    """Equal for folders that hold the same, as far as a recording can tell.
+    """Return a digest of the items that a recording can reproduce.
 
     Permissions are left out, which depend on the umask, and the contents of SQLite's ``-shm``
-    files, which are written through memory.
+    files, which are written through shared memory.
     """
     found = [
         (path, item.kind, item.target, None if path.endswith("-shm") or item.content is None else item.content.digest)
@@ -118,7 +119,7 @@ def items_of(
     *,
     keep: Callable[[str], bool] = lambda _: True,
 ) -> dict[str, Item]:
-    """Return what is at each path of a tree of names, folders before what is in them."""
+    """Return the items of a tree of names, each folder before its content."""
     items: dict[str, Item] = {}
     for path, number in walk(names):
         if keep(path):
@@ -129,7 +130,7 @@ def items_of(
 
 
 def live_items(disk: Disk, content_of: Callable[[int], Content] | None = None) -> dict[str, Item]:
-    """Return what is at each path right now."""
+    """Return the items of the disk as it is now."""
     return items_of(disk, disk.names, content_of or disk.contents.__getitem__, disk.modes)
 
 

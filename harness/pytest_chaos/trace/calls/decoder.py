@@ -83,7 +83,7 @@ class Decoder(CopyCalls, CreateCalls, NameCalls, AttributeCalls, SyncCalls, Othe
             ends_s = time.thread_time() + _TURN_TIMEOUT_S
             while not self._is_done(self._last.steps[0]) and time.thread_time() < ends_s:
                 os.sched_yield()
-        for other in list(self._unbound):  # before anybody else moves or removes what it has made
+        for other in list(self._unbound):  # before another call moves or removes the new object
             self._bind(other)
 
     def _is_done(self, step: Step) -> bool:

@@ -28,7 +28,7 @@ F_SETFL: Final = 4
 
 
 class AttributeCalls(DecoderBase):
-    """Calls that change permissions, or extended attributes, which no state is built with."""
+    """Calls that change permissions, or extended attributes, which states do not have."""
 
     @system_call("chmod", x86_64=90, takes=2, at=(0,))
     @system_call("fchmodat", x86_64=268, aarch64=53)
@@ -119,7 +119,7 @@ class SyncCalls(DecoderBase):
 
 
 class OtherCalls(DecoderBase):
-    """The calls that change no file, and change what can be seen of later ones."""
+    """Calls that change no file, but decide how later calls are decoded."""
 
     @system_call("close", x86_64=3, aarch64=57, is_close=True)
     def close(self, call: Notification) -> Decoded:
@@ -181,5 +181,5 @@ class OtherCalls(DecoderBase):
 
     @system_call("io_setup", x86_64=206, aarch64=0)
     def io_setup(self, _call: Notification) -> Decoded:
-        """Refuse: requests of io_submit(2) are done later, in an order that nobody sees."""
+        """Refuse: requests of io_submit(2) are done later, in an order that is not observable."""
         return denied("aio", "asynchronous input and output (io_setup) was refused, whose writes cannot be seen")
