@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_chaos.explore.judge import Pool, Task
+from pytest_chaos.explore.judge import Pool, StateTask
 from pytest_chaos.explore.launch import step_source
 from pytest_chaos.explore.record import Recorded, record
 from pytest_chaos.explore.simulate.crash import crash_states
@@ -185,7 +185,7 @@ def _judged(recorded: Recorded, states: Iterable[State], folder: Path, *, jobs: 
     with Pool(recorded.known, folder, jobs=jobs) as pool:
         began_s, count = time.perf_counter(), 0
         began_cpu_s = _cpu_s()
-        for _, judged in pool.answers(states, lambda state: Task(state.items, state.marks)):
+        for _, judged in pool.answers(states, lambda state: StateTask(state.items, state.marks)):
             found += [each.text for each in judged.findings]
             count += 1
         took_s = time.perf_counter() - began_s
@@ -253,7 +253,7 @@ def _memory() -> bool:
             for kind, states in kinds.items():
                 for number, state in enumerate(states):
                     if number % 997 == 0:
-                        pool.submit(Task(state.items, state.marks))
+                        pool.submit(StateTask(state.items, state.marks))
                         count += 1
                     if number % 5000 == 0:
                         peak_bytes = max(peak_bytes, _proportional_bytes())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_chaos.errors import StepsUnavailable
 from pytest_chaos.explore.families import FAMILIES
-from pytest_chaos.explore.judge import Judgement, Pool, Task
+from pytest_chaos.explore.judge import Judgement, Pool, StateTask
 from pytest_chaos.explore.record import Known, check_marks, check_run, clean_run, findings_of_run, of_clean_run
 from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, Family, FamilyResult
 from pytest_chaos.explore.session import Session
@@ -75,8 +75,8 @@ def explore_events(
         return [_explore_family(session, family, steps) for family in options.families], ()
 
 
-def _task(options: Options, directive: Directive) -> Task:
-    return Task({}, directive=directive, run_timeout_s=options.run_timeout_s, is_compared=False)
+def _task(options: Options, directive: Directive) -> StateTask:
+    return StateTask({}, directive=directive, run_timeout_s=options.run_timeout_s, is_compared=False)
 
 
 def _explore_family(session: Session, family: Family, steps: list[Step]) -> FamilyResult:

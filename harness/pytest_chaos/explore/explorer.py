@@ -21,7 +21,7 @@ from pytest_chaos.errors import ChaosError, UsageError
 from pytest_chaos.evidence.redact import clean
 from pytest_chaos.explore.events import NOTE, explore_events, observe_events
 from pytest_chaos.explore.families import FAMILIES
-from pytest_chaos.explore.judge import Pool, Task
+from pytest_chaos.explore.judge import Pool, StateTask
 from pytest_chaos.explore.lines import LINES_MAX, line_at
 from pytest_chaos.explore.record import (
     DENIED,
@@ -171,7 +171,7 @@ class Explorer:
 
         Raises ExplorationError if the check itself is broken.
         """
-        judgement = pool.judge(Task(read_folder(clean, recorded.store), len(recorded.marks)))
+        judgement = pool.judge(StateTask(read_folder(clean, recorded.store), len(recorded.marks)))
         shutil.rmtree(clean, ignore_errors=True)
         if judgement.said:
             self._notes.append(f"the check found nothing without any fault{judgement.said}")
@@ -309,7 +309,7 @@ def _is_found_again(recorded: Recorded, pool: Pool, found: Discovery, folder: Pa
     """
     if found.kind == "liveness" or found.label == CONFIRMED_BY_A_RUN:
         return True
-    judgement = pool.judge(Task(read_folder(folder / "directory", recorded.store), found.marks))
+    judgement = pool.judge(StateTask(read_folder(folder / "directory", recorded.store), found.marks))
     return found.signature in {finding.signature for finding in judgement.findings}
 
 
@@ -378,7 +378,7 @@ def judge_one(
         _keep_state(rebuilt, destination)
         known = recorded.known._replace(marks=rebuilt.marks)
         with Pool(known, folder, timeout_s=options.check_timeout_s) as pool:
-            judgement = pool.judge(Task(rebuilt.items, len(rebuilt.marks)))
+            judgement = pool.judge(StateTask(rebuilt.items, len(rebuilt.marks)))
         return clean(Judged(rebuilt.text, judgement.findings))
     finally:
         recorded.close()

@@ -60,7 +60,7 @@ _GROWN: Final = 77
 """Exit code of a worker that ends because it has grown."""
 
 
-class Task(NamedTuple):
+class StateTask(NamedTuple):
     """A state to judge; with a ``directive``, a real run from this state, and the state it leaves.
 
     ``marks`` counts the marks of the recorded run that precede a built state. If ``is_compared``,
@@ -114,7 +114,7 @@ class _Waiting:
         """The result of the run, kept also if the check after it hangs."""
 
 
-class Worker:
+class JudgeWorker:
     """One worker process and its folders, as the exploring process sees them.
 
     ``waiting`` is in the order of sending. A replacement takes over the ``base`` and the folders of
@@ -176,7 +176,7 @@ class Pool:
         self._known = known
         self._timeout_s = timeout_s
         self._before = {process.pid for process in tree.descendants(os.getpid())}
-        self._workers = [Worker(known, folder / f"worker-{number}") for number in range(jobs)]
+        self._workers = [JudgeWorker(known, folder / f"worker-{number}") for number in range(jobs)]
         self._judged: list[tuple[Any, Judgement]] = []
 
     def __enter__(self) -> Self:
@@ -187,7 +187,7 @@ class Pool:
         """End all workers."""
         self.close()
 
-    def submit(self, task: Task, about: object = None) -> list[tuple[Any, Judgement]]:
+    def submit(self, task: StateTask, about: object = None) -> list[tuple[Any, Judgement]]:
         """Hand a task in, and return the judgements that have arrived, each with its ``about``.
 
         Waits for a free worker. Raises OSError if there is no room to write the state.
@@ -207,14 +207,14 @@ class Pool:
         return self._take_judged()
 
     def answers(
-        self, things: Iterable[_About], task_of: Callable[[_About], Task]
+        self, things: Iterable[_About], task_of: Callable[[_About], StateTask]
     ) -> Iterator[tuple[_About, Judgement]]:
         """Have the task of each thing judged, and yield each thing with its judgement."""
         for thing in things:
             yield from self.submit(task_of(thing), thing)
         yield from self.drain()
 
-    def judge(self, task: Task) -> Judgement:
+    def judge(self, task: StateTask) -> Judgement:
         """Have one task judged, and wait for it; no other task may be waiting."""
         ((_, judgement),) = [*self.submit(task), *self.drain()]
         return judgement
@@ -227,7 +227,7 @@ class Pool:
         """Replace the idle workers by fresh ones, which have judged nothing."""
         for place, worker in enumerate(self._workers):
             worker.end()
-            self._workers[place] = Worker(self._known, worker.base, worker.folders)
+            self._workers[place] = JudgeWorker(self._known, worker.base, worker.folders)
 
     def close(self) -> None:
         """End the workers, and all that their checks have left running. Closing twice is fine."""
@@ -237,7 +237,7 @@ class Pool:
         _reap(self._before)
         tree.adopt_orphans(adopts=self._adopted_before)
 
-    def _free(self) -> Worker:
+    def _free(self) -> JudgeWorker:
         """Wait for a free folder, and return the worker with the fewest tasks.
 
         Of several such workers it is the one whose last task is the longest ago.
@@ -270,7 +270,7 @@ class Pool:
             if worker in self._workers and worker.waiting and now_s > worker.deadline_s:
                 self._replace(worker, _hung(self._timeout_s))
 
-    def _receive(self, worker: Worker) -> None:
+    def _receive(self, worker: JudgeWorker) -> None:
         try:
             content = worker.channel.recv(MESSAGE_BYTES_MAX)
         except OSError:
@@ -290,13 +290,13 @@ class Pool:
             worker.deadline_s = time.monotonic() + worker.waiting[0].timeout_s
         self._judged.append((task.about, judgement))
 
-    def _replace(self, worker: Worker, finding: Finding | None) -> None:
+    def _replace(self, worker: JudgeWorker, finding: Finding | None) -> None:
         """Replace a worker that hangs or has died.
 
         Its current task is judged with the finding; its other tasks go to the new worker.
         """
         has_grown = worker.end()
-        fresh = Worker(self._known, worker.base, worker.folders)
+        fresh = JudgeWorker(self._known, worker.base, worker.folders)
         self._workers[self._workers.index(worker)] = fresh
         lost = worker.waiting.popleft() if worker.waiting and not (has_grown and finding is None) else None
         for rest in worker.waiting:
@@ -316,7 +316,7 @@ def _hung(timeout_s: float) -> Finding:
     return Finding(signature="liveness:check-hangs", text=text, kind="liveness")
 
 
-def _died(worker: Worker) -> Finding:
+def _died(worker: JudgeWorker) -> Finding:
     text = f"the process of the check (pid {worker.pid}) died within it; a crash of the library it uses, or an exit?"
     return Finding(signature="harness:check-died", text=text, kind="harness")
 

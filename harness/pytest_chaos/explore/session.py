@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from pytest_chaos.errors import UsageError
-from pytest_chaos.explore.judge import Judgement, Pool, Task
+from pytest_chaos.explore.judge import Judgement, Pool, StateTask
 from pytest_chaos.explore.report import (
     HANGS,
     MODELLED,
@@ -233,7 +233,7 @@ class Collector:
         return time.monotonic() >= self._deadline_s or self._hangs >= HANGS_MAX
 
     def answers(
-        self, things: Iterable[_Thing], task_of: Callable[[_Thing], Task | None]
+        self, things: Iterable[_Thing], task_of: Callable[[_Thing], StateTask | None]
     ) -> Iterator[tuple[_Thing, Judgement]]:
         """Have the task of each thing done, and yield the thing with its judgement.
 
@@ -280,7 +280,7 @@ class Collector:
         for _ in self.judged(states, model=model):
             pass
 
-    def _task_of(self, state: State, *, model: str) -> Task | None:
+    def _task_of(self, state: State, *, model: str) -> StateTask | None:
         """Return the task of judging a state; None if an equal one was judged.
 
         The findings of the equal state are then noted for this model, too.
@@ -296,11 +296,11 @@ class Collector:
         elif digest in self._judged_before and not seen & bit:  # judged again, for this model
             self._judged_before.discard(digest)
             self._judged_again.add(digest)
-            return Task(state.items, state.marks)
+            return StateTask(state.items, state.marks)
         if seen and not seen & bit:
             for finding in self._guilty.get(digest, ()):
                 self.note(finding, state, model=model)
-        return None if seen else Task(state.items, state.marks)
+        return None if seen else StateTask(state.items, state.marks)
 
     def note(self, finding: Finding, state: State, *, model: str = "", label: str = MODELLED, states: int = 1) -> None:
         """Keep a finding: one about the harness as a problem, every other one as a discovery.

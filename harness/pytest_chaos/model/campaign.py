@@ -139,7 +139,7 @@ class FailureSummary(msgspec.Struct, frozen=True, kw_only=True):
     reproduced: Tally = Tally()
 
 
-class CrashPoint(msgspec.Struct, frozen=True, kw_only=True):
+class CrashPointSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A named point of the target: how many runs knew of it, and how many faults fired at it."""
 
     name: str
@@ -185,7 +185,7 @@ class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True):
     assertions: tuple[AssertionSummary, ...] = ()
     failures: tuple[FailureSummary, ...] = ()
     failures_omitted: int = 0
-    crash_points: tuple[CrashPoint, ...] = ()
+    crash_points: tuple[CrashPointSummary, ...] = ()
     agents: tuple[AgentUse, ...] = ()
     measures: tuple[Measure, ...] = ()
     limitations: tuple[str, ...] = ()
@@ -436,7 +436,7 @@ def _unexplained(run: RunRecord) -> tuple[Finding, ...]:
     return (Finding(signature="fault-not-fired" if unfired else "run-undecided", text=text, kind="harness"),)
 
 
-def _crash_points(runs: Iterable[RunRecord]) -> tuple[CrashPoint, ...]:
+def _crash_points(runs: Iterable[RunRecord]) -> tuple[CrashPointSummary, ...]:
     known: Counter[str] = Counter()
     fired: Counter[str] = Counter()
     for run in runs:
@@ -445,7 +445,7 @@ def _crash_points(runs: Iterable[RunRecord]) -> tuple[CrashPoint, ...]:
         for place in {each.fault for each in run.receipts if each.fired and each.fault is not None}:
             if place < len(faults) and isinstance(when := faults[place].when, AtPoint):
                 fired[when.point] += 1
-    return tuple(CrashPoint(name=name, runs=known[name], fired=fired[name]) for name in known | fired)
+    return tuple(CrashPointSummary(name=name, runs=known[name], fired=fired[name]) for name in known | fired)
 
 
 def _agents(runs: Iterable[RunRecord]) -> tuple[AgentUse, ...]:

@@ -22,7 +22,7 @@ _Name = tuple[int, str]
 """A folder's node, and a name in it; below a folder without a node the name is the rest of the path."""
 
 
-class Place(NamedTuple):
+class ResolvedPath(NamedTuple):
     """A resolved path. ``path`` is relative to the watched folder if inside, else absolute."""
 
     absolute: str
@@ -150,11 +150,11 @@ class WatchedFolder:
             self._at[node] = name
             self._named[name] = node
 
-    def place(self, absolute: str) -> Place:
+    def place(self, absolute: str) -> ResolvedPath:
         """Resolve an absolute path but for its last name."""
         parent, _, name = absolute.rpartition("/")
         if parent == self.root and name not in {"", ".", ".."}:  # the most frequent case needs no lstat
-            return Place(absolute, name, is_inside=True)
+            return ResolvedPath(absolute, name, is_inside=True)
         parent, name = os.path.split(absolute.rstrip("/") or "/")
         if name in {"", ".", ".."}:
             resolved = os.path.realpath(absolute)
@@ -162,7 +162,7 @@ class WatchedFolder:
             resolved = os.path.join(os.path.realpath(parent), name)
         return self._placed(resolved)
 
-    def look(self, absolute: str) -> tuple[Place, os.stat_result | None]:
+    def look(self, absolute: str) -> tuple[ResolvedPath, os.stat_result | None]:
         """Resolve an absolute path with a symbolic link at its end; return what is there, too."""
         place = self.place(absolute)
         status = lstat(place.absolute)
@@ -171,11 +171,11 @@ class WatchedFolder:
             status = lstat(place.absolute)
         return place, status
 
-    def _placed(self, resolved: str) -> Place:
+    def _placed(self, resolved: str) -> ResolvedPath:
         if resolved == self.root:
-            return Place(resolved, "", is_inside=True)
+            return ResolvedPath(resolved, "", is_inside=True)
         is_inside = resolved.startswith(self._prefix)
-        return Place(resolved, resolved[len(self._prefix) :] if is_inside else resolved, is_inside)
+        return ResolvedPath(resolved, resolved[len(self._prefix) :] if is_inside else resolved, is_inside)
 
     def scan(self, keep: Callable[[bytes], int] | None) -> Iterator[Entry]:
         """Walk over the folder's content, give each object its node, and keep its bytes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pytest_chaos.explore.judge import Judgement, Task
+from pytest_chaos.explore.judge import Judgement, StateTask
 from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, FamilyResult
 from pytest_chaos.explore.simulate.crash import crash_states, find_crash
 from pytest_chaos.explore.simulate.state import State
@@ -85,9 +85,9 @@ class _Crashes:
                 return
             yield _Kill(step)
 
-    def _task_of(self, kill: _Kill) -> Task:
+    def _task_of(self, kill: _Kill) -> StateTask:
         directive = KillBefore(number=kill.step)
-        return Task(self._recorded.before, directive=directive, run_timeout_s=self._options.run_timeout_s)
+        return StateTask(self._recorded.before, directive=directive, run_timeout_s=self._options.run_timeout_s)
 
     def _compare(self, kill: _Kill, judgement: Judgement) -> None:
         step, built = kill.step, self._built[kill.step]

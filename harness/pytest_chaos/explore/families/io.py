@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_chaos.errors import UsageError
-from pytest_chaos.explore.judge import Judgement, Task
+from pytest_chaos.explore.judge import Judgement, StateTask
 from pytest_chaos.explore.record import Rebuilt
 from pytest_chaos.explore.report import CONFIRMED_BY_A_RUN, FamilyResult
 from pytest_chaos.explore.simulate.folder import StateFolder, read_folder
@@ -117,8 +117,8 @@ def explore(recorded: Recorded, found: Collector) -> None:
     found.is_sampled = len(chosen) < len(planned)
     found.done = found.confirmed = min(found.skipped, len(chosen))
 
-    def task_of(trouble: Trouble) -> Task:
-        return Task(
+    def task_of(trouble: Trouble) -> StateTask:
+        return StateTask(
             recorded.before, directive=trouble.directive, run_timeout_s=options.run_timeout_s, is_compared=False
         )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pytest_chaos.explore.judge import Task
+from pytest_chaos.explore.judge import StateTask
 from pytest_chaos.explore.report import Discovery, FamilyResult, grouped
 from pytest_chaos.explore.simulate.power import Model, power_states, walk_moments
 
@@ -92,7 +92,7 @@ def _reduced(recorded: Recorded, found: Collector, discovery: Discovery) -> Disc
                 continue
             tried.add(smaller)
             state = loss.build(loss.pending, smaller, moment)
-            judgement = found.session.pool.judge(Task(state.items, state.marks))
+            judgement = found.session.pool.judge(StateTask(state.items, state.marks))
             if discovery.signature in {finding.signature for finding in judgement.findings}:
                 changes = {"code": state.code, "state": str(state), "lost": state.lost}
                 discovery, choice = msgspec.structs.replace(discovery, **changes), smaller

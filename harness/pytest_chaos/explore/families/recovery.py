@@ -10,7 +10,7 @@ import contextlib
 import shutil
 from typing import TYPE_CHECKING, Final
 
-from pytest_chaos.explore.judge import Task
+from pytest_chaos.explore.judge import StateTask
 from pytest_chaos.explore.record import recorded_run
 from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, Discovery, FamilyResult, grouped
 from pytest_chaos.explore.simulate.content import PageStore
@@ -194,7 +194,7 @@ class _Recoveries:
             self._found.fail("harness:replay-differs", text)
         elif seen.fired:
             with contextlib.closing(PageStore(self._folder)) as store:
-                judgement = self._pool.judge(Task(read_folder(recovery.directory, store), base.marks))
+                judgement = self._pool.judge(StateTask(read_folder(recovery.directory, store), base.marks))
             self._found.confirmed += 1
             state = State(found.code, found.step, found.marks, {}, lost=found.lost, text=found.state)
             for finding in judgement.findings:

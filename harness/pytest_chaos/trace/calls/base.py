@@ -11,7 +11,7 @@ import msgspec
 
 from pytest_chaos.trace import memory
 from pytest_chaos.trace.calls.table import NAMES
-from pytest_chaos.trace.folder import Place, WatchedFolder, lstat
+from pytest_chaos.trace.folder import ResolvedPath, WatchedFolder, lstat
 from pytest_chaos.trace.memory import Failing, Memory, Unreadable
 from pytest_chaos.trace.step import NO_CONTENT, Action, BlindSpot, Step
 
@@ -252,11 +252,11 @@ class DecoderBase:
             return path
         return os.path.join(memory.path_of(thread, descriptor_in(folder)), path)
 
-    def _place(self, call: Notification, folder: int, path: int) -> Place:
+    def _place(self, call: Notification, folder: int, path: int) -> ResolvedPath:
         """Resolve a path but for its last name, as calls do that make or remove a name."""
         return self.folder.place(self._absolute(call.thread, folder, self.memory.text(call.thread, path)))
 
-    def _look(self, call: Notification, folder: int, path: int) -> tuple[Place, os.stat_result | None]:
+    def _look(self, call: Notification, folder: int, path: int) -> tuple[ResolvedPath, os.stat_result | None]:
         """Resolve a path with a symbolic link at its end, and return what is there."""
         return self.folder.look(self._absolute(call.thread, folder, self.memory.text(call.thread, path)))
 

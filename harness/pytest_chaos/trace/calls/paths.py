@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_chaos.trace import memory
 from pytest_chaos.trace.calls.base import NOTHING, Decoded, DecoderBase, denied, descriptor_in, one, signed_word
 from pytest_chaos.trace.calls.table import any_bit, system_call
-from pytest_chaos.trace.folder import Place, lstat
+from pytest_chaos.trace.folder import ResolvedPath, lstat
 from pytest_chaos.trace.memory import AT_FDCWD
 from pytest_chaos.trace.step import NO_CONTENT, Action
 
@@ -153,13 +153,17 @@ class CreateCalls(SizeCalls):
         # /proc/PID/status is dear to read, and few programs ever change their umask.
         return memory.umask_of(thread) if self._umask_at_first is None else self._umask_at_first
 
-    def _made(self, call: Notification, action: Action, place: Place, *, mode: int = 0, target: str = "") -> Decoded:
+    def _made(
+        self, call: Notification, action: Action, place: ResolvedPath, *, mode: int = 0, target: str = ""
+    ) -> Decoded:
         """Decode a call that makes something at a path where nothing may be."""
         if not place.is_inside:
             return Decoded(stray=place.absolute)
         return NOTHING if lstat(place.absolute) else self._coming(call, action, place, mode=mode, target=target)
 
-    def _coming(self, call: Notification, action: Action, place: Place, *, mode: int, target: str = "") -> Decoded:
+    def _coming(
+        self, call: Notification, action: Action, place: ResolvedPath, *, mode: int, target: str = ""
+    ) -> Decoded:
         """Decode a call that makes something where nothing is."""
         if lstat(os.path.dirname(place.absolute)) is None:
             return NOTHING
@@ -259,7 +263,7 @@ class NameCalls(DecoderBase):
         folder, path, flags, *_ = call.arguments
         return self._removed(self._place(call, folder, path), is_folder=bool(flags & _AT_REMOVEDIR))
 
-    def _removed(self, place: Place, *, is_folder: bool) -> Decoded:
+    def _removed(self, place: ResolvedPath, *, is_folder: bool) -> Decoded:
         status = lstat(place.absolute)
         if status is None or stat.S_ISDIR(status.st_mode) != is_folder:
             return NOTHING
@@ -305,7 +309,9 @@ class NameCalls(DecoderBase):
         step = self._step(Action.RENAME, path=source.path, target=to_path, node=node)
         return one(step) if to_path else Decoded(steps=(step,), stray=target.absolute)
 
-    def _exchanged(self, source: Place, target: Place, moved: os.stat_result, there: os.stat_result | None) -> Decoded:
+    def _exchanged(
+        self, source: ResolvedPath, target: ResolvedPath, moved: os.stat_result, there: os.stat_result | None
+    ) -> Decoded:
         if there is None or source.absolute.startswith(f"{target.absolute}/"):
             return NOTHING
         if not (source.is_inside and target.is_inside):
@@ -316,7 +322,7 @@ class NameCalls(DecoderBase):
         self.folder.move(second, source.path)
         return one(self._step(Action.EXCHANGE, path=source.path, target=target.path, node=first))
 
-    def _moved_in(self, source: Place, target: Place, moved: os.stat_result) -> Decoded:
+    def _moved_in(self, source: ResolvedPath, target: ResolvedPath, moved: os.stat_result) -> Decoded:
         """Decode the rename of a file from outside into the folder: a step with all its bytes."""
         if not stat.S_ISREG(moved.st_mode) or moved.st_size > _MOVED_IN_BYTES_MAX:
             text = f"{source.absolute} was not let into the folder: only files up to a gigabyte are moved in"

@@ -190,7 +190,7 @@ def test_a_failed_assertion_is_a_finding_with_its_place(tmp_path: Path) -> None:
             return []
 
     (finding,) = subject_of(Bare).examine(tmp_path, [])
-    assert finding.signature.startswith("assertion:an assertion failed at test_explore_target.py")
+    assert finding.signature.startswith("assertion:an assertion failed at test_target.py")
 
 
 def _commands(check: str) -> CommandSubject:

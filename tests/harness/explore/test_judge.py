@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pytest_chaos.errors import StepsUnavailable
-from pytest_chaos.explore.judge import Judgement, Pool, Task
+from pytest_chaos.explore.judge import Judgement, Pool, StateTask
 from pytest_chaos.explore.launch import step_source
 from pytest_chaos.explore.record import Known
 from pytest_chaos.explore.simulate.content import Content, PageStore
@@ -59,7 +59,7 @@ class Asked:
 
     def ask(self, word: str, marks: int = 0) -> None:
         """Have a state judged."""
-        self.heard += self.pool.submit(Task(_state(word), marks), word)
+        self.heard += self.pool.submit(StateTask(_state(word), marks), word)
 
     def answers(self) -> dict[str, list[str]]:
         """Wait, and return for each word the answers (or the signature of what is about the
@@ -168,7 +168,8 @@ def test_a_real_run_is_judged_and_compared_with_its_own_recording(tmp_path: Path
     """
     with Pool(Known(subject_of(Careful), _source(), (), ()), tmp_path) as pool:
         killed, whole = [
-            pool.judge(Task({}, directive=directive, run_timeout_s=60)) for directive in (KillBefore(number=3), Watch())
+            pool.judge(StateTask({}, directive=directive, run_timeout_s=60))
+            for directive in (KillBefore(number=3), Watch())
         ]
 
     assert (killed.fired, killed.signal, killed.differences, killed.marks) == (True, 9, (), 1)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from pytest_chaos.cli.main import run
 from pytest_chaos.errors import StepsUnavailable
-from pytest_chaos.explore.judge import Judgement, Task
+from pytest_chaos.explore.judge import Judgement, StateTask
 from pytest_chaos.explore.launch import step_source
 from pytest_chaos.explore.options import Options
 from pytest_chaos.explore.report import Family
@@ -348,7 +348,7 @@ class _Judge:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def submit(self, task: Task, about: State) -> list[tuple[State, Judgement]]:
+    def submit(self, task: StateTask, about: State) -> list[tuple[State, Judgement]]:
         """Judge at once."""
         del task
         self.asked.append(about.code)
