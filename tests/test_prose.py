@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCT = ("harness", "reports", "recovery")
-SUMMARY_CHARACTERS_MAX = 110
+SUMMARY_CHARACTERS_MAX = 100
 
 REJECTED = {
     r"whoever|whomever|whosoever": "name the process, caller or user",
@@ -140,6 +140,6 @@ def test_a_rejected_word_is_found(text: str) -> None:
 
 def test_a_bad_summary_is_found() -> None:
     """A first line that is too long, and one that is not a whole sentence, are found."""
-    assert len(summary_problems("x.py", f'def f():\n    """{"a" * 111}."""')) == 1
+    assert len(summary_problems("x.py", f'def f():\n    """{"a" * 101}."""')) == 1
     assert len(summary_problems("x.py", 'def f():\n    """One line\n    and another."""')) == 1
     assert summary_problems("x.py", '"""Return it."""') == []

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _Identity = tuple[int, int]
 _Name = tuple[int, str]
-"""A folder's node, and a name in it; below a folder without a node the name is the rest of the path."""
+"""A folder's node, and a name in it. Below a folder without a node, it is the rest of the path."""
 
 
 class ResolvedPath(NamedTuple):
@@ -38,7 +38,7 @@ class WatchedFolder:
         self._prefix = self.root + "/"
         self._nodes: dict[_Identity, int] = {}
         self._at: dict[int, _Name] = {}
-        """The folder of each node and its name in it; the root and a file without a name have none."""
+        """Folder and name of each node, without the root and files that have no name."""
         self._named: dict[_Name, int] = {}
         self._nameless: set[int] = set()
         self._noted: list[Callable[[], object]] = []
