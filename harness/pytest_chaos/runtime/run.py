@@ -85,7 +85,7 @@ class Run:
         self._marks_read = 0
         self._agents: dict[str, Agent] = {}
         self._incarnations: list[Agent] = []
-        self._specs: dict[int, tuple[Command, dict[str, Any], Path]] = {}
+        self._specs: dict[int, tuple[Command, dict[str, Any]]] = {}
         self._receipts: list[Receipt] = []
         self._findings: list[Finding] = []
         self._assertions: list[Assertion] = []
@@ -505,22 +505,21 @@ class Run:
         client = self._connect()
         output = self._journal.output_folder / _log_name(name, self._incarnations)
         triggers = self._injector.triggers(name) if command.target is not None else []
-        agent = client.spawn(
-            name, command, {**spec, "triggers": triggers}, output, timeout_s=timeout_s, on_made=self._adopt
-        )
-        agent.may_fail = may_fail
-        self._specs[agent.number] = (command, spec, output)
+
+        def adopt(agent: Agent) -> None:
+            """Register the agent before it starts: it may be restarted before spawn returns."""
+            agent.fire = lambda kind, parameters: self._fire(kind, agent, parameters)
+            agent.may_fail = may_fail
+            self._specs[agent.number] = (command, spec)
+            self._agents[name] = agent
+            self._incarnations.append(agent)
+
+        agent = client.spawn(name, command, {**spec, "triggers": triggers}, output, timeout_s=timeout_s, on_made=adopt)
         started = AgentStarted(name=name, pid=agent.pid, command=str(command), kwargs=command.kwargs, started_at=_now())
         self._journal.add_agent(started)
         if agent.note:
             self._notes[f"fresh interpreter for {command}"] = agent.note
         return agent
-
-    def _adopt(self, agent: Agent) -> None:
-        """Register an agent before it can write a mark."""
-        agent.fire = lambda kind, parameters: self._fire(kind, agent, parameters)
-        self._agents[agent.name] = agent
-        self._incarnations.append(agent)
 
     def start_helper(self, name: str, target: str, kwargs: Mapping[str, Json]) -> Agent:
         """Start a process that a fault needs. For faults; tests call spawn."""
@@ -529,7 +528,7 @@ class Run:
 
     def start_again(self, agent: Agent) -> Agent:
         """Start an agent again with its first arguments. For faults; tests call restart."""
-        command, spec, _ = self._specs[agent.number]
+        command, spec = self._specs[agent.number]
         return self._start(agent.name, command, spec, SPAWN_TIMEOUT_S, may_fail=agent.may_fail)
 
     def points_passed(self, name: str) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import sqlite3
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -17,15 +18,17 @@ from pytest_chaos import after_mark, at_point, hold_lock, kill, pause, restart, 
 from pytest_chaos.errors import UsageError
 from pytest_chaos.faults.kind import REQUIRED
 from pytest_chaos.faults.registry import REGISTRY
+from pytest_chaos.model.history import History
 from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, Fault, MarkKind, Now, Verdict
+from pytest_chaos.runtime import processes
 
 from tests.harness.faults import programs
 from tests.harness.runtime import targets
+from tests.waiting import until
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pytest_chaos.model.values import When
+    from pytest_chaos.runtime import wire
     from pytest_chaos.runtime.run import Run
 
 STEPS: Final = AfterMark(kind=MarkKind.ACK, operation="step", count=3)
@@ -148,6 +151,34 @@ def test_a_restart_is_exact_and_happens_once(run: Run, when: When) -> None:
     assert [mark.key for mark in acks if mark.pid == first.pid] == [1, 2]
     assert [mark.key for mark in acks if mark.pid == second.pid] == list(range(1, 10))
     assert [receipt.kind for receipt in run.receipts] == ["restart"]
+
+
+def test_an_agent_may_be_restarted_before_its_spawn_returns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the first incarnation passes its point, and is dead, when the controller
+    first looks at it: its restart happens within ``spawn``, and keeps what the test said of it.
+    """
+    run.plan(restart("writer", at_point("targets.step.between")))
+    client = run._connect()
+    send = client._send
+
+    def send_and_come_late(message: wire.Message) -> None:
+        send(message)
+        if message["do"] == "spawn" and len(run._incarnations) == 1:
+            marks = Path(message["spec"]["marks"])
+            until(lambda: b"chaos.fault" in marks.read_bytes())
+            pid = History.from_lines(marks.read_bytes()).select(operation="chaos.fault")[0].pid
+            until(lambda: processes.read(pid) is None)
+
+    monkeypatch.setattr(client, "_send", send_and_come_late)
+    first = run.spawn(targets.count_up, name="writer", kwargs={"total": 3}, may_fail=True)
+    run.wait_for_faults()
+    second = run.agent("writer")
+    assert first.successor is second
+    assert second.may_fail
+    assert str(second.wait_exit()) == "exit code 0"
+    assert [receipt.evidence for receipt in run.receipts if receipt.fired] == [
+        f"pid {first.pid} ended by signal 9, started again as pid {second.pid}"
+    ]
 
 
 def test_a_resume_waits_for_the_pause(run: Run) -> None:
