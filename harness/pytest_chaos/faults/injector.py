@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pytest_chaos.errors import ChaosError
 from pytest_chaos.faults.kind import Firing
 from pytest_chaos.faults.proxy import DELIVERY_NOTE
 from pytest_chaos.faults.registry import REGISTRY
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 _POINTS_SHOWN_MAX: Final = 12
 _NO_POINT: Final = "none with that prefix"
 _CLOSE_LENGTH_MIN: Final = 4
+_ENDING: Final = frozenset({"gone", "Z", "X"})
+"""States of a process whose exit status is about to come."""
 _ANY_FAULT_NOTE: Final = AfterMark(kind=MarkKind.NOTE, operation=Note.FAULT)
 
 
@@ -140,12 +143,17 @@ class Injector:
         for pending in self._pending:
             if pending.done:
                 continue
+            try:
+                evidence = self._evidence(pending, now_s)
+            except ChaosError:
+                raise
+            except Exception as error:  # noqa: BLE001 - anybody's fault: one that raises did not fire
+                self._finish(pending, pending.firing, _raised(error), fired=False)
+                continue
             firing = pending.firing
-            if firing is None and (agent := self._agents.get(pending.fault.agent)) is not None:
-                firing = self._start_if_due(pending, agent, now_s)
             if firing is None:
                 continue
-            if evidence := pending.kind.evidence(firing):
+            if evidence:
                 self._finish(pending, firing, evidence)
             elif problem := _helper_problem(firing):
                 self._finish(pending, firing, problem, fired=False)
@@ -155,6 +163,18 @@ class Injector:
             after = _Pending(-1, fault)
             self._pending.append(after)
             self._start(after, agent)
+
+    def _evidence(self, pending: _Pending, now_s: float) -> str | None:
+        """Fire the fault if it is due, and return the evidence that it happened."""
+        firing = pending.firing
+        if firing is None and (agent := self._agents.get(pending.fault.agent)) is not None:
+            firing = self._start_if_due(pending, agent, now_s)
+        try:
+            return None if firing is None else pending.kind.evidence(firing)
+        except OSError:
+            if firing is not None and firing.agent.state in _ENDING:
+                return None  # it looked at a process that has just ended; asked again, it is told the exit status
+            raise
 
     def _start_if_due(self, pending: _Pending, agent: Agent, now_s: float) -> Firing | None:
         if agent.pid == 0:  # it is being started
@@ -269,6 +289,10 @@ def _fault_note(agent: Agent, place: int) -> Mark | None:
         return None
     notes = (mark for mark in agent.marks if mark.operation == Note.FAULT and mark.key == place)
     return next(notes, None)
+
+
+def _raised(error: Exception) -> str:
+    return f"the code of the fault raised {type(error).__name__}: {error}"
 
 
 def _helper_problem(firing: Firing) -> str:

@@ -152,8 +152,9 @@ class FaultKind(abc.ABC):
 
     def fire(self, firing: Firing) -> None:
         """Fire the fault from the controller. Called once; must not wait for the effect."""
-        assert self.by_signal is not None  # noqa: S101 - a fault that is no signal has a method of its own
-        firing.agent.send_signal(self.by_signal)
+        number = self.signal_of(firing.fault)
+        assert number is not None  # noqa: S101 - a fault that is no signal has a method of its own
+        firing.agent.send_signal(number)
 
     @abc.abstractmethod
     def evidence(self, firing: Firing) -> str | None:

@@ -53,6 +53,17 @@ def test_its_parameters_are_checked(example: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*files_max must be a whole number from 0 to 1024; got -1*"])
 
 
+@pytest.mark.parametrize("line", ["resource.prlimit(firing.agent.pid, resource.RLIMIT_NOFILE, (", "soft, _ = "])
+def test_a_fault_that_raises_did_not_fire(example: pytest.Pytester, line: str) -> None:
+    """Its receipt says so, and the session goes on."""
+    path = example.path / "limit_files.py"
+    path.write_text(path.read_text().replace(line, f"1 // 0; {line}"))
+    result = example.runpytest_subprocess("--chaos-confirm=0", "-p", "no:cacheprovider", "test_limit_files.py")
+    result.stdout.fnmatch_lines(["2 scenarios, 2 runs: 1 held, 1 *"])
+    (records,) = example.path.glob("**/records.jsonl")
+    assert '"fired":false,"evidence":"the code of the fault raised ZeroDivisionError: ' in records.read_text()
+
+
 def test_the_toxic_of_the_document_works(example: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """A toxic of another distribution strikes the delivery that is planned,
     in the process of the proxy.
