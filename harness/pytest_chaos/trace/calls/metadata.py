@@ -159,6 +159,7 @@ class OtherCalls(DecoderBase):
         return self._mapped(node) if call.arguments[2] & PROT_WRITE else NOTHING
 
     @system_call("mprotect", x86_64=10, aarch64=226, when=any_bit(2, PROT_WRITE))
+    @system_call("pkey_mprotect", x86_64=329, aarch64=288, when=any_bit(2, PROT_WRITE))
     def mprotect(self, call: Notification) -> Decoded:
         """Make memory writable: that of a shared file mapping, too."""
         found = memory.mapped_at(call.thread, call.arguments[0]) if self._has_mappings else None
