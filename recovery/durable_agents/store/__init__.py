@@ -9,8 +9,9 @@ The managers of all rooms import the names below, ``protocol`` and ``rows``, and
 ``sqlite``. The store imports no manager. A manager opens ``store.transaction()``, reads and writes
 single rows in it, and leaves the block, which commits.
 
-To add a store: a folder beside ``sqlite`` with a ``Store`` and its ``Place``, a branch in
-``opening``, and a test class that derives from ``StoreConformance``.
+To add a store: a folder beside ``sqlite`` with a ``Store`` and its ``Place``, and a test class that
+derives from ``StoreConformance``. Managers take it as ``store=``. A branch in ``open_store`` lets
+them find it by ``db_path=``, too; its type is then ``Store``.
 """
 
 from durable_agents.store.opening import check_one_given, open_store, store_for

@@ -11,7 +11,7 @@ them, and the rules live in the managers, once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -459,6 +459,14 @@ class Store(Reads, Protocol):
 
         Closing twice is fine. Any other call afterwards raises StoreClosed.
         """
+        ...
+
+    def __enter__(self) -> Self:
+        """Return the store, which the end of the block closes."""
+        ...
+
+    def __exit__(self, *_exception: object) -> None:
+        """Close it."""
         ...
 
     # Tasks, their sources, their audit trail.
