@@ -37,7 +37,7 @@ VERDICTS = {
     ("aarch64", True): "c19a023aef7a9fca",
     ("aarch64", False): "5e5fdee82c2fa245",
 }
-"""Digests of the verdicts about all calls with many arguments. An added call changes them, nothing else does."""
+"""Digests of the verdicts about all calls with many arguments: only an added call changes them."""
 
 
 @pytest.mark.parametrize("machine", MACHINES)
