@@ -154,7 +154,7 @@ def test_an_inode_number_that_is_given_again_is_another_file(lab: Lab) -> None:
 
 @pytest.mark.parametrize("numbers", [{"x86_64": 10, "aarch64": 226}, {"x86_64": 329, "aarch64": 288}])
 def test_a_mapping_that_becomes_writable_is_told(lab: Lab, numbers: dict[str, int]) -> None:
-    """First mapped for reading only, then made writable by one of two calls: later stores are unseen."""
+    """First mapped for reading, then made writable by one of two calls: later stores are unseen."""
 
     def work() -> None:
         Path("a").write_bytes(bytes(4096))
