@@ -60,7 +60,7 @@ def render(results: Sequence[Path], formats: Sequence[str], output: Path | None 
     refuse_twice(parts, results)
     records = merge(parts)
     if not records.runs and not any(account.missing for account in records.accounts):
-        msg = f"{results[0]} holds no run: give the results folder of a session in which chaos scenarios ran"
+        msg = f"{results[0]} must have run records; got none. Give the results of a session that ran chaos scenarios"
         raise ResultsError(msg)
     matrix = summarise(records)
     files = write(matrix, target, formats)
@@ -98,7 +98,7 @@ def refuse_twice(parts: Sequence[Records], results: Sequence[Path]) -> None:
     for part, path in zip(parts, results, strict=True):
         identity = (part.header.session, part.header.started, part.header.seed)
         if identity in seen:
-            msg = f"{path} is the same session as {seen[identity]}: give each session once, or its runs count twice"
+            msg = f"each session must be given once; got {path}, the same session as {seen[identity]}. Leave one out"
             raise ResultsError(msg)
         seen[identity] = path
 

@@ -84,7 +84,7 @@ def test_a_session_given_twice_is_refused(tmp_path: Path, capsys: pytest.Capture
     """Its runs would count twice and the bound would be a lie."""
     folder = session(tmp_path)
     assert cli.main([str(folder), str(folder / "records.jsonl")]) == 3
-    assert "is the same session as" in capsys.readouterr().err
+    assert "the same session as" in capsys.readouterr().err
 
 
 def test_only_the_formats_asked_for_are_written(tmp_path: Path) -> None:
@@ -125,9 +125,9 @@ def output_taken(folder: Path) -> list[str]:
     [
         (broken_line, "line 3, must be a RunRecord"),
         (no_text, "line 2, must be a RunRecord"),
-        (no_runs, "holds no run: give the results folder of a session in which chaos scenarios ran"),
+        (no_runs, "must have run records; got none. Give the results of a session that ran chaos scenarios"),
         (output_taken, "the report cannot be written to"),
-        (lambda folder: [str(folder / "missing")], "there are no run records at"),
+        (lambda folder: [str(folder / "missing")], "must have run records; got none: "),
         (
             lambda folder: [str(session(folder)), "--format", "pdf"],
             "a report format must be one of md, html, json; got 'pdf'",

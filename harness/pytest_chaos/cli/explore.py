@@ -225,15 +225,16 @@ def _subject(target: str | None, commands: Mapping[str, str | None], check_timeo
 
     given = {name: text for name, text in commands.items() if text is not None}
     if (target is None) == ("run" not in given):
-        msg = "give either a target, module:Target or file.py:Target, or the two commands --run and --check"
+        got = "none of them" if target is None else "both"
+        msg = f"a target must be module:Target, file.py:Target, or --run and --check; got {got}. Give one of them"
         raise UsageError(msg)
     if target is not None:
         if given:
-            msg = f"--{next(iter(given))} goes with --run; got the target {target!r}, whose own method it would be"
+            msg = f"--{next(iter(given))} must come with --run; got the target {target!r}. Give its method instead"
             raise UsageError(msg)
         return load_subject(target), f"chaos explore {shlex.quote(target)}"
     if "check" not in given:
-        msg = "--run must come with --check, the command that judges what is left; got none. Give --check"
+        msg = "--run must come with --check, the command that judges a state; got none. Give --check"
         raise UsageError(msg)
     words = {name: words_of(text, f"--{name}") for name, text in given.items()}
     again = " ".join(["chaos explore", *(f"--{name} {shlex.quote(text)}" for name, text in given.items())])
@@ -260,7 +261,7 @@ def _make_folder(options: Options) -> None:
         if not (ignore := folder.parents[1] / ".gitignore").exists():
             ignore.write_text("*\n")
     except OSError as error:
-        msg = f"failing states cannot be kept in {folder} ({error.strerror}): give another folder with --results"
+        msg = f"--results must be a folder that can be written; got {folder}: {error.strerror}. Give another"
         raise UsageError(msg) from error
 
 
@@ -397,7 +398,7 @@ def _write_json(explored: Exploration, path: Path) -> None:
     try:
         path.write_text(json.dumps(to_json(explored), indent=1) + "\n")
     except OSError as error:
-        msg = f"the result cannot be written to {path} ({error.strerror}): give another file with --json"
+        msg = f"--json must be a file that can be written; got {path}: {error.strerror}. Give another"
         raise UsageError(msg) from error
 
 
@@ -405,7 +406,7 @@ def _check_json(path: Path) -> None:
     """Raise UsageError for a file that cannot be written, before hours of exploration."""
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         reason = "that cannot be written" if path.parent.is_dir() else "there is no such folder"
-        msg = f"the result cannot be written to {path} ({reason}): give another file with --json"
+        msg = f"--json must be a file that can be written; got {path}: {reason}. Give another"
         raise UsageError(msg)
 
 

@@ -105,12 +105,15 @@ def init(*, file: Path, no_run: bool, seed: str | None, command: tuple[str, ...]
     For example: chaos init -- python -m myprogram --data .
     """
     if file.exists():
-        msg = f"{file} is there already: explore it with chaos explore {file}, or give another name with --file"
+        msg = (
+            f"--file must be a new file; got {file}, which exists already. "
+            f"Explore it with chaos explore {file}, or give another name"
+        )
         raise UsageError(msg)
     try:
         file.write_text(target_text(file.name, command))
     except OSError as error:
-        msg = f"the target cannot be written to {file} ({error.strerror}): give another with --file"
+        msg = f"--file must be a file that can be written; got {file}: {error.strerror}. Give another"
         raise UsageError(msg) from error
     click.echo(f"wrote {file}; explore it again with: chaos explore {file}")
     if not no_run:

@@ -45,7 +45,7 @@ def mark(*, kind: str, operation: str, key: str | None, value: str | None) -> No
     try:
         write_mark(path, said)
     except (OSError, ValueError) as error:
-        msg = f"the mark cannot be written to {path} ({error}): {MARKS_VARIABLE} must name the run's mark file"
+        msg = f"{MARKS_VARIABLE} must name the mark file of a run; got {path}: {error}. Leave it as the run has set it"
         raise UsageError(msg) from error
 
 

@@ -158,14 +158,14 @@ def read(session: Path) -> Records:
             *lines, tail = stream.read().split(b"\n")
     except OSError as error:
         what = error.strerror or error
-        msg = f"there are no run records at {session} ({what}). Give a results folder of a chaos session"
+        msg = f"{session} must have run records; got none: {what}. Give a results folder of a chaos session"
         raise ResultsError(msg) from error
     if tail:
         with contextlib.suppress(msgspec.DecodeError, UnicodeError):
             msgspec.json.decode(tail, type=SessionEnd if tail.startswith(_END) else RunRecord)
             lines.append(tail)
     if not lines:
-        msg = f"{path} holds no records: the session ended before its first line was written"
+        msg = f"{path} must have run records; got none, as the session ended before its first line. Give another"
         raise ResultsError(msg)
     header = _decode(lines[0], SessionHeader, path, 1)
     numbered = list(enumerate(lines[1:], start=2))
@@ -181,7 +181,7 @@ def merge(parts: Iterable[Records]) -> Records:
     """
     ordered: Sequence[Records] = sorted(parts, key=lambda part: part.header.started)
     if not ordered:
-        msg = "nothing to merge. Give at least one results folder"
+        msg = "records to merge must be at least one; got none. Give a results folder"
         raise ResultsError(msg)
     return Records(
         ordered[0].header,

@@ -43,7 +43,7 @@ def observe_events(subject: Subject, source: StepSource, options: Options, folde
     Raises ExplorationError, and StepsUnavailable for a target that is a command.
     """
     if isinstance(subject, CommandSubject):
-        msg = "audit events are Python's own, and of a command only the system calls are seen: that takes seccomp"
+        msg = "a command has no audit events, which are Python's own: to see its steps takes seccomp"
         raise StepsUnavailable(msg)
     seen = clean_run(subject, source, folder, "clean", timeout_s=options.run_timeout_s)
     check_run(seen)

@@ -325,7 +325,7 @@ def _rebuilt(recorded: Recorded, code: str, folder: Path, options: Options) -> R
     try:
         return FAMILIES[Family(family)].rebuild(recorded, code, folder, timeout_s=options.run_timeout_s)
     except ValueError as error:
-        msg = f"{code!r} names no state ({error}): take one from a report, such as crash:57"
+        msg = f"state code must be one of a report, such as crash:57; got {code!r} ({error}). Copy it again"
         raise UsageError(msg) from error
 
 
@@ -346,7 +346,8 @@ def _check_room(folder: Path) -> None:
     """Raise UsageError when there is hardly any room for states."""
     free = shutil.disk_usage(folder).free
     if free < ROOM_BYTES_MIN:
-        msg = f"{folder} has {free >> 20} MiB free, and states need {ROOM_BYTES_MIN >> 20}: give another with --scratch"
+        room = f"{ROOM_BYTES_MIN >> 20} MiB free for states; got {free >> 20} MiB"
+        msg = f"{folder} must have {room}. Give another folder with --scratch"
         raise UsageError(msg)
 
 

@@ -171,7 +171,7 @@ class Session:
             fresh.write_bytes(msgspec.json.encode(self.saved))
             fresh.replace(path)
         except OSError as error:
-            msg = f"the progress cannot be written to {path} ({error.strerror}): give another --results"
+            msg = f"the progress file must be writable; got {path}: {error.strerror}. Give another --results"
             raise UsageError(msg) from error
 
     def forget(self) -> None:

@@ -102,11 +102,11 @@ class Subject:
         methods = {attribute: _asked(target, attribute, name) for attribute in _METHODS}
         for attribute in ("run", "check"):
             if not callable(methods[attribute]):
-                msg = f"{name} has no {attribute}(): a target has run(directory, marks) and check(directory, marks)"
+                msg = f"{name} must have run(directory, marks) and check(directory, marks); got no {attribute}. Add it"
                 raise UsageError(msg)
         for attribute, method in methods.items():
             if inspect.iscoroutinefunction(method):
-                msg = f"{name}.{attribute}() is async, and nobody awaits it: let it call asyncio.run() itself"
+                msg = f"{name}.{attribute}() must be a plain function; got an async one. Let it call asyncio.run()"
                 raise UsageError(msg)
             if callable(method):
                 _check_parameters(method, attribute, name)
@@ -267,7 +267,7 @@ class CommandSubject(Subject):
         timeout_s: float = 60.0,
     ) -> None:
         if not run or not check:
-            msg = "a target of commands needs both, one to run and one to check: give --run and --check"
+            msg = "a target of commands must have both --run and --check; got one of them. Give both"
             raise UsageError(msg)
         self.name = name or Path(run[0]).name
         self.place = shlex.join([*run, "&&", *check])
@@ -419,13 +419,13 @@ def words_of(command: str, option: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        msg = f"{option} {command!r} cannot be split into words ({error}): quote it as for a shell"
+        msg = f"{option} must be a command line; got {command!r} ({error}). Quote it as for a shell"
         raise UsageError(msg) from error
     if not words:
         msg = f"{option} must be a command; got an empty one. Give one such as {option} './worker --data .'"
         raise UsageError(msg)
     if shutil.which(words[0]) is None:
-        msg = f"{option}: there is no program {words[0]!r} that can be executed; seen from {Path.cwd()}"
+        msg = f"{option} must name a program that can be executed; got {words[0]!r}. Give its path from {Path.cwd()}"
         raise UsageError(msg)
     return [str(Path(word).absolute()) if Path(word).is_file() else word for word in words]
 
@@ -464,12 +464,10 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
         try:
             made = target()
         except TypeError as error:
-            msg = (
-                f"the target {called} cannot be made without arguments ({error}): give an object in place of the class"
-            )
+            msg = f"the target {called} must be a class without arguments; got: {error}. Give an object of the class"
             raise UsageError(msg) from error
         except (Exception, SystemExit) as error:
-            msg = f"the target {called} cannot be made ({type(error).__name__}: {error}): let it wait for run()"
+            msg = f"the target {called} must be made without error; got {type(error).__name__}: {error}. Work in run()"
             raise UsageError(msg) from error
         return Subject(made, called, place=place)
     return Subject(target, called, place=place)
@@ -481,8 +479,8 @@ def _asked(target: object, attribute: str, called: str) -> Any:
         return getattr(target, attribute, None)
     except (Exception, SystemExit) as error:
         msg = (
-            f"asked for its {attribute}, the target {called} raises {type(error).__name__}: {error}; "
-            "let it answer as soon as it is made"
+            f"the {attribute} of the target {called} must be readable; got {type(error).__name__}: {error}. "
+            "Set it in the constructor"
         )
         raise UsageError(msg) from error
 
@@ -500,7 +498,10 @@ def load_subject(text: str) -> Subject:
     try:
         module = child.load(module_name)
     except (Exception, SystemExit) as error:  # SystemExit(0) would look like a pass
-        msg = f"{text} cannot be loaded ({type(error).__name__}: {error}): give module:Target or path/to/file.py:Target"
+        msg = (
+            f"{text} must be a target that can be imported; got {type(error).__name__}: {error}. "
+            "Give module:Target or path/to/file.py:Target"
+        )
         raise UsageError(msg) from error
     own = getattr(module, "__file__", None)  # None for a folder without __init__.py and for a built-in module
     file = str(Path(own).resolve()) if own else module_name
@@ -512,10 +513,10 @@ def load_subject(text: str) -> Subject:
         found = _asked(found, part, text)
         if found is None:
             known = ", ".join(key for key, value in vars(module).items() if _is_target(value)) or "none"
-            msg = f"{module_name} has no {name}; targets in it: {known}"
+            msg = f"a target must be defined in {module_name}; got {name}. Targets in it: {known}"
             raise UsageError(msg)
     if inspect.isfunction(found) and hasattr(module, "check"):
-        msg = f"{name} is a function: give {module_name} alone, whose run() and check() are a target together"
+        msg = f"a target must have a check; got the function {name}. Give {module_name} alone, with its run and check"
         raise UsageError(msg)
     return subject_of(found, name=name, place=f"{file}:{name}")
 

@@ -151,7 +151,7 @@ def validate(plan: Plan, *, kinds: Mapping[str, FaultRules], agents: Collection[
     try:
         msgspec.convert(msgspec.to_builtins(plan), Plan)
     except (msgspec.ValidationError, TypeError) as error:
-        msg = f"the plan is not made of plain values of the right types: {error}"
+        msg = f"a plan must be made of plain values of the right types; got: {error}"
         raise UsageError(msg) from error
     problems = [
         f"fault {place} ({describe(fault)}): {problem}"

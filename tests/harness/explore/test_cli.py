@@ -125,11 +125,11 @@ def test_an_undecided_target_exits_2(capsys: pytest.CaptureFixture[str]) -> None
         (["--model", "ntfs"], "ntfs"),
         (["--state", "flood:1"], "must begin with one of crash"),
         (["--state", "crash:999"], "must name a state of careful"),
-        (["--state", "io:999:EIO"], "names no I/O error"),
+        (["--state", "io:999:EIO"], "must name an I/O error"),
         (["--scratch", "no/such/folder"], "must be a folder that exists"),
         (["--scratch", "/proc"], "with --scratch"),
-        (["--json", "no/such/folder/out.json"], "cannot be written"),
-        (["--run", "true"], "either a target"),
+        (["--json", "no/such/folder/out.json"], "--json must be a file that can be written"),
+        (["--run", "true"], "--run and --check; got both"),
     ],
 )
 def test_mistakes_exit_3_with_a_sentence(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,7 +149,7 @@ def test_a_target_whose_name_raises_is_a_mistake(capsys: pytest.CaptureFixture[s
     assert run(["explore", f"{__file__}:Nameless"]) == MISTAKE
 
     out, error = capsys.readouterr()
-    assert "asked for its name, the target Nameless raises RuntimeError: no configuration" in error
+    assert "the name of the target Nameless must be readable; got RuntimeError: no configuration" in error
     assert "Traceback" not in out + error
 
 
@@ -226,7 +226,7 @@ def test_init_writes_a_target_and_explores_it(tmp_path: Path, capsys: pytest.Cap
     assert "wrote chaos_target.py" in out
     assert "of 10 crash points" in out
     assert run(["init"]) == MISTAKE
-    assert "is there already" in capsys.readouterr().err
+    assert "which exists already" in capsys.readouterr().err
 
 
 def test_init_takes_the_users_own_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -395,4 +395,4 @@ def test_a_command_needs_seccomp(capsys: pytest.CaptureFixture[str]) -> None:
     """
     assert run(["explore", "--run", "true", "--check", "true", "--source", "audit"]) == INCONCLUSIVE
 
-    assert "that takes seccomp" in capsys.readouterr().out
+    assert "to see its steps takes seccomp" in capsys.readouterr().out

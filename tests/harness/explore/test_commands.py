@@ -76,9 +76,9 @@ def test_programs_of_the_current_folder_are_found(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("program", "check", "said"),
     [
-        ("./no-such-worker", "./check", "--run: there is no program './no-such-worker'"),
-        ("./worker .", "no-such-check", "--check: there is no program 'no-such-check'"),
-        ("./worker '", "./check", "cannot be split into words"),
+        ("./no-such-worker", "./check", "--run must name a program that can be executed; got './no-such-worker'"),
+        ("./worker .", "no-such-check", "--check must name a program that can be executed; got 'no-such-check'"),
+        ("./worker '", "./check", "--run must be a command line; got "),
         ("./worker", "", "--check must be a command"),
     ],
 )
@@ -132,7 +132,7 @@ def test_a_function_is_no_target_alone(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "two.py").write_text("def run(directory, marks): ...\ndef check(directory, marks): ...\n")
 
     assert run(["explore", "two.py:run"]) == MISTAKE
-    assert "run is a function: give two.py alone" in capsys.readouterr().err
+    assert "got the function run. Give two.py alone" in capsys.readouterr().err
 
 
 def test_results_that_cannot_be_written_are_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:

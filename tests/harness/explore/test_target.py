@@ -57,11 +57,11 @@ def test_every_form_of_a_target_has_the_same_face(tmp_path: Path, subject: Subje
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("no_such_module:Target", "cannot be loaded (ModuleNotFoundError"),
+        ("no_such_module:Target", "must be a target that can be imported; got ModuleNotFoundError"),
         ("no/such/file.py:Target", "there is no Python file"),
-        ("tests.harness.explore.explored:Missing", "has no Missing; targets in it: "),
-        ("sys:maxsize", "maxsize has no run()"),
-        ("json:loads", "loads has no run()"),
+        ("tests.harness.explore.explored:Missing", "got Missing. Targets in it: "),
+        ("sys:maxsize", "check(directory, marks); got no run"),
+        ("json:loads", "loads must have run(directory, marks)"),
     ],
 )
 def test_what_is_no_target_is_told(text: str, said: str) -> None:
@@ -79,7 +79,7 @@ def test_a_class_that_needs_arguments_is_refused() -> None:
         def __init__(self, what: str) -> None:
             self.what = what
 
-    with pytest.raises(UsageError, match="give an object in place of the class"):
+    with pytest.raises(UsageError, match="Give an object of the class"):
         subject_of(Needy)
 
 
@@ -101,7 +101,7 @@ def test_a_file_that_exits_when_it_is_imported_is_a_mistake(tmp_path: Path, code
     """
     (tmp_path / "script.py").write_text(f"import sys\nsys.exit({code})\n")
 
-    with pytest.raises(UsageError, match=f"cannot be loaded .SystemExit: {code}"):
+    with pytest.raises(UsageError, match=f"must be a target that can be imported; got SystemExit: {code}"):
         load_subject(str(tmp_path / "script.py"))
 
 
@@ -113,7 +113,7 @@ def test_a_class_that_cannot_be_made_is_a_mistake(error: BaseException) -> None:
         def __init__(self) -> None:
             raise error
 
-    with pytest.raises(UsageError, match=f"Unmade cannot be made .{type(error).__name__}"):
+    with pytest.raises(UsageError, match=f"Unmade must be made without error; got {type(error).__name__}"):
         subject_of(Unmade)
 
 
@@ -127,7 +127,7 @@ def test_an_attribute_that_cannot_be_asked_for_is_a_mistake(attribute: str, erro
         raise error
 
     target = type("Unasked", (explored.Careful,), {attribute: property(ask)})
-    said = f"asked for its {attribute}, the target Unasked raises {type(error).__name__}.*{error}"
+    said = f"the {attribute} of the target Unasked must be readable; got {type(error).__name__}.*{error}"
     with pytest.raises(UsageError, match=said):
         subject_of(target)
 
@@ -141,7 +141,7 @@ def test_an_object_that_answers_no_question_is_a_mistake() -> None:
         def __getattr__(self, name: str) -> object:
             return {"run": print, "check": print}[name]
 
-    with pytest.raises(UsageError, match="the target Lookup raises KeyError"):
+    with pytest.raises(UsageError, match="of the target Lookup must be readable; got KeyError"):
         subject_of(Lookup())
 
 
@@ -165,7 +165,7 @@ def test_a_coroutine_is_refused(name: str) -> None:
     async def method(self: object, *_: object) -> None:
         del self
 
-    with pytest.raises(UsageError, match=f"{name}.. is async.*asyncio.run"):
+    with pytest.raises(UsageError, match=f"{name}.. must be a plain function; got an async one.*asyncio.run"):
         subject_of(type("Later", (explored.Careful,), {name: method}))
 
 
@@ -215,5 +215,5 @@ def test_a_check_command_answers_by_its_exit(tmp_path: Path) -> None:
 
 def test_commands_come_in_pairs() -> None:
     """A run without a check judges nothing."""
-    with pytest.raises(UsageError, match="needs both"):
+    with pytest.raises(UsageError, match="must have both --run and --check"):
         CommandSubject(["true"], [])

@@ -248,7 +248,7 @@ def test_a_recovery_that_is_a_command_is_interrupted(tmp_path: Path, capsys: pyt
     ("arguments", "said"),
     [
         (["--run", "./worker"], "--run must come with --check"),
-        (["kinds_of_checks.py:Base", "--recover", "./recover"], "--recover goes with --run"),
+        (["kinds_of_checks.py:Base", "--recover", "./recover"], "--recover must come with --run"),
     ],
 )
 def test_commands_that_do_not_go_together_are_mistakes(
@@ -271,7 +271,7 @@ def test_commands_that_do_not_go_together_are_mistakes(
         ("Str", INCONCLUSIVE, "answered with an empty text"),
         ("Print", INCONCLUSIVE, "printed 'torn' and returned nothing"),
         ("Mapping", INCONCLUSIVE, "got {'torn': False} (dict)"),
-        ("NoCheck", MISTAKE, "NoCheck has no check()"),
+        ("NoCheck", MISTAKE, "NoCheck must have run(directory, marks) and check(directory, marks); got no check"),
         ("TwoArgs", MISTAKE, "TwoArgs.check must take (directory, marks); got (directory)"),
         ("OneArg", MISTAKE, "OneArg.run must take (directory, marks); got (directory)"),
         ("Raises", INCONCLUSIVE, "(at kinds_of_checks.py:54: return [] if not path.exists() or json.loads("),

@@ -187,7 +187,7 @@ def test_values_of_the_wrong_type_are_refused(fault: Fault) -> None:
     """What a type checker would have refused is an error of the user's too,
     not a traceback from within.
     """
-    with pytest.raises(UsageError, match=r"^the plan is not made of plain values of the right types: "):
+    with pytest.raises(UsageError, match=r"^a plan must be made of plain values of the right types; got: "):
         plans.validate(_plan(fault), kinds=KINDS)
 
 

@@ -99,7 +99,10 @@ def trouble_of(code: str, steps: list[Step]) -> Trouble:
     match = _CODE.fullmatch(code)
     number = int(match[1]) if match else 0
     if match is None or not 0 < number <= len(steps):
-        msg = f"{code} names no I/O error of a run of {len(steps)} steps: take a code from a report of this target"
+        msg = (
+            f"state code must name an I/O error of a run of {len(steps)} steps; got {code}. "
+            "Take one from a report of this target"
+        )
         raise UsageError(msg)
     short = int(match[4]) if match[4] else None
     return Trouble(steps[number - 1], "" if match[2] == "short" else match[2], bool(match[3]), short)

@@ -134,7 +134,7 @@ def filter_code(machine: str = MACHINE, *, closes: bool = True) -> bytes:
     whose calls are not known.
     """
     if machine not in AUDIT_ARCH:
-        msg = f"steps are counted on {' and '.join(AUDIT_ARCH)}, and this machine is {machine}; use named points"
+        msg = f"the machine must be {' or '.join(AUDIT_ARCH)} to trace system calls; got {machine}. Use named points"
         raise StepsUnavailable(msg)
     calls = [call for call in TABLE if machine in call.numbers and (closes or not call.is_close)]
     code: list[_Instruction] = [
