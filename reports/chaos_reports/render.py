@@ -6,7 +6,7 @@ The plugin imports this module, and Jinja2 with it, only if there is something t
 from __future__ import annotations
 
 import re
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -86,6 +86,7 @@ def _page(template: str, matrix: MatrixSummary, columns: tuple[Column, ...], *, 
     return _environment(autoescape=autoescape).get_template(template).render(page=view(matrix), columns=columns)
 
 
+@cache  # its templates are compiled once, not for each page
 def _environment(*, autoescape: bool) -> Environment:
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),

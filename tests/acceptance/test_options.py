@@ -141,6 +141,18 @@ def test_all_wrong_options_are_told_together(scenario: pytest.Pytester) -> None:
     assert "Traceback" not in message
 
 
+@pytest.mark.parametrize("value", ["1e20", "nan", "inf", "-1", "9" * 20, "True"])
+def test_a_number_beyond_all_bounds_is_a_sentence(scenario: pytest.Pytester, value: str) -> None:
+    """Every option of the plugin that takes a number says its bounds; nothing runs."""
+    numbers = ("--chaos-iterations", "--chaos-min-pass-rate", "--chaos-confirm")
+    result = scenario.runpytest_subprocess(*QUIET, *(f"{option}={value}" for option in numbers))
+    said = result.stderr.str()
+    assert result.ret == 4
+    assert "Traceback" not in said
+    assert all(f"{option}: must be a " in said for option in numbers)
+    assert said.count(f"got {value!r}") == len(numbers)
+
+
 def test_an_unknown_scenario_is_named_with_those_there_are(scenario: pytest.Pytester) -> None:
     """A misspelt id runs nothing, least of all everything."""
     result = scenario.runpytest_subprocess(*QUIET, "--chaos-scenario", "tow")

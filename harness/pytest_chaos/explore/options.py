@@ -11,7 +11,7 @@ import msgspec
 from pytest_chaos.errors import UsageError
 from pytest_chaos.explore.report import Family
 from pytest_chaos.explore.simulate.power import SAMPLES, Model
-from pytest_chaos.model.plan import COUNT_MAX, TIME_S_MAX
+from pytest_chaos.model.plan import COUNT_MAX, TIME_S_MAX, shown
 
 POWER_STATES: Final = 100_000
 CONFIRMATIONS: Final = 8
@@ -66,22 +66,25 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check everything that can be wrong, and report it together."""
         wrong = []
-        if self.budget_s is not None and not 0 < self.budget_s <= TIME_S_MAX:
-            wrong.append(f"budget must be {_TIMES}; got {self.budget_s:g} s")
-        if not 1 <= self.jobs <= JOBS_MAX:
-            wrong.append(f"jobs must be 1 to {JOBS_MAX}; got {self.jobs}")
+        if not _is_whole(self.jobs, JOBS_MAX):
+            wrong.append(f"jobs must be 1 to {JOBS_MAX}; got {shown(self.jobs)}")
         counts = {"samples": self.samples, "recoveries": self.recoveries, "io-runs": self.io_runs}
-        wrong += [f"{name} must be at least 1; got {count}" for name, count in counts.items() if count < 1]
-        wrong += [f"{name} must be {COUNT_MAX:,} at most" for name, count in counts.items() if count > COUNT_MAX]
+        wrong += [
+            f"{name} must be at least 1, and {COUNT_MAX:,} at most; got {shown(count)}"
+            for name, count in counts.items()
+            if not _is_whole(count, COUNT_MAX)
+        ]
         if not self.families:
             wrong.append(f"families must name at least one of {', '.join(Family)}; got none")
         if Family.POWER in self.families and not self.models:
             wrong.append(f"models must name at least one of {', '.join(Model)}; got none")
         times = {"run-timeout": self.run_timeout_s, "check-timeout": self.check_timeout_s}
+        if self.budget_s is not None:
+            times["budget"] = self.budget_s
         wrong += [
-            f"{name} must be {_TIMES}; got {time_s:g} s"
+            f"{name} must be {_TIMES}; got {shown(time_s)}"
             for name, time_s in times.items()
-            if not 0 < time_s <= TIME_S_MAX
+            if not _is_number(time_s) or not 0 < time_s <= TIME_S_MAX
         ]
         if wrong:
             raise UsageError("; ".join(wrong))
@@ -98,3 +101,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(
             self, jobs=1, budget_s=None, source=None, scratch=None, kept=None, kept_as="", progress=None, command=""
         )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(count: object, most: int) -> bool:
+    return _is_number(count) and isinstance(count, int) and 1 <= count <= most

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from pytest_chaos.faults.kind import FaultKind, Parameter
+from pytest_chaos.model.plan import TIME_S_MAX
 from pytest_chaos.model.values import Fault, Now
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class HoldLock(FaultKind):
     """Another process takes the write lock of a SQLite file and keeps it."""
 
     kind = "hold-lock"
-    parameters = {"database": Parameter(str), "duration_s": Parameter(float)}
+    parameters = {"database": Parameter(str), "duration_s": Parameter(float, high=TIME_S_MAX)}
     needs_life = False
 
     def fire(self, firing: Firing) -> None:

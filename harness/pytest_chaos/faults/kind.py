@@ -7,10 +7,10 @@ point; docs/writing-a-fault.md has a complete example.
 from __future__ import annotations
 
 import abc
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
+from pytest_chaos.model.plan import COUNT_MAX, shown
 from pytest_chaos.model.values import AfterMark, AtMoment, AtPoint, Now
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ class Parameter:
 
     type: type[bool | int | float | str]
     low: float = 0
-    high: float = math.inf
+    high: float = COUNT_MAX
     default: Json = REQUIRED
     may_be_none: bool = False
 
     def problem(self, name: str, value: Json) -> str | None:
         """Return the problem of a value, or ``None``."""
-        return None if self._allows(value) else f"{name} must be {self}; got {value!r}"
+        return None if self._allows(value) else f"{name} must be {self}; got {shown(value)}"
 
     def _allows(self, value: Json) -> bool:
         if value is None:
@@ -54,7 +54,7 @@ class Parameter:
             return isinstance(value, self.type)
         types = int if self.type is int else (int, float)
         is_number = isinstance(value, types) and not isinstance(value, bool)
-        return is_number and self.low <= value <= self.high and value < math.inf  # NaN is in no bounds
+        return is_number and self.low <= value <= self.high  # NaN is in no bounds
 
     def __str__(self) -> str:
         """Return the rule in words: ``a whole number from 2 to 100``."""
@@ -63,8 +63,7 @@ class Parameter:
         elif self.type is str:
             rule = "text"
         else:
-            bounds = f"from {self.low:g} to {self.high:g}" if self.high < math.inf else f"of {self.low:g} or more"
-            rule = f"a {'whole' if self.type is int else 'finite'} number {bounds}"
+            rule = f"a {'whole' if self.type is int else 'finite'} number from {self.low:g} to {self.high:,.15g}"
         return f"{rule}, or None" if self.may_be_none else rule
 
 

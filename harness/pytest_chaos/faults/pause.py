@@ -6,6 +6,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from pytest_chaos.faults.kind import FaultKind, Parameter
+from pytest_chaos.model.plan import TIME_S_MAX
 from pytest_chaos.model.values import AtMoment, Fault, Now
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Pause(FaultKind):
     """The process stands still with all that it holds, as on a suspended machine."""
 
     kind = "pause"
-    parameters = {"duration_s": Parameter(float, default=None, may_be_none=True)}
+    parameters = {"duration_s": Parameter(float, high=TIME_S_MAX, default=None, may_be_none=True)}
     by_signal = signal.SIGSTOP
 
     def evidence(self, firing: Firing) -> str | None:

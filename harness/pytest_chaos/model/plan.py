@@ -23,10 +23,8 @@ ITERATIONS_MAX: Final = 100_000
 """Most runs of one scenario in a session: each is a test of its own."""
 
 COUNT_MAX: Final = 1_000_000_000
-TIME_S_MAX: Final = 10_000_000.0
-"""Some hundred days, which no wait lasts; the kernel's clocks take no more than some thousand
-years.
-"""
+TIME_S_MAX: Final = 1_000_000.0
+"""Eleven days, which no wait lasts; poll(2), which all our waits end in, takes no more than 24."""
 
 _BUILDERS: Final[Mapping[type[When], str]] = {
     Now: "now()",
@@ -117,7 +115,11 @@ def at_delivery(number: int = 1, *, count: int | None = 1, path: str = "") -> At
 def describe(fault: Fault) -> str:
     """Say a fault in a few words: ``kill writer at checkpoint.after_commit (2nd time)``."""
     duration_s = fault.parameters.get("duration_s")
-    others = ", ".join(f"{name}={value}" for name, value in fault.parameters.items() if name != "duration_s")
+    others = ", ".join(
+        f"{name}={value if isinstance(value, str) else shown(value)}"
+        for name, value in fault.parameters.items()
+        if name != "duration_s"
+    )
     lasting = "" if duration_s is None else f" for {_seconds(duration_s)}"
     return f"{fault.kind} {fault.agent}{lasting} {describe_when(fault.when)}" + (f" ({others})" if others else "")
 
@@ -196,7 +198,7 @@ def _when_problems(when: When) -> Iterator[str]:
         case AtMoment(delay_s=delay_s, after=after):
             if not 0 <= delay_s <= TIME_S_MAX:
                 rule = f"a finite number of seconds, 0 to {TIME_S_MAX:,.0f}"
-                yield f"delay_s must be {rule}; got {delay_s:g}. Give such a delay"
+                yield f"delay_s must be {rule}; got {shown(delay_s)}. Give such a delay"
             if after is not None:
                 yield from _when_problems(after)
         case AtDelivery(number=number, count=limit):
@@ -207,7 +209,7 @@ def _when_problems(when: When) -> Iterator[str]:
 
 def _count_problems(name: str, count: int) -> Iterator[str]:
     if count < 1:
-        yield f"{name} must be 1 or more; got {count}. Count from 1"
+        yield f"{name} must be 1 or more; got {shown(count)}. Count from 1"
     elif count > COUNT_MAX:
         yield f"{name} must be {COUNT_MAX:,} at most; got a larger number. Nothing comes as often"
 
@@ -226,4 +228,12 @@ def _ordinal(number: int) -> str:
 
 
 def _seconds(value: object) -> str:
-    return f"{value:g} s" if isinstance(value, int | float) else f"{value!r} s"
+    return f"{value:g} s" if isinstance(value, float) else f"{shown(value)} s"
+
+
+def shown(value: object) -> str:
+    """Return a value for a message; Python refuses to write out a number of thousands of digits."""
+    try:
+        return f"{value!r:.200}"
+    except ValueError:
+        return "a number of more digits than can be shown"

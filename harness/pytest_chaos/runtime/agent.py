@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from pytest_chaos.errors import AgentError, GuardianLost, SpawnError, UsageError, WaitExpired
 from pytest_chaos.evidence.redact import SECRETS, redactor
-from pytest_chaos.model.plan import TIME_S_MAX
+from pytest_chaos.model.plan import TIME_S_MAX, shown
 from pytest_chaos.model.values import AfterMark, AgentSummary, Json, Mark, MarkKind
 from pytest_chaos.runtime import owner, processes, wire
 from pytest_chaos.runtime.marks import Note
@@ -766,7 +766,7 @@ def check_bound(timeout_s: float) -> None:
     """Raise UsageError unless ``timeout_s`` is a positive, finite number of seconds."""
     if not 0 < timeout_s <= TIME_S_MAX:
         rule = f"a positive, finite number of seconds, {TIME_S_MAX:,.0f} at most"
-        msg = f"timeout_s must be {rule}; got {timeout_s!r}. Every wait has a bound"
+        msg = f"timeout_s must be {rule}; got {shown(timeout_s)}. Every wait has a bound"
         raise UsageError(msg)
 
 

@@ -5,6 +5,7 @@ exit codes, what is printed, what is written.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from pytest_chaos.cli.explore import explore
 from pytest_chaos.cli.init import target_text
 from pytest_chaos.cli.main import run
-from pytest_chaos.errors import StepsUnavailable
+from pytest_chaos.errors import StepsUnavailable, UsageError
 from pytest_chaos.explore.launch import launch, step_source
 from pytest_chaos.explore.options import Options
 from pytest_chaos.explore.report import Family
 from pytest_chaos.explore.target import subject_of
+from pytest_chaos.model.plan import TIME_S_MAX
 from pytest_chaos.runtime import processes as tree
 
 from tests.harness.explore import explored
@@ -119,9 +122,9 @@ def test_an_undecided_target_exits_2(capsys: pytest.CaptureFixture[str]) -> None
         (["--faults", "crash,flood"], "got flood"),
         (["--jobs", "0"], "jobs must be 1 to 256; got 0"),
         (["--jobs", "100000"], "jobs must be 1 to 256; got 100000"),
-        (["--samples", "0"], "samples must be at least 1; got 0"),
-        (["--recoveries", "0"], "recoveries must be at least 1; got 0"),
-        (["--io-runs", "0"], "io-runs must be at least 1; got 0"),
+        (["--samples", "0"], "samples must be at least 1, and 1,000,000,000 at most; got 0"),
+        (["--recoveries", "0"], "recoveries must be at least 1, and 1,000,000,000 at most; got 0"),
+        (["--io-runs", "0"], "io-runs must be at least 1, and 1,000,000,000 at most; got 0"),
         (["--model", "ntfs"], "ntfs"),
         (["--state", "flood:1"], "must begin with one of crash"),
         (["--state", "crash:999"], "must name a state of careful"),
@@ -140,6 +143,41 @@ def test_mistakes_exit_3_with_a_sentence(arguments: list[str], said: str, capsys
     assert said in error
     assert "HELD" not in out  # a mistake is told before the work, and not after it
     assert "Traceback" not in error
+
+
+NUMBERS = sorted(
+    option.opts[0] for option in explore.params if option.type.name in {"integer", "duration"} and option.opts
+)
+
+
+@pytest.mark.parametrize("value", ["1e20", "nan", "inf", "-1", "9" * 20, "9" * 4000, "True", "0.5e", "²"])
+def test_a_number_beyond_all_bounds_is_a_mistake(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every option that takes a number or a time has a bound, and says so before the work."""
+    assert len(NUMBERS) == 7
+    for option in NUMBERS:
+        assert _explore("Careful", f"{option}={value}") == MISTAKE, option
+
+        out, error = capsys.readouterr()
+        assert option.removeprefix("--") in error
+        assert len(error.splitlines()) <= 5  # a bad word comes with the usage
+        assert "Traceback" not in error
+        assert out == ""
+
+
+@pytest.mark.parametrize("target", [("--run", "touch a", "--check", "test -e ."), (f"{EXPLORED}:Careful",)])
+def test_the_longest_times_are_times(target: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """A limit of eleven days is one that the kernel takes, of a command and of a function."""
+    times = [f"{option}={TIME_S_MAX:.0f}" for option in ("--run-timeout", "--check-timeout", "--budget")]
+    assert run(["explore", *target, "--faults=crash", *times]) == HELD, capsys.readouterr()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e20, -1, 0, 10**4000, True, "1"], ids="abcdefgh")
+def test_options_in_python_have_the_same_bounds(value: float) -> None:
+    """The fixture ``explore`` takes numbers: all that are wrong are told in one error."""
+    names = ("jobs", "samples", "recoveries", "io_runs", "budget_s", "run_timeout_s", "check_timeout_s")
+    with pytest.raises(UsageError) as refused:
+        Options(seed="s", **dict.fromkeys(names, value))  # type: ignore[arg-type] # that is the point
+    assert str(refused.value).count(" must be ") == len(names)
 
 
 def test_a_target_whose_name_raises_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:

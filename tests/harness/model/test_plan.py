@@ -124,15 +124,15 @@ def test_a_plan_that_can_be_carried_out_passes() -> None:
         (kill("w", plans.after_mark("put", count=-1)), "count must be 1 or more; got -1. Count from 1"),
         (
             kill("w", plans.at_moment(-0.5)),
-            "delay_s must be a finite number of seconds, 0 to 10,000,000; got -0.5. Give such a delay",
+            "delay_s must be a finite number of seconds, 0 to 1,000,000; got -0.5. Give such a delay",
         ),
         (
             kill("w", plans.at_moment(math.nan)),
-            "delay_s must be a finite number of seconds, 0 to 10,000,000; got nan. Give such a delay",
+            "delay_s must be a finite number of seconds, 0 to 1,000,000; got nan. Give such a delay",
         ),
         (
             kill("w", plans.at_moment(math.inf)),
-            "delay_s must be a finite number of seconds, 0 to 10,000,000; got inf. Give such a delay",
+            "delay_s must be a finite number of seconds, 0 to 1,000,000; got inf. Give such a delay",
         ),
         (
             kill("w", plans.at_moment(1, after=plans.after_mark("put", count=0))),
