@@ -86,9 +86,9 @@ def measure(name: str, value: float) -> str:
     return percent(value) if name.endswith("_rate") and 0 <= value <= 1 else number(value)
 
 
-def plural(count: int, one: str, many: str = "") -> str:
+def plural(count: int, one: str) -> str:
     """Return the count with its noun."""
-    return f"{number(count)} {one if count == 1 else many or one + 's'}"
+    return f"{number(count)} {one if count == 1 else one + 's'}"
 
 
 def clean(text: str) -> str:

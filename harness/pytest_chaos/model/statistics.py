@@ -15,44 +15,39 @@ are here; SciPy, which is too heavy for a plugin, checks them in the tests.
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import Final
 
 from pytest_chaos.errors import UsageError
 
 CONFIDENCE: Final = 0.95
-"""The confidence of every bound that is not asked for with another."""
+"""The confidence of every bound."""
+
+_TAIL: Final = 1.0 - CONFIDENCE
 
 _HALVINGS_MAX: Final = 200
 _NEGLIGIBLE: Final = 1e-17
 
 
-class Interval(NamedTuple):
-    """Where a pass rate lies, both ends included."""
-
-    low: float
-    high: float
-
-
-def rate_lower_bound(held: int, runs: int, confidence: float = CONFIDENCE) -> float:
+def rate_lower_bound(held: int, runs: int) -> float:
     """Return the one-sided lower bound of the pass rate after ``held`` of ``runs``.
 
-    Raises UsageError when the counts or the confidence make no sense.
+    Raises UsageError when the counts make no sense.
     """
-    _check(held, runs, confidence)
-    return _lower(held, runs, 1.0 - confidence)
+    _check(held, runs)
+    if held == 0:
+        return 0.0
+    if held == runs:
+        return float(_TAIL ** (1.0 / runs))
+    low, high = 0.0, held / runs
+    for _ in range(_HALVINGS_MAX):  # the rate at which so many or more have the probability of the tail
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if _tail(held, runs, middle) < _TAIL else (low, middle)
+    return low
 
 
-def rate_interval(held: int, runs: int, confidence: float = CONFIDENCE) -> Interval:
-    """Return the two-sided interval of the pass rate that ``held`` of ``runs`` shows.
-
-    Raises UsageError when the counts or the confidence make no sense.
-    """
-    _check(held, runs, confidence)
-    tail = (1.0 - confidence) / 2
-    return Interval(_lower(held, runs, tail), 1.0 - _lower(runs - held, runs, tail))
-
-
-def runs_needed(rate: float, confidence: float = CONFIDENCE, *, two_sided: bool = False) -> int:
+def runs_needed(rate: float) -> int:
     """Return how many runs, all clean, are needed to claim a pass rate of at least ``rate``.
 
     Raises UsageError for a rate that no number of runs can show (1.0), or that needs none.
@@ -60,10 +55,8 @@ def runs_needed(rate: float, confidence: float = CONFIDENCE, *, two_sided: bool 
     if not 0.0 < rate < 1.0:
         msg = f"the rate to claim must lie between 0 and 1, both excluded; got {rate}. Give a share, such as 0.98"
         raise UsageError(msg)
-    _check_confidence(confidence)
-    tail = (1.0 - confidence) / (2 if two_sided else 1)
-    estimate = max(1, math.floor(math.log(tail) / math.log(rate)) - 1)
-    while tail ** (1.0 / estimate) < rate:
+    estimate = max(1, math.floor(math.log(_TAIL) / math.log(rate)) - 1)
+    while _TAIL ** (1.0 / estimate) < rate:
         estimate += 1
     return estimate
 
@@ -78,26 +71,11 @@ def gate_pass_probability(true_rate: float, runs: int, rate_min: float) -> float
         if not 0.0 <= rate <= 1.0:
             msg = f"the {name} must lie between 0 and 1; got {rate}. Give a share, such as 0.98"
             raise UsageError(msg)
-    _check(0, runs, CONFIDENCE)
+    _check(0, runs)
     enough = next(held for held in range(math.ceil(rate_min * runs) - 1, runs + 1) if held / runs >= rate_min)
     if enough <= true_rate * runs:
         return 1.0 - _tail(runs - enough + 1, runs, 1.0 - true_rate)
     return _tail(enough, runs, true_rate)
-
-
-def _lower(held: int, runs: int, tail: float) -> float:
-    """Find the rate at which ``held`` or more of ``runs`` have the probability ``tail``."""
-    if held == 0:
-        return 0.0
-    if held == runs:
-        return float(tail ** (1.0 / runs))
-    low, high = 0.0, held / runs
-    for _ in range(_HALVINGS_MAX):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if _tail(held, runs, middle) < tail else (low, middle)
-    return low
 
 
 def _tail(held: int, runs: int, rate: float) -> float:
@@ -124,17 +102,10 @@ def _tail(held: int, runs: int, rate: float) -> float:
     return min(total, 1.0)
 
 
-def _check(held: int, runs: int, confidence: float) -> None:
+def _check(held: int, runs: int) -> None:
     if runs < 1:
         msg = f"the conclusive runs must be at least 1; got {runs}. Run the scenario until one is conclusive"
         raise UsageError(msg)
     if not 0 <= held <= runs:
         msg = f"the runs that held must be from 0 to the {runs} runs there were; got {held}. Count them again"
-        raise UsageError(msg)
-    _check_confidence(confidence)
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0.0 < confidence < 1.0:
-        msg = f"the confidence must lie between 0 and 1, both excluded; got {confidence}. Give a share, such as 0.95"
         raise UsageError(msg)

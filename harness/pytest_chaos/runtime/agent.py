@@ -143,7 +143,6 @@ class GuardianClient:
         self.on_pump: Callable[[], None] = lambda: None
         self._serial = 0
         self._ended: wire.Message | None = None
-        self._signalled: set[int] = set()
         self._paths: dict[tuple[str, ...], int] = {}
         self._environment = Environment(os.environ)
         ours, theirs = wire.pair()
@@ -263,17 +262,6 @@ class GuardianClient:
             if not self.alive and not condition():
                 raise _lost(what)
 
-    def signal_group(self, agent: Agent, number: signal.Signals) -> None:
-        """Signal the whole process group of an agent."""
-        self._signalled.discard(agent.number)
-        self._send({"do": "signal-group", "id": agent.number, "pid": agent.pid, "signal": int(number)})
-        self.wait_until(
-            lambda: agent.number in self._signalled or not self.alive,
-            timeout_s=END_TIMEOUT_S,
-            what="the guardian",
-            seen=str,
-        )
-
     def end(self) -> list[int]:
         """End everything that the run started; return the pids that were still alive.
 
@@ -382,8 +370,6 @@ class GuardianClient:
         message, descriptors = received
         if message["event"] == "ended":
             self._ended = message
-        elif message["event"] == "signalled":
-            self._signalled.add(message["id"])
         elif (agent := self.agents.get(message["id"])) is not None:
             agent.hear(message, descriptors)
             return True
@@ -650,11 +636,6 @@ class Agent:
         except ProcessLookupError:
             return False
         return True
-
-    def send_signal_to_group(self, number: signal.Signals) -> None:
-        """Send a signal to it and to its children that stayed in its process group."""
-        self.signals_sent.add(int(number))
-        self._client.signal_group(self, number)
 
     def describe_failure(self) -> str:
         """Return how it failed, with its last output: for a process whose end nothing expected."""

@@ -216,7 +216,6 @@ class Guardian:
             "path": self._on_path,
             "begin": self._on_begin,
             "spawn": self._on_spawn,
-            "signal-group": self._on_signal_group,
             "end": self._on_end,
         }
 
@@ -304,14 +303,6 @@ class Guardian:
         self._output_bytes.clear()
         self._journal = None
         self._tell({"event": "ended", "ended": ended, "left": [process.pid for process in left]})
-
-    def _on_signal_group(self, message: wire.Message) -> None:
-        """Signal the process group of an agent, which keeps its number until we reap the agent."""
-        pid = message["pid"]
-        if pid in self._agents:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, message["signal"])
-        self._tell({"event": "signalled", "id": message["id"]})
 
     def _on_spawn(self, message: wire.Message) -> None:
         spec: child.Spec = message["spec"]

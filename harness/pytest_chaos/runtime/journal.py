@@ -72,9 +72,6 @@ class AgentStarted(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
     started_at: str = ""
 
 
-_AGENTS_DECODER: Final = msgspec.json.Decoder(AgentStarted | AgentSummary)
-
-
 class Journal:
     """One run's folder. Every write is whole and unbuffered."""
 
@@ -132,14 +129,6 @@ class Journal:
         """Return the receipts so far."""
         return self._lines(RECEIPTS, Receipt)
 
-    def agents_started(self) -> tuple[AgentStarted, ...]:
-        """Return the agents that were started, in order."""
-        return tuple(value for value in self._agents() if isinstance(value, AgentStarted))
-
-    def agents_ended(self) -> tuple[AgentSummary, ...]:
-        """Return the agents that have ended."""
-        return tuple(value for value in self._agents() if isinstance(value, AgentSummary))
-
     def databases(self) -> tuple[Path, ...]:
         """Return the SQLite files named by the test."""
         return tuple(Path(name) for name in self._lines(DATABASES, str))
@@ -152,10 +141,6 @@ class Journal:
         """Return the record, or ``None`` while the run has none."""
         content = self._read(RECORD)
         return msgspec.json.decode(content, type=RunRecord) if content else None
-
-    def _agents(self) -> tuple[AgentStarted | AgentSummary, ...]:
-        lines = self._read(AGENTS).split(b"\n")
-        return tuple(_AGENTS_DECODER.decode(line) for line in lines if line)
 
     def _append(self, name: str, value: object) -> None:
         descriptor = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ctypes import CDLL
 
 _POLL_S: Final = 0.002
+_END_TIMEOUT_S: Final = 10.0
 _STAT_BYTES_MAX: Final = 4096
 _EXIT_ORPHANED: Final = 70
 _LINKS_OF_ONE_THREAD: Final = 3
@@ -183,17 +184,15 @@ def end(process: Process) -> bool:
     return send(process.pid, process.start_ticks, signal.SIGKILL)
 
 
-def end_all(
-    root: int, *, without: Collection[int] = (), reap: Callable[[], None], timeout_s: float = 10.0
-) -> list[Process]:
-    """End every descendant of ``root``; return those that were still alive after ``timeout_s``.
+def end_all(root: int, *, without: Collection[int] = (), reap: Callable[[], None]) -> list[Process]:
+    """End every descendant of ``root``; return those that were still alive after 10 s.
 
     ``reap`` is called between two looks to collect the dead.
     """
-    return _end_repeatedly(lambda: descendants(root, without=without), reap, timeout_s)
+    return _end_repeatedly(lambda: descendants(root, without=without), reap)
 
 
-def end_marked(variable: str, value: str, *, timeout_s: float = 10.0) -> list[Process]:
+def end_marked(variable: str, value: str) -> list[Process]:
     """End all processes started with this environment variable; return those still alive.
 
     It finds processes whose parents are gone. ``/proc`` shows the environment of the last exec, so
@@ -211,7 +210,7 @@ def end_marked(variable: str, value: str, *, timeout_s: float = 10.0) -> list[Pr
         found.update((process.pid, process.start_ticks) for process in marked)
         return marked
 
-    return _end_repeatedly(find, lambda: None, timeout_s)
+    return _end_repeatedly(find, lambda: None)
 
 
 def reaped() -> Iterator[tuple[int, int, resource.struct_rusage]]:
@@ -270,10 +269,10 @@ def _libc() -> CDLL:
     return ctypes.CDLL(None)
 
 
-def _end_repeatedly(find: Callable[[], list[Process]], reap: Callable[[], None], timeout_s: float) -> list[Process]:
+def _end_repeatedly(find: Callable[[], list[Process]], reap: Callable[[], None]) -> list[Process]:
     # Ending a parent hands its children to the subreaper, and a process may fork while we look: so
     # look again until nothing is alive.
-    deadline_s = time.monotonic() + timeout_s
+    deadline_s = time.monotonic() + _END_TIMEOUT_S
     while True:
         alive = [process for process in find() if process.alive]
         reap()

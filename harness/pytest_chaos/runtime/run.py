@@ -49,7 +49,6 @@ OBSERVED_CHARACTERS_MAX: Final = 500
 OBSERVED_CHARACTERS_READ: Final = 1 << 16
 REASON_CHARACTERS_MAX: Final = 400
 """Limit of a line that says why a run did not hold; the record has all of it."""
-CRASH_POINTS_NOTE: Final = "crash_points"
 
 
 class Run:
