@@ -93,15 +93,13 @@ to rename what was not synced is above.
 
 
 def mended_of(row: Row) -> Habit:
-    """Return the same program without its habit."""
+    """Return the same program without its bad habit."""
     assert isinstance(row.target, Habit)
     return type(row.target)(is_mended=True)
 
 
 def judge(chaos: Run, explored: Exploration, row: Row) -> None:
-    """Expect just the findings that are known, and everything that was explored to have come to an
-    answer.
-    """
+    """Expect just the known findings, and an answer for every explored state."""
     for family in explored.families:
         expected = {"crash": row.crash, "power": row.power}.get(str(family.family), row.crash)
         expect_signatures(chaos, explored, family, expected, row.allowed)
@@ -146,14 +144,14 @@ def test_known_habits(chaos: Run, explore: Explore, name: str) -> None:
 @pytest.mark.chaos_deep
 @pytest.mark.parametrize("name", HABITS)
 def test_mended_habits_hold_under_everything(explore: Explore, name: str) -> None:
-    """Nor is there a false alarm in their recovery, or of an I/O error."""
+    """Mended habits cause no false alarm, in recovery or with an I/O error."""
     explore(mended_of(HABITS[name]))
 
 
 @pytest.mark.chaos_deep
 @pytest.mark.parametrize("name", ["wal-full", "delete-extra", "json-synced-both"])
 def test_sound_programs_hold_under_everything(explore: Explore, name: str) -> None:
-    """What is known to be sound also survives kills in its recovery, and every I/O error."""
+    """Sound programs survive kills in their recovery, and every I/O error."""
     explore(ROWS[name].target, jobs=2)
 
 
@@ -194,5 +192,5 @@ def test_checkpoints_survive(explore: Explore, manager: str) -> None:
 
 @pytest.mark.chaos_deep
 def test_checkpoints_survive_everything(explore: Explore, manager: str) -> None:
-    """Nor when its recovery is killed, nor when the disk fails it or is full."""
+    """The checkpoints survive kills in their recovery, I/O errors and a full disk."""
     explore(Checkpoints(manager), jobs=2)

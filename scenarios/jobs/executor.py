@@ -1,9 +1,10 @@
-"""The program that executes jobs in the scenarios:
-says when it begins and ends, and notices a second one of its job.
+"""The executor of the scenarios about jobs: marks its start and end, and a second one of its job.
 
-It is run by its path, isolated, so that it starts fast: ``executor.py FOLDER [CLAIM=CONDUCT ...]``;
-a conduct says what happens under that claim; otherwise it succeeds. The lock is the kernel's: it
-goes with the process, however that ends, so whoever finds it taken has met another executor alive.
+It is run by its path, isolated, so that it starts fast: ``executor.py FOLDER [CLAIM=CONDUCT ...]``.
+A conduct is the executor's behaviour under that claim. Without one it succeeds.
+
+The kernel releases the lock when the process ends. An executor that finds the lock taken has met
+another living executor of its job.
 """
 
 import fcntl

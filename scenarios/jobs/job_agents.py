@@ -1,5 +1,6 @@
-"""The programs of the scenarios about jobs:
-monitors, reapers, webhooks, ghosts, and what they say.
+"""The programs of the scenarios about jobs: monitors, reapers, webhooks and ghosts.
+
+Each writes its results as marks.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ LOOK_S: Final = 0.002
 
 @dataclass
 class Core:
-    """A store with its queue, engine and what was told.
+    """A store with its queue, its engine and its alerts.
 
-    The gate ``built`` is red while there is a file ``red``, and hangs for a task while there is
-    ``hang-`` and its id.
+    The gate ``built`` is red while there is a file ``red``. It hangs for a task while there is a
+    file ``hang-`` and the task's id.
     """
 
     store: SqliteStore
@@ -49,7 +50,7 @@ class Core:
     told: list[str]
 
     def tell(self, alert: Alert) -> None:
-        """Take an alert."""
+        """Record an alert."""
         self.told.append(alert.key)
         with (self.folder / "alerts").open("a", encoding="utf-8") as file:
             file.write(f"{alert.key}\n")
@@ -80,16 +81,14 @@ def open_core(database: str, parts: dict[str, str], *, gate_timeout_s: float = T
 
 
 def wait_for_start(marks: Marks, gate: str) -> None:
-    """Begin when the file is there, so that all begin at once."""
+    """Wait until the file ``gate`` exists, so that all agents begin at once."""
     marks.note("ready")
     while gate and not Path(gate).exists():
         time.sleep(0.0005)  # sleeps because it waits for the gate; the run bounds it
 
 
 def monitor(marks: Marks, database: str, parts: dict[str, str], conducts: list[str], jobs: int) -> None:
-    """Run builders' jobs until so many of the first ids have ended;
-    say what became of each claim.
-    """
+    """Run builders' jobs until the first ``jobs`` ids have ended; mark the end of each claim."""
     core = open_core(database, parts)
 
     def finalise(job: Any, exit_code: int) -> None:
@@ -112,7 +111,7 @@ def monitor(marks: Marks, database: str, parts: dict[str, str], conducts: list[s
 def reaper(
     marks: Marks, database: str, parts: dict[str, str], name: str, settings: dict[str, Any], ticks: int, gate: str = ""
 ) -> None:
-    """Look so many times, or, without a number, until all is done; say what each look did."""
+    """Tick ``ticks`` times, or until all jobs have ended; mark the result of each tick."""
     core = open_core(database, parts)
     found = core.reaper(parts["reaper"], name, settings)
     wait_for_start(marks, gate)
@@ -128,7 +127,7 @@ def reaper(
 
 
 def start_up(marks: Marks, database: str, parts: dict[str, str], name: str, gate: str = "") -> None:
-    """Requeue what an earlier process left, once, and say how many."""
+    """Requeue the jobs that an earlier process left, once; mark their number."""
     core = open_core(database, parts)
     found = core.reaper(parts["reaper"], name, {})
     wait_for_start(marks, gate)
@@ -137,7 +136,7 @@ def start_up(marks: Marks, database: str, parts: dict[str, str], name: str, gate
 
 
 def webhook(marks: Marks, database: str, parts: dict[str, str], task_id: str) -> None:
-    """Advance the task from build once, as a webhook would, and say whether this call moved it."""
+    """Advance the task from build once, as a webhook does; mark whether this call moved it."""
     core = open_core(database, parts)
     marks.intent("advance", task_id)
     advance = core.engine.advance_stage(task_id, "build", finished_agent=None)
@@ -152,9 +151,7 @@ def poll(
     looks: int,
     gate_timeout_s: float = TIMEOUT_S,
 ) -> None:
-    """Ask for an advance of each task, and look as a reaper, so many times;
-    say how often a task moved.
-    """
+    """Ask for an advance of each task, and tick as a reaper; mark how often a task moved."""
     core = open_core(database, parts, gate_timeout_s=gate_timeout_s)
     found = core.reaper(parts["reaper"], "reaper", {"reaper_finalize_grace_s": 3600.0})
     marks.note("ready")
@@ -167,9 +164,7 @@ def poll(
 
 
 def haunt(marks: Marks, folder: str) -> None:
-    """Have a zombie for a child, say its number and our own,
-    and stay until the file ``go`` is there.
-    """
+    """Have a zombie as a child, mark both pids, and stay until the file ``go`` is there."""
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -187,9 +182,7 @@ def have_ended(core: Core, jobs: int) -> bool:
 
 
 def is_quiet(core: Core) -> bool:
-    """Tell whether nothing runs, nothing waits for a builder,
-    and nothing is left to do in the outbox.
-    """
+    """Tell whether no job runs or waits for a builder, and the outbox is empty."""
     statement = (
         "SELECT (SELECT count(*) FROM jobs WHERE status = 'running' OR (status = 'queued' AND agent = 'builder')) "
         "+ (SELECT count(*) FROM outbox)"

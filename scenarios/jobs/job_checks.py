@@ -1,5 +1,6 @@
-"""What became of jobs and tasks, read with nothing but sqlite3, and of executors,
-as their ledger and locks have it.
+"""The states of jobs, tasks and executors after a run.
+
+Jobs and tasks are read with nothing but sqlite3, executors from their ledger and locks.
 """
 
 from __future__ import annotations
@@ -23,9 +24,7 @@ def rows(database: Path, statement: str, *parameters: Any) -> list[tuple[Any, ..
 
 
 def check_jobs(database: Path, jobs: int, *, statuses: tuple[str, ...] = ("done",)) -> Iterator[Finding]:
-    """Find, of the jobs with the first ids, those that have not ended so,
-    or that ended more than once.
-    """
+    """Find jobs that have another end than expected, or more than one."""
     found = dict(rows(database, "SELECT job_id, status FROM jobs WHERE job_id <= ?", jobs))
     wrong = {job_id: status for job_id, status in found.items() if status not in statuses}
     if wrong or len(found) != jobs:
@@ -42,7 +41,7 @@ def check_jobs(database: Path, jobs: int, *, statuses: tuple[str, ...] = ("done"
 
 
 def check_ends(database: Path, jobs: int) -> Iterator[Finding]:
-    """Find jobs that were taken from their claim more often than once, or never."""
+    """Find jobs whose claim was ended more often than once, or never."""
     ends = Counter(
         (job, claim.split(":")[0])
         for job, _, claim in (
@@ -59,7 +58,7 @@ def check_ends(database: Path, jobs: int) -> Iterator[Finding]:
 
 
 def check_stages(database: Path, tasks: list[str], *, moved: bool = True) -> Iterator[Finding]:
-    """Find tasks that did not leave the stage build once, or whose next job is not there once."""
+    """Find tasks that did not leave the stage build exactly once, with one next job."""
     stages = dict(rows(database, "SELECT task_id, stage FROM tasks"))
     moves = Counter(task for (task,) in rows(database, "SELECT task_id FROM task_audits WHERE event = 'stage_changed'"))
     following = Counter(task for (task,) in rows(database, "SELECT task_id FROM jobs WHERE agent = 'checker'"))
@@ -78,7 +77,7 @@ def check_stages(database: Path, tasks: list[str], *, moved: bool = True) -> Ite
 
 
 def ledger(folder: Path) -> list[tuple[int, int, int, str]]:
-    """Return what executors said, in order: job, claim, pid and what."""
+    """Return the ledger of the executors, in order: job, claim, pid and event."""
     try:
         lines = (folder / "ledger").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -87,9 +86,7 @@ def ledger(folder: Path) -> list[tuple[int, int, int, str]]:
 
 
 def check_executors(folder: Path) -> Iterator[Finding]:
-    """Find executors that met another one of their job alive,
-    and claims that were executed twice.
-    """
+    """Find executors that met a living one of their job, and claims executed twice."""
     lines = ledger(folder)
     if met := [(job, claim) for job, claim, _, what in lines if what == "overlap"]:
         text = f"(job, claim) that began while another executor of the job lived: {met[:10]}"

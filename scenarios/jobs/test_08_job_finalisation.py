@@ -1,6 +1,4 @@
-"""Scenario 08: executor, monitor or reaper die anywhere between start and advance;
-the job ends once, all the same.
-"""
+"""Scenario 08: executor, monitor or reaper die at any point; the job ends once."""
 
 from __future__ import annotations
 
@@ -55,12 +53,12 @@ class Pipeline:
         self.common = {"database": str(database), "parts": parts}
 
     def monitor(self, name: str, *conducts: str) -> Agent:
-        """Start a monitor whose executors behave so under these claims."""
+        """Start a monitor whose executors show these conducts."""
         kwargs = {**self.common, "conducts": list(conducts), "jobs": 1}
         return self.chaos.spawn(MONITOR, kwargs=kwargs, name=name)
 
     def reaper(self, name: str = "reaper", *, ticks: int = 0) -> Agent:
-        """Start a reaper that looks so often, or until all is done."""
+        """Start a reaper that ticks ``ticks`` times, or until all jobs have ended."""
         kwargs = {**self.common, "name": name, "settings": SETTINGS, "ticks": ticks}
         return self.chaos.spawn(REAPER, kwargs=kwargs, name=name)
 
@@ -69,7 +67,7 @@ class Pipeline:
         return self.chaos.spawn(WEBHOOK, kwargs={**self.common, "task_id": TASK}, name=name)
 
     def race_to_the_end(self) -> None:
-        """Let a reaper and a new monitor do what is left, at once."""
+        """Let a reaper and a new monitor finish the work, at once."""
         for agent in (self.reaper("reaper-last"), self.monitor("monitor-last")):
             agent.wait_exit(timeout_s=60)
         self.judge()
@@ -94,7 +92,7 @@ def pipeline(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> Pipeline:
 
 
 def killed_monitor(pipeline: Pipeline, point: str) -> None:
-    """Kill a monitor at the point, and let others do the rest."""
+    """Kill a monitor at the point, and let other processes finish its work."""
     pipeline.chaos.plan(kill("monitor", at_point(point)))
     pipeline.chaos.note("crash_points", [point])
     pipeline.monitor("monitor").wait_exit()
@@ -115,8 +113,9 @@ def test_a_monitor_killed_at_a_named_point(pipeline: Pipeline, point: str) -> No
 
 
 def test_an_executor_that_nobody_knows_of_does_not_begin(pipeline: Pipeline) -> None:
-    """The monitor dies between the start of the executor and the note of its pid:
-    that executor never does anything.
+    """An executor whose pid was never recorded does not begin.
+
+    The monitor dies between the start of the executor and the record of its pid.
     """
     pipeline.chaos.plan(kill("monitor", at_point("recovery.monitor.after_spawn")))
     pipeline.monitor("monitor", "1=linger").wait_exit()
@@ -133,8 +132,9 @@ def check_unseen(folder: Path) -> Iterator[Finding]:
 
 @pytest.mark.parametrize("conduct", ["die", "die-late", "fail"])
 def test_an_executor_that_dies(pipeline: Pipeline, conduct: str) -> None:
-    """Killed as it begins, or when it has done all but return, or failed:
-    there is another attempt, which succeeds.
+    """An executor that dies or fails is followed by an attempt that succeeds.
+
+    It is killed as it begins, or just before it returns, or it exits with an error.
     """
     pipeline.monitor("monitor", f"1={conduct}").wait_exit()
     codes = [code for (code,) in rows(pipeline.database, "SELECT exit_code FROM agent_runs ORDER BY run_id")]
@@ -151,8 +151,9 @@ def test_an_executor_that_dies(pipeline: Pipeline, conduct: str) -> None:
     ],
 )  # fmt: skip
 def test_a_reaper_killed_at_a_named_point(pipeline: Pipeline, point: str) -> None:
-    """The monitor dies with the exit code recorded, and the reaper that takes over dies in its
-    turn.
+    """A reaper that took over from a dead monitor is killed at each named point.
+
+    The monitor died after it had recorded the exit code.
     """
     pipeline.chaos.plan(kill("monitor", at_point("recovery.job.after_exit_code")), kill("reaper", at_point(point)))
     pipeline.chaos.note("crash_points", [point])
@@ -162,8 +163,9 @@ def test_a_reaper_killed_at_a_named_point(pipeline: Pipeline, point: str) -> Non
 
 
 def test_a_webhook_comes_while_the_reaper_holds_its_claim_back(pipeline: Pipeline) -> None:
-    """The reaper has seen a green gate and stands still; the webhook leaves the stage;
-    the reaper goes on.
+    """A webhook moves the task while a reaper is stopped before its claim.
+
+    The reaper has seen a green gate, and is resumed afterwards.
     """
     pipeline.chaos.plan(
         kill("monitor", at_point("recovery.job.after_exit_code")),
@@ -179,8 +181,9 @@ def test_a_webhook_comes_while_the_reaper_holds_its_claim_back(pipeline: Pipelin
 
 
 def test_a_webhook_comes_between_the_claim_and_the_advance(pipeline: Pipeline) -> None:
-    """The monitor has ended the job and stands still before the advance;
-    webhook and reaper are faster than it.
+    """Webhook and reaper act while the monitor is stopped before its advance.
+
+    The monitor has ended the job.
     """
     pipeline.chaos.plan(
         pause("monitor", at_point("recovery.stage.before_advance")),
@@ -198,8 +201,9 @@ def test_a_webhook_comes_between_the_claim_and_the_advance(pipeline: Pipeline) -
 
 
 def test_the_reaper_ends_the_job_of_a_monitor_that_stands_still(pipeline: Pipeline) -> None:
-    """A monitor that was killed while it finalised is followed once, however many look;
-    its finalizers ran once.
+    """A monitor that was killed while it finalised is followed once, by many reapers.
+
+    Its finalizers ran once.
     """
     pipeline.chaos.plan(kill("monitor", after_mark("finalised", kind="note")))
     pipeline.monitor("monitor").wait_exit()

@@ -1,6 +1,4 @@
-"""Scenario 09: who lives is left alone, who is dead is noticed,
-and there are never two executors of one job.
-"""
+"""Scenario 09: living executors are left alone, dead ones are noticed, and no job has two."""
 
 from __future__ import annotations
 
@@ -49,17 +47,17 @@ class Watch:
         self.common = {"database": str(database), "parts": parts}
 
     def monitor(self, name: str, *conducts: str) -> Agent:
-        """Start a monitor whose executors behave so under these claims."""
+        """Start a monitor whose executors show these conducts."""
         kwargs = {**self.common, "conducts": list(conducts), "jobs": 1}
         return self.chaos.spawn(MONITOR, kwargs=kwargs, name=name)
 
     def reaper(self, name: str = "reaper", *, ticks: int, **settings: Any) -> Agent:
-        """Start a reaper that looks so often."""
+        """Start a reaper that ticks ``ticks`` times."""
         kwargs = {**self.common, "name": "reaper", "settings": settings, "ticks": ticks}
         return self.chaos.spawn(REAPER, kwargs=kwargs, name=name)
 
     def expect_left_alone(self, **settings: Any) -> None:
-        """Let a reaper look many times, and expect that it does nothing."""
+        """Let a reaper tick many times, and expect that it does nothing."""
         self.reaper(ticks=TICKS, **settings).wait_exit()
         ((status, claim),) = rows(self.database, "SELECT status, claim FROM jobs WHERE job_id = 1")
         observed = f"{status} with claim {claim} after {TICKS} looks"
@@ -91,8 +89,9 @@ def watch(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> Watch:
 
 @pytest.mark.parametrize("point", ["recovery.job.after_exit_code", "recovery.monitor.after_finalise"])
 def test_a_monitor_that_stands_still_while_it_finalises(watch: Watch, point: str) -> None:
-    """Its executor has ended, the exit code is there, the grace is over:
-    it is not reaped, and ends the job itself.
+    """A monitor that is stopped while it finalises is not reaped, and ends the job itself.
+
+    The executor has ended, its exit code is recorded, and the grace is over.
     """
     watch.chaos.plan(pause("monitor", at_point(point)))
     monitor = watch.monitor("monitor")
@@ -104,8 +103,9 @@ def test_a_monitor_that_stands_still_while_it_finalises(watch: Watch, point: str
 
 
 def test_a_monitor_that_stands_still_before_it_says_how_it_ended(watch: Watch) -> None:
-    """Its executor has ended and nobody has said so;
-    within the ceiling the monitor still may, and does.
+    """A monitor that is stopped before it records the exit code still records it.
+
+    The executor has ended, and the job is within the ceiling.
     """
     watch.chaos.plan(pause("monitor", at_point("recovery.job.before_exit_code")))
     monitor = watch.monitor("monitor")
@@ -132,8 +132,9 @@ def wait_for_state(watch: Watch, state: str) -> int:
 
 @pytest.mark.parametrize(("conduct", "state"), [("stop", "T"), ("linger", "S")])
 def test_an_executor_past_the_ceiling_is_ended_before_the_next_one(watch: Watch, conduct: str, state: str) -> None:
-    """Stopped or waiting for ever: alive within the ceiling;
-    past it, ended first, and then followed by another.
+    """An executor past the ceiling is ended first, and then followed by another.
+
+    It is stopped, or waits for ever. Within the ceiling it counts as alive.
     """
     monitor = watch.monitor("monitor", f"1={conduct}")
     pid = wait_for_state(watch, state)
@@ -152,7 +153,7 @@ def test_an_executor_past_the_ceiling_is_ended_before_the_next_one(watch: Watch,
 
 
 def check_owner(watch: Watch) -> Iterator[Finding]:
-    """Find that the third claim of the job, which is being executed, is not there any more."""
+    """Find that the third claim of the job, which is being executed, is gone."""
     ((status, claim),) = rows(watch.database, "SELECT status, claim FROM jobs WHERE job_id = 1")
     if (status, claim) != ("running", 3):
         text = f"the job is {status}, with claim {claim}, while the executor of claim 3 works on it"
@@ -160,9 +161,7 @@ def check_owner(watch: Watch) -> Iterator[Finding]:
 
 
 def test_a_monitor_that_wakes_when_its_job_is_another_ones(watch: Watch) -> None:
-    """It stood still past the ceiling with an end to tell; the job was given on;
-    what it tells changes nothing.
-    """
+    """A monitor that wakes past the ceiling changes nothing: its job has another owner."""
     watch.chaos.plan(pause("monitor", at_point("recovery.monitor.after_exit")))
     monitor = watch.monitor("monitor", "1=fail")
     monitor.wait_state("T")
@@ -202,7 +201,7 @@ def plant_ghosts(watch: Watch, seen: dict[str, Any]) -> dict[str, int]:
 
 
 def check_ghosts(watch: Watch, ghosts: dict[str, int], looks: int) -> Iterator[Finding]:
-    """Find ghosts that still run after so many looks, and a living one that does not."""
+    """Find ghosts that still run after the ticks, and a living executor that does not."""
     statuses = dict(rows(watch.database, "SELECT job_id, status FROM jobs"))
     left = [name for name, number in ghosts.items() if name != "living" and statuses[number] != "queued"]
     if left:
@@ -214,8 +213,9 @@ def check_ghosts(watch: Watch, ghosts: dict[str, int], looks: int) -> Iterator[F
 
 
 def test_ghosts_are_noticed_by_reapers_that_restart(watch: Watch) -> None:
-    """Each look is that of a new process: a zombie, a used number,
-    pid 0 and none are dead in the second one.
+    """Dead executors are noticed in the second tick, though each tick is a new process's.
+
+    Dead are a zombie, a reused pid, pid 0 and no pid.
     """
     haunt = watch.chaos.spawn(HAUNT, kwargs={"folder": str(watch.database.parent)}, name="haunt")
     (mark,) = haunt.wait_for("haunting")

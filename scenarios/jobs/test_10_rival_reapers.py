@@ -1,5 +1,6 @@
-"""Scenario 10: reapers and start-ups at once, some of them killed;
-each job is won by one, and the counters add up.
+"""Scenario 10: reapers and start-ups at once, some killed; each job is won by one.
+
+The counters add up.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ POINTS = tuple(point for point in JobCrashPoint.of("reaper") if point.endswith((
 
 
 def leave_jobs(database: Path, count: int) -> list[str]:
-    """Leave so many running jobs, as a crash of all monitors does;
-    return the tasks whose builders had succeeded.
+    """Leave ``count`` running jobs, as a crash of all monitors does.
+
+    Return the tasks whose builders had succeeded.
     """
     succeeded = []
     with JobQueue(db_path=database) as queue:
@@ -84,7 +86,7 @@ class Rivals:
             agent.wait_exit(timeout_s=60)
 
     def judge(self, *, killed: bool) -> None:
-        """Expect one winner for each job, and counters that add up to as many as there were."""
+        """Expect one winner for each job, and counters that add up to the number of jobs."""
         self.chaos.check(check_ends(self.database, self.jobs), expect="each claim is ended once")
         self.chaos.check(check_stages(self.database, self.succeeded), expect="each success leaves its stage once")
         failed = rows(self.database, "SELECT job_id, claim FROM jobs WHERE status = 'failed'")
@@ -142,7 +144,7 @@ def test_three_of_five_are_killed_over_many_jobs(chaos: Run, fresh_db: Path, par
 @pytest.mark.chaos_deep
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.rpartition(".")[2])
 def test_a_reaper_killed_with_all_the_work(chaos: Run, fresh_db: Path, parts: dict[str, str], point: str) -> None:
-    """Killed at this point with every kind of job in its hands; all others at once do the rest."""
+    """A reaper is killed at this point with every kind of job to end; the others finish."""
     rivals = Rivals(chaos, fresh_db, parts, 40)
     chaos.plan(kill("victim", at_point(point)))
     chaos.note("crash_points", [point])

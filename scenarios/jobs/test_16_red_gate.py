@@ -1,6 +1,4 @@
-"""Scenario 16: a gate that stays red is silence, for thousands of looks;
-when it turns green, the task moves.
-"""
+"""Scenario 16: a red gate is silence, for thousands of ticks; once green, the task moves."""
 
 from __future__ import annotations
 
@@ -42,8 +40,9 @@ GATE_TIMEOUT_S = 0.2
 
 
 def wait_behind_a_red_gate(database: Path) -> None:
-    """Leave tasks in build, the last one with a job whose exit code is there and whose monitor has
-    time yet.
+    """Leave tasks in build behind a red gate.
+
+    The last one has a job with an exit code, and a monitor that is within its grace.
     """
     (database.parent / "red").touch()
     with JobQueue(db_path=database) as queue:
@@ -58,7 +57,7 @@ def wait_behind_a_red_gate(database: Path) -> None:
 
 
 def content(database: Path) -> str:
-    """Return a digest of the database's file and its log: any write whatever would change it."""
+    """Return a digest of the database's file and its log: any write would change it."""
     digest = hashlib.sha256(database.read_bytes())
     log = database.with_name(f"{database.name}-wal")
     digest.update(log.read_bytes() if log.exists() else b"")
@@ -66,7 +65,7 @@ def content(database: Path) -> str:
 
 
 def check_silence(before: str, after: str, told: list[str], moved: int) -> Iterator[Finding]:
-    """Find what was done behind a red gate."""
+    """Find changes that were made behind a red gate."""
     for signature, is_wrong, text in (
         ("silence:rows-written", before != after, "the files of the database have changed"),
         ("silence:notified", bool(told), f"somebody was told: {told[:10]}"),
@@ -77,7 +76,7 @@ def check_silence(before: str, after: str, told: list[str], moved: int) -> Itera
 
 
 def look_many_times(chaos: Run, database: Path, parts: dict[str, str], looks: int) -> None:
-    """Let two processes look, and judge: before the gate turns, and after."""
+    """Let two processes tick, and judge before and after the gate turns green."""
     wait_behind_a_red_gate(database)
     before = content(database)
     kwargs = {"database": str(database), "parts": parts, "task_ids": TASKS, "looks": looks}
@@ -100,8 +99,9 @@ def test_hundreds_of_looks(chaos: Run, fresh_db: Path, parts: dict[str, str]) ->
 
 
 def test_a_gate_hangs_for_one_task(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """However often it is asked about that one, it answers for the others;
-    it comes back, and answers for all.
+    """A gate that hangs for one task still answers for the others.
+
+    When it no longer hangs, it answers for all.
     """
     with JobQueue(db_path=fresh_db) as queue:
         for task in TASKS:

@@ -1,6 +1,4 @@
-"""The programs of the scenario about the cache: callers whose generations are lines in a file of
-the world.
-"""
+"""The programs of the scenario about the cache: each generation is a line in a file."""
 
 from __future__ import annotations
 
@@ -32,8 +30,9 @@ def opened(cache: str, database: str) -> Iterator[LLMOutputCache]:
 
 
 def ask_all(marks: Marks, database: str, cache: str, prompts: list[int], effects: str) -> None:
-    """Ask for each prompt once, and say what came of it in one mark,
-    so that the marks do not take the time.
+    """Ask for each prompt once, and write all answers as one mark.
+
+    A mark for each answer would dominate the time.
     """
     hits, wrong = 0, []
     with opened(cache, database) as part:
@@ -47,7 +46,7 @@ def ask_all(marks: Marks, database: str, cache: str, prompts: list[int], effects
 
 
 def ask_each(marks: Marks, database: str, cache: str, prompts: list[int], effects: str) -> None:
-    """Ask for each prompt, and say before and after each generation and each answer that it is."""
+    """Ask for each prompt, with marks before and after each generation and each answer."""
     with opened(cache, database) as part:
         for prompt in prompts:
 
@@ -63,8 +62,9 @@ def ask_each(marks: Marks, database: str, cache: str, prompts: list[int], effect
 def ask_at_once(
     marks: Marks, database: str, cache: str, prompts: list[int], effects: str, gate: str, hold: str, ttl_s: float
 ) -> None:
-    """Ask when the gate is open; who generates goes on when the file ``hold`` is there,
-    so that the others wait.
+    """Ask when the gate is open; a generator goes on when the file ``hold`` is there.
+
+    So the other callers have to wait for it.
     """
     with opened(cache, database) as part:
         marks.note("ready")
@@ -89,7 +89,7 @@ def ask(part: LLMOutputCache, prompt: int, effects: str) -> CachedOutput:
 
 
 def request_of(prompt: int) -> dict[str, Any]:
-    """Return a request; two that follow one another differ in a parameter alone."""
+    """Return the request for a prompt; two neighbours differ in one parameter alone."""
     messages = [{"role": "user", "content": f"question {prompt // 2}"}]
     return {"model": "model", "messages": messages, "parameters": {"temperature": prompt % 2, "top_p": 1}}
 
@@ -100,8 +100,9 @@ def output_of(prompt: int) -> dict[str, Any]:
 
 
 def generated(prompt: int, effects: str) -> Generation:
-    """Generate an answer; the world sees it as a line in a file,
-    in one write that no kill can tear.
+    """Generate an answer, and append a line to the world's file.
+
+    The line is one write, which no kill can tear.
     """
     descriptor = os.open(effects, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(descriptor, f"{prompt}\n".encode())
@@ -110,6 +111,6 @@ def generated(prompt: int, effects: str) -> Generation:
 
 
 def wait_for(path: str) -> None:
-    """Wait for a file; nothing is waited for where there is no path."""
+    """Wait until the file exists; without a path, do not wait."""
     while path and not Path(path).exists():
         time.sleep(POLL_S)  # sleeps because it waits for the gate; the run bounds it

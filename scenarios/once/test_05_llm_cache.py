@@ -1,4 +1,4 @@
-"""Scenario 05: outputs are generated once, whoever asks, whoever dies, and whenever they expire."""
+"""Scenario 05: each output is generated once, through deaths of callers and through expiry."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Callers:
         return self.chaos.spawn(target, kwargs={**given, **kwargs}, name=name)
 
     def generations(self) -> list[int]:
-        """Return the prompts of all generations that the world has seen."""
+        """Return the prompts of all generations in the world."""
         return [int(line) for line in self.effects.read_text().split()] if self.effects.exists() else []
 
     def ask_in_shares(self, kind: str, count: int) -> list[dict[str, Any]]:
@@ -71,17 +71,15 @@ class Callers:
         return [mark.value for agent in agents for mark in agent.marks if mark.operation == "pass" and mark.value]
 
     def open(self, gate: str) -> None:
-        """Let those go on who wait for this file."""
+        """Make the file for which callers wait."""
         (self.chaos.directory / gate).touch()
 
     def path(self, gate: str) -> str:
-        """Return the path of a gate."""
+        """Return the path of a file for which callers wait."""
         return str(self.chaos.directory / gate)
 
     def judge(self, prompts: int, *, kills: int = 0, generated: int = 1) -> None:
-        """Expect so many generations of each prompt, one more at most for each kill,
-        and nothing but right answers.
-        """
+        """Expect right answers, and at most one more generation of a prompt for each kill."""
         seen = Counter(self.generations())
         chaos = self.chaos
         chaos.check(exactly_once.at_most(seen.elements(), generated + kills), expect="generations of each output")
@@ -95,7 +93,7 @@ class Callers:
 
 
 def check_answers(history: History) -> Iterator[Finding]:
-    """Find answers to another request than was asked."""
+    """Find answers to another request than the one asked."""
     for mark in history.acknowledged("pass"):
         for prompt in mark.value["wrong"]:
             yield wrong(f"agent {mark.agent} got another output for prompt {prompt}", mark.order)
@@ -175,21 +173,23 @@ def round_of(place: int, prompts: int) -> list[int]:
 
 
 def test_callers_are_killed_while_they_generate(callers: Callers) -> None:
-    """The quick form: two of four callers die;
-    the others go on at once, and each output is there.
+    """The quick form: two of four callers die while they generate, and the others go on at once.
+
+    Each output is there in the end.
     """
     killed_while_generating(callers, 16, 2)
 
 
 @pytest.mark.chaos_deep
 def test_all_callers_are_killed_while_they_generate(callers: Callers) -> None:
-    """All four die, on a hundred outputs."""
+    """All four callers die while they generate, on a hundred outputs."""
     killed_while_generating(callers, 100, 4)
 
 
 def stampede(callers: Callers, *, kills: int) -> None:
-    """Sixteen ask for one output; with a kill, the first of them generates and dies while all
-    others wait.
+    """Let sixteen callers ask for one output.
+
+    With a kill, the first of them dies while it generates and all others wait.
     """
     chaos = callers.chaos
     options = {"gate": callers.path("gate"), "ttl_s": LONG_S}
@@ -224,7 +224,7 @@ def test_a_stampede_generates_once(callers: Callers) -> None:
 
 @pytest.mark.chaos_deep
 def test_a_stampede_whose_generator_dies(callers: Callers) -> None:
-    """Fifteen wait when it dies: exactly one of them takes over."""
+    """The generator dies while fifteen callers wait: exactly one of them takes over."""
     stampede(callers, kills=1)
 
 

@@ -1,6 +1,4 @@
-"""Scenario 06: a tool has its effect once, whenever its agent dies,
-and its output is the same for ever.
-"""
+"""Scenario 06: a tool has one effect, whenever its agent dies, and one output for ever."""
 
 from __future__ import annotations
 
@@ -62,7 +60,7 @@ class Tools:
         return self.chaos.spawn(target, kwargs={**given, **kwargs}, name=name)
 
     def effects(self) -> list[str]:
-        """Return what the world has seen, in order."""
+        """Return the effects of the tools on the world, in order."""
         file = self.world / "effects"
         return file.read_text().split() if file.exists() else []
 
@@ -74,7 +72,7 @@ class Tools:
             agent.wait_exit(timeout_s=120)
 
     def judge(self, count: int, *, limit: int, least: int) -> None:
-        """Expect so many effects of each tool, and the same output in every answer."""
+        """Expect ``times`` effects of each tool, and the same output in every answer."""
         seen = Counter(self.effects())
         self.chaos.check(exactly_once.at_most(seen.elements(), limit), expect=f"effects of each tool, at most {limit}")
         missing = [number for number in range(count) if seen[str(number)] < least]
@@ -84,9 +82,7 @@ class Tools:
 
 
 def check_outputs(tools: Tools) -> Iterator[Finding]:
-    """Find answers that are not what the tool put out in the world,
-    or not of the type of all others.
-    """
+    """Find answers that differ from the tool's output in the world, or from others in type."""
     for mark in tools.chaos.history.acknowledged("tool"):
         kept = hashlib.sha256((tools.world / f"output-{mark.key}").read_bytes()).hexdigest()
         found = mark.value
@@ -105,9 +101,7 @@ def tools(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> Tools:
 
 
 def run_then_replay(tools: Tools, count: int) -> None:
-    """Run all tools, then ask for all again in other processes,
-    and judge outputs and statistics.
-    """
+    """Run all tools, then ask other processes for all again; judge outputs and statistics."""
     tools.run_in_shares("first", count)
     tools.run_in_shares("second", count)
     with ToolLedger(db_path=tools.database) as ledger:
@@ -133,8 +127,9 @@ def test_five_hundred_tools_run_once_and_are_replayed(tools: Tools) -> None:
 
 @pytest.mark.parametrize("policy", ["probe", "run-again", "raise"])
 def test_agents_die_around_the_effect(tools: Tools, policy: str) -> None:
-    """Killed before an effect, between effect and record, and after the record,
-    the agent goes on as it was told.
+    """Agents are killed around the effect: before it, before its record, and after its record.
+
+    A restarted agent follows its doubt policy.
     """
     chaos = tools.chaos
     first = 1 + int(chaos.random("occurrence").random() * 2)
@@ -158,8 +153,9 @@ def test_agents_die_around_the_effect(tools: Tools, policy: str) -> None:
 
 
 def test_an_interrupted_tool_has_ended(tools: Tools) -> None:
-    """An agent is asked to end while a tool and its child run:
-    both have ended then, and the call is in doubt.
+    """An agent is told to end while a tool and its child run.
+
+    Tool and child have ended when the agent has, and the call is in doubt.
     """
     chaos = tools.chaos
     chaos.plan(terminate("agent", after_mark("begun", kind="note")))
@@ -175,7 +171,7 @@ def test_an_interrupted_tool_has_ended(tools: Tools) -> None:
 
 
 def test_a_failure_is_run_again(tools: Tools) -> None:
-    """A command that ends with exit code 3 did so each time, in the world."""
+    """A command that fails with exit code 3 runs again at each call."""
     tools.start("agent", FAIL, times=3).wait_exit()
     acks = tools.chaos.history.acknowledged("failing")
     replayed = [mark for mark in acks if mark.value["replay"]]

@@ -1,5 +1,6 @@
-"""The programs of the scenario about tools: agents that run real shell commands whose effects the
-world keeps.
+"""The programs of the scenario about tools: agents that run real shell commands.
+
+The world keeps the effects of the commands.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def opened(ledger: str, database: str) -> Iterator[ToolLedger]:
 
 
 def run_tools(marks: Marks, database: str, ledger: str, numbers: list[int], world: str, policy: str) -> None:
-    """Run each command, and say what came of it, or that it is in doubt."""
+    """Run each command; mark its output, or that it is in doubt."""
     with opened(ledger, database) as part:
         for number in numbers:
             marks.intent("tool", number)
@@ -64,9 +65,7 @@ def run_failing(marks: Marks, database: str, ledger: str, world: str, times: int
 
 
 def run_interrupted(marks: Marks, database: str, ledger: str, world: str) -> None:
-    """Be interrupted while a tool and its child run;
-    say which of them still run then, and ask for the tool again.
-    """
+    """Run a tool and its child until an interrupt; mark the survivors, and ask again."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     pids, begun = Path(world, "pids"), Path(world, "begun")
     os.mkfifo(begun)
@@ -87,7 +86,7 @@ def run_interrupted(marks: Marks, database: str, ledger: str, world: str) -> Non
 
 
 def ended_late(pids: list[int]) -> list[int]:
-    """Return those of the processes that run, and end them: nobody else would."""
+    """Return those of the processes that still run, and end them."""
     left = [pid for pid in pids if look(pid, None) is not Liveness.DEAD]
     for pid in left:
         os.kill(pid, signal.SIGKILL)
@@ -104,16 +103,14 @@ def command_of(world: str, number: int) -> list[str]:
 
 
 def policy_of(policy: str, world: str, number: int) -> DoubtPolicy:
-    """Return what is to happen in doubt."""
+    """Return the doubt policy of this name."""
     if policy == "probe":
         return Probe(lambda: seen_in(world, number))
     return RUN_AGAIN if policy == "run-again" else RAISE
 
 
 def seen_in(world: str, number: int) -> Happened | None:
-    """Look into the world: a command that is in the file of effects has happened,
-    and its output is there.
-    """
+    """Return what the world shows of a command: its output, if its effect is in the file."""
     effects = Path(world, "effects")
     if not effects.exists() or str(number) not in effects.read_text().split():
         return None
@@ -121,9 +118,7 @@ def seen_in(world: str, number: int) -> Happened | None:
 
 
 def described(output: Any) -> dict[str, Any]:
-    """Return what a mark can hold of an output:
-    its types, its endings, and the hash of its bytes.
-    """
+    """Return a mark's form of an output: types, exit code and signal, and hashes of the bytes."""
     content = output.stdout
     digest = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else repr(content)[:80]
     return {

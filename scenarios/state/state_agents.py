@@ -30,7 +30,7 @@ def execute(marks: Marks) -> None:
 
 
 def execute_and_leave_a_zombie(marks: Marks) -> None:
-    """Start an executor that ends at once, and never ask what became of it."""
+    """Start an executor that ends at once, and never reap it."""
     child = os.fork()
     if not child:
         os._exit(0)
@@ -41,13 +41,14 @@ def execute_and_leave_a_zombie(marks: Marks) -> None:
 
 
 def named(pid: int) -> dict[str, Any]:
-    """Return what tells a process from all others."""
+    """Return pid and start of a process, which tell it from all others."""
     return {"pid": pid, "pid_start": start_of(pid)}
 
 
 def write_by_halves(marks: Marks, file: str, content: str) -> None:
-    """Write a file in place, as programs do that nobody told better:
-    in two halves, with a crash point between.
+    """Write a file in place, in two halves with a crash point between them.
+
+    Many programs write files so.
     """
     with Path(file).open("w") as opened:
         opened.write(content[: len(content) // 2])
@@ -69,7 +70,7 @@ def track(marks: Marks, root: str, statuses: dict[str, dict[str, Any]], parts: d
 
 
 def start_up(marks: Marks, root: str, parts: dict[str, str]) -> None:
-    """Be an agent that starts, and say what it found."""
+    """Start as an agent does, and mark what the start-up found."""
     roots = Roots(root)
     with StateStore(db_path=roots.database) as state:
         workspaces: Workspaces = made(parts["workspaces"], roots, state)
@@ -87,7 +88,7 @@ def start_up(marks: Marks, root: str, parts: dict[str, str]) -> None:
 
 
 def run_cycle(marks: Marks, root: str, name: str, entries: int, parts: dict[str, str]) -> None:
-    """Do one cycle: say its id, find things, say when half of them are there, commit."""
+    """Do one cycle: mark its id, put findings, mark that half of them are put, commit."""
     roots = Roots(root)
     with StateStore(db_path=roots.database) as state:
         buffers: Buffers = made(parts["buffers"], roots, state)

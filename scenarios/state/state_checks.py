@@ -1,6 +1,4 @@
-"""What an agent's own state is after a run, read with nothing but files and sqlite3,
-and what is wrong with it.
-"""
+"""Checks of an agent's own state, read with nothing but files and sqlite3."""
 
 from __future__ import annotations
 
@@ -22,8 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a start-up must make of a workspace: its status in the registry, and on disk;
-    None for what it leaves.
+    """The status that a start-up must give a workspace, in the registry and on disk.
+
+    None for a workspace that it leaves alone.
     """
 
     registry: str | None
@@ -51,8 +50,9 @@ def read_file(root: Path, name: str) -> str:
 
 
 def check_workspaces(root: Path, expected: Mapping[str, Expected]) -> Iterator[Finding]:
-    """Find the living who were failed, ghosts that still run,
-    and a disk or a store that says otherwise.
+    """Find living workspaces that were failed, ghosts that still run, and disagreement.
+
+    Disk and store must both have the expected status.
     """
     registry = read_group(root, "registry")
     for name, wanted in expected.items():
@@ -82,9 +82,7 @@ def _kind(wanted: Expected, stored: str | None) -> str:
 
 
 def _check_groups(root: Path, registry: Mapping[str, Any]) -> Iterator[Finding]:
-    """Find a queue that is not what waits, counts that are not those of what runs,
-    and dispatches without a row.
-    """
+    """Find wrong rows in the queue, the counts and the dispatch history."""
     waiting = {name for name, entry in registry.items() if entry["status"] == "queued"}
     queue = set(read_group(root, "queue"))
     if queue != waiting:
@@ -112,7 +110,7 @@ def read_cycles(root: Path) -> dict[str, tuple[str, list[Any]]]:
 
 
 def check_cycles(history: History, root: Path) -> Iterator[Finding]:
-    """Find cycles that are half there, lost though acknowledged, or of nobody."""
+    """Find cycles that are half there, were acknowledged and lost, or belong to no agent."""
     found = read_cycles(root)
     yield from durability.acknowledged_present(history, "cycle", found)
     yield from durability.nothing_invented(history, "cycle", found)
@@ -130,7 +128,7 @@ def _is_whole(entries: list[Any]) -> bool:
 
 
 def check_sync(history: History, effects: list[str], arrivals: list[str]) -> Iterator[Finding]:
-    """Find pushes that were lost, had two effects, or came before an older one."""
+    """Find pushes that were lost, took effect twice, or overtook an older one."""
     yield from durability.acknowledged_present(history, "enqueue", effects)
     yield from exactly_once.at_most(effects, 1)
     firsts = list(dict.fromkeys(arrivals))

@@ -1,4 +1,4 @@
-"""The programs of scenario 15: an agent that queues and pushes, and the server that takes it."""
+"""The programs of scenario 15: an agent that queues and pushes, and the receiver."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PUSH_TIMEOUT_S = 1.0
 
 
 def queue_and_push(marks: Marks, root: str, url: str, names: list[str], parts: dict[str, str]) -> None:
-    """Queue a push for each name, then push until nothing waits.
+    """Queue a push for each name, then push until the queue is empty.
 
-    Pauses pass on a clock that is moved, by half of what is left each time: a loop comes by within
-    a pause, too.
+    A manual clock passes the pauses, each time by half of the rest: a loop comes by within a pause,
+    too.
     """
     roots, clock = Roots(root), ManualClock(SystemClock().now())
     roots.make()
@@ -45,14 +45,14 @@ def queue_and_push(marks: Marks, root: str, url: str, names: list[str], parts: d
 
 
 def take_pushes(marks: Marks, log: str) -> None:
-    """Take pushes: note each arrival, and the effect of those whose key was not seen before."""
+    """Receive pushes: note each arrival, and the effect of each new key."""
     with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"log": log})) as server:
         marks.note("serving", value=server.server_address[1])
         server.serve_forever()
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """A receiver with a memory for keys."""
+    """A receiver that remembers the keys of earlier pushes."""
 
     log = ""
     protocol_version = "HTTP/1.1"
@@ -60,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
     lock = threading.Lock()
 
     def do_POST(self) -> None:
-        """Take one push; a body that is cut short is none."""
+        """Receive one push; ignore one whose body is cut short."""
         wanted = int(self.headers.get("Content-Length", "0"))
         body = self.rfile.read(wanted)
         if len(body) < wanted:

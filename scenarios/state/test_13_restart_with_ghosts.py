@@ -1,4 +1,4 @@
-"""Scenario 13: an agent starts again among workspaces whose executors died, live, or never were."""
+"""Scenario 13: an agent restarts among workspaces with dead, living and missing executors."""
 
 from __future__ import annotations
 
@@ -67,17 +67,16 @@ class Folder:
         return file
 
     def lay(self, name: str, expected: Expected, **fields: Any) -> None:
-        """Lay a workspace that says that it runs, unless ``fields`` say otherwise;
-        only its file knows of it.
+        """Make a workspace whose file says that it runs, unless ``fields`` say otherwise.
+
+        The store does not know of it.
         """
         status = {"status": "running", "agent": "codex:gpt-5.4", "started_at": 1 + len(self.expected), **fields}
         self.file(name).write_text(json.dumps(status))
         self.expected[name] = expected
 
     def lay_others(self) -> None:
-        """Lay what waits, what the store alone knows, what it says otherwise,
-        and files that are no files.
-        """
+        """Make workspaces that wait, that only the store has, that differ, and invalid files."""
         outside = self.root.parent / f"outside-{self.root.name}.json"
         outside.write_text('{"status": "running", "pid": 0, "agent": "elsewhere"}')
         with StateStore(db_path=self.roots.database) as state:
@@ -103,20 +102,21 @@ class Folder:
         (self.roots.buffers / "nobody's.buffer").write_bytes(b"")
 
     def outside(self) -> str:
-        """Return what the file outside says, to which a status file leads."""
+        """Return the content of the file outside, to which a status file links."""
         return (self.root.parent / f"outside-{self.root.name}.json").read_text()
 
 
 def executor(chaos: Run, name: str, target: str = EXECUTE) -> dict[str, Any]:
-    """Start an executor and return what a status file says of it."""
+    """Start an executor, and return the fields of a status file that name it."""
     (mark,) = chaos.spawn(target, name=name).wait_for("executor")
     value: dict[str, Any] = mark.value
     return value
 
 
 def lay_executors(chaos: Run, folder: Folder) -> None:
-    """Start executors of every kind and lay their workspaces:
-    the plan kills ``dead`` and stops ``stopped``.
+    """Start executors of every kind, and make their workspaces.
+
+    The plan kills ``dead`` and stops ``stopped``.
     """
     live = executor(chaos, "live")
     folder.lay("org/live", LIVES, **live)
@@ -139,9 +139,7 @@ def start(chaos: Run, folder: Folder, parts: dict[str, str], name: str = "agent"
 
 
 def judge(chaos: Run, folder: Folder, what: str = "the state after the start") -> None:
-    """Expect that files, registry, queue and counts are what they must be,
-    and everything else as it was.
-    """
+    """Expect the right files, registry, queue and counts, and no other change."""
     chaos.check(check_workspaces(folder.root, folder.expected), expect=what)
     if "org/linked" in folder.expected:
         text = folder.outside()
@@ -156,8 +154,9 @@ def executors_plan(chaos: Run) -> None:
 
 
 def test_executors_of_every_kind(chaos: Run, parts: dict[str, str]) -> None:
-    """Dead, alive, stopped, zombie, reused, zero and missing:
-    the start says which is which, and so does the disk.
+    """A start judges executors of every kind, in the registry and on disk.
+
+    They are dead, alive, stopped, zombies, have a reused pid, pid 0, or no pid.
     """
     executors_plan(chaos)
     folder = Folder(chaos.directory / "root")
@@ -195,9 +194,7 @@ def test_started_twice(chaos: Run, parts: dict[str, str]) -> None:
 
 
 def waits_or_has_ended(agent: Agent) -> bool:
-    """Tell whether an agent stands at a lock, for which it has a second thread,
-    or has gone on without one.
-    """
+    """Tell whether an agent waits for a lock, with its second thread, or has ended."""
     try:
         return not agent.running or len(list(Path(f"/proc/{agent.pid}/task").iterdir())) > 1
     except OSError:  # it has ended since
@@ -205,8 +202,9 @@ def waits_or_has_ended(agent: Agent) -> bool:
 
 
 def test_two_starts_at_once(chaos: Run, parts: dict[str, str]) -> None:
-    """The first is stopped in the middle; the second waits for it,
-    and fails no ghost a second time.
+    """Of two starts at once, the second waits for the first, and fails no ghost again.
+
+    The first is stopped in the middle.
     """
     chaos.plan(pause("first", at_point("recovery.hydrate.after_read")))
     folder = Folder(chaos.directory / "root")
@@ -228,9 +226,7 @@ def test_two_starts_at_once(chaos: Run, parts: dict[str, str]) -> None:
 
 
 def test_a_status_file_is_half_written(chaos: Run, parts: dict[str, str]) -> None:
-    """A program that writes in place is killed in the middle;
-    the start makes the file whole again.
-    """
+    """A start replaces a status file that a killed program left half-written."""
     chaos.plan(kill("writer", at_point(HALF)))
     folder = Folder(chaos.directory / "root")
     folder.lay_others()
@@ -247,7 +243,7 @@ def test_a_status_file_is_half_written(chaos: Run, parts: dict[str, str]) -> Non
 
 
 def lay_killed(chaos: Run, name: str, number: int) -> Folder:
-    """Lay a folder of which every named point of a start is passed."""
+    """Make a folder in which a start passes every named point."""
     folder = Folder(chaos.directory / f"root-{number}-{name}")
     folder.lay("org/dead", FAILED, pid=0)
     me = chaos.agent("live").pid
@@ -257,9 +253,7 @@ def lay_killed(chaos: Run, name: str, number: int) -> Folder:
 
 
 def killed_and_repeated(chaos: Run, parts: dict[str, str], points: tuple[str, ...]) -> None:
-    """Kill one start at each point, let another follow,
-    and expect the same state from all of them.
-    """
+    """Kill one start at each point, let another follow, and expect one final state."""
     victims = {f"killed-{number}": point for number, point in enumerate(points)}
     chaos.plan(*(kill(name, at_point(point)) for name, point in victims.items()))
     chaos.note("crash_points", list(points))
@@ -298,8 +292,9 @@ def test_a_start_killed_at_every_named_point(chaos: Run, parts: dict[str, str]) 
     "point", [*StateCrashPoint.of("workspace"), *ARTIFACT_CRASH_POINTS], ids=lambda point: point.split(".", 1)[1]
 )
 def test_an_agent_killed_while_it_tracks(chaos: Run, parts: dict[str, str], point: str) -> None:
-    """The change is there whole or not at all, and the next start has file, registry,
-    queue and counts in line.
+    """An agent that is killed while it tracks has changed all or nothing.
+
+    After the next start, file, registry, queue and counts agree.
     """
     chaos.plan(kill("tracker", at_point(point, occurrence=2)))
     executor(chaos, "live")
@@ -319,22 +314,19 @@ def test_an_agent_killed_while_it_tracks(chaos: Run, parts: dict[str, str], poin
 
 
 def explored(parts: dict[str, str]) -> AgentState:
-    """Return an agent that does all that it does once, with the planted defect in its place,
-    if there is one.
+    """Return an agent that does each of its operations once.
+
+    A planted defect may stand in the place of a part.
     """
     return AgentState(**{name: parts[name] for name, sound in SOUND.items() if parts[name] != sound})
 
 
 def test_a_crash_at_every_step_of_an_agent(explore: Explore, parts: dict[str, str]) -> None:
-    """Tracking, queueing and a cycle end at each durable step;
-    after the start everything acknowledged is there.
-    """
+    """After a crash at any durable step and a start, everything acknowledged is there."""
     explore(explored(parts), faults=("crash",))
 
 
 @pytest.mark.chaos_deep
 def test_power_loss_io_errors_and_crashes_of_the_start(explore: Explore, parts: dict[str, str]) -> None:
-    """Power is lost with whatever was not flushed, calls fail,
-    and the start that follows a crash dies at each step.
-    """
+    """Power is lost, calls fail, and the start after a crash dies at each step."""
     explore(explored(parts), faults=("recovery", "power", "io"), jobs=2, samples=4, recoveries=6, io_runs=60)

@@ -1,5 +1,6 @@
-"""Scenario 14: cycles die at every point, and no half of one is ever in the history,
-nor is a living one touched.
+"""Scenario 14: cycles die at every point; the history has whole cycles only.
+
+The buffer of a living cycle is not touched.
 """
 
 from __future__ import annotations
@@ -58,20 +59,20 @@ def start(chaos: Run, root: Path, parts: dict[str, str], name: str = "agent") ->
 
 
 def buffers_in(root: Path) -> dict[str, bytes]:
-    """Return what lies in the folder of buffers, what is in quarantine under its path."""
+    """Return the files in the folder of buffers, those in quarantine under their path."""
     folder = root / ".core" / "state"
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def check_nothing_left(root: Path, but: set[str]) -> Iterator[Finding]:
-    """Find what dead cycles have left in the folder."""
+    """Find files of dead cycles in the folder."""
     for name in sorted(set(buffers_in(root)) - but):
         kind = "left" if name.endswith(".buffer") else "sidecar-left"
         yield Finding(signature=f"orphans:{kind}", text=f"{name} is still there", checker="check_nothing_left")
 
 
 def judge(chaos: Run, root: Path, *, cycles: int | None = None, but: set[str] | None = None) -> None:
-    """Expect whole cycles, all that were acknowledged, and nothing of the others anywhere."""
+    """Expect whole cycles, all acknowledged ones, and no trace of the others."""
     chaos.check(check_cycles(chaos.history, root), expect="whole cycles, and all that were acknowledged")
     chaos.check(check_nothing_left(root, but or set()), expect="nothing is left of dead cycles")
     found = len(read_cycles(root))
@@ -81,9 +82,7 @@ def judge(chaos: Run, root: Path, *, cycles: int | None = None, but: set[str] | 
 
 
 def test_cycles_killed_at_every_point(chaos: Run, root: Path, parts: dict[str, str]) -> None:
-    """One instance after another dies, all under one name;
-    those that had committed are in the history, whole.
-    """
+    """Instances of one name die at every point; the history has the committed ones, whole."""
     victims = {f"victim-{number}": point for number, point in enumerate(StateCrashPoint.of("cycle"))}
     chaos.plan(*(kill(name, at_point(point)) for name, point in victims.items()))
     chaos.note("crash_points", list(StateCrashPoint.of("cycle")))
@@ -96,9 +95,7 @@ def test_cycles_killed_at_every_point(chaos: Run, root: Path, parts: dict[str, s
 
 
 def test_a_second_instance_is_at_work(chaos: Run, root: Path, parts: dict[str, str]) -> None:
-    """It stands in the middle of a cycle while an agent starts:
-    its files stay byte for byte, and it commits.
-    """
+    """A living cycle keeps its files byte for byte while an agent starts, and commits."""
     chaos.plan(
         pause("living", after_mark("half")),
         kill("dying", at_point("recovery.cycle.before_commit")),
@@ -127,7 +124,7 @@ def check_untouched(before: dict[str, bytes], after: dict[str, bytes]) -> Iterat
 
 
 def test_a_name_comes_again(chaos: Run, root: Path, parts: dict[str, str]) -> None:
-    """Committed, killed, committed, under one name: both that were committed are in the history."""
+    """Two committed cycles of one name are both in the history, a killed one is not."""
     chaos.plan(kill("second", at_point("recovery.cycle.in_commit")))
     for name in ("first", "second", "third"):
         cycle(chaos, root, parts, name).wait_exit()
@@ -136,9 +133,7 @@ def test_a_name_comes_again(chaos: Run, root: Path, parts: dict[str, str]) -> No
 
 
 def test_a_buffer_cannot_be_read(chaos: Run, root: Path, parts: dict[str, str]) -> None:
-    """A page of a dead cycle's file is overwritten: it is set aside with what lies beside it,
-    and never committed.
-    """
+    """An unreadable buffer is quarantined with its sidecar files, and never committed."""
     chaos.plan(kill("victim", at_point("recovery.cycle.before_commit")))
     cycle(chaos, root, parts, "victim").wait_exit()
     damage(root)
@@ -155,16 +150,14 @@ def test_a_buffer_cannot_be_read(chaos: Run, root: Path, parts: dict[str, str]) 
 
 
 def damage(root: Path) -> None:
-    """Overwrite what tells SQLite that this is a database."""
+    """Overwrite the header of an SQLite file."""
     (path,) = (root / ".core" / "state").glob("*.buffer")
     content = path.read_bytes()
     path.write_bytes(b"\x5a" * min(len(content), 4096) + content[4096:])
 
 
 def killed_and_repeated(chaos: Run, root: Path, parts: dict[str, str], points: tuple[str, ...]) -> None:
-    """Kill a start at each point, each time over one orphan and one unreadable one;
-    another start does the rest.
-    """
+    """Kill a start at each point, over an orphan and an unreadable buffer; start again."""
     victims = {f"start-{number}": point for number, point in enumerate(points)}
     dying = {f"{kind}-{name}" for name in victims for kind in ("orphan", "damaged")}
     chaos.plan(

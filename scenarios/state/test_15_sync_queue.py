@@ -1,5 +1,6 @@
-"""Scenario 15: pushes fail, the pusher dies, a copy of its queue is lost;
-all arrive, in order, once in effect.
+"""Scenario 15: pushes fail, the pusher dies, a copy of the queue is lost.
+
+All pushes arrive, in order, each with one effect.
 """
 
 from __future__ import annotations
@@ -50,12 +51,13 @@ class Road:
 
     @property
     def arrivals(self) -> list[dict[str, Any]]:
-        """What has arrived, in order."""
+        """The arrivals, in order."""
         return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
     def push(self, agent: str) -> Agent:
-        """Start a pusher for what was not acknowledged yet, with what the queue still has,
-        and wait for its end.
+        """Start a pusher for the unacknowledged names, and wait for its end.
+
+        It pushes what the queue still has, too.
         """
         done = {str(mark.key) for mark in self.chaos.history.acknowledged("enqueue")}
         names = [name for name in NAMES if name not in done]
@@ -65,16 +67,14 @@ class Road:
         return pusher
 
     def lose(self, *paths: Path) -> None:
-        """Take files away, which have to be there."""
+        """Remove files, which must exist."""
         there = [path.name for path in paths if path.exists()]
         self.chaos.expect("what is taken away was there", observed=there, holds=len(there) == len(paths) > 0)
         for path in paths:
             path.unlink(missing_ok=True)
 
     def judge(self) -> None:
-        """Expect everything at the server, in order, each once in effect,
-        and nothing left in the queue.
-        """
+        """Expect all pushes at the server, in order, with one effect each, and an empty queue."""
         effects = [entry["name"] for entry in self.arrivals if entry["is_new"]]
         arrivals = [entry["name"] for entry in self.arrivals]
         self.chaos.check(
@@ -87,9 +87,7 @@ class Road:
 
 
 def test_pushes_fail(chaos: Run, parts: dict[str, str]) -> None:
-    """Lost with a lying answer, lost without one, refused before and after it arrived, cut,
-    doubled: all arrive.
-    """
+    """Pushes that are lost, refused, cut or doubled arrive in the end."""
     chaos.plan(
         deliver("proxy", "lose", at_delivery(1)),
         deliver("proxy", "lose", at_delivery(3), status=None),
@@ -106,7 +104,7 @@ def test_pushes_fail(chaos: Run, parts: dict[str, str]) -> None:
 
 
 def test_killed_between_send_and_dequeue(chaos: Run, parts: dict[str, str]) -> None:
-    """The third push has arrived and is still in the queue: it arrives again, and counts once."""
+    """A pusher dies between the send and the dequeue: the push arrives again, and counts once."""
     chaos.plan(kill("pusher", at_point("recovery.sync.after_push", occurrence=3)))
     road = Road(chaos, parts)
     road.push("pusher")
@@ -117,7 +115,7 @@ def test_killed_between_send_and_dequeue(chaos: Run, parts: dict[str, str]) -> N
 
 
 def test_the_json_copy_is_lost(chaos: Run, parts: dict[str, str]) -> None:
-    """The pusher dies with everything queued, and its file is wiped: the store has the queue."""
+    """The JSON file is lost after the pusher died: the store has the queue."""
     chaos.plan(kill("pusher", after_mark("queued", kind="note")))
     road = Road(chaos, parts)
     road.push("pusher")
@@ -127,7 +125,7 @@ def test_the_json_copy_is_lost(chaos: Run, parts: dict[str, str]) -> None:
 
 
 def test_the_store_is_lost(chaos: Run, parts: dict[str, str]) -> None:
-    """The pusher dies in the middle, and its database is gone: the file has the queue."""
+    """The database is lost after the pusher died: the file has the queue."""
     chaos.plan(kill("pusher", at_point("recovery.sync.before_push", occurrence=4)))
     road = Road(chaos, parts)
     road.push("pusher")
@@ -137,7 +135,7 @@ def test_the_store_is_lost(chaos: Run, parts: dict[str, str]) -> None:
 
 
 def killed(chaos: Run, parts: dict[str, str], points: list[tuple[str, int]]) -> None:
-    """Let one pusher after another die at a point, and the last one finish."""
+    """Let a pusher die at each point, and the last one finish."""
     victims = {f"pusher-{number}": point for number, point in enumerate(points)}
     faults = [kill(name, at_point(point, occurrence=passing)) for name, (point, passing) in victims.items()]
     chaos.plan(*faults, deliver("proxy", "refuse", at_delivery(2), carried=True))

@@ -67,7 +67,7 @@ class AgentState:
             assert state.store is not None
 
     def run(self, directory: Path, marks: Marks) -> None:
-        """Be the agent, once through."""
+        """Do each operation of an agent once."""
         roots, numbers, clock = Roots(str(directory)), itertools.count(), ManualClock()
         drawn = mock.patch.object(secrets, "token_hex", lambda size: f"{next(numbers):0{2 * size}x}")
         with drawn, StateStore(db_path=roots.database) as state:
@@ -107,7 +107,7 @@ class AgentState:
             assert not found.problems, f"the start had problems: {found.problems}"
 
     def check(self, directory: Path, marks: Sequence[Mark]) -> Iterator[Finding]:
-        """Compare what is there with what was said."""
+        """Compare the files and the store with the marks."""
         roots = Roots(str(directory))
         with StateStore(db_path=roots.database) as state:
             said = Said(marks)
@@ -155,7 +155,7 @@ class AgentState:
 
 
 class Said:
-    """What the marks say."""
+    """The content of the marks."""
 
     def __init__(self, marks: Sequence[Mark]) -> None:
         self._marks = marks

@@ -1,6 +1,4 @@
-"""SQLite in the configurations of which it is known what they survive (its own documentation, and
-measured).
-"""
+"""SQLite in configurations whose durability is known, from its documentation and measured."""
 
 from __future__ import annotations
 
@@ -61,7 +59,7 @@ class Database:
             yield Finding(signature="phantom", text=f"there, and put by nobody: {phantoms}")
 
     def _read(self, connection: sqlite3.Connection) -> set[object] | None:
-        """Return the rows that are there; None where something is wrong with them."""
+        """Return the rows, or None if they cannot be read."""
         if connection.execute("PRAGMA integrity_check").fetchone() != ("ok",):
             return None
         if not connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'rows'").fetchone()[0]:

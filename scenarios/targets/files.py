@@ -33,7 +33,7 @@ class InPlace:
             marks.ack("save", number)
 
     def save(self, path: Path, content: bytes) -> None:
-        """Save as programs do that do not think of it."""
+        """Save in place, as careless programs do."""
         path.write_bytes(content)
 
     def check(self, directory: Path, marks: Sequence[Mark]) -> Iterator[Finding]:

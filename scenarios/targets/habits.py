@@ -53,13 +53,11 @@ class Habit:
         raise NotImplementedError
 
     def found(self, directory: Path) -> int | None:
-        """Return the newest number that is there, 0 for none,
-        and None where what is there makes no sense.
-        """
+        """Return the newest number, 0 for none, and None for content that makes no sense."""
         raise NotImplementedError
 
     def check(self, directory: Path, marks: Sequence[Mark]) -> Iterator[Finding]:
-        """Find what makes no sense, or less than was acknowledged."""
+        """Find content that makes no sense, or less than was acknowledged."""
         acknowledged = max((int(mark.key or 0) for mark in marks if mark.kind == "ack"), default=0)
         number = self.found(directory)
         if number is None:

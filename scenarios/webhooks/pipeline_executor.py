@@ -15,7 +15,7 @@ import sys
 
 
 def main() -> None:
-    """Do one job."""
+    """Do one job, and note it in the ledger."""
     folder, task, stage, port, repo, branch = sys.argv[1:]
     ledger = os.open(os.path.join(folder, "ledger"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # noqa: PTH118 - isolated
     if stage == "development":
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def push(port: int, repo: str, branch: str) -> None:
-    """Push a commit, whose sha follows from its branch."""
+    """Push a commit; its sha follows from its branch."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     content = {"branch": branch, "sha": hashlib.sha1(branch.encode(), usedforsecurity=False).hexdigest()}
     connection.request("POST", f"/repos/{repo}/pushes", json.dumps(content))

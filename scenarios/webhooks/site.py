@@ -63,16 +63,14 @@ class Site:
         self.reconcile(**settings).wait_for("tick", kind="note")
 
     def receive(self, name: str = "receiver", *, handles: bool = True) -> Agent:
-        """Start a receiver, on the port of the first one, and the proxy before it."""
+        """Start a receiver behind the proxy, on the port of the first receiver."""
         kwargs = {**self.common, "port": self.port, "handles": handles}
         receiver = self.chaos.spawn("scenarios.webhooks.webhook_agents:receive", kwargs=kwargs, name=name)
         self._put_proxy_before(int(receiver.wait_for("receiving", kind="note")[0].value))
         return receiver
 
     def serve(self, *, grace_s: float, interval_s: float) -> Agent:
-        """Start all parts of the core but the worker as one process,
-        by the command that users have.
-        """
+        """Start ``python -m durable_agents serve``: all parts but the worker in one process."""
         command = [
             sys.executable,
             "-m",
@@ -114,7 +112,7 @@ class Site:
                 self.world.hook(source, f"{self.proxy.url}/hooks/{source}")
 
     def reconcile(self, name: str = "reconciler", *, gate: str = "", **settings: Any) -> Agent:
-        """Start a reconciler with the grace and the interval of this module, and what is given."""
+        """Start a reconciler with the grace and the interval of this module."""
         found = {"reconcile_grace_default_s": GRACE_S, "reconcile_interval_s": INTERVAL_S, **settings}
         kwargs = {**self.common, "settings": found, "gate": gate}
         return self.chaos.spawn("scenarios.webhooks.webhook_agents:reconcile", kwargs=kwargs, name=name)
@@ -122,7 +120,7 @@ class Site:
     # What people and programs outside do.
 
     def act(self, do: Callable[[], object]) -> None:
-        """Do something at the tracker or the forge, while planned faults go on firing."""
+        """Act at the tracker or the forge; planned faults continue to fire."""
         thread = threading.Thread(target=do)
         thread.start()
         self.chaos.wait_until(lambda: not thread.is_alive(), timeout_s=2 * WAIT_S, what="the tracker to have done it")
@@ -132,22 +130,20 @@ class Site:
         self.act(lambda: self.client.move(key, state, project=PROJECT, repo=REPO))
 
     def judge_commit(self, key: str, state: str) -> None:
-        """Let continuous integration say this of what the issue's developer has pushed."""
+        """Give the issue's newest commit this result of continuous integration."""
         self.act(lambda: self.client.set_status(REPO, sha_of(f"feature/{key}"), state))
 
     # Time.
 
     def settle(self, *, issues: int = 1) -> None:
-        """Wait until nothing is to be handled or done; a busy machine takes a second for a job."""
+        """Wait until no delivery waits and no job is to be done."""
         timeout_s = WAIT_S + 2.0 * issues
         self.chaos.wait_until(
             lambda: is_quiet(self.database), timeout_s=timeout_s, what="the work to be done", owed=DONE
         )
 
     def pass_time(self, duration_s: float = INTERVAL_S, *, settles: bool = True) -> None:
-        """Let this much time pass, and wait until the reconciler has looked after it,
-        and all that follows is done.
-        """
+        """Pass time, and wait until the reconciler has looked and its effects are done."""
         until = self.world.clock.now() + round(duration_s * 1_000_000)
         self.world.clock.advance(duration_s)
         self.chaos.wait_until(
@@ -160,12 +156,13 @@ class Site:
             self.settle()
 
     def ticks(self) -> list[Any]:
-        """Return what the reconciler has noted of its looks."""
+        """Return the reconciler's marks of its rounds."""
         return [mark for mark in self.chaos.agent("reconciler").marks if mark.operation == "tick"]
 
     def wait_for_stage(self, stage: str, *, key: str = KEY, until_s: float = GRACE_S + INTERVAL_S) -> float:
-        """Let time pass until the issue's task is in this stage, or ``until_s`` are over;
-        return how long it took.
+        """Pass time until the issue's task is in this stage, or ``until_s`` are over.
+
+        Return how long it took.
         """
         self.settle()
         passed_s = 0.0
@@ -175,7 +172,7 @@ class Site:
         return passed_s
 
     def wait_in_real_time(self, stage: str, *, key: str = KEY) -> None:
-        """Wait until the issue's task is in this stage and nothing is left to do."""
+        """Wait until the issue's task is in this stage and no work is left."""
         reached = f"the task of {key} comes to stage {stage}"
         self.chaos.wait_until(
             lambda: stage_of(self.database, key) == stage, timeout_s=WAIT_S, what=f"stage {stage}", owed=reached
@@ -183,14 +180,14 @@ class Site:
         self.settle()
 
     def status(self) -> Any:
-        """Return what the receiver shows of itself."""
+        """Return the receiver's status page."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/status", timeout=WAIT_S) as answer:
             return json.loads(answer.read())
 
     # The end.
 
     def told(self) -> list[str]:
-        """Return what people were told: issue and stage."""
+        """Return the notifications of the reconciler: issue and stage."""
         file = self.folder / "told"
         return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 

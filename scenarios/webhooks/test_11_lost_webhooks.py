@@ -1,5 +1,6 @@
-"""Scenario 11: each delivery of a pipeline is lost in turn, and all of them;
-the reconciler makes up for it.
+"""Scenario 11: each delivery of a pipeline is lost in turn, and then all of them.
+
+The reconciler makes up for each loss.
 """
 
 from __future__ import annotations
@@ -66,9 +67,7 @@ and done are reached.
 
 
 def run_pipeline(site: Site, key: str = KEY) -> tuple[float, float, float]:
-    """Lead an issue from its start to its end; return how much time had to pass for each of its
-    three parts.
-    """
+    """Lead an issue from its start to its end; return the time of each of its three parts."""
     site.move(key, "In Progress")
     started_s = site.wait_for_stage("analysis", key=key)
     site.pass_time(GRACE_S + INTERVAL_S)
@@ -83,17 +82,16 @@ def run_pipeline(site: Site, key: str = KEY) -> tuple[float, float, float]:
 
 
 def lose(chaos: Run, *numbers: int, count: int | None = 1) -> None:
-    """Plan that so many deliveries from each of these numbers on are lost,
-    in a way that is drawn from the seed.
+    """Plan the loss of deliveries from each of these numbers on.
+
+    The seed draws the way of each loss.
     """
     way, parameters = WAYS[int(chaos.random("way").random() * len(WAYS))]
     chaos.plan(*(deliver("proxy", way, at_delivery(number, count=count), **parameters) for number in numbers))
 
 
 def expect_times(site: Site, seen: tuple[float, ...], wanted: tuple[float, ...]) -> None:
-    """Expect that the parts took so long: not sooner, since a webhook has its grace,
-    and not later.
-    """
+    """Expect these durations: not shorter than the grace, and not longer than promised."""
     site.chaos.note("seconds that passed", list(seen))
     found = check_times(seen, [(each, each) for each in wanted])
     site.chaos.check(found, expect="each part takes the time that it may take")
@@ -112,7 +110,7 @@ def lost_in_turn(chaos: Run, database: Path, parts: dict[str, str], number: int,
 
 
 def test_no_delivery_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Without a fault everything happens at once, and the reconciler finds nothing to do."""
+    """Without a fault no time has to pass, and the reconciler finds nothing to do."""
     site = Site(chaos, fresh_db, parts)
     site.start()
     with chaos.clean_run():
@@ -122,8 +120,9 @@ def test_no_delivery_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) 
 
 
 def test_start_and_verdict_are_lost_before_anybody_looks(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The tracker says Approved, and nobody has heard of the issue:
-    it is started, and approved when that is done.
+    """Start and verdict of an issue are lost before the first look at the tracker.
+
+    The tracker says Approved. The task is started, and approved when its first stage is done.
     """
     chaos.plan(deliver("proxy", "lose", at_delivery(START, count=2)))
     site = Site(chaos, fresh_db, parts)
@@ -150,21 +149,20 @@ def test_start_and_verdict_are_lost_before_anybody_looks(chaos: Run, fresh_db: P
     ],
 )
 def test_one_delivery_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str], number: int) -> None:
-    """Whichever it is, the pipeline reaches its end in the time that the reconciler promises."""
+    """Any one delivery is lost: the pipeline ends within the time that the reconciler promises."""
     lost_in_turn(chaos, fresh_db, parts, number)
 
 
 def test_a_push_is_lost_and_the_status_names_no_branch(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The commit is known to nobody; it is taken for that of the one task that waits for it,
-    at once.
+    """A push is lost, and the status names no branch.
+
+    The commit is taken for that of the one task that waits for CI, at once.
     """
     lost_in_turn(chaos, fresh_db, parts, PUSH, forge="gitea")
 
 
 def test_a_rejection_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The task of a rejected issue is cancelled by what the tracker says;
-    an approval that follows is too late.
-    """
+    """A rejection is lost: the tracker's state cancels the task; a later approval does nothing."""
     lose(chaos, VERDICT)
     site = Site(chaos, fresh_db, parts)
     site.start()
@@ -180,9 +178,7 @@ def test_a_rejection_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) 
 
 
 def test_a_rejection_is_lost_before_the_work_begins(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The job of the first stage still waits for a worker when the task is cancelled:
-    nobody begins it.
-    """
+    """A task is cancelled while its first job is queued: no worker begins the job."""
     lose(chaos, VERDICT)
     site = Site(chaos, fresh_db, parts)
     site.start()
@@ -200,8 +196,9 @@ def test_a_rejection_is_lost_before_the_work_begins(chaos: Run, fresh_db: Path, 
 
 
 def test_one_approval_opens_one_human_gate(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Two stages are a person's, and each verdict is lost:
-    what the tracker still shows is no answer to the second.
+    """One approval opens one of two human gates, though the verdicts are lost.
+
+    The approval that the tracker still shows does not open the second gate.
     """
     lose(chaos, VERDICT, STATUS + 2)
     site = Site(chaos, fresh_db, parts, pipeline=CAREFUL)
@@ -223,7 +220,7 @@ def test_one_approval_opens_one_human_gate(chaos: Run, fresh_db: Path, parts: di
 
 
 def test_all_deliveries_are_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Not one webhook arrives, and the issue is done in the end."""
+    """All webhooks are lost, and the issue is done in the end."""
     lose(chaos, 1, count=None)
     site = Site(chaos, fresh_db, parts)
     site.start()
@@ -234,8 +231,9 @@ def test_all_deliveries_are_lost(chaos: Run, fresh_db: Path, parts: dict[str, st
 
 
 def test_all_deliveries_are_lost_on_their_way_to_a_server(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The command that users have, at the machine's own time:
-    killed in the middle, started again, told to end.
+    """All deliveries to ``durable_agents serve`` are lost, by the machine's own clock.
+
+    The server is killed in the middle, started again, and told to end.
     """
     lose(chaos, 1, count=None)
     site = Site(chaos, fresh_db, parts)
@@ -260,7 +258,7 @@ def test_all_deliveries_are_lost_on_their_way_to_a_server(chaos: Run, fresh_db: 
 
 
 def run_to_development(site: Site) -> None:
-    """Bring an issue to where only continuous integration is waited for."""
+    """Bring an issue to where it waits for continuous integration alone."""
     site.move(KEY, "In Progress")
     site.wait_for_stage("analysis")
     site.move(KEY, "Approved")
@@ -268,9 +266,7 @@ def run_to_development(site: Site) -> None:
 
 
 def test_a_busy_task_is_unblocked_all_the_same(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Somebody writes to the row of the task every minute:
-    what counts is how long it has been in its stage (D21).
-    """
+    """A task whose row is written every minute is unblocked: its stage has an age (D21)."""
     lose(chaos, STATUS)
     site = Site(chaos, fresh_db, parts)
     site.start()
@@ -287,9 +283,7 @@ def test_a_busy_task_is_unblocked_all_the_same(chaos: Run, fresh_db: Path, parts
 
 
 def test_the_lost_verdict_is_on_the_second_page(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The tracker has more approved issues than it tells of at once,
-    and one of them that nobody here can read.
-    """
+    """A lost verdict is on the second page of approved issues, behind an unreadable issue."""
     lose(chaos, VERDICT)
     site = Site(chaos, fresh_db, parts)
     for number in range(PAGE_LIMIT):
@@ -301,9 +295,7 @@ def test_the_lost_verdict_is_on_the_second_page(chaos: Run, fresh_db: Path, part
 
 
 def test_red_is_silence(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Continuous integration fails, for hours; nobody hears of it.
-    The green that follows is lost, and made up for.
-    """
+    """Red continuous integration causes no message for hours; the lost green is made up for."""
     lose(chaos, STATUS + 1)
     site = Site(chaos, fresh_db, parts)
     site.start()
@@ -323,9 +315,7 @@ def test_red_is_silence(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> No
 
 
 def test_a_task_at_work_is_left_alone(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The gate is green and a job of the stage still waits for somebody to do it:
-    nothing moves until it is done.
-    """
+    """A task with a green gate and a queued job does not move before the job is done."""
     lose(chaos, STATUS)
     site = Site(chaos, fresh_db, parts)
     site.start()
@@ -349,8 +339,9 @@ def test_a_task_at_work_is_left_alone(chaos: Run, fresh_db: Path, parts: dict[st
 
 
 def test_the_tracker_is_out_of_order(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """It breaks, wants to be left alone, and answers nonsense:
-    gates are looked at all the same, and issues later.
+    """The tracker breaks, asks for a pause and answers nonsense.
+
+    Gates are evaluated all the same, and issues later.
     """
     lose(chaos, STATUS, count=2)
     site = Site(chaos, fresh_db, parts)
@@ -375,7 +366,7 @@ def test_the_tracker_is_out_of_order(chaos: Run, fresh_db: Path, parts: dict[str
 
 
 def killed_and_followed(chaos: Run, database: Path, parts: dict[str, str], number: int, point: str) -> None:
-    """Kill the reconciler as it makes up for the delivery of this number; another one follows."""
+    """Kill the reconciler as it makes up for this delivery, and start another one."""
     way, parameters = WAYS[int(chaos.random("way").random() * len(WAYS))]
     chaos.plan(deliver("proxy", way, at_delivery(number), **parameters), kill("reconciler", at_point(point)))
     chaos.note("crash_points", [point])
@@ -414,7 +405,7 @@ def test_the_reconciler_is_killed_at_a_point_drawn_from_the_seed(
 def test_the_reconciler_is_killed_at_a_named_point(
     chaos: Run, fresh_db: Path, parts: dict[str, str], number: int, point: str
 ) -> None:
-    """Every named point of both: what was begun is done once, by the next one."""
+    """At every named point of both: the next reconciler finishes the work, once."""
     killed_and_followed(chaos, fresh_db, parts, number, point)
 
 

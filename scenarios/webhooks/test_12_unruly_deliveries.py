@@ -1,5 +1,6 @@
-"""Scenario 12: deliveries come twice, late, out of order, forged and replayed,
-and meet the reconciler; one of each.
+"""Scenario 12: deliveries come twice, late, out of order, forged and replayed.
+
+They meet the reconciler. Each event has one effect.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def judge(site: Site, *toxics: Fault, **stages: str) -> None:
 
 
 def under_toxics(chaos: Run, database: Path, parts: dict[str, str], *toxics: Fault, forge: str = "github") -> Site:
-    """Plan what befalls deliveries, and start everything."""
+    """Plan toxics for deliveries, and start all parts."""
     chaos.plan(*toxics)
     site = Site(chaos, database, parts, forge=forge)
     site.start()
@@ -64,7 +65,7 @@ def under_toxics(chaos: Run, database: Path, parts: dict[str, str], *toxics: Fau
 
 @pytest.mark.parametrize("at_once", [False, True], ids=["one-after-the-other", "at-once"])
 def test_every_delivery_comes_three_times(chaos: Run, fresh_db: Path, parts: dict[str, str], at_once: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    """Under one id, as senders repeat: the pipeline runs as if each had come once."""
+    """Each delivery comes three times under one id, and counts once."""
     toxic = deliver("proxy", "duplicate", at_delivery(1, count=None), copies=3, at_once=at_once)
     site = under_toxics(chaos, fresh_db, parts, toxic)
     seen = run_pipeline(site)
@@ -73,7 +74,7 @@ def test_every_delivery_comes_three_times(chaos: Run, fresh_db: Path, parts: dic
 
 
 def test_every_delivery_is_late(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The sender waits, and the pipeline with it."""
+    """Each delivery is late: the pipeline waits as long as its sender."""
     site = under_toxics(chaos, fresh_db, parts, deliver("proxy", "delay", at_delivery(1, count=None), delay_s=0.03))
     seen = run_pipeline(site)
     expect_times(site, seen, (0.0, 0.0, 0.0))
@@ -81,9 +82,7 @@ def test_every_delivery_is_late(chaos: Run, fresh_db: Path, parts: dict[str, str
 
 
 def test_the_verdict_overtakes_the_start(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """A verdict about an issue that nobody knows is no start;
-    when the start comes, the tracker is asked again.
-    """
+    """A verdict before the start starts nothing; after the start, the tracker is polled."""
     toxic = deliver("proxy", "reorder", at_delivery(START), status=202, behind=1)
     site = under_toxics(chaos, fresh_db, parts, toxic)
     site.move(KEY, "In Progress")
@@ -96,7 +95,7 @@ def test_the_verdict_overtakes_the_start(chaos: Run, fresh_db: Path, parts: dict
 
 
 def test_the_status_overtakes_the_push(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Continuous integration is faster than the news of the commit, and does not say the branch."""
+    """A status without a branch arrives before the push of its commit."""
     toxic = deliver("proxy", "reorder", at_delivery(PUSH), status=202, behind=2, hold_s=WAIT_S)
     site = under_toxics(chaos, fresh_db, parts, toxic, forge="gitea")
     run_to_development(site)
@@ -109,9 +108,7 @@ def test_the_status_overtakes_the_push(chaos: Run, fresh_db: Path, parts: dict[s
 
 
 def test_an_old_green_comes_late(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The status of a commit arrives when another one is there, which is red:
-    the gate knows, and the task stays.
-    """
+    """An old green status arrives after a newer, red commit: the gate is red, the task stays."""
     toxic = deliver("proxy", "reorder", at_delivery(STATUS), status=202, behind=2, hold_s=WAIT_S)
     site = under_toxics(chaos, fresh_db, parts, toxic)
     run_to_development(site)
@@ -130,8 +127,9 @@ def test_an_old_green_comes_late(chaos: Run, fresh_db: Path, parts: dict[str, st
 
 
 def test_old_deliveries_are_replayed_when_all_is_done(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Byte for byte, at once and when their time is over, and the forge's under new ids:
-    none of them does anything.
+    """Replayed deliveries of a finished pipeline have no effect.
+
+    They are sent byte for byte, at once and after their time, the forge's under new ids, too.
     """
     site = Site(chaos, fresh_db, parts)
     site.start()
@@ -179,8 +177,9 @@ def answer(site: Site, url: str, headers: dict[str, str], body: str) -> str:
     "number", [pytest.param(START, id="start"), pytest.param(STATUS, id="status", marks=pytest.mark.chaos_deep)]
 )
 def test_the_receiver_is_killed(chaos: Run, fresh_db: Path, parts: dict[str, str], number: int, point: str) -> None:
-    """Before it has answered, or after: what was acknowledged is done,
-    and what was not is made up for, once.
+    """The receiver is killed before or after its answer.
+
+    Acknowledged deliveries are handled once, others are made up for.
     """
     chaos.plan(kill("receiver", at_point(point, occurrence=1 if number == START else STATUS)))
     chaos.note("crash_points", [point])
@@ -206,9 +205,7 @@ def test_the_receiver_is_killed(chaos: Run, fresh_db: Path, parts: dict[str, str
 
 
 def test_the_receiver_dies_when_it_has_answered(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """It has told three senders that it has their deliveries, and handled none;
-    the next receiver handles them.
-    """
+    """The receiver dies after three acknowledgements; the next one handles the deliveries."""
     site = Site(chaos, fresh_db, parts)
     receiver = site.receive(handles=False)
     for number in range(1, 4):
@@ -221,9 +218,7 @@ def test_the_receiver_dies_when_it_has_answered(chaos: Run, fresh_db: Path, part
 
 
 def forgeries(moment_s: int) -> Iterator[tuple[str, str, str, dict[str, str], str]]:
-    """Yield what may not get in: a name, the answer that it is to have, source,
-    headers and body.
-    """
+    """Yield forgeries: name, expected answer, source, headers and body."""
     for source, event, content in (
         ("tracker", "", {"type": "issue.state_changed", "data": ISSUE}),
         ("github", "push", {"ref": f"refs/heads/feature/{KEY}", "after": "b" * 40, "repository": {"full_name": REPO}}),
@@ -253,9 +248,7 @@ def at(moment_s: int) -> datetime:
 
 
 def test_forged_deliveries(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Each mistake and each lie has its answer; nothing is kept of it, and nothing moves.
-    What is sound gets in.
-    """
+    """Each forgery gets its answer, is not kept and moves nothing; sound deliveries get in."""
     site = Site(chaos, fresh_db, parts)
     site.start()
     run_to_development(site)
@@ -281,9 +274,7 @@ def test_forged_deliveries(chaos: Run, fresh_db: Path, parts: dict[str, str]) ->
 
 
 def unfinished(site: Site, length: int) -> str:
-    """Promise so many bytes to the receiver itself, and send one;
-    return the first line of its answer.
-    """
+    """Announce a body to the receiver and send one byte; return the first line of the answer."""
     found: list[bytes] = []
 
     def stall() -> None:
@@ -299,9 +290,7 @@ def unfinished(site: Site, length: int) -> str:
 
 
 def test_the_reconciler_starts_what_a_webhook_starts(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """It has seen that there is no task, and stands still; the webhook makes the task;
-    the reconciler goes on.
-    """
+    """A webhook makes the task while the reconciler, which saw none, is stopped."""
     site = under_toxics(chaos, fresh_db, parts, pause("reconciler", at_point("recovery.handlers.before_change")))
     site.world.set_issue(PROJECT, **ISSUE)
     site.world.clock.advance(INTERVAL_S)
@@ -315,9 +304,7 @@ def test_the_reconciler_starts_what_a_webhook_starts(chaos: Run, fresh_db: Path,
 
 
 def test_the_reconciler_moves_what_a_webhook_moves(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """It has seen a green gate, and stands still; the status comes after all;
-    the reconciler goes on.
-    """
+    """A late status moves the task while the reconciler, which saw a green gate, is stopped."""
     site = under_toxics(
         chaos,
         fresh_db,
@@ -406,7 +393,7 @@ def deliver_to_both(site: Site, ports: list[int], keys: list[str]) -> None:
 
 
 def test_two_receivers_and_two_reconcilers_at_once(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Four processes hear of the same ten issues, in four ways: each has one task, with one job."""
+    """Two receivers and two reconcilers learn of ten issues: each has one task and one job."""
     at_the_same_moment(chaos, fresh_db, parts, 10)
 
 
@@ -414,13 +401,13 @@ def test_two_receivers_and_two_reconcilers_at_once(chaos: Run, fresh_db: Path, p
 def test_two_receivers_and_two_reconcilers_at_once_over_many_issues(
     chaos: Run, fresh_db: Path, parts: dict[str, str]
 ) -> None:
-    """A hundred issues: the four meet often."""
+    """The same with a hundred issues, where the four processes meet often."""
     at_the_same_moment(chaos, fresh_db, parts, 100)
 
 
 @pytest.mark.chaos_deep
 def test_anything_befalls_deliveries(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Four issues, and half of all that is delivered about them is lost, doubled, late or cut."""
+    """Four issues; half of their deliveries are lost, doubled, late or cut."""
     toxics = ("lose", "duplicate", "delay", "refuse", "cut", "truncate")
     drawn = draw_deliveries("proxy", chaos.random("toxics"), deliveries=20, share=0.5, toxics=toxics)
     site = under_toxics(chaos, fresh_db, parts, *drawn)

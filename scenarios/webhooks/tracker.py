@@ -45,9 +45,7 @@ _DRIBBLE_S: Final = 0.02
 
 
 def serve(marks: Marks, folder: str, port: int = 0) -> None:
-    """Serve the world of this folder on loopback, and say on which port,
-    until the process is ended.
-    """
+    """Serve the world of this folder on loopback, and mark the port, until killed."""
     with make_server(World(folder), port) as server:
         marks.note("serving", value=server.server_address[1])
         server.serve_forever()
@@ -61,8 +59,9 @@ def make_server(world: World, port: int = 0) -> ThreadingHTTPServer:
 
 
 def main(folder: str) -> None:
-    """Serve for a person, or a test: ``python -m scenarios.webhooks.tracker FOLDER``;
-    the first line is the port.
+    """Serve for a person or a test; the first line of output is the port.
+
+    Run ``python -m scenarios.webhooks.tracker FOLDER``.
     """
     with make_server(World(folder)) as server:
         print(server.server_address[1], flush=True)  # noqa: T201 - it is what was asked for
@@ -70,7 +69,7 @@ def main(folder: str) -> None:
 
 
 class Client:
-    """A person at the tracker, and a program at the forge: changes what there is, over HTTP."""
+    """A client of tracker and forge, which changes the world over HTTP."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -85,13 +84,11 @@ class Client:
         self._send("POST", f"/repos/{repo}/pushes", {"branch": branch, "sha": sha})
 
     def set_status(self, repo: str, sha: str, state: str) -> None:
-        """Say what continuous integration has found."""
+        """Set the result of continuous integration for a commit."""
         self._send("PUT", f"/repos/{repo}/commits/{sha}/status", {"state": state})
 
     def status(self, repo: str, ref: str) -> str:
-        """Return what continuous integration says of a commit or a branch,
-        ``unknown`` if there is none.
-        """
+        """Return the result of continuous integration, ``unknown`` without one."""
         found = self._send("GET", f"/repos/{repo}/commits/{quote(ref, safe='')}/status", None)
         return str(found.get("state", "unknown"))
 
@@ -131,7 +128,7 @@ def forms(source: str, event: str, body: str, moment: datetime) -> tuple[str, di
 
 
 def send(url: str, headers: dict[str, str], body: str) -> str:
-    """Send a delivery, once; return the status, or what went wrong."""
+    """Send a delivery, once; return the status, or the error."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=DELIVERY_TIMEOUT_S)
     try:
@@ -161,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """Answer a question."""
+        """Answer a query."""
         parts = urlsplit(self.path)
         match [unquote(part) for part in parts.path.strip("/").split("/")]:
             case _ if self.headers["Authorization"] != f"Bearer {TOKEN}":
@@ -211,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(201, push)
 
     def page(self, project: str, asked: dict[str, str]) -> dict[str, Any]:
-        """Return a page of issues, as it should be."""
+        """Return a proper page of issues."""
         limit = int(asked.get("limit", "100"))
         found = self.world.issues(project, asked["state"], int(asked.get("cursor", "0")), limit)
         issues = [dict(zip(("key", "state", "repo", "updated_at"), row[1:], strict=True)) for row in found]
@@ -227,7 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def dribble(self) -> None:
-        """Send a byte now and then, without end, until the other side hangs up."""
+        """Send a byte now and then, until the other side hangs up."""
         self.send_response(200)
         self.send_header("Content-Length", "1000000")
         self.end_headers()
@@ -239,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def cut(self, body: bytes) -> None:
-        """Promise more than is sent, and hang up."""
+        """Announce a longer body than is sent, and hang up."""
         self.send_response(200)
         self.send_header("Content-Length", str(len(body) + 100))
         self.end_headers()

@@ -62,7 +62,7 @@ and the gate is green.
 DEFAULT: Final = "durable_agents:DEFAULT_PIPELINE"
 CAREFUL: Final = "scenarios.webhooks.webhook_agents:CAREFUL_PIPELINE"
 GATE_IS_GREEN: Final = "scenarios.gate.is_green"
-"""The audit event of a gate that has answered green: what is decided now has not been done yet."""
+"""The audit event of a gate that has answered green, before anything is done about it."""
 
 SCHEMES: Final[dict[str, SignatureScheme]] = {
     "tracker": StandardWebhooks(SECRET),
@@ -73,7 +73,10 @@ SCHEMES: Final[dict[str, SignatureScheme]] = {
 
 @dataclass
 class Core:
-    """A store with what works on it. ``tracker`` is the port of the tracker and the forge."""
+    """A store with the parts that work on it.
+
+    ``tracker`` is the port of the tracker and the forge.
+    """
 
     world: World
     tracker: int
@@ -133,7 +136,7 @@ def sha_of(branch: str) -> str:
 def receive(
     marks: Marks, folder: str, parts: dict[str, str], tracker: int, port: int = 0, *, handles: bool = True
 ) -> None:
-    """Take deliveries, and handle them as soon as they are durable, until the process is ended."""
+    """Receive deliveries, and handle them as soon as they are durable, until killed."""
     core = open_core(folder, parts, tracker)
     inbox: Inbox = made(parts["inbox"], core.store, core.handlers.decide_delivery, clock=core.world.clock)
     has_come = threading.Event()
@@ -159,14 +162,14 @@ def _handle(marks: Marks, inbox: Inbox, has_come: threading.Event) -> None:
 
 
 def handle(marks: Marks, folder: str, parts: dict[str, str], tracker: int) -> None:
-    """Handle what a receiver has accepted, once."""
+    """Handle the accepted deliveries, once."""
     core = open_core(folder, parts, tracker)
     inbox: Inbox = made(parts["inbox"], core.store, core.handlers.decide_delivery, clock=core.world.clock)
     marks.ack("handled", value=inbox.run_once().handled)
 
 
 def work(marks: Marks, folder: str, parts: dict[str, str], tracker: int) -> None:
-    """Do jobs until the process is ended."""
+    """Do jobs until killed."""
     core = open_core(folder, parts, tracker)
 
     def command(job: Job) -> list[str]:
@@ -188,9 +191,7 @@ def work(marks: Marks, folder: str, parts: dict[str, str], tracker: int) -> None
 def reconcile(
     marks: Marks, folder: str, parts: dict[str, str], tracker: int, settings: dict[str, Any], gate: str = ""
 ) -> None:
-    """Look once in each interval, as the world's clock has it, until the process is ended;
-    say what each look did.
-    """
+    """Do a round in each interval of the world's clock, until killed; mark each round."""
     core = open_core(folder, parts, tracker)
     found = ReconcilerSettings(**settings)
     asks = HttpTracker(f"http://127.0.0.1:{tracker}", token=TOKEN, timeout_s=15.0, clock=core.world.clock)

@@ -1,4 +1,4 @@
-"""What became of tasks that webhooks and a reconciler moved, read with nothing but sqlite3."""
+"""Checks of tasks that webhooks and a reconciler moved, read with nothing but sqlite3."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def stage_of(database: Path, key: str) -> str:
 
 
 def write(database: Path, statement: str, *parameters: Any) -> None:
-    """Write as another program would that has the database."""
+    """Write to the database as another program does."""
     with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection, connection:
         connection.execute(statement, parameters)
 
 
 def written(database: Path) -> str:
-    """Return all that there is to be read of tasks, jobs and what was said of them, in one text."""
+    """Return the rows of tasks, jobs and audit trails as one text."""
     tables = ("tasks", "task_audits", "task_sources", "jobs", "outbox", "agent_runs")
     return "\n".join(repr(row) for table in tables for row in rows(database, f"SELECT * FROM {table}"))  # noqa: S608 - the names are ours
 
 
 def is_quiet(database: Path) -> bool:
-    """Tell whether nothing waits, runs or is to be handled."""
+    """Tell whether no delivery waits, no job is active, and the outbox is empty."""
     statement = (
         "SELECT (SELECT count(*) FROM jobs WHERE status IN ('queued', 'running')) + (SELECT count(*) FROM outbox) "
         "+ (SELECT count(*) FROM webhook_inbox WHERE status = 'pending')"
@@ -47,9 +47,7 @@ def is_quiet(database: Path) -> bool:
 
 
 def check_tasks(database: Path, stages: Mapping[str, str]) -> Iterator[Finding]:
-    """Find issues (with the stage that they are to be in) that have no task, or several,
-    or are somewhere else.
-    """
+    """Find issues without exactly one task in the expected stage."""
     found = Counter(key.strip() for (key,) in rows(database, "SELECT tracker_key FROM tasks"))
     for key, stage in stages.items():
         if found[key] != 1:
@@ -65,7 +63,7 @@ def check_tasks(database: Path, stages: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def check_moves(database: Path) -> Iterator[Finding]:
-    """Find stages that were left more often than once, and those that have not one job."""
+    """Find stages that were left more than once, or that have not exactly one job."""
     moves = Counter(rows(database, "SELECT task_id, before FROM task_audits WHERE event = 'stage_changed'"))
     if repeated := {move: times for move, times in moves.items() if times > 1}:
         text = f"stages that were left more often than once: {dict(list(repeated.items())[:10])}"
@@ -83,7 +81,7 @@ def check_moves(database: Path) -> Iterator[Finding]:
 
 
 def check_executions(folder: Path) -> Iterator[Finding]:
-    """Find stages whose work was done more often than once, by the ledger of those who did it."""
+    """Find stages whose work was done more than once, by the ledger of the executors."""
     ledger = folder / "ledger"
     lines = ledger.read_text(encoding="utf-8").splitlines() if ledger.exists() else []
     if repeated := {line: times for line, times in Counter(lines).items() if times > 1}:
@@ -92,9 +90,7 @@ def check_executions(folder: Path) -> Iterator[Finding]:
 
 
 def check_unbegun(database: Path) -> Iterator[Finding]:
-    """Find tasks that were cancelled before their job was begun,
-    and whose job was begun all the same.
-    """
+    """Find tasks that were cancelled before their job began, and whose job began later."""
     statement = "SELECT tracker_key, agent FROM tasks JOIN agent_runs USING (task_id) WHERE status = 'cancelled'"
     if begun := rows(database, statement):
         text = f"jobs of cancelled tasks that were begun: {begun[:10]}"
@@ -122,9 +118,7 @@ def check_inbox(database: Path, sent: Sequence[tuple[str, str, str, str]], *, pr
 
 
 def check_times(seen: Sequence[float], bounds: Sequence[tuple[float, float]]) -> Iterator[Finding]:
-    """Find what took less or more of the world's seconds than it may:
-    a webhook has its grace, and a task its end.
-    """
+    """Find durations in the world's time that are out of their bounds."""
     for number, (passed_s, (low_s, high_s)) in enumerate(zip(seen, bounds, strict=True), 1):
         if not low_s <= passed_s <= high_s:
             is_late = passed_s > high_s
@@ -136,15 +130,13 @@ def check_times(seen: Sequence[float], bounds: Sequence[tuple[float, float]]) ->
 
 
 def check_stays(database: Path, key: str, stage: str, signature: str) -> Iterator[Finding]:
-    """Find, under this signature, that a task is not in the stage in which it was to stay."""
+    """Find, under this signature, a task that has left the stage in which it must stay."""
     if (seen := stage_of(database, key)) != stage:
         yield Finding(signature=signature, text=f"{key} is in {seen}, not in {stage}", checker="check_stays")
 
 
 def check_answers(answers: Mapping[str, tuple[str, str]]) -> Iterator[Finding]:
-    """Find requests (by what is wrong with them: the answer, and the documented one) that were
-    answered otherwise.
-    """
+    """Find requests whose answer is not the documented one."""
     for name, (seen, wanted) in answers.items():
         if seen != wanted:
             is_accepted = seen in {"200", "202"}

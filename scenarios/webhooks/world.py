@@ -1,5 +1,4 @@
-"""What is outside of the core in some scenarios:
-issues, commits, and what time it is; all in one folder.
+"""The world outside of the core in some scenarios: issues, commits and the time.
 
 Every program of such a scenario reads the same folder. ``WorldClock`` is the machine's clock plus a
 shift that lies in a file, so that hours pass for all of them at once while nobody waits.
@@ -32,7 +31,7 @@ _SCHEMA: Final = """
 
 
 class WorldClock(SystemClock):
-    """The machine's clock, moved on by what the file ``clock`` of a folder says, in seconds."""
+    """The machine's clock, advanced by the seconds in the file ``clock`` of a folder."""
 
     __slots__ = ("_file",)
 
@@ -40,7 +39,7 @@ class WorldClock(SystemClock):
         self._file = Path(folder, "clock")
 
     def now(self) -> int:
-        """Return the moment that it is in the world."""
+        """Return the world's time."""
         shift = self._shift()  # first: whoever sees a shift tells a time that is not before it was made
         return shift + super().now()
 
@@ -50,7 +49,7 @@ class WorldClock(SystemClock):
         return shift + super().monotonic()
 
     def advance(self, duration_s: float) -> None:
-        """Let time pass for everybody who has this folder."""
+        """Advance the time of all processes with this folder."""
         beside = self._file.with_name("clock-next")
         beside.write_text(str(self._shift() + round(duration_s * 1_000_000)), encoding="ascii")
         beside.replace(self._file)
@@ -63,12 +62,10 @@ class WorldClock(SystemClock):
 
 
 class World:
-    """Issues, commits, where deliveries go, and the moods of the server that tells of them;
-    in a file.
-    """
+    """Issues, commits, the addresses of webhooks, and the moods of the tracker; in a file."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Open the folder's world, or begin it."""
+        """Open the world of the folder, or make it."""
         self.folder = Path(folder)
         self.clock = WorldClock(folder)
         self._file = self.folder / "world.db"
@@ -76,18 +73,16 @@ class World:
             connection.executescript(_SCHEMA)
 
     def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Do one statement and return what it finds."""
+        """Execute one statement and return its rows."""
         with contextlib.closing(sqlite3.connect(self._file, timeout=30)) as connection, connection:
             return connection.execute(statement, parameters).fetchall()
 
     def hook(self, source: str, url: str) -> None:
-        """Have the deliveries of a source (``tracker``, ``github``, ``gitea``) sent to this address
-        from now on.
-        """
+        """Set the address of a source (``tracker``, ``github``, ``gitea``) from now on."""
         self.rows("INSERT OR REPLACE INTO hooks VALUES (?, ?)", source, url)
 
     def hook_of(self, source: str) -> str | None:
-        """Return where the deliveries of a source are sent, None for nowhere."""
+        """Return the address of a source, or None."""
         return next((str(url) for (url,) in self.rows("SELECT url FROM hooks WHERE source = ?", source)), None)
 
     def set_issue(self, project: str, key: str, state: str, repo: str) -> bool:
@@ -128,7 +123,7 @@ class World:
     def note_sent(
         self, source: str, event: str, delivery_id: str, outcome: str, request: tuple[str, dict[str, str], str]
     ) -> None:
-        """Keep what was answered to a delivery, and address, headers and body of what was sent."""
+        """Record a delivery: its answer, address, headers and body."""
         url, headers, body = request
         self.rows(
             "INSERT INTO sent (source, event, delivery_id, outcome, url, headers, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -156,11 +151,11 @@ class World:
         self.rows("INSERT OR REPLACE INTO moods VALUES (?, ?, ?)", kind, answers, value)
 
     def cheer_up(self) -> None:
-        """Let the tracker answer as it should."""
+        """Let the tracker answer properly again."""
         self.rows("DELETE FROM moods")
 
     def take_mood(self) -> tuple[str, str] | None:
-        """Return the mood of the answer that is due, and its value; None for a good one."""
+        """Return the mood of the next answer, and its value; None for a proper one."""
         self.rows("DELETE FROM moods WHERE answers_left <= 0")
         self.rows("UPDATE moods SET answers_left = answers_left - 1")
         return next(iter(self.rows("SELECT kind, value FROM moods ORDER BY kind LIMIT 1")), None)

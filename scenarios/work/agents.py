@@ -1,6 +1,4 @@
-"""The programs that scenarios start: each is a small worker on the recovery core that says,
-in marks, what it does.
-"""
+"""The programs that scenarios start: small workers on the recovery core that write marks."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ PADDING = "the state of an iteration "
 
 
 def write_checkpoints(marks: Marks, database: str, task_id: str, until: int, manager: str) -> None:
-    """Go on from the newest checkpoint of a task, and write one after each iteration up to and
-    including ``until``.
-    """
+    """Write a checkpoint after each iteration up to ``until``, from the newest one on."""
     with make_manager(manager, database) as checkpoints:
         note_pragmas(marks, checkpoints)
         newest = checkpoints.latest(task_id)
@@ -37,8 +33,9 @@ def write_checkpoints(marks: Marks, database: str, task_id: str, until: int, man
 
 
 def write_beside(marks: Marks, database: str, task_id: str, count: int, manager: str) -> None:
-    """Write checkpoints of a task that somebody else writes, too:
-    the iterations are this agent's own.
+    """Write checkpoints of a task that another agent writes, too.
+
+    The iterations are this agent's own.
     """
     with make_manager(manager, database) as checkpoints:
         marks.note("ready")
@@ -67,20 +64,20 @@ def write_share(marks: Marks, database: str, task_id: str, place: int, count: in
 
 
 def note_pragmas(marks: Marks, checkpoints: CheckpointManager) -> None:
-    """Say with which settings this agent's own connection writes: nobody else can see them."""
+    """Mark the settings of this agent's own connection, which no other process can see."""
     if isinstance(checkpoints.store, SqliteStore):
         marks.note("pragmas", value=msgspec.structs.asdict(checkpoints.store.pragmas()))
 
 
 def write_one(marks: Marks, checkpoints: CheckpointManager, task_id: str, iteration: int) -> None:
-    """Write the checkpoint of one iteration: said before, said after."""
+    """Write the checkpoint of one iteration, between its intent and its ack."""
     marks.intent("checkpoint", iteration)
     saved = checkpoints.save(task_id, snapshot_of(iteration))
     marks.ack("checkpoint", iteration, value=saved.sequence_number)
 
 
 def snapshot_of(iteration: int) -> dict[str, Any]:
-    """Return the state after an iteration: some kB that can be told from any other iteration's."""
+    """Return the state after an iteration: some kB that differ from any other iteration's."""
     return {"iteration": iteration, "text": PADDING * 20 + str(iteration), "steps": list(range(iteration % 7))}
 
 
@@ -97,7 +94,5 @@ def class_named(name: str) -> Any:
 
 
 def made(name: str, *arguments: Any, **keywords: Any) -> Any:
-    """Make what ``module:Class`` names: a sound part of the core,
-    or the planted defect that stands in for it.
-    """
+    """Make an object of the class ``module:Class``: a sound part of the core, or a planted one."""
     return class_named(name)(*arguments, **keywords)

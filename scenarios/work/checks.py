@@ -1,5 +1,6 @@
-"""What is on disk after a run, read with nothing but sqlite3:
-the core has no say in its own verdict.
+"""Checks of the files after a run, read with nothing but sqlite3.
+
+The core has no say in its own verdict.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _row(number: int, snapshot: str, content_hash: str) -> Row:
 
 
 def check_checkpoints(history: History, database: Path, task_id: str) -> Iterator[Finding]:
-    """Find what is lost, half there, invented, doubled or missing in between."""
+    """Find checkpoints that are lost, torn, invented, doubled or missing in between."""
     integrity, rows = read_rows(database, task_id)
     for text in integrity:
         yield Finding(signature="sqlite:integrity", text=text, checker="integrity_check")
@@ -71,7 +72,7 @@ def check_checkpoints(history: History, database: Path, task_id: str) -> Iterato
 
 
 def effects_of(database: Path, task_id: str) -> list[tuple[str, int]]:
-    """Return who wrote the effects of a task, and under which token, in order."""
+    """Return holder and token of each effect of a task, in order."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
         return connection.execute(
             "SELECT snapshot ->> 'effect_by', snapshot ->> 'token' FROM checkpoints"
@@ -81,8 +82,9 @@ def effects_of(database: Path, task_id: str) -> list[tuple[str, int]]:
 
 
 def check_pragmas(history: History) -> Iterator[Finding]:
-    """Find agents that wrote with less than synchronous=FULL:
-    no kill shows it, a power loss would.
+    """Find agents that wrote with less than synchronous=FULL.
+
+    No kill shows it, a power loss would.
     """
     for mark in history.select("note", "pragmas"):
         for name, wanted in (("synchronous", "FULL"), ("journal_mode", "wal")):
@@ -92,16 +94,12 @@ def check_pragmas(history: History) -> Iterator[Finding]:
 
 
 def only(history: History, *agents: str) -> History:
-    """Return the history of some agents alone, for a database in which each works on a task of its
-    own.
-    """
+    """Return the history of some agents alone, for a database in which each has its own task."""
     return History(tuple(mark for mark in history.marks if mark.agent in agents))
 
 
 def check_no_exceptions(history: History) -> Iterator[Finding]:
-    """Find agents whose target raised: a lock error,
-    or anything else that no caller should have to handle.
-    """
+    """Find agents whose target raised, be it a lock error."""
     for mark in history.select("note", "chaos.raised"):
         kind = str(mark.value).partition(":")[0]
         text = f"agent {mark.agent} ended with {mark.value}"

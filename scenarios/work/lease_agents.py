@@ -1,4 +1,4 @@
-"""The programs of the scenarios about leases: holders, sweepers, and what they say."""
+"""The programs of the scenarios about leases: holders and sweepers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ DARED: Final = 60_000_000
 
 
 def hold(marks: Marks, database: str, name: str, ttl_s: float, leases: str, checkpoints: str) -> None:
-    """Take the item, work on it under the fence, complete it;
-    say when the lease turns out to be gone.
-    """
+    """Take the item, work on it under the fence and complete it; mark the loss of the lease."""
     store = open_store(database)
     manager: LeaseManager = made(leases, store)
     saver: CheckpointManager = made(checkpoints, store)
@@ -41,7 +39,7 @@ def hold(marks: Marks, database: str, name: str, ttl_s: float, leases: str, chec
 
 
 def work(marks: Marks, manager: LeaseManager, saver: CheckpointManager, lease: Lease) -> None:
-    """Write one effect and complete the item; each step is refused, or counts."""
+    """Write one effect and complete the item; mark each refusal."""
 
     def renew() -> None:
         manager.renew(lease)
@@ -64,7 +62,7 @@ def work(marks: Marks, manager: LeaseManager, saver: CheckpointManager, lease: L
 
 
 def sweep(marks: Marks, database: str, sweeper: str, batch: int) -> None:
-    """Sweep once and say what this sweep did."""
+    """Sweep once, and mark the result."""
     with open_store(database) as store:
         swept = made(sweeper, store, batch=batch)
         assert isinstance(swept, RecoverySweep)

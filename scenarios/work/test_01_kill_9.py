@@ -1,5 +1,6 @@
-"""Scenario 01: a writer of checkpoints is killed, anywhere;
-what was acknowledged is there, and another goes on.
+"""Scenario 01: a writer of checkpoints is killed anywhere; acknowledged ones survive.
+
+Another writer continues.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ BESIDE = "scenarios.work.agents:write_beside"
 
 
 def write(chaos: Run, database: Path, manager: str, *, until: int, name: str = "writer", task_id: str = TASK) -> None:
-    """Start the writer and wait for its end, whether it comes by itself or by a fault."""
+    """Start the writer and wait for its end, by itself or by a fault."""
     kwargs = {"database": str(database), "task_id": task_id, "until": until, "manager": manager}
     chaos.spawn(WRITE, kwargs=kwargs, name=name).wait_exit(timeout_s=30)
 
@@ -47,7 +48,7 @@ def write(chaos: Run, database: Path, manager: str, *, until: int, name: str = "
 def survives_and_goes_on(
     chaos: Run, database: Path, manager: str, *, until: int = ITERATIONS, task_id: str = TASK
 ) -> None:
-    """Check what the killed writer left, let a new process go on, and check again."""
+    """Check the files of the killed writer, let a new process continue, and check again."""
     chaos.check(
         check_checkpoints(chaos.history, database, task_id), expect="all acknowledged checkpoints after the kill"
     )
@@ -74,9 +75,7 @@ def database(fresh_db: Path) -> Path:
 
 
 def test_without_faults_every_crash_point_is_passed(chaos: Run, database: Path, manager: str) -> None:
-    """Steady state first: nothing is lost without faults,
-    and the points that we kill at are all there are.
-    """
+    """Without faults nothing is lost, and every crash point is passed."""
     kwargs = {"database": str(database), "task_id": TASK, "until": ITERATIONS, "manager": manager}
     agent = chaos.spawn(WRITE, kwargs=kwargs, name="writer", trace_points="recovery.checkpoint.")
     agent.wait_exit()
@@ -91,9 +90,7 @@ def test_without_faults_every_crash_point_is_passed(chaos: Run, database: Path, 
 @pytest.mark.chaos_deep
 @pytest.mark.parametrize("point", CHECKPOINT_CRASH_POINTS, ids=lambda point: point.rpartition(".")[2])
 def test_killed_at_a_named_point(chaos: Run, database: Path, manager: str, point: str) -> None:
-    """Killed at this point of its third checkpoint,
-    the writer loses nothing that it acknowledged.
-    """
+    """A writer that is killed at this point of its third checkpoint loses nothing acknowledged."""
     chaos.plan(kill("writer", at_point(point, occurrence=3)))
     chaos.note("crash_points", [point])
     write(chaos, database, manager, until=ITERATIONS)
@@ -102,9 +99,7 @@ def test_killed_at_a_named_point(chaos: Run, database: Path, manager: str, point
 
 @pytest.mark.chaos_deep
 def test_killed_at_moments_drawn_from_the_seed(chaos: Run, fresh_db: Path, manager: str) -> None:
-    """Killed at twenty moments, of which at least fifteen fall between its first intent and its
-    last ack.
-    """
+    """A writer is killed at twenty moments; fifteen or more fall between intent and last ack."""
     names = [f"writer-{number}" for number in range(MOMENTS)]
     delays = chaos.random("moments")
     first = after_mark("checkpoint", kind="intent")
@@ -132,7 +127,7 @@ def test_killed_at_moments_drawn_from_the_seed(chaos: Run, fresh_db: Path, manag
 
 
 def acks(chaos: Run, name: str) -> int:
-    """Count the checkpoints that an agent was told are saved."""
+    """Count the checkpoints that were acknowledged to an agent."""
     return len(chaos.history.acknowledged("checkpoint", name))
 
 
@@ -152,8 +147,9 @@ def test_killed_at_a_point_and_at_a_moment(chaos: Run, database: Path, manager: 
 
 
 def test_paused_between_number_and_insert(chaos: Run, database: Path, manager: str) -> None:
-    """Stopped after it took a number, while another writes to the same task:
-    no number is given twice.
+    """A writer is stopped after it took a number, while another writes to the same task.
+
+    No number is given twice.
     """
     chaos.plan(pause("writer", at_point("recovery.checkpoint.after_number", occurrence=2), duration_s=PAUSE_S))
     kwargs = {"database": str(database), "task_id": TASK, "manager": manager}

@@ -1,6 +1,4 @@
-"""Scenario 02: many processes write checkpoints at once, each to a database of its own,
-and all to one.
-"""
+"""Scenario 02: many processes write checkpoints at once, to many databases or to one."""
 
 from __future__ import annotations
 
@@ -43,8 +41,9 @@ TARGET = "scenarios.work.agents:write_share"
 def run_writers(
     chaos: Run, databases: dict[str, Path], manager: str, *, each: int, lock_is_held_first: bool = False
 ) -> None:
-    """Start a writer per database, all at once; start those again that a fault ended;
-    wait until all are done.
+    """Start a writer per database, all at once, and wait until all are done.
+
+    A writer that a fault ended is started again.
     """
     gate = chaos.directory / "begin"
     shares = {"task_id": TASK, "count": each, "manager": manager, "gate": str(gate)}
@@ -83,7 +82,7 @@ def expect_all(chaos: Run, databases: dict[str, Path], *, each: int) -> None:
 
 
 def drawn_kills(chaos: Run, names: list[str], count: int, *, each: int) -> list[Fault]:
-    """Draw which writers die, at which named point of which of their checkpoints."""
+    """Draw the writers that die, each with its named point and its checkpoint."""
     stream = chaos.random("kills")
     victims = sorted(names, key=lambda _: stream.random())[:count]
     return [

@@ -1,6 +1,4 @@
-"""Scenario 03: a lease runs out, another takes over,
-and the zombie that wakes up changes nothing.
-"""
+"""Scenario 03: a lease expires, another holder takes over, and the zombie changes nothing."""
 
 from __future__ import annotations
 
@@ -83,9 +81,7 @@ class Takeover:
     def judge(
         self, *, owner: str, zombie: str | None, refused: tuple[str, ...] = ("renew", "effect", "complete")
     ) -> None:
-        """Expect one effect, the owner's; risen tokens; and that the zombie was refused each of
-        these.
-        """
+        """Expect one effect, the owner's, risen tokens, and these refusals of the zombie."""
         history = self.chaos.history
         grants = [
             ownership.Grant(resource="work", holder=str(mark.key), token=mark.value["token"], start=mark.order)
@@ -118,7 +114,7 @@ def takeover(chaos: Run, database: Path, parts: dict[str, str]) -> Takeover:
 
 
 def test_a_killed_holder_is_followed_by_another(takeover: Takeover) -> None:
-    """The first dies with its lease; after expiry and sweep the second takes over and completes."""
+    """The first holder dies; after expiry and sweep, the second takes over and completes."""
     takeover.chaos.plan(kill("first", after_mark("lease")))
     first = takeover.holder("first", ttl_s=TTL_LOST_S)
     first.wait_exit()
@@ -129,7 +125,7 @@ def test_a_killed_holder_is_followed_by_another(takeover: Takeover) -> None:
 
 
 def test_a_zombie_wakes_after_the_second_has_completed(takeover: Takeover) -> None:
-    """The first is stopped past its expiry; when it wakes, all is done, and it is told so."""
+    """A holder that was stopped past its expiry wakes when all is done, and is refused."""
     takeover.chaos.plan(pause("first", after_mark("lease")))
     first = takeover.holder("first", ttl_s=TTL_LOST_S)
     first.wait_state("T")
@@ -142,7 +138,7 @@ def test_a_zombie_wakes_after_the_second_has_completed(takeover: Takeover) -> No
 
 
 def test_a_zombie_wakes_while_the_second_works(takeover: Takeover) -> None:
-    """Both believe that they hold the item at one moment; the store believes one."""
+    """A zombie wakes while the second holder works: the store accepts one of them."""
     takeover.chaos.plan(pause("first", after_mark("lease")), pause("second", after_mark("lease")))
     first = takeover.holder("first", ttl_s=TTL_LOST_S)
     first.wait_state("T")
@@ -158,7 +154,7 @@ def test_a_zombie_wakes_while_the_second_works(takeover: Takeover) -> None:
 
 
 def test_a_zombie_wakes_before_anybody_took_over(takeover: Takeover) -> None:
-    """Expired is expired, even if nobody else has the item yet."""
+    """A zombie wakes before any other holder took over: an expired lease is refused."""
     takeover.chaos.plan(pause("first", after_mark("lease")))
     first = takeover.holder("first", ttl_s=TTL_LOST_S)
     first.wait_state("T")

@@ -1,5 +1,6 @@
-"""Scenario 04: leases of dead holders are returned, each once, by any number of sweeps,
-killed ones too.
+"""Scenario 04: each lease of a dead holder is returned once, by any number of sweeps.
+
+Some of the sweeps are killed.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ ROUNDS = 5
 
 
 def expired(database: Path, count: int) -> Path:
-    """Make a database in which so many leases have run out."""
+    """Make a database with ``count`` expired leases."""
     with LeaseManager(db_path=database) as leases:
         TaskManager(leases.store).create(TASK)
         with leases.store.transaction() as transaction:
@@ -71,9 +72,7 @@ def start_sweepers(chaos: Run, database: Path, parts: dict[str, str], names: lis
 
 
 def judge(chaos: Run, database: Path, count: int, *, reported: bool = True) -> None:
-    """Expect each lease recovered once: in the rows, in the boundary checkpoints,
-    in what the sweepers say.
-    """
+    """Expect each lease recovered once, by rows, boundary checkpoints and marks."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
         statuses = Counter(row[0] for row in connection.execute("SELECT status FROM work_items WHERE type = 'work'"))
         marks = [
@@ -107,9 +106,7 @@ def test_a_hundred_leases(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> 
 
 
 def test_sweepers_that_die(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Two at once are killed at points drawn from the seed;
-    three more, at once, do what they left.
-    """
+    """Two sweepers at once are killed at points of the seed; three more finish their work."""
     expired(fresh_db, 1000)
     drawn = chaos.random("kills")
     victims = ["victim-1", "victim-2"]
@@ -124,8 +121,9 @@ def test_sweepers_that_die(chaos: Run, fresh_db: Path, parts: dict[str, str]) ->
 @pytest.mark.chaos_deep
 @pytest.mark.parametrize("point", SWEEP_CRASH_POINTS, ids=lambda point: point.rpartition(".")[2])
 def test_a_sweeper_killed_at_a_named_point(chaos: Run, fresh_db: Path, parts: dict[str, str], point: str) -> None:
-    """Killed at this point of its third batch or item, a sweep leaves whole ones;
-    the next does the rest.
+    """A sweep that is killed at this point of its third batch or item leaves whole ones.
+
+    The next sweep does the rest.
     """
     expired(fresh_db, 50)
     chaos.plan(kill("sweeper", at_point(point, occurrence=3)))
@@ -137,7 +135,7 @@ def test_a_sweeper_killed_at_a_named_point(chaos: Run, fresh_db: Path, parts: di
 
 @pytest.mark.chaos_deep
 def test_ten_thousand_leases_and_four_sweepers(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Together they find and recover exactly what there was."""
+    """Four sweepers recover ten thousand leases, and report exactly that many."""
     expired(fresh_db, 10_000)
     sweepers = start_sweepers(chaos, fresh_db, parts, [f"sweeper-{number}" for number in range(4)], batch=50)
     for sweeper in sweepers:
@@ -147,8 +145,9 @@ def test_ten_thousand_leases_and_four_sweepers(chaos: Run, fresh_db: Path, parts
 
 @pytest.mark.chaos_deep
 def test_a_holder_at_the_boundary_is_left_alone(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """A lease that is renewed at the last moment survives sweeps that run without a pause,
-    on a clock that is moved.
+    """A lease that is renewed at the last moment survives sweeps that run without a pause.
+
+    The clock is moved by the test.
     """
     expired(fresh_db, 20)
     with LeaseManager(db_path=fresh_db) as leases:

@@ -1,6 +1,4 @@
-"""Scenario 07: a task of ten iterations is killed again and again, restarted each time,
-and succeeds.
-"""
+"""Scenario 07: a task of ten iterations is killed and restarted repeatedly, and succeeds."""
 
 from __future__ import annotations
 
@@ -56,7 +54,7 @@ so a kill there is a run of its own.
 
 
 def run_to_success(chaos: Run, database: Path, parts: dict[str, str], kills: int) -> None:
-    """Start the worker, restart it after each kill, and judge what is there in the end."""
+    """Start the worker, restart it after each kill, and judge the files in the end."""
     worker = start(chaos, database, parts, kills)
     while worker.wait_exit(timeout_s=30).signal is not None:
         worker = worker.restart()
@@ -75,8 +73,9 @@ def start(chaos: Run, database: Path, parts: dict[str, str], kills: int) -> Agen
 
 
 def judge(chaos: Run, database: Path, worker: Agent, kills: int) -> None:
-    """Expect success, each effect once, few attempts, no checkpointed work repeated,
-    and evidence that holds.
+    """Expect success, each effect once, few attempts, and evidence that holds.
+
+    No iteration with a checkpoint was repeated.
     """
     folder = chaos.directory / "artifacts"
     chaos.expect("the last worker ends by itself", observed=worker.state, holds=worker.state == "exit code 0")
@@ -102,7 +101,7 @@ def judge(chaos: Run, database: Path, worker: Agent, kills: int) -> None:
 
 
 def check_effects(folder: Path) -> Iterator[Finding]:
-    """Find effects that are missing, torn, or there under another name."""
+    """Find effects that are missing, torn, or under another name."""
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for number in range(1, ITERATIONS + 1):
         content = found.pop(f"task-{TASK}/{number:06d}/{EFFECT}", None)
@@ -164,16 +163,14 @@ def test_killed_six_times(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> 
 @pytest.mark.chaos_deep
 @pytest.mark.parametrize("point", WORKER_CRASH_POINTS[-2:], ids=lambda point: point.rpartition(".")[2])
 def test_killed_at_the_very_end(chaos: Run, fresh_db: Path, parts: dict[str, str], point: str) -> None:
-    """Killed when all work is done and only its end is to be written down, or has been."""
+    """The worker is killed after all work, before or after its end is recorded."""
     chaos.plan(kill("worker", at_point(point)))
     chaos.note("crash_points", [point])
     run_to_success(chaos, fresh_db, parts, 1)
 
 
 def test_an_artifact_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """The newest checkpoint's file is gone when the worker comes back:
-    it falls back, and does that iteration again.
-    """
+    """The artifact of the newest checkpoint is lost: the worker falls back one iteration."""
     chaos.plan(kill("worker", at_point("recovery.worker.after_checkpoint", occurrence=4)))
     worker = start(chaos, fresh_db, parts, 1)
     worker.wait_exit()

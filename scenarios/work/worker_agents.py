@@ -1,6 +1,4 @@
-"""The program of scenario 07: a worker that sweeps, claims, works,
-and goes on where it was left.
-"""
+"""The program of scenario 07: a worker that sweeps, claims, works, and resumes."""
 
 from __future__ import annotations
 
@@ -33,8 +31,9 @@ EFFECT = "effect.txt"
 def work_to_the_end(
     marks: Marks, database: str, folder: str, task_id: str, iterations: int, ttl_s: float, parts: dict[str, str]
 ) -> None:
-    """Do all iterations of the task's one item, as one of many such processes would;
-    end when the item has ended.
+    """Do all iterations of the task's one item, until the item has ended.
+
+    Any number of such processes may run at once.
     """
     with open_store(database) as store:
         artifacts = Artifacts(folder)
