@@ -136,12 +136,13 @@ def _loaded(place: str, what: str, kind: type) -> Any:
         found = pkgutil.resolve_name(place)
     except Exception as error:
         message = (
-            f"--{what} must be MODULE:NAME; {place!r} raises {type(error).__name__}: {error}. Correct it, or put its "
-            "folder on PYTHONPATH."
+            f"--{what} must be MODULE:NAME; got {place!r}, which raises {type(error).__name__}: {error}. Correct it, "
+            "or put its folder on PYTHONPATH."
         )
         raise InvalidSetting(message) from error
     if not isinstance(found, kind):
-        message = f"--{what} must be MODULE:NAME of a {kind.__name__}; {place!r} is a {type(found).__name__}. Name one."
+        kinds = kind.__name__, type(found).__name__
+        message = f"--{what} must be MODULE:NAME of a {kinds[0]}; got {place!r}, a {kinds[1]}. Name one."
         raise InvalidSetting(message)
     return found
 

@@ -18,11 +18,11 @@ def optional_import(extra: str) -> Iterator[None]:
     >>> with optional_import("server"):  # doctest: +ELLIPSIS
     ...     import no_such_package
     Traceback (most recent call last):
-    durable_agents.errors.MissingPackage: no_such_package must be installed; it is not. ...
+    durable_agents.errors.MissingPackage: no_such_package must be installed; got none. ...
     """
     try:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "a package").partition(".")[0]
-        message = f"{package} must be installed; it is not. Run pip install 'durable-agents[{extra}]'."
+        message = f"{package} must be installed; got none. Run pip install 'durable-agents[{extra}]'."
         raise MissingPackage(message) from error

@@ -3,8 +3,7 @@ the agent of a stage, run by its path, isolated.
 
 ``pipeline_executor.py FOLDER TASK STAGE PORT REPO BRANCH``. It leaves the file ``TASK-STAGE``,
 which the gate of that stage looks for; in development it also pushes a commit, as the forge on that
-port knows it. That the file is there already means that somebody did the job before, which goes
-into the ledger.
+port knows it. Each job done is a line of the ledger.
 """
 
 import hashlib

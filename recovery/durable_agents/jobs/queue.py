@@ -313,7 +313,7 @@ def _is_held(job: Job | None, claim: JobClaim) -> bool:
 
 
 def _unknown(job_id: int) -> UnknownJob:
-    return UnknownJob(f"job_id must be the id of a job; none has the id {job_id!r}. Enqueue it first.")
+    return UnknownJob(f"job_id must be the id of a job; got {job_id!r}. Enqueue the job first.")
 
 
 def _is_number(job_id: object) -> bool:

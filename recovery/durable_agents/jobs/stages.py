@@ -82,7 +82,7 @@ class Pipeline(msgspec.Struct, frozen=True):
         """Check that each stage leads to a final one, and that names are unique and not empty."""
         problems = [*self._wrong_names(), *self._wrong_ways()]
         if problems:
-            message = f"a pipeline must lead to a final stage; in this one {'; '.join(problems)}. Correct its stages."
+            message = f"a pipeline must lead to a final stage; got one where {'; '.join(problems)}. Correct its stages."
             raise InvalidPipeline(message)
 
     @property
@@ -215,7 +215,7 @@ class StageEngine:
         missing = sorted({stage.gate for stage in pipeline.stages if stage.gate and stage.gate not in self._gates})
         if missing:
             message = (
-                f"gates must have all gates of the pipeline; {', '.join(missing)} is missing. Add a function each."
+                f"gates must have all gates of the pipeline; got none for {', '.join(missing)}. Add a function each."
             )
             raise InvalidPipeline(message)
         if isinstance(max_attempts, bool) or not isinstance(max_attempts, int) or max_attempts < 1:

@@ -392,7 +392,7 @@ class Reconciler:
         """Return the start of an issue that has no task. Raises UnknownTask."""
         if issue.state != TrackerState.IN_PROGRESS and not self._settings.reconcile_start_approved:
             message = (
-                f"{issue.key} must have a task, since it is {issue.state}; it was never started. Start it, or set "
+                f"{issue.key} must have a task, since it is {issue.state}; got none. Start it, or set "
                 "reconcile_start_approved to start all of these."
             )
             raise UnknownTask(message)

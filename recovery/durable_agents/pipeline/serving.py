@@ -187,7 +187,7 @@ def serve(application: ASGIApp, listener: socket.socket) -> None:
     with contextlib.suppress(KeyboardInterrupt), _ignored_afterwards():
         server.run(sockets=[listener])
     if not server.started:
-        message = "The application must start; it did not. The log says why."
+        message = "The application must start; got an error, which is in the log. Correct its cause."
         raise InvalidSetting(message)
 
 

@@ -199,7 +199,7 @@ class Buffer:
 
     def _check_open(self) -> None:
         if self._is_over:
-            message = f"cycle {self.cycle_id} ({self.name}) must be under way; it has ended. Begin another."
+            message = f"cycle {self.cycle_id} ({self.name}) must be under way; got one that has ended. Begin another."
             raise CycleEnded(message)
 
     def _remove(self) -> None:

@@ -89,7 +89,7 @@ class StateStore:
         """
         with self._lock:
             if self._is_closed:
-                message = "the state store must be open; it was closed. Make another one."
+                message = "the state store must be open; got a call after close(). Make another one."
                 raise StoreClosed(message)
             if self._store is None and not self._is_refused and self._db_path is not None:
                 self._store = self._opened(self._db_path)
@@ -181,7 +181,7 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if error.errno in _NO_ROOM:
-            message = f"the folder {folder} must be made; the disk is full ({error}). Free some space."
+            message = f"the folder {folder} must be made; got '{error}'. Free some space."
             raise DatabaseFull(message) from error
 
 

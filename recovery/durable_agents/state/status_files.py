@@ -163,8 +163,8 @@ class StatusFiles:
             artifacts = self._artifacts()
         except InvalidSetting as error:
             message = (
-                f"the folder {self.folder} must exist for {name}/{STATUS_FILE}, and could not be made. Make it, or let "
-                "this process write in its parent."
+                f"the folder {self.folder} must exist for {name}/{STATUS_FILE}; got none, and it could not be made. "
+                "Make it, or let this process write in its parent."
             )
             raise WorkspaceNotWritten(message) from error
         if before.problem is FileProblem.HALF_WRITTEN and before.content:

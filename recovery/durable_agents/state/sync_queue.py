@@ -148,9 +148,9 @@ class SyncQueue:
                 return there
             if len(queue.entries) >= self._entries_max:
                 message = (
-                    f"the sync queue must have fewer than {self._entries_max} entries; {len(queue.entries)} entries "
-                    f"wait, the first after {queue.entries[0].attempts} attempts ({queue.entries[0].last_error}). Look "
-                    "at the receiver."
+                    f"the sync queue must have fewer than {self._entries_max} entries; got {len(queue.entries)} that "
+                    f"wait, the first after {queue.entries[0].attempts} attempts ({queue.entries[0].last_error}). "
+                    "Look at the receiver."
                 )
                 raise SyncQueueFull(message)
             self._write(queue.revision, (*queue.entries, entry))
@@ -239,7 +239,7 @@ class SyncQueue:
         sys.audit(StateCrashPoint.SYNC_AFTER_STORE, queue.revision)
         if all(problems):
             message = (
-                f"the sync queue must be written to its file or to the store; could do neither ({problems[0]}; "
+                f"the sync queue must be written to its file or to the store; got two errors ({problems[0]}; "
                 f"{problems[1]}). Free space, or make {self._roots.state} writable."
             )
             raise SyncQueueNotWritten(message)

@@ -613,10 +613,6 @@ class Store(Reads, Protocol):
         """
         ...
 
-    def key_counts(self, scope: str) -> dict[KeyStatus, int]:
-        """Return how many keys of the scope have each status; a status without keys is left out."""
-        ...
-
     def usage(self, scope: str) -> Usage:
         """Return the counts of a scope."""
         ...

@@ -114,7 +114,7 @@ def parse(source: str, event: str, body: str) -> Event | None:
     try:
         return _of_tracker(body) if source == "tracker" else _of_forge(event, body)
     except (msgspec.DecodeError, RecursionError) as error:
-        message = f"The body from {source!r} must be JSON of its event; it cannot be read ({error}). Send its payload."
+        message = f"The body from {source!r} must be JSON of its event; got '{error}'. Send its payload."
         raise InvalidDelivery(message) from error
 
 

@@ -157,10 +157,10 @@ class Receiver:
                     if len(body) > self._body_bytes_max:
                         raise self._too_large()
         except ClientDisconnect as error:
-            text = "The body must be whole; the connection was closed before its end. Send it again."
+            text = "The body must be whole; got the end of the connection first. Send it again."
             raise HTTPException(400, text) from error
         except TimeoutError as error:
-            text = f"The body must be whole within {self._read_timeout_s:g} s; it was not. Send it faster."
+            text = f"The body must be whole within {self._read_timeout_s:g} s; got a part of it. Send it faster."
             raise HTTPException(408, text, _CLOSE) from error
         return bytes(body)
 

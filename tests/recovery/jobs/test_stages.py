@@ -399,7 +399,7 @@ def test_a_pipeline_that_cannot_be_meant_is_refused(stages: tuple[Stage, ...], p
 def test_a_pipeline_is_data(store: SqliteStore) -> None:
     """It survives JSON, and an engine refuses one whose gates nobody gave."""
     assert msgspec.json.decode(msgspec.json.encode(SHORT), type=Pipeline) == SHORT
-    with pytest.raises(InvalidPipeline, match="built is missing"):
+    with pytest.raises(InvalidPipeline, match="got none for built"):
         StageEngine(store, pipeline=SHORT, gates={})
     with pytest.raises(InvalidSetting, match="max_attempts"):
         StageEngine(store, pipeline=SHORT, gates={"built": lambda _: True}, max_attempts=0)

@@ -17,7 +17,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from durable_agents import ManualClock, open_store
+from durable_agents import ManualClock
 from durable_agents.errors import (
     DatabaseFull,
     DatabaseLocked,
@@ -32,6 +32,7 @@ from durable_agents.errors import (
 )
 from durable_agents.once.claims import ClaimPolicy, KeyClaim, KeyClaims
 from durable_agents.once.idempotency import Execution, IdempotencyStore
+from durable_agents.store.conformance.keys import key_counts
 from durable_agents.store.rows import KeyStatus
 
 from tests.recovery.interrupts import Interrupt
@@ -70,25 +71,6 @@ def produce():
 print(keys.execute("k", produce).result, flush=True)
 keys.close()
 """
-
-
-@pytest.fixture(name="clock")
-def _clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture(name="busy_timeout_s")
-def _busy_timeout_s() -> float:
-    """Return a patience that no stall of the disk exhausts;
-    a test that wants to see its end has a shorter one.
-    """
-    return 30.0
-
-
-@pytest.fixture(name="store")
-def _store(tmp_path: Path, busy_timeout_s: float) -> Iterator[SqliteStore]:
-    with open_store(tmp_path / "store.db", busy_timeout_s=busy_timeout_s) as store:
-        yield store
 
 
 @pytest.fixture(name="keys")
@@ -422,7 +404,7 @@ def test_bad_keys_and_requests_are_refused_before_anything_happens(keys: Idempot
         keys.execute("k" * 1024 * 1024, never)
     with pytest.raises(InvalidRequest):
         keys.execute("k", never, request={"t": float("nan")})
-    assert keys.store.key_counts("idempotency") == {}
+    assert key_counts(keys.store, "idempotency") == {}
 
 
 @pytest.mark.parametrize(
@@ -501,8 +483,8 @@ def test_expired_results_are_discarded_and_others_stay(
         clock.advance(2)
         assert keys.discard_expired() == 7
         assert keys.discard_expired() == 0
-    assert store.key_counts("idempotency") == {KeyStatus.DONE: 1}
-    assert store.key_counts("other") == {KeyStatus.DONE: 7}
+    assert key_counts(store, "idempotency") == {KeyStatus.DONE: 1}
+    assert key_counts(store, "other") == {KeyStatus.DONE: 7}
 
 
 def test_a_forked_child_claims_for_itself(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from durable_agents import ManualClock, open_store
 from durable_agents.errors import (
     DatabaseFull,
     InvalidKey,
@@ -25,32 +24,14 @@ from durable_agents.once.hit_counters import EVENTS_MAX
 from durable_agents.once.idempotency import IdempotencyStore
 from durable_agents.once.llm_cache import CachedOutput, Generation, LLMOutputCache
 from durable_agents.store import BUSY_TIMEOUT_S
+from durable_agents.store.conformance.keys import key_counts
 from durable_agents.store.rows import KeyStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from durable_agents import SqliteStore
-
-
-@pytest.fixture(name="clock")
-def _clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture(name="busy_timeout_s")
-def _busy_timeout_s() -> float:
-    """Return a patience that no stall of the disk exhausts;
-    a test that wants to see its end has a shorter one.
-    """
-    return 30.0
-
-
-@pytest.fixture(name="store")
-def _store(tmp_path: Path, busy_timeout_s: float) -> Iterator[SqliteStore]:
-    with open_store(tmp_path / "store.db", busy_timeout_s=busy_timeout_s) as store:
-        yield store
+    from durable_agents import ManualClock, SqliteStore
 
 
 @pytest.fixture(name="cache")
@@ -217,7 +198,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     with LLMOutputCache(db_path=path) as cache:
         found = cache.statistics()
         assert requests - EVENTS_MAX <= found.hits + found.misses < requests
-        assert cache.store.key_counts("llm") == {KeyStatus.DONE: 10}
+        assert key_counts(cache.store, "llm") == {KeyStatus.DONE: 10}
 
 
 def test_a_forked_child_does_not_count_its_parents_hits_again(tmp_path: Path) -> None:
@@ -274,7 +255,7 @@ def test_an_output_expires_after_seven_days(cache: LLMOutputCache, clock: Manual
     assert [ask(cache, "p").is_hit for _ in range(3)] == [False, True, True]
     clock.advance(7 * 24 * 3600)
     assert cache.discard_expired() == 1
-    assert cache.store.key_counts("llm") == {}
+    assert key_counts(cache.store, "llm") == {}
 
 
 def test_the_least_recently_used_outputs_are_evicted(store: SqliteStore, clock: ManualClock) -> None:
@@ -326,7 +307,7 @@ def test_a_generator_that_fails_leaves_nothing(cache: LLMOutputCache) -> None:
     for generate, error in bad:
         with pytest.raises(error):
             cache.get_or_generate(generate, model="m", messages="p")
-        assert cache.store.key_counts("llm") == {}
+        assert key_counts(cache.store, "llm") == {}
     assert not cache.get_or_generate(lambda: Generation("x"), model="m", messages="p").is_hit
 
 

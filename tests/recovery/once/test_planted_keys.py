@@ -9,16 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from durable_agents import (
-    RAISE,
-    IdempotencyStore,
-    LLMOutputCache,
-    ManualClock,
-    Probe,
-    SystemClock,
-    ToolLedger,
-    open_store,
-)
+from durable_agents import RAISE, IdempotencyStore, LLMOutputCache, ManualClock, Probe, SystemClock, ToolLedger
 from durable_agents.errors import InDoubt, InProgress
 from durable_agents.once.claims import ClaimPolicy, KeyClaims
 from durable_agents.once.crash_points import OncePoint
@@ -29,15 +20,8 @@ from tests.recovery.crashes import CrashError, Crashes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from durable_agents import SqliteStore
-
-
-@pytest.fixture(name="store")
-def _store(tmp_path: Path) -> Iterator[SqliteStore]:
-    with open_store(tmp_path / "store.db") as store:
-        yield store
 
 
 @pytest.mark.parametrize("kind", [IdempotencyStore, idempotency.ChecksThenInserts])

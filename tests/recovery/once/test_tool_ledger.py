@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from durable_agents import LeaseManager, ManualClock, TaskManager, open_store
+from durable_agents import LeaseManager, ManualClock, TaskManager
 from durable_agents.commands import CommandOutput
 from durable_agents.errors import (
     ArtifactNotWritten,
@@ -37,6 +37,7 @@ from durable_agents.errors import (
     ToolNotStarted,
 )
 from durable_agents.once.tool_ledger import INLINE_BYTES_MAX, RAISE, RUN_AGAIN, Happened, Probe, ToolLedger, ToolRun
+from durable_agents.store.conformance.keys import key_counts
 from durable_agents.store.rows import KeyStatus
 
 from tests.recovery.interrupts import Interrupt
@@ -71,25 +72,6 @@ def die():
 threading.Thread(target=die, daemon=True).start()
 ToolLedger(db_path=path).run_command(["sh", "-c", tool], key="k", in_doubt=RUN_AGAIN)
 """
-
-
-@pytest.fixture(name="clock")
-def _clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture(name="busy_timeout_s")
-def _busy_timeout_s() -> float:
-    """Return a patience that no stall of the disk exhausts;
-    a test that wants to see its end has a shorter one.
-    """
-    return 30.0
-
-
-@pytest.fixture(name="store")
-def _store(tmp_path: Path, busy_timeout_s: float) -> Iterator[SqliteStore]:
-    with open_store(tmp_path / "store.db", busy_timeout_s=busy_timeout_s) as store:
-        yield store
 
 
 @pytest.fixture(name="ledger")
@@ -207,7 +189,7 @@ def test_a_failure_is_not_recorded_unless_asked(ledger: ToolLedger, effects: Pat
     assert [run.is_replay for run in kept] == [False, True]
     assert kept[0].output == kept[1].output
     assert count(effects) == 3
-    assert ledger.store.key_counts("tool") == {KeyStatus.FAILED: 1}
+    assert key_counts(ledger.store, "tool") == {KeyStatus.FAILED: 1}
 
 
 @pytest.mark.parametrize("ending", ["kill -9 $$", "exec sleep 300"])
@@ -498,7 +480,7 @@ def test_a_command_that_could_not_be_started_is_not_in_doubt(ledger: ToolLedger)
     for _ in range(2):
         with pytest.raises(ToolNotStarted):
             ledger.run_command(["/no/such/program"], in_doubt=RAISE)
-    assert ledger.store.key_counts("tool") == {}
+    assert key_counts(ledger.store, "tool") == {}
 
 
 def test_another_call_under_one_key_is_a_conflict(ledger: ToolLedger) -> None:
@@ -634,4 +616,4 @@ def test_bad_calls_are_refused_before_anything_happens(ledger: ToolLedger) -> No
     for name in ("A=B", ""):
         with pytest.raises(InvalidRequest, match="environment"):
             ledger.run_command(["true"], in_doubt=RAISE, environment={name: "value"})
-    assert ledger.store.key_counts("tool") == {}
+    assert key_counts(ledger.store, "tool") == {}

@@ -240,12 +240,12 @@ def test_a_lost_webhook_is_made_up_for_in_the_process(service: Service) -> None:
 @pytest.mark.parametrize(
     ("more", "gates", "environment", "sentence"),
     [
-        ((), "mygates", {}, "--gates must be MODULE:NAME of a Mapping; 'mygates' is a module"),
+        ((), "mygates", {}, "--gates must be MODULE:NAME of a Mapping; got 'mygates', a module"),
         ((), "nothing:GATES", {}, "raises ModuleNotFoundError"),
         ((), "mygates:NOTHING", {}, "raises AttributeError"),
-        ((), "mygates:NUMBER", {}, "'mygates:NUMBER' is a int"),
+        ((), "mygates:NUMBER", {}, "got 'mygates:NUMBER', a int"),
         ((), "broken:GATES", {}, "raises SyntaxError"),
-        (("--pipeline", "mygates:GATES"), "mygates:GATES", {}, "of a Pipeline; 'mygates:GATES' is a dict"),
+        (("--pipeline", "mygates:GATES"), "mygates:GATES", {}, "of a Pipeline; got 'mygates:GATES', a dict"),
         (("--db", "nowhere/core.db"), "mygates:GATES", {}, "must be a file in a folder that exists"),
         (
             ("--ci-gate", "no_gate"),

@@ -208,7 +208,7 @@ def test_a_full_queue_says_so(roots: Roots, state: StateStore, receiver: Receive
     queue = SyncQueue(roots, state, receiver, entries_max=2)
     queue.enqueue("a", [])
     queue.enqueue("b", [])
-    with pytest.raises(SyncQueueFull, match="2 entries wait"):
+    with pytest.raises(SyncQueueFull, match="got 2 that wait"):
         queue.enqueue("c", [])
     assert agents(queue) == ["a", "b"]
     with pytest.raises(InvalidSetting):
@@ -353,7 +353,7 @@ def test_with_neither_copy_nothing_is_queued(roots: Roots, receiver: Receiver) -
     roots.make()
     roots.database.mkdir()
     file_of(roots).mkdir()
-    with StateStore(db_path=roots.database) as state, pytest.raises(SyncQueueNotWritten, match="could do neither"):
+    with StateStore(db_path=roots.database) as state, pytest.raises(SyncQueueNotWritten, match="got two errors"):
         SyncQueue(roots, state, receiver).enqueue("a", [])
 
 

@@ -143,8 +143,8 @@ def test_many_senders_at_once_are_all_told_the_truth(served: Served) -> None:
     [
         ("{}", None, "/hooks/tracker", "POST", 401, "webhook-id"),
         (issue("Approved"), "another body", "/hooks/tracker", "POST", 401, "must match the body"),
-        ("not json", "not json", "/hooks/tracker", "POST", 400, "cannot be read"),
-        ("[]", "[]", "/hooks/tracker", "POST", 400, "cannot be read"),
+        ("not json", "not json", "/hooks/tracker", "POST", 400, "must be JSON of its event; got"),
+        ("[]", "[]", "/hooks/tracker", "POST", 400, "must be JSON of its event; got"),
         ("{}", None, "/hooks/nobody", "POST", 404, "got '/hooks/nobody'"),
         ("{}", None, "/", "POST", 404, "must be /status"),
         ("", None, "/hooks/tracker", "GET", 405, "POST"),

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from durable_agents.store.conformance.base import ConformanceBase
 from durable_agents.store.rows import KeyStatus, StoredKey, StoredResult, Usage
 
+if TYPE_CHECKING:
+    from durable_agents.store.protocol import Store
+
 _CLAIM: Final = StoredKey("k", "s", "0" * 64, KeyStatus.EXECUTING, 5, "me", 100, None, None, 1, None)
 _RIVALS: Final = 8
+
+
+def key_counts(store: Store, scope: str) -> Counter[KeyStatus]:
+    """Return how many keys of the scope have each status."""
+    return Counter(status for status in KeyStatus for _ in store.keys(scope, status))
 
 
 class KeyConformance(ConformanceBase):
@@ -21,7 +30,7 @@ class KeyConformance(ConformanceBase):
         """Every read finds nothing and raises nothing."""
         assert self.store.key("k") is None
         assert self.store.result("k") is None
-        assert self.store.key_counts("s") == {}
+        assert key_counts(self.store, "s") == {}
         assert self.store.usage("s") == Usage()
 
     def test_a_claim_comes_back_as_it_was_put_in(self) -> None:
@@ -33,7 +42,7 @@ class KeyConformance(ConformanceBase):
         self._claim_key(claim)
         assert self.store.key(claim.key) == claim
         assert self.store.result(claim.key) is None
-        assert self.store.key_counts("s") == {KeyStatus.EXECUTING: 1}
+        assert key_counts(self.store, "s") == {KeyStatus.EXECUTING: 1}
 
     def test_a_key_is_claimed_once(self) -> None:
         """A second claim that expects none is refused, and the first one stays."""
@@ -100,7 +109,7 @@ class KeyConformance(ConformanceBase):
             row = self.store.key(f"k{number}")
             assert row is not None
             assert (row.status, row.result, row.claim_expires_at) == (status, result, None)
-        assert self.store.key_counts("s") == {KeyStatus.DONE: 1, KeyStatus.FAILED: 2}
+        assert key_counts(self.store, "s") == {KeyStatus.DONE: 1, KeyStatus.FAILED: 2}
 
     def test_keys_are_listed_by_status_and_page(self) -> None:
         """A page begins behind the given key, ends at the limit, and has one status and scope."""
@@ -125,7 +134,7 @@ class KeyConformance(ConformanceBase):
                 assert ended is is_first
             assert not transaction.renew_claim("k", 5, "me", expires_at=300)
         assert self.store.result("k") is None
-        assert self.store.key_counts("s") == {KeyStatus.IN_DOUBT: 1}
+        assert key_counts(self.store, "s") == {KeyStatus.IN_DOUBT: 1}
 
     def test_expired_results_are_deleted_page_by_page(self) -> None:
         """Expired results of the scope are deleted, from the moment of their expiry on.
@@ -145,8 +154,8 @@ class KeyConformance(ConformanceBase):
             if not after:
                 break
         assert deleted == 3
-        assert self.store.key_counts("s") == {KeyStatus.DONE: 2, KeyStatus.EXECUTING: 1}
-        assert self.store.key_counts("other") == {KeyStatus.DONE: 5}
+        assert key_counts(self.store, "s") == {KeyStatus.DONE: 2, KeyStatus.EXECUTING: 1}
+        assert key_counts(self.store, "other") == {KeyStatus.DONE: 5}
 
     def test_the_least_recently_used_are_evicted(self) -> None:
         """The least recently used results go until the rest fits.

@@ -54,12 +54,11 @@ _ADD_USAGE: Final = (
     "tokens_saved = tokens_saved + excluded.tokens_saved, time_saved_us = time_saved_us + excluded.time_saved_us"
 )
 _USAGE: Final = "SELECT hits, misses, tokens_saved, time_saved_us FROM key_usage WHERE scope = ?"
-_COUNTS: Final = "SELECT status, count(*) FROM idempotency_keys WHERE scope = ? GROUP BY status"
 _EVICTED_AT_ONCE: Final = 256
 
 
 class KeyReads(Reads):
-    """Queries on keys and counts."""
+    """Queries on keys and hit counters."""
 
     __slots__ = ()
 
@@ -71,10 +70,6 @@ class KeyReads(Reads):
     def keys(self, scope: str, status: KeyStatus, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> list[StoredKey]:
         """Return keys of a scope with this status, in their order."""
         return [_key(row) for row in self._read(_KEYS, (scope, status.value, after, limit))]
-
-    def key_counts(self, scope: str) -> dict[KeyStatus, int]:
-        """Return how many keys of the scope have each status."""
-        return {KeyStatus(status): count for status, count in self._read(_COUNTS, (scope,))}
 
     def usage(self, scope: str) -> Usage:
         """Return the counts of a scope."""

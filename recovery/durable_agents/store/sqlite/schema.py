@@ -367,7 +367,7 @@ def _refuse_untouched(factory: ConnectionFactory, version: int) -> None:
         _refuse_stump(file)
     except OSError as error:
         message = (
-            f"{file} must be in a folder that this process may enter; got: {error.strerror}. Check its permissions."
+            f"{file} must be in a folder that this process may enter; got '{error.strerror}'. Check its permissions."
         )
         raise DatabaseUnavailable(message) from error
     try:

@@ -97,7 +97,7 @@ class WriteLockQueue:
         except OSError as error:
             kind = DatabaseReadOnly if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM} else DatabaseUnavailable
             message = (
-                f"the lock file {self._lock.path} must be a file that this process may write; got: {error.strerror}. "
+                f"the lock file {self._lock.path} must be a file that this process may write; got '{error.strerror}'. "
                 "Check its folder, or open the store with queue_writers=False."
             )
             raise kind(message) from error
