@@ -18,7 +18,6 @@ of use together only.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -41,7 +40,7 @@ from durable_agents.errors import JobLost
 from durable_agents.jobs import queue as outcomes
 from durable_agents.processes import Liveness, ProcessLine, ProcessTable
 from durable_agents.store import init_factory
-from hypothesis import HealthCheck, Phase, settings, strategies as st
+from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -52,8 +51,7 @@ from hypothesis.stateful import (
 )
 
 from tests.planted.jobs import jobs as planted_jobs, reaper as planted_reapers, stages as planted_stages
-from tests.recovery.crashes import CrashError, Crashes, rarely
-from tests.recovery.work.test_core_machine import Switching
+from tests.recovery.crashes import CrashError, Crashes, Intruding, bounded, new_folder, rarely, require_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +75,6 @@ JOBS_MAX = 12
 JOB_POINTS, REAPER_POINTS, STAGE_POINTS = (JobCrashPoint.of(name) for name in ("job", "reaper", "stage"))
 CLAIM_POINTS, EXIT_POINTS, SETTLE_POINTS = JOB_POINTS[:3], JOB_POINTS[3:6], JOB_POINTS[6:]
 FIRST_PID = 50_000_000  # larger than any number of a process of this machine
-_MEMORY = Path("/dev/shm")  # crashes of a process lose no page cache, so nothing is to be learnt from a disk
 
 
 class World:
@@ -186,8 +183,8 @@ class JobsMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         Crashes.install()
-        self.folder = tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)
-        self.store = Switching(init_factory(Path(self.folder.name) / "store.db"))
+        self.folder = new_folder()
+        self.store = Intruding(init_factory(Path(self.folder.name) / "store.db"))
         self.clock = ManualClock()
         self.world = World()
         self.is_green = True
@@ -466,7 +463,7 @@ class JobsMachine(RuleBasedStateMachine):
             acted.append(act)
             self.rivals()[act]()
 
-        self.store.begun, self.store.intruder = 2 - at, rival
+        self.store.passed, self.store.intruder = at - 1, rival
         self.reaper.run_once()
         self.store.intruder = None
         if acted and act != "webhook":
@@ -712,20 +709,11 @@ def claim_of(attempt: Attempt) -> JobClaim:
     return JobClaim(attempt.job_id, attempt.claim)
 
 
-_BOUNDED = settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
-    stateful_step_count=40,
-    suppress_health_check=list(HealthCheck),
-)
-
-
 def test_any_order_of_steps_and_crashes_is_that_of_the_model() -> None:
     """Several thousand steps, each followed by a comparison of every row,
     and each run by its end.
     """
-    run_state_machine_as_test(JobsMachine, settings=settings(_BOUNDED, max_examples=300))
+    run_state_machine_as_test(JobsMachine, settings=bounded(40, 300))
 
 
 def test_dead_ticks_are_of_one_claim() -> None:
@@ -770,10 +758,7 @@ def test_dead_ticks_are_of_one_claim() -> None:
 )
 def test_each_planted_defect_makes_it_fail(part: str, variant: type) -> None:
     """With one part replaced by a variant, the same machine finds a difference."""
-    machine = type(f"MachineWith{variant.__name__}", (JobsMachine,), {part: variant})
-    generate_only = settings(_BOUNDED, max_examples=1000, phases=[Phase.generate], report_multiple_bugs=False)
-    with pytest.raises((AssertionError, pytest.fail.Exception)):
-        run_state_machine_as_test(machine, settings=generate_only)
+    require_failure(JobsMachine, part, variant, bounded(40, 1000))
 
 
 def test_a_table_by_hand_is_a_table() -> None:

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from durable_agents import JobClaim, JobCrashPoint, JobQueue, ManualClock, Pipeline, SqliteStore, Stage, StageEngine
+from durable_agents import JobClaim, JobCrashPoint, JobQueue, ManualClock, Pipeline, Stage, StageEngine
 from durable_agents.errors import TrackerUnavailable
 from durable_agents.jobs import queue as outcomes
 from durable_agents.pipeline.handlers import HandlerPoint, Handlers, branch_of
@@ -31,7 +30,7 @@ from durable_agents.pipeline.tracker import Issue
 from durable_agents.store import init_factory
 from durable_agents.store.rows import StoredDelivery
 from durable_agents.webhooks.inbox import Inbox, InboxPoint
-from hypothesis import HealthCheck, Phase, settings, strategies as st
+from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -43,13 +42,12 @@ from hypothesis.stateful import (
 
 from tests.planted.jobs import stages as planted_stages
 from tests.planted.webhooks import reconciler as planted_reconcilers, webhooks as planted_webhooks
-from tests.recovery.crashes import CrashError, Crashes, rarely
+from tests.recovery.crashes import CrashError, Crashes, Intruding, bounded, new_folder, rarely, require_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from durable_agents.store.rows import Task
-    from durable_agents.store.sqlite.store import SqliteTransaction
 
 PIPELINE = Pipeline(
     (
@@ -64,21 +62,6 @@ KEYS = ("A-1", "A-2")
 REPO = "shop"
 GRACE_S = 600.0
 TASKS_POINTS = (*HandlerPoint, *JobCrashPoint.of("stage"))
-_MEMORY = Path("/dev/shm")  # crashes of a process lose no page cache, so nothing is to be learnt from a disk
-
-
-class Intruding(SqliteStore):
-    """A store that lets a rival in before the next transaction begins, and nobody who is dead."""
-
-    intruder: Callable[[], object] | None = None
-
-    def transaction(self) -> SqliteTransaction:
-        """Begin, after the rival."""
-        Crashes.refuse_the_dead()
-        if self.intruder is not None:
-            intruder, self.intruder = self.intruder, None
-            intruder()
-        return super().transaction()
 
 
 @dataclasses.dataclass
@@ -123,7 +106,7 @@ class PipelineMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         Crashes.install()
-        self.folder = tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)
+        self.folder = new_folder()
         self.store = Intruding(init_factory(Path(self.folder.name) / "store.db"))
         self.clock = ManualClock()
         self.facts = {key: Facts() for key in KEYS}
@@ -381,20 +364,11 @@ class PipelineMachine(RuleBasedStateMachine):
         return self.store._read(statement, parameters)
 
 
-_BOUNDED = settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
-    stateful_step_count=40,
-    suppress_health_check=list(HealthCheck),
-)
-
-
 def test_any_order_of_deliveries_crashes_and_ticks_is_that_of_the_model() -> None:
     """Several thousand steps, each followed by a comparison of every row,
     and each run healed and led to its end.
     """
-    run_state_machine_as_test(PipelineMachine, settings=settings(_BOUNDED, max_examples=300))
+    run_state_machine_as_test(PipelineMachine, settings=bounded(40, 300))
 
 
 @pytest.mark.parametrize(
@@ -417,7 +391,4 @@ def test_any_order_of_deliveries_crashes_and_ticks_is_that_of_the_model() -> Non
 )
 def test_each_planted_defect_makes_it_fail(part: str, variant: type) -> None:
     """With one part replaced by a variant, the same machine finds a difference."""
-    machine = type(f"MachineWith{variant.__name__}", (PipelineMachine,), {part: variant})
-    generate_only = settings(_BOUNDED, max_examples=1000, phases=[Phase.generate], report_multiple_bugs=False)
-    with pytest.raises((AssertionError, pytest.fail.Exception)):
-        run_state_machine_as_test(machine, settings=generate_only)
+    require_failure(PipelineMachine, part, variant, bounded(40, 1000))

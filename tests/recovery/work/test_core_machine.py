@@ -15,20 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import pytest
-from durable_agents import (
-    CheckpointManager,
-    LeaseManager,
-    ManualClock,
-    RecoverySweep,
-    SqliteStore,
-    TaskManager,
-    WorkStatus,
-)
+from durable_agents import CheckpointManager, LeaseManager, ManualClock, RecoverySweep, TaskManager, WorkStatus
 from durable_agents.errors import AlreadyFinished, InvalidDuration, LeaseExpired, LeaseLost, RecoveryError
 from durable_agents.store import init_factory
 from durable_agents.work.crash_points import (
@@ -39,7 +30,7 @@ from durable_agents.work.crash_points import (
     SWEEP_CRASH_POINTS,
     WorkPoint,
 )
-from hypothesis import HealthCheck, Phase, settings, strategies as st
+from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from tests.planted.once import idempotency, ledger
@@ -53,7 +44,7 @@ from tests.planted.work.leases import (
     Unfenced,
 )
 from tests.planted.work.store import AcknowledgesInherited
-from tests.recovery.crashes import CrashError, Crashes, rarely
+from tests.recovery.crashes import CrashError, Crashes, Intruding, bounded, new_folder, rarely, require_failure
 from tests.recovery.once.key_machine import WORKERS
 from tests.recovery.work.holder_machine import HolderMachine
 
@@ -61,13 +52,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from durable_agents import Lease, SweepStatistics
-    from durable_agents.store.sqlite.store import SqliteTransaction
 
 Result = TypeVar("Result")
 
 TASKS = ("t", "u")
 ITEMS_MAX = 12
-_MEMORY = Path("/dev/shm")  # crashes of a process lose no page cache, so nothing is to be learnt from a disk
 AFTER_COMMIT = {
     ACQUIRE_CRASH_POINTS[-1],
     RENEW_CRASH_POINTS[-1],
@@ -75,22 +64,6 @@ AFTER_COMMIT = {
     WorkPoint.SWEEP_AFTER_BATCH,
     *CHECKPOINT_CRASH_POINTS[-2:],
 }
-
-
-class Switching(SqliteStore):
-    """A store that lets an intruder in before the second transaction of an operation begins."""
-
-    intruder: Callable[[], None] | None = None
-    begun = 0
-
-    def transaction(self) -> SqliteTransaction:
-        """Begin, after the intruder if it is his turn."""
-        Crashes.refuse_the_dead()
-        self.begun += 1
-        if self.begun == 2 and self.intruder is not None:
-            intruder, self.intruder = self.intruder, None
-            intruder()
-        return super().transaction()
 
 
 @dataclasses.dataclass
@@ -122,7 +95,7 @@ class Item:
         return (self.number, self.status.value, self.retries, self.token, self.holder, self.expires_at)
 
 
-class SwitchingAndAcknowledging(AcknowledgesInherited, Switching):
+class IntrudingAndAcknowledging(AcknowledgesInherited, Intruding):
     """A store with that defect, for the machine."""
 
 
@@ -131,8 +104,8 @@ class CoreMachine(HolderMachine):
     and what befalls holders.
     """
 
-    store: Switching
-    store_kind: ClassVar[type[Switching]] = Switching
+    store: Intruding
+    store_kind: ClassVar[type[Intruding]] = Intruding
     leases_kind: ClassVar[type[LeaseManager]] = LeaseManager
     checkpoints_kind: ClassVar[type[CheckpointManager]] = CheckpointManager
     sweep_kind: ClassVar[type[RecoverySweep]] = RecoverySweep
@@ -140,7 +113,7 @@ class CoreMachine(HolderMachine):
     def __init__(self) -> None:
         super().__init__()
         Crashes.install()
-        self.folder = tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)
+        self.folder = new_folder()
         self.store = self.store_kind(init_factory(Path(self.folder.name) / "store.db"))
         self.clock = ManualClock()
         self.leases = self.leases_kind(self.store, clock=self.clock)
@@ -308,7 +281,7 @@ class CoreMachine(HolderMachine):
             for which in range(sum(len(leases) for leases in self.believed.values())):
                 self.renew(which, None) if act == "renew" else self.end(which, act, None)
 
-        self.store.begun, self.store.intruder = 0, intrude
+        self.store.passed, self.store.intruder = 1, intrude
         found = self.sweep_kind(self.store, clock=self.clock, batch=batch).run_once(now)
         self.store.intruder = None
         first = before[0] if before else []
@@ -403,18 +376,9 @@ class CoreMachine(HolderMachine):
         assert len(audits) == self.swept
 
 
-_BOUNDED = settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
-    stateful_step_count=30,
-    suppress_health_check=list(HealthCheck),
-)
-
-
 def test_any_order_of_operations_and_crashes_is_that_of_the_model() -> None:
     """Several thousand operations, each followed by a comparison of every row."""
-    run_state_machine_as_test(CoreMachine, settings=settings(_BOUNDED, max_examples=300))
+    run_state_machine_as_test(CoreMachine, settings=bounded(30, 300))
 
 
 @pytest.mark.parametrize(
@@ -426,7 +390,7 @@ def test_any_order_of_operations_and_crashes_is_that_of_the_model() -> None:
         ("checkpoints_kind", Unfenced),
         ("sweep_kind", SweepsById),
         ("sweep_kind", CountsWhatItFinds),
-        ("store_kind", SwitchingAndAcknowledging),
+        ("store_kind", IntrudingAndAcknowledging),
         ("heartbeat_kind", Revives),
         ("keys_kind", idempotency.ChecksThenInserts),
         ("keys_kind", idempotency.NeverRefreshes),
@@ -441,7 +405,4 @@ def test_any_order_of_operations_and_crashes_is_that_of_the_model() -> None:
 )
 def test_each_planted_defect_makes_it_fail(part: str, variant: type) -> None:
     """With one part replaced by a variant, the same machine finds a difference."""
-    machine = type(f"MachineWith{variant.__name__}", (CoreMachine,), {part: variant})
-    generate_only = settings(_BOUNDED, max_examples=600, phases=[Phase.generate], report_multiple_bugs=False)
-    with pytest.raises((AssertionError, pytest.fail.Exception, RecoveryError)):
-        run_state_machine_as_test(machine, settings=generate_only)
+    require_failure(CoreMachine, part, variant, bounded(30, 600), RecoveryError)
