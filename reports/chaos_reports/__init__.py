@@ -1,6 +1,6 @@
 """The chaos matrix: run records in; HTML, Markdown, JSON and lines for the terminal out.
 
-It knows of the harness only ``model``, ``evidence`` and ``errors``. It hears the hook
+Of the harness it imports only ``model``, ``evidence`` and ``errors``. It implements the hook
 ``pytest_chaos_session_finished`` and adds the command ``chaos report``. Records alone are enough: a
 matrix can be rendered on another day, or from the merged records of several machines.
 
@@ -10,7 +10,7 @@ matrix can be rendered on another day, or from the merged records of several mac
     columns      the columns of the matrix, for all four writers: to add one, add an entry
     contract     summary -> matrix.json, whose shape is promised to other programs
     render       the three files; ``terminal`` the lines of pytest's summary
-    plugin, cli  the two doors: pytest and ``chaos report`` (also ``python -m chaos_reports``)
+    plugin, cli  the two entries: pytest and ``chaos report`` (``python -m chaos_reports``)
 
 The HTML page makes no request and runs no script; its content security policy says so to the
 browser.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Finished(NamedTuple):
-    """The result of a session: its summary, the files by format, and why there are none."""
+    """The result of a session: its summary, the files by format, or an error."""
 
     matrix: MatrixSummary
     files: dict[str, Path]

@@ -1,15 +1,15 @@
-"""Checkers: pure functions from what is known of a run to what is wrong with it.
+"""Checkers: pure functions from the history of a run to findings.
 
-A checker gets a :class:`~pytest_chaos.model.history.History` and, as plain values, what was found
-in the world afterwards: keys in a database, numbers of checkpoints, effects counted at a receiver.
-It does no I/O, so an evidence pack can be judged again years later. It returns findings; none means
-that the invariant held *as far as the history shows*. Keys are plain (``str | int``).
+A checker gets a :class:`~pytest_chaos.model.history.History` and, as plain values, observations
+made afterwards: keys in a database, numbers of checkpoints, effects counted at a receiver. It does
+no I/O, so an evidence pack can be judged again years later. It returns findings; none means that
+the invariant held *as far as the history shows*. Keys are plain (``str | int``).
 
     durability     nothing acknowledged is lost, nothing is invented, nothing is half there
     exactly_once   an effect happens once, however often its agent dies
     ownership      one holder at a time; fencing tokens rise; a stale token writes nothing
-    liveness       after the faults are gone, things move again, in time
-    coverage       what the runs never reached they never proved
+    liveness       after the faults are healed, progress resumes within a bound
+    coverage       crash points that no run reached, claims that held in no run
 
 The three-valued truth is Jepsen's and porcupine's: an operation without an ack is unknown and may
 be found done or not done, and a checker that raises has decided nothing (:func:`run_checkers`).
@@ -89,7 +89,7 @@ def _short(value: object) -> str:
 
 
 class Checker(Protocol):
-    """A callable from a history to findings: a function, a partial, an object of the user's."""
+    """A callable from a history to findings: a function, a partial, or a user's object."""
 
     def __call__(self, history: History, /) -> Iterable[Finding]:
         """Judge the history. Raising means that nothing could be decided."""

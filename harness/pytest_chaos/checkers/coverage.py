@@ -1,4 +1,4 @@
-"""Coverage: what the runs never reached they never proved.
+"""Coverage: findings about crash points and situations that no run has reached.
 
 A crash point that no run passed, or a situation ("a lease was taken over") that never came up,
 leaves a scenario green for the wrong reason. TigerBeetle's coverage marks and Antithesis'

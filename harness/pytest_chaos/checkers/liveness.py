@@ -1,4 +1,4 @@
-"""Liveness: once the faults are gone, things move again, and in time.
+"""Liveness: once the faults are healed, progress resumes within a bound.
 
 Safety is judged over the whole run, liveness only after the faults were healed (TigerBeetle's
 simulator: a safety phase, then heal, then a liveness phase): no program progresses while it is

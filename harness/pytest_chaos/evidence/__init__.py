@@ -4,7 +4,7 @@ A pack is built from a journal (``pytest_chaos.runtime.journal``) by :func:`writ
 it when a run does not hold; the guardian when its controller is gone (:func:`salvage`); a later
 session when it finds a left-over journal. None of it needs pytest.
 
-    limits      how much a pack takes of everything; what was cut or unreadable becomes a row of it
+    limits      the bounds of a pack; a part that was cut or unreadable becomes a row
     reading     opens a file without losing the locks that this process has on it
     databases   finds SQLite files and copies them, byte for byte, before anything opens them
     sqlite      what to ask any SQLite file

@@ -42,14 +42,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     attachments_bytes_max: int = 128 * 1024 * 1024
     """Files that the run attached, all together: recordings and failing states of explorations."""
     journal_file_bytes_max: int = 64 * 1024 * 1024
-    """Of each of the journal's own files, the newest part."""
+    """The newest part of each of the journal's own files."""
     marks_max: int = 50_000
     """The newest marks."""
     agents_max: int = 500
     log_bytes_max: int = 256 * 1024
-    """Of each agent's output: half from its start, half from its end."""
+    """Kept output of an agent: half from its start, half from its end."""
     log_lines_max: int = 2_000
-    """Of each agent's output, in the table ``log_lines``: the newest lines of what was kept."""
+    """The newest kept lines of each agent's output, in the table ``log_lines``."""
     failure_length_max: int = 256 * 1024
     problems_max: int = 1_000
 

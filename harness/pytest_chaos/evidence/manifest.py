@@ -102,7 +102,7 @@ def read(pack: Path) -> Manifest:
 
 
 def verify(path: Path) -> list[str]:
-    """Return what is wrong with a pack, a sentence each; nothing if it is as it was written.
+    """Return the problems of a pack, a sentence each; none if it is as it was written.
 
     Raises nothing for the content of the folder, and follows no link out of it.
     """
@@ -154,7 +154,7 @@ def start_of(pack: Path, entry: FileEntry, size_bytes_max: int) -> str:
 
 
 def problems_of(pack: Path, entry: FileEntry) -> Iterator[str]:
-    """Yield what is wrong with one file of a pack."""
+    """Yield the problems of one file of a pack."""
     if not inside(entry.path):
         yield f"{entry.path!r} is not a path inside a pack: the manifest was edited"
         return

@@ -64,7 +64,7 @@ class Pack:
 
 
 def open_pack(path: Path) -> Pack:
-    """Open a pack. Raises EvidenceError if it is none, of a newer format, or has another index.
+    """Open a pack. Raises EvidenceError for no pack, a newer format, or a modified index.
 
     The index is read without locks and without trust in its schema. ``verify`` checks the other
     files.

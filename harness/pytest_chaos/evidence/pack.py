@@ -188,7 +188,7 @@ def _write_log(path: Path, log: Log, facts: Facts) -> None:
 
 
 def _remove_left_over(destination: Path) -> None:
-    """Remove what a process left behind that died while it built this pack."""
+    """Remove the partial pack of a process that died while building this one."""
     name = re.compile(rf"\.{{1,2}}{re.escape(destination.name)}\.[0-9a-f]+\.building")
     for entry in destination.parent.iterdir():
         if name.fullmatch(entry.name):
@@ -198,5 +198,5 @@ def _remove_left_over(destination: Path) -> None:
 
 
 def _out_of_space(error: Exception) -> bool:
-    """Whether fewer copies could help. SQLite shows a full disk as any I/O error."""
+    """Whether the error may mean a full disk, which SQLite reports as any I/O error."""
     return full(error) or isinstance(error, sqlite3.OperationalError)

@@ -316,7 +316,7 @@ def secret_values(environment: Mapping[str, str]) -> frozenset[str]:
 def _is_secret(name: str, value: str) -> bool:
     if name in _WORKING_DIRECTORIES or len(value) < _LENGTH_MIN or value.isdigit():
         return False
-    if value.startswith("/") and os.path.exists(value):  # noqa: PTH110 - Path raises on what no path can be
+    if value.startswith("/") and os.path.exists(value):  # noqa: PTH110 - Path raises on a NUL
         return False
     is_word = value.isalpha() and (value.islower() or value.isupper())
     if _is_strong(name):

@@ -89,14 +89,14 @@ class _Guarded(Generic[_Answer]):
         """Receive progress and the answer of the explorer, then end the guardian."""
         try:
             with self._passing_interrupts_on():
-                return self._hear()
+                return self._receive_answer()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._guardian, signal.SIGTERM)  # not reaped yet, so its pid is not reused
             os.waitpid(self._guardian, 0)
             self._channel.close()
 
-    def _hear(self) -> _Answer:
+    def _receive_answer(self) -> _Answer:
         while True:
             try:
                 kind, content = _received(self._channel)

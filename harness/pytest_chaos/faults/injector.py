@@ -133,7 +133,7 @@ class Injector:
             self._busy = False
 
     def close(self) -> None:
-        """Hand out receipts for all that never fired: with the reason, as far as it is known."""
+        """Hand out a receipt for each fault that never fired, with the reason if it is known."""
         self.pump()
         for pending in self._pending:
             if not pending.done:
@@ -147,7 +147,7 @@ class Injector:
                 evidence = self._evidence(pending, now_s)
             except ChaosError:
                 raise
-            except Exception as error:  # noqa: BLE001 - anybody's fault: one that raises did not fire
+            except Exception as error:  # noqa: BLE001 - a fault of another distribution: if it raises, it did not fire
                 self._finish(pending, pending.firing, _raised(error), fired=False)
                 continue
             firing = pending.firing
@@ -249,7 +249,7 @@ class Injector:
         return f"agent {agent.name!r} ended ({agent.ended}) before it came to that{passed}"
 
     def _passed_instead(self, when: When, agent: Agent) -> str:
-        """Say which points or marks the agent came to, with close matches of the planned one."""
+        """Return the points or marks that the agent passed, with names close to the planned one."""
         if isinstance(when, AtPoint):
             return _points_instead(when, agent, self._context.points_passed(agent.name))
         after = when if isinstance(when, AfterMark) else when.after if isinstance(when, AtMoment) else None

@@ -92,7 +92,7 @@ def arguments(upstream: str, port: int, faults: Sequence[Fault], name: str) -> d
 
 
 def _planned(place: int, fault: Fault, when: AtDelivery) -> dict[str, Json]:
-    """Return a toxic of the plan as its proxy reads it, with the name of its function."""
+    """Return a toxic of the plan in the form that its proxy reads, with its function's name."""
     from pytest_chaos.faults.registry import REGISTRY  # this and the next only where a toxic is planned
     from pytest_chaos.faults.toxics import Toxic
 

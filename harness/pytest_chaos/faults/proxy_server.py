@@ -217,7 +217,7 @@ class PassingDelivery:
         await messages.send_part(self._proxy.address(self.request), self.request, bytes_kept)
 
     async def sleep(self, delay_s: float) -> None:
-        """Wait: to be late is the fault."""
+        """Wait: the delay is the fault."""
         await asyncio.sleep(delay_s)
 
     async def wait_until_overtaken(self, behind: int, hold_s: float) -> bool:
@@ -249,7 +249,7 @@ class PassingDelivery:
         raise _HangUp(reset=reset)
 
     def fired(self, what: str) -> None:
-        """Say that the toxic had its effect: the receipt, a sentence without its subject."""
+        """Note the effect of the toxic, its receipt; ``what`` is a sentence without its subject."""
         assert self._planned is not None  # noqa: S101 - a toxic brought us here
         assert self._toxic is not None  # noqa: S101 - likewise
         self._outcome = self._toxic.kind

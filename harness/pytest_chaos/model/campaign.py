@@ -62,7 +62,7 @@ class RecordsLike(Protocol):
 
     @property
     def accounts(self) -> Sequence[Account]:
-        """What became of the runs that were planned, by scenario; empty where that is not known."""
+        """The accounts of the planned runs, by scenario; empty if they are not known."""
 
     @property
     def reasons(self) -> Sequence[str]:
@@ -266,7 +266,7 @@ def summarise(records: RecordsLike) -> MatrixSummary:
 
 
 def account_for(header: SessionHeader, runs: Iterable[RunRecord], skipped: Mapping[str, int]) -> tuple[Account, ...]:
-    """Return what became of the runs that a session planned. A test that ran again counts once."""
+    """Return the accounts of the runs that a session planned. A test that ran again counts once."""
     made = Counter(scenario for scenario, *_ in {(run.scenario.id, run.node_id, run.iteration) for run in runs})
     return tuple(
         Account(

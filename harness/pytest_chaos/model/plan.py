@@ -55,7 +55,7 @@ class FaultRules(Protocol):
 
 
 def now() -> Now:
-    """Say "at once": as soon as the agent runs, or when the test fires the fault itself.
+    """Return the time "at once": as soon as the agent runs, or when the test fires the fault.
 
     >>> describe_when(now())
     'at once'
@@ -64,7 +64,7 @@ def now() -> Now:
 
 
 def after_mark(operation: str, *, kind: MarkKind | str = MarkKind.ACK, count: int = 1) -> AfterMark:
-    """Say "right after the agent's ``count``-th mark of this operation", counted from 1.
+    """Return the time right after the agent's ``count``-th mark of this operation, from 1.
 
     >>> describe_when(after_mark("put", count=3))
     'after its 3rd ack of put'
@@ -79,7 +79,7 @@ def after_mark(operation: str, *, kind: MarkKind | str = MarkKind.ACK, count: in
 
 
 def at_point(name: str, *, occurrence: int = 1) -> AtPoint:
-    """Say "the ``occurrence``-th time, from 1, that the agent passes this crash point".
+    """Return the ``occurrence``-th time, from 1, that the agent passes this crash point.
 
     >>> describe_when(at_point("app.saved", occurrence=2))
     'at app.saved (2nd time)'
@@ -88,7 +88,7 @@ def at_point(name: str, *, occurrence: int = 1) -> AtPoint:
 
 
 def at_moment(delay_s: float, *, after: AfterMark | None = None) -> AtMoment:
-    """Say "``delay_s`` seconds after that mark", or after the agent's start where no mark is given.
+    """Return the time ``delay_s`` seconds after a mark, or after the agent's start without one.
 
     >>> describe_when(at_moment(0.5))
     '0.5 s after its start'
@@ -97,9 +97,10 @@ def at_moment(delay_s: float, *, after: AfterMark | None = None) -> AtMoment:
 
 
 def at_delivery(number: int = 1, *, count: int | None = 1, path: str = "") -> AtDelivery:
-    """Say "this delivery", from 1, and the ``count - 1`` after it; with None, all after it.
+    """Return the time of a delivery, from 1, and of the ``count - 1`` after it.
 
-    With a ``path``, only requests whose path begins so are counted.
+    With None for ``count``, all after it are meant. With a ``path``, only requests whose path
+    begins so are counted.
 
     >>> describe_when(at_delivery(3, count=2, path="/hooks"))
     'at delivery 3 to 4 of /hooks'
@@ -113,7 +114,7 @@ def at_delivery(number: int = 1, *, count: int | None = 1, path: str = "") -> At
 
 
 def describe(fault: Fault) -> str:
-    """Say a fault in a few words: ``kill writer at checkpoint.after_commit (2nd time)``."""
+    """Return a fault in words: ``kill writer at checkpoint.after_commit (2nd time)``."""
     duration_s = fault.parameters.get("duration_s")
     others = ", ".join(
         f"{name}={value if isinstance(value, str) else shown(value)}"
@@ -125,7 +126,7 @@ def describe(fault: Fault) -> str:
 
 
 def describe_when(when: When) -> str:
-    """Say in a few words when a fault fires: ``after its 3rd ack of put``."""
+    """Return the time of a fault in words: ``after its 3rd ack of put``."""
     match when:
         case Now():
             return "at once"
@@ -144,7 +145,7 @@ def describe_when(when: When) -> str:
 
 
 def validate(plan: Plan, *, kinds: Mapping[str, FaultRules], agents: Collection[str] | None = None) -> None:
-    """Find everything that makes a plan impossible to carry out, before anything is started.
+    """Raise UsageError for a plan that cannot be carried out, before anything is started.
 
     ``kinds`` are the known faults by name; ``agents`` the names of the agents that exist, or
     ``None`` when they are not known yet. Raises UsageError with all problems in one text, a line

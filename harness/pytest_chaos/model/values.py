@@ -278,7 +278,7 @@ class SessionEnd(msgspec.Struct, frozen=True, kw_only=True, tag="end", tag_field
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """The runs of a scenario that were planned, and what became of them."""
+    """The planned runs of a scenario, counted by their outcome."""
 
     scenario: Scenario
     planned: int = 0
@@ -288,5 +288,5 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def missing(self) -> int:
-        """How many runs were planned and not made: the session was interrupted."""
+        """The number of planned runs that were not made: the session was interrupted."""
         return max(0, self.planned - self.made - self.skipped)

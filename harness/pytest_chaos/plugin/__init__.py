@@ -7,7 +7,7 @@
     planned     the runs that a session planned, to count those that it did not make
     interrupts  Ctrl-C: the first one ends the session, later ones are ignored
     runs        the runs of this process: made, judged, packed as evidence
-    results     records, reports, exit code, last words; in the controller
+    results     records, reports, exit code, terminal summary; in the controller
     explore_fixture, hookspecs
 
 Only this room knows pytest, and nothing below imports it. The plugin is inert until a test is a

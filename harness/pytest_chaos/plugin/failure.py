@@ -71,4 +71,4 @@ def _masked(value: Any, mask: Redactor, seen: set[int]) -> Any:
 
 
 _NO_WORDS: Final = frozenset({"path", "lineno", "style"})
-"""Fields of pytest's that are no words: where a frame is, and how it is shown."""
+"""Fields of pytest's objects that are not masked: the place of a frame, and its style."""

@@ -1,8 +1,8 @@
 """The runs that a session planned: selected and deselected by the user, skipped, and not made.
 
-A session that ends early (Ctrl-C, ``-x``, ``--maxfail``, a worker that died) owes a record for each
-test that it had selected. The header of its records says how many there are, so that a matrix made
-of them on another day knows it, too. What the user deselects is no debt.
+A session that ends early (Ctrl-C, ``-x``, ``--maxfail``, a worker that died) lacks records of tests
+that it had selected. The header of its records has the number of planned runs, so that a matrix
+made on another day counts the missing ones, too. Deselected runs are not missing.
 
 Under xdist only workers collect. Each leaves the list in the session's folder, where the controller
 takes it over before the first test runs.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Planned:
-    """The hooks about what was planned. ``results`` are begun as soon as the plan is known."""
+    """The hooks that record the planned runs. ``results`` begin once these are known."""
 
     def __init__(self, session: ChaosSession, results: Results) -> None:
         """Count for this session."""
@@ -43,7 +43,7 @@ class Planned:
         results.end = self.end
 
     def end(self) -> SessionEnd:
-        """Return what is known at the end of the session."""
+        """Return the last line of the session's records."""
         from pytest_chaos.model.values import SessionEnd
 
         count = self._uncollected
@@ -61,7 +61,7 @@ class Planned:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Take down what will be run; a worker leaves it for its controller."""
+        """Note the runs that are selected; a worker writes them to a file for its controller."""
         mine = [item for item in session.items if is_chaos(item)]
         if not mine or session.config.option.collectonly:
             return
@@ -75,7 +75,7 @@ class Planned:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
-        """Begin the session's records: whatever ends it from here on, they say what was planned."""
+        """Begin the session's records, which list the planned runs however the session ends."""
         del session
         self._begin()
 

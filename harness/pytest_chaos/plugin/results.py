@@ -215,7 +215,7 @@ class Results:
         return "TOLERATED" if record.scenario.id in self._tolerated else str(record.verdict)
 
     def _write_hint(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say in one line that faults at moments alone find little."""
+        """Write a hint if all faults came at moments, which hit a narrow window by luck only."""
         from pytest_chaos.model import verdict
 
         held = [record for record in self._records if record.notes.get(verdict.HINT) == verdict.ONLY_MOMENTS]

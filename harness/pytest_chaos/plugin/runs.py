@@ -136,7 +136,7 @@ class Runs:
         run.remove()
 
     def report(self, item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
-        """Finish a run's record with the failure in pytest's words; pack it unless it held."""
+        """Finish a run's record with pytest's text of the failure; pack it unless it held."""
         run = item.stash.get(RUN, None)  # also of a test that asked for the fixture only while it ran
         is_expected = hasattr(report, "wasxfail")
         if (report.skipped and not is_expected) or (run is None and not is_chaos(item)):
@@ -170,7 +170,7 @@ class Runs:
         item.ihook.pytest_runtest_logreport(report=report)
 
     def _record_without_run(self, item: pytest.Item, error: BaseException | None) -> RunRecord:
-        """Return the record of a scenario whose run could not begin: it is in the matrix, too."""
+        """Return a record for a scenario whose run could not begin, so that the matrix shows it."""
         from pytest_chaos.evidence.redact import clean
         from pytest_chaos.model import verdict
         from pytest_chaos.model.values import RunRecord

@@ -371,7 +371,7 @@ class GuardianClient:
         if message["event"] == "ended":
             self._ended = message
         elif (agent := self.agents.get(message["id"])) is not None:
-            agent.hear(message, descriptors)
+            agent.handle(message, descriptors)
             return True
         for descriptor in descriptors:
             os.close(descriptor)
@@ -616,7 +616,7 @@ class Agent:
         assert old.successor is not None  # noqa: S101 - the receipt names it
         return old.successor
 
-    def hear_mark(self, mark: Mark) -> None:
+    def add_mark(self, mark: Mark) -> None:
         """Add a mark that the run has read from the mark file."""
         self.marks.append(mark)
         self._seen_s.setdefault((str(mark.kind), mark.operation), []).append(time.monotonic())
@@ -708,8 +708,8 @@ class Agent:
         msg = f"agent {self.name!r} belongs to no run, so {kind} would leave no receipt. Start agents with chaos.spawn"
         raise UsageError(msg)
 
-    def hear(self, message: wire.Message, descriptors: Sequence[int]) -> None:
-        """Handle a message of the guardian about it."""
+    def handle(self, message: wire.Message, descriptors: Sequence[int]) -> None:
+        """Handle a message of the guardian about this agent."""
         if message["event"] == "spawned":
             self.started_s = time.monotonic()
             self.pid = message["pid"]
@@ -723,7 +723,7 @@ class Agent:
             self.failure = message["error"]
 
     def lose(self) -> None:
-        """Kill it, as it has lost its guardian."""
+        """Kill the agent, because its guardian is gone."""
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -732,7 +732,7 @@ class Agent:
             self.failure = "the guardian of the agents ended"
 
     def release(self) -> None:
-        """Close the pidfd: from here on this is only the memory of a process."""
+        """Close the pidfd; the object keeps the results of the ended process."""
         if self._pidfd >= 0:
             self._duration_s = time.monotonic() - self.started_s
             os.close(self._pidfd)

@@ -38,7 +38,7 @@ POINTS: Final = "points.txt"
 class Trigger(TypedDict):
     """When the agent sends itself ``signal``: at the ``count``-th passing of a point or mark.
 
-    The signal is the fault itself, or SIGSTOP: the agent then stands there until the injector has
+    The signal is the fault itself, or SIGSTOP: the agent then stays stopped until the injector has
     fired the fault and continues it.
     """
 

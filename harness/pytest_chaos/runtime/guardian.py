@@ -7,9 +7,9 @@ it ends every descendant, turns the run's journal into an evidence pack and remo
 folder. A parent-death signal is not enough: it misses grandchildren and daemons, and it fires when
 the creating thread ends.
 
-The guardian has a guardian of its own: :func:`stand_in` forks it off before anything else. The
-first process does nothing but wait; if the guardian is killed, all orphans become its children, and
-it cleans up in its place.
+The guardian has a stand-in, its parent: :func:`stand_in` forks the guardian before anything else.
+The stand-in does nothing but wait. If the guardian is killed, all orphans become children of the
+stand-in, which cleans up in its place.
 
 The guardian of an exploration (``explore/launch.py``) shares :func:`become_guardian`,
 :func:`stand_in` and :func:`end_descendants`.
@@ -76,7 +76,7 @@ def stand_in(controller: int, folders: Sequence[Path], *, let_go: Callable[[], N
 
 
 class _Released(Exception):  # noqa: N818 - says what happened
-    """The controller lives, and knows that its guardian does not."""
+    """The controller lives, and has noticed the end of its guardian."""
 
 
 def _stand_in(pid: int, controller: int, folders: Sequence[Path], let_go: Callable[[], None]) -> NoReturn:
@@ -457,7 +457,7 @@ class Guardian:
         os.close(pidfd)
 
     def _reap(self) -> None:
-        """Reap every dead child; tell how each agent among them died and what it used."""
+        """Reap every dead child, and report exit status and resource usage of each agent."""
         for key, found in list(self._zygotes.items()):
             self._on_zygote(key, found)  # an agent announces itself before it can die
         for pid, status, usage in processes.reaped():
@@ -472,7 +472,7 @@ class Guardian:
         self._tell({**message, "output_bytes": self._output_bytes.get(message["id"], 0)})
 
     def _clean_up(self) -> None:
-        """Leave nothing of the session but the evidence of the run that was under way."""
+        """Remove the session's folder, and save the evidence of a run under way."""
         self._zygotes.clear()
         end_descendants()
         for output in list(self._outputs.values()):

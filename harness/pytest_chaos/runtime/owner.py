@@ -40,7 +40,7 @@ def make(folder: Path) -> None:
     """Make a folder for this user alone, owned by this process from the moment it has its name.
 
     Raises OSError: BlockingIOError and FileNotFoundError if a sweep was faster; then try again. On
-    a file system without locks nobody owns the folder, and no sweep removes it.
+    a file system without locks the folder has no owner, and no sweep removes it.
     """
     staged = folder.with_name(STAGED + folder.name)
     staged.mkdir(mode=0o700)

@@ -587,7 +587,7 @@ class Run:
         self._marks_read += len(content)
         for mark in self._parser.feed(content):
             if (agent := self._agents.get(mark.agent)) is not None:
-                agent.hear_mark(mark)
+                agent.add_mark(mark)
 
     def _on_receipt(self, receipt: Receipt) -> None:
         self._receipts.append(receipt)

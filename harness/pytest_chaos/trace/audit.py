@@ -1,13 +1,12 @@
 """The second step source: audit events of a Python program (PEP 578).
 
-The interpreter says, through ``sys.audit``, that it is about to open, rename or remove something,
-and a program may raise events under names of its own (named points), as ``durable_agents`` does at
-each of its crash points. Each such event is a step, at which the program is stopped, or gets an
-error, before it goes on.
+The interpreter raises an event (``sys.audit``) before it opens, renames or removes something. A
+program may raise events under names of its own (named points), as ``durable_agents`` does at each
+of its crash points. Each such event is a step, at which the program is killed, or gets an error.
 
-It cannot see most things, and each observation says so: the bytes that are written, what a C
-library does by itself (SQLite above all), and what other programs do. So it cannot record, and no
-state can be built from its steps. It serves real kills at its steps, where there is no seccomp.
+Audit events do not show the bytes that are written, the calls of a C library such as SQLite, or
+other programs; each observation lists these blind spots. So this source cannot record, and no state
+can be built from its steps. It serves real kills where seccomp does not work.
 """
 
 from __future__ import annotations
@@ -172,11 +171,11 @@ class _Hook:
         self._errors_left = 0.0
 
     def install(self) -> None:
-        """Hear events from now on; an audit hook cannot be removed."""
+        """Install the hook, which cannot be removed."""
         self._log = os.open(self._log_path, os.O_WRONLY | os.O_APPEND)
-        sys.addaudithook(self._hear)
+        sys.addaudithook(self._on_event)
 
-    def _hear(self, event: str, given: tuple[Any, ...]) -> None:
+    def _on_event(self, event: str, given: tuple[Any, ...]) -> None:
         if self._is_busy:  # an event of the hook's own calls
             return
         self._is_busy = True

@@ -1,7 +1,7 @@
 """Another process, read through ``/proc``: its memory, its descriptors, its mappings (proc(5)).
 
 Every function takes a thread id, which ``/proc`` accepts as it accepts a pid. Two errors:
-Unreadable (the kernel does not let us look) and Failing (there is nothing there).
+Unreadable (the kernel denies access) and Failing (no such descriptor, address or process).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _VECTOR: Final = struct.Struct("<QQ")
 
 
 class Unreadable(Exception):  # noqa: N818 - it says what the process is
-    """The process may not be read: it changed its user, or is not dumpable."""
+    """A process that must not be read: it changed its user, or is not dumpable."""
 
 
 class Failing(Exception):  # noqa: N818 - it says what the call is about to do
-    """The call is going to fail: descriptor not open, pointer to nowhere, or its caller is gone."""
+    """A call that is going to fail: descriptor not open, invalid pointer, or dead caller."""
 
 
 class OpenFile(NamedTuple):

@@ -1,8 +1,8 @@
-"""Step sources: run this program in this folder, observe its durable steps, and do this to it.
+"""Step sources: run a program in a folder, observe its durable steps, carry out a directive.
 
 Two sources implement ``StepSource``: seccomp notifications (Linux; any program, process trees,
-every system call) and audit events (everywhere; a Python program that says what it is about to do).
-The room ``explore`` uses this module alone, and does not know which source it has.
+every system call) and audit events (any system; Python programs only). The room ``explore`` uses
+this module alone, and does not know which source it has.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class ProgramRunner(Protocol):
     def observe(self, directory: Path, **options: Unpack[ObserveOptions]) -> Observation:
         """Run it once more with ``directory`` watched; return once all its processes are gone.
 
-        Raises StepsUnavailable where the source does not work, or cannot do what is asked for.
+        Raises StepsUnavailable if the source does not work here, or does not support an option.
         """
         ...
 

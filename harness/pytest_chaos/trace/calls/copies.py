@@ -93,8 +93,8 @@ class CopyCalls(WriteCalls):
             return self._stray(thread, target, status)
         content = in_pipe(thread, descriptor_in(source), min(count, WRITE_BYTES_MAX))
         if content is None:
-            # The kernel would wait for a writer, who is trapped too: the bytes come after the
-            # answer.
+            # The kernel would wait for a writer, which is trapped, too: its bytes come only after
+            # our answer.
             text = "a copy from a pipe that was empty yet, whose bytes are not known beforehand, was refused"
             return denied("splice", text, errno.EINVAL)
         if not content or memory.open_file(thread, target).flags & os.O_APPEND:  # EINVAL, splice(2)
