@@ -23,7 +23,7 @@ import pytest
 from tests import rooms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,6 +45,12 @@ PYTEST = frozenset({"pytest", "_pytest", "xdist", "pluggy"})
 PUBLIC_NAMES_MAX = 30
 MODULE_LINES_MAX = 800
 FILES_MAX = 15
+SHARED_CLASS_NAMES = {
+    "Verdict": "of a run in pytest_chaos, of a checkpoint's evidence in durable_agents; both are public",
+    "Reads": "the protocol of a store, and its SQLite implementation",
+    "Startable": "the same protocol, declared by each room that starts such parts",
+}
+"""Class names that stand twice in the product, and why."""
 
 
 class Import(NamedTuple):
@@ -172,6 +178,20 @@ def length_problems(path: str, source: str) -> list[str]:
     return [f"{path}: {lines} lines, at most {MODULE_LINES_MAX}: divide it, or say in it that it is long because ..."]
 
 
+def class_problems(sources: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the class names that several modules use: one word has one meaning."""
+    places: dict[str, list[str]] = {}
+    for path, source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{path}:{node.lineno}")
+    return [
+        f"class name {name} must stand once; got {', '.join(found)}. Rename the less public one"
+        for name, found in sorted(places.items())
+        if len(found) > 1 and name not in SHARED_CLASS_NAMES
+    ]
+
+
 def docstring_problems(path: str, source: str) -> list[str]:
     """Return the test functions without a docstring."""
     return [
@@ -241,6 +261,19 @@ def test_a_crowded_room_is_found() -> None:
     paths = [f"harness/pytest_chaos/x/m{number}.py" for number in range(FILES_MAX)]
     assert folder_problems([*paths, "harness/pytest_chaos/x/__init__.py"]) == []
     assert len(folder_problems([*paths, "harness/pytest_chaos/x/more.py"])) == 1
+
+
+def test_a_class_name_stands_once() -> None:
+    """Two classes of the product have one name only where a reason is given."""
+    assert class_problems(_sources(*SOURCE_ROOTS)) == []
+
+
+def test_a_class_name_that_stands_twice_is_found() -> None:
+    """A second class of a name is found, also within a function; a shared name is left alone."""
+    sources = [("a.py", "class A: ...\nclass Verdict: ..."), ("b.py", "def f():\n  class A: ...\nclass Verdict: ...")]
+    assert class_problems(sources) == [
+        "class name A must stand once; got a.py:1, b.py:2. Rename the less public one",
+    ]
 
 
 def test_tests_do_not_sleep() -> None:
