@@ -27,7 +27,7 @@ import msgspec
 from durable_agents import CheckpointManager, TaskManager
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _SAVES: Final = 1500
 _READS: Final = 20_000
@@ -99,6 +99,19 @@ def medians_us(work: dict[str, Callable[[], object]], repetitions: int) -> dict[
         for name in names if repetition % 2 else reversed(names):
             started_ns = time.perf_counter_ns()
             work[name]()
+            times_ns[name].append(time.perf_counter_ns() - started_ns)
+    return {name: statistics.median(times) / 1000 for name, times in times_ns.items()}
+
+
+def numbered_medians_us(work: dict[str, Callable[[int], object]], numbers: Iterable[int]) -> dict[str, float]:
+    """Do each piece of work in turn for each number; return the medians in microseconds."""
+    names = list(work)
+    times_ns: dict[str, list[int]] = {name: [] for name in names}
+    for repetition, number in enumerate(numbers):
+        for name in names if repetition % 2 else reversed(names):
+            call = work[name]
+            started_ns = time.perf_counter_ns()
+            call(number)
             times_ns[name].append(time.perf_counter_ns() - started_ns)
     return {name: statistics.median(times) / 1000 for name, times in times_ns.items()}
 

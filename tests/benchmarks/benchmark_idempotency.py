@@ -15,16 +15,17 @@ import importlib
 import pstats
 import random
 import sqlite3
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from durable_agents import Generation, LLMOutputCache
 from durable_agents.once.requests import request_hash
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, only this folder is importable
+from tests.benchmarks.benchmark_checkpoints import numbered_medians_us
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,23 +76,6 @@ class Raw:
         self._connection.close()
 
 
-def medians_us(work: dict[str, Callable[[int], object]], rounds: int, keys: int) -> dict[str, float]:
-    """Do each piece of work in turn, on keys in a random order,
-    and return the median of each in microseconds.
-    """
-    names = list(work)
-    order = random.Random(7)  # noqa: S311 - the same order in every run
-    times_ns: dict[str, list[int]] = {name: [] for name in names}
-    for round_ in range(rounds):
-        number = order.randrange(keys)
-        for name in names if round_ % 2 else reversed(names):
-            call = work[name]
-            started_ns = time.perf_counter_ns()
-            call(number)
-            times_ns[name].append(time.perf_counter_ns() - started_ns)
-    return {name: statistics.median(times) / 1000 for name, times in times_ns.items()}
-
-
 def filled(folder: Path, keys: int) -> tuple[LLMOutputCache, list[str]]:
     """Return a cache with so many outputs, and their keys."""
     cache = LLMOutputCache(db_path=folder / "ours.db")
@@ -134,7 +118,8 @@ def compare(folder: Path, keys: int, rounds: int) -> Iterator[str]:
         for name, value in zip(names, encoded, strict=True):
             peer.set(name, value)
         work["diskcache"] = lambda number: peer.get(names[number])
-    medians = medians_us(work, rounds, keys)
+    order = random.Random(7)  # noqa: S311 - the same order in every run
+    medians = numbered_medians_us(work, [order.randrange(keys) for _ in range(rounds)])
     yield "medians: " + ", ".join(f"{name} {value:.1f} us" for name, value in medians.items())
     ratio = medians["raw+decode"] / medians["ours by request"]
     yield f"hit, from request to decoded value: {ratio:.2f} of raw SELECT and decode (target 0.40)"

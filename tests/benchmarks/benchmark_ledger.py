@@ -30,6 +30,9 @@ import msgspec
 from durable_agents import RAISE, ToolLedger
 from durable_agents.once.requests import request_hash
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, only this folder is importable
+from tests.benchmarks.benchmark_checkpoints import numbered_medians_us
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -75,21 +78,6 @@ class Raw:
         self._reader.close()
 
 
-def medians_us(work: dict[str, Callable[[int], object]], numbers: range) -> dict[str, float]:
-    """Do each piece of work in turn, for each number,
-    and return the median of each in microseconds.
-    """
-    names = list(work)
-    times_ns: dict[str, list[int]] = {name: [] for name in names}
-    for number in numbers:
-        for name in names if number % 2 else reversed(names):
-            call = work[name]
-            started_ns = time.perf_counter_ns()
-            call(number)
-            times_ns[name].append(time.perf_counter_ns() - started_ns)
-    return {name: statistics.median(times) / 1000 for name, times in times_ns.items()}
-
-
 def arguments_of(number: int) -> dict[str, Any]:
     """Return the arguments of a call."""
     return {"path": f"src/module_{number}.py", "pattern": "def main", "limit": 50}
@@ -107,7 +95,7 @@ def firsts(folder: Path, calls: int) -> Iterator[str]:
         call(ledger, -1)
         keys = {number: request_hash(["search", arguments_of(number)]) for number in range(calls)}
         work = {"raw": lambda number: raw.first(keys[number]), "ours": lambda number: call(ledger, number)}
-        medians = medians_us(work, range(calls))
+        medians = numbered_medians_us(work, range(calls))
     raw.close()
     yield (
         f"first execution: two raw commits {medians['raw']:.0f} us, ours {medians['ours']:.0f} us, "
@@ -133,7 +121,7 @@ def replays(folder: Path, calls: int) -> Iterator[str]:
         memoized = _memoized(folder, calls)
         if memoized is not None:
             work["diskcache"] = lambda number: memoized(arguments_of(number % calls))
-        medians = medians_us(work, range(calls * 5))
+        medians = numbered_medians_us(work, range(calls * 5))
     raw.close()
     yield "medians of replays: " + ", ".join(f"{name} {value:.1f} us" for name, value in medians.items())
     yield f"replay: {medians['raw'] / medians['ours']:.2f} of raw SELECT and decode (target 0.5)"

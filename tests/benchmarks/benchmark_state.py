@@ -23,6 +23,9 @@ from durable_agents import Buffers, Roots, StateGroup, StateStore, Workspaces
 from durable_agents.state.startup import startup
 from durable_agents.store.rows import Cycle, CycleEntry, StateEntry
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, only this folder is importable
+from tests.benchmarks.benchmark_checkpoints import numbered_medians_us
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -52,20 +55,6 @@ class Bare:
         self._connection.close()
 
 
-def medians_us(work: dict[str, Callable[[int], object]], repetitions: int) -> dict[str, float]:
-    """Do each piece of work in turn, again and again,
-    and return the median of each in microseconds.
-    """
-    names = list(work)
-    times_ns: dict[str, list[int]] = {name: [] for name in names}
-    for repetition in range(repetitions):
-        for name in names if repetition % 2 else reversed(names):
-            started_ns = time.perf_counter_ns()
-            work[name](repetition)
-            times_ns[name].append(time.perf_counter_ns() - started_ns)
-    return {name: statistics.median(times) / 1000 for name, times in times_ns.items()}
-
-
 def sets(folder: Path, repetitions: int) -> str:
     """Durable sets, over a thousand keys, against bare SQLite."""
     bare = Bare(folder / "bare.db")
@@ -74,7 +63,7 @@ def sets(folder: Path, repetitions: int) -> str:
             "bare": lambda number: bare.set("registry", f"core/go-io/task-{number}", _VALUE),
             "ours": lambda number: state.set(StateGroup.REGISTRY, f"core/go-io/task-{number}", _VALUE),
         }
-        medians = medians_us(work, repetitions)
+        medians = numbered_medians_us(work, range(repetitions))
     bare.close()
     ratio = medians["bare"] / medians["ours"]
     return f"set: bare {medians['bare']:.0f} us, ours {medians['ours']:.0f} us, ratio {ratio:.2f} (target 0.8)"
@@ -147,7 +136,7 @@ def start(roots: Roots) -> None:
 def growth(folder: Path, starts: int) -> str:
     """Start-up among few and many rows of the past."""
     few, many = (with_history(folder / str(rows), rows) for rows in _HISTORY)
-    medians = medians_us({"few": lambda _: start(few), "many": lambda _: start(many)}, starts)
+    medians = numbered_medians_us({"few": lambda _: start(few), "many": lambda _: start(many)}, range(starts))
     return (
         f"start after a clean stop with {_HISTORY[0]} dispatches {medians['few'] / 1000:.1f} ms, with {_HISTORY[1]} "
         f"{medians['many'] / 1000:.1f} ms, ratio {medians['many'] / medians['few']:.2f} (target 1, flat)"
