@@ -47,8 +47,6 @@ MODULE_LINES_MAX = 800
 FILES_MAX = 15
 SHARED_CLASS_NAMES = {
     "Verdict": "of a run in pytest_chaos, of a checkpoint's evidence in durable_agents; both are public",
-    "Reads": "the protocol of a store, and its SQLite implementation",
-    "Startable": "the same protocol, declared by each room that starts such parts",
 }
 """Class names that stand twice in the product, and why."""
 

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 _LOCK: Final = "startup"
 
 
-class Startable(Protocol):
-    """A loop with a ``start`` that returns at once, such as a PeriodicService."""
+class Loop(Protocol):
+    """A loop, whose ``start`` returns at once, such as a PeriodicService."""
 
     def start(self) -> object:
         """Start the loop, and return."""
@@ -58,7 +58,7 @@ def startup(
     workspaces: Workspaces,
     buffers: Buffers,
     state: StateStore,
-    loops: Iterable[Startable] = (),
+    loops: Iterable[Loop] = (),
     *,
     lock_timeout_s: float = LOCK_TIMEOUT_S,
 ) -> Startup:

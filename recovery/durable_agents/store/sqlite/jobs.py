@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durable_agents.store.protocol import PAGE_ROWS_MAX
 from durable_agents.store.rows import AgentRun, Audit, DeadTicks, Job, JobStatus, OutboxEntry, OutboxKind, RunningJob
-from durable_agents.store.sqlite.statements import Reads, columns
+from durable_agents.store.sqlite.statements import Queries, columns
 from durable_agents.store.sqlite.work import TaskWrites
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ _CHANGE_STAGE: Final = (
 )
 
 
-class JobReads(Reads):
+class JobReads(Queries):
     """Queries on jobs, runs and the outbox."""
 
     __slots__ = ()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durable_agents.store.protocol import PAGE_ROWS_MAX
 from durable_agents.store.rows import KeyStatus, StoredKey, StoredResult, Usage
-from durable_agents.store.sqlite.statements import Reads, Writes, columns
+from durable_agents.store.sqlite.statements import Queries, Writes, columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +57,7 @@ _USAGE: Final = "SELECT hits, misses, tokens_saved, time_saved_us FROM key_usage
 _EVICTED_AT_ONCE: Final = 256
 
 
-class KeyReads(Reads):
+class KeyReads(Queries):
     """Queries on keys and hit counters."""
 
     __slots__ = ()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from durable_agents.store.protocol import PAGE_ROWS_MAX
 from durable_agents.store.rows import Cycle, CycleEntry, StateEntry
-from durable_agents.store.sqlite.statements import Reads, Writes
+from durable_agents.store.sqlite.statements import Queries, Writes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ _CYCLE_ENTRIES: Final = (
 )
 
 
-class StateReads(Reads):
+class StateReads(Queries):
     """Queries on grouped state and cycles."""
 
     __slots__ = ()

@@ -36,7 +36,7 @@ def columns(kind: type[msgspec.Struct], prefix: str = "") -> str:
     return ", ".join(prefix + name for name in kind.__struct_fields__)
 
 
-class Reads:
+class Queries:
     """Queries that do not change anything."""
 
     __slots__ = ()
@@ -50,7 +50,7 @@ class Reads:
         return rows[0] if rows else None
 
 
-class Writes(Reads):
+class Writes(Queries):
     """Statements on the connection of a transaction. All raise what SQLite's error means."""
 
     __slots__ = ()

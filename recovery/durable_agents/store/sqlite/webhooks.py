@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durable_agents.store.protocol import PAGE_ROWS_MAX
 from durable_agents.store.rows import DeliveryStatus, StoredDelivery, Task, TaskSource, WaitingTask
-from durable_agents.store.sqlite.statements import Reads, Writes, columns
+from durable_agents.store.sqlite.statements import Queries, Writes, columns
 from durable_agents.store.sqlite.work import task_of
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class InboxWrites(Writes):
         return self.execute(_DELETE, (before, limit)).rowcount
 
 
-class InboxReads(Reads):
+class InboxReads(Queries):
     """Queries on the inbox."""
 
     __slots__ = ()
@@ -120,7 +120,7 @@ class SourceWrites(Writes):
         return self.execute(_SET_SHA, (sha, repo, branch, sha)).rowcount
 
 
-class SourceReads(Reads):
+class SourceReads(Queries):
     """Queries on the sources of tasks, and on tasks that wait."""
 
     __slots__ = ()

@@ -18,7 +18,7 @@ from durable_agents.store.rows import (
     WorkItem,
     WorkStatus,
 )
-from durable_agents.store.sqlite.statements import Parameters, Reads, Writes, columns
+from durable_agents.store.sqlite.statements import Parameters, Queries, Writes, columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,7 @@ def task_of(row: tuple[Any, ...]) -> Task:
     return Task(task_id, tracker_key, TaskStatus(status), *others)
 
 
-class TaskReads(Reads):
+class TaskReads(Queries):
     """Queries on tasks, audit trails, checkpoints and their evidence."""
 
     __slots__ = ()
@@ -217,7 +217,7 @@ _TEXTS: Final = {status: status.value for status in WorkStatus}
 _STATUSES: Final = {status.value: status for status in WorkStatus}
 
 
-class LeaseReads(Reads):
+class LeaseReads(Queries):
     """Queries on work items."""
 
     __slots__ = ()
