@@ -1,25 +1,32 @@
-"""Anything for options, plans, marks, records and packs:
-no traceback, and no verdict but the rule's.
+"""Anything for options, plans, marks, records and check commands: no traceback, and no verdict
+but the rule's.
 
-Some hundred inputs by default; the nightly run sets CHAOS_FUZZ_EXAMPLES to have more than 10,000.
+The rule (docs/design.md) is written a second time here, as short functions of what each test draws.
+Some tens of inputs a test by default. 10,000 a test, as each nightly run does:
+
+    CHAOS_FUZZ_EXAMPLES=10000 pytest -n 2 tests/harness/test_fuzz.py
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import signal
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from chaos_reports.render import to_html, to_json, to_markdown
 from chaos_reports.terminal import lines
 from hypothesis import HealthCheck, given, settings, strategies as st
-from pytest_chaos.errors import ResultsError, UsageError
+from pytest_chaos.errors import AgentError, ResultsError, UsageError, WaitExpired
 from pytest_chaos.evidence import records
+from pytest_chaos.explore.target import CheckError, CommandSubject
 from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model import campaign, plan, verdict
-from pytest_chaos.model.history import History, MarkParser
+from pytest_chaos.model.history import History, MarkParser, not_marks
 from pytest_chaos.model.values import (
     AfterMark,
     AtDelivery,
@@ -27,10 +34,12 @@ from pytest_chaos.model.values import (
     AtPoint,
     Fault,
     Finding,
+    Mark,
     MarkKind,
     Now,
     Plan,
     PlannedRuns,
+    Receipt,
     RunRecord,
     Scenario,
     SessionEnd,
@@ -39,19 +48,21 @@ from pytest_chaos.model.values import (
 )
 from pytest_chaos.plugin.options import OPTIONS
 from pytest_chaos.plugin.settings import collect
+from pytest_chaos.runtime.journal import Journal, RunHeader
+from pytest_chaos.runtime.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 settings.register_profile(
     "fuzz",
-    max_examples=int(os.environ.get("CHAOS_FUZZ_EXAMPLES", "50")),
+    max_examples=int(os.environ.get("CHAOS_FUZZ_EXAMPLES", "25")),
     deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 FUZZ = settings.get_profile("fuzz")
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(4 * 3600)
 
 NUMBERS = st.one_of(st.integers(), st.integers(10**19, 10**21), st.floats())
 TEXTS = st.one_of(
@@ -86,7 +97,75 @@ FAULTS = st.builds(
         st.sampled_from(["duration_s", "share", "hold_s", "status"]) | TEXTS, VALUES, max_size=2
     ),
 )
+STATUS, HOLD = (int, 200, 599, None), (float, 0, 3600)
+PARAMETERS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "kill": {"tree": (bool,)},
+    "terminate": {},
+    "restart": {},
+    "resume": {},
+    "pause": {"duration_s": (float, 0, 10**6, None)},
+    "hold-lock": {"database": (str,), "duration_s": (float, 0, 10**6)},
+    "lose-delivery": {"status": STATUS},
+    "delay-delivery": {"delay_s": HOLD},
+    "duplicate-delivery": {"copies": (int, 2, 100), "at_once": (bool,)},
+    "reorder-delivery": {"behind": (int, 1, 10_000), "hold_s": HOLD, "status": STATUS},
+    "truncate-delivery": {"bytes_kept": (int, 0, 10**9, None)},
+    "refuse-delivery": {"status": (int, 200, 599), "carried": (bool,)},
+    "stall-delivery": {"hold_s": HOLD},
+    "cut-delivery": {"carried": (bool,)},
+}
+"""What the documents say of each parameter: its type, its bounds, and None where it may be that."""
+LIKELY_VALUES = VALUES | st.integers(0, 700) | st.floats(0, 5000) | st.just("app.db")
+LIKELY_TIMES: st.SearchStrategy[Any] = st.one_of(
+    TIMES,
+    st.builds(AtPoint, point=st.just("open"), occurrence=st.integers(0, 3)),
+    st.builds(AfterMark, kind=st.sampled_from(MarkKind), operation=st.just("put"), count=st.integers(0, 3)),
+    st.builds(AtMoment, delay_s=st.floats(-1, 10)),
+    st.builds(AtDelivery, number=st.integers(0, 3), count=st.none() | st.integers(0, 3)),
+)
+LIKELY_FAULTS = st.sampled_from(sorted(PARAMETERS)).flatmap(
+    lambda kind: st.builds(
+        Fault,
+        kind=st.just(kind),
+        agent=st.just("writer"),
+        when=LIKELY_TIMES,
+        parameters=st.fixed_dictionaries({}, optional=dict.fromkeys(PARAMETERS[kind], LIKELY_VALUES)),
+    )
+)
 COUNTS = st.integers(0, 60)
+MISSING: Any = object()
+FIELDS: dict[str, tuple[st.SearchStrategy[Any], list[Any]]] = {
+    "kind": (st.sampled_from(["intent", "ack", "note"]), ["nack", "", 1, None, MISSING]),
+    "operation": (st.text(max_size=5), [5, None, ["put"], MISSING]),
+    "key": (st.none() | st.text(max_size=5) | st.integers(-(2**63), 2**63 - 1) | st.just(MISSING), [1.5, True, [1]]),
+    "value": (st.just(MISSING) | st.recursive(st.none() | st.text(max_size=3) | st.floats(-1, 1), st.lists), []),
+    "agent": (st.text(max_size=5) | st.just(MISSING), [5, None]),
+    "pid": (st.integers(0, 2**22) | st.just(MISSING), ["1", None, 0.5]),
+    "knid": (st.just(MISSING), ["ack"]),
+}
+"""The fields of a mark: what each may be, and what none may be."""
+
+
+class Line(NamedTuple):
+    """A line of a mark file, and whether it is a mark, or one that was cut short."""
+
+    content: bytes
+    is_mark: bool
+    is_cut: bool = False
+
+
+@st.composite
+def mark_lines(draw: st.DrawFn) -> Line:
+    """Draw a mark, a line with one field that is wrong, the beginning of either, or anything."""
+    if draw(st.integers(0, 5)) == 0:
+        return Line(b"x" + draw(st.binary(max_size=30)).replace(b"\n", b""), is_mark=False)
+    wrong = draw(st.none() | st.sampled_from([name for name, (_, values) in FIELDS.items() if values]))
+    found = {name: draw(st.sampled_from(bad)) if name == wrong else draw(good) for name, (good, bad) in FIELDS.items()}
+    fields = {name: value for name, value in found.items() if value is not MISSING}
+    content = json.dumps(fields, ensure_ascii=draw(st.booleans())).encode()
+    if draw(st.integers(0, 3)) == 0:
+        return Line(content[: draw(st.integers(1, len(content) - 1))], is_mark=False, is_cut=True)
+    return Line(content + draw(st.sampled_from([b"", b" ", b"\r"])), is_mark=wrong is None)
 
 
 @FUZZ
@@ -108,24 +187,82 @@ def test_options_are_settings_or_one_sentence(given_options: dict[str, str], qui
     except UsageError as error:
         said = str(error)
     else:
-        said = "it must be settings"
+        said = ""
         assert 1 <= found.iterations <= plan.ITERATIONS_MAX
         assert 0 <= found.pass_rate_min <= 1
-    assert " must " in said
+    wrong = {name for name, text in given_options.items() if not _is_option(name, text)}
+    assert set(re.findall(r"--(chaos-[a-z-]+): must be", said)) == {name.replace("_", "-") for name in wrong}
+
+
+def _is_option(name: str, text: str) -> bool:
+    """Whether a text is a value of an option, as the README says it."""
+    if name == "chaos_min_pass_rate":
+        try:
+            return 0 <= float(text) <= 1
+        except ValueError:
+            return False
+    if name in {"chaos_iterations", "chaos_confirm"}:
+        least, most = (1, 100_000) if name == "chaos_iterations" else (0, 1_000)
+        return re.fullmatch(r"\s*\d{1,20}\s*", text) is not None and least <= int(text) <= most
+    if name == "chaos_report":
+        return set(text.replace(" ", "").split(",")) <= {"md", "html", "json", ""} or not text.strip()
+    return True
 
 
 @FUZZ
-@given(st.lists(FAULTS, max_size=3))
+@given(st.lists(FAULTS | LIKELY_FAULTS, max_size=3))
 def test_a_plan_is_carried_out_or_refused_in_words(faults: list[Fault]) -> None:
     """Any plan is described; it is valid, or its problems are told."""
     for fault in faults:
         assert plan.describe(fault)
-    said = "a plan"
+    said = ""
     try:
         plan.validate(Plan(seed="s", scenario="x", faults=tuple(faults)), kinds=REGISTRY)
     except UsageError as error:
         said = str(error)
-    assert "plan" in said
+    assert ("plan" in said) == (not all(map(_is_fault, faults))), said
+
+
+def _is_fault(fault: Fault) -> bool:
+    """Whether a fault is documented, at a time and with parameters that it takes."""
+    if fault.kind not in PARAMETERS or not (PARAMETERS[fault.kind].keys() >= fault.parameters.keys()):
+        return False
+    required = {"database", "duration_s"} if fault.kind == "hold-lock" else set()
+    rules = PARAMETERS[fault.kind]
+    return (
+        isinstance(fault.when, _times_of(fault.kind))
+        and _is_time(fault.when)
+        and required <= fault.parameters.keys()
+        and all(_is_value(rules[name], value) for name, value in fault.parameters.items())
+    )
+
+
+def _times_of(kind: str) -> tuple[type, ...]:
+    if kind.endswith("-delivery"):
+        return (AtDelivery,)
+    return (Now, AtMoment) if kind == "resume" else (Now, AtMoment, AtPoint, AfterMark)
+
+
+def _is_time(when: Any) -> bool:
+    match when:
+        case AtPoint(point=name, occurrence=count) | AfterMark(operation=name, count=count):
+            return bool(name.strip()) and 1 <= count <= 10**9
+        case AtMoment(delay_s=delay_s):
+            return 0 <= delay_s <= 10**6
+        case AtDelivery(number=number, count=count):
+            return 1 <= number <= 10**9 and (count is None or 1 <= count <= 10**9)
+    return True
+
+
+def _is_value(rule: tuple[Any, ...], value: Any) -> bool:
+    kind, *bounds = rule
+    if value is None:
+        return None in bounds
+    if kind in {bool, str}:
+        return isinstance(value, kind)
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
+        return False
+    return bool(bounds[0] <= value <= bounds[1])
 
 
 @FUZZ
@@ -136,6 +273,159 @@ def test_any_bytes_are_marks_or_torn_lines(content: bytes, cut: int) -> None:
     marks = [*parser.feed(content[:cut]), *parser.feed(content[cut:]), *parser.finish()]
     assert whole.marks == tuple(marks)
     assert len(whole.torn) == len(parser.torn)
+
+
+@FUZZ
+@given(st.lists(mark_lines(), max_size=4), st.booleans())
+def test_a_line_that_is_no_mark_decides_nothing(drawn: list[Line], killed: bool) -> None:  # noqa: FBT001 - as above
+    """Every mark is read, and every other line is INCONCLUSIVE, unless a kill may have cut it."""
+    found = History.from_lines(b"\n\n".join(line.content for line in drawn))
+    wrong = not_marks(found.torn, may_be_cut=killed)
+    assert len(found.marks) == sum(line.is_mark for line in drawn)
+    expected = any(not line.is_mark and not (killed and line.is_cut) for line in drawn)
+    assert verdict.of_run(wrong) is (Verdict.INCONCLUSIVE if expected else Verdict.HELD), wrong
+
+
+ENDS: dict[str, tuple[BaseException | None, Verdict]] = {
+    "the end": (None, Verdict.HELD),
+    "assert": (AssertionError("x"), Verdict.VIOLATED),
+    "a wait that is owed": (WaitExpired("x", owed="y"), Verdict.VIOLATED),
+    "an agent's end that is owed": (AgentError("x", owed="y"), Verdict.VIOLATED),
+    "both": (ExceptionGroup("x", [ValueError("x"), AssertionError("x")]), Verdict.VIOLATED),
+    "a wait": (WaitExpired("x"), Verdict.INCONCLUSIVE),
+    "an agent's end by a fault": (AgentError("x", owed="y", by_fault=True), Verdict.INCONCLUSIVE),
+    "a mistake": (ValueError("x\udcff"), Verdict.INCONCLUSIVE),
+    "an interrupt": (KeyboardInterrupt(), Verdict.INCONCLUSIVE),
+    "two mistakes": (ExceptionGroup("x", [ValueError("x"), WaitExpired("x")]), Verdict.INCONCLUSIVE),
+}
+NAMES = st.sampled_from(["a", "b"])
+KINDS = st.sampled_from(["safety", "liveness", "harness"])
+
+
+class Told(NamedTuple):
+    """What a run is told: expectations, checks with the kinds of their findings, and its end."""
+
+    expected: list[tuple[str, bool]]
+    checked: list[tuple[str | None, list[Any]]]
+    fired: list[bool]
+    lines: list[Line]
+    is_overwritten: bool
+    end: str
+
+    @property
+    def verdict(self) -> Verdict:
+        """The rule."""
+        kinds = {kind for _, found in self.checked for kind in found}
+        ended = ENDS[self.end][1]
+        if not all(holds for _, holds in self.expected) or kinds - {"harness"} or ended is Verdict.VIOLATED:
+            return Verdict.VIOLATED
+        is_asserted = bool(self.expected) or any(name is not None for name, _ in self.checked)
+        is_readable = all(line.is_mark for line in self.lines) and not self.is_overwritten
+        if kinds or ended is not Verdict.HELD or not (all(self.fired) and is_asserted and is_readable):
+            return Verdict.INCONCLUSIVE
+        return Verdict.HELD
+
+
+TOLD = st.builds(
+    Told,
+    st.lists(st.tuples(NAMES, st.booleans()), max_size=2),
+    st.lists(st.tuples(st.none() | NAMES, st.lists(KINDS, max_size=1)), max_size=2),
+    st.lists(st.booleans(), max_size=2),
+    st.lists(mark_lines(), max_size=1),
+    st.sampled_from([False, False, True]),
+    st.sampled_from([*ENDS, *["the end"] * 10]),
+)
+
+
+@FUZZ
+@given(TOLD)
+def test_a_run_has_the_verdict_of_the_rule(told: Told) -> None:
+    """Whatever a run is told, and in whatever company."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        header = RunHeader(
+            run_id="r", node_id="n", scenario=Scenario(id="x", title="x"), seed="s", session_folder=folder
+        )
+        journal = Journal(Path(folder, "run"))
+        run = Run(journal, header, lambda: pytest.fail("nothing is started"))
+        if told.is_overwritten:
+            journal.marks_path.write_bytes(b"")
+        with journal.marks_path.open("ab") as file:
+            file.write(b"".join(b"\n" + line.content + b"\n" for line in told.lines))
+        for name, found in told.checked:
+            run.check([Finding(signature="f", text="f", kind=kind) for kind in found], expect=name)
+        for name, holds in told.expected:
+            run.expect(name, observed=holds, holds=holds)
+        for fired in told.fired:
+            run.receive(Receipt(kind="kill", agent="w", when="at once", fired=fired, evidence="signal 9"))
+        record = run.conclude(ENDS[told.end][0])
+    assert record.verdict is told.verdict, record.findings
+    assert all(finding.text for finding in record.findings)
+
+
+COMMAND = """#!/bin/sh
+step=$1
+[ "$step" = recover ] || [ "$(wc -l < "$CHAOS_MARKS")" -eq "$(cat marks)" ] || exit 77
+cat "$step.out"
+cat "$step.err" >&2
+read -r how < "$step.how"
+[ "$how" -ge 0 ] || kill "$how" $$
+exit "$how"
+"""
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+PRINTED = st.one_of(
+    st.just(b""), st.sampled_from([b"\n", b" \n\t", b"lost\n", b"\xff\xfe", b"\0", b"\x1b[31m"]), st.binary(max_size=20)
+)
+ENDINGS = st.one_of(
+    st.sampled_from([0, 1]), st.integers(0, 255), st.sampled_from([-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP])
+)
+RECOVERIES = st.none() | st.just(0) | st.sampled_from([1, 126, 127, 255, -signal.SIGKILL])
+
+
+def _judged_by(recovery: int | None, ending: int, printed: bytes) -> Verdict:
+    """Return the verdict that the README gives of commands that end and print so."""
+    if recovery in {126, 127}:
+        return Verdict.INCONCLUSIVE
+    if recovery:
+        return Verdict.VIOLATED
+    is_silent = not printed.decode(errors="replace").strip()
+    if ending == 0 and is_silent:
+        return Verdict.HELD
+    return Verdict.VIOLATED if ending == 1 and not is_silent else Verdict.INCONCLUSIVE
+
+
+@FUZZ
+@given(RECOVERIES, ENDINGS, PRINTED, PRINTED, st.integers(0, 3))
+def test_a_check_command_has_the_verdict_of_the_rule(
+    recovery: int | None, ending: int, printed: bytes, said: bytes, marks: int
+) -> None:
+    """A real command that ends and prints anything: 0 in silence, 1 with findings, or undecided."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        here = Path(folder)
+        for name, content in {
+            "marks": b"%d" % marks,
+            "check.how": b"%d\n" % ending,
+            "check.out": printed,
+            "check.err": said,
+            "recover.how": b"%d\n" % (recovery or 0),
+            "recover.out": printed,
+            "recover.err": said,
+        }.items():
+            (here / name).write_bytes(content)
+        command = ["sh", "-c", COMMAND, "sh"]
+        recover = [] if recovery is None else [*command, "recover"]
+        subject = CommandSubject(["true"], [*command, "check"], recover=recover, timeout_s=600)
+        file = here / "marks.jsonl"
+        file.write_bytes(History((Mark(kind=MarkKind.ACK, operation="put"),) * marks).to_json_lines())
+        try:
+            found = subject.check_with_file(here, file)
+            judged = verdict.of_run(found)
+        except CheckError as error:
+            found = [Finding(signature="harness:x", text=str(error), kind="harness")]
+            judged = Verdict.INCONCLUSIVE
+    assert judged is _judged_by(recovery, ending, printed), found
+    assert all(each.text.encode() and each.signature.encode() for each in found)
+    if judged is Verdict.VIOLATED and said.decode(errors="replace").strip() and not recovery:
+        assert all("standard error" in each.text for each in found)
 
 
 @FUZZ
@@ -185,7 +475,7 @@ def test_records_are_a_matrix_or_one_sentence(
     content = _session(verdicts, planned, skipped)
     if noise is not None:
         content.insert(place, noise)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         Path(folder, "records.jsonl").write_bytes(b"".join(line + b"\n" for line in content))
         try:
             found = records.read(Path(folder))

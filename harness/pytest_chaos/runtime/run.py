@@ -89,7 +89,7 @@ class Run:
         self._findings: list[Finding] = []
         self._assertions: list[Assertion] = []
         self._notes: dict[str, Json] = {}
-        self._checked: set[str] = set()
+        self._broken: list[Assertion] = []
         self._clean = False
         self._started_s = time.monotonic()
         self._record: RunRecord | None = None
@@ -291,6 +291,7 @@ class Run:
         text = clean(verdict.encodable(str(observed))[:OBSERVED_CHARACTERS_READ])  # half a secret would not be known
         shown = text if len(text) <= OBSERVED_CHARACTERS_MAX else self._shortened(text)
         self._assertions.append(Assertion(name=name, observed=shown, holds=bool(holds)))
+        self._broken += self._assertions[-1:] * (not holds)
         return bool(holds)
 
     def _shortened(self, text: str) -> str:
@@ -320,7 +321,6 @@ class Run:
             )
         self._findings.extend(found)
         if expect is not None:
-            self._checked.add(expect)
             self._assertions.append(
                 Assertion(
                     name=expect,
@@ -384,7 +384,7 @@ class Run:
             *verdict.of_receipts(self._receipts),
             *verdict.of_failed_agents(failed),
             *self._findings,
-            *self._broken_expectations(),
+            *verdict.of_assertions(self._broken),
         ]
         if self._lost_agents():
             findings = [msgspec.structs.replace(finding, kind="harness") for finding in findings]
@@ -493,10 +493,6 @@ class Run:
     def _lost_agents(self) -> bool:
         """Whether the guardian was killed, and the agents with it."""
         return self._client is not None and not self._client.alive
-
-    def _broken_expectations(self) -> list[Finding]:
-        """Return a finding for each broken expectation; a failed check has its own findings."""
-        return verdict.of_assertions(assertion for assertion in self._assertions if assertion.name not in self._checked)
 
     def _start(
         self, name: str, command: Command, spec: dict[str, Any], timeout_s: float, *, may_fail: bool = False
