@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from chaos_reports.render import to_html, to_json, to_markdown
 from chaos_reports.terminal import lines
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 from pytest_chaos.errors import AgentError, ResultsError, UsageError, WaitExpired
 from pytest_chaos.evidence import records
 from pytest_chaos.explore.target import CheckError, CommandSubject
@@ -339,6 +339,7 @@ TOLD = st.builds(
 
 @FUZZ
 @given(TOLD)
+@example(Told([("a", False)], [("a", [])], [], [], is_overwritten=False, end="the end"))
 def test_a_run_has_the_verdict_of_the_rule(told: Told) -> None:
     """Whatever a run is told, and in whatever company."""
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
