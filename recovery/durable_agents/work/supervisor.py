@@ -54,11 +54,6 @@ class SupervisedRun(msgspec.Struct, frozen=True):
         """The number of restarts."""
         return max(0, len(self.exits) - 1)
 
-    @property
-    def is_success(self) -> bool:
-        """Whether the last process exited with 0."""
-        return bool(self.exits) and self.exits[-1] == 0
-
 
 class Supervisor:
     """Runs ``command`` until it exits with 0, with at most ``restarts_max`` restarts.
