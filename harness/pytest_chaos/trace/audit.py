@@ -1,8 +1,9 @@
 """The second step source: audit events of a Python program (PEP 578).
 
 The interpreter raises an event (``sys.audit``) before it opens, renames or removes something. A
-program may raise events under names of its own (named points), as ``durable_agents`` does at each
-of its crash points. Each such event is a step, at which the program is killed, or gets an error.
+program may raise events under names of its own (named points): any name that does not begin as
+Python's own do, with a module of the standard library. Each such event is a step, at which the
+program is killed, or gets an error.
 
 Audit events do not show the bytes that are written, the calls of a C library such as SQLite, or
 other programs; each observation lists these blind spots. So this source cannot record, and no state
@@ -71,30 +72,30 @@ _ON_A_PATH: Final = {
     "os.chmod": (Action.CHANGE_MODE, 0, True),
 }
 """The step of an event: which argument is its path, and whether that must exist."""
+_OF_PYTHON: Final = sys.stdlib_module_names | {
+    "compile", "cpython", "exec", "function", "import", "object", "open", "setopencodehook",
+}  # fmt: skip
+"""How the names of Python's own events begin. A program's named points begin otherwise."""
 
 
 class AuditSource(StepSource):
-    """Observes Python functions by audit events. ``points`` are prefixes of a program's own events.
+    """Observes Python functions by audit events.
 
     An event says that something is about to happen; unlike a trapped call, it may still fail.
     """
 
     name = "audit"
 
-    def __init__(self, points: Sequence[str] = ("recovery.",)) -> None:
-        self._points = tuple(points)
-
     def runner(self, make: MakeProgram) -> AuditRunner:
         """Return a runner, which prepares nothing: it forks the program anew for every run."""
-        return AuditRunner(make, self._points)
+        return AuditRunner(make)
 
 
 class AuditRunner:
     """Runs a Python function that is forked from this process, with an audit hook."""
 
-    def __init__(self, make: MakeProgram, points: tuple[str, ...]) -> None:
+    def __init__(self, make: MakeProgram) -> None:
         self._make = make
-        self._points = points
 
     def observe(
         self,
@@ -120,7 +121,7 @@ class AuditRunner:
         for file in (output, log):
             file.write_bytes(b"")
         adopted_before = processes.adopt_orphans()
-        hook = _Hook(directory, marks, log, directive, expected, self._points)
+        hook = _Hook(directory, marks, log, directive, expected)
         others = processes.children()
         tree = ProcessTree(launch(program, directory, marks, output, hook.install), others)
         try:
@@ -148,15 +149,7 @@ class _Line(msgspec.Struct, frozen=True, array_like=True):
 class _Hook:
     """The audit hook inside the program: logs the steps, and carries out the directive."""
 
-    def __init__(
-        self,
-        directory: Path,
-        marks: Path,
-        log: Path,
-        directive: Directive,
-        expected: Sequence[Step],
-        points: tuple[str, ...],
-    ) -> None:
+    def __init__(self, directory: Path, marks: Path, log: Path, directive: Directive, expected: Sequence[Step]) -> None:
         self._root = os.path.realpath(directory)
         self._prefix = self._root + "/"
         self._marks = str(marks)
@@ -164,7 +157,6 @@ class _Hook:
         self._directive = directive
         self._expected = [step for step in expected if not step.is_mark]
         self._comparison = TraceComparison(self._expected)
-        self._points = points
         self._count = 0
         self._marks_seen = 0
         self._is_busy = False
@@ -205,8 +197,9 @@ class _Hook:
             target = os.fsdecode(given[0]) if action is Action.SYMLINK else ""
             length = int(given[1]) if action is Action.TRUNCATE else 0
             return Step(number=number, action=action, call=event, path=place, target=target, length=length)
-        is_point = event.startswith(self._points)
-        return Step(number=number, action=Action.POINT, call=event, path=event) if is_point else None
+        if event.partition(".")[0] in _OF_PYTHON:
+            return None
+        return Step(number=number, action=Action.POINT, call=event, path=event)
 
     def _open(self, number: int, path: object, _mode: object, flags: object) -> Step | None:
         if not isinstance(flags, int) or not flags & (os.O_CREAT | os.O_TRUNC):
