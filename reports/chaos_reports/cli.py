@@ -18,6 +18,7 @@ import click
 import msgspec
 from pytest_chaos.errors import ChaosError, ResultsError
 from pytest_chaos.evidence.records import Records, merge, read
+from pytest_chaos.evidence.redact import clean
 from pytest_chaos.model.campaign import summarise
 from pytest_chaos.model.values import Verdict
 
@@ -56,7 +57,8 @@ def render(results: Sequence[Path], formats: Sequence[str], output: Path | None 
     check_formats(formats)
     folders = [session_folder(path) for path in results]
     target = output or (folders[0] if len(folders) == 1 else Path.cwd())
-    parts = [moved(read(path), folder, target) for path, folder in zip(results, folders, strict=True)]
+    # records of earlier versions hold secrets that are known by now
+    parts = [moved(clean(read(path)), folder, target) for path, folder in zip(results, folders, strict=True)]
     refuse_twice(parts, results)
     records = merge(parts)
     if not records.runs and not any(account.missing for account in records.accounts):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from pytest_chaos.evidence import records
@@ -117,6 +118,20 @@ def test_verdicts_reach_junit(pytester: pytest.Pytester) -> None:
     written = Path(pytester.path, "junit.xml").read_text()
     for verdict in ("HELD", "INCONCLUSIVE"):
         assert written.count(f'name="chaos_verdict" value="{verdict}"') == 1
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_tolerated_run_is_an_expected_failure_in_junit(pytester: pytest.Pytester, workers: str) -> None:
+    """What the pass rate forgives is skipped, as with pytest.mark.xfail; the rest is a failure."""
+    arguments = ("--chaos-iterations=3", "--junitxml=junit.xml", "-n", workers)
+    for rate, failures, skipped in (("0.5", 0, 1), ("1.0", 1, 0)):
+        run(pytester, *arguments, f"--chaos-min-pass-rate={rate}", violated=[1])
+        suite = ElementTree.parse(Path(pytester.path, "junit.xml")).getroot()[0]  # noqa: S314 - pytest's own
+        assert (suite.get("failures"), suite.get("skipped")) == (str(failures), str(skipped))
+        assert len(suite.findall("testcase/failure")) == failures
+        tolerated = suite.findall("testcase/skipped")
+        assert [each.get("type") for each in tolerated] == ["pytest.xfail"] * skipped
+        assert all(str(each.get("message")).startswith("TOLERATED: VIOLATED: ") for each in tolerated)
 
 
 def test_a_campaign_that_was_cut_short_forgives_nothing(pytester: pytest.Pytester) -> None:

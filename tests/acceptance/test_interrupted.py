@@ -17,6 +17,8 @@ import pytest
 from pytest_chaos.evidence import records
 from pytest_chaos.model.values import RunRecord, Verdict
 
+from tests.waiting import until
+
 if TYPE_CHECKING:
     from pytest_chaos.evidence.records import Records
 
@@ -106,6 +108,23 @@ def test_a_report_made_again_knows_that_runs_are_missing(pytester: pytest.Pytest
     assert json.loads(Path(pytester.path, "again", "matrix.json").read_text())["incomplete"]
 
 
+@pytest.mark.parametrize(
+    "arguments", [(), ("-n", "2"), ("--continue-on-collection-errors",)], ids=["alone", "workers", "continued"]
+)
+def test_a_module_that_cannot_be_collected_leaves_the_matrix_incomplete(
+    pytester: pytest.Pytester, arguments: tuple[str, ...]
+) -> None:
+    """Nobody knows its scenarios, so nothing is green, also in a report made again."""
+    pytester.makepyfile(test_broken="import no_such_module\n")
+    result = run(pytester, *arguments)
+    assert result.ret in {pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED}
+    result.stdout.fnmatch_lines(["*INCOMPLETE: *1 module could not be collected. Mend what pytest says of*"])
+    assert document(pytester)["incomplete"]
+    done = pytester.run("chaos", "report", "chaos-results")
+    assert done.ret == 2
+    done.stdout.fnmatch_lines(["INCOMPLETE: *1 module could not be collected. *"])
+
+
 @pytest.mark.parametrize("option", ["-x", "--maxfail=1"])
 def test_a_session_that_stops_at_a_failure_is_incomplete(pytester: pytest.Pytester, option: str) -> None:
     """What -x leaves out is no failure and no pass; the exit code stays pytest's,
@@ -159,8 +178,14 @@ def test_a_second_interrupt_shows_no_traceback(pytester: pytest.Pytester, worker
         text=True,
         start_new_session=True,
     )
-    while not any(Path(pytester.path).glob("pytest-chaos-*/session-*/*/*/up")):
+
+    def is_up() -> bool:
         assert session.poll() is None
+        with contextlib.suppress(FileNotFoundError):  # a folder that is removed while it is listed
+            return any(Path(pytester.path).glob("pytest-chaos-*/session-*/*/*/up"))
+        return False
+
+    until(is_up, "the run that is to be interrupted")
     _press(session)
     output, _ = session.communicate(timeout=60)
     assert session.returncode == pytest.ExitCode.INTERRUPTED

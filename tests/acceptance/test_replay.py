@@ -270,6 +270,20 @@ def test_results_outside_of_the_project_are_replayed_all_the_same(pytester: pyte
     assert chaos(Path(pytester.path), *run.reproduce.split()[1:]).returncode == 1
 
 
+def test_a_test_elsewhere_is_repeated_from_where_pytest_was_typed(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    """The line that repeats it goes to the test's project first, and works as it stands."""
+    project, here = tmp_path / "project", tmp_path / "here"
+    for folder in (project, here):
+        folder.mkdir()
+    (project / "test_broken.py").write_text(BROKEN)
+    command = [sys.executable, "-m", "pytest", *QUIET, str(project / "test_broken.py"), "--chaos-confirm=0"]
+    subprocess.run(command, cwd=here, capture_output=True, timeout=100, check=False)
+    (results,) = tmp_path.rglob("latest")
+    (run,) = records.read(results).runs
+    assert run.reproduce.startswith(f"cd {tmp_path} && chaos replay {tmp_path}")
+    assert pytester.run("sh", "-c", f"cd {here} && {run.reproduce}").ret == 1
+
+
 def test_replays_that_come_to_no_answer_do_not_make_a_violation_flaky(pytester: pytest.Pytester) -> None:
     """Where the test cannot be run again at all, that is what is said."""
     pytester.makepyfile(BROKEN + "assert not Path('seen-before').exists()\n")

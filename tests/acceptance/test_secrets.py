@@ -14,12 +14,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import pytest
 from pytest_chaos.evidence import records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    import pytest
 
 _RANDOM: Final = random.Random(20261129)  # noqa: S311 - test data, the same on every machine
 QUIET: Final = ("-p", "no:randomly", "-p", "no:cacheprovider", "-n", "0")
@@ -135,9 +134,12 @@ def test_a_replay_has_the_seed_the_plan_and_the_node_id(pytester: pytest.Pyteste
     ]
 
 
-def test_what_the_guardian_saves_has_no_secrets(pytester: pytest.Pytester) -> None:
-    """A pack that is made when pytest was killed is redacted by what pytest knew."""
-    secret = _planted()["kwarg"]
+@pytest.mark.parametrize("killed", ["pytest", "all"])
+def test_what_others_save_has_no_secrets(pytester: pytest.Pytester, killed: str) -> None:
+    """A pack that the guardian makes of a killed pytest, or the next session where all were killed,
+    is redacted by what pytest knew.
+    """
+    secret, variable = _planted()["kwarg"], _planted()["variable"]
     pytester.makepyfile(
         test_killed=f"""
         import os, pytest, signal
@@ -148,23 +150,35 @@ def test_what_the_guardian_saves_has_no_secrets(pytester: pytest.Pytester) -> No
             import threading
             threading.Event().wait(60)
 
+        def parent(pid):
+            return int(open(f"/proc/{{pid}}/stat").read().rpartition(")")[2].split()[1])
+
         @pytest.mark.chaos(id="05-killed", title="Is killed")
         def test_killed(chaos):
             agent = chaos.spawn(serve, kwargs={{"password": "{secret}"}}, name="server")
+            argv = ["sh", "-c", "echo its environment has $APP_TOKEN; exec sleep 60"]
+            other = chaos.spawn(argv, name="other", env={{"APP_TOKEN": "{variable}"}})
             agent.wait_for("said", kind="note")
-            os.kill(os.getpid(), signal.SIGKILL)
+            other.wait_for_output("environment")
+            guardians = [parent(other.pid), parent(parent(other.pid))] if "{killed}" == "all" else []
+            for pid in reversed(guardians):
+                os.kill(pid, signal.SIGSTOP)
+            for pid in (*guardians, os.getpid()):
+                os.kill(pid, signal.SIGKILL)
         """
     )
     scratch = Path(pytester.path) / "scratch"
     scratch.mkdir()
-    killed = pytester.runpytest_subprocess(*QUIET, "--chaos-results=results", f"--chaos-scratch={scratch}")
-    assert killed.ret == -signal.SIGKILL
+    found = pytester.runpytest_subprocess(*QUIET, "--chaos-results=results", f"--chaos-scratch={scratch}")
+    assert found.ret == -signal.SIGKILL
+    assert killed == "pytest" or list(scratch.rglob("run.json")), "somebody has saved it before the next session"
     pytester.makepyfile(test_after="import pytest\ndef test_after(chaos): chaos.expect('x', observed=1, holds=True)")
     pytester.runpytest_subprocess(*QUIET, "--chaos-results=after", f"--chaos-scratch={scratch}", "test_after.py")
     pack = Path(pytester.path) / "results"
     written = _written(pack)
     assert "it says [redacted]" in written
-    assert secret not in written
+    assert "its environment has [redacted]" in written
+    assert _survivors({"kwarg": secret, "variable": variable}, written) == []
 
 
 EXPLORED: Final = """

@@ -20,6 +20,9 @@ from pytest_chaos import after_mark, at_moment, at_point, kill
 def waits(marks): marks.ack("up"); time.sleep(60)
 def quick(marks): marks.ack("x", 1)
 def crash(): print("about to do the thing"); raise RuntimeError("disk on fire")
+async def later(marks): marks.ack("x", 1)
+def one_by_one(marks): yield marks.ack("x", 1)
+class Worker: ...
 def passes(): sys.audit("orders.saved", 1); os.stat(".")
 
 def judged(chaos): chaos.expect("all is well", observed=1, holds=True)
@@ -145,6 +148,109 @@ CASES = {
         "harness:NameError",
         ("foo_bar", "Mend the test"),
     ),
+    "an_async_function": Case(
+        "chaos.spawn(later, name='w').wait_exit(); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:agent-failed",
+        (
+            "must do its work when it is called",
+            "gave a coroutine",
+            "asyncio.run",
+        ),
+    ),
+    "a_generator_function": Case(
+        "chaos.spawn(one_by_one, name='w').wait_exit(); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:agent-failed",
+        ("gave a generator",),
+    ),
+    "a_class": Case(
+        "chaos.spawn(Worker, name='w').wait_exit(); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:agent-failed",
+        (
+            "Worker, which is a class",
+            "Name a function that does the work",
+        ),
+    ),
+    "a_wrong_signature": Case(
+        "chaos.spawn(quick, kwargs={'folder': 'x'}, name='w').wait_exit(); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:agent-failed",
+        ("got an unexpected keyword argument 'folder'",),
+    ),
+    "a_function_that_was_called": Case(
+        "chaos.spawn(passes(), name='w'); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:UsageError",
+        ("got None. Give the function, and do not call it",),
+    ),
+    "an_argument_that_is_no_json": Case(
+        "chaos.spawn(quick, kwargs={'marks': chaos.directory}); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:UsageError",
+        (
+            "kwargs must be JSON",
+            "Pass plain values",
+        ),
+    ),
+    "a_number_in_the_environment": Case(
+        "chaos.spawn(quick, env={'PORT': 80}); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:UsageError",
+        ("got PORT=80. Write str(...)",),
+    ),
+    "a_number_in_an_argv": Case(
+        "chaos.spawn(['sleep', 0]); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:UsageError",
+        ("must be made of texts and paths; got 0",),
+    ),
+    "a_folder_that_is_not_there": Case(
+        "chaos.spawn(quick, cwd='/no/such'); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:UsageError",
+        ("cwd must be a folder; got /no/such",),
+    ),
+    "a_condition_that_was_not_called": Case(
+        "chaos.expect('it is there', observed=1, holds=chaos.directory.exists)",
+        "INCONCLUSIVE",
+        "harness:UsageError",
+        ("must be True or False; got <bound method",),
+    ),
+    "a_text_for_a_condition": Case(
+        "chaos.expect('it is there', observed=1, holds='False')",
+        "INCONCLUSIVE",
+        "harness:UsageError",
+        ("must be True or False; got 'False'",),
+    ),
+    "a_plan_in_a_list": Case(
+        "chaos.plan([kill('w', after_mark('x'))]); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:UsageError",
+        (
+            "a plan must be made of faults",
+            "Give each by itself",
+        ),
+    ),
+    "a_fault_at_a_text": Case(
+        "chaos.plan(kill('w', 'open')); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:UsageError",
+        (
+            "must be at_point(...)",
+            "got 'open'. Call one of them",
+        ),
+    ),
+    "a_wait_for_a_text": Case(
+        "chaos.spawn(quick).wait_exit(timeout_s='1'); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:UsageError",
+        (
+            "timeout_s must be a positive, finite number of seconds",
+            "got '1'",
+        ),
+    ),
     "nothing_asserted": Case(
         "chaos.spawn(quick, name='w').wait_exit()",
         "INCONCLUSIVE",
@@ -173,6 +279,8 @@ def test_each_mistake_gets_the_verdict_that_the_rule_gives(pytester: pytest.Pyte
     result = pytester.runpytest_subprocess(*QUIET, "--chaos-report=md,json")
     said = result.stdout.str()
     results = Path(pytester.path, "chaos-results")
+    for ours in ("pytest_chaos/runtime", "direct cause of", "During handling of"):
+        assert ours not in said
     page = (results / "latest" / "matrix.md").read_text().replace("\\", "")
     found = {record.node_id.partition("::test_")[2]: record for record in records.read(results).runs}
     undecided = found.pop("async")

@@ -12,7 +12,7 @@ import pytest
 from chaos_reports import cli
 from click.testing import CliRunner
 from pytest_chaos.evidence.records import Records
-from pytest_chaos.model.values import Verdict
+from pytest_chaos.model.values import Finding, Verdict
 
 from tests.reports.samples import CACHE, HEADER, KILL, LEASES, campaign, run, write_session
 
@@ -39,6 +39,21 @@ def test_python_m_reports_renders_beside_the_records(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
     assert "4 scenarios, 200 runs" in done.stdout
     assert {path.name for path in folder.iterdir()} == {"records.jsonl", "matrix.md", "matrix.html", "matrix.json"}
+
+
+def test_records_of_earlier_versions_are_masked(tmp_path: Path) -> None:
+    """A secret that was written before its shape was known is in no report that is made of it."""
+    said = "api_key=aB3dE5fG7hJ9kL2mN4"
+    folder = session(tmp_path, Verdict.VIOLATED)
+    file = folder / "records.jsonl"
+    header, *_ = file.read_bytes().split(b"\n")
+    told = msgspec.structs.replace(run(KILL, Verdict.VIOLATED), failure=said, notes={"said": said})
+    told = msgspec.structs.replace(told, findings=(Finding(signature="check:it", text=f"it said {said}"),))
+    file.write_bytes(b"\n".join([header, msgspec.json.encode(told), b""]))
+    assert cli.main([str(folder)]) == 1
+    reports = "".join(path.read_text() for path in folder.glob("matrix.*"))
+    assert "it said api_key=[redacted]" in reports
+    assert "aB3dE5fG7hJ9kL2mN4" not in reports
 
 
 def test_a_results_folder_stands_for_its_latest_session(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from pytest_chaos.evidence import index, manifest
 from pytest_chaos.evidence.databases import Database, copy_all, find, scratch
 from pytest_chaos.evidence.gather import Facts, Log, gather, header_or_none
 from pytest_chaos.evidence.limits import DEFAULT, Limits, Problems, full
-from pytest_chaos.evidence.redact import redactor
+from pytest_chaos.evidence.redact import SECRETS, redactor
 from pytest_chaos.evidence.sqlite import Answer, Contents, ask
 from pytest_chaos.runtime import owner
-from pytest_chaos.runtime.journal import ATTACHMENTS, FAILURE, MARKS, OUTPUT, WORK
+from pytest_chaos.runtime.journal import ATTACHMENTS, FAILURE, MARKS, OUTPUT, WORK, Journal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,6 +83,8 @@ def salvage(journal_folder: Path, reason: str) -> Path | None:
         return None
     destination = Path(header.session_folder) / "evidence" / header.run_id
     if not (destination / manifest.FILE_NAME).exists():
+        for value in Journal(journal_folder).secrets():
+            SECRETS.add(value)
         try:
             write(journal_folder, destination, outcome=reason)
         except EvidenceError:

@@ -11,8 +11,8 @@ Existing scanners were not taken. Some, such as detect-secrets, judge by entropy
 the hashes and run ids that evidence consists of, and they return places, not text. A list misses
 unknown kinds: treat a pack as you would treat the log.
 
-A registered value is known to its process alone. A pack that a later session salvages is redacted
-by patterns and by the environment of that session.
+A registered value is known to its process alone. A run writes those that it knows into its journal,
+for the process that salvages its pack.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pytest_chaos.errors import UsageError
 from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, Fault, MarkKind, Now, Plan, When
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 ITERATIONS_MAX: Final = 100_000
 """Most runs of one scenario in a session: each is a test of its own."""
@@ -144,6 +144,21 @@ def describe_when(when: When) -> str:
             return f"at delivery {number}" + (f" to {number + count - 1}" if count > 1 else "") + of
 
 
+def _check_types(faults: Iterable[object]) -> None:
+    """Raise UsageError for what is no fault, and for a fault whose time is none."""
+    for given in faults:
+        if not isinstance(given, Fault):
+            msg = f"a plan must be made of faults; got {given!r:.200}. Give each by itself: chaos.plan(kill(...), ...)"
+            raise UsageError(msg)
+        when: object = given.when
+        if not isinstance(when, When):
+            msg = (
+                f"the time of {given.kind} of {given.agent!r} must be at_point(...), after_mark(...), at_moment(...) "
+                f"or at_delivery(...); got {when!r:.200}. Call one of them"
+            )
+            raise UsageError(msg)
+
+
 def validate(plan: Plan, *, kinds: Mapping[str, FaultRules], agents: Collection[str] | None = None) -> None:
     """Raise UsageError for a plan that cannot be carried out, before anything is started.
 
@@ -151,6 +166,7 @@ def validate(plan: Plan, *, kinds: Mapping[str, FaultRules], agents: Collection[
     ``None`` when they are not known yet. Raises UsageError with all problems in one text, a line
     each where there are several.
     """
+    _check_types(plan.faults)
     try:
         msgspec.convert(msgspec.to_builtins(plan), Plan)
     except (msgspec.ValidationError, TypeError) as error:

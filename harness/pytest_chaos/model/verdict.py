@@ -26,7 +26,12 @@ AGENT_FAILED: Final = "harness:agent-failed"
 """The signature of an agent that failed by itself, which nothing in the test expected."""
 
 HINT: Final = "hint"
-"""The note with a sentence about what a run that held cannot have shown."""
+"""The note with sentences about what a run that held cannot have shown."""
+
+NO_MARK: Final = (
+    "no agent wrote a mark, so nothing was promised and the history that the test reads is empty: let agents call "
+    "marks.ack, or append lines to $CHAOS_MARKS"
+)
 
 ONLY_MOMENTS: Final = (
     "all planned faults came at moments, which seldom hit a narrow window: name points with at_point, or let "

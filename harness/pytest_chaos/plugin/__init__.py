@@ -8,6 +8,7 @@
     interrupts  Ctrl-C: the first one ends the session, later ones are ignored
     runs        the runs of this process: made, judged, packed as evidence
     results     records, reports, exit code, terminal summary; in the controller
+    junit       tolerated runs in the JUnit file
     explore_fixture, hookspecs
 
 Only this room knows pytest, and nothing below imports it. The plugin is inert until a test is a

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_chaos.errors import ChaosError
 from pytest_chaos.evidence.redact import redactor
 
 if TYPE_CHECKING:
@@ -24,9 +25,11 @@ _OURS: Final = "pytest_chaos"
 def hide_own_frames(error: BaseException) -> None:
     """Have pytest leave out the frames of our modules, in this exception and in its causes.
 
-    ``--full-trace`` shows them.
+    ``--full-trace`` shows them. What we have put into a sentence is left out with its cause.
     """
     for each in _chain(error):
+        if isinstance(each, ChaosError) and each.__cause__ is not None:
+            each.__cause__, each.__suppress_context__ = None, True
         trace = each.__traceback__
         while trace is not None:
             names = trace.tb_frame.f_globals

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from pytest_chaos.plugin import junit
 from pytest_chaos.plugin.runs import REASON, RECORD
 from pytest_chaos.plugin.selection import WORKER_OUTPUT
 from pytest_chaos.plugin.session import shown
@@ -202,6 +204,7 @@ class Results:
         reporter = self._session.config.pluginmanager.get_plugin("terminalreporter")
         if not self._tolerated or reporter is None:
             return
+        junit.tolerate(self._session.config, self._tolerated)
         for category in ("failed", "inconclusive"):
             for report in reporter.getreports(category):
                 text = getattr(report, RECORD, None)
@@ -214,14 +217,14 @@ class Results:
     def _word(self, record: RunRecord) -> str:
         return "TOLERATED" if record.scenario.id in self._tolerated else str(record.verdict)
 
-    def _write_hint(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Write a hint if all faults came at moments, which hit a narrow window by luck only."""
+    def _write_hints(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Write, each in one line, what runs that held cannot have shown."""
         from pytest_chaos.model import verdict
 
-        held = [record for record in self._records if record.notes.get(verdict.HINT) == verdict.ONLY_MOMENTS]
-        if held:
-            which = f"{len(held)} run{'s' if len(held) != 1 else ''} held"
-            terminalreporter.write_line(f"chaos: {which}, and {verdict.ONLY_MOMENTS}", yellow=True)
+        hints = Counter(each for record in self._records for each in record.notes.get(verdict.HINT, ()))
+        for hint, held in hints.items():
+            which = f"{held} run{'s' if held != 1 else ''} held"
+            terminalreporter.write_line(f"chaos: {which}, and {hint}", yellow=True)
 
     def _adopt_packs(self) -> None:
         """Record runs whose worker ended before its report came: their guardian saved them."""
@@ -282,7 +285,7 @@ class Results:
         if self._records and terminalreporter.config.getoption("verbose") >= 0:
             folder = shown(self._session.folder, self._session.config)
             terminalreporter.write_line(f"chaos: seed {self._session.settings.seed}; results in {folder}")
-            self._write_hint(terminalreporter)
+            self._write_hints(terminalreporter)
         failed = [record for record in self._records if record.verdict != "HELD"]
         if failed:
             terminalreporter.write_sep("=", "chaos: reproduce")

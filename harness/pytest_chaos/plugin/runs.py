@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from _pytest.outcomes import Failed  # pytest.fail.Exception, by the name under which it can be a base class
 
+from pytest_chaos.plugin.junit import SCENARIO, VERDICT
 from pytest_chaos.plugin.selection import base_of, is_chaos, scenario_of
 from pytest_chaos.plugin.session import command_line, shown, versions
 
@@ -109,20 +110,24 @@ class Runs:
             iteration=iteration,
             started=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             command=command_line(),
-            reproduce=self._reproduce(name),
+            reproduce=self._reproduce(name, item.path),
             root=str(self._session.config.rootpath),
             versions=versions(),
             controller_pid=os.getpid(),
             worker=os.environ.get("PYTEST_XDIST_WORKER", ""),
         )
 
-    def _reproduce(self, name: str) -> str:
+    def _reproduce(self, name: str, file: Path) -> str:
         """Return the line that repeats a run, with the project's own options."""
         import shlex
 
+        config = self._session.config
         own = self._own_arguments()
-        words = ["chaos", "replay", shown(self._session.folder / "evidence" / name, self._session.config)]
-        return shlex.join([*words, "--", *own] if own else words)
+        pack = self._session.folder / "evidence" / name
+        is_here = file.is_relative_to(config.invocation_params.dir)  # else replay would refuse the test as foreign
+        words = ["chaos", "replay", shown(pack, config) if is_here else str(pack)]
+        line = shlex.join([*words, "--", *own] if own else words)
+        return line if is_here else f"cd {shlex.quote(str(config.rootpath))} && {line}"
 
     def _free_name(self, name: str) -> str:
         """Return the name, numbered if there is evidence of it already: the test ran again."""
@@ -154,7 +159,7 @@ class Runs:
         import msgspec
 
         for properties in (item.user_properties, report.user_properties):  # JUnit has the item's, at its very end
-            properties.append(("chaos_verdict", str(record.verdict)))
+            properties.extend([(VERDICT, str(record.verdict)), (SCENARIO, record.scenario.id)])
         setattr(report, RECORD, msgspec.json.encode(record).decode())
         item.stash[REPORTED] = True
 

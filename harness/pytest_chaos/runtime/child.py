@@ -190,8 +190,9 @@ def resolve(target: str) -> Callable[..., Any]:
     found: Any = load(module_name)
     for part in function_name.split("."):
         found = getattr(found, part)
-    if not callable(found):
-        msg = f"a target must be callable; got {target}, which is {type(found).__name__}"
+    if not callable(found) or isinstance(found, type):
+        kind = "a class, and to make an object of it runs nothing" if callable(found) else type(found).__name__
+        msg = f"a target must be a function; got {target}, which is {kind}. Name a function that does the work"
         raise TypeError(msg)
     function: Callable[..., Any] = found
     return function
@@ -231,19 +232,32 @@ def run_target(spec: Spec) -> int:
         if "marks" not in arguments and _takes_marks(function):
             arguments["marks"] = marks
         triggers.arm()
-        function(**arguments)
+        _refuse_unrun(function(**arguments), spec)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if stop.code is not None and not isinstance(stop.code, int):
             print(stop.code, file=sys.stderr)  # noqa: T201 - what the interpreter itself does
     except BaseException as error:  # noqa: BLE001 - a traceback and code 1, as for any program
-        trace = error.__traceback__
-        users = trace.tb_next or trace if trace else None  # without our own frame
+        users = error.__traceback__
+        while users is not None and users.tb_frame.f_code.co_filename == __file__:
+            users = users.tb_next
         sys.excepthook(type(error), error.with_traceback(users), users)
         marks.note(Note.RAISED, value=f"{type(error).__name__}: {error}"[:2000])
         code = 1
     triggers.note_points_seen()
     return code
+
+
+def _refuse_unrun(result: object, spec: Spec) -> None:
+    """Raise TypeError for the result of a function with async or yield: none of its body has run."""
+    if type(result).__name__ in {"coroutine", "generator", "async_generator"}:  # inspect costs each agent a lot
+        if hasattr(result, "close"):
+            result.close()  # else Python warns that it was never awaited
+        msg = (
+            f"an agent's function must do its work when it is called; {spec['target']} gave a {type(result).__name__}, "
+            "of which nothing has run. Call it in a plain function, with asyncio.run or in a loop"
+        )
+        raise TypeError(msg)
 
 
 def finish(code: int) -> None:

@@ -206,8 +206,6 @@ class Guardian:
         self._unfit: dict[str, str] = {}  # module -> why it cannot be in a zygote
         self._folder: Path | None = None
         self._journal: Path | None = None
-        self._secrets: set[str] = set()  # of this run, as the controller knows them
-        self._environments: list[dict[str, str]] = []  # of this run's agents: their secrets stay out of its evidence
         self._watched: tuple[int, int] | None = None
         self._running = True
         self._commands: dict[str, Callable[[wire.Message], None]] = {
@@ -285,8 +283,6 @@ class Guardian:
 
     def _on_begin(self, message: wire.Message) -> None:
         self._journal = Path(message["journal"])
-        self._environments.clear()
-        self._secrets.clear()
 
     def _on_end(self, _: wire.Message) -> None:
         """End all that the run left: agents, their children and daemons. Idle zygotes stay."""
@@ -306,8 +302,6 @@ class Guardian:
 
     def _on_spawn(self, message: wire.Message) -> None:
         spec: child.Spec = message["spec"]
-        self._secrets.update(message["secrets"])
-        self._environments.append({name: value for name, value in spec["environment"].items() if value is not None})
         module = _module_of(spec)
         if spec["target"] is None or message["fresh"] or module in self._unfit:
             self._spawn_here(spec, message)
@@ -479,13 +473,8 @@ class Guardian:
             output.drain()
             output.close()
         if self._journal is not None and self._journal.exists():
-            from pytest_chaos.evidence import SECRETS  # only now: the guardian has to stay small
-            from pytest_chaos.runtime.scratch import save
+            from pytest_chaos.runtime.scratch import save  # only now: the guardian has to stay small
 
-            for secret in self._secrets:
-                SECRETS.add(secret)
-            for environment in self._environments:
-                SECRETS.add_environment(environment)
             reason = "the process that ran this test ended before the test did"
             with contextlib.suppress(Exception):  # the folder goes in any case
                 save(self._journal, reason, alone=self._is_watched_gone())

@@ -12,6 +12,7 @@ controller is gone, and by a later session when the guardian is gone, too.
     agents/NAME.log  the output of each agent
     failure.txt      the failure as pytest shows it
     record.json      the run's record, last
+    secrets.json     the secrets that its agents were given, which the maker of the pack masks
     work/            the folder the agents work in; watched for SQLite files
 """
 
@@ -37,6 +38,7 @@ DATABASES: Final = "databases.jsonl"
 OUTPUT: Final = "agents"
 FAILURE: Final = "failure.txt"
 RECORD: Final = "record.json"
+GIVEN_SECRETS: Final = "secrets.json"
 WORK: Final = "work"
 ATTACHMENTS: Final = "attachments"
 
@@ -112,6 +114,17 @@ class Journal:
     def add_database(self, path: Path) -> None:
         """Append the path of a SQLite file outside of ``work``."""
         self._append(DATABASES, str(path))
+
+    def write_secrets(self, values: frozenset[str]) -> None:
+        """Write the secrets that must not be in the pack. The folder is this user's alone."""
+        self._replace(GIVEN_SECRETS, msgspec.json.encode(sorted(values)))
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return the secrets that must not be in the pack; none where the file is torn."""
+        try:
+            return msgspec.json.decode(self._read(GIVEN_SECRETS) or b"[]", type=tuple[str, ...])
+        except msgspec.DecodeError:
+            return ()
 
     def write_failure(self, text: str) -> None:
         """Write the failure as pytest shows it."""

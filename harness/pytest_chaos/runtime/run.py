@@ -19,7 +19,7 @@ import msgspec
 
 from pytest_chaos.checkers import run_checkers
 from pytest_chaos.errors import AgentError, ChaosError, TooLate, UsageError, WaitExpired
-from pytest_chaos.evidence.redact import SECRETS, clean
+from pytest_chaos.evidence.redact import SECRETS, clean, secret_values
 from pytest_chaos.faults.injector import Injector
 from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model import plan as plans, seed as seeds, verdict
@@ -91,6 +91,8 @@ class Run:
         self._notes: dict[str, Json] = {}
         self._broken: list[Assertion] = []
         self._clean = False
+        self._secrets: frozenset[str] = frozenset()
+        self._reads_history = False
         self._started_s = time.monotonic()
         self._record: RunRecord | None = None
         self._injector = Injector(
@@ -191,6 +193,13 @@ class Run:
         if not agent_name.replace("-", "").replace("_", "").replace(".", "").isalnum():
             msg = f"the name of an agent must be made of letters, digits, '-', '_' and '.'; got {agent_name!r}"
             raise UsageError(msg)
+        if wrong := [f"{key}={value!r}" for key, value in (env or {}).items() if not isinstance(value, str | None)]:
+            msg = f"env must have texts (or None) as values; got {wrong[0]:.200}. Write str(...)"
+            raise UsageError(msg)
+        directory = Path(cwd or self.directory).absolute()
+        if not directory.is_dir():
+            msg = f"cwd must be a folder; got {directory}. Make it before the agent starts"
+            raise UsageError(msg)
         environment = Environment(os.environ)
         environment.update({key: value for key, value in (env or {}).items() if value is not None})
         for key in [key for key, value in (env or {}).items() if value is None]:
@@ -198,10 +207,13 @@ class Run:
         SECRETS.add_environment({key: value for key, value in (env or {}).items() if value is not None})
         SECRETS.add_environment({key: value for key, value in command.kwargs.items() if isinstance(value, str)})
         SECRETS.add_argv(command.argv or ())
+        if (known := SECRETS.values | secret_values(environment)) != self._secrets:
+            self._journal.write_secrets(known)
+            self._secrets = known
         environment |= {MARKS_VARIABLE: str(self._journal.marks_path), AGENT_VARIABLE: agent_name}
         spec = {
             "environment": environment,
-            "directory": str(cwd or self.directory),
+            "directory": str(directory),
             "marks": str(self._journal.marks_path),
             "trace_points": trace_points,
         }
@@ -271,6 +283,10 @@ class Run:
     @property
     def history(self) -> History:
         """All marks so far, and the receipts of the faults that fired."""
+        self._reads_history = True
+        return self._history()
+
+    def _history(self) -> History:
         self._read_marks()
         return History.from_lines(self._mark_lines(), receipts=tuple(self._receipts))
 
@@ -282,12 +298,16 @@ class Run:
     def expect(self, name: str, *, observed: object, holds: bool) -> bool:
         """Record a key assertion with its observed value; return whether it holds.
 
-        If it does not, the run fails. The test goes on, so the record has every expectation.
+        If it does not, the run fails. The test goes on, so the record has every expectation. Raises
+        UsageError if ``holds`` is neither yes nor no: a function not called, a text, a list.
 
         Example::
 
             chaos.expect("leases recovered", observed=stats.recovered, holds=stats.recovered == 100)
         """
+        if not hasattr(type(holds), "__bool__"):  # bool, int and None have it, and so has numpy's
+            msg = f"holds= of {name!r} must be True or False; got {holds!r:.200}. Compare it, call it, or use bool(...)"
+            raise UsageError(msg)
         text = clean(verdict.encodable(str(observed))[:OBSERVED_CHARACTERS_READ])  # half a secret would not be known
         shown = text if len(text) <= OBSERVED_CHARACTERS_MAX else self._shortened(text)
         self._assertions.append(Assertion(name=name, observed=shown, holds=bool(holds)))
@@ -392,11 +412,12 @@ class Run:
             findings.append(verdict.NOTHING_ASSERTED)
         if not self._mark_lines().startswith(MARKS_HEAD):
             findings.append(overwritten())
-        if torn := self.history.torn:
+        history = self._history()
+        if torn := history.torn:
             findings += not_marks(torn, may_be_cut=any(map(_was_killed, self._incarnations)))
             self._notes["torn_marks"] = [f"{line.text[:200]} ({line.reason})" for line in torn[:10]]
-        if verdict.of_run(findings) is Verdict.HELD and _only_moments(self._header.plan):
-            self._notes[verdict.HINT] = verdict.ONLY_MOMENTS
+        if verdict.of_run(findings) is Verdict.HELD and (hints := self._hints(history)):
+            self._notes[verdict.HINT] = hints
         record = RunRecord(
             scenario=self._header.scenario,
             node_id=self._header.node_id,
@@ -472,6 +493,11 @@ class Run:
         shutil.rmtree(self._journal.folder, ignore_errors=True)
 
     # Inside
+
+    def _hints(self, history: History) -> list[Json]:
+        """Return sentences about what a run that held cannot have shown."""
+        is_empty = self._reads_history and bool(self._incarnations) and not history.marks
+        return [*[verdict.NO_MARK] * is_empty, *[verdict.ONLY_MOMENTS] * _only_moments(self._header.plan)]
 
     def _end_agents(self) -> None:
         if self._client is None:
@@ -603,7 +629,15 @@ def _command(
         return Command(target, None, dict(kwargs), fresh)
     if callable(target):
         return Command(_name_of(target), None, dict(kwargs), fresh)
-    argv = tuple(os.fspath(part) for part in target)
+    given: object = target
+    if not isinstance(given, Iterable):
+        msg = f"a target must be a function, its name or an argv; got {target!r}. Give the function, and do not call it"
+        raise UsageError(msg)
+    parts = list(given)
+    if wrong := [part for part in parts if not isinstance(part, str | bytes | os.PathLike)]:
+        msg = f"an argv must be made of texts and paths; got {wrong[0]!r} in {parts!r:.200}. Write str(...)"
+        raise UsageError(msg)
+    argv = tuple(os.fspath(part) for part in parts)
     if not argv or kwargs:
         got = f"{list(argv)} with kwargs {dict(kwargs)}"
         msg = f"an argv must name a program, and takes no kwargs; got {got}. Put the arguments into the list"

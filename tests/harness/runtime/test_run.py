@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pytest_chaos import kill
+from pytest_chaos.checkers.durability import acknowledged_present
 from pytest_chaos.errors import AgentError, GuardianLost, SpawnError, TooLate, UsageError, WaitExpired
 from pytest_chaos.evidence import open_pack, verify
 from pytest_chaos.model import plan, verdict
@@ -387,6 +388,27 @@ def test_a_run_that_held_with_moments_alone_has_a_hint(run: Run, when: When, *, 
     record = expected(run).conclude()
     assert record.verdict is Verdict.HELD
     assert ("at_point" in str(record.notes.get("hint", ""))) == hinted
+
+
+@pytest.mark.parametrize(
+    ("target", "reads", "hinted"),
+    [("quiet", True, True), ("quiet", False, False), ("count_up", True, False)],
+    ids=["an-empty-history", "a-history-that-is-not-read", "marks"],
+)
+def test_a_run_without_marks_has_a_hint_if_the_test_reads_them(
+    run: Run, target: str, *, reads: bool, hinted: bool
+) -> None:
+    """Nothing was promised, so a check of the history has checked nothing."""
+    if target == "quiet":
+        run.spawn(["true"]).wait_exit()
+    else:
+        run.spawn(targets.count_up, kwargs={"total": 3}).wait_exit()
+    if reads:
+        lost = acknowledged_present(run.history, "step", range(100))
+        run.check(lost, expect="nothing is lost")
+    record = expected(run).conclude()
+    assert record.verdict is Verdict.HELD
+    assert (verdict.NO_MARK in record.notes.get("hint", ())) == hinted
 
 
 def test_an_agent_that_does_not_exist_is_named(run: Run) -> None:
