@@ -249,7 +249,7 @@ def run_target(spec: Spec) -> int:
 
 
 def _refuse_unrun(result: object, spec: Spec) -> None:
-    """Raise TypeError for the result of a function with async or yield: none of its body has run."""
+    """Raise TypeError for the result of a function with async or yield: none of it has run."""
     if type(result).__name__ in {"coroutine", "generator", "async_generator"}:  # inspect costs each agent a lot
         if hasattr(result, "close"):
             result.close()  # else Python warns that it was never awaited

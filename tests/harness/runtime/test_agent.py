@@ -240,7 +240,7 @@ def test_a_function_that_is_not_there_is_the_agents_failure(run: Run, target: st
     """
     agent = run.spawn(target)
     assert agent.wait_exit() == ExitStatus(1, None)
-    assert re.search(r"no attribute 'no_such_function'|a target must be callable", agent.output())
+    assert re.search(r"no attribute 'no_such_function'|a target must be a function", agent.output())
 
 
 @pytest.mark.parametrize("target", ["a_name", lambda: None, [], ":"], ids=["name", "lambda", "no argv", "colon"])
