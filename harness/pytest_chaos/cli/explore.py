@@ -122,6 +122,12 @@ class _Families(_ListedBase):
 @click.option(
     "--io-runs", type=int, default=IO_RUNS, show_default=True, help="I/O errors that are made, each in a run."
 )
+@click.option(
+    "--schedules",
+    type=int,
+    default=0,
+    help="Orders of threads and processes to record.  [default: 1 if one thread does the same twice, else 5]",
+)
 @click.option("--json", "json_file", type=_DESTINATION, help="Write the result there as JSON.")
 @click.option("--state", help="Build this state alone, keep it, and judge it; a report names it.")
 @click.option("--results", type=_FOLDER, default=RESULTS, show_default=True, help="Where failing states are kept.")

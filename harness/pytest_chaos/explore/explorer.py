@@ -1,8 +1,10 @@
-"""One exploration: the clean run, its repetition, and then each family in turn.
+"""One exploration: the clean run, the same again, then each family in its turn; and more schedules.
 
-A program is not explored if its clean run is already wrong, or if it is not deterministic. An
-exploration that is stopped (budget, Ctrl-C) leaves a progress file; the next one with the same
-target, seed and recording goes on from there.
+Nothing is explored of a program whose run without faults is wrong already. A program that does not
+make the same steps twice, or in which several threads make steps, is recorded under several
+schedules: a crash and a power loss are explored in each. An exploration that is stopped (budget,
+Ctrl-C) leaves a progress file: the next one with the same target, seed and recording goes on from
+there.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from pytest_chaos.explore.judge import Pool, StateTask
 from pytest_chaos.explore.lines import LINES_MAX, line_at
 from pytest_chaos.explore.record import (
     DENIED,
+    DeadlockError,
     Rebuilt,
+    Recorded,
     compare_untraced,
     findings_of_run,
     notes_of_names,
@@ -43,12 +47,15 @@ from pytest_chaos.explore.report import (
     FamilyResult,
     harness_finding,
     reproduction,
+    together,
 )
 from pytest_chaos.explore.session import Progress, Saved, Session, set_aside
 from pytest_chaos.explore.simulate.folder import StateFolder, read_folder
 from pytest_chaos.model.history import History
 from pytest_chaos.model.values import Finding, Verdict
 from pytest_chaos.trace.comparison import effects_with, placeholders
+from pytest_chaos.trace.recording import Recording
+from pytest_chaos.trace.schedule import Schedule
 from pytest_chaos.trace.step import readable
 
 if TYPE_CHECKING:
@@ -56,9 +63,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_chaos.explore.options import Options
-    from pytest_chaos.explore.record import Recorded
+    from pytest_chaos.explore.record import Again
     from pytest_chaos.explore.report import Discovery
     from pytest_chaos.explore.target import Subject
+    from pytest_chaos.model.values import FindingKind
     from pytest_chaos.trace.source import Observation, StepSource
 
 IN_MEMORY_BYTES_MAX: Final = 128 << 20
@@ -66,7 +74,13 @@ IN_MEMORY_BYTES_MAX: Final = 128 << 20
 KEPT_BYTES_MAX: Final = 64 << 20
 """A larger recording is not kept with the failing states: their codes build them again."""
 ROOM_BYTES_MIN: Final = 16 << 20
-"""Minimum room for states, checked before an exploration begins."""
+"""Minimum room for states: with less an exploration does not begin."""
+SCHEDULES: Final = 5
+"""The schedules of a program that does not make the same steps twice, or has several threads."""
+DEADLOCK: Final = "liveness:deadlock"
+_OWN_RUN: Final = "in no other run, perhaps: this one went its own way, and the state that it left is kept"
+_BUILT: Final = (Family.CRASH, Family.POWER)
+"""The families whose states are built from a recording; the others run the program for each."""
 _NAME_CHARACTERS_MAX: Final = 80
 
 
@@ -98,6 +112,7 @@ class Explorer:
         self._families: list[FamilyResult] = []
         self._notes: list[str] = []
         self._texts: dict[str, list[str]] = {}
+        self._schedules = 1
         self._lines: dict[int, str] = {}
         """The line of the user's program that makes a step."""
 
@@ -131,6 +146,7 @@ class Explorer:
             findings=tuple(findings),
             notes=tuple(self._notes),
             duration_s=time.monotonic() - started_s,
+            schedules=self._schedules,
         )
 
     def _no_room(self, error: OSError) -> str:
@@ -153,18 +169,24 @@ class Explorer:
         )
         try:
             self._notes = notes_of_run(self._seen)
-            clean = self._folder / "clean"
             if recorded.size > IN_MEMORY_BYTES_MAX:
                 self._folder = self._disk
                 size = f"the program writes {recorded.size >> 20:,} MiB"
                 self._notes.append(f"{size}: its states are on the disk, not in memory")
-            with Pool(recorded.known, self._folder, jobs=options.jobs, timeout_s=options.check_timeout_s) as pool:
-                findings = [*findings_of_run(self._seen), *self._judge_clean(recorded, clean, pool)]
-                if not any(finding.kind == "clean-run" or finding.signature == DENIED for finding in findings):
-                    self._explore_families(recorded, pool)
-                return findings
+            with self._pool(recorded) as pool:
+                findings = [*findings_of_run(self._seen), *self._judge_clean(recorded, self._folder / "clean", pool)]
+                if any(finding.kind == "clean-run" or finding.signature == DENIED for finding in findings):
+                    return findings
+                again = record_again(recorded, self._folder, seed=options.seed, timeout_s=options.run_timeout_s)
+                recorded.is_repeatable = not again.parted
+                self._explore_families(recorded, pool, again)
+            return [*findings, *self._explore_schedules(recorded, again)]
         finally:
             recorded.close()
+
+    def _pool(self, recorded: Recorded) -> Pool:
+        options = self._options
+        return Pool(recorded.known, self._folder, jobs=options.jobs, timeout_s=options.check_timeout_s)
 
     def _judge_clean(self, recorded: Recorded, clean: Path, pool: Pool) -> list[Finding]:
         """Judge what the clean run left: a finding means a bug of the target, or a wrong check.
@@ -181,12 +203,13 @@ class Explorer:
                 raise ExplorationError(text, signature=finding.signature)
         return [of_clean_run(finding) for finding in judgement.findings]
 
-    def _explore_families(self, recorded: Recorded, pool: Pool) -> None:
+    def _explore_families(self, recorded: Recorded, pool: Pool, again: Again) -> None:
         timeout_s = self._options.run_timeout_s
-        drawn = record_again(recorded, self._folder, timeout_s=timeout_s)
-        self._notes += notes_of_names(drawn)
-        compare_untraced(recorded, self._folder, timeout_s=timeout_s, drawn=drawn)
-        session = Session(self._options, pool, self._folder, saved=self._saved(recorded, drawn), listen=self._listen)
+        self._notes += notes_of_names(again.drawn)
+        compare_untraced(recorded, self._folder, timeout_s=timeout_s, drawn=again.drawn)
+        session = Session(
+            self._options, pool, self._folder, saved=self._saved(recorded, again.drawn), listen=self._listen
+        )
         finished = {result.family: result for result in session.saved.finished}
         for family in self._options.families:
             result = finished.get(family) or self._explore_family(recorded, session, family)
@@ -195,6 +218,75 @@ class Explorer:
             session.forget()
         if any(result.discoveries for result in self._families):
             self._keep_recording()
+
+    # Schedules
+
+    def _explore_schedules(self, first: Recorded, again: Again) -> list[Finding]:
+        """Record and explore further schedules; return the findings of their clean runs."""
+        wanted = self._options.schedules or (1 if first.is_repeatable else SCHEDULES)
+        if not first.is_repeatable:
+            why = again.parted or "a run that was to be killed went its own way"
+            self._notes.append(f"the program need not make the same steps twice: {why}")
+        known = {_effects(first)}
+        findings: list[Finding] = []
+        for number in range(1, wanted):
+            schedule = Schedule(number=number, seed=self._options.seed, calls=len(first.recording.steps))
+            findings += self._explore_schedule(schedule, known)
+        if wanted > 1 and len(known) < self._schedules:
+            same = f"{self._schedules} schedules gave {len(known)} different recordings"
+            self._notes.append(f"{same}; equal ones were explored once")
+        return findings
+
+    def _explore_schedule(self, schedule: Schedule, known: set[bytes]) -> list[Finding]:
+        """Record a schedule, judge its end, and explore its crashes and power losses."""
+        options, folder = self._options, self._folder
+        try:
+            recorded, seen = record(
+                self._subject, self._source, folder, timeout_s=options.run_timeout_s, disk=self._disk, schedule=schedule
+            )
+        except DeadlockError as error:
+            return [Finding(signature=DEADLOCK, text=f"in {schedule}: {error}", kind="liveness", checker="explore")]
+        except ExplorationError as error:
+            return [harness_finding(error.signature, f"in {schedule}: {error}")]
+        try:
+            self._schedules += 1
+            clean = folder / f"clean-{schedule.number}"
+            if (effects := _effects(recorded)) in known:
+                shutil.rmtree(clean, ignore_errors=True)
+                return []
+            known.add(effects)
+            recorded.is_repeatable = False
+            with self._pool(recorded) as pool:
+                findings = [*findings_of_run(seen), *self._judge_clean(recorded, clean, pool)]
+                if findings:
+                    return [self._of_schedule(finding, schedule) for finding in findings]
+                self._explore_families_of(recorded, pool, schedule)
+            return []
+        finally:
+            recorded.close()
+
+    @staticmethod
+    def _of_schedule(finding: Finding, schedule: Schedule) -> Finding:
+        """Return a finding of a clean run as a race: the first schedule did not show it."""
+        kind: FindingKind = finding.kind if finding.kind == "harness" else "race"
+        text = f"in {schedule}, {finding.text}"
+        return msgspec.structs.replace(finding, kind=kind, text=text)
+
+    def _explore_families_of(self, recorded: Recorded, pool: Pool, schedule: Schedule) -> None:
+        """Explore the families that are built from a recording; add the results to the first's."""
+        families = tuple(family for family in self._options.families if family in _BUILT)
+        session = Session(
+            msgspec.structs.replace(self._options, families=families), pool, self._folder, listen=self._listen
+        )
+        has_found = False
+        for family in families:
+            told = self._told(recorded, pool, self._explore_family(recorded, session, family))
+            has_found |= bool(told.discoveries)
+            place = next(at for at, result in enumerate(self._families) if result.family is family)
+            both = together(self._families[place], told)
+            self._families[place] = msgspec.structs.replace(both, coverage=FAMILIES[family].coverage(both))
+        if has_found:
+            self._keep_recording(schedule)
 
     def _explore_family(self, recorded: Recorded, session: Session, family: Family) -> FamilyResult:
         found = session.collector(family, FAMILIES[family].coverage)
@@ -232,12 +324,13 @@ class Explorer:
         options = self._options
         return Saved(fingerprint=fingerprint, seed=options.seed, choice=options.choice, drawn=names)
 
-    def _keep_recording(self) -> None:
+    def _keep_recording(self, schedule: Schedule | None = None) -> None:
         """Keep the recording beside the failing states, unless it is too large."""
-        kept, recording = self._options.kept, self._disk / "recording"
+        name = f"recording-{schedule.number}" if schedule is not None else "recording"
+        kept, recording = self._options.kept, self._disk / name
         size = sum(path.stat().st_size for path in recording.iterdir())
         if kept is not None and size <= KEPT_BYTES_MAX:
-            shutil.copytree(recording, kept / "recording", dirs_exist_ok=True)
+            shutil.copytree(recording, kept / name, dirs_exist_ok=True)
 
     def _told(self, recorded: Recorded, pool: Pool, result: FamilyResult) -> FamilyResult:
         """Return the result with each discovery's reproduction, and keep its state.
@@ -266,10 +359,13 @@ class Explorer:
         """Keep the state of a discovery, and return its folder; None if states are not kept."""
         if self._options.kept is None:
             return None
+        folder = self._options.kept / _name_of(f"{found.code}{recorded.suffix}")
+        if found.folder:  # a real run has left it, and no recording gives it
+            shutil.copytree(found.folder, folder, symlinks=True, dirs_exist_ok=True)
+            return folder
         rebuilt = _rebuilt(recorded, found.code, self._folder, self._options)
         if rebuilt is None:
             return None
-        folder = self._options.kept / _name_of(found.code)
         _keep_state(rebuilt, folder)
         return folder
 
@@ -277,16 +373,18 @@ class Explorer:
         options = self._options
         durable = recorded.recording.durable()
         at = str(durable[found.step - 1]) if 0 < found.step <= len(durable) else ""
-        found = msgspec.structs.replace(found, at=at, line=self._line(recorded, found.step) if at else "")
+        line = self._line(recorded, found.step) if at else ""
+        found = msgspec.structs.replace(found, at=at, line=line, code=f"{found.code}{recorded.suffix}")
         shown = f"{options.kept_as or options.kept}/{folder.name}" if folder is not None else ""
         again = f"{options.command} --seed {shlex.quote(options.seed)} --state '{found.code}'"
+        is_own = found.label == CONFIRMED_BY_A_RUN and not recorded.is_repeatable  # the recording is of another run
         text = reproduction(
             found,
             self._subject.name,
-            durable,
-            recorded.marks,
+            () if is_own else durable,
+            () if is_own else recorded.marks,
             folder=shown,
-            again=again if options.command else "",
+            again=_OWN_RUN if found.code.startswith("kill:") else again if options.command else "",
         )
         if folder is not None:  # two findings of one state are in one text
             texts = self._texts.setdefault(folder.name, [])
@@ -295,11 +393,21 @@ class Explorer:
         return msgspec.structs.replace(found, reproduction=text, folder=str(folder or ""))
 
     def _line(self, recorded: Recorded, number: int) -> str:
+        if recorded.threads > 1 or not recorded.is_repeatable:
+            return ""
         if number not in self._lines:
             if len(self._lines) >= LINES_MAX:
                 return ""
             self._lines[number] = line_at(recorded, number, self._folder, timeout_s=self._options.run_timeout_s)
         return self._lines[number]
+
+
+def _effects(recorded: Recorded) -> bytes:
+    """Return a digest of a recording: equal for two that give the same states."""
+    digest = blake2b(digest_size=16)
+    for step in recorded.recording.steps:
+        digest.update(repr(step.effect).encode(errors="surrogatepass") + recorded.recording.content(step))
+    return digest.digest()
 
 
 def _is_found_again(recorded: Recorded, pool: Pool, found: Discovery, folder: Path) -> bool:
@@ -363,11 +471,28 @@ class Judged(NamedTuple):
         return Verdict.worst([*(finding.verdict for finding in self.findings), Verdict.HELD])
 
 
+def _recorded_for(subject: Subject, source: StepSource, options: Options, folder: Path, number: str) -> Recorded:
+    """Return the recording that a code names, kept or new. Raises UsageError."""
+    if number and not number.isdecimal():
+        msg = f"a state code must end with @ and the number of a schedule; got @{number}. Take one from a report"
+        raise UsageError(msg)
+    kept = (options.kept or folder) / (f"recording-{number}" if number not in {"", "0"} else "recording")
+    if number and kept.is_dir():  # the program may never do the same again
+        return Recorded(subject, source, Recording(kept), folder)
+    recorded, _ = record(subject, source, folder, timeout_s=options.run_timeout_s)
+    if number in {"", "0"}:
+        return recorded
+    recorded.close()
+    schedule = Schedule(number=int(number), seed=options.seed, calls=len(recorded.recording.steps))
+    return record(subject, source, folder, timeout_s=options.run_timeout_s, schedule=schedule)[0]
+
+
 def judge_one(
     subject: Subject, source: StepSource, options: Options, folder: Path, code: str, destination: Path
 ) -> Judged:
     """Record the target, keep the state of a code, and judge a copy. See ``judge_state``."""
-    recorded, _ = record(subject, source, folder, timeout_s=options.run_timeout_s)
+    code, _, number = code.partition("@")
+    recorded = _recorded_for(subject, source, options, folder, number)
     try:
         rebuilt = _rebuilt(recorded, code, folder, options)
         if rebuilt is None:

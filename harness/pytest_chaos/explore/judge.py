@@ -12,6 +12,7 @@ import contextlib
 import os
 import resource
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -32,7 +33,7 @@ from pytest_chaos.explore.target import CheckError, CommandSubject, print_to_des
 from pytest_chaos.model.history import History, not_marks
 from pytest_chaos.model.values import Finding
 from pytest_chaos.runtime import processes as tree
-from pytest_chaos.trace.comparison import drawn_names
+from pytest_chaos.trace.comparison import TraceComparison, drawn_names
 from pytest_chaos.trace.program import leave
 from pytest_chaos.trace.source import Directive
 from pytest_chaos.trace.step import readable
@@ -63,8 +64,9 @@ _GROWN: Final = 77
 class StateTask(NamedTuple):
     """A state to judge; with a ``directive``, a real run from this state, and the state it leaves.
 
-    ``marks`` counts the marks of the recorded run that precede a built state. If ``is_compared``,
-    the run has to make the recorded steps until the directive is carried out.
+    ``marks`` counts the marks of the recorded run that precede a built state. A run that
+    ``is_compared`` is compared with its own recording. If it also ``is_expected``, it has to make
+    the recorded steps until the directive is carried out.
     """
 
     items: Mapping[str, Item]
@@ -72,6 +74,7 @@ class StateTask(NamedTuple):
     directive: Directive | None = None
     run_timeout_s: float = 0.0
     is_compared: bool = True
+    is_expected: bool = True
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -82,6 +85,7 @@ class _Request(msgspec.Struct, frozen=True):
     directive: Directive | None
     run_timeout_s: float
     is_compared: bool
+    is_expected: bool
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +99,10 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     signal: int | None = None
     is_timed_out: bool = False
     failure: str = ""
+    injected: str = ""
+    """The step that failed in a run with an I/O error."""
+    kept: str = ""
+    """The folder with what a run left that went its own way, if something was found in it."""
     differences: tuple[str, ...] = ()
     """Differences between the folder that the run left and its own recording."""
     said: str = ""
@@ -195,7 +203,7 @@ class Pool:
         worker = self._free()
         place = worker.free
         worker.folders[place].put(task.items)
-        request = _Request(place, task.marks, task.directive, task.run_timeout_s, task.is_compared)
+        request = _Request(place, task.marks, task.directive, task.run_timeout_s, task.is_compared, task.is_expected)
         run_s = task.run_timeout_s + 1.0 if task.directive is not None else 0.0
         worker.send(_Waiting(request, about, run_s + self._timeout_s))
         return self._take_judged()
@@ -401,10 +409,29 @@ def _judge(known: Known, runner: ProgramRunner, base: Path, request: _Request) -
     yield ran
     history = History.from_lines(marks_file.read_bytes())
     wrong = not_marks(history.torn, may_be_cut=ran.signal is not None)
+    own = _snapshot(base, directory, history) if request.is_compared and not request.is_expected else None
     if found := (*wrong, *_examine(known.subject, directory, marks_file, history.marks)):
         drawn = drawn_names(seen, known.steps)
         found = tuple(_as_recorded(finding, drawn) for finding in found)
-    yield msgspec.structs.replace(ran, findings=found, is_checked=True)
+    elif own is not None:
+        shutil.rmtree(own, ignore_errors=True)
+        own = None
+    yield msgspec.structs.replace(ran, findings=found, is_checked=True, kept=str(own or ""))
+
+
+def _snapshot(base: Path, directory: Path, history: History) -> Path:
+    """Copy what a run left, before the check changes it, and its marks; return the folder."""
+    number = sum(1 for _ in base.glob("own-*"))
+    own = base / f"own-{number}"
+    shutil.copytree(directory, own / "directory", symlinks=True)
+    (own / "marks.jsonl").write_bytes(history.to_json_lines())
+    return own
+
+
+def _parted_at(steps: Sequence[Step], recorded: Sequence[Step]) -> int | None:
+    """Return the first step of a run that was not the recorded one, None for no such step."""
+    comparison = TraceComparison([step for step in recorded if not step.is_mark])
+    return next((step.number for step in steps if not step.is_mark and not comparison.follows(step)), None)
 
 
 def _as_recorded(finding: Finding, drawn: Mapping[str, str]) -> Finding:
@@ -421,13 +448,15 @@ def _run(
     """Return the steps that a run made, and its result."""
     marks_file = base / f"marks-{request.folder}"
     marks_file.unlink(missing_ok=True)
+    is_expected = request.is_compared and request.is_expected
     seen, unlike = recorded_run(
         runner,
         known.source.name,
         base / f"state-{request.folder}",
         marks=marks_file,
         directive=directive,
-        expected=known.steps if request.is_compared else (),
+        expected=known.steps if is_expected else (),
+        schedule=known.schedule,
         timeout_s=request.run_timeout_s,
         folder=base / f"recording-{request.folder}" if request.is_compared else None,
     )
@@ -435,7 +464,8 @@ def _run(
         differences=unlike,
         marks=len(History.from_lines(marks_file.read_bytes()).marks),
         fired=seen.fired,
-        diverged_at=seen.diverged_at,
+        diverged_at=seen.diverged_at if is_expected else _parted_at(seen.steps, known.steps),
+        injected=seen.injected,
         exit_code=seen.exit_code,
         signal=seen.signal,
         is_timed_out=seen.is_timed_out,

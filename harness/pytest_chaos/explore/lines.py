@@ -50,7 +50,7 @@ def line_at(recorded: Recorded, number: int, folder: Path, *, timeout_s: float) 
                 return ""
             seen = recorded.source.observe(
                 _traced(program, shared), directory, marks=marks, directive=KillBefore(number=number),
-                timeout_s=min(timeout_s, TIMEOUT_S),
+                expected=recorded.recording.steps, timeout_s=min(timeout_s, TIMEOUT_S),
             )  # fmt: skip
             said = shared[:].partition(b"\0")[0].decode(errors="replace")
             return said if seen.fired else ""

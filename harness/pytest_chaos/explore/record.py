@@ -1,19 +1,24 @@
 """The clean run: recorded, recorded again, and repeated untraced.
 
-All states are built from the first recording. So the program has to make the same steps the second
-time, or the states would be those of a run that never happens again. It has to do the same
-untraced: a program may look for a tracer, a filter or missing privileges, and do less.
+A recording is one real execution. Each state that is built from it was possible then, with the
+marks that had been written by then, whether or not the program ever does the same again. The second
+recording tells whether it does. A program that does not is recorded under several schedules, and a
+real kill of it is judged with the marks of its own run.
+
+Untraced the program has to do the same: it may look for a tracer, a filter or missing privileges,
+and do less.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import shutil
 import signal
 import stat
-import threading
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections import Counter
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from pytest_chaos.explore.report import ExplorationError, harness_finding
 from pytest_chaos.explore.simulate.content import PageStore
@@ -25,12 +30,13 @@ from pytest_chaos.model.history import NOT_A_MARK, History, not_marks, overwritt
 from pytest_chaos.model.values import Finding
 from pytest_chaos.runtime import processes
 from pytest_chaos.trace.comparison import drawn_names
-from pytest_chaos.trace.program import ProcessTree, launch
+from pytest_chaos.trace.program import ProcessTree, launch, leave
 from pytest_chaos.trace.recording import Recorder, Recording
+from pytest_chaos.trace.schedule import Schedule
 from pytest_chaos.trace.step import Action, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pytest_chaos.explore.simulate.state import State
@@ -48,6 +54,10 @@ _HARMLESS_BLIND_SPOTS: Final = ("-shm",)
 """SQLite writes this file through shared memory, and never reads it after a crash."""
 
 
+class DeadlockError(ExplorationError):
+    """Each thread of the recorded program waits for another one, without an end."""
+
+
 class Known(NamedTuple):
     """The values that a worker inherits at its fork: target, step source, and recorded run."""
 
@@ -55,6 +65,7 @@ class Known(NamedTuple):
     source: StepSource
     marks: Sequence[Mark]
     steps: Sequence[Step]
+    schedule: Schedule | None = None
 
 
 class Rebuilt(NamedTuple):
@@ -65,8 +76,23 @@ class Rebuilt(NamedTuple):
     text: str
 
 
+class Again(NamedTuple):
+    """The comparison of a second run with the recorded one.
+
+    ``drawn`` are the names that the first run drew, and the second drew anew. ``parted`` says where
+    the two runs parted, or is empty.
+    """
+
+    drawn: tuple[str, ...] = ()
+    parted: str = ""
+
+
 class Recorded:
     """A recorded run, with the pages of its states. ``close`` closes its files."""
+
+    schedule: Schedule | None = None
+    is_repeatable: bool = True
+    """Whether each further run so far made the same steps."""
 
     def __init__(self, subject: Subject, source: StepSource, recording: Recording, folder: Path) -> None:
         self.subject = subject
@@ -91,8 +117,20 @@ class Recorded:
 
     @property
     def known(self) -> Known:
-        """The values that a worker inherits."""
-        return Known(self.subject, self.source, self.marks, self.recording.steps)
+        """What a worker has to know of it."""
+        return Known(self.subject, self.source, self.marks, self.recording.steps, self.schedule)
+
+    @property
+    def suffix(self) -> str:
+        """The end of a code that names the recording; empty if a second run repeats it."""
+        if self.schedule is not None:
+            return f"@{self.schedule.number}"
+        return "" if self.is_repeatable else "@0"
+
+    @property
+    def threads(self) -> int:
+        """The number of threads that made steps or marks, in all processes."""
+        return len({(step.process, step.thread) for step in self.recording.steps})
 
     def rebuilt(self, state: State) -> Rebuilt:
         """Return a state with its marks."""
@@ -113,6 +151,7 @@ def clean_run(
     timeout_s: float,
     recorder: Recorder | None = None,
     expected: Sequence[Step] = (),
+    schedule: Schedule | None = None,
 ) -> Observation:
     """Run the target without any fault in ``folder/name``; marks go to ``folder/name.marks``."""
     directory, marks = prepared(subject, folder / name, timeout_s=timeout_s), folder / f"{name}.marks"
@@ -122,42 +161,61 @@ def clean_run(
         marks=marks,
         recorder=recorder,
         expected=expected,
+        schedule=schedule,
         timeout_s=timeout_s,
     )
 
 
 def record(
-    subject: Subject, source: StepSource, folder: Path, *, timeout_s: float, disk: Path | None = None
+    subject: Subject,
+    source: StepSource,
+    folder: Path,
+    *,
+    timeout_s: float,
+    disk: Path | None = None,
+    schedule: Schedule | None = None,
 ) -> tuple[Recorded, Observation]:
     """Record the target's run in ``folder/clean``. Raises ExplorationError if it cannot be used.
 
-    The recording itself, which may be large, goes to ``disk`` if that is given, because ``folder``
-    is often in memory.
+    The recording itself, which may be large, goes to ``disk`` if that is given: ``folder`` is
+    likely to be memory. Under a ``schedule`` both folders have its number in their names.
     """
-    kept = disk or folder
-    recorder = Recorder(kept / "recording", source.name)
+    number = f"-{schedule.number}" if schedule is not None else ""
+    kept, clean = (disk or folder) / f"recording{number}", folder / f"clean{number}"
+    recorder = Recorder(kept, source.name)
     try:
-        seen = clean_run(subject, source, folder, "clean", timeout_s=timeout_s, recorder=recorder)
+        seen = clean_run(subject, source, folder, clean.name, timeout_s=timeout_s, recorder=recorder, schedule=schedule)
     finally:
         recorder.close()
     check_run(seen)
-    check_marks(folder / "clean.marks")
-    recorded = Recorded(subject, source, Recording(kept / "recording"), kept)
-    if len(recorded.marks) > len(History.from_lines((folder / "clean.marks").read_bytes()).marks):
+    check_marks(clean.with_name(f"{clean.name}.marks"))
+    recorded = Recorded(subject, source, Recording(kept), kept.parent)
+    recorded.schedule = schedule
+    if len(recorded.marks) > len(History.from_lines(clean.with_name(f"{clean.name}.marks").read_bytes()).marks):
         lost = overwritten()
         raise ExplorationError(lost.text, signature=lost.signature)
-    _compare_with_reality(recorded, folder / "clean", seen)
-    recorded.left = _kinds_in(folder / "clean")
+    _compare_with_reality(recorded, clean, seen)
+    recorded.left = _kinds_in(clean)
     return recorded, seen
 
 
-def record_again(recorded: Recorded, folder: Path, *, timeout_s: float) -> tuple[str, ...]:
-    """Run the target once more, compare the steps, and return the drawn names of the first run.
+def record_again(recorded: Recorded, folder: Path, *, seed: str, timeout_s: float) -> Again:
+    """Run the target once more and compare the two runs.
 
-    Raises ExplorationError that names the first step at which the two runs differ.
+    If several threads make steps, the second run is under a schedule: a program whose processes
+    follow each other makes the same steps under each schedule.
     """
     steps = recorded.recording.steps
-    seen = clean_run(recorded.subject, recorded.source, folder, "again", timeout_s=timeout_s, expected=steps)
+    schedule = Schedule(number=1, seed=seed, calls=len(steps)) if recorded.threads > 1 else None
+    seen = clean_run(
+        recorded.subject,
+        recorded.source,
+        folder,
+        "again",
+        timeout_s=timeout_s,
+        expected=steps,
+        schedule=schedule,
+    )
     shutil.rmtree(folder / "again", ignore_errors=True)
     durable = recorded.recording.durable()
     at = seen.diverged_at
@@ -167,22 +225,18 @@ def record_again(recorded: Recorded, folder: Path, *, timeout_s: float) -> tuple
         was = str(durable[at - 1]) if at <= len(durable) else "its end"
         made = [str(step) for step in seen.steps if not step.is_mark and step.number == at]
         now = seen.diverged or (made[0] if made else "its end")
-        text = (
-            f"the program is not deterministic: at step {at} the first run did {was} and the second {now}; "
-            "fix its seeds, times and threads, or explore a smaller part of it"
-        )
-        raise ExplorationError(text, signature="harness:not-deterministic")
+        return Again(parted=f"at step {at} the first run did {was}, and the second {now}")
     if [step.number for step in seen.steps if step.is_mark] != [step.number for step in steps if step.is_mark]:
-        text = "the program is not deterministic: it wrote its marks at other places the second time; mark by the work"
-        raise ExplorationError(text, signature="harness:not-deterministic")
-    return tuple(drawn_names(seen.steps, steps).values())
+        return Again(parted="the second run wrote its marks between other steps")
+    drawn = tuple(drawn_names(seen.steps, steps).values())
+    return Again(drawn, "several threads waited for a step at one time" if seen.choices else "")
 
 
 def compare_untraced(recorded: Recorded, folder: Path, *, timeout_s: float, drawn: Sequence[str] = ()) -> None:
     """Run the target untraced, and compare files, exit code and number of marks.
 
-    Contents may differ (SQLite salts its journals), and so may ``drawn`` names of the recorded run.
-    Raises ExplorationError for any other difference.
+    Contents may differ (SQLite salts its journals), and so may names of the recorded run that are
+    ``drawn``. A program that is not repeatable may leave other files and marks, too.
     """
     subject = recorded.subject
     directory, marks = prepared(subject, folder / "untraced", timeout_s=timeout_s), folder / "untraced.marks"
@@ -190,7 +244,9 @@ def compare_untraced(recorded: Recorded, folder: Path, *, timeout_s: float, draw
     found = _differences(recorded.left, _kinds_in(directory), frozenset(drawn))
     count = len(History.from_lines(marks.read_bytes()).marks)
     shutil.rmtree(directory, ignore_errors=True)
-    if count != len(recorded.marks):
+    if not recorded.is_repeatable:
+        found.clear()
+    elif count != len(recorded.marks):
         found.append(f"it wrote {count} marks, not {len(recorded.marks)}")
     if exit_code:
         found.append(f"it ended with {exit_code}")
@@ -198,8 +254,8 @@ def compare_untraced(recorded: Recorded, folder: Path, *, timeout_s: float, draw
         found.append(f"it did not end within {timeout_s:g} s")
     if found:
         text = (
-            f"untraced, the program differed ({'; '.join(found[:_SHOWN])}): it looks for its tracer, or is not "
-            "deterministic; what would be explored is not what runs"
+            f"untraced, the program differed ({'; '.join(found[:_SHOWN])}), and traced it did the same twice: "
+            "it looks for its tracer; what would be explored is not what runs"
         )
         raise ExplorationError(text, signature="harness:changes-when-watched")
 
@@ -248,6 +304,7 @@ def recorded_run(
     directive: Directive,
     timeout_s: float,
     expected: Sequence[Step] = (),
+    schedule: Schedule | None = None,
     folder: Path | None = None,
 ) -> tuple[Observation, tuple[str, ...]]:
     """Run a program under a directive, and compare the directory with the run's own recording.
@@ -257,7 +314,10 @@ def recorded_run(
     observation, and the differences.
     """
     if folder is None:
-        return runner.observe(directory, marks=marks, directive=directive, expected=expected, timeout_s=timeout_s), ()
+        seen = runner.observe(
+            directory, marks=marks, directive=directive, expected=expected, schedule=schedule, timeout_s=timeout_s
+        )
+        return seen, ()
     shutil.rmtree(folder, ignore_errors=True)
     recorder = Recorder(folder, source_name)
     try:
@@ -267,6 +327,7 @@ def recorded_run(
             directive=directive,
             expected=expected,
             recorder=recorder,
+            schedule=schedule,
             timeout_s=timeout_s,
         )
     finally:
@@ -329,12 +390,16 @@ def of_clean_run(finding: Finding) -> Finding:
 
 
 def notes_of_run(seen: Observation) -> list[str]:
-    """Return a note for each blind spot."""
+    """Return a note for each blind spot, and for what the program left running."""
+    left = ", ".join(f"{name} ({count})" for name, count in sorted(Counter(seen.left).items()))
     return [
-        f"{spot.what} was denied to the program: {spot.text}"
-        if spot.is_denied
-        else f"not seen: {spot.what}, {spot.text}"
-        for spot in seen.blind_spots
+        *([f"the program left processes running when it ended, which were ended then: {left}"] if left else []),
+        *(
+            f"{spot.what} was denied to the program: {spot.text}"
+            if spot.is_denied
+            else f"not seen: {spot.what}, {spot.text}"
+            for spot in seen.blind_spots
+        ),
     ]
 
 
@@ -348,54 +413,63 @@ def notes_of_names(drawn: Sequence[str]) -> list[str]:
 
 
 def prepared(subject: Subject, directory: Path, *, timeout_s: float) -> Path:
-    """Make the directory and let the target set it up. Raises ExplorationError."""
+    """Make the directory; run ``setup`` in a process of its own. Raises ExplorationError.
+
+    A thread that a setup starts in this process would be dead in the forked run.
+    """
     directory.mkdir(mode=0o755)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _set_up(subject, directory, writer)
+    os.close(writer)
     try:
-        with _limited(timeout_s):
-            subject.setup(directory)
-    except TimeoutError as error:
+        has_ended = bool(select.select([reader], [], [], timeout_s)[0])
+        said = os.read(reader, _SAID_BYTES).decode(errors="replace") if has_ended else ""
+    finally:
+        os.close(reader)
+        if not has_ended:
+            os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if not has_ended:
         text = f"setup() did not end within {timeout_s:g} s; nothing was run"
-        raise ExplorationError(text, signature="harness:setup-hangs") from error
-    except CheckError as error:
-        text = f"{error}; nothing was run"
-        raise ExplorationError(text, signature="harness:setup-failed") from error
-    except (Exception, SystemExit) as error:
-        text = f"setup() raised {raised(error)}; nothing was run"
-        raise ExplorationError(text, signature="harness:setup-raised") from error
+        raise ExplorationError(text, signature="harness:setup-hangs")
+    if said != _IS_SET_UP:
+        signature, _, text = said.partition(" ")
+        text = f"{text or 'the process of setup() was killed'}; nothing was run"
+        raise ExplorationError(text, signature=signature or "harness:setup-raised")
     return directory
 
 
-@contextlib.contextmanager
-def _limited(timeout_s: float) -> Iterator[None]:
-    """Raise TimeoutError in the body after ``timeout_s``.
+_IS_SET_UP: Final = "+"
+_SAID_BYTES: Final = 4096
 
-    A setup may keep objects in this process, so no other process can run it. Signals arrive in the
-    main thread only; a timer that is already set belongs to other code. In both cases there is no
-    limit.
-    """
-    if threading.current_thread() is not threading.main_thread() or any(signal.getitimer(signal.ITIMER_REAL)):
-        yield
-        return
 
-    def end(*_: object) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+def _set_up(subject: Subject, directory: Path, writer: int) -> NoReturn:
+    """Call setup, say how it ended, and end."""
+    said = ""
     try:
-        yield
+        os.setpgid(0, 0)
+        subject.setup(directory)
+        said = _IS_SET_UP
+    except CheckError as error:
+        said = f"harness:setup-failed {error}"
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is told
+        said = f"harness:setup-raised setup() raised {raised(error)}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        os.write(writer, said.encode(errors="replace")[:_SAID_BYTES])
+        leave(0)
 
 
 def check_run(seen: Observation) -> None:
-    """Raise ExplorationError for a run that did not end, was not seen in full, or made no step."""
+    """Raise ExplorationError for a run that did not end, was not seen, or made no step."""
+    if seen.waits:
+        raise DeadlockError("the program is in a deadlock, without any fault: " + "; ".join(seen.waits))
     if seen.is_timed_out:
         text = f"{seen.failure}: let run() come to an end, or give more time with --run-timeout; {_tail(seen.output)}"
         raise ExplorationError(text, signature="harness:does-not-end")
     if seen.failure:
-        text = f"the run cannot be trusted: {seen.failure}; let run() wait for all that it starts"
+        text = f"the run cannot be trusted: {seen.failure}"
         raise ExplorationError(text, signature="harness:run-not-seen")
     if seen.count == 0:
         text = (

@@ -38,7 +38,7 @@ _MARKS_SHOWN: Final = 2
 
 
 class ExplorationError(ChaosError):
-    """A target that cannot be explored: it is not deterministic, or cannot be recorded.
+    """A target that cannot be recorded, so that nothing is decided.
 
     ``signature`` is that of the finding it becomes, which leaves the exploration INCONCLUSIVE. It
     is optional only for pickle, which sets it afterwards.
@@ -175,9 +175,11 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     families: tuple[FamilyResult, ...] = ()
     findings: tuple[Finding, ...] = ()
-    """Findings of no family: the clean run, a program that is not deterministic, blind spots."""
+    """Findings of no family: the clean runs, races, blind spots."""
     notes: tuple[str, ...] = ()
     duration_s: float = 0.0
+    schedules: int = 1
+    """The recordings that were explored, each of another order of threads and processes."""
 
     @property
     def verdict(self) -> Verdict:
@@ -188,7 +190,8 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def coverage(self) -> str:
         """The coverage of all families in one line."""
-        return ", ".join(each.coverage for each in self.families) or "nothing"
+        covered = ", ".join(each.coverage for each in self.families) or "nothing"
+        return covered if self.schedules == 1 else f"{covered}, in {self.schedules} schedules"
 
     @property
     def outcome(self) -> str:
@@ -200,7 +203,8 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
             "" if not others else " and 1 more finding" if len(others) == 1 else f" and {len(others):,} more findings"
         )
         told = (f"{each.outcome}{' held' if each.verdict is Verdict.HELD else ''}" for each in self.families)
-        return f"{clipped(one_line(first.lead.text), _OUTCOME_CHARACTERS_MAX)}{more}: {', '.join(told)}"
+        schedules = f", in {self.schedules} schedules" if self.schedules > 1 else ""
+        return f"{clipped(one_line(first.lead.text), _OUTCOME_CHARACTERS_MAX)}{more}: {', '.join(told)}{schedules}"
 
     @property
     def causes(self) -> tuple[Cause, ...]:
@@ -254,6 +258,23 @@ def grouped(discoveries: Iterable[Discovery]) -> tuple[Discovery, ...]:
     return tuple(sorted(groups.values(), key=lambda each: (each.step, each.signature, each.model)))
 
 
+def together(one: FamilyResult, other: FamilyResult) -> FamilyResult:
+    """Return the sum of a family's results in two recordings, with the coverage of the first."""
+    return msgspec.structs.replace(
+        one,
+        states=one.states + other.states,
+        points=one.points + other.points,
+        points_total=one.points_total + other.points_total,
+        confirmed=one.confirmed + other.confirmed,
+        violated=one.violated + other.violated,
+        is_sampled=one.is_sampled or other.is_sampled,
+        is_complete=one.is_complete and other.is_complete,
+        discoveries=grouped([*one.discoveries, *other.discoveries]),
+        problems=tuple({each.signature: each for each in (*other.problems, *one.problems)}.values()),
+        unexplored=one.unexplored if other.unexplored else "",
+    )
+
+
 def to_json(exploration: Exploration) -> dict[str, object]:
     """Return the value of ``--json``."""
     return {
@@ -263,6 +284,7 @@ def to_json(exploration: Exploration) -> dict[str, object]:
         "verdict": str(exploration.verdict),
         "coverage": exploration.coverage,
         "steps": exploration.steps,
+        "schedules": exploration.schedules,
         "source": exploration.source,
         "duration_s": round(exploration.duration_s, 3),
         "findings": [_finding(each) for each in exploration.findings],

@@ -302,10 +302,20 @@ class Collector:
                 self.note(finding, state, model=model)
         return None if seen else StateTask(state.items, state.marks)
 
-    def note(self, finding: Finding, state: State, *, model: str = "", label: str = MODELLED, states: int = 1) -> None:
+    def note(
+        self,
+        finding: Finding,
+        state: State,
+        *,
+        model: str = "",
+        label: str = MODELLED,
+        states: int = 1,
+        folder: str = "",
+    ) -> None:
         """Keep a finding: one about the harness as a problem, every other one as a discovery.
 
         ``states`` is 0 for the state of a real kill, which was counted when it was built.
+        ``folder`` holds a state that no recording gives.
         """
         if finding.kind == "harness":
             text = f"{finding.text}; it was so when {state} (--state '{state.code}')"
@@ -325,6 +335,7 @@ class Collector:
             marks=state.marks,
             lost=state.lost,
             states=states,
+            folder=folder,
         )
         self.discoveries.append(found)
         if len(self.discoveries) > _DISCOVERIES_MAX:

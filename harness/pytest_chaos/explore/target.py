@@ -22,6 +22,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib
+import importlib.util
 import inspect
 import linecache
 import os
@@ -46,6 +48,7 @@ from pytest_chaos.trace.step import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import ModuleType
 
     from pytest_chaos.model.values import Mark
     from pytest_chaos.trace.source import Program
@@ -496,7 +499,7 @@ def load_subject(text: str) -> Subject:
         if place not in sys.path:
             sys.path.insert(0, place)
     try:
-        module = child.load(module_name)
+        module = _imported(module_name)
     except (Exception, SystemExit) as error:  # SystemExit(0) would look like a pass
         msg = (
             f"{text} must be a target that can be imported; got {type(error).__name__}: {error}. "
@@ -519,6 +522,20 @@ def load_subject(text: str) -> Subject:
         msg = f"a target must have a check; got the function {name}. Give {module_name} alone, with its run and check"
         raise UsageError(msg)
     return subject_of(found, name=name, place=f"{file}:{name}")
+
+
+def _imported(module_name: str) -> ModuleType:
+    """Import a module; a file by its plain name if that leads to it.
+
+    Processes that multiprocessing spawns import what they get by that name.
+    """
+    name = Path(module_name).stem
+    if module_name.endswith(".py") and name.isidentifier():
+        with contextlib.suppress(ValueError):  # it is loaded and has no spec
+            spec = importlib.util.find_spec(name)
+            if spec is not None and Path(spec.origin or "").resolve() == Path(module_name).resolve():
+                return importlib.import_module(name)
+    return child.load(module_name)
 
 
 def _is_target(value: object) -> bool:

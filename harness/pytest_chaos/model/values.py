@@ -171,8 +171,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     pass_rate_min: float | None = None
 
 
-FindingKind: TypeAlias = Literal["safety", "liveness", "clean-run", "harness"]
-"""Wrong result; nothing in time; also wrong without faults; the harness or the test is at fault."""
+FindingKind: TypeAlias = Literal["safety", "liveness", "clean-run", "race", "harness"]
+"""Wrong result; nothing in time; also wrong without faults; wrong without faults when threads or
+processes come in another order; the harness or the test is at fault.
+"""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_chaos.trace.recording import Recorder
+    from pytest_chaos.trace.schedule import Schedule
     from pytest_chaos.trace.source import MakeProgram
 
 _BLIND: Final = BlindSpot(
@@ -105,15 +106,17 @@ class AuditRunner:
         directive: Directive = Watch(),  # noqa: B008 - a frozen value
         expected: Sequence[Step] = (),
         recorder: Recorder | None = None,
+        schedule: Schedule | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> Observation:
         """Run it once more. See ``ProgramRunner.observe``.
 
-        Audit events can neither record, nor watch a command, nor stop at a mark.
+        Audit events can neither record, nor watch a command, stop at a mark, or hold a call.
         """
         program = self._make(directory, marks)
-        if recorder is not None or not callable(program) or isinstance(directive, KillAfterMark):
-            msg = "audit events can neither record, nor watch a command, nor stop at a mark: that takes seccomp (Linux)"
+        is_plain = recorder is None and schedule is None and not isinstance(directive, KillAfterMark)
+        if not is_plain or not callable(program):
+            msg = "audit events can neither record, watch a command, stop at a mark, nor hold calls: seccomp can"
             raise StepsUnavailable(msg)
         check_settings(directory, timeout_s)
         marks.touch()

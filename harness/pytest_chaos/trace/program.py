@@ -136,6 +136,26 @@ class ProcessTree:
         self.signal: int | None = None
         self._others = set(others)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the program itself has ended; its descendants may be alive."""
+        return processes.has_ended(self.pidfd)
+
+    def roots(self) -> list[int]:
+        """Return the pids of the program and of its orphans, zombies included."""
+        return [self.pid, *(pid for pid in processes.children() if pid not in self._others and pid != self.pid)]
+
+    def left(self) -> list[processes.Process]:
+        """Return what is alive of that which the program has left behind; collect what is dead."""
+        alive = []
+        for pid in self.roots()[1:]:
+            if (process := processes.read(pid)) is not None and process.alive:
+                alive.append(process)
+            else:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+        return alive
+
     def kill(self) -> None:
         """Kill the program and its session at once."""
         with contextlib.suppress(ProcessLookupError):

@@ -11,6 +11,7 @@ kills the program, and calls of what is left fail with ENOSYS.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -30,6 +31,7 @@ from pytest_chaos.trace.comparison import TraceComparison
 from pytest_chaos.trace.folder import WatchedFolder
 from pytest_chaos.trace.kernel import Filter, borrow_descriptor, unavailable
 from pytest_chaos.trace.program import ProcessTree
+from pytest_chaos.trace.schedule import Chooser, Threads
 from pytest_chaos.trace.source import (
     OUTPUT_SHOWN_BYTES,
     TIMEOUT_S,
@@ -47,11 +49,12 @@ from pytest_chaos.trace.step import Action, BlindSpot, Step, readable
 from pytest_chaos.trace.zygote import LOST, TraceZygote
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pytest_chaos.trace.kernel import Notification
     from pytest_chaos.trace.recording import Recorder
+    from pytest_chaos.trace.schedule import Schedule
     from pytest_chaos.trace.source import MakeProgram
 
 OUTPUT_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -60,6 +63,15 @@ _STRAYS_MAX: Final = 100
 _STEPS_A_CLOSE: Final = 2
 """A trapped close costs as much as asking twice what a descriptor leads to."""
 _CALLS_TO_JUDGE_BY: Final = 200
+_LOOK_S: Final = 0.001
+"""The time between two looks at the threads that are waited for."""
+_QUIET_S: Final = 1.0
+"""After so long without a call the threads may be in a deadlock."""
+_LEFT_LOOK_S: Final = 0.01
+_SLEEPS_ON_S: Final = 0.1
+"""What the program has left and sleeps for so long is idle, and ended."""
+_RUNS_ON_S: Final = 2.0
+"""The same for a process that computes."""
 _NEEDS_ROOM: Final = frozenset(
     {Action.CREATE, Action.CREATE_UNNAMED, Action.MAKE_FOLDER, Action.MAKE_NODE, Action.SYMLINK, Action.LINK}
     | {Action.WRITE, Action.ALLOCATE}
@@ -111,6 +123,7 @@ class SeccompRunner:
         directive: Directive = Watch(),  # noqa: B008 - a frozen value
         expected: Sequence[Step] = (),
         recorder: Recorder | None = None,
+        schedule: Schedule | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> Observation:
         """Run it once more. See ``ProgramRunner.observe``."""
@@ -130,10 +143,15 @@ class SeccompRunner:
             output=os.fstat(zygote.output),
         )
         run = _ObservedRun(tree, zygote, decoder, directive, self._durable_of(expected))
+        deadline_s = time.monotonic() + timeout_s
         try:
-            run.take_calls(time.monotonic() + timeout_s)
+            if schedule is None:
+                run.take_calls(deadline_s)
+            else:
+                with contextlib.closing(Threads(tree.roots)) as threads:
+                    run.take_scheduled(deadline_s, Chooser(schedule), threads)
         finally:
-            run.leftovers = tree.end()
+            tree.end()
             decoder.finish()  # only now is every call over
         observation = run.observation(timeout_s)
         self._choose_filter(decoder.descriptors.closes, len(run.steps))
@@ -205,7 +223,10 @@ class _ObservedRun:
         self._is_over = False
         self.steps: list[Step] = []
         self.blind_spots: list[BlindSpot] = []
-        self.leftovers: list[str] = []
+        self._left: tuple[str, ...] = ()
+        self._waits: tuple[str, ...] = ()
+        self._choices = 0
+        self._injected_step = ""
         self._strays: dict[str, bool] = {}
         """Paths outside that were changed, and whether they existed before."""
         self._fired = False
@@ -231,17 +252,69 @@ class _ObservedRun:
                 self._is_timed_out = True
                 return
             if a_call not in ready:
-                return  # the program has ended, or (POLLHUP) no process with the filter is left
+                break  # the program has ended, or (POLLHUP) no process with the filter is left
             if (call := self._listener.receive()) is not None:
                 self._take(call)
+        self._take_late_calls(deadline_s)
+
+    def take_scheduled(self, deadline_s: float, chooser: Chooser, threads: Threads) -> None:
+        """Do the same, but hold each call until no other thread runs, and choose which goes on."""
+        poll = select.poll()
+        listener = self._listener.descriptor
+        poll.register(listener, select.POLLIN)
+        poll.register(self._tree.pidfd, select.POLLIN)
+        held: dict[int, Notification] = {call.thread: call for call in self._early}
+        numbers: dict[int, int] = {}
+        self._early.clear()
+        while not self._is_over:
+            if time.monotonic() > deadline_s:
+                self._is_timed_out = True
+                return
+            is_waited_for = bool(held) and threads.running(held)
+            ready = dict(poll.poll((_LOOK_S if is_waited_for else 0 if held else _QUIET_S) * 1000))
+            if ready.get(listener, 0) & select.POLLIN:
+                if (call := self._listener.receive()) is not None:
+                    numbers.setdefault(call.thread, len(numbers) + 1)
+                    threads.has_called(call.thread)
+                    held[call.thread] = call
+            elif held and not is_waited_for:
+                self._choices += len(held) > 1
+                thread = self._chosen(chooser, held, numbers)
+                self._take(held.pop(thread))
+                threads.goes_on(thread)
+            elif ready and not held:
+                break
+            elif not held and (waits := threads.deadlock()):
+                self._is_timed_out, self._waits = True, tuple(waits)
+                return
+        self._take_late_calls(deadline_s)
+
+    @staticmethod
+    def _chosen(chooser: Chooser, held: Mapping[int, Notification], numbers: dict[int, int]) -> int:
+        waiting = {numbers.setdefault(thread, len(numbers) + 1): thread for thread in held}
+        return waiting[chooser.choose(sorted(waiting))]
+
+    def _take_late_calls(self, deadline_s: float) -> None:
+        """Take the calls of what the program has left running, until that ends or is idle."""
+        if self._is_over or not self._tree.has_ended or not (left := self._tree.left()):
+            return
+        poll = select.poll()
+        poll.register(self._listener.descriptor, select.POLLIN)
+        quiet_s = time.monotonic()
+        while left and not self._is_over and time.monotonic() < deadline_s:
+            patience_s = _RUNS_ON_S if any(process.state == "R" for process in left) else _SLEEPS_ON_S
+            if poll.poll(_LEFT_LOOK_S * 1000):
+                if (call := self._listener.receive()) is not None:
+                    self._take(call)
+                quiet_s = time.monotonic()
+            elif time.monotonic() - quiet_s > patience_s:
+                self._left = tuple(process.name for process in left)
+                return
+            left = self._tree.left()
 
     def observation(self, timeout_s: float) -> Observation:
         """Return the outcome, once all processes are gone."""
-        failure = self._failure
-        if not failure and not self._fired and self._diverged is None:
-            failure = failure_of(self.leftovers, None)
-        if self._tree.is_orphaned:
-            failure = LOST
+        failure = LOST if self._tree.is_orphaned else self._failure
         if self._is_timed_out:
             failure = failure_of((), timeout_s)
         return Observation(
@@ -257,6 +330,10 @@ class _ObservedRun:
             strays=self._harmed(),
             output=self._tail(),
             failure=failure,
+            left=self._left,
+            waits=self._waits,
+            choices=self._choices,
+            injected=self._injected_step,
         )
 
     def _harmed(self) -> tuple[str, ...]:
@@ -373,7 +450,7 @@ class _ObservedRun:
         return step.node == self._failed_node
 
     def _fail(self, injected: InjectError, call: Notification, step: Step) -> None:
-        self._fired = True
+        self._fired, self._injected_step = True, str(step)
         if injected.short_bytes is not None and step.action is Action.WRITE and injected.short_bytes < step.length:
             self._listener.succeed(call, self._write_for(call, injected.short_bytes))
             return

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_chaos.trace.recording import Recorder
+    from pytest_chaos.trace.schedule import Schedule
 
     Program: TypeAlias = Callable[[], None] | Sequence[str]
     """A function, called in a forked process, or a command line."""
@@ -75,6 +76,10 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     - ``strays`` are paths outside the folder that the program changed.
     - ``output`` is the tail of what it printed.
     - ``failure`` is a sentence that says why the observation cannot be trusted, or empty.
+    - ``left`` names the processes that still ran when the program had ended; they were ended.
+    - ``waits`` says what each thread waited for in a deadlock, which ends a run with a schedule.
+    - ``choices`` is how often several calls waited at once, and the schedule chose one.
+    - ``injected`` is the step that failed, as text.
     """
 
     steps: tuple[Step, ...]
@@ -89,6 +94,10 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     strays: tuple[str, ...] = ()
     output: str = ""
     failure: str = ""
+    left: tuple[str, ...] = ()
+    waits: tuple[str, ...] = ()
+    choices: int = 0
+    injected: str = ""
 
 
 class ObserveOptions(TypedDict, total=False):
@@ -97,6 +106,7 @@ class ObserveOptions(TypedDict, total=False):
     - ``marks`` is the file, outside the folder, that ``CHAOS_MARKS`` names to the agents. Each
       write to it becomes a MARK among the steps.
     - With ``expected``, the program is ended at the first step that differs; see ``diverged_at``.
+    - With a ``schedule`` the source orders the calls of several threads by it.
     - A ``recorder`` records the folder as it was, every step and every byte. It is left open.
     """
 
@@ -104,6 +114,7 @@ class ObserveOptions(TypedDict, total=False):
     directive: Directive
     expected: Sequence[Step]
     recorder: Recorder | None
+    schedule: Schedule | None
     timeout_s: float
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_chaos.explore.judge import Judgement, StateTask
-from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, FamilyResult
+from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, FamilyResult
 from pytest_chaos.explore.simulate.crash import crash_states, find_crash
 from pytest_chaos.explore.simulate.state import State
 from pytest_chaos.model.seed import stream
@@ -54,6 +54,8 @@ class _Crashes:
         self._found = found
         self._options = found.session.options
         self._built: dict[int, State] = {}
+        self._parted: list[_Kill] = []
+        """Kills of runs that went their own way, though none had before: to be made once more."""
         found.total = found.points_total = recorded.steps
 
     def explore(self) -> None:
@@ -67,6 +69,10 @@ class _Crashes:
         confirmed = self._kills(kills[: self._options.confirmations])
         for kill, judgement in self._found.session.pool.answers(confirmed, self._task_of):
             self._compare(kill, judgement)
+        if self._parted:
+            self._recorded.is_repeatable = False
+            for kill, judgement in self._found.session.pool.answers(tuple(self._parted), self._task_of):
+                self._compare(kill, judgement)
 
     def _states(self) -> Iterator[State]:
         for state in crash_states(self._recorded.recording, self._recorded.store):
@@ -87,14 +93,23 @@ class _Crashes:
 
     def _task_of(self, kill: _Kill) -> StateTask:
         directive = KillBefore(number=kill.step)
-        return StateTask(self._recorded.before, directive=directive, run_timeout_s=self._options.run_timeout_s)
+        return StateTask(
+            self._recorded.before,
+            directive=directive,
+            run_timeout_s=self._options.run_timeout_s,
+            is_expected=self._recorded.is_repeatable,
+        )
 
     def _compare(self, kill: _Kill, judgement: Judgement) -> None:
         step, built = kill.step, self._built[kill.step]
-        if not judgement.fired or judgement.diverged_at is not None:
-            at = judgement.diverged_at or step
-            reason = judgement.failure or f"it took another way at step {at}"
-            text = f"the real kill at step {step} did not come about: {reason}; the program is not deterministic"
+        if self._recorded.is_repeatable and judgement.diverged_at is not None:
+            self._parted.append(kill)
+        elif not self._recorded.is_repeatable and not judgement.fired:
+            return  # this run ended before it came so far
+        elif not self._recorded.is_repeatable and (judgement.diverged_at or judgement.marks != built.marks):
+            self._take_own(kill, judgement)
+        elif not judgement.fired:
+            text = f"the real kill at step {step} did not come about: {judgement.failure or 'the run ended before it'}"
             self._found.fail("harness:diverged", text)
         elif judgement.differences or judgement.marks != built.marks:
             why = "; ".join(judgement.differences) or f"{judgement.marks} marks against {built.marks}"
@@ -106,6 +121,18 @@ class _Crashes:
         else:
             self._found.confirmed += 1
             self._agree(kill, judgement)
+
+    def _take_own(self, kill: _Kill, judgement: Judgement) -> None:
+        """Keep the findings of a kill in another run, which were judged with its own marks."""
+        if judgement.differences:
+            text = f"a real kill left another state than the recording of that run gives: {judgement.differences[0]}"
+            self._found.fail("harness:replay-differs", text)
+            return
+        self._found.confirmed += 1
+        text = f"killed before step {kill.step} of a run of its own"
+        state = State(f"kill:{kill.step}", kill.step, judgement.marks, {}, text=text)
+        for finding in judgement.findings:
+            self._found.note(finding, state, label=CONFIRMED_BY_A_RUN, states=0, folder=judgement.kept)
 
     def _agree(self, kill: _Kill, judgement: Judgement) -> None:
         """Keep the findings of the real state; they may differ from those of the built one."""

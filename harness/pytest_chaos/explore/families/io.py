@@ -68,10 +68,15 @@ class Trouble(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The error in words."""
+        """The trouble in words."""
+        return self.told("")
+
+    def told(self, step: str) -> str:
+        """Return the trouble in words, of the step that really met it, if that was another one."""
+        where = f"step {step or self.step}"
         if self.short_bytes is not None:
-            return f"step {self.step} was a short write of {self.short_bytes} bytes"
-        return f"step {self.step} failed with {self.error}{', and so did what came after' if self.lasts else ''}"
+            return f"{where} was a short write of {self.short_bytes} bytes"
+        return f"{where} failed with {self.error}{', and so did what came after' if self.lasts else ''}"
 
 
 def troubles(step: Step) -> Iterator[Trouble]:
@@ -130,7 +135,7 @@ def explore(recorded: Recorded, found: Collector) -> None:
 
 
 def _judge(found: Collector, trouble: Trouble, judgement: Judgement) -> None:
-    state = State(trouble.code, trouble.step.number, judgement.marks, {}, text=trouble.text)
+    state = State(trouble.code, trouble.step.number, judgement.marks, {}, text=trouble.told(judgement.injected))
     if judgement.is_timed_out:
         text = f"the program did not end within {found.session.options.run_timeout_s:g} s once {trouble.text}"
         finding = Finding(signature="liveness:hangs-on-error", text=text, kind="liveness", checker="explore")

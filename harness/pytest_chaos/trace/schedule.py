@@ -1,0 +1,226 @@
+"""Schedules: the order in which the calls of several threads go on.
+
+A trapped call waits until it is answered. So where several threads or processes wait, the observer
+chooses which one goes on. A chosen order is a *schedule*. It is drawn from a seed, at the
+granularity of trapped calls:
+
+    round-robin    the thread that has waited longest goes on
+    run-on         one thread goes on until it blocks or ends
+    priorities     random priorities, and d moments at which the running thread falls to the lowest
+                   (PCT: Burckhardt et al., ASPLOS 2010)
+
+A held thread may own a lock that the others wait for. So a choice is made only among those that
+wait here, and nobody is waited for who sleeps in the kernel, or computes for too long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pytest_chaos.model.seed import stream
+from pytest_chaos.trace.kernel import MACHINE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+CHANGES: Final = 3
+"""The change points of a schedule with priorities, d: enough for a bug of depth d + 1."""
+COMPUTES_S: Final = 0.004
+"""A thread that computes for so long without a call is not waited for again until its next call."""
+STARTS_S: Final = 0.1
+"""The same for a thread that has made no call yet: an interpreter takes some time to start."""
+_SCAN_EVERY_S: Final = 0.005
+_STAT_BYTES: Final = 512
+
+
+class Policy(enum.StrEnum):
+    """How the next thread is chosen."""
+
+    ROUND_ROBIN = "round-robin"
+    RUN_ON = "run-on"
+    PRIORITIES = "priorities"
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True):
+    """A way to order the calls of a run.
+
+    ``calls`` is about how many there are: the change points are spread over them.
+
+    >>> str(Schedule(number=3, seed="s", calls=100))
+    'schedule 3 (priorities)'
+    """
+
+    number: int
+    seed: str
+    calls: int = 0
+
+    @property
+    def policy(self) -> Policy:
+        """The policy: the first two schedules have the plain ones."""
+        return {1: Policy.ROUND_ROBIN, 2: Policy.RUN_ON}.get(self.number, Policy.PRIORITIES)
+
+    def __str__(self) -> str:
+        """Return the schedule as reports name it."""
+        return f"schedule {self.number} ({self.policy})"
+
+
+class Chooser:
+    """Chooses among waiting threads, by their numbers. Pure: equal questions get equal answers."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._policy = schedule.policy
+        self._randomness = stream(schedule.seed, "schedule", schedule.number)
+        calls = max(schedule.calls, CHANGES)
+        self._changes = sorted(self._randomness.randrange(calls) for _ in range(CHANGES))
+        self._priorities: dict[int, float] = {}
+        self._served: dict[int, int] = {}
+        self._count = 0
+        self._last = 0
+
+    def choose(self, waiting: Sequence[int]) -> int:
+        """Return the number of the thread that goes on, one of ``waiting``, which is sorted."""
+        if self._policy is Policy.ROUND_ROBIN:
+            chosen = min(waiting, key=lambda thread: self._served.get(thread, -1))
+        elif self._policy is Policy.RUN_ON:
+            chosen = self._last if self._last in waiting else waiting[0]
+        else:
+            chosen = self._by_priority(waiting)
+        self._count += 1
+        self._served[chosen] = self._count
+        self._last = chosen
+        return chosen
+
+    def _by_priority(self, waiting: Sequence[int]) -> int:
+        for thread in waiting:
+            if thread not in self._priorities:
+                self._priorities[thread] = CHANGES + self._randomness.random()
+        chosen = max(waiting, key=self._priorities.__getitem__)
+        while self._changes and self._count >= self._changes[0]:
+            self._changes.pop(0)
+            self._priorities[chosen] = float(len(self._changes))  # below all that have not fallen yet
+            chosen = max(waiting, key=self._priorities.__getitem__)
+        return chosen
+
+
+class _Thread:
+    """A thread of the program, and the file that shows its state."""
+
+    def __init__(self, path: str) -> None:
+        self.stat = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.last_call_s = time.monotonic()
+        self.patience_s = STARTS_S
+
+    def is_running(self, now_s: float) -> bool:
+        """Whether it may make a call soon: it runs, and has not computed for too long."""
+        if now_s - self.last_call_s > self.patience_s:
+            return False
+        try:
+            fields = os.pread(self.stat, _STAT_BYTES, 0)
+        except OSError:  # ESRCH: it has ended
+            return False
+        return fields[fields.rfind(b")") + 2 : fields.rfind(b")") + 3] in {b"R", b"D"}
+
+
+class Threads:
+    """The threads of a program and its descendants, and which of them run.
+
+    ``roots`` returns the pids of the program and of its orphans.
+    """
+
+    def __init__(self, roots: Callable[[], list[int]]) -> None:
+        self._roots = roots
+        self._known: dict[int, _Thread] = {}
+        self._scanned_s = 0.0
+
+    def has_called(self, thread: int) -> None:
+        """Note that a thread waits in a call."""
+        if (known := self._known.get(thread)) is None:
+            known = self._add(thread)
+        if known is not None:
+            known.patience_s = COMPUTES_S
+
+    def goes_on(self, thread: int) -> None:
+        """Note that a thread's call was answered."""
+        if (known := self._known.get(thread)) is not None:
+            known.last_call_s = time.monotonic()
+
+    def running(self, held: Collection[int]) -> bool:
+        """Whether a thread runs that is not held."""
+        now_s = time.monotonic()
+        if now_s - self._scanned_s > _SCAN_EVERY_S:
+            self._scan()
+            self._scanned_s = now_s
+        return any(thread.is_running(now_s) for number, thread in self._known.items() if number not in held)
+
+    def deadlock(self) -> list[str]:
+        """Return what each thread waits for, if none of them can ever go on; else nothing."""
+        self._scan()
+        waits = [_endless_wait(thread) for thread in self._known]
+        return [wait for wait in waits if wait] if all(waits) else []
+
+    def close(self) -> None:
+        """Close the files."""
+        for thread in self._known.values():
+            os.close(thread.stat)
+        self._known.clear()
+
+    def _add(self, thread: int) -> _Thread | None:
+        try:
+            self._known[thread] = _Thread(f"/proc/{thread}/task/{thread}/stat")
+        except OSError:
+            return None
+        return self._known[thread]
+
+    def _scan(self) -> None:
+        """Look for new threads and processes, and forget those that have ended."""
+        seen: set[int] = set()
+        processes = self._roots()
+        while processes:
+            process = processes.pop()
+            with contextlib.suppress(OSError):
+                for name in os.listdir(f"/proc/{process}/task"):
+                    seen.add(thread := int(name))
+                    with open(f"/proc/{process}/task/{name}/children", "rb") as children:
+                        processes += map(int, children.read().split())
+                    if thread not in self._known:
+                        self._add(thread)
+        for thread in self._known.keys() - seen:
+            os.close(self._known.pop(thread).stat)
+
+
+_NO_END: Final = {
+    "x86_64": {202: "futex", 61: "wait4", 247: "waitid", 73: "flock", 72: "fcntl", 0: "read"},
+    "aarch64": {98: "futex", 260: "wait4", 95: "waitid", 32: "flock", 25: "fcntl", 63: "read"},
+}
+"""Calls in which a thread may wait for another one without an end, by machine and number."""
+_TIMEOUT_ARGUMENT: Final = 3
+_LOCKS: Final = (7, 38)
+"""F_SETLKW and F_OFD_SETLKW: the commands of fcntl that wait."""
+
+
+def _endless_wait(thread: int) -> str:
+    """Return the call in which a thread waits for another one without an end, or nothing."""
+    try:
+        with open(f"/proc/{thread}/syscall", encoding="ascii") as file:
+            fields = file.read().split()
+        with open(f"/proc/{thread}/comm", encoding="utf-8", errors="replace") as file:
+            name = file.read().strip()
+        if not fields[0].isdigit():  # "running", or -1: it is in no call
+            return ""
+        arguments = [int(word, 16) for word in fields[1:7]]
+        call = _NO_END[MACHINE].get(int(fields[0]), "")
+        if call == "futex" and arguments[_TIMEOUT_ARGUMENT]:
+            return ""
+        if call == "fcntl" and arguments[1] not in _LOCKS:
+            return ""
+        if call == "read" and not os.readlink(f"/proc/{thread}/fd/{arguments[0]}").startswith("pipe:"):
+            return ""
+    except (OSError, ValueError, IndexError):
+        return ""
+    return f"{name} (thread {thread}) in {call}" if call else ""
