@@ -125,6 +125,8 @@ class Explorer:
         started_s = time.monotonic()
         try:
             findings: Sequence[Finding] = self._explore()
+        except DeadlockError as error:
+            findings = [Finding(signature=DEADLOCK, text=str(error), kind="liveness", checker="explore")]
         except ExplorationError as error:
             findings = [harness_finding(error.signature, str(error))]
         except KeyboardInterrupt:

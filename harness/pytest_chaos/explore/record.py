@@ -17,6 +17,7 @@ import select
 import shutil
 import signal
 import stat
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
@@ -32,7 +33,7 @@ from pytest_chaos.runtime import processes
 from pytest_chaos.trace.comparison import drawn_names
 from pytest_chaos.trace.program import ProcessTree, launch, leave
 from pytest_chaos.trace.recording import Recorder, Recording
-from pytest_chaos.trace.schedule import Schedule
+from pytest_chaos.trace.schedule import Schedule, Threads
 from pytest_chaos.trace.step import Action, readable
 
 if TYPE_CHECKING:
@@ -288,11 +289,31 @@ def _run_untraced(program: Program, directory: Path, marks: Path, timeout_s: flo
     others = processes.children()
     tree = ProcessTree(launch(program, directory, marks, output, lambda: None), others)
     try:
-        has_ended = bool(select.select([tree.pidfd], [], [], timeout_s)[0])
+        has_ended = _wait(tree, timeout_s)
     finally:
         tree.end()
         processes.adopt_orphans(adopts=adopted_before)
     return (tree.exit_code if tree.exit_code is not None else -1) if has_ended else None
+
+
+def _wait(tree: ProcessTree, timeout_s: float) -> bool:
+    """Wait for a program's end; return whether it came. Raises DeadlockError."""
+    deadline_s = time.monotonic() + timeout_s
+    suspects: list[str] = []
+    with contextlib.closing(Threads(tree.roots)) as threads:
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            if select.select([tree.pidfd], [], [], min(left_s, 1.0))[0]:
+                tree.wait_for_left(deadline_s)
+                return True
+            waits = threads.deadlock()
+            if waits and waits == suspects:
+                raise DeadlockError(_deadlock(waits))
+            suspects = waits
+    return False
+
+
+def _deadlock(waits: Sequence[str]) -> str:
+    return f"the program is in a deadlock, without any fault: {'; '.join(waits)}"
 
 
 def recorded_run(
@@ -464,7 +485,7 @@ def _set_up(subject: Subject, directory: Path, writer: int) -> NoReturn:
 def check_run(seen: Observation) -> None:
     """Raise ExplorationError for a run that did not end, was not seen, or made no step."""
     if seen.waits:
-        raise DeadlockError("the program is in a deadlock, without any fault: " + "; ".join(seen.waits))
+        raise DeadlockError(_deadlock(seen.waits))
     if seen.is_timed_out:
         text = f"{seen.failure}: let run() come to an end, or give more time with --run-timeout; {_tail(seen.output)}"
         raise ExplorationError(text, signature="harness:does-not-end")

@@ -33,6 +33,14 @@ EXIT_NOT_WATCHED: Final = 126
 """The exit code of a child that could not be watched."""
 _EXIT_NOT_FOUND: Final = 127
 _END_TIMEOUT_S: Final = 10.0
+_LOOK_S: Final = 0.01
+_SLEEPS_ON_S: Final = 0.1
+_RUNS_ON_S: Final = 2.0
+
+
+def _has_not(wait_s: float) -> bool:
+    time.sleep(wait_s)
+    return False
 
 
 class StartedProgram(NamedTuple):
@@ -155,6 +163,21 @@ class ProcessTree:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
         return alive
+
+    def wait_for_left(self, deadline_s: float, has_acted: Callable[[float], bool] = _has_not) -> list[str]:
+        """Wait until what the program has left ends or is idle; return the names of what is idle.
+
+        ``has_acted`` waits for so many seconds, and returns whether something was done meanwhile.
+        A process that sleeps is idle after a moment, one that computes later.
+        """
+        acted_s = time.monotonic()
+        while (left := self.left()) and time.monotonic() < deadline_s:
+            patience_s = _RUNS_ON_S if any(process.state == "R" for process in left) else _SLEEPS_ON_S
+            if has_acted(_LOOK_S):
+                acted_s = time.monotonic()
+            elif time.monotonic() - acted_s > patience_s:
+                break
+        return [process.name for process in left]
 
     def kill(self) -> None:
         """Kill the program and its session at once."""

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 CHANGES: Final = 3
 """The change points of a schedule with priorities, d: enough for a bug of depth d + 1."""
 COMPUTES_S: Final = 0.004
-"""A thread that computes for so long without a call is not waited for again until its next call."""
+"""Processor time after which a thread that makes no call is not waited for until its next call."""
 STARTS_S: Final = 0.1
 """The same for a thread that has made no call yet: an interpreter takes some time to start."""
-_SCAN_EVERY_S: Final = 0.005
+WAITS_S: Final = 2.0
+"""The same in real time: on a busy machine a thread that runs may get no processor."""
 _STAT_BYTES: Final = 512
 
 
@@ -112,19 +113,41 @@ class _Thread:
     """A thread of the program, and the file that shows its state."""
 
     def __init__(self, path: str) -> None:
-        self.stat = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.last_call_s = time.monotonic()
+        self.stat = os.open(f"{path}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        self._path = path
+        self._last_call_s = time.monotonic()
+        self._used_s: float | None = None
         self.patience_s = STARTS_S
+
+    def goes_on(self) -> None:
+        """Note that its call was answered."""
+        self._last_call_s = time.monotonic()
+        self._used_s = None
 
     def is_running(self, now_s: float) -> bool:
         """Whether it may make a call soon: it runs, and has not computed for too long."""
-        if now_s - self.last_call_s > self.patience_s:
+        waited_s = now_s - self._last_call_s
+        if waited_s > WAITS_S:
             return False
         try:
             fields = os.pread(self.stat, _STAT_BYTES, 0)
         except OSError:  # ESRCH: it has ended
             return False
-        return fields[fields.rfind(b")") + 2 : fields.rfind(b")") + 3] in {b"R", b"D"}
+        place = fields.rfind(b")") + 2
+        if fields[place : place + 1] not in {b"R", b"D"}:
+            return False
+        return waited_s <= self.patience_s or self._has_patience()
+
+    def _has_patience(self) -> bool:
+        """Whether it has used little processor time since it was first looked at for this long."""
+        try:
+            with open(f"{self._path}/schedstat", "rb") as file:
+                used_s = int(file.read().split()[0]) / 1e9
+        except (OSError, ValueError, IndexError):  # a kernel without it: real time decides
+            return False
+        if self._used_s is None:
+            self._used_s = used_s
+        return used_s - self._used_s <= self.patience_s
 
 
 class Threads:
@@ -136,7 +159,8 @@ class Threads:
     def __init__(self, roots: Callable[[], list[int]]) -> None:
         self._roots = roots
         self._known: dict[int, _Thread] = {}
-        self._scanned_s = 0.0
+        self._newest = b""
+        self._loads = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
 
     def has_called(self, thread: int) -> None:
         """Note that a thread waits in a call."""
@@ -148,14 +172,23 @@ class Threads:
     def goes_on(self, thread: int) -> None:
         """Note that a thread's call was answered."""
         if (known := self._known.get(thread)) is not None:
-            known.last_call_s = time.monotonic()
+            known.goes_on()
 
     def running(self, held: Collection[int]) -> bool:
         """Whether a thread runs that is not held."""
+        if self._is_any_running(held):
+            return True
+        # The last word of this file is the newest process or thread of the machine: one that has
+        # just been started may run, too.
+        newest = os.pread(self._loads, _STAT_BYTES, 0).rpartition(b" ")[2]
+        if newest == self._newest:
+            return False
+        self._newest = newest
+        self._scan()
+        return self._is_any_running(held)
+
+    def _is_any_running(self, held: Collection[int]) -> bool:
         now_s = time.monotonic()
-        if now_s - self._scanned_s > _SCAN_EVERY_S:
-            self._scan()
-            self._scanned_s = now_s
         return any(thread.is_running(now_s) for number, thread in self._known.items() if number not in held)
 
     def deadlock(self) -> list[str]:
@@ -169,10 +202,11 @@ class Threads:
         for thread in self._known.values():
             os.close(thread.stat)
         self._known.clear()
+        os.close(self._loads)
 
     def _add(self, thread: int) -> _Thread | None:
         try:
-            self._known[thread] = _Thread(f"/proc/{thread}/task/{thread}/stat")
+            self._known[thread] = _Thread(f"/proc/{thread}/task/{thread}")
         except OSError:
             return None
         return self._known[thread]

@@ -67,11 +67,6 @@ _LOOK_S: Final = 0.001
 """The time between two looks at the threads that are waited for."""
 _QUIET_S: Final = 1.0
 """After so long without a call the threads may be in a deadlock."""
-_LEFT_LOOK_S: Final = 0.01
-_SLEEPS_ON_S: Final = 0.1
-"""What the program has left and sleeps for so long is idle, and ended."""
-_RUNS_ON_S: Final = 2.0
-"""The same for a process that computes."""
 _NEEDS_ROOM: Final = frozenset(
     {Action.CREATE, Action.CREATE_UNNAMED, Action.MAKE_FOLDER, Action.MAKE_NODE, Action.SYMLINK, Action.LINK}
     | {Action.WRITE, Action.ALLOCATE}
@@ -225,6 +220,7 @@ class _ObservedRun:
         self.blind_spots: list[BlindSpot] = []
         self._left: tuple[str, ...] = ()
         self._waits: tuple[str, ...] = ()
+        self._suspects: list[str] = []
         self._choices = 0
         self._injected_step = ""
         self._strays: dict[str, bool] = {}
@@ -246,10 +242,12 @@ class _ObservedRun:
         while self._early and not self._is_over:
             self._take(self._early.pop(0))
         while not self._is_over:
-            left_s = deadline_s - time.monotonic()
-            ready = poll.poll(left_s * 1000) if left_s > 0 else []
+            ready = poll.poll(min(_QUIET_S, max(0.0, deadline_s - time.monotonic())) * 1000)
             if not ready:
-                self._is_timed_out = True
+                if time.monotonic() >= deadline_s:
+                    self._is_timed_out = True
+                elif not self._is_deadlocked(None):
+                    continue
                 return
             if a_call not in ready:
                 break  # the program has ended, or (POLLHUP) no process with the filter is left
@@ -265,6 +263,8 @@ class _ObservedRun:
         poll.register(self._tree.pidfd, select.POLLIN)
         held: dict[int, Notification] = {call.thread: call for call in self._early}
         numbers: dict[int, int] = {}
+        rivals: set[int] = set()
+        """Threads that waited when a step of another one was let pass."""
         self._early.clear()
         while not self._is_over:
             if time.monotonic() > deadline_s:
@@ -278,16 +278,32 @@ class _ObservedRun:
                     threads.has_called(call.thread)
                     held[call.thread] = call
             elif held and not is_waited_for:
-                self._choices += len(held) > 1
+                rivals.intersection_update(held)  # a thread that sleeps in the kernel waits for another one
                 thread = self._chosen(chooser, held, numbers)
+                before = len(self.steps)
                 self._take(held.pop(thread))
                 threads.goes_on(thread)
+                if len(self.steps) > before:  # could it have come before the last step of another thread?
+                    self._choices += thread in rivals
+                    rivals.discard(thread)
+                    rivals.update(held)
             elif ready and not held:
                 break
-            elif not held and (waits := threads.deadlock()):
-                self._is_timed_out, self._waits = True, tuple(waits)
+            elif not held and self._is_deadlocked(threads):
                 return
         self._take_late_calls(deadline_s)
+
+    def _is_deadlocked(self, threads: Threads | None) -> bool:
+        """Whether no thread can go on, as it seemed a moment ago, too."""
+        if threads is None:
+            with contextlib.closing(Threads(self._tree.roots)) as looked_at:
+                waits = looked_at.deadlock()
+        else:
+            waits = threads.deadlock()
+        is_same, self._suspects = bool(waits) and waits == self._suspects, waits
+        if is_same:
+            self._is_timed_out, self._waits = True, tuple(waits)
+        return is_same
 
     @staticmethod
     def _chosen(chooser: Chooser, held: Mapping[int, Notification], numbers: dict[int, int]) -> int:
@@ -296,21 +312,18 @@ class _ObservedRun:
 
     def _take_late_calls(self, deadline_s: float) -> None:
         """Take the calls of what the program has left running, until that ends or is idle."""
-        if self._is_over or not self._tree.has_ended or not (left := self._tree.left()):
+        if self._is_over or not self._tree.has_ended:
             return
         poll = select.poll()
         poll.register(self._listener.descriptor, select.POLLIN)
-        quiet_s = time.monotonic()
-        while left and not self._is_over and time.monotonic() < deadline_s:
-            patience_s = _RUNS_ON_S if any(process.state == "R" for process in left) else _SLEEPS_ON_S
-            if poll.poll(_LEFT_LOOK_S * 1000):
-                if (call := self._listener.receive()) is not None:
-                    self._take(call)
-                quiet_s = time.monotonic()
-            elif time.monotonic() - quiet_s > patience_s:
-                self._left = tuple(process.name for process in left)
-                return
-            left = self._tree.left()
+
+        def has_acted(wait_s: float) -> bool:
+            has_call = bool(poll.poll(wait_s * 1000))
+            if has_call and (call := self._listener.receive()) is not None:
+                self._take(call)
+            return has_call
+
+        self._left = tuple(self._tree.wait_for_left(deadline_s, has_acted))
 
     def observation(self, timeout_s: float) -> Observation:
         """Return the outcome, once all processes are gone."""

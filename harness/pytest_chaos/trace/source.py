@@ -77,8 +77,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     - ``output`` is the tail of what it printed.
     - ``failure`` is a sentence that says why the observation cannot be trusted, or empty.
     - ``left`` names the processes that still ran when the program had ended; they were ended.
-    - ``waits`` says what each thread waited for in a deadlock, which ends a run with a schedule.
-    - ``choices`` is how often several calls waited at once, and the schedule chose one.
+    - ``waits`` says what each thread waited for in a deadlock, which ends a run.
+    - ``choices`` is how often a step could have come before one of another thread.
     - ``injected`` is the step that failed, as text.
     """
 

@@ -120,7 +120,7 @@ def test_another_check_begins_again(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert run(["explore", "mine.py", "--seed", "s", "--faults", "crash,power", "--budget", "0.001s"]) != HELD
     (progress,) = tmp_path.glob("chaos-results/explore/mine-*/progress-*.json")
     first = json.loads(progress.read_text())["fingerprint"]
-    (tmp_path / "mine.py").write_text(TARGET.replace("[]", "['bad'][: len(marks) < 9]"))
+    (tmp_path / "mine.py").write_text(TARGET.replace("[]", "list(())"))
     sys.modules.pop("mine", None)
     run(["explore", "mine.py", "--seed", "s", "--faults", "crash,power", "--budget", "0.001s"])
     assert not progress.exists() or json.loads(progress.read_text())["fingerprint"] != first

@@ -235,11 +235,8 @@ def test_the_json_is_what_the_contract_says(tmp_path: Path) -> None:
     ("target", "signature", "text"),
     [
         (targets.Endless, "harness:does-not-end", "it did not end within 0.5 s"),
-        (targets.LeavesDaemon, "harness:run-not-seen", "it left processes running"),
         (targets.WritesOutside, "harness:writes-outside", "outside of its directory"),
         (targets.DeletesDirectory, "harness:directory-deleted", "deleted the directory"),
-        (targets.Random, "harness:not-deterministic", "not deterministic: at step"),
-        (targets.OtherMarks, "harness:not-deterministic", "marks at other places"),
         (targets.Idle, "harness:no-steps", "made no durable step"),
         (targets.BadSetup, "harness:setup-raised", "no setup today"),
         (targets.CheckRaises, "harness:check-raised:KeyError", "a mistake in the check"),

@@ -244,7 +244,7 @@ def test_a_daemon_does_not_get_away(lab: Lab) -> None:
             os.sched_yield()
 
     observation = lab.watch(daemonise)
-    assert "it left processes running" in observation.failure
+    assert (len(observation.left), observation.failure) == (1, "")
     assert is_gone(int((lab.directory / "pid").read_text()))
 
 

@@ -1,0 +1,246 @@
+"""Targets with several threads and processes: races, locks, pools, and their sound twins."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import subprocess
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING
+
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from pytest_chaos.model.values import Mark
+    from pytest_chaos.runtime.marks import Marks
+
+WORD = "x" * 10
+COUNT = 3
+
+
+def save(path: Path) -> None:
+    """Replace a file as one should: write beside it, fsync, rename, fsync the folder."""
+    fresh = path.with_suffix(".new")
+    with fresh.open("w") as file:
+        file.write(WORD)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def together(*works: Callable[[], object]) -> None:
+    """Do works in threads, and wait for all."""
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+class Files:
+    """Saves three files; what was acknowledged must be there, whole."""
+
+    def save(self, path: Path) -> None:
+        """Save one file."""
+        save(path)
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterator[str]:
+        """Find what was acknowledged and is not there."""
+        for mark in marks:
+            path = directory / f"{mark.key}.txt"
+            if mark.kind == "ack" and (not path.exists() or path.read_text() != WORD):
+                yield f"file {mark.key} is lost"
+
+
+class Threads(Files):
+    """Three threads, a file each."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Save and acknowledge in threads."""
+
+        def one(number: int) -> None:
+            self.save(directory / f"{number}.txt")
+            marks.ack("save", number)
+
+        together(*(lambda number=number: one(number) for number in range(COUNT)))
+
+
+class UnsyncedThreads(Threads):
+    """The same without fsync."""
+
+    def save(self, path: Path) -> None:
+        """Write in place."""
+        path.write_text(WORD)
+
+
+class Tasks(Files):
+    """Three tasks of asyncio, which save in threads."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Save and acknowledge in tasks."""
+
+        async def one(number: int) -> None:
+            await asyncio.to_thread(self.save, directory / f"{number}.txt")
+            marks.ack("save", number)
+
+        async def every() -> None:
+            await asyncio.gather(*(one(number) for number in range(COUNT)))
+
+        asyncio.run(every())
+
+
+class Pool(Files):
+    """A pool of two processes."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Save in the pool, and acknowledge in the order of submission."""
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+            waiting = [pool.submit(save, directory / f"{number}.txt") for number in range(COUNT)]
+            for number, done in enumerate(waiting):
+                done.result()
+                marks.ack("save", number)
+
+
+class Commands(Files):
+    """Three commands at once, without fsync."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Start three shells, and acknowledge each when it has ended."""
+        shells = [
+            subprocess.Popen(["sh", "-c", f"printf {WORD} > {directory}/{number}.txt"]) for number in range(COUNT)
+        ]
+        for number, shell in enumerate(shells):
+            shell.wait()
+            marks.ack("save", number)
+
+
+class Following:
+    """Three processes, one after the other: each schedule is the same."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Save in a child, and acknowledge."""
+        context = multiprocessing.get_context("fork")
+        for number in range(COUNT):
+            child = context.Process(target=save, args=(directory / f"{number}.txt",))
+            child.start()
+            child.join()
+            marks.ack("save", number)
+
+    check = Files.check
+
+
+class Counter:
+    """Two threads add to one number in a file, each twice, and hold ``guard`` meanwhile."""
+
+    def __init__(self) -> None:
+        self.guard = threading.Lock()
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Add, and acknowledge each addition."""
+        path = directory / "number"
+        path.write_text("0")
+
+        def add() -> None:
+            for _ in range(2):
+                with self.guard:
+                    number = int(path.read_text())
+                    fresh = directory / f"number.{threading.get_ident()}"
+                    fresh.write_text(str(number + 1))
+                    fresh.rename(path)
+                marks.ack("add")
+
+        together(add, add)
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterator[str]:
+        """Find additions that were acknowledged and are lost."""
+        path = directory / "number"
+        number = int(path.read_text() or "0") if path.exists() else 0
+        added = sum(mark.kind == "ack" for mark in marks)
+        if number < added:
+            yield f"of {added} acknowledged additions {number} are there"
+
+
+class Unguarded(Counter):
+    """The same without a lock: an update is lost if both read before one writes."""
+
+    def __init__(self) -> None:
+        self.guard = threading.Semaphore(2)  # type: ignore[assignment] # guards nothing
+
+
+class HiddenRace(Counter):
+    """A thread adds at once, and the main thread long afterwards, as it seems: no order is kept."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Add twice, with some twenty steps between them."""
+        path = directory / "number"
+        path.write_text("0")
+
+        def add() -> None:
+            number = int(path.read_text())
+            fresh = directory / f"number.{threading.get_ident()}"
+            fresh.write_text(str(number + 1))
+            fresh.rename(path)
+            marks.ack("add")
+
+        thread = threading.Thread(target=add)
+        thread.start()
+        for line in range(20):
+            with (directory / "log").open("a") as log:
+                log.write(f"{line}\n")
+        add()
+        thread.join()
+
+
+class Deadlock(Files):
+    """Two threads take two locks in opposite order, with a step between."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Take both locks in both threads."""
+        locks = threading.Lock(), threading.Lock()
+
+        def work(number: int) -> None:
+            with locks[number]:
+                (directory / f"first-{number}").write_text("x")
+                with locks[1 - number]:
+                    (directory / f"second-{number}").write_text("x")
+
+        together(lambda: work(0), lambda: work(1))
+        marks.note("end")
+
+
+class ProcessId(Files):
+    """Writes its process id: a length that differs between runs."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Write the id in as many digits as it likes, and a file."""
+        (directory / "pid").write_text("1" * (1 + os.getpid() % 7))
+        save(directory / "0.txt")
+        marks.ack("save", 0)
+
+
+class LateChild(Files):
+    """Ends before its child, which still saves a file."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Leave a child that writes once its parent has ended, and a daemon that never ends."""
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            os.close(writer)
+            os.read(reader, 1)  # until the parent has ended
+            save(directory / "late.txt")
+            os._exit(0)
+        if os.fork() == 0:
+            os.close(writer)
+            (directory / "daemon").touch()
+            signal.pause()
+        until((directory / "daemon").exists)
+        marks.note("end")

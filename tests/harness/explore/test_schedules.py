@@ -1,0 +1,149 @@
+"""Programs that do not make the same steps twice: each gets a verdict, for the right reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_chaos.errors import StepsUnavailable, UsageError
+from pytest_chaos.explore.launch import judge_state, launch, step_source
+from pytest_chaos.explore.options import Options
+from pytest_chaos.explore.report import Exploration, Family, to_json
+from pytest_chaos.explore.target import subject_of
+from pytest_chaos.model.values import Verdict
+
+from tests.harness.explore import concurrent, explored as targets
+
+CRASH, POWER, IO = Family.CRASH, Family.POWER, Family.IO
+
+
+@pytest.fixture(autouse=True)
+def _steps() -> None:
+    try:
+        step_source()
+    except StepsUnavailable as error:
+        pytest.skip(str(error))
+
+
+def options(tmp_path: Path, *families: Family, **chosen: Any) -> Options:
+    """Return options with a folder for states that fail."""
+    return Options(seed="test", families=families or (CRASH, POWER), kept=tmp_path / "kept", **chosen)
+
+
+def explore(target: type, tmp_path: Path, *families: Family, **chosen: Any) -> Exploration:
+    """Explore a target."""
+    return launch(subject_of(target), options(tmp_path, *families, **chosen))
+
+
+@pytest.mark.parametrize("target", [concurrent.Threads, concurrent.Tasks, concurrent.Pool, concurrent.Counter])
+def test_a_sound_program_with_threads_holds_in_each_schedule(tmp_path: Path, target: type) -> None:
+    """A recording of each order is explored, and the verdict says in how many."""
+    explored = explore(target, tmp_path, CRASH, samples=8)
+
+    assert explored.verdict is Verdict.HELD, explored.all_findings
+    assert explored.schedules == 5
+    assert explored.coverage.endswith("in 5 schedules")
+    assert any("need not make the same steps twice" in note for note in explored.notes)
+    assert to_json(explored)["schedules"] == 5
+    crash = explored.families[0]
+    assert crash.points == crash.points_total > explored.steps
+    assert crash.confirmed > 8, "kills of each schedule"
+
+
+@pytest.mark.parametrize("target", [concurrent.UnsyncedThreads, concurrent.Commands])
+def test_an_unsynced_program_with_threads_is_violated_by_a_power_loss(tmp_path: Path, target: type) -> None:
+    """The state is built from the kept recording of its schedule, without running the program."""
+    explored = explore(target, tmp_path, POWER, schedules=2, samples=8)
+
+    assert explored.verdict is Verdict.VIOLATED
+    assert explored.schedules == 2
+    (found,) = {each.signature: each for each in explored.discoveries}.values()
+    assert found.text.endswith("is lost")
+    code, _, number = found.code.partition("@")
+    assert (code.partition(":")[0], number.isdecimal()) == ("power", True)
+
+    class Fails(target):  # type: ignore[misc]
+        def run(self, *_: object) -> None:
+            raise AssertionError
+
+    judged = judge_state(subject_of(Fails), options(tmp_path), found.code, tmp_path / "state")
+    assert found.signature in {finding.signature for finding in judged.findings}
+
+
+def test_a_lost_update_is_a_race_that_a_schedule_shows(tmp_path: Path) -> None:
+    """No fault is needed: the clean run of a schedule ends wrong, and is told with the schedule."""
+    explored = explore(concurrent.HiddenRace, tmp_path, CRASH)
+
+    races = [finding for finding in explored.findings if finding.kind == "race"]
+    assert explored.verdict is Verdict.VIOLATED
+    assert races
+    assert all("of 2 acknowledged additions 1 are there" in race.text for race in races)
+    assert all(race.text.startswith("in schedule ") for race in races)
+
+
+def test_an_unguarded_counter_is_violated_and_a_guarded_one_is_not(tmp_path: Path) -> None:
+    """The first run may show it already; the lock alone makes the difference."""
+    assert explore(concurrent.Unguarded, tmp_path, CRASH, schedules=10).verdict is Verdict.VIOLATED
+    assert explore(concurrent.Counter, tmp_path, CRASH, schedules=10).verdict is Verdict.HELD
+
+
+def test_a_deadlock_is_found_and_shows_who_waits(tmp_path: Path) -> None:
+    """It is ended long before the time of a run is over."""
+    explored = explore(concurrent.Deadlock, tmp_path, CRASH, run_timeout_s=60)
+
+    deadlocks = [finding for finding in explored.findings if finding.signature == "liveness:deadlock"]
+    assert explored.verdict is Verdict.VIOLATED
+    assert deadlocks
+    assert deadlocks[0].text.count("in futex") == 3
+
+
+def test_processes_that_follow_each_other_need_one_schedule(tmp_path: Path) -> None:
+    """The order is the program's own: each further schedule would be the same."""
+    explored = explore(concurrent.Following, tmp_path, CRASH)
+
+    assert (explored.verdict, explored.schedules) == (Verdict.HELD, 1), explored.all_findings
+
+
+@pytest.mark.parametrize("target", [concurrent.ProcessId, targets.Random, targets.OtherMarks])
+def test_a_program_that_draws_lengths_gets_a_verdict(tmp_path: Path, target: type) -> None:
+    """Its recordings differ; each was a real run."""
+    explored = explore(target, tmp_path, CRASH, IO, io_runs=20)
+
+    assert not [each for each in explored.all_findings if each.kind == "harness"]
+    assert explored.schedules == 5
+
+
+def test_a_real_kill_of_another_run_is_judged_with_its_own_marks(tmp_path: Path) -> None:
+    """A kill tears the file in each run; what it left is kept as it was."""
+    explored = explore(targets.Random, tmp_path, CRASH, schedules=1, confirmations=20)
+
+    assert explored.verdict is Verdict.VIOLATED
+    own = [found for found in explored.discoveries if found.code.startswith("kill:")]
+    built = [found for found in explored.discoveries if found.code.startswith("crash:")]
+    assert built or own
+    for found in own:
+        assert (Path(found.folder) / "directory").is_dir()
+        assert (Path(found.folder) / "marks.jsonl").is_file()
+
+
+def test_what_a_program_leaves_running_is_a_note(tmp_path: Path) -> None:
+    """A child that works after its parent's end is seen; a daemon that sleeps is ended."""
+    explored = explore(concurrent.LateChild, tmp_path, CRASH, schedules=1)
+
+    assert explored.verdict is Verdict.HELD, explored.all_findings
+    assert any("left processes running" in note for note in explored.notes)
+    assert explored.steps >= 5, "those of the late child are among them"
+
+
+@pytest.mark.parametrize("count", [-1, 10_001])
+def test_a_number_of_schedules_has_bounds(count: int) -> None:
+    """It is told before anything runs."""
+    with pytest.raises(UsageError, match=f"schedules must be 1 to 10000, or 0 .*; got {count}"):
+        Options(seed="s", schedules=count)
+
+
+def test_a_code_with_no_schedule_is_refused(tmp_path: Path) -> None:
+    """What follows the @ is the number of a schedule."""
+    with pytest.raises(UsageError, match="must end with @ and the number of a schedule; got @x"):
+        judge_state(subject_of(concurrent.Threads), options(tmp_path), "crash:1@x", tmp_path / "state")
