@@ -396,7 +396,7 @@ def test_too_little_room_is_refused_before_anything_runs(tmp_path: Path, monkeyp
     """
     monkeypatch.setattr("pytest_chaos.explore.explorer.ROOM_BYTES_MIN", 1 << 62)
 
-    with pytest.raises(UsageError, match="states need"):
+    with pytest.raises(UsageError, match="free for states"):
         Explorer(subject_of(targets.Careful), step_source(), Options(seed="s"), tmp_path)
 
 
