@@ -159,11 +159,10 @@ def _check_types(faults: Iterable[object]) -> None:
             raise UsageError(msg)
 
 
-def validate(plan: Plan, *, kinds: Mapping[str, FaultRules], agents: Collection[str] | None = None) -> None:
+def validate(plan: Plan, *, kinds: Mapping[str, FaultRules]) -> None:
     """Raise UsageError for a plan that cannot be carried out, before anything is started.
 
-    ``kinds`` are the known faults by name; ``agents`` the names of the agents that exist, or
-    ``None`` when they are not known yet. Raises UsageError with all problems in one text, a line
+    ``kinds`` are the known faults by name. Raises UsageError with all problems in one text, a line
     each where there are several.
     """
     _check_types(plan.faults)
@@ -175,7 +174,7 @@ def validate(plan: Plan, *, kinds: Mapping[str, FaultRules], agents: Collection[
     problems = [
         f"fault {place} ({describe(fault)}): {problem}"
         for place, fault in enumerate(plan.faults, start=1)
-        for problem in _problems(fault, kinds, agents)
+        for problem in _problems(fault, kinds)
     ]
     if problems:
         head = "the plan cannot be carried out: "
@@ -192,13 +191,11 @@ def fault_problems(fault: Fault, rules: FaultRules) -> Iterator[str]:
     yield from rules.problems(fault)
 
 
-def _problems(fault: Fault, kinds: Mapping[str, FaultRules], agents: Collection[str] | None) -> Iterator[str]:
-    if agents is not None and fault.agent not in agents:
-        yield f"there is no agent called {fault.agent!r}{_closest(fault.agent, agents)}"
+def _problems(fault: Fault, kinds: Mapping[str, FaultRules]) -> Iterator[str]:
     if fault.kind in kinds:
         yield from fault_problems(fault, kinds[fault.kind])
     else:
-        yield f"there is no fault called {fault.kind!r}{_closest(fault.kind, kinds)}"
+        yield f"the fault must be one of {', '.join(sorted(kinds))}; got {fault.kind!r}. {_closest(fault.kind, kinds)}"
         yield from _when_problems(fault.when)
 
 
@@ -235,8 +232,7 @@ def _closest(name: str, known: Collection[str]) -> str:
     import difflib  # only a mistake needs it; every start of pytest would pay for it
 
     close = difflib.get_close_matches(name, known, n=1)
-    suggestion = f", did you mean {close[0]!r}?" if close else ":"
-    return f"{suggestion} Known: {', '.join(sorted(known))}" if known else ": none is known"
+    return f"Did you mean {close[0]!r}?" if close else "Install what brings it, again if it is new"
 
 
 def _ordinal(number: int) -> str:

@@ -33,10 +33,9 @@ FORMATS: Final = ("md", "html", "json")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of a session. ``seed_given``: the user chose the seed."""
+    """The settings of a session."""
 
     seed: str
-    seed_given: bool
     iterations: int
     pass_rate_min: float
     replays: int
@@ -81,7 +80,6 @@ def collect(
     default_rate = QUICK_PASS_RATE_MIN if quick else 1.0 if number == 1 else CAMPAIGN_PASS_RATE_MIN
     settings = Settings(
         seed=seed_text or draw_seed(),
-        seed_given=bool(seed_text),
         iterations=number,
         pass_rate_min=read(rate, default_rate, _parse_rate),
         replays=read(confirm, CONFIRM_REPLAYS, lambda text: _parse_count(text, 0, CONFIRM_REPLAYS_MAX)),

@@ -210,7 +210,7 @@ class GuardianClient:
         spec["argv"] = list(command.argv) if command.argv is not None else None
         spec["path"] = self._path_number()
         spec["environment"] = self._environment_difference(spec["environment"])
-        agent = Agent(self, self._serial, name, command, output, Path(spec["marks"]))
+        agent = Agent(self, self._serial, name, command, output)
         self.agents[self._serial] = agent
         on_made(agent)
         message = {"do": "spawn", "spec": spec, "output": str(output), "output_bytes_max": OUTPUT_BYTES_MAX}
@@ -403,11 +403,8 @@ class Agent:
         assert writer.wait_exit().code == 0
     """
 
-    def __init__(
-        self, client: GuardianClient, number: int, name: str, command: Command, output: Path, marks: Path
-    ) -> None:
+    def __init__(self, client: GuardianClient, number: int, name: str, command: Command, output: Path) -> None:
         self._client = client
-        self._marks_path = marks
         self.number = number
         self.name = name
         self.command = command
