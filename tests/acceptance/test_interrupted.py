@@ -187,7 +187,7 @@ def test_a_second_interrupt_shows_no_traceback(pytester: pytest.Pytester, worker
 
     until(is_up, "the run that is to be interrupted")
     _press(session)
-    output, _ = session.communicate(timeout=60)
+    output, _ = session.communicate(timeout=600)
     assert session.returncode == pytest.ExitCode.INTERRUPTED
     assert "Traceback" not in output
     interrupted_run(pytester)

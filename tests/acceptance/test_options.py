@@ -253,12 +253,15 @@ def test_a_time_limit_leaves_evidence(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import pytest
+        import signal
 
-        @pytest.mark.timeout(2)
+        @pytest.mark.timeout(600, method="signal")
         @pytest.mark.chaos(id="slow")
         def test_slow(chaos):
-            chaos.spawn(["sh", "-c", "echo I was here; sleep 1000"], name="sleeper")
-            chaos.wait_until(lambda: False, timeout_s=100)
+            sleeper = chaos.spawn(["sh", "-c", "echo I was here; sleep 1000"], name="sleeper")
+            sleeper.wait_for_output("I was here")
+            signal.setitimer(signal.ITIMER_REAL, 0.001)  # the time limit of pytest-timeout expires now
+            chaos.wait_until(lambda: False, timeout_s=600)
         """
     )
     result = pytester.runpytest_subprocess(*QUIET)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 HEAD = """
 import asyncio, os, signal, sys, time
 import pytest
-from pytest_chaos import after_mark, at_moment, at_point, kill
+from pytest_chaos import after_mark, at_moment, at_point, kill, restart
 
 def waits(marks): marks.ack("up"); time.sleep(60)
 def quick(marks): marks.ack("x", 1)
@@ -23,6 +23,10 @@ def crash(): print("about to do the thing"); raise RuntimeError("disk on fire")
 async def later(marks): marks.ack("x", 1)
 def one_by_one(marks): yield marks.ack("x", 1)
 class Worker: ...
+def once(marks, then=""):  # what it does when it is started again
+    if os.path.exists("seen"):
+        return exec(then)
+    open("seen", "w").close(); marks.ack("up"); time.sleep(60)
 def passes(): sys.audit("orders.saved", 1); os.stat(".")
 
 def judged(chaos): chaos.expect("all is well", observed=1, holds=True)
@@ -41,6 +45,9 @@ class Case(NamedTuple):
     signature: str
     words: tuple[str, ...]
 
+
+AGAIN = "chaos.plan(restart('w', after_mark('up'))); a = chaos.spawn(once"
+KILLED = "chaos.plan(kill('w', after_mark('up'))); a = chaos.spawn(waits, name='w')"
 
 CASES = {
     "a_misspelt_point": Case(
@@ -256,6 +263,110 @@ CASES = {
         "INCONCLUSIVE",
         "harness:nothing-asserted",
         ("call chaos.expect(",),
+    ),
+    "an_owed_wait_that_ends_in_time": Case(
+        "a = chaos.spawn(waits); chaos.wait_until(lambda: a.marks, owed='it is up'); judged(chaos)", "HELD", "", ()
+    ),
+    "a_wait_that_nobody_owes": Case(
+        "chaos.spawn(waits); chaos.wait_until(lambda: 0, timeout_s=0.1, what='z'); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:wait-expired",
+        ("waited 0.1 s for z", "give owed='why'"),
+    ),
+    "an_owed_mark_of_the_second_incarnation_that_comes": Case(
+        f"{AGAIN}, kwargs={{'then': 'marks.ack(\\'up\\')'}}, name='w'); chaos.wait_for_faults(); "
+        "a.wait_for('up', owed='it is up again'); judged(chaos)",
+        "HELD",
+        "",
+        (),
+    ),
+    "an_owed_mark_of_the_second_incarnation_that_does_not_come": Case(
+        f"{AGAIN}, name='w'); chaos.wait_for_faults(); a.wait_for('up', owed='it is up again'); judged(chaos)",
+        "VIOLATED",
+        "liveness:agent-ended",
+        ("it is up again", "it ended before"),
+    ),
+    "a_mark_of_the_second_incarnation_that_nobody_owes": Case(
+        f"{AGAIN}, name='w'); chaos.wait_for_faults(); a.wait_for('up'); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:agent-ended",
+        ("it ended before",),
+    ),
+    "an_owed_wait_for_an_agent_that_our_fault_killed": Case(
+        f"{KILLED}; a.wait_for_output('ready', owed='it is ready')",
+        "INCONCLUSIVE",
+        "harness:ended-by-fault",
+        ("a fault of this run ended it before",),
+    ),
+    "a_second_agent_that_owes_and_takes_over": Case(
+        f"{KILLED}; chaos.wait_for_faults(); chaos.spawn(quick).wait_for('x', owed='b takes over'); judged(chaos)",
+        "HELD",
+        "",
+        (),
+    ),
+    "a_second_agent_that_owes_and_does_not": Case(
+        f"{KILLED}; chaos.wait_for_faults(); "
+        "chaos.spawn(waits).wait_for('x', timeout_s=0.3, owed='b takes over'); judged(chaos)",
+        "VIOLATED",
+        "liveness:wait-expired",
+        ("b takes over", "waited 0.3 s"),
+    ),
+    "a_second_agent_that_owes_nothing": Case(
+        f"{KILLED}; chaos.wait_for_faults(); chaos.spawn(waits).wait_for('x', timeout_s=0.3); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:wait-expired",
+        ("waited 0.3 s", "give owed='why'"),
+    ),
+    "two_incarnations_that_may_fail": Case(
+        "a = chaos.spawn(crash, may_fail=True); a.wait_exit(); a.restart(); a.wait_exit(); judged(chaos)",
+        "HELD",
+        "",
+        (),
+    ),
+    "a_second_incarnation_that_fails": Case(
+        f"{AGAIN}, kwargs={{'then': '1/0'}}, name='w'); chaos.wait_for_faults(); a.wait_exit(); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:agent-failed",
+        ("ZeroDivisionError", "may_fail=True"),
+    ),
+    "a_second_incarnation_that_may_fail": Case(
+        f"{AGAIN}, kwargs={{'then': '1/0'}}, name='w', may_fail=True); chaos.wait_for_faults(); "
+        "a.wait_exit(); judged(chaos)",
+        "HELD",
+        "",
+        (),
+    ),
+    "a_second_incarnation_whose_failure_is_expected": Case(
+        f"{AGAIN}, kwargs={{'then': '1/0'}}, name='w'); chaos.wait_for_faults(); "
+        "chaos.expect('it fails', observed=1, holds=a.wait_exit().code == 1)",
+        "HELD",
+        "",
+        (),
+    ),
+    "an_agent_that_may_fail_beside_one_that_must_not": Case(
+        "chaos.spawn(crash, may_fail=True).wait_exit(); chaos.spawn(passes).wait_exit(); "
+        "chaos.spawn([sys.executable, '-c', '1/0'], name='sound').wait_exit(); judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:agent-failed",
+        ("'sound'", "ZeroDivisionError"),
+    ),
+    "an_agent_that_may_fail_and_data_that_is_missing": Case(
+        "chaos.spawn(crash, may_fail=True).wait_exit(); chaos.expect('all is there', observed=7, holds=False)",
+        "VIOLATED",
+        "expectation:all is there",
+        ("all is there: 7",),
+    ),
+    "an_agent_that_may_fail_and_owes_a_mark": Case(
+        "chaos.spawn(crash, may_fail=True).wait_for('done', owed='it is done first')",
+        "VIOLATED",
+        "liveness:agent-ended",
+        ("it is done first", "it ended before"),
+    ),
+    "an_agent_that_may_fail_and_a_mark_that_nobody_owes": Case(
+        "chaos.spawn(crash, may_fail=True).wait_for('done')",
+        "INCONCLUSIVE",
+        "harness:agent-ended",
+        ("it ended before",),
     ),
     "a_handle_after_a_restart": Case(
         "a = chaos.spawn(quick); a.wait_exit(); a.restart(); chaos.expect('0', observed=1, holds=a.wait_exit().ok)",

@@ -63,7 +63,7 @@ def test_the_deadline_holds_in_every_phase(scheme: str, first: bytes, then: byte
         began_s = time.monotonic()
         with pytest.raises(ExchangeFailed, match=r"no whole answer within 0\.3 s"):
             exchange.send("GET", exchange.url, {})
-    assert 0.2 < time.monotonic() - began_s < 5  # a bound on being stuck, not a speed
+    assert 0.2 < time.monotonic() - began_s < 60  # a bound on being stuck, not a speed
 
 
 def test_no_thread_and_no_descriptor_is_left() -> None:

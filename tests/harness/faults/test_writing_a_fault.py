@@ -39,7 +39,7 @@ def test_the_example_of_the_document_works(example: pytest.Pytester) -> None:
     """A fault of another distribution is planned at a point, fires,
     and has its receipt in the record.
     """
-    result = example.runpytest_subprocess("-p", "no:cacheprovider", "test_limit_files.py", timeout=60)
+    result = example.runpytest_subprocess("-p", "no:cacheprovider", "test_limit_files.py", timeout=600)
     result.assert_outcomes(passed=2)
     (records,) = example.path.glob("**/records.jsonl")
     assert '"evidence":"RLIMIT_NOFILE is 3"' in records.read_text()
@@ -49,7 +49,7 @@ def test_its_parameters_are_checked(example: pytest.Pytester) -> None:
     """The plan is refused with what the fault says of its parameters, before anything starts."""
     path = example.path / "test_limit_files.py"
     path.write_text(path.read_text().replace("files_max=3", "files_max=-1"))
-    result = example.runpytest_subprocess("-p", "no:cacheprovider", "test_limit_files.py", timeout=60)
+    result = example.runpytest_subprocess("-p", "no:cacheprovider", "test_limit_files.py", timeout=600)
     result.stdout.fnmatch_lines(["*files_max must be a whole number from 0 to 1024; got -1*"])
 
 
@@ -94,6 +94,6 @@ def test_the_toxic_of_the_document_works(example: pytest.Pytester, monkeypatch: 
     )
     path = os.pathsep.join([str(example.path), str(Path(__file__).parents[3])])
     monkeypatch.setenv("PYTHONPATH", path)
-    example.runpytest_subprocess("-p", "no:cacheprovider", "test_shout.py", timeout=60).assert_outcomes(passed=1)
+    example.runpytest_subprocess("-p", "no:cacheprovider", "test_shout.py", timeout=600).assert_outcomes(passed=1)
     (records,) = example.path.glob("**/records.jsonl")
     assert "delivery 2 (GET /b) was carried; its sender was told 418" in records.read_text()

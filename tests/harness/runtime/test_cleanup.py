@@ -35,6 +35,8 @@ BOUND_S = 30.0
 
 TEST_FILE = """
 import os
+import signal
+import threading
 from pathlib import Path
 import pytest
 
@@ -50,7 +52,13 @@ def begin(chaos):
     ready.with_suffix(".new").rename(ready)
 
 def wait(chaos):
-    chaos.wait_until(lambda: False, timeout_s=60)
+    chaos.wait_until(lambda: False, timeout_s=600)
+
+def expire():  # the time limit of pytest-timeout, once everything is there
+    if signal.getitimer(signal.ITIMER_REAL)[0]:
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+    for timer in [each for each in threading.enumerate() if isinstance(each, threading.Timer)]:
+        threading.Thread(target=timer.function, args=timer.args).start()
 
 @pytest.mark.chaos(id="90-cleanup", title="Nothing survives")
 {marker}
@@ -239,7 +247,7 @@ def test_a_failed_run_leaves_only_its_evidence(start: Starter) -> None:
 
 def test_a_timeout_by_signal_leaves_only_its_evidence(start: Starter) -> None:
     """When pytest-timeout interrupts the test, the run is inconclusive, and everything is ended."""
-    session = start(marker='@pytest.mark.timeout(1, method="signal")')
+    session = start(marker='@pytest.mark.timeout(600, method="signal")', ending="expire(); wait(chaos)")
     assert session.until_ended() == 1, session.output()
     session.assert_nothing_is_left()
     assert len(session.packs()) == 1
@@ -250,7 +258,7 @@ def test_a_timeout_by_thread_leaves_only_its_evidence(start: Starter) -> None:
     """When pytest-timeout ends pytest on the spot, the guardian ends the rest and saves pack and
     record.
     """
-    session = start(marker='@pytest.mark.timeout(1, method="thread")')
+    session = start(marker='@pytest.mark.timeout(600, method="thread")', ending="expire(); wait(chaos)")
     assert session.until_ended() == 1, session.output()
     session.assert_nothing_is_left()
     assert_salvaged(session)
@@ -402,7 +410,7 @@ def test_sessions_of_two_containers_leave_each_other_alone(start: Starter) -> No
     environment = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [*enter, *inner, *folders], cwd=session.project, env=environment | {"SECOND": "1"}, check=False,
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert session.files() == before

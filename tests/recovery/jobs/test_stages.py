@@ -242,7 +242,7 @@ def test_a_gate_that_hangs_for_one_task_answers_for_the_others(store: SqliteStor
         asked.append(task.task_id)
         return task.task_id != "poison" or release.wait(60)
 
-    engine = StageEngine(store, pipeline=SHORT, gates={"built": hang_for_one}, gate_timeout_s=2)
+    engine = StageEngine(store, pipeline=SHORT, gates={"built": hang_for_one}, gate_timeout_s=8)
     create(store, "build", "poison")
     for number in range(HUNG_MAX + 2):
         assert engine.advance_stage("poison", "build", finished_agent=None).result is Advanced.GATE_RED

@@ -248,7 +248,7 @@ def test_a_server_that_dribbles_is_given_up(world: World, url: str) -> None:
     world.set_mood("dribbling")
     began_s = time.monotonic()
     refused(HttpTracker(url, token=TOKEN, timeout_s=0.3), TrackerUnavailable, "no whole answer within 0.3 s")
-    assert 0.2 < time.monotonic() - began_s < 5  # a bound on being stuck, not a speed
+    assert 0.2 < time.monotonic() - began_s < 60  # a bound on being stuck, not a speed
 
 
 def test_headers_that_dribble_are_given_up() -> None:

@@ -129,7 +129,7 @@ def test_an_interrupt_anywhere_leaves_the_store_to_others(store: SqliteStore, pa
     and others can write at once.
     """
     number, was_interrupted, kept = 0, True, 0
-    with open_store(path, busy_timeout_s=1.0) as other:
+    with open_store(path, busy_timeout_s=30.0) as other:
         while was_interrupted:
             number += 1
             was_interrupted = _interrupted(store, number, is_wrong=is_wrong)

@@ -50,7 +50,7 @@ class Served:
             status=lambda: {"pending": store.deliveries(DeliveryStatus.PENDING)},
             on_accepted=self._count,
             body_bytes_max=BODY_BYTES_MAX,
-            read_timeout_s=0.3,
+            read_timeout_s=3.0,
         )
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
