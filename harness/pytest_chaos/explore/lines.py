@@ -4,6 +4,9 @@ System calls do not say which line made them. So the program runs once more up t
 its own lines into memory shared with this process, and is killed there. That costs a run, so only
 findings get their line. For a call into the standard library or an installed package, the line is
 the user's line that called it.
+
+A step of another process has the line that ran meanwhile in the program, and says so. A command has
+no lines that could be traced. Audit events record nothing, so they lead to no finding.
 """
 
 from __future__ import annotations
@@ -53,7 +56,10 @@ def line_at(recorded: Recorded, number: int, folder: Path, *, timeout_s: float) 
                 expected=recorded.recording.steps, timeout_s=min(timeout_s, TIMEOUT_S),
             )  # fmt: skip
             said = shared[:].partition(b"\0")[0].decode(errors="replace")
-            return said if seen.fired else ""
+            if not seen.fired or not said:
+                return ""
+            made = next(each for each in recorded.recording.steps if each.number == number and not each.is_mark)
+            return said if made.process == 1 else f"{said}, by a process that it started"
     except (ChaosError, OSError):  # the line is an extra and changes no verdict
         return ""
     finally:

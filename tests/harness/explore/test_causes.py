@@ -153,3 +153,30 @@ def test_a_queue_bug_is_one_finding_at_the_users_line(
     assert {each["family"] for each in restart["variants"]} == {"power"}  # the torn queue, a cause of its own
     assert {each["family"] for each in cause["variants"]} == {"crash", "power"}
     assert cause["line"] == "jobs.py:13 in work"
+
+
+OTHERS = """
+import subprocess, sys
+
+WRITE = "open('b', 'w').write('x'); open('c', 'w').write('y')"
+
+def run(directory, marks):
+    subprocess.run([sys.executable, "-c", WRITE], cwd=directory, check=True)
+
+def check(directory, marks):
+    return ["half"] if (directory / "b").exists() != (directory / "c").exists() else []
+"""
+
+
+def test_the_line_of_a_step_of_another_process_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line that waits for a program is shown, and not as if it had made the step."""
+    try:
+        step_source()
+    except StepsUnavailable as error:
+        pytest.skip(str(error))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "others.py").write_text(OTHERS)
+    assert run(["explore", "others.py", "--seed", "s", "--faults", "crash"]) == 1
+    assert ", at others.py:7 in run, by a process that it started" in capsys.readouterr().out
