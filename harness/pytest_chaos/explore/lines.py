@@ -6,7 +6,8 @@ findings get their line. For a call into the standard library or an installed pa
 the user's line that called it.
 
 A step of another process has the line that ran meanwhile in the program, and says so. A command has
-no lines that could be traced. Audit events record nothing, so they lead to no finding.
+no lines that could be traced. A finding by audit events has the name of the event alone: there is
+no recording to run up to.
 """
 
 from __future__ import annotations

@@ -410,8 +410,14 @@ def of_clean_run(finding: Finding) -> Finding:
     return Finding(signature=finding.signature, text=text, kind="clean-run", checker="explore")
 
 
+_NO_MARK: Final = (
+    "the program wrote no mark, so it promised nothing, and check was given none: let it write marks "
+    "(marks.ack, or lines in $CHAOS_MARKS) for what must not be lost"
+)
+
+
 def notes_of_run(seen: Observation) -> list[str]:
-    """Return a note for each blind spot, and for what the program left running."""
+    """Return a note for each blind spot, for processes left running, and if it wrote no mark."""
     left = ", ".join(f"{name} ({count})" for name, count in sorted(Counter(seen.left).items()))
     return [
         *([f"the program left processes running when it ended, which were ended then: {left}"] if left else []),
@@ -421,6 +427,7 @@ def notes_of_run(seen: Observation) -> list[str]:
             else f"not seen: {spot.what}, {spot.text}"
             for spot in seen.blind_spots
         ),
+        *([] if any(step.is_mark for step in seen.steps) else [_NO_MARK]),
     ]
 
 

@@ -111,6 +111,9 @@ class Subject:
             if inspect.iscoroutinefunction(method):
                 msg = f"{name}.{attribute}() must be a plain function; got an async one. Let it call asyncio.run()"
                 raise UsageError(msg)
+            if attribute != "check" and inspect.isgeneratorfunction(method):
+                msg = f"{name}.{attribute}() must be a plain function; got one with yield, which would do nothing"
+                raise UsageError(msg)
             if callable(method):
                 _check_parameters(method, attribute, name)
 

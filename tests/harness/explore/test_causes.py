@@ -180,3 +180,20 @@ def test_the_line_of_a_step_of_another_process_says_so(
     (tmp_path / "others.py").write_text(OTHERS)
     assert run(["explore", "others.py", "--seed", "s", "--faults", "crash"]) == 1
     assert ", at others.py:7 in run, by a process that it started" in capsys.readouterr().out
+
+
+def test_a_program_without_marks_has_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing was promised: a check of acknowledgements has checked nothing, and that is said."""
+    try:
+        step_source()
+    except StepsUnavailable as error:
+        pytest.skip(str(error))
+    monkeypatch.chdir(tmp_path)
+    for name, mark, noted in (("quiet", "None", 1), ("loud", "marks.ack('put', 1)", 0)):
+        body = f"    (directory / 'a').write_text('x'); {mark}\n"
+        check = "def check(directory, marks):\n    return []\n"
+        (tmp_path / f"{name}.py").write_text(f"def run(directory, marks):\n{body}{check}")
+        assert run(["explore", f"{name}.py", "--seed", "s", "--faults", "crash"]) == 0
+        assert capsys.readouterr().out.count("note: the program wrote no mark, so it promised nothing") == noted

@@ -169,6 +169,18 @@ def test_a_coroutine_is_refused(name: str) -> None:
         subject_of(type("Later", (explored.Careful,), {name: method}))
 
 
+@pytest.mark.parametrize("name", ["run", "setup", "recover"])
+def test_a_generator_is_refused(name: str) -> None:
+    """Nobody would ask it for anything, so none of it would run; a check may be one."""
+
+    def method(self: object, *_: object) -> Iterator[None]:
+        yield
+
+    with pytest.raises(UsageError, match=f"{name}.. must be a plain function; got one with yield"):
+        subject_of(type("Later", (explored.Careful,), {name: method}))
+    subject_of(type("Finds", (explored.Careful,), {"check": method}))
+
+
 def test_a_check_that_never_stops_finding_is_cut(tmp_path: Path) -> None:
     """A generator without end gives so many findings, and the exploration goes on."""
 
