@@ -276,8 +276,11 @@ def test_any_bytes_are_marks_or_torn_lines(content: bytes, cut: int) -> None:
 
 
 @FUZZ
-@given(st.lists(mark_lines(), max_size=4), st.booleans())
-def test_a_line_that_is_no_mark_decides_nothing(drawn: list[Line], killed: bool) -> None:  # noqa: FBT001 - as above
+@given(drawn=st.lists(mark_lines(), max_size=4), killed=st.booleans())
+@example(drawn=[Line(b'{"kind": "ack", "operation": "put", "key": -', is_mark=False, is_cut=True)], killed=True)
+@example(drawn=[Line(b'{"kind": "ack", "operation": "put", "value": 1.', is_mark=False, is_cut=True)], killed=True)
+@example(drawn=[Line(b'{"kind": "ack", "operation": "put", "value": 1e', is_mark=False, is_cut=True)], killed=True)
+def test_a_line_that_is_no_mark_decides_nothing(drawn: list[Line], *, killed: bool) -> None:
     """Every mark is read, and every other line is INCONCLUSIVE, unless a kill may have cut it."""
     found = History.from_lines(b"\n\n".join(line.content for line in drawn))
     wrong = not_marks(found.torn, may_be_cut=killed)

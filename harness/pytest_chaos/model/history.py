@@ -56,10 +56,12 @@ class TornLine(msgspec.Struct, frozen=True):
         text = self.content.strip()
         if not text.startswith(b"{"):
             return False
-        try:
-            msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return "truncated" in str(error)
+        for end in (b"", b"0"):  # a number may be cut after its sign, its point or its e
+            try:
+                msgspec.json.decode(text + end)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                if "truncated" in str(error):
+                    return True
         return False
 
     @property
