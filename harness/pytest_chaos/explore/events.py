@@ -57,6 +57,7 @@ def explore_events(
     options: Options,
     folder: Path,
     seen: Observation,
+    deadline_s: float,
     listen: Callable[[Progress], None],
 ) -> tuple[list[FamilyResult], tuple[Finding, ...]]:
     """Explore a target at its audit events.
@@ -70,7 +71,7 @@ def explore_events(
         findings += map(of_clean_run, clean.findings)
         if findings:
             return [], tuple(findings)
-        session = Session(options, pool, folder, listen=listen)
+        session = Session(options, pool, folder, deadline_s=deadline_s, listen=listen)
         steps = [step for step in seen.steps if not step.is_mark]
         return [_explore_family(session, family, steps) for family in options.families], ()
 

@@ -49,7 +49,7 @@ from pytest_chaos.explore.report import (
     reproduction,
     together,
 )
-from pytest_chaos.explore.session import Progress, Saved, Session, set_aside
+from pytest_chaos.explore.session import GRACE_S, Progress, Saved, Session, set_aside
 from pytest_chaos.explore.simulate.folder import StateFolder, read_folder
 from pytest_chaos.model.history import History
 from pytest_chaos.model.values import Finding, Verdict
@@ -81,6 +81,8 @@ DEADLOCK: Final = "liveness:deadlock"
 _OWN_RUN: Final = "in no other run, perhaps: this one went its own way, and the state that it left is kept"
 _BUILT: Final = (Family.CRASH, Family.POWER)
 """The families whose states are built from a recording; the others run the program for each."""
+_RUN_S_MIN: Final = 2.0
+"""Each of the runs before the families gets so much time, however small the budget is."""
 _NAME_CHARACTERS_MAX: Final = 80
 
 
@@ -113,6 +115,10 @@ class Explorer:
         self._notes: list[str] = []
         self._texts: dict[str, list[str]] = {}
         self._schedules = 1
+        self._left = 1
+        """The recordings that are still to be explored, which share the time that is left."""
+        budget_s = options.budget_s if options.budget_s is not None else float("inf")
+        self._deadline_s = time.monotonic() + budget_s
         self._lines: dict[int, str] = {}
         """The line of the user's program that makes a step."""
 
@@ -128,7 +134,8 @@ class Explorer:
         except DeadlockError as error:
             findings = [Finding(signature=DEADLOCK, text=str(error), kind="liveness", checker="explore")]
         except ExplorationError as error:
-            findings = [harness_finding(error.signature, str(error))]
+            why = "the budget was over: " if time.monotonic() > self._deadline_s else ""
+            findings = [harness_finding(error.signature, f"{why}{error}")]
         except KeyboardInterrupt:
             findings = [harness_finding(INTERRUPTED, "it was interrupted; run it again to go on from there")]
         except OSError as error:
@@ -163,11 +170,11 @@ class Explorer:
             self._seen = observe_events(self._subject, self._source, options, self._folder)
             self._notes = [NOTE, *notes_of_run(self._seen)]
             self._families, wrong = explore_events(
-                self._subject, self._source, options, self._folder, self._seen, self._listen
+                self._subject, self._source, options, self._folder, self._seen, self._deadline_s, self._listen
             )
             return wrong
         recorded, self._seen = record(
-            self._subject, self._source, self._folder, timeout_s=options.run_timeout_s, disk=self._disk
+            self._subject, self._source, self._folder, timeout_s=self._run_timeout_s, disk=self._disk
         )
         try:
             self._notes = notes_of_run(self._seen)
@@ -179,8 +186,9 @@ class Explorer:
                 findings = [*findings_of_run(self._seen), *self._judge_clean(recorded, self._folder / "clean", pool)]
                 if any(finding.kind == "clean-run" or finding.signature == DENIED for finding in findings):
                     return findings
-                again = record_again(recorded, self._folder, seed=options.seed, timeout_s=options.run_timeout_s)
+                again = record_again(recorded, self._folder, seed=options.seed, timeout_s=self._run_timeout_s)
                 recorded.is_repeatable = not again.parted
+                self._left = self._wanted(recorded)
                 self._explore_families(recorded, pool, again)
             return [*findings, *self._explore_schedules(recorded, again)]
         finally:
@@ -188,7 +196,22 @@ class Explorer:
 
     def _pool(self, recorded: Recorded) -> Pool:
         options = self._options
-        return Pool(recorded.known, self._folder, jobs=options.jobs, timeout_s=options.check_timeout_s)
+        pool = Pool(recorded.known, self._folder, jobs=options.jobs, timeout_s=options.check_timeout_s)
+        pool.until_s = max(self._deadline_s, time.monotonic() + _RUN_S_MIN)
+        return pool
+
+    @property
+    def _run_timeout_s(self) -> float:
+        """The time limit of a run: its own, or the rest of the budget if that is less."""
+        return min(self._options.run_timeout_s, max(_RUN_S_MIN, self._deadline_s - time.monotonic()))
+
+    def _share_ends_s(self) -> float:
+        """Return when the time of one of the recordings that are left ends."""
+        now_s = time.monotonic()
+        self._left = max(1, self._left)
+        ends_s = now_s + max(0.0, self._deadline_s - now_s) / self._left
+        self._left -= 1
+        return ends_s
 
     def _judge_clean(self, recorded: Recorded, clean: Path, pool: Pool) -> list[Finding]:
         """Judge what the clean run left: a finding means a bug of the target, or a wrong check.
@@ -197,6 +220,9 @@ class Explorer:
         """
         judgement = pool.judge(StateTask(read_folder(clean, recorded.store), len(recorded.marks)))
         shutil.rmtree(clean, ignore_errors=True)
+        if judgement.is_out_of_time:
+            text = "the budget was over before the check of the run without any fault had ended: give a larger one"
+            raise ExplorationError(text, signature="harness:budget")
         if judgement.said:
             self._notes.append(f"the check found nothing without any fault{judgement.said}")
         for finding in map(of_clean_run, judgement.findings):
@@ -206,16 +232,21 @@ class Explorer:
         return [of_clean_run(finding) for finding in judgement.findings]
 
     def _explore_families(self, recorded: Recorded, pool: Pool, again: Again) -> None:
-        timeout_s = self._options.run_timeout_s
+        timeout_s = self._run_timeout_s
         self._notes += notes_of_names(again.drawn)
         compare_untraced(recorded, self._folder, timeout_s=timeout_s, drawn=again.drawn)
         session = Session(
-            self._options, pool, self._folder, saved=self._saved(recorded, again.drawn), listen=self._listen
+            self._options,
+            pool,
+            self._folder,
+            saved=self._saved(recorded, again.drawn),
+            deadline_s=self._share_ends_s(),
+            listen=self._listen,
         )
         finished = {result.family: result for result in session.saved.finished}
         for family in self._options.families:
             result = finished.get(family) or self._explore_family(recorded, session, family)
-            self._families.append(self._told(recorded, pool, result))
+            self._add(self._told(recorded, pool, result))
         if all(result.is_complete for result in self._families):
             session.forget()
         if any(result.discoveries for result in self._families):
@@ -223,9 +254,13 @@ class Explorer:
 
     # Schedules
 
+    def _wanted(self, first: Recorded) -> int:
+        """Return the number of recordings to explore."""
+        return self._options.schedules or (1 if first.is_repeatable else SCHEDULES)
+
     def _explore_schedules(self, first: Recorded, again: Again) -> list[Finding]:
         """Record and explore further schedules; return the findings of their clean runs."""
-        wanted = self._options.schedules or (1 if first.is_repeatable else SCHEDULES)
+        wanted = self._wanted(first)
         if not first.is_repeatable:
             why = again.parted or "a run that was to be killed went its own way"
             self._notes.append(f"the program need not make the same steps twice: {why}")
@@ -241,10 +276,10 @@ class Explorer:
 
     def _explore_schedule(self, schedule: Schedule, known: set[bytes]) -> list[Finding]:
         """Record a schedule, judge its end, and explore its crashes and power losses."""
-        options, folder = self._options, self._folder
+        folder = self._folder
         try:
             recorded, seen = record(
-                self._subject, self._source, folder, timeout_s=options.run_timeout_s, disk=self._disk, schedule=schedule
+                self._subject, self._source, folder, timeout_s=self._run_timeout_s, disk=self._disk, schedule=schedule
             )
         except DeadlockError as error:
             return [Finding(signature=DEADLOCK, text=f"in {schedule}: {error}", kind="liveness", checker="explore")]
@@ -278,17 +313,28 @@ class Explorer:
         """Explore the families that are built from a recording; add the results to the first's."""
         families = tuple(family for family in self._options.families if family in _BUILT)
         session = Session(
-            msgspec.structs.replace(self._options, families=families), pool, self._folder, listen=self._listen
+            msgspec.structs.replace(self._options, families=families),
+            pool,
+            self._folder,
+            deadline_s=self._share_ends_s(),
+            listen=self._listen,
         )
         has_found = False
         for family in families:
             told = self._told(recorded, pool, self._explore_family(recorded, session, family))
             has_found |= bool(told.discoveries)
-            place = next(at for at, result in enumerate(self._families) if result.family is family)
-            both = together(self._families[place], told)
-            self._families[place] = msgspec.structs.replace(both, coverage=FAMILIES[family].coverage(both))
+            self._add(told)
         if has_found:
             self._keep_recording(schedule)
+
+    def _add(self, result: FamilyResult) -> None:
+        """Add a family's result in one recording to its results in earlier ones."""
+        place = next((at for at, other in enumerate(self._families) if other.family is result.family), None)
+        if place is None:
+            self._families.append(result)
+            return
+        both = together(self._families[place], result)
+        self._families[place] = msgspec.structs.replace(both, coverage=FAMILIES[result.family].coverage(both))
 
     def _explore_family(self, recorded: Recorded, session: Session, family: Family) -> FamilyResult:
         found = session.collector(family, FAMILIES[family].coverage)
@@ -296,7 +342,7 @@ class Explorer:
             FAMILIES[family].explore(recorded, found)
         except KeyboardInterrupt:
             found.is_complete = False
-            self._families.append(found.result())
+            self._add(found.result())
             raise
         return found.finish()
 
@@ -342,6 +388,7 @@ class Explorer:
         """
         if result.discoveries:
             pool.renew()
+        pool.until_s = max(self._deadline_s, time.monotonic()) + GRACE_S
         told, flaky = [], []
         for found in result.discoveries:
             folder = self._keep(recorded, found)
@@ -395,12 +442,12 @@ class Explorer:
         return msgspec.structs.replace(found, reproduction=text, folder=str(folder or ""))
 
     def _line(self, recorded: Recorded, number: int) -> str:
-        if recorded.threads > 1 or not recorded.is_repeatable:
+        if recorded.threads > 1 or not recorded.is_repeatable or time.monotonic() > self._deadline_s:
             return ""
         if number not in self._lines:
             if len(self._lines) >= LINES_MAX:
                 return ""
-            self._lines[number] = line_at(recorded, number, self._folder, timeout_s=self._options.run_timeout_s)
+            self._lines[number] = line_at(recorded, number, self._folder, timeout_s=self._run_timeout_s)
         return self._lines[number]
 
 
@@ -420,7 +467,7 @@ def _is_found_again(recorded: Recorded, pool: Pool, found: Discovery, folder: Pa
     if found.kind == "liveness" or found.label == CONFIRMED_BY_A_RUN:
         return True
     judgement = pool.judge(StateTask(read_folder(folder / "directory", recorded.store), found.marks))
-    return found.signature in {finding.signature for finding in judgement.findings}
+    return judgement.is_out_of_time or found.signature in {finding.signature for finding in judgement.findings}
 
 
 def _rebuilt(recorded: Recorded, code: str, folder: Path, options: Options) -> Rebuilt | None:

@@ -107,6 +107,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """Differences between the folder that the run left and its own recording."""
     said: str = ""
     """Standard error of a check command that found nothing."""
+    is_out_of_time: bool = False
+    """Whether the run or the check was ended for want of time, so that it decided nothing."""
     is_checked: bool = True
     """False for the result of the run alone, sent before the check begins."""
 
@@ -186,6 +188,8 @@ class Pool:
         self._before = {process.pid for process in tree.descendants(os.getpid())}
         self._workers = [JudgeWorker(known, folder / f"worker-{number}") for number in range(jobs)]
         self._judged: list[tuple[Any, Judgement]] = []
+        self.until_s = float("inf")
+        """When every task is ended, even before its own deadline (``time.monotonic``)."""
 
     def __enter__(self) -> Self:
         """Return the pool."""
@@ -269,7 +273,7 @@ class Pool:
         busy = {worker.channel: worker for worker in self._workers if worker.waiting}
         if not busy:
             return
-        nearest_s = min(worker.deadline_s for worker in busy.values()) - time.monotonic()
+        nearest_s = min(self.until_s, *(worker.deadline_s for worker in busy.values())) - time.monotonic()
         ready, _, _ = select.select(list(busy), [], [], max(0.0, nearest_s) if wait_s is None else wait_s)
         for channel in ready:
             self._receive(busy[channel])
@@ -277,6 +281,8 @@ class Pool:
         for worker in busy.values():
             if worker in self._workers and worker.waiting and now_s > worker.deadline_s:
                 self._replace(worker, _hung(self._timeout_s))
+            elif worker in self._workers and worker.waiting and now_s > self.until_s:
+                self._replace(worker, None, is_out_of_time=True)
 
     def _receive(self, worker: JudgeWorker) -> None:
         try:
@@ -298,20 +304,23 @@ class Pool:
             worker.deadline_s = time.monotonic() + worker.waiting[0].timeout_s
         self._judged.append((task.about, judgement))
 
-    def _replace(self, worker: JudgeWorker, finding: Finding | None) -> None:
-        """Replace a worker that hangs or has died.
+    def _replace(self, worker: JudgeWorker, finding: Finding | None, *, is_out_of_time: bool = False) -> None:
+        """Replace a worker that hangs, has died, or is out of time.
 
         Its current task is judged with the finding; its other tasks go to the new worker.
         """
-        has_grown = worker.end()
+        has_grown = worker.end() and not is_out_of_time
         fresh = JudgeWorker(self._known, worker.base, worker.folders)
         self._workers[self._workers.index(worker)] = fresh
         lost = worker.waiting.popleft() if worker.waiting and not (has_grown and finding is None) else None
         for rest in worker.waiting:
             fresh.send(rest)
         if lost is not None:
-            found = (finding or _died(worker),)
-            self._judged.append((lost.about, msgspec.structs.replace(lost.ran, findings=found, is_checked=True)))
+            found = () if is_out_of_time else (finding or _died(worker),)
+            judgement = msgspec.structs.replace(
+                lost.ran, findings=found, is_checked=True, is_out_of_time=is_out_of_time
+            )
+            self._judged.append((lost.about, judgement))
 
 
 def _roomy(*channels: socket.socket) -> None:

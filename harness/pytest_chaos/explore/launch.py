@@ -136,11 +136,15 @@ class _Guarded(Generic[_Answer]):
                 raise KeyboardInterrupt
             os.kill(self._guardian, signal.SIGINT)
 
-        before = signal.signal(signal.SIGINT, pass_on)
+        numbers = [signal.SIGINT]
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # else it belongs to who called us
+            numbers.append(signal.SIGTERM)
+        before = [(number, signal.signal(number, pass_on)) for number in numbers]
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before:
+                signal.signal(number, handler)
 
 
 def _received(channel: Connection) -> tuple[bytes, bytes]:

@@ -41,6 +41,8 @@ PROGRESS: Final = "progress-*.json"
 HANGS_MAX: Final = 10
 """A family is ended after so many states that hang: each costs a timeout."""
 _HANGS: Final = frozenset({"liveness:check-hangs", "liveness:recovery-hangs", "liveness:hangs-on-error"})
+GRACE_S: Final = 0.5
+"""Time after the end of a family's share in which the tasks under way may still end."""
 _DISCOVERIES_MAX: Final = 1000
 """More discoveries than this are grouped by their signatures."""
 _SAVE_EVERY_S: Final = 2.0
@@ -135,6 +137,7 @@ class Session:
     """One exploration under way.
 
     ``listen`` gets its progress; ``saved`` is the progress of an earlier one that was stopped.
+    ``deadline_s`` is when its budget ends, as ``time.monotonic`` counts.
     """
 
     def __init__(
@@ -144,6 +147,7 @@ class Session:
         folder: Path,
         *,
         saved: Saved | None = None,
+        deadline_s: float = float("inf"),
         listen: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self.options = options
@@ -152,13 +156,15 @@ class Session:
         self.listen = listen
         self.saved = saved or Saved(fingerprint="")
         self._is_saving = saved is not None and options.progress is not None
-        self._deadline_s = time.monotonic() + (options.budget_s if options.budget_s is not None else float("inf"))
+        self._deadline_s = deadline_s
 
     def collector(self, family: Family, coverage: Callable[[FamilyResult], str]) -> Collector:
         """Return the collector of the next family, with its share of the remaining time."""
         now_s = time.monotonic()
         families_left = len(self.options.families) - self.options.families.index(family)
-        return Collector(self, family, coverage, now_s + (self._deadline_s - now_s) / families_left)
+        share_s = max(0.0, self._deadline_s - now_s) / families_left
+        self.pool.until_s = now_s + share_s + GRACE_S
+        return Collector(self, family, coverage, now_s + share_s)
 
     def save(self) -> None:
         """Write the progress file, whole or not at all."""
@@ -201,6 +207,8 @@ class Collector:
         self.skipped = saved.consumed
         """The number of tasks that an earlier exploration has done."""
         self._consumed = 0
+        self._undone: float = float("inf")
+        """The first task that was ended for want of time, where a resumed exploration begins."""
         self.states = saved.states
         self.violated = saved.violated
         """The states in which something was found."""
@@ -227,6 +235,10 @@ class Collector:
         self.has_nothing = False
         """Whether the family has, rightly, nothing to explore; the coverage says why."""
 
+    def limited_s(self, time_s: float) -> float:
+        """Return a time limit of a run, or the rest of the family's time if that is less."""
+        return min(time_s, max(0.0, self._deadline_s - time.monotonic()) + GRACE_S)
+
     @property
     def is_over(self) -> bool:
         """Whether this family has used its time, or has met too many timeouts."""
@@ -250,16 +262,25 @@ class Collector:
             task = task_of(thing)
             if task is None or self._consumed <= self.skipped:
                 continue
-            yield from pool.submit(task, thing)
+            yield from self._in_time(pool.submit(task, (self._consumed, thing)))
             if (now_s := time.monotonic()) - self._saved_s > _SAVE_EVERY_S:
-                yield from pool.drain()
+                yield from self._in_time(pool.drain())
                 self.save()  # the consumer has taken in everything by now
                 self._saved_s = now_s
             if now_s - self._told_s > _TELL_EVERY_S:
                 self._told_s = now_s
                 self.session.listen(self.progress())
-        yield from pool.drain()
+        yield from self._in_time(pool.drain())
         self.save()
+
+    def _in_time(self, judged: Iterable[tuple[tuple[int, _Thing], Judgement]]) -> Iterator[tuple[_Thing, Judgement]]:
+        """Yield the judgements, but for those of tasks that were ended for want of time."""
+        for (number, thing), judgement in judged:
+            if judgement.is_out_of_time:
+                self.is_complete = False
+                self._undone = min(self._undone, number)
+            else:
+                yield thing, judgement
 
     def judged(self, states: Iterable[State], *, model: str = "") -> Iterator[tuple[State, Judgement]]:
         """Have states judged, keep the findings, and yield the judgements.
@@ -367,7 +388,7 @@ class Collector:
         """Save the progress; no task may be under way."""
         self.discoveries = list(grouped(self.discoveries))
         saved = self.session.saved
-        saved.consumed = max(self._consumed, self.skipped)
+        saved.consumed = int(max(min(self._consumed, self._undone - 1), self.skipped))
         saved.states = self.states
         saved.violated = self.violated
         saved.discoveries = self.discoveries

@@ -306,6 +306,28 @@ class OtherMarks(Careful):
                 marks.note("late", place)
 
 
+class HangsOnError(Careful):
+    """Waits for ever once a write fails."""
+
+    def save(self, directory: Path, number: int) -> None:
+        """Save, or hang."""
+        try:
+            super().save(directory, number)
+        except OSError:
+            signal.pause()
+
+
+class CheckWaits(Careful):
+    """Its check waits for ever on each state in which something is missing."""
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> list[str]:
+        """Hang until the last number is there."""
+        path = directory / "state.json"
+        if not path.exists() or f'"number": {self.numbers}' not in path.read_text():
+            signal.pause()
+        return []
+
+
 class Idle(Careful):
     """Makes no durable step."""
 

@@ -310,8 +310,9 @@ class HangsWhenLost(explored.Unsynced):
         return ()
 
 
-def test_ctrl_c_ends_it_with_what_it_has_and_it_can_go_on(tmp_path: Path) -> None:
-    """SIGINT in the middle of an exploration: exit 2 (or 1 with findings), no process left,
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_it_with_what_it_has_and_it_can_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    """A signal in the middle of an exploration: exit 2 (or 1 with findings), no process left,
     a file to go on from.
     """
     code = (
@@ -324,7 +325,7 @@ def test_ctrl_c_ends_it_with_what_it_has_and_it_can_go_on(tmp_path: Path) -> Non
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as process:
         while not list(tmp_path.glob(PROGRESS)) and process.poll() is None:
             pass
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, _ = process.communicate(timeout=120)
 
     assert process.returncode == INCONCLUSIVE, out

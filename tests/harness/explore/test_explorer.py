@@ -336,6 +336,16 @@ def test_options_that_make_no_sense_are_refused(tmp_path: Path, options: dict[st
         launch(subject_of(targets.Careful), Options(seed="s", scratch=tmp_path, **options))
 
 
+@pytest.mark.parametrize(("target", "family"), [(targets.HangsOnError, IO), (targets.CheckWaits, CRASH)])
+def test_a_budget_bounds_each_run_and_check(tmp_path: Path, target: type, family: Family) -> None:
+    """What hangs is ended with the budget, long before its own time is over, and is no finding."""
+    explored = _explore(target, family, tmp_path=tmp_path, budget_s=1.0, run_timeout_s=600, check_timeout_s=600)
+
+    assert explored.verdict is Verdict.INCONCLUSIVE
+    assert _signatures(explored) == {f"harness:incomplete:{family}"}
+    assert not explored.families[0].is_complete
+
+
 def test_a_budget_that_ends_leaves_the_exploration_inconclusive_and_resumable(tmp_path: Path) -> None:
     """What is not reached is told with what was; the next exploration does only the rest,
     and finds the same.

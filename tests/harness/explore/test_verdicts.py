@@ -348,10 +348,12 @@ class _Judge:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def submit(self, task: StateTask, about: State) -> list[tuple[State, Judgement]]:
+    until_s = 0.0
+
+    def submit(self, task: StateTask, about: tuple[int, State]) -> list[tuple[tuple[int, State], Judgement]]:
         """Judge at once."""
         del task
-        self.asked.append(about.code)
+        self.asked.append(about[1].code)
         return [(about, Judgement(findings=(Finding(signature="lost", text="lost"),)))]
 
     def drain(self) -> Sequence[tuple[State, Judgement]]:

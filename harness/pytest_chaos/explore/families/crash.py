@@ -101,6 +101,8 @@ class _Crashes:
         )
 
     def _compare(self, kill: _Kill, judgement: Judgement) -> None:
+        if judgement.is_out_of_time:
+            return  # a kill that is not made confirms nothing, and takes nothing back
         step, built = kill.step, self._built[kill.step]
         if self._recorded.is_repeatable and judgement.diverged_at is not None:
             self._parted.append(kill)

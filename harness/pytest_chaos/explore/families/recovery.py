@@ -155,12 +155,14 @@ class _Recoveries:
         return chosen
 
     def _recovery(self, base: State) -> _Recovery:
-        return _Recovery(self._recorded, base, self._folder, self._options.run_timeout_s)
+        return _Recovery(self._recorded, base, self._folder, self._found.limited_s(self._options.run_timeout_s))
 
     def _explore_from(self, base: State) -> None:
         recovery = self._recovery(base)
         seen = recovery.record()
-        if seen.is_timed_out:
+        if seen.is_timed_out and self._found.is_over:
+            self._found.is_complete = False
+        elif seen.is_timed_out:
             text = f"the recovery did not end within {self._options.run_timeout_s:g} s"
             finding = Finding(signature="liveness:recovery-hangs", text=text, kind="liveness", checker="explore")
             self._found.note(finding, base)
