@@ -33,6 +33,7 @@ from pytest_chaos.explore.record import (
     compare_untraced,
     findings_of_run,
     notes_of_names,
+    notes_of_reach,
     notes_of_run,
     of_clean_run,
     record,
@@ -247,6 +248,8 @@ class Explorer:
         for family in self._options.families:
             result = finished.get(family) or self._explore_family(recorded, session, family)
             self._add(self._told(recorded, pool, result))
+        held = {result.family for result in self._families if result.verdict is Verdict.HELD}
+        self._notes += notes_of_reach(recorded, held)
         if all(result.is_complete for result in self._families):
             session.forget()
         if any(result.discoveries for result in self._families):

@@ -21,10 +21,11 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
-from pytest_chaos.explore.report import ExplorationError, harness_finding
-from pytest_chaos.explore.simulate.content import PageStore
+from pytest_chaos.explore.report import ExplorationError, Family, harness_finding
+from pytest_chaos.explore.simulate.content import PAGE_BYTES, PageStore
 from pytest_chaos.explore.simulate.disk import Disk
 from pytest_chaos.explore.simulate.folder import differences, read_folder
+from pytest_chaos.explore.simulate.power import SECTOR_BYTES
 from pytest_chaos.explore.simulate.state import Item, live_items, marks_of
 from pytest_chaos.explore.target import RECOVERY_FAILS, CheckError, raised
 from pytest_chaos.model.history import NOT_A_MARK, History, not_marks, overwritten
@@ -37,7 +38,7 @@ from pytest_chaos.trace.schedule import Schedule, Threads
 from pytest_chaos.trace.step import Action, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from pytest_chaos.explore.simulate.state import State
@@ -429,6 +430,28 @@ def notes_of_run(seen: Observation) -> list[str]:
         ),
         *([] if any(step.is_mark for step in seen.steps) else [_NO_MARK]),
     ]
+
+
+def notes_of_reach(recorded: Recorded, held: Collection[Family]) -> list[str]:
+    """Return a note for each kind of damage that no state of a held family could have."""
+    notes = []
+    writes = [step for step in recorded.recording.steps if step.action is Action.WRITE]
+    for family, fault, unit, size in ((Family.CRASH, "kill", "page", PAGE_BYTES), _BY_SECTORS):
+        if family in held and writes and not any(_is_across(step, size) for step in writes):
+            text = f"no write reaches into a second {unit} of {size:,} bytes, so no {fault} could tear one"
+            notes.append(f"{text}: let run() write more at once to see what a torn write does")
+    if held and recorded.marks and not any(mark.kind == "ack" for mark in recorded.marks):
+        notes.append(
+            "the program acknowledged nothing, so nothing had to be there: let it write an ack for what must be"
+        )
+    return notes
+
+
+_BY_SECTORS: Final = (Family.POWER, "power loss", "sector", SECTOR_BYTES)
+
+
+def _is_across(step: Step, size: int) -> bool:
+    return step.length > 0 and step.offset // size != (step.offset + step.length - 1) // size
 
 
 def notes_of_names(drawn: Sequence[str]) -> list[str]:

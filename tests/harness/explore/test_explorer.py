@@ -26,6 +26,7 @@ from tests.harness.explore import explored as targets
 if TYPE_CHECKING:
     from pytest_chaos.explore.report import Exploration, FamilyResult
     from pytest_chaos.explore.session import Progress
+    from pytest_chaos.runtime.marks import Marks
 
 CRASH, RECOVERY, POWER, IO = Family.CRASH, Family.RECOVERY, Family.POWER, Family.IO
 
@@ -226,6 +227,33 @@ def test_the_json_is_what_the_contract_says(tmp_path: Path) -> None:
     assert crash["findings"][0]["confirmed"] is True
     assert value["families"]["power"]["findings"][0]["confirmed"] is False
     msgspec.json.encode(value)
+
+
+def test_a_pass_says_what_it_could_not_see(tmp_path: Path) -> None:
+    """Writes of some bytes cannot tear, and what is never acknowledged cannot be lost."""
+
+    class Large(targets.Careful):
+        def save(self, directory: Path, number: int) -> None:
+            super().save(directory, number)
+            (directory / "large").write_bytes(bytes(10_000))
+
+    class Silent(targets.Careful):
+        def run(self, directory: Path, marks: Marks) -> None:
+            self.save(directory, 1)
+            marks.note("saved")
+
+    def notes(target: type) -> list[str]:
+        explored = _explore(target, CRASH, POWER, tmp_path=tmp_path)
+        assert explored.verdict is Verdict.HELD
+        return [note.partition(":")[0] for note in explored.notes]
+
+    tears = [
+        "no write reaches into a second page of 4,096 bytes, so no kill could tear one",
+        "no write reaches into a second sector of 512 bytes, so no power loss could tear one",
+    ]
+    assert notes(targets.Careful) == tears
+    assert notes(Large) == []
+    assert notes(Silent) == [*tears, "the program acknowledged nothing, so nothing had to be there"]
 
 
 # Bad targets
