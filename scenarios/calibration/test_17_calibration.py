@@ -14,6 +14,7 @@ import pytest
 
 from scenarios.targets.checkpoints import Checkpoints
 from scenarios.targets.compiled import Compiled, NoCompiler, build
+from scenarios.targets.concurrent import Concurrent, OneSet, Pool, TwoLogs
 from scenarios.targets.databases import DAMAGED, LOST, Database
 from scenarios.targets.files import UNREADABLE, InPlace, Renamed, RenamedSyncedBoth, RenamedSyncedFile
 from scenarios.targets.habits import (
@@ -52,7 +53,7 @@ NOTHING: frozenset[str] = frozenset()
 
 class Row(NamedTuple):
     """A program, and the signatures that its exploration has to find:
-    in a crash, and when power fails.
+    in a crash, when power fails, and in a race without a fault.
 
     ``allowed`` are signatures that a power loss may show besides.
     """
@@ -61,6 +62,7 @@ class Row(NamedTuple):
     crash: frozenset[str] = NOTHING
     power: frozenset[str] = NOTHING
     allowed: frozenset[str] = NOTHING
+    race: frozenset[str] = NOTHING
 
 
 ROWS = {
@@ -90,6 +92,14 @@ HABITS: dict[str, Row] = {
 """Habits that lost data in programs that many use, and what finds each;
 to rename what was not synced is above.
 """
+
+
+CONCURRENT: dict[str, Row] = {
+    "two-logs": Row(TwoLogs(), power=frozenset({LOST})),
+    "one-set": Row(OneSet(), race=frozenset({LOST}), crash=frozenset({LOST}), power=frozenset({LOST})),
+    "pool": Row(Pool(), power=frozenset({LOST})),
+}
+"""Habits of several threads and processes; a race needs no fault."""
 
 
 def mended_of(row: Row) -> Habit:
@@ -139,6 +149,22 @@ def test_known_habits(chaos: Run, explore: Explore, name: str) -> None:
     judge(chaos, explore(row.target, faults=("crash", "power"), judge=False), row)
     mended = Row(mended_of(row))
     judge(chaos, explore(mended.target, faults=("crash", "power"), judge=False), mended)
+
+
+@pytest.mark.parametrize("name", CONCURRENT)
+def test_known_orders(chaos: Run, explore: Explore, name: str) -> None:
+    """In some order of threads and processes each habit is found, and mended in none."""
+    row = CONCURRENT[name]
+    assert isinstance(row.target, Concurrent)
+    explored = explore(row.target, faults=("crash", "power"), schedules=4, samples=16, judge=False)
+    found = {each.signature for each in explored.discoveries} | {each.signature for each in explored.findings}
+    wanted = row.race or row.power
+    chaos.expect(
+        f"{row.target.name}: {', '.join(sorted(wanted))} is found",
+        observed=f"{', '.join(sorted(found)) or 'nothing'} in {explored.coverage}",
+        holds=found == wanted,
+    )
+    explore(mended_of(row), faults=("crash", "power"), schedules=4, samples=16)
 
 
 @pytest.mark.chaos_deep
