@@ -25,7 +25,7 @@ import msgspec
 
 from pytest_chaos.errors import UsageError
 from pytest_chaos.explore.causes import clipped, one_line
-from pytest_chaos.explore.options import CHECK_TIMEOUT_S, IO_RUNS, RECOVERIES, RUN_TIMEOUT_S, Options
+from pytest_chaos.explore.options import CHECK_TIMEOUT_S, IO_RUNS, RECOVERIES, RUN_TIMEOUT_S, VICTIMS, Options
 from pytest_chaos.explore.report import Exploration, Family, to_json
 from pytest_chaos.explore.session import set_aside, unfinished_seed
 from pytest_chaos.explore.simulate.power import SAMPLES, Model
@@ -128,6 +128,10 @@ class _Families(_ListedBase):
     default=0,
     help="Orders of threads and processes to record.  [default: 1 if one thread does the same twice, else 5]",
 )
+@click.option(
+    "--victim", type=click.Choice(VICTIMS), default="all", show_default=True,
+    help="What a crash ends: all processes at once, or also each of them alone, and the others go on.",
+)  # fmt: skip
 @click.option("--json", "json_file", type=_DESTINATION, help="Write the result there as JSON.")
 @click.option("--state", help="Build this state alone, keep it, and judge it; a report names it.")
 @click.option("--results", type=_FOLDER, default=RESULTS, show_default=True, help="Where failing states are kept.")

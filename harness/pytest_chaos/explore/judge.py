@@ -99,6 +99,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     signal: int | None = None
     is_timed_out: bool = False
     failure: str = ""
+    waits: tuple[str, ...] = ()
+    """What each thread of the run waited for in a deadlock."""
     injected: str = ""
     """The step that failed in a run with an I/O error."""
     kept: str = ""
@@ -111,6 +113,13 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the run or the check was ended for want of time, so that it decided nothing."""
     is_checked: bool = True
     """False for the result of the run alone, sent before the check begins."""
+
+
+def why_unended(judgement: Judgement, bound_s: float) -> str:
+    """Return in words why the run of a judgement was ended."""
+    if judgement.waits:
+        return f"came into a deadlock ({'; '.join(judgement.waits)})"
+    return f"did not end within {bound_s:g} s"
 
 
 class _Waiting:
@@ -475,6 +484,7 @@ def _run(
         fired=seen.fired,
         diverged_at=seen.diverged_at if is_expected else _parted_at(seen.steps, known.steps),
         injected=seen.injected,
+        waits=seen.waits,
         exit_code=seen.exit_code,
         signal=seen.signal,
         is_timed_out=seen.is_timed_out,

@@ -23,6 +23,8 @@ IO_RUNS: Final = 2000
 RUN_TIMEOUT_S: Final = 60.0
 CHECK_TIMEOUT_S: Final = 10.0
 _TIMES: Final = f"more than 0 s, and {TIME_S_MAX:,.0f} s at most"
+VICTIMS: Final = ("all", "each")
+"""What a crash ends: the whole process tree, or in addition each process alone."""
 SCHEDULES_MAX: Final = 10_000
 JOBS_MAX: Final = 256
 """Upper bound on workers: a typing error must not fork until the machine has no memory left."""
@@ -32,11 +34,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Options of an exploration. Raises UsageError that names every invalid option.
 
     ``samples`` bounds the power-loss states of a moment that has more than 64. If a run is so long
-    that this gives more than ``power_states`` of a model, only as many moments are explored, spread
+    that this gives more than ``power_states`` of a model, fewer moments are explored, spread
     evenly. ``schedules`` is the number of recordings, each of another order of threads and
-    processes; 0 is 1 for a program with one thread that makes the same steps twice, else 5.
-    ``budget_s`` None is no limit. ``source`` is seccomp, audit, or None for the best of this
-    machine.
+    processes; 0 is 1 for a program with one thread that makes the same steps twice, else 5. With
+    ``victim`` each, a crash also ends each process of the program alone. ``budget_s`` None is no
+    limit. ``source`` is seccomp, audit, or None for the best source on this machine.
 
     ``scratch`` is the folder for states, by default in memory. Failing states are kept in ``kept``;
     texts call it ``kept_as`` if it will be moved. ``progress`` is the file from which a stopped
@@ -58,6 +60,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     recoveries: int = RECOVERIES
     io_runs: int = IO_RUNS
     schedules: int = 0
+    victim: str = "all"
     run_timeout_s: float = RUN_TIMEOUT_S
     check_timeout_s: float = CHECK_TIMEOUT_S
     source: str | None = None
@@ -81,6 +84,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         if not _is_whole(self.schedules, SCHEDULES_MAX, least=0):
             rule = f"1 to {SCHEDULES_MAX}, or 0 to let the program decide"
             wrong.append(f"schedules must be {rule}; got {shown(self.schedules)}")
+        if self.victim not in VICTIMS:
+            wrong.append(f"victim must be one of {', '.join(VICTIMS)}; got {shown(self.victim)}")
         if not self.families:
             wrong.append(f"families must name at least one of {', '.join(Family)}; got none")
         if Family.POWER in self.families and not self.models:

@@ -40,7 +40,9 @@ PROGRESS: Final = "progress-*.json"
 """The progress files in the folder of a target: one for each choice of options, and seed."""
 HANGS_MAX: Final = 10
 """A family is ended after so many states that hang: each costs a timeout."""
-_HANGS: Final = frozenset({"liveness:check-hangs", "liveness:recovery-hangs", "liveness:hangs-on-error"})
+_HANGS: Final = frozenset(
+    {"liveness:check-hangs", "liveness:recovery-hangs", "liveness:hangs-on-error", "liveness:hangs-without-a-process"}
+)
 GRACE_S: Final = 0.5
 """Time after the end of a family's share in which the tasks under way may still end."""
 _DISCOVERIES_MAX: Final = 1000

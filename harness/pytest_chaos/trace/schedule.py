@@ -38,6 +38,7 @@ STARTS_S: Final = 0.1
 WAITS_S: Final = 2.0
 """The same in real time: on a busy machine a thread that runs may get no processor."""
 _STAT_BYTES: Final = 512
+_DEAD: Final = frozenset({b"Z", b"X"})
 
 
 class Policy(enum.StrEnum):
@@ -124,17 +125,21 @@ class _Thread:
         self._last_call_s = time.monotonic()
         self._used_s = None
 
+    def state(self) -> bytes:
+        """Return the letter of its state, X for a thread that is gone."""
+        try:
+            fields = os.pread(self.stat, _STAT_BYTES, 0)
+        except OSError:  # ESRCH
+            return b"X"
+        place = fields.rfind(b")") + 2
+        return fields[place : place + 1]
+
     def is_running(self, now_s: float) -> bool:
         """Whether it may make a call soon: it runs, and has not computed for too long."""
         waited_s = now_s - self._last_call_s
         if waited_s > WAITS_S:
             return False
-        try:
-            fields = os.pread(self.stat, _STAT_BYTES, 0)
-        except OSError:  # ESRCH: it has ended
-            return False
-        place = fields.rfind(b")") + 2
-        if fields[place : place + 1] not in {b"R", b"D"}:
+        if self.state() not in {b"R", b"D"}:
             return False
         return waited_s <= self.patience_s or self._has_patience()
 
@@ -194,7 +199,7 @@ class Threads:
     def deadlock(self) -> list[str]:
         """Return what each thread waits for, if none of them can ever go on; else nothing."""
         self._scan()
-        waits = [_endless_wait(thread) for thread in self._known]
+        waits = [_endless_wait(number) for number, thread in self._known.items() if thread.state() not in _DEAD]
         return [wait for wait in waits if wait] if all(waits) else []
 
     def close(self) -> None:

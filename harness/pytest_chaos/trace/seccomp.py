@@ -16,6 +16,7 @@ import errno
 import functools
 import os
 import select
+import signal
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -65,6 +66,7 @@ _STEPS_A_CLOSE: Final = 2
 _CALLS_TO_JUDGE_BY: Final = 200
 _LOOK_S: Final = 0.001
 """The time between two looks at the threads that are waited for."""
+_DIES_S: Final = 10.0
 _QUIET_S: Final = 1.0
 """After so long without a call the threads may be in a deadlock."""
 _NEEDS_ROOM: Final = frozenset(
@@ -209,6 +211,7 @@ class _ObservedRun:
         self._expected = expected
         self._comparison = TraceComparison(expected)
         self._kill_at = directive.number if isinstance(directive, KillBefore) else 0
+        self._victim = directive.process if isinstance(directive, KillBefore) else 0
         self._kill_at_mark = directive.count if isinstance(directive, KillAfterMark) else 0
         self._injected = directive if isinstance(directive, InjectError) else None
         self._errors_left: float = 0
@@ -328,7 +331,9 @@ class _ObservedRun:
     def observation(self, timeout_s: float) -> Observation:
         """Return the outcome, once all processes are gone."""
         failure = LOST if self._tree.is_orphaned else self._failure
-        if self._is_timed_out:
+        if self._waits:
+            failure = f"it came into a deadlock, and was ended: {'; '.join(self._waits)}"
+        elif self._is_timed_out:
             failure = failure_of((), timeout_s)
         return Observation(
             steps=tuple(self.steps),
@@ -417,7 +422,12 @@ class _ObservedRun:
                 self._diverged = step
                 self._kill(fired=False)
                 return
-            if number == self._kill_at:
+            if number == self._kill_at and self._victim:
+                self._kill_at = 0
+                if self._kill_one(self._victim, call):
+                    self._decoder.take_back()
+                    return
+            elif number == self._kill_at:
                 if place:  # a write to an O_SYNC file is one call and two steps: killed between them
                     self._write_for(call, decoded.steps[0].length)
                 self._kill()
@@ -431,6 +441,20 @@ class _ObservedRun:
             self.steps.append(step)
         if not self._listener.let_pass(call):  # its caller was killed meanwhile: the call is not done
             self._drop(before + 1, len(decoded.steps))
+
+    def _kill_one(self, process: int, call: Notification) -> bool:
+        """Kill one process of the program, and return whether it made this call."""
+        pid = self._decoder.pid_of(process)
+        if pid is None:
+            return False
+        descriptor = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            self._fired = True
+            select.select([descriptor], [], [], _DIES_S)  # or the others would go on beside it
+        finally:
+            os.close(descriptor)
+        return pid == memory.process_of(call.thread) if os.path.exists(f"/proc/{call.thread}") else True
 
     def _drop(self, number: int, count: int) -> None:
         """Take back the last steps, which are not done, from this number on."""

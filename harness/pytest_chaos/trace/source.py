@@ -37,9 +37,14 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
 
 
 class KillBefore(msgspec.Struct, frozen=True, kw_only=True, tag="kill_before"):
-    """SIGKILL the program and all its processes as it makes step ``number``, which is not done."""
+    """SIGKILL the program and all its processes as it makes step ``number``, which is not done.
+
+    With ``process``, counted as in ``Step``, that process alone is killed, and the others go on;
+    the step is not done if it was that process's own.
+    """
 
     number: int
+    process: int = 0
 
 
 class KillAfterMark(msgspec.Struct, frozen=True, kw_only=True, tag="kill_after_mark"):

@@ -200,6 +200,44 @@ class HiddenRace(Counter):
         thread.join()
 
 
+class Supervised(Files):
+    """A worker process saves files; its parent looks how it ended, and saves what is missing."""
+
+    looks = True
+    inherits = False
+    """Whether the parent keeps the end of the pipe that the worker writes to."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Start the worker, hear its last word, and acknowledge the files."""
+        reader, writer = os.pipe()
+        worker = os.fork()
+        if worker == 0:
+            for number in range(COUNT):
+                save(directory / f"{number}.txt")
+            os.write(writer, b"+")
+            os._exit(0)
+        if not self.inherits:
+            os.close(writer)
+        os.read(reader, 1)
+        is_done = os.waitpid(worker, 0)[1] == 0 or not self.looks
+        for number in range(COUNT):
+            if not is_done and not (directory / f"{number}.txt").exists():
+                save(directory / f"{number}.txt")
+            marks.ack("save", number)
+
+
+class Blind(Supervised):
+    """The same, but the parent takes it that its worker has succeeded."""
+
+    looks = False
+
+
+class Waiting(Supervised):
+    """The same, but the parent has the pipe open itself: it never hears that its worker is dead."""
+
+    inherits = True
+
+
 class Deadlock(Files):
     """Two threads take two locks in opposite order, with a step between."""
 

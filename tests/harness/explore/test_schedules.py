@@ -136,6 +136,40 @@ def test_what_a_program_leaves_running_is_a_note(tmp_path: Path) -> None:
     assert explored.steps >= 5, "those of the late child are among them"
 
 
+def test_a_process_that_dies_alone_is_survived_by_a_supervisor(tmp_path: Path) -> None:
+    """Each process is killed at each step, and the others go on: the sound one makes up for it."""
+    explored = explore(concurrent.Supervised, tmp_path, CRASH, schedules=1, victim="each")
+
+    assert explored.verdict is Verdict.HELD, explored.all_findings
+    (crash,) = explored.families
+    assert crash.points_total > 2 * explored.steps
+    assert crash.points == crash.points_total
+
+
+def test_a_parent_that_does_not_look_loses_what_its_worker_had_to_do(tmp_path: Path) -> None:
+    """It survives each crash of all processes; the code of the finding kills the worker again."""
+    assert explore(concurrent.Blind, tmp_path, CRASH, schedules=1).verdict is Verdict.HELD
+
+    explored = explore(concurrent.Blind, tmp_path, CRASH, schedules=1, victim="each")
+    assert explored.verdict is Verdict.VIOLATED
+    (found, *_) = explored.discoveries
+    assert found.state == f"process 2 alone was killed before step {found.step}"
+    assert found.code == f"crash:{found.step}!2"
+    judged = judge_state(subject_of(concurrent.Blind), options(tmp_path), found.code, tmp_path / "state")
+    assert found.signature in {finding.signature for finding in judged.findings}
+
+
+def test_a_parent_that_waits_for_a_dead_worker_hangs(tmp_path: Path) -> None:
+    """It is told as such, and as no finding of the check."""
+    explored = explore(concurrent.Waiting, tmp_path, CRASH, schedules=1, victim="each")
+
+    assert explored.verdict is Verdict.VIOLATED
+    (hang,) = {found.signature: found for found in explored.discoveries}.values()
+    assert hang.signature == "liveness:hangs-without-a-process"
+    assert "came into a deadlock" in hang.text
+    assert "in read" in hang.text
+
+
 @pytest.mark.parametrize("count", [-1, 10_001])
 def test_a_number_of_schedules_has_bounds(count: int) -> None:
     """It is told before anything runs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pytest_chaos.explore.families.victim import explore_victims, rebuild_victim, victim_of
 from pytest_chaos.explore.judge import Judgement, StateTask
 from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, FamilyResult
 from pytest_chaos.explore.simulate.crash import crash_states, find_crash
@@ -27,11 +28,14 @@ def explore(recorded: Recorded, found: Collector) -> None:
     Real kills confirm the findings, and a sample of the states without one.
     """
     _Crashes(recorded, found).explore()
+    if found.session.options.victim == "each" and recorded.schedule is None:
+        explore_victims(recorded, found)
 
 
 def rebuild(recorded: Recorded, code: str, folder: Path, *, timeout_s: float) -> Rebuilt | None:
     """Build the state of a code again."""
-    del folder, timeout_s
+    if (victim := victim_of(code)) is not None:
+        return rebuild_victim(recorded, victim, folder, timeout_s=timeout_s)
     state = find_crash(recorded.recording, recorded.store, code)
     return None if state is None else recorded.rebuilt(state)
 

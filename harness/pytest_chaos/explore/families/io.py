@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_chaos.errors import UsageError
-from pytest_chaos.explore.judge import Judgement, StateTask
+from pytest_chaos.explore.judge import Judgement, StateTask, why_unended
 from pytest_chaos.explore.record import Rebuilt
 from pytest_chaos.explore.report import CONFIRMED_BY_A_RUN, FamilyResult
 from pytest_chaos.explore.simulate.folder import StateFolder, read_folder
@@ -137,7 +137,8 @@ def explore(recorded: Recorded, found: Collector) -> None:
 def _judge(found: Collector, trouble: Trouble, judgement: Judgement) -> None:
     state = State(trouble.code, trouble.step.number, judgement.marks, {}, text=trouble.told(judgement.injected))
     if judgement.is_timed_out:
-        text = f"the program did not end within {found.session.options.run_timeout_s:g} s once {trouble.text}"
+        why = why_unended(judgement, found.session.options.run_timeout_s)
+        text = f"the program {why} once {trouble.text}"
         finding = Finding(signature="liveness:hangs-on-error", text=text, kind="liveness", checker="explore")
         found.note(finding, state, label=CONFIRMED_BY_A_RUN)
     elif not judgement.fired:

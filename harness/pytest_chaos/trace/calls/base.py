@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -221,6 +222,14 @@ class DecoderBase:
 
     def _stored(self, content: bytes) -> int:
         return NO_CONTENT if self._keep is None else self._keep(content)
+
+    def pid_of(self, process: int) -> int | None:
+        """Return the pid of the process with this number; None if it is unknown or gone."""
+        for thread, (number, _) in self._ordinals.items():
+            if number == process:
+                with contextlib.suppress(Failing, Unreadable):
+                    return memory.process_of(thread)
+        return None
 
     def _new_ordinals(self, thread: int) -> tuple[int, int]:
         """Number a thread and its process from 1, in the order in which the run shows them."""
