@@ -395,9 +395,11 @@ class Explorer:
         told, flaky = [], []
         for found in result.discoveries:
             folder = self._keep(recorded, found)
-            told.append(self._tell(recorded, found, folder))
             if folder is not None and not _is_found_again(recorded, pool, found, folder):
                 flaky.append(found)
+                if found.kind == "liveness":  # the machine stood still, or it is luck: no evidence is left
+                    continue
+            told.append(self._tell(recorded, found, folder))
         problems = result.problems
         if flaky:
             text = (
@@ -465,9 +467,10 @@ def _effects(recorded: Recorded) -> bytes:
 def _is_found_again(recorded: Recorded, pool: Pool, found: Discovery, folder: Path) -> bool:
     """Whether a kept state shows its finding again.
 
-    Timeouts, and findings that a real run has shown, are not tried again.
+    Findings that a real run has shown are not tried again. A check that hung is: the machine may
+    have stood still.
     """
-    if found.kind == "liveness" or found.label == CONFIRMED_BY_A_RUN:
+    if found.label == CONFIRMED_BY_A_RUN or found.signature == "liveness:recovery-hangs":
         return True
     judgement = pool.judge(StateTask(read_folder(folder / "directory", recorded.store), found.marks))
     return judgement.is_out_of_time or found.signature in {finding.signature for finding in judgement.findings}

@@ -741,7 +741,7 @@ class Agent:
 
 def check_bound(timeout_s: float) -> None:
     """Raise UsageError unless ``timeout_s`` is a positive, finite number of seconds."""
-    if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= TIME_S_MAX:
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not 0 < timeout_s <= TIME_S_MAX:
         rule = f"a positive, finite number of seconds, {TIME_S_MAX:,.0f} at most"
         msg = f"timeout_s must be {rule}; got {shown(timeout_s)}. Every wait has a bound"
         raise UsageError(msg)

@@ -277,6 +277,28 @@ def test_a_finding_that_a_fresh_process_does_not_see_is_flaky(tmp_path: Path) ->
     assert "harness:check-not-deterministic" not in _signatures(_explore(WrongTwice, POWER, tmp_path=tmp_path))
 
 
+class HangsOnce(Careful):
+    """Its check hangs once, as on a machine that stood still; ``flag`` is outside of all states."""
+
+    flag = Path()
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterable[Finding | str]:
+        """Wait for ever, the first time that the second number is not there."""
+        if len(marks) < 4 and not self.flag.exists():
+            self.flag.touch()
+            signal.pause()
+        return super().check(directory, marks)
+
+
+def test_a_check_that_hangs_once_has_decided_nothing(tmp_path: Path) -> None:
+    """The same state is judged again, by a fresh process, before it is called a violation."""
+    HangsOnce.flag = tmp_path / "flag"
+    explored = _explore(HangsOnce, CRASH, tmp_path=tmp_path, check_timeout_s=2.0)
+
+    assert explored.verdict is Verdict.INCONCLUSIVE
+    assert _signatures(explored) == {"harness:check-not-deterministic"}
+
+
 class LooksForATracer(Careful):
     """Does its work only when nobody watches it."""
 

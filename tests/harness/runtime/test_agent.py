@@ -286,7 +286,7 @@ def test_kwargs_have_a_bound(run: Run) -> None:
     agent.wait_for_output("x{1000}")
 
 
-@pytest.mark.parametrize("timeout_s", [-1.0, 0.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("timeout_s", [-1.0, 0.0, float("inf"), True, float("nan")])
 def test_every_bound_is_a_positive_number(run: Run, timeout_s: float) -> None:
     """A wait that is over before it began, or never ends, is a mistake of the call."""
     for call in (
