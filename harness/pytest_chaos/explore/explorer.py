@@ -112,6 +112,7 @@ class Explorer:
         self._disk = disk or folder
         self._listen = listen
         self._seen: Observation | None = None
+        self._findings: list[Finding] = []
         self._families: list[FamilyResult] = []
         self._notes: list[str] = []
         self._texts: dict[str, list[str]] = {}
@@ -130,21 +131,19 @@ class Explorer:
         unless something was found.
         """
         started_s = time.monotonic()
+        findings = self._findings
         try:
-            findings: Sequence[Finding] = self._explore()
-        except DeadlockError as error:
-            findings = [Finding(signature=DEADLOCK, text=str(error), kind="liveness", checker="explore")]
+            self._explore()
         except ExplorationError as error:
-            why = "the budget was over: " if time.monotonic() > self._deadline_s else ""
-            findings = [harness_finding(error.signature, f"{why}{error}")]
+            findings.append(self._of_error(error))
         except KeyboardInterrupt:
-            findings = [harness_finding(INTERRUPTED, "it was interrupted; run it again to go on from there")]
+            findings.append(harness_finding(INTERRUPTED, "it was interrupted; run it again to go on from there"))
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
-            findings = [harness_finding("harness:no-room", self._no_room(error))]
+            findings.append(harness_finding("harness:no-room", self._no_room(error)))
         except ChaosError as error:
-            findings = [harness_finding(f"harness:{type(error).__name__}", str(error))]
+            findings.append(harness_finding(f"harness:{type(error).__name__}", str(error)))
         seen = self._seen
         return Exploration(
             target=self._subject.name,
@@ -159,13 +158,21 @@ class Explorer:
             schedules=self._schedules,
         )
 
+    def _of_error(self, error: ExplorationError, where: str = "") -> Finding:
+        """Return the finding of a recording that failed: a deadlock is the target's doing."""
+        if isinstance(error, DeadlockError):
+            return Finding(signature=DEADLOCK, text=f"{where}{error}", kind="liveness", checker="explore")
+        why = "the budget was over: " if time.monotonic() > self._deadline_s else ""
+        return harness_finding(error.signature, f"{why}{where}{error}")
+
     def _no_room(self, error: OSError) -> str:
         """Return the text for ENOSPC: which folder is full, states or recording, and the remedy."""
         if shutil.disk_usage(self._disk).free < shutil.disk_usage(self._folder).free:
             return f"there is no room for the recording in {self._disk} ({error}): set TMPDIR to another folder"
         return f"there is no room for states in {self._folder} ({error}): give another folder with --scratch"
 
-    def _explore(self) -> Sequence[Finding]:
+    def _explore(self) -> None:
+        """Explore all; what is found beside the families is added to the findings at once."""
         options = self._options
         if self._source.name == "audit":
             self._seen = observe_events(self._subject, self._source, options, self._folder)
@@ -173,7 +180,8 @@ class Explorer:
             self._families, wrong = explore_events(
                 self._subject, self._source, options, self._folder, self._seen, self._deadline_s, self._listen
             )
-            return wrong
+            self._findings += wrong
+            return
         recorded, self._seen = record(
             self._subject, self._source, self._folder, timeout_s=self._run_timeout_s, disk=self._disk
         )
@@ -184,14 +192,15 @@ class Explorer:
                 size = f"the program writes {recorded.size >> 20:,} MiB"
                 self._notes.append(f"{size}: its states are on the disk, not in memory")
             with self._pool(recorded) as pool:
-                findings = [*findings_of_run(self._seen), *self._judge_clean(recorded, self._folder / "clean", pool)]
-                if any(finding.kind == "clean-run" or finding.signature == DENIED for finding in findings):
-                    return findings
+                self._findings += findings_of_run(self._seen)
+                self._findings += self._judge_clean(recorded, self._seen, pool)
+                if any(finding.kind == "clean-run" or finding.signature == DENIED for finding in self._findings):
+                    return
                 again = record_again(recorded, self._folder, seed=options.seed, timeout_s=self._run_timeout_s)
                 recorded.is_repeatable = not again.parted
                 self._left = self._wanted(recorded)
                 self._explore_families(recorded, pool, again)
-            return [*findings, *self._explore_schedules(recorded, again)]
+            self._explore_schedules(recorded, again)
         finally:
             recorded.close()
 
@@ -214,23 +223,24 @@ class Explorer:
         self._left -= 1
         return ends_s
 
-    def _judge_clean(self, recorded: Recorded, clean: Path, pool: Pool) -> list[Finding]:
+    def _judge_clean(self, recorded: Recorded, seen: Observation, pool: Pool) -> list[Finding]:
         """Judge what the clean run left: a finding means a bug of the target, or a wrong check.
 
         Raises ExplorationError if the check itself is broken.
         """
-        judgement = pool.judge(StateTask(read_folder(clean, recorded.store), len(recorded.marks)))
-        shutil.rmtree(clean, ignore_errors=True)
+        judgement = pool.judge(StateTask(read_folder(recorded.clean, recorded.store), len(recorded.marks)))
+        shutil.rmtree(recorded.clean, ignore_errors=True)
         if judgement.is_out_of_time:
             text = "the budget was over before the check of the run without any fault had ended: give a larger one"
             raise ExplorationError(text, signature="harness:budget")
         if judgement.said:
             self._notes.append(f"the check found nothing without any fault{judgement.said}")
-        for finding in map(of_clean_run, judgement.findings):
+        findings = [of_clean_run(finding, seen.left) for finding in judgement.findings]
+        for finding in findings:
             if finding.kind == "harness":
                 text = f"{finding.text}; it was so without any fault, and nothing was explored"
                 raise ExplorationError(text, signature=finding.signature)
-        return [of_clean_run(finding) for finding in judgement.findings]
+        return findings
 
     def _explore_families(self, recorded: Recorded, pool: Pool, again: Again) -> None:
         timeout_s = self._run_timeout_s
@@ -261,21 +271,23 @@ class Explorer:
         """Return the number of recordings to explore."""
         return self._options.schedules or (1 if first.is_repeatable else SCHEDULES)
 
-    def _explore_schedules(self, first: Recorded, again: Again) -> list[Finding]:
-        """Record and explore further schedules; return the findings of their clean runs."""
+    def _explore_schedules(self, first: Recorded, again: Again) -> None:
+        """Record and explore further schedules, within the budget."""
         wanted = self._wanted(first)
         if not first.is_repeatable:
             why = again.parted or "a run that was to be killed went its own way"
             self._notes.append(f"the program need not make the same steps twice: {why}")
         known = {_effects(first)}
-        findings: list[Finding] = []
         for number in range(1, wanted):
+            if time.monotonic() > self._deadline_s:
+                text = f"the budget was over after {number} of {wanted} schedules: give a larger one"
+                self._findings.append(harness_finding("harness:incomplete:schedules", text))
+                break
             schedule = Schedule(number=number, seed=self._options.seed, calls=len(first.recording.steps))
-            findings += self._explore_schedule(schedule, known)
+            self._findings += self._explore_schedule(schedule, known)
         if wanted > 1 and len(known) < self._schedules:
             same = f"{self._schedules} schedules gave {len(known)} different recordings"
             self._notes.append(f"{same}; equal ones were explored once")
-        return findings
 
     def _explore_schedule(self, schedule: Schedule, known: set[bytes]) -> list[Finding]:
         """Record a schedule, judge its end, and explore its crashes and power losses."""
@@ -284,24 +296,23 @@ class Explorer:
             recorded, seen = record(
                 self._subject, self._source, folder, timeout_s=self._run_timeout_s, disk=self._disk, schedule=schedule
             )
-        except DeadlockError as error:
-            return [Finding(signature=DEADLOCK, text=f"in {schedule}: {error}", kind="liveness", checker="explore")]
         except ExplorationError as error:
-            return [harness_finding(error.signature, f"in {schedule}: {error}")]
+            return [self._of_error(error, f"in {schedule}, ")]
         try:
             self._schedules += 1
-            clean = folder / f"clean-{schedule.number}"
             if (effects := _effects(recorded)) in known:
-                shutil.rmtree(clean, ignore_errors=True)
+                shutil.rmtree(recorded.clean, ignore_errors=True)
                 return []
             known.add(effects)
             recorded.is_repeatable = False
             with self._pool(recorded) as pool:
-                findings = [*findings_of_run(seen), *self._judge_clean(recorded, clean, pool)]
+                findings = [*findings_of_run(seen), *self._judge_clean(recorded, seen, pool)]
                 if findings:
                     return [self._of_schedule(finding, schedule) for finding in findings]
                 self._explore_families_of(recorded, pool, schedule)
-            return []
+                return []
+        except ExplorationError as error:
+            return [self._of_error(error, f"in {schedule}, ")]
         finally:
             recorded.close()
 

@@ -115,11 +115,9 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """False for the result of the run alone, sent before the check begins."""
 
 
-def why_unended(judgement: Judgement, bound_s: float) -> str:
-    """Return in words why the run of a judgement was ended."""
-    if judgement.waits:
-        return f"came into a deadlock ({'; '.join(judgement.waits)})"
-    return f"did not end within {bound_s:g} s"
+def why_unended(waits: Sequence[str], bound_s: float) -> str:
+    """Return in words why a run was ended: it was in a deadlock, or had used its time."""
+    return f"came into a deadlock ({'; '.join(waits)})" if waits else f"did not end within {bound_s:.3g} s"
 
 
 class _Waiting:

@@ -92,9 +92,13 @@ class Again(NamedTuple):
 class Recorded:
     """A recorded run, with the pages of its states. ``close`` closes its files."""
 
+    clean: Path
+    """The folder that the run really left."""
     schedule: Schedule | None = None
     is_repeatable: bool = True
     """Whether each further run so far made the same steps."""
+    has_timer: bool = False
+    """Whether a timer may have sent a signal to the program."""
 
     def __init__(self, subject: Subject, source: StepSource, recording: Recording, folder: Path) -> None:
         self.subject = subject
@@ -192,7 +196,9 @@ def record(
     check_run(seen)
     check_marks(clean.with_name(f"{clean.name}.marks"))
     recorded = Recorded(subject, source, Recording(kept), kept.parent)
+    recorded.clean = clean
     recorded.schedule = schedule
+    recorded.has_timer = seen.has_timer
     if len(recorded.marks) > len(History.from_lines(clean.with_name(f"{clean.name}.marks").read_bytes()).marks):
         lost = overwritten()
         raise ExplorationError(lost.text, signature=lost.signature)
@@ -205,10 +211,11 @@ def record_again(recorded: Recorded, folder: Path, *, seed: str, timeout_s: floa
     """Run the target once more and compare the two runs.
 
     If several threads make steps, the second run is under a schedule: a program whose processes
-    follow each other makes the same steps under each schedule.
+    follow each other makes the same steps under each schedule. It is the one in which each runs on
+    for as long as it can, which is least like a run without a schedule.
     """
     steps = recorded.recording.steps
-    schedule = Schedule(number=1, seed=seed, calls=len(steps)) if recorded.threads > 1 else None
+    schedule = Schedule(number=2, seed=seed, calls=len(steps)) if recorded.threads > 1 else None
     seen = clean_run(
         recorded.subject,
         recorded.source,
@@ -242,7 +249,8 @@ def compare_untraced(recorded: Recorded, folder: Path, *, timeout_s: float, draw
     """
     subject = recorded.subject
     directory, marks = prepared(subject, folder / "untraced", timeout_s=timeout_s), folder / "untraced.marks"
-    exit_code = _run_untraced(subject.program(directory, marks), directory, marks, timeout_s)
+    program = subject.program(directory, marks)
+    exit_code = _run_untraced(program, directory, marks, timeout_s, has_timer=recorded.has_timer)
     found = _differences(recorded.left, _kinds_in(directory), frozenset(drawn))
     count = len(History.from_lines(marks.read_bytes()).marks)
     shutil.rmtree(directory, ignore_errors=True)
@@ -253,7 +261,7 @@ def compare_untraced(recorded: Recorded, folder: Path, *, timeout_s: float, draw
     if exit_code:
         found.append(f"it ended with {exit_code}")
     elif exit_code is None:
-        found.append(f"it did not end within {timeout_s:g} s")
+        found.append(f"it did not end within {timeout_s:.3g} s")
     if found:
         text = (
             f"untraced, the program differed ({'; '.join(found[:_SHOWN])}), and traced it did the same twice: "
@@ -278,7 +286,7 @@ def _shapes(kinds: Mapping[str, int], paths: Sequence[str]) -> list[tuple[int, i
     return sorted((path.count("/"), kinds[path]) for path in paths)
 
 
-def _run_untraced(program: Program, directory: Path, marks: Path, timeout_s: float) -> int | None:
+def _run_untraced(program: Program, directory: Path, marks: Path, timeout_s: float, *, has_timer: bool) -> int | None:
     """Run a program like a traced one, without the filter, and return its exit code.
 
     None means that it did not end in time.
@@ -290,26 +298,23 @@ def _run_untraced(program: Program, directory: Path, marks: Path, timeout_s: flo
     others = processes.children()
     tree = ProcessTree(launch(program, directory, marks, output, lambda: None), others)
     try:
-        has_ended = _wait(tree, timeout_s)
+        has_ended = _wait(tree, directory, timeout_s, has_timer=has_timer)
     finally:
         tree.end()
         processes.adopt_orphans(adopts=adopted_before)
     return (tree.exit_code if tree.exit_code is not None else -1) if has_ended else None
 
 
-def _wait(tree: ProcessTree, timeout_s: float) -> bool:
+def _wait(tree: ProcessTree, directory: Path, timeout_s: float, *, has_timer: bool) -> bool:
     """Wait for a program's end; return whether it came. Raises DeadlockError."""
     deadline_s = time.monotonic() + timeout_s
-    suspects: list[str] = []
-    with contextlib.closing(Threads(tree.roots)) as threads:
+    with contextlib.closing(Threads(tree.roots, directory)) as threads:
         while (left_s := deadline_s - time.monotonic()) > 0:
             if select.select([tree.pidfd], [], [], min(left_s, 1.0))[0]:
                 tree.wait_for_left(deadline_s)
                 return True
-            waits = threads.deadlock()
-            if waits and waits == suspects:
+            if not has_timer and (waits := threads.deadlock()):
                 raise DeadlockError(_deadlock(waits))
-            suspects = waits
     return False
 
 
@@ -397,13 +402,20 @@ def _unseen(seen: Observation) -> list[BlindSpot]:
     return [spot for spot in seen.blind_spots if not spot.is_denied and not spot.text.endswith(_HARMLESS_BLIND_SPOTS)]
 
 
-def of_clean_run(finding: Finding) -> Finding:
+def of_clean_run(finding: Finding, left: Sequence[str] = ()) -> Finding:
     """Return the check's finding about the clean run: a bug of the target, or a wrong check.
 
-    A finding about a broken check is returned as it is.
+    A finding about a broken check is returned as it is. ``left`` names the processes that were
+    ended because the run had left them: what is missing may have been theirs.
     """
     if finding.kind == "harness":
         return finding
+    if left:
+        text = (
+            f"{finding.text}; but what the run had left running was ended ({_listed(left)}), which might have "
+            "gone on: let run() wait for what it starts"
+        )
+        return harness_finding(f"harness:{finding.signature}", text)
     if finding.signature.startswith(RECOVERY_FAILS):
         text = f"{finding.text}; it is so without any fault: see that recover is called as it should be"
         return harness_finding(f"harness:{finding.signature}", text)
@@ -417,9 +429,13 @@ _NO_MARK: Final = (
 )
 
 
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in sorted(Counter(names).items()))
+
+
 def notes_of_run(seen: Observation) -> list[str]:
     """Return a note for each blind spot, for processes left running, and if it wrote no mark."""
-    left = ", ".join(f"{name} ({count})" for name, count in sorted(Counter(seen.left).items()))
+    left = _listed(seen.left)
     return [
         *([f"the program left processes running when it ended, which were ended then: {left}"] if left else []),
         *(
@@ -474,16 +490,19 @@ def prepared(subject: Subject, directory: Path, *, timeout_s: float) -> Path:
     if child == 0:
         _set_up(subject, directory, writer)
     os.close(writer)
+    has_ended = False
     try:
         has_ended = bool(select.select([reader], [], [], timeout_s)[0])
         said = os.read(reader, _SAID_BYTES).decode(errors="replace") if has_ended else ""
     finally:
         os.close(reader)
         if not has_ended:
-            os.killpg(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has no group of its own yet
+                os.killpg(child, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     if not has_ended:
-        text = f"setup() did not end within {timeout_s:g} s; nothing was run"
+        text = f"setup() did not end within {timeout_s:.3g} s; nothing was run"
         raise ExplorationError(text, signature="harness:setup-hangs")
     if said != _IS_SET_UP:
         signature, _, text = said.partition(" ")

@@ -190,21 +190,24 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def coverage(self) -> str:
         """The coverage of all families in one line."""
-        covered = ", ".join(each.coverage for each in self.families) or "nothing"
+        covered = ", ".join(each.coverage for each in self.families) or "nothing explored"
         return covered if self.schedules == 1 else f"{covered}, in {self.schedules} schedules"
 
     @property
     def outcome(self) -> str:
-        """The outcome in one line: the first cause, and the coverage."""
-        if not self.discoveries:
+        """The outcome in one line: the first finding, and the coverage."""
+        found = [cause.lead.text for cause in self.causes]
+        found += [finding.text for finding in self.findings if finding.verdict is Verdict.VIOLATED]
+        if not found:
             return self.coverage
-        first, *others = self.causes
+        first, *others = found
         more = (
             "" if not others else " and 1 more finding" if len(others) == 1 else f" and {len(others):,} more findings"
         )
-        told = (f"{each.outcome}{' held' if each.verdict is Verdict.HELD else ''}" for each in self.families)
+        held = (f"{each.outcome}{' held' if each.verdict is Verdict.HELD else ''}" for each in self.families)
+        told = ", ".join(held) or "nothing explored"
         schedules = f", in {self.schedules} schedules" if self.schedules > 1 else ""
-        return f"{clipped(one_line(first.lead.text), _OUTCOME_CHARACTERS_MAX)}{more}: {', '.join(told)}{schedules}"
+        return f"{clipped(one_line(first), _OUTCOME_CHARACTERS_MAX)}{more}: {told}{schedules}"
 
     @property
     def causes(self) -> tuple[Cause, ...]:

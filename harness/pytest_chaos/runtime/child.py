@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypedDict
 
 from pytest_chaos.runtime import processes
 from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE, Marks, Note
@@ -260,7 +260,7 @@ def _refuse_unrun(result: object, spec: Spec) -> None:
         raise TypeError(msg)
 
 
-def finish(code: int) -> None:
+def finish(code: int) -> NoReturn:
     """End the process as the interpreter would: wait for threads, run exit functions, flush."""
     try:
         threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - what Py_FinalizeEx calls

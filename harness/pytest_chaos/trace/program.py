@@ -10,8 +10,11 @@ children that it had before are not touched.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
+import multiprocessing.process
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from pytest_chaos.errors import AgentError
 from pytest_chaos.runtime import processes
+from pytest_chaos.runtime.child import finish
 from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE
 
 if TYPE_CHECKING:
@@ -91,8 +95,9 @@ def enter(directory: str, marks: str) -> None:
 
 
 def become(make: Callable[[], Program]) -> NoReturn:
-    """Be the program from now on, and end as it does."""
+    """Be the program from now on, and end as it does: with its threads and exit functions."""
     code = EXIT_NOT_WATCHED
+    _forget_the_parent()
     try:
         program = make()
         if not callable(program):
@@ -105,7 +110,16 @@ def become(make: Callable[[], Program]) -> NoReturn:
         code = 1  # also when there is no room to print why
         code = _code_of(error)
     finally:
-        leave(code)
+        finish(code)
+
+
+def _forget_the_parent() -> None:
+    """Forget the exit functions of the process that forked this one, and its children."""
+    atexit._clear()  # noqa: SLF001 - there is no other way
+    # As multiprocessing does in a process that it forks.
+    multiprocessing.process._children.clear()  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+    multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+    atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]  # noqa: SLF001 - as above
 
 
 def leave(code: int) -> NoReturn:

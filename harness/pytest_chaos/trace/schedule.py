@@ -10,7 +10,9 @@ granularity of trapped calls:
                    (PCT: Burckhardt et al., ASPLOS 2010)
 
 A held thread may own a lock that the others wait for. So a choice is made only among those that
-wait here, and nobody is waited for who sleeps in the kernel, or computes for too long.
+wait here, and nobody is waited for who sleeps in the kernel, or computes for too long. And one
+that makes calls without a pause may be waiting for another one, so it goes on only so often in a
+row.
 """
 
 from __future__ import annotations
@@ -28,9 +30,12 @@ from pytest_chaos.trace.kernel import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
+    from pathlib import Path
 
 CHANGES: Final = 3
 """The change points of a schedule with priorities, d: enough for a bug of depth d + 1."""
+TURNS_MAX: Final = 256
+"""The calls of one thread, without a pause, after which it makes room for the others."""
 COMPUTES_S: Final = 0.004
 """Processor time after which a thread that makes no call is not waited for until its next call."""
 STARTS_S: Final = 0.1
@@ -84,15 +89,21 @@ class Chooser:
         self._served: dict[int, int] = {}
         self._count = 0
         self._last = 0
+        self._turns = 0
+        """The choices in a row of the last thread while others waited."""
 
     def choose(self, waiting: Sequence[int]) -> int:
         """Return the number of the thread that goes on, one of ``waiting``, which is sorted."""
+        if self._turns >= TURNS_MAX and self._last in waiting:
+            self._priorities[self._last] = min(self._priorities.values(), default=0) - 1
+            waiting = [thread for thread in waiting if thread != self._last]
         if self._policy is Policy.ROUND_ROBIN:
             chosen = min(waiting, key=lambda thread: self._served.get(thread, -1))
         elif self._policy is Policy.RUN_ON:
             chosen = self._last if self._last in waiting else waiting[0]
         else:
             chosen = self._by_priority(waiting)
+        self._turns = self._turns + 1 if chosen == self._last and len(waiting) > 1 else 0
         self._count += 1
         self._served[chosen] = self._count
         self._last = chosen
@@ -158,11 +169,13 @@ class _Thread:
 class Threads:
     """The threads of a program and its descendants, and which of them run.
 
-    ``roots`` returns the pids of the program and of its orphans.
+    ``roots`` returns the pids of the program and of its orphans; ``folder`` is its own.
     """
 
-    def __init__(self, roots: Callable[[], list[int]]) -> None:
+    def __init__(self, roots: Callable[[], list[int]], folder: Path) -> None:
         self._roots = roots
+        self._folder = os.path.realpath(folder) + os.sep
+        self._suspects: list[tuple[str, str, int]] = []
         self._known: dict[int, _Thread] = {}
         self._newest = b""
         self._loads = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
@@ -197,10 +210,19 @@ class Threads:
         return any(thread.is_running(now_s) for number, thread in self._known.items() if number not in held)
 
     def deadlock(self) -> list[str]:
-        """Return what each thread waits for, if none of them can ever go on; else nothing."""
+        """Return what each thread waits for, if none of them can ever go on; else nothing.
+
+        Threads are looked at one after another, and two that hand a turn over might each be seen to
+        wait. So it takes two calls of this method, between which no thread has run.
+        """
         self._scan()
-        waits = [_endless_wait(number) for number, thread in self._known.items() if thread.state() not in _DEAD]
-        return [wait for wait in waits if wait] if all(waits) else []
+        before, self._suspects = self._suspects, []
+        alive = [number for number, thread in self._known.items() if thread.state() not in _DEAD]
+        for place, thread in enumerate(sorted(alive), 1):
+            if not (wait := _endless_wait(thread, self._folder)):
+                return []
+            self._suspects.append((f"thread {place} ({wait})", _switches(thread), thread))
+        return [wait for wait, *_ in before] if before == self._suspects else []
 
     def close(self) -> None:
         """Close the files."""
@@ -241,10 +263,15 @@ _NO_END: Final = {
 _TIMEOUT_ARGUMENT: Final = 3
 _LOCKS: Final = (7, 38)
 """F_SETLKW and F_OFD_SETLKW: the commands of fcntl that wait."""
+_WAITS_FOR: Final = {"read": "pipe:", "flock": "", "fcntl": ""}
+"""The beginning of what a descriptor must lead to; nothing for the program's own folder."""
 
 
-def _endless_wait(thread: int) -> str:
-    """Return the call in which a thread waits for another one without an end, or nothing."""
+def _endless_wait(thread: int, folder: str) -> str:
+    """Return the call in which a thread waits for another one without an end, or nothing.
+
+    A lock on a file outside ``folder`` may be held by a process that is not of the program.
+    """
     try:
         with open(f"/proc/{thread}/syscall", encoding="ascii") as file:
             fields = file.read().split()
@@ -258,8 +285,19 @@ def _endless_wait(thread: int) -> str:
             return ""
         if call == "fcntl" and arguments[1] not in _LOCKS:
             return ""
-        if call == "read" and not os.readlink(f"/proc/{thread}/fd/{arguments[0]}").startswith("pipe:"):
-            return ""
+        if call in _WAITS_FOR:
+            awaited = os.readlink(f"/proc/{thread}/fd/{arguments[0]}")
+            if not awaited.startswith(_WAITS_FOR[call] or folder):
+                return ""
     except (OSError, ValueError, IndexError):
         return ""
-    return f"{name} (thread {thread}) in {call}" if call else ""
+    return f"{name} in {call}" if call else ""
+
+
+def _switches(thread: int) -> str:
+    """Return how often a thread has stopped running: if it runs once more, this changes."""
+    try:
+        with open(f"/proc/{thread}/status", encoding="utf-8", errors="replace") as file:
+            return file.read().partition("\nvoluntary_ctxt_switches:")[2]
+    except OSError:
+        return ""

@@ -142,10 +142,10 @@ class SeccompRunner:
         run = _ObservedRun(tree, zygote, decoder, directive, self._durable_of(expected))
         deadline_s = time.monotonic() + timeout_s
         try:
-            if schedule is None:
-                run.take_calls(deadline_s)
-            else:
-                with contextlib.closing(Threads(tree.roots)) as threads:
+            with contextlib.closing(Threads(tree.roots, directory)) as threads:
+                if schedule is None:
+                    run.take_calls(deadline_s, threads)
+                else:
                     run.take_scheduled(deadline_s, Chooser(schedule), threads)
         finally:
             tree.end()
@@ -223,7 +223,6 @@ class _ObservedRun:
         self.blind_spots: list[BlindSpot] = []
         self._left: tuple[str, ...] = ()
         self._waits: tuple[str, ...] = ()
-        self._suspects: list[str] = []
         self._choices = 0
         self._injected_step = ""
         self._strays: dict[str, bool] = {}
@@ -233,7 +232,7 @@ class _ObservedRun:
         self._is_timed_out = False
         self._failure = ""
 
-    def take_calls(self, deadline_s: float) -> None:
+    def take_calls(self, deadline_s: float, threads: Threads) -> None:
         """Take calls until the program has ended, was ended, or has had its time."""
         # SECCOMP_IOCTL_NOTIF_RECV blocks, and does not return when all processes with the filter
         # are gone; poll(2) reports that, and the program's end by its pidfd.
@@ -249,7 +248,7 @@ class _ObservedRun:
             if not ready:
                 if time.monotonic() >= deadline_s:
                     self._is_timed_out = True
-                elif not self._is_deadlocked(None):
+                elif not self._is_deadlocked(threads):
                     continue
                 return
             if a_call not in ready:
@@ -296,17 +295,12 @@ class _ObservedRun:
                 return
         self._take_late_calls(deadline_s)
 
-    def _is_deadlocked(self, threads: Threads | None) -> bool:
-        """Whether no thread can go on, as it seemed a moment ago, too."""
-        if threads is None:
-            with contextlib.closing(Threads(self._tree.roots)) as looked_at:
-                waits = looked_at.deadlock()
-        else:
-            waits = threads.deadlock()
-        is_same, self._suspects = bool(waits) and waits == self._suspects, waits
-        if is_same:
-            self._is_timed_out, self._waits = True, tuple(waits)
-        return is_same
+    def _is_deadlocked(self, threads: Threads) -> bool:
+        """Whether no thread can go on, which ends the run. A timer's signal may wake any thread."""
+        if not self._decoder.has_timer:
+            self._waits = tuple(threads.deadlock())
+        self._is_timed_out = bool(self._waits)
+        return self._is_timed_out
 
     @staticmethod
     def _chosen(chooser: Chooser, held: Mapping[int, Notification], numbers: dict[int, int]) -> int:
@@ -350,6 +344,7 @@ class _ObservedRun:
             failure=failure,
             left=self._left,
             waits=self._waits,
+            has_timer=self._decoder.has_timer,
             choices=self._choices,
             injected=self._injected_step,
         )
@@ -487,7 +482,8 @@ class _ObservedRun:
         return step.node == self._failed_node
 
     def _fail(self, injected: InjectError, call: Notification, step: Step) -> None:
-        self._fired, self._injected_step = True, str(step)
+        self._fired = True
+        self._injected_step = self._injected_step or str(step)
         if injected.short_bytes is not None and step.action is Action.WRITE and injected.short_bytes < step.length:
             self._listener.succeed(call, self._write_for(call, injected.short_bytes))
             return

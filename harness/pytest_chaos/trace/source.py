@@ -83,6 +83,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     - ``failure`` is a sentence that says why the observation cannot be trusted, or empty.
     - ``left`` names the processes that still ran when the program had ended; they were ended.
     - ``waits`` says what each thread waited for in a deadlock, which ends a run.
+    - ``has_timer``: a timer of the program may send it a signal, so no wait is known to be endless.
     - ``choices`` is how often a step could have come before one of another thread.
     - ``injected`` is the step that failed, as text.
     """
@@ -101,6 +102,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     failure: str = ""
     left: tuple[str, ...] = ()
     waits: tuple[str, ...] = ()
+    has_timer: bool = False
     choices: int = 0
     injected: str = ""
 
@@ -166,7 +168,7 @@ def check_settings(directory: Path, timeout_s: float) -> None:
 def failure_of(leftovers: Sequence[str], expired_s: float | None) -> str:
     """Return why a run cannot be trusted that left processes or timed out, else an empty text."""
     if expired_s is not None:
-        return f"it did not end within {expired_s:g} s, and was ended"
+        return f"it did not end within {expired_s:.3g} s, and was ended"
     return f"it left processes running, which were ended: {', '.join(leftovers[:5])}" if leftovers else ""
 
 

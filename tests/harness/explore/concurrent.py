@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -281,4 +282,35 @@ class LateChild(Files):
             (directory / "daemon").touch()
             signal.pause()
         until((directory / "daemon").exists)
+        marks.note("end")
+
+
+class SleepingChild(Files):
+    """Acknowledges what a child is to save, and does not wait for it."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Leave a child that waits for longer than anybody looks."""
+        (directory / "log").touch()
+        if os.fork() == 0:
+            signal.pause()
+        marks.ack("save", 0)
+
+
+class Turns(Files):
+    """Two processes that take turns at a lock, so that no two wait for a step at one time."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Append in both processes, each time under the lock."""
+        children = []
+        for number in range(2):
+            if (child := os.fork()) == 0:
+                for _ in range(COUNT):
+                    with (directory / "lock").open("w") as lock, (directory / "log").open("a") as log:
+                        fcntl.flock(lock, fcntl.LOCK_EX)
+                        log.write(f"{number}\n")
+                        log.flush()
+                os._exit(0)
+            children.append(child)
+        for child in children:
+            os.waitpid(child, 0)
         marks.note("end")

@@ -170,6 +170,41 @@ def test_a_parent_that_waits_for_a_dead_worker_hangs(tmp_path: Path) -> None:
     assert "in read" in hang.text
 
 
+def test_what_a_process_that_was_ended_had_to_do_is_no_violation(tmp_path: Path) -> None:
+    """The check finds it missing without any fault, but it was we who ended the process."""
+    explored = explore(concurrent.SleepingChild, tmp_path, CRASH)
+
+    assert explored.verdict is Verdict.INCONCLUSIVE
+    (found,) = explored.findings
+    assert "file 0 is lost; but what the run had left running was ended" in found.text
+    assert "let run() wait for what it starts" in found.text
+
+
+def test_processes_that_take_turns_at_a_lock_have_several_schedules(tmp_path: Path) -> None:
+    """Who gets the lock next is open, although at each step one process alone waits."""
+    explored = explore(concurrent.Turns, tmp_path, CRASH)
+
+    assert (explored.verdict, explored.schedules) == (Verdict.HELD, 5), explored.all_findings
+
+
+def test_a_budget_that_is_over_names_the_schedules_that_were_not_explored(tmp_path: Path) -> None:
+    """They are not tried for some seconds each, and the target is not said to hang."""
+    explored = explore(concurrent.Threads, tmp_path, CRASH, schedules=10_000, budget_s=3)
+
+    assert explored.verdict is Verdict.INCONCLUSIVE
+    assert explored.duration_s < 30
+    (late,) = [each for each in explored.findings if each.signature == "harness:incomplete:schedules"]
+    assert late.text.endswith("of 10000 schedules: give a larger one")
+
+
+def test_a_race_is_told_in_the_first_line(tmp_path: Path) -> None:
+    """Families that hold do not hide it."""
+    explored = explore(concurrent.HiddenRace, tmp_path, CRASH)
+
+    assert explored.outcome.startswith("in schedule ")
+    assert " held, in 5 schedules" in explored.outcome
+
+
 @pytest.mark.parametrize("count", [-1, 10_001])
 def test_a_number_of_schedules_has_bounds(count: int) -> None:
     """It is told before anything runs."""

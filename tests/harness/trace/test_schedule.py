@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import atexit
+import fcntl
 import itertools
+import multiprocessing
+import os
+import signal
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from pytest_chaos.trace.schedule import CHANGES, Chooser, Policy, Schedule
+from pytest_chaos.trace import seccomp
+from pytest_chaos.trace.schedule import CHANGES, TURNS_MAX, Chooser, Policy, Schedule
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.harness.trace.lab import Lab
 
 ROUNDS = 4
+WAITS_S = 0.5
+"""How long a program waits, many times as long as the observer has it quiet."""
 
 
 def _schedule(number: int, seed: str = "s") -> Schedule:
@@ -131,3 +142,137 @@ def test_a_thread_that_computes_is_not_waited_for(lab: Lab) -> None:
 
     observation = lab.watch(work, schedule=_schedule(3), timeout_s=30)
     assert (observation.exit_code, observation.is_timed_out) == (0, False)
+
+
+def _wakes_from_alarm() -> None:
+    reader, writer = os.pipe()
+    signal.signal(signal.SIGALRM, lambda *_: os.write(writer, b"+"))
+    signal.setitimer(signal.ITIMER_REAL, WAITS_S)
+    os.read(reader, 1)  # goes on after the handler
+    Path("log").write_text("up")
+
+
+def _waits_for_a_child_with_an_alarm() -> None:
+    """Wait for a child that its alarm kills."""
+    child = os.fork()
+    if child == 0:
+        signal.setitimer(signal.ITIMER_REAL, WAITS_S)
+        os.read(os.pipe()[0], 1)
+    os.waitpid(child, 0)
+    Path("log").write_text("up")
+
+
+def _waits_for_a_lock_of_another_program() -> None:
+    with Path("../outside").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    Path("log").write_text("up")
+
+
+def _hands_a_turn_over() -> None:
+    """Two processes, of which one waits at any time."""
+    ends_s = time.monotonic() + WAITS_S
+    turns = multiprocessing.Semaphore(0), multiprocessing.Semaphore(0)
+    child = os.fork()
+    while time.monotonic() < ends_s:
+        turns[child == 0].release()
+        turns[child != 0].acquire()
+    turns[child == 0].release()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    Path("log").write_text("up")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize(
+    "program",
+    [_wakes_from_alarm, _waits_for_a_child_with_an_alarm, _waits_for_a_lock_of_another_program, _hands_a_turn_over],
+)
+def test_a_program_that_will_go_on_is_in_no_deadlock(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, program: Callable[[], None], number: int
+) -> None:
+    """A timer, or a process that is not of the program, may end a wait that shows no end."""
+    monkeypatch.setattr(seccomp, "_QUIET_S", 0.01)
+    with (lab.folder / "outside").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        unlock = threading.Timer(WAITS_S, lambda: fcntl.flock(file, fcntl.LOCK_UN))
+        unlock.start()
+        observation = lab.watch(program, schedule=_schedule(number) if number else None, timeout_s=30)
+        unlock.join()
+    assert (observation.waits, observation.exit_code) == ((), 0)
+    assert (lab.directory / "log").read_text() == "up"
+
+
+def _locks_twice() -> None:
+    with Path("log").open("w") as first, Path("log").open("w") as second:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        fcntl.flock(second, fcntl.LOCK_EX)
+
+
+def _reads_what_nobody_writes() -> None:
+    reader, _writer = os.pipe()
+    os.read(reader, 1)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize(("program", "call"), [(_locks_twice, "flock"), (_reads_what_nobody_writes, "read")])
+def test_a_program_that_can_never_go_on_is_in_a_deadlock(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, program: Callable[[], None], call: str, number: int
+) -> None:
+    """It waits for itself; it is ended, and shows in which call."""
+    monkeypatch.setattr(seccomp, "_QUIET_S", 0.01)
+    observation = lab.watch(program, schedule=_schedule(number) if number else None, timeout_s=30)
+    assert [wait.rpartition(" in ")[2].rstrip(")") for wait in observation.waits] == [call]
+    assert observation.is_timed_out
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_thread_that_calls_without_a_pause_lets_another_one_go_on(lab: Lab, number: int) -> None:
+    """It waits for the other one, and would make calls for ever."""
+
+    def work() -> None:
+        is_over = threading.Event()
+
+        def beat() -> None:
+            with Path("beat").open("wb", 0) as file:
+                while not is_over.is_set():
+                    os.pwrite(file.fileno(), b"+", 0)
+
+        thread = threading.Thread(target=beat)
+        thread.start()
+        _append("a")
+        is_over.set()
+        thread.join()
+
+    observation = lab.watch(work, schedule=_schedule(number), timeout_s=30)
+    assert (observation.exit_code, observation.is_timed_out) == (0, False)
+
+
+@pytest.mark.parametrize("policy", [2, 3, 4])
+def test_no_thread_waits_for_ever(policy: int) -> None:
+    """Whatever the policy, one that always waits is chosen after some calls of another one."""
+    assert set(_orders(policy, [1, 2], 2 * TURNS_MAX)) == {1, 2}
+
+
+def test_a_function_ends_as_a_program_does(lab: Lab) -> None:
+    """Its threads are waited for, then its exit functions run; none of the parent's does."""
+    of_the_parent = Path("parent").touch
+    atexit.register(of_the_parent)
+    may_end = threading.Event()
+
+    def late() -> None:
+        may_end.wait()
+        _append("late")
+
+    def work() -> None:
+        atexit.register(Path("last").touch)
+        threading.Thread(target=late).start()
+        threading.Thread(target=may_end.set).start()
+
+    try:
+        observation = lab.watch(work)
+    finally:
+        atexit.unregister(of_the_parent)
+    assert observation.exit_code == 0
+    assert sorted(os.listdir(lab.directory)) == ["last", "late"]
+    assert observation.steps[-1].path == "last"

@@ -137,8 +137,8 @@ def explore(recorded: Recorded, found: Collector) -> None:
 def _judge(found: Collector, trouble: Trouble, judgement: Judgement) -> None:
     state = State(trouble.code, trouble.step.number, judgement.marks, {}, text=trouble.told(judgement.injected))
     if judgement.is_timed_out:
-        why = why_unended(judgement, found.session.options.run_timeout_s)
-        text = f"the program {why} once {trouble.text}"
+        why = why_unended(judgement.waits, found.session.options.run_timeout_s)
+        text = f"the program {why} once {state.text}"
         finding = Finding(signature="liveness:hangs-on-error", text=text, kind="liveness", checker="explore")
         found.note(finding, state, label=CONFIRMED_BY_A_RUN)
     elif not judgement.fired:

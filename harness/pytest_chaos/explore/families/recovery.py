@@ -10,7 +10,7 @@ import contextlib
 import shutil
 from typing import TYPE_CHECKING, Final
 
-from pytest_chaos.explore.judge import StateTask
+from pytest_chaos.explore.judge import StateTask, why_unended
 from pytest_chaos.explore.record import recorded_run
 from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, Discovery, FamilyResult, grouped
 from pytest_chaos.explore.simulate.content import PageStore
@@ -163,7 +163,7 @@ class _Recoveries:
         if seen.is_timed_out and self._found.is_over:
             self._found.is_complete = False
         elif seen.is_timed_out:
-            text = f"the recovery did not end within {self._options.run_timeout_s:g} s"
+            text = f"the recovery {why_unended(seen.waits, self._options.run_timeout_s)}"
             finding = Finding(signature="liveness:recovery-hangs", text=text, kind="liveness", checker="explore")
             self._found.note(finding, base)
         elif seen.failure:

@@ -103,7 +103,7 @@ def _judge(found: Collector, victim: Victim, judgement: Judgement) -> None:
     state = State(victim.code, victim.step, judgement.marks, {}, text=victim.text)
     findings = list(judgement.findings)
     if judgement.is_timed_out:
-        why = why_unended(judgement, found.session.options.run_timeout_s)
+        why = why_unended(judgement.waits, found.session.options.run_timeout_s)
         text = f"the other processes {why} once {victim.text}"
         findings.append(Finding(signature=HANGS, text=text, kind="liveness", checker="explore"))
     found.count_violated(findings)

@@ -152,6 +152,8 @@ class DecoderBase:
         self.folder = folder
         self.memory = Memory()
         self.descriptors = Descriptors(leader, is_on=sees_closes)
+        self.has_timer = False
+        """Whether a timer was started that may send a signal."""
         self._keep = keep
         self._marks = _identity(marks)
         self._output = _identity(output)

@@ -175,6 +175,14 @@ class OtherCalls(DecoderBase):
         self._looks_at_flags = True  # of all files: the flags belong to the open file, which others may share
         return NOTHING
 
+    @system_call("alarm", x86_64=37)
+    @system_call("setitimer", x86_64=38, aarch64=103)
+    @system_call("timer_settime", x86_64=223, aarch64=110)
+    def timer_settime(self, _call: Notification) -> Decoded:
+        """Start a timer that sends a signal, which ends any wait."""
+        self.has_timer = True
+        return NOTHING
+
     @system_call("io_uring_setup", x86_64=425, aarch64=425)
     def io_uring_setup(self, _call: Notification) -> Decoded:
         """Refuse: requests in a ring are no system calls, so no filter sees them."""
