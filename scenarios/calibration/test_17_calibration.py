@@ -25,6 +25,8 @@ from scenarios.targets.habits import (
     IndexFirst,
     LockLeftBehind,
     LogWithoutLength,
+    MappedInPlace,
+    MappedWithoutFlush,
     RecordInParts,
     TruncatedFirst,
     UnlinkedFirst,
@@ -88,6 +90,8 @@ HABITS: dict[str, Row] = {
     "unlinked-first": Row(UnlinkedFirst(), crash=BAD, power=BAD),
     "header-without-barrier": Row(HeaderWithoutBarrier(), power=BAD),
     "lock-left-behind": Row(LockLeftBehind(), crash=BAD, power=BAD),
+    "mapped-without-flush": Row(MappedWithoutFlush(), power=frozenset({LOST})),
+    "mapped-in-place": Row(MappedInPlace(), crash=BAD, power=BAD),
 }
 """Habits that lost data in programs that many use, and what finds each;
 to rename what was not synced is above.

@@ -7,6 +7,7 @@ hand-written store.
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 import zlib
@@ -290,6 +291,63 @@ class LockLeftBehind(Habit):
             return None
         path = directory / "item"
         return int(path.read_bytes()) if path.exists() else 0
+
+
+class MappedWithoutFlush(Habit):
+    """A counter in a mapped file that is acknowledged once it is in memory: the flush comes later,
+    or never (msync, as databases with ``writemap`` and no sync).
+    """
+
+    title = "a mapped counter without a flush"
+
+    def setup(self, directory: Path) -> None:
+        """Make the file."""
+        put(directory / "counter", bytes(mmap.PAGESIZE))
+
+    def save(self, directory: Path, number: int) -> None:
+        """Store the number."""
+        with (directory / "counter").open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+            memory[:8] = number.to_bytes(8, "little")
+            if self.is_mended:
+                memory.flush()
+
+    def found(self, directory: Path) -> int:
+        """Return the number."""
+        return int.from_bytes((directory / "counter").read_bytes()[:8], "little")
+
+
+class MappedInPlace(Habit):
+    """A record in a mapped file that is changed in place, its parts in any order. Mended, the new
+    record goes beside the old one, and is flushed before the word that says which of them counts.
+    """
+
+    title = "a mapped record changed in place"
+
+    def setup(self, directory: Path) -> None:
+        """Make the file, with room for two records."""
+        put(directory / "record", bytes(3 * mmap.PAGESIZE))
+
+    def save(self, directory: Path, number: int) -> None:
+        """Change the record: the number, and the number once more at its other end."""
+        with (directory / "record").open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+            place = number % 2 + 1 if self.is_mended else 1
+            for offset in self._parts(place):
+                memory[offset : offset + 8] = number.to_bytes(8, "little")
+            memory.flush()
+            if self.is_mended:
+                memory[:8] = place.to_bytes(8, "little")
+                memory.flush()
+
+    def found(self, directory: Path) -> int | None:
+        """Return the number of the record that counts."""
+        content = (directory / "record").read_bytes()
+        place = int.from_bytes(content[:8], "little") if self.is_mended else 1
+        first, last = (int.from_bytes(content[offset : offset + 8], "little") for offset in self._parts(place))
+        return first if first == last else None
+
+    @staticmethod
+    def _parts(place: int) -> tuple[int, int]:
+        return place * mmap.PAGESIZE, (place + 1) * mmap.PAGESIZE - 8
 
 
 def put(path: Path, content: bytes, *, flags: int = os.O_TRUNC) -> None:

@@ -111,7 +111,7 @@ def _speed(rounds: int, states: int) -> bool:
     """Measure the rates, interleaved, and print their medians."""
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-        recorded, _ = record(subject_of(Agent(_CHECKPOINTS)), step_source(), Path(name), timeout_s=60)
+        recorded, _ = record(subject_of(Agent(_CHECKPOINTS)), step_source(), Path(name), seed="s", timeout_s=60)
         for number in range(rounds):
             folder = Path(name) / f"round-{number}"
             folder.mkdir()
@@ -132,7 +132,7 @@ def _speed(rounds: int, states: int) -> bool:
 
 
 def _round(recorded: Recorded, folder: Path, states: int, seed: str) -> Iterator[tuple[str, float]]:
-    crash = list(itertools.islice(_distinct(crash_states(recorded.recording, recorded.store)), states))
+    crash = list(itertools.islice(_distinct(crash_states(recorded.recording, recorded.store, recorded.seed)), states))
     with _on_one_core():
         yield RAW, _raw(recorded, crash, folder)
         yield from _both(CRASH_ONE, _judged(recorded, _crash(recorded, states), folder / "one", jobs=1))
@@ -154,7 +154,7 @@ def _cpu_s() -> float:
 
 def _crash(recorded: Recorded, states: int) -> Iterator[State]:
     """Return crash states of as many passes over the recording as it takes."""
-    passes = (_distinct(crash_states(recorded.recording, recorded.store)) for _ in itertools.count())
+    passes = (_distinct(crash_states(recorded.recording, recorded.store, recorded.seed)) for _ in itertools.count())
     return itertools.islice(itertools.chain.from_iterable(passes), states)
 
 
@@ -242,11 +242,11 @@ def _memory() -> bool:
     """
     with tempfile.TemporaryDirectory() as name:
         _make_recording(Path(name) / "recording")
-        recorded = Recorded(subject_of(Log()), step_source(), Recording(Path(name) / "recording"), Path(name))
+        recorded = Recorded(subject_of(Log()), step_source(), Recording(Path(name) / "recording"), Path(name), seed="s")
         peak_bytes, count, began_s = 0, 0, time.perf_counter()
         power = power_states(recorded.recording, recorded.store, Model.EXT4, seed="memory", every=25)
         kinds = {
-            "crash": crash_states(recorded.recording, recorded.store),
+            "crash": crash_states(recorded.recording, recorded.store, recorded.seed),
             "power loss": (state for state, _ in power),
         }
         with Pool(recorded.known._replace(steps=()), Path(name)) as pool:

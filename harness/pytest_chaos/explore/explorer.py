@@ -183,7 +183,12 @@ class Explorer:
             self._findings += wrong
             return
         recorded, self._seen = record(
-            self._subject, self._source, self._folder, timeout_s=self._run_timeout_s, disk=self._disk
+            self._subject,
+            self._source,
+            self._folder,
+            seed=self._options.seed,
+            timeout_s=self._run_timeout_s,
+            disk=self._disk,
         )
         try:
             self._notes = notes_of_run(self._seen)
@@ -294,7 +299,13 @@ class Explorer:
         folder = self._folder
         try:
             recorded, seen = record(
-                self._subject, self._source, folder, timeout_s=self._run_timeout_s, disk=self._disk, schedule=schedule
+                self._subject,
+                self._source,
+                folder,
+                seed=self._options.seed,
+                timeout_s=self._run_timeout_s,
+                disk=self._disk,
+                schedule=schedule,
             )
         except ExplorationError as error:
             return [self._of_error(error, f"in {schedule}, ")]
@@ -544,13 +555,14 @@ def _recorded_for(subject: Subject, source: StepSource, options: Options, folder
         raise UsageError(msg)
     kept = (options.kept or folder) / (f"recording-{number}" if number not in {"", "0"} else "recording")
     if number and kept.is_dir():  # the program may never do the same again
-        return Recorded(subject, source, Recording(kept), folder)
-    recorded, _ = record(subject, source, folder, timeout_s=options.run_timeout_s)
+        return Recorded(subject, source, Recording(kept), folder, seed=options.seed)
+    recorded, _ = record(subject, source, folder, seed=options.seed, timeout_s=options.run_timeout_s)
     if number in {"", "0"}:
         return recorded
     recorded.close()
     schedule = Schedule(number=int(number), seed=options.seed, calls=len(recorded.recording.steps))
-    return record(subject, source, folder, timeout_s=options.run_timeout_s, schedule=schedule)[0]
+    timeout_s = options.run_timeout_s
+    return record(subject, source, folder, seed=options.seed, timeout_s=timeout_s, schedule=schedule)[0]
 
 
 def judge_one(

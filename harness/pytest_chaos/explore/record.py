@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from pytest_chaos.explore.report import ExplorationError, Family, harness_finding
 from pytest_chaos.explore.simulate.content import PAGE_BYTES, PageStore
+from pytest_chaos.explore.simulate.crash import WORD_BYTES
 from pytest_chaos.explore.simulate.disk import Disk
 from pytest_chaos.explore.simulate.folder import differences, read_folder
 from pytest_chaos.explore.simulate.power import SECTOR_BYTES
@@ -35,7 +36,7 @@ from pytest_chaos.trace.comparison import drawn_names
 from pytest_chaos.trace.program import ProcessTree, launch, leave
 from pytest_chaos.trace.recording import Recorder, Recording
 from pytest_chaos.trace.schedule import Schedule, Threads
-from pytest_chaos.trace.step import Action, readable
+from pytest_chaos.trace.step import Action, is_memory_file, readable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -52,8 +53,6 @@ DENIED: Final = "harness:denied"
 _SHOWN: Final = 5
 _ROOM_BYTES_MIN: Final = 1 << 20
 """With less room, a recording that differs from reality means a full disk: writes were short."""
-_HARMLESS_BLIND_SPOTS: Final = ("-shm",)
-"""SQLite writes this file through shared memory, and never reads it after a crash."""
 
 
 class DeadlockError(ExplorationError):
@@ -100,8 +99,9 @@ class Recorded:
     has_timer: bool = False
     """Whether a timer may have sent a signal to the program."""
 
-    def __init__(self, subject: Subject, source: StepSource, recording: Recording, folder: Path) -> None:
+    def __init__(self, subject: Subject, source: StepSource, recording: Recording, folder: Path, *, seed: str) -> None:
         self.subject = subject
+        self.seed = seed
         self.source = source
         self.recording = recording
         self.store = PageStore(folder)
@@ -177,6 +177,7 @@ def record(
     source: StepSource,
     folder: Path,
     *,
+    seed: str,
     timeout_s: float,
     disk: Path | None = None,
     schedule: Schedule | None = None,
@@ -195,7 +196,7 @@ def record(
         recorder.close()
     check_run(seen)
     check_marks(clean.with_name(f"{clean.name}.marks"))
-    recorded = Recorded(subject, source, Recording(kept), kept.parent)
+    recorded = Recorded(subject, source, Recording(kept), kept.parent, seed=seed)
     recorded.clean = clean
     recorded.schedule = schedule
     recorded.has_timer = seen.has_timer
@@ -399,7 +400,7 @@ def findings_of_run(seen: Observation) -> list[Finding]:
 
 def _unseen(seen: Observation) -> list[BlindSpot]:
     """Return the blind spots because of which states may be missing."""
-    return [spot for spot in seen.blind_spots if not spot.is_denied and not spot.text.endswith(_HARMLESS_BLIND_SPOTS)]
+    return [spot for spot in seen.blind_spots if not spot.is_denied and not is_memory_file(spot.text)]
 
 
 def of_clean_run(finding: Finding, left: Sequence[str] = ()) -> Finding:
@@ -433,6 +434,13 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in sorted(Counter(names).items()))
 
 
+_STORED: Final = (
+    "the program stores to mapped files, and the order of such stores between two calls is not known: of the states "
+    "that a kill among them may leave, all choices of up to four changed words are judged and a sample of more, and a "
+    "finding counts if no order avoids it"
+)
+
+
 def notes_of_run(seen: Observation) -> list[str]:
     """Return a note for each blind spot, for processes left running, and if it wrote no mark."""
     left = _listed(seen.left)
@@ -444,6 +452,7 @@ def notes_of_run(seen: Observation) -> list[str]:
             else f"not seen: {spot.what}, {spot.text}"
             for spot in seen.blind_spots
         ),
+        *([_STORED] if any(step.look for step in seen.steps) else []),
         *([] if any(step.is_mark for step in seen.steps) else [_NO_MARK]),
     ]
 
@@ -453,7 +462,8 @@ def notes_of_reach(recorded: Recorded, held: Collection[Family]) -> list[str]:
     notes = []
     writes = [step for step in recorded.recording.steps if step.action is Action.WRITE]
     for family, fault, unit, size in ((Family.CRASH, "kill", "page", PAGE_BYTES), _BY_SECTORS):
-        if family in held and writes and not any(_is_across(step, size) for step in writes):
+        is_torn = any(_is_across(step, size) for step in writes) or (family is Family.CRASH and _tears_stores(writes))
+        if family in held and writes and not is_torn:
             text = f"no write reaches into a second {unit} of {size:,} bytes, so no {fault} could tear one"
             notes.append(f"{text}: let run() write more at once to see what a torn write does")
     if held and recorded.marks and not any(mark.kind == "ack" for mark in recorded.marks):
@@ -461,6 +471,14 @@ def notes_of_reach(recorded: Recorded, held: Collection[Family]) -> list[str]:
             "the program acknowledged nothing, so nothing had to be there: let it write an ack for what must be"
         )
     return notes
+
+
+def _tears_stores(writes: Sequence[Step]) -> bool:
+    """Whether a kill can tear stores through memory: several words were stored within one look."""
+    stored = Counter[int]()
+    for step in writes:
+        stored[step.look] += step.length if step.look else 0
+    return max(stored.values(), default=0) > WORD_BYTES
 
 
 _BY_SECTORS: Final = (Family.POWER, "power loss", "sector", SECTOR_BYTES)

@@ -11,6 +11,7 @@ the same order, and have no number of their own.
     seccomp     the first source: trapped system calls of any program
     calls/      decoding a trapped call; where a system call is added
     folder      the watched folder: nodes and paths
+    mapped      what a program stores to shared memory of a file, found by comparing
     memory      the caller's memory, descriptors and mappings, through /proc
     kernel      filter and listener of seccomp notifications
     zygote      the process that forks each run with the filter on

@@ -175,16 +175,17 @@ def _status_line(thread: int, name: bytes) -> bytes:
         raise _refusal(error, f"the status of thread {thread}") from error
 
 
-def mapped_at(thread: int, address: int) -> tuple[int, int] | None:
-    """Return device and inode of the file mapped at an address. Raises Failing or Unreadable."""
+def mapped_in(thread: int, address: int, length: int) -> list[tuple[int, int]]:
+    """Return device and inode of each file mapped in a range. Raises Failing or Unreadable."""
+    found: dict[tuple[int, int], None] = {}
     try:
         with open(f"/proc/{thread}/maps", "rb") as file:
             for line in file:  # "FIRST-LAST PERMISSIONS OFFSET MAJOR:MINOR INODE PATH"
                 span, _, _, device, inode, *_ = line.split(None, 5)
                 first, last = (int(part, 16) for part in span.split(b"-"))
-                if first <= address < last:
+                if first < address + max(length, 1) and address < last and int(inode):
                     major, minor = (int(part, 16) for part in device.split(b":"))
-                    return (os.makedev(major, minor), int(inode)) if int(inode) else None
+                    found[os.makedev(major, minor), int(inode)] = None
     except OSError as error:
         raise _refusal(error, f"the mappings of thread {thread}") from error
-    return None
+    return list(found)

@@ -149,6 +149,7 @@ class SeccompRunner:
                     run.take_scheduled(deadline_s, Chooser(schedule), threads)
         finally:
             tree.end()
+            run.take_last_stores()
             decoder.finish()  # only now is every call over
         observation = run.observation(timeout_s)
         self._choose_filter(decoder.descriptors.closes, len(run.steps))
@@ -208,6 +209,7 @@ class _ObservedRun:
         self._early = zygote.early
         self._output = zygote.output
         self._decoder = decoder
+        self._mapped = decoder.mapped.files
         self._expected = expected
         self._comparison = TraceComparison(expected)
         self._kill_at = directive.number if isinstance(directive, KillBefore) else 0
@@ -362,6 +364,15 @@ class _ObservedRun:
         # After our answer the kernel reads paths and buffers again. Another thread may have changed
         # them meanwhile (seccomp_unotify(2) warns of it): the trace of such a program is wrong, as
         # is the program. We observe programs, and protect nothing.
+        if self._mapped:
+            before = self._count
+            self._take_stores(self._decoder.stores(call, before + 1))
+            is_passed = before < self._kill_at <= self._count
+            if self._diverged is not None or (is_passed and not self._victim):
+                self._kill(fired=False)
+                return
+            if is_passed:  # one process dies at the next step in place of this one
+                self._kill_at = self._count + 1
         decoded = self._decoder.decode(call, self._count + 1)
         if decoded is NOTHING:
             self._listener.let_pass(call)
@@ -372,6 +383,21 @@ class _ObservedRun:
                 self._drop(step.number, 1)
         else:
             self._carry_out(call, decoded)
+
+    def take_last_stores(self) -> None:
+        """Take what was stored through memory after the last call; all processes are gone."""
+        if self._mapped:
+            self._take_stores(self._decoder.stores(None, self._count + 1))
+
+    def _take_stores(self, found: Decoded) -> None:
+        """Number what was stored through memory. It has happened, so no directive applies to it."""
+        self._note(found)
+        for step in found.steps:
+            is_other = self._expected and not self._is_over and not self._comparison.follows(step)
+            if is_other and self._diverged is None:
+                self._diverged = step
+            self._count = step.number
+            self.steps.append(step)
 
     def _carry_out(self, call: Notification, decoded: Decoded) -> None:
         """Do with a call what its meaning and the directive ask for."""
@@ -413,7 +439,10 @@ class _ObservedRun:
         before = self._count
         for place, step in enumerate(decoded.steps):
             number = step.number
-            if self._expected and not self._comparison.follows(step):
+            is_other = bool(self._expected) and not self._comparison.follows(step)
+            if (is_other or (number == self._kill_at and not self._victim)) and not place:
+                self._decoder.take_back()
+            if is_other:
                 self._diverged = step
                 self._kill(fired=False)
                 return
@@ -465,10 +494,12 @@ class _ObservedRun:
         return not expected or (number <= len(expected) and step.has_effect_of(expected[number - 1]))
 
     def _fails(self, injected: InjectError, step: Step) -> bool:
-        if step.number == injected.number:
+        if step.number < injected.number:
+            return False
+        if not self._fired:  # behind the number, if what was stored through memory has it in this run
             self._errors_left = float("inf") if injected.times is None else injected.times
             self._failed_node = step.node
-        elif step.number < injected.number or self._errors_left <= 0 or not self._is_concerned(injected, step):
+        elif self._errors_left <= 0 or not self._is_concerned(injected, step):
             return False
         self._errors_left -= 1
         return True

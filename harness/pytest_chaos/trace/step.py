@@ -73,6 +73,20 @@ class Action(enum.StrEnum):
     """Not a step: a mark, whose bytes are its ``content``. Its number is that of the last step."""
 
 
+_MEMORY_FILES: Final = ("-shm", "/lock.mdb")
+
+
+def is_memory_file(path: str) -> bool:
+    """Whether a file is known to be shared memory alone, which no restart reads.
+
+    That is SQLite's ``-shm``, and the lock file of LMDB. What is stored to it is not followed.
+
+    >>> is_memory_file("a.db-shm"), is_memory_file("lock.mdb"), is_memory_file("data.mdb")
+    (True, True, False)
+    """
+    return f"/{path}".endswith(_MEMORY_FILES)
+
+
 def readable(text: str) -> str:
     r"""Return a text that can be encoded as UTF-8; other bytes of a name are shown as numbers.
 
@@ -94,7 +108,9 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     """A durable step, or a mark. ``offset`` and ``length`` in bytes, ``mode`` as permission bits.
 
     ``call`` is the system call or audit event. ``process`` and ``thread`` are counted from 1 in the
-    order in which the run shows them, so that two runs of one program compare equal.
+    order in which the run shows them, so that two runs of one program compare equal. A WRITE with a
+    ``look`` is no call: the bytes were stored through shared memory before this look at the file
+    (from 1), in an order that is not known. Its ``process`` and ``thread`` made the next call.
 
     >>> str(Step(number=12, action=Action.WRITE, call="write", path="a.db", offset=32, length=4096))
     '12: write a.db 4096 bytes at 32'
@@ -112,6 +128,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     content: int = NO_CONTENT
     process: int = 1
     thread: int = 1
+    look: int = 0
 
     @property
     def is_mark(self) -> bool:
@@ -138,7 +155,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
         where = f"{self.path} -> {self.target}" if self.target else self.path
         extent = f" {self.length} bytes at {self.offset}" if self.action is Action.WRITE else ""
         size = f" to {self.length} bytes" if self.action is Action.TRUNCATE else ""
-        return f"{self.number}: {self.action.value} {readable(where) or '.'}{extent}{size}"
+        how = " (through memory)" if self.look else ""
+        return f"{self.number}: {self.action.value} {readable(where) or '.'}{extent}{size}{how}"
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -18,6 +18,7 @@ from pytest_chaos.explore.options import Options
 from pytest_chaos.explore.report import Family
 from pytest_chaos.explore.target import subject_of
 from pytest_chaos.model.values import Verdict
+from pytest_chaos.trace import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,14 +63,16 @@ def _signatures(explored: Exploration) -> set[str]:
     return {finding.signature for finding in explored.all_findings}
 
 
-def test_what_a_mapping_writes_is_named_where_states_lack_it() -> None:
-    """A shared mapping is written without a call:
+def test_what_a_mapping_writes_is_named_where_states_lack_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapping that is too large to be followed is written without a call:
     the difference that it makes is put down to it.
     """
+    monkeypatch.setattr(mapped, "SHADOW_BYTES_MAX", 0)
 
     def act() -> None:
         with Path("mapped").open("w+b") as file:
-            file.truncate(8192)
+            file.write(b"x" * 8192)
+            file.flush()
             with mmap.mmap(file.fileno(), 8192) as memory:
                 memory[:3] = b"abc"
                 memory.flush()

@@ -69,10 +69,10 @@ class Script:
         """Make a symbolic link."""
         return self._new(Action.SYMLINK, path, target=target)
 
-    def write(self, path: str, content: bytes, offset: int = 0) -> Script:
-        """Write to a file."""
+    def write(self, path: str, content: bytes, offset: int = 0, *, look: int = 0) -> Script:
+        """Write to a file; with a look, through memory."""
         place = self._recorder.keep(content)
-        return self.step(Action.WRITE, path, offset=offset, length=len(content), content=place)
+        return self.step(Action.WRITE, path, offset=offset, length=len(content), content=place, look=look)
 
     def truncate(self, path: str, length: int) -> Script:
         """Set the size of a file."""

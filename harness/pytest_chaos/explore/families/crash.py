@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pytest_chaos.explore.families.stores import explore_stores
 from pytest_chaos.explore.families.victim import explore_victims, rebuild_victim, victim_of
 from pytest_chaos.explore.judge import Judgement, StateTask
 from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, FamilyResult
@@ -28,6 +30,7 @@ def explore(recorded: Recorded, found: Collector) -> None:
     Real kills confirm the findings, and a sample of the states without one.
     """
     _Crashes(recorded, found).explore()
+    explore_stores(recorded, found)
     if found.session.options.victim == "each" and recorded.schedule is None:
         explore_victims(recorded, found)
 
@@ -36,13 +39,13 @@ def rebuild(recorded: Recorded, code: str, folder: Path, *, timeout_s: float) ->
     """Build the state of a code again."""
     if (victim := victim_of(code)) is not None:
         return rebuild_victim(recorded, victim, folder, timeout_s=timeout_s)
-    state = find_crash(recorded.recording, recorded.store, code)
+    state = find_crash(recorded.recording, recorded.store, code, recorded.seed)
     return None if state is None else recorded.rebuilt(state)
 
 
 def coverage(result: FamilyResult) -> str:
     """Return the coverage in words."""
-    return f"{result.points:,} of {result.points_total:,} crash points"
+    return f"{result.points:,} of {result.points_total:,} crash points{' (sampled)' if result.is_sampled else ''}"
 
 
 class _Kill(NamedTuple):
@@ -79,11 +82,21 @@ class _Crashes:
                 self._compare(kill, judgement)
 
     def _states(self) -> Iterator[State]:
-        for state in crash_states(self._recorded.recording, self._recorded.store):
+        sizes = self._steps_of_states()
+        for state in crash_states(self._recorded.recording, self._recorded.store, self._recorded.seed):
+            if state.stored is not None:
+                continue
             yield state
+            if state.code == f"crash:{state.step}":
+                self._found.done += sizes[state.step]
             if state.kill:
                 self._built[state.step] = State(state.code, state.step, state.marks, {}, text=str(state), kill=True)
-                self._found.done += 1
+
+    def _steps_of_states(self) -> Counter[int]:
+        """Return the steps that each state stands for: all stores of a look have one state."""
+        firsts: dict[int, int] = {}
+        durable = self._recorded.recording.durable()
+        return Counter(firsts.setdefault(step.look, step.number) if step.look else step.number for step in durable)
 
     def _kills(self, kills: list[_Kill]) -> Iterator[_Kill]:
         """Yield the kills that are to confirm findings, then a sample of the other steps."""

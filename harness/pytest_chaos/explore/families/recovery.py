@@ -45,7 +45,7 @@ def explore(recorded: Recorded, found: Collector) -> None:
 def rebuild(recorded: Recorded, code: str, folder: Path, *, timeout_s: float) -> Rebuilt | None:
     """Build the state of a code again."""
     outer, _, inner = code.removeprefix(_PREFIX).partition(_SEPARATOR)
-    base = find_crash(recorded.recording, recorded.store, outer)
+    base = find_crash(recorded.recording, recorded.store, outer, recorded.seed)
     if base is None:
         return None
     recovery = _Recovery(recorded, base, folder / "recovery", timeout_s)
@@ -54,9 +54,8 @@ def rebuild(recorded: Recorded, code: str, folder: Path, *, timeout_s: float) ->
         return None
     store = PageStore(folder)  # not closed: the state's pages are in it
     with recording:
-        states = (_within(base, state) for state in crash_states(recording, store) if state.code == inner)
-        state = next(states, None)
-    return None if state is None else recorded.rebuilt(state)
+        state = find_crash(recording, store, inner, recorded.seed)
+    return None if state is None else recorded.rebuilt(_within(base, state))
 
 
 def coverage(result: FamilyResult) -> str:
@@ -127,7 +126,7 @@ class _Recoveries:
     def explore(self) -> None:
         found = self._found
         bases = self._chosen()
-        for base in crash_states(self._recorded.recording, self._recorded.store):
+        for base in crash_states(self._recorded.recording, self._recorded.store, self._recorded.seed):
             if base.code not in bases:
                 continue
             if found.is_over:
@@ -144,8 +143,9 @@ class _Recoveries:
     def _chosen(self) -> set[str]:
         """Return the codes of the states to recover from: all distinct ones, or a sample."""
         codes: dict[bytes, str] = {}
-        for state in crash_states(self._recorded.recording, self._recorded.store):
-            codes[durable_digest(state.items)] = state.code  # of equal folders the one with the most marks
+        for state in crash_states(self._recorded.recording, self._recorded.store, self._recorded.seed):
+            if state.stored is None:
+                codes[durable_digest(state.items)] = state.code  # of equal folders the one with the most marks
         distinct = list(codes.values())
         randomness = stream(self._options.seed, "explore", "recovery")
         order = sorted(range(len(distinct)), key=lambda _: randomness.random())
@@ -174,8 +174,9 @@ class _Recoveries:
 
     def _states(self, base: State, recording: Recording, store: PageStore) -> Iterator[State]:
         try:
-            for state in crash_states(recording, store):
-                yield _within(base, state)
+            for state in crash_states(recording, store, self._recorded.seed):
+                if state.stored is None:  # else the order of the stores decides whether it can be
+                    yield _within(base, state)
         except RecordingError as error:
             self._found.fail("harness:replay-differs", f"the recovery from {base.code}: {error}")
 
@@ -183,7 +184,7 @@ class _Recoveries:
         """Kill a real recovery at each finding, and compare its state with the built one."""
         for found in grouped(self._found.discoveries)[: self._options.confirmations]:
             outer, _, inner = found.code.removeprefix(_PREFIX).partition(_SEPARATOR)
-            base = find_crash(self._recorded.recording, self._recorded.store, outer)
+            base = find_crash(self._recorded.recording, self._recorded.store, outer, self._recorded.seed)
             number = inner.removeprefix("crash:")
             if base is not None and number.isdigit():
                 self._kill_at(base, int(number), found)

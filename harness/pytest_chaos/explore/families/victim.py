@@ -69,7 +69,7 @@ def victims(recorded: Recorded) -> list[Victim]:
     found = []
     for step in recorded.recording.steps:
         known.add(step.process)
-        if not step.is_mark:
+        if not step.is_mark and not step.look:
             found += [Victim(step.number, process) for process in sorted(known)]
     return found if len(known) > 1 else []
 

@@ -152,7 +152,11 @@ class Disk:
 
     def data(self, change: Writing) -> bytes:
         """Return the bytes of a write."""
-        return self._recording.content(change.step)
+        return self.bytes_of(change.step)
+
+    def bytes_of(self, step: Step) -> bytes:
+        """Return the bytes of a step that writes."""
+        return self._recording.content(step)
 
     def effect_of(self, step: Step) -> Effect | None:
         """Return the effect of a step, with its paths resolved on the current tree."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from pytest_chaos.explore.simulate.content import PAGE_BYTES, Content, PageStore
 from pytest_chaos.explore.simulate.disk import FILE, FOLDER, OTHER, SYMLINK
 from pytest_chaos.explore.simulate.state import Item
-from pytest_chaos.trace.step import readable
+from pytest_chaos.trace.step import is_memory_file, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -185,8 +185,8 @@ def _extents(descriptor: int) -> Iterator[tuple[int, int]]:
 def differences(built: Mapping[str, Item], real: Mapping[str, Item]) -> list[str]:
     """Return in words the differences between a built state and a real folder.
 
-    Permissions, which depend on the umask, are not compared. Nor are the contents of SQLite's
-    ``-shm`` files, which are written through shared memory, unseen.
+    Permissions, which depend on the umask, are not compared. Nor are the contents of memory files,
+    such as SQLite's ``-shm``.
     """
     found = [f"{path} is missing" for path in sorted(built.keys() - real.keys())]
     found += [f"{path} is not expected" for path in sorted(real.keys() - built.keys())]
@@ -194,7 +194,7 @@ def differences(built: Mapping[str, Item], real: Mapping[str, Item]) -> list[str
         ours, theirs = built[path], real[path]
         if (ours.kind, ours.target) != (theirs.kind, theirs.target):
             found.append(f"{path} is a {theirs.kind}, not a {ours.kind}")
-        elif ours.content is not None and theirs.content is not None and not path.endswith("-shm"):
+        elif ours.content is not None and theirs.content is not None and not is_memory_file(path):
             if ours.content.size != theirs.content.size:
                 found.append(f"{path} has {theirs.content.size} bytes, not {ours.content.size}")
             elif ours.content != theirs.content:

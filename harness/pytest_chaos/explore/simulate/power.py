@@ -16,7 +16,7 @@ by rename (``auto_da_alloc``). No program may rely on that.
 Only the newest 512 changes are pending; older ones count as written. A kernel writes back after
 some seconds by itself, and the losses of older changes were tried while they were new.
 
-SQLite's ``-shm`` files are shared memory; no power-loss state has one.
+Memory files (SQLite's ``-shm``, LMDB's lock file) are shared memory; no power-loss state has one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pytest_chaos.explore.simulate.crash import moments
 from pytest_chaos.explore.simulate.disk import Disk, Moding, Naming, Syncing, Writing, renamed
 from pytest_chaos.explore.simulate.state import State, items_of
 from pytest_chaos.model.seed import stream
-from pytest_chaos.trace.step import NO_NODE
+from pytest_chaos.trace.step import NO_NODE, is_memory_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -51,7 +51,6 @@ SAMPLES: Final = 24
 SECTOR_BYTES: Final = 512
 PENDING_MAX: Final = 512
 """At most this many changes of contents, and of metadata, are uncertain at a time."""
-_MEMORY_FILE: Final = "-shm"
 _SHOWN: Final = 12
 _EVEN: Final = 0.5
 _GROUP: Final = re.compile(r"([0-9a-f]+|w)(?:x(\d+))?")
@@ -290,11 +289,11 @@ class PowerLoss:
 
     def _name(self, effect: Naming) -> None:
         for _, name, node in effect.settings:
-            if name.endswith(_MEMORY_FILE) and node != NO_NODE:
+            if is_memory_file(name) and node != NO_NODE:
                 self._in_memory.add(node)
             elif node != NO_NODE:
                 self._modes.setdefault(node, self._disk.modes[node])
-        if not all(name.endswith(_MEMORY_FILE) for _, name, _ in effect.settings):
+        if not all(is_memory_file(name) for _, name, _ in effect.settings):
             self._metadata.append(effect)
 
     def _sync(self, node: int) -> None:
@@ -365,7 +364,7 @@ class PowerLoss:
         def content_of(node: int) -> Content:
             return contents.get(node) or self._contents.get(node) or self._disk.empty
 
-        items = items_of(self._disk, names, content_of, modes, keep=lambda path: not path.endswith(_MEMORY_FILE))
+        items = items_of(self._disk, names, content_of, modes, keep=lambda path: not is_memory_file(path))
         prefix = f"power:{self._model}:{moment.number}m{moment.marks}:"
         lost = [*self._metadata, *(unit.change for unit in self._free)]
         text = _Loss(moment, tuple(lost), pending, choice).words

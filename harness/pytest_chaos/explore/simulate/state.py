@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_chaos.explore.simulate.disk import FILE, walk
 from pytest_chaos.model.history import MarkParser
+from pytest_chaos.trace.step import is_memory_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,13 +34,20 @@ class Item(NamedTuple):
     target: str = ""
 
 
+class StoredWords(NamedTuple):
+    """The choice of changed words that are stored in a state, as bits; the memory line of each."""
+
+    mask: int
+    lines: tuple[int, ...]
+
+
 class State:
     """One state of the watched folder.
 
     ``step`` is the first durable step that did not happen; ``marks`` counts the marks before it.
     ``lost`` counts the requested changes that the state lacks, to tell a smaller example from a
     larger one; ``text`` says them in words. ``kill`` is whether a real SIGKILL can leave exactly
-    this state.
+    this state. ``stored`` is set if only some orders of stores through memory leave it.
     """
 
     def __init__(
@@ -52,6 +60,7 @@ class State:
         lost: int = 0,
         text: Callable[[], str] | str = "",
         kill: bool = False,
+        stored: StoredWords | None = None,
     ) -> None:
         self._code = code
         self.step = step
@@ -60,6 +69,7 @@ class State:
         self.lost = lost
         self.text = text
         self.kill = kill
+        self.stored = stored
 
     @cached_property
     def code(self) -> str:
@@ -86,11 +96,11 @@ class State:
 def durable_digest(items: Mapping[str, Item]) -> bytes:
     """Return a digest of the items that a recording can reproduce.
 
-    Permissions are left out, which depend on the umask, and the contents of SQLite's ``-shm``
-    files, which are written through shared memory.
+    Permissions are left out, which depend on the umask, and the contents of memory files, such as
+    SQLite's ``-shm``.
     """
     found = [
-        (path, item.kind, item.target, None if path.endswith("-shm") or item.content is None else item.content.digest)
+        (path, item.kind, item.target, None if is_memory_file(path) or item.content is None else item.content.digest)
         for path, item in sorted(items.items())
     ]
     return blake2b(repr(found).encode(errors="surrogatepass"), digest_size=16).digest()

@@ -13,6 +13,7 @@ import msgspec
 from pytest_chaos.trace import memory
 from pytest_chaos.trace.calls.table import NAMES
 from pytest_chaos.trace.folder import ResolvedPath, WatchedFolder, lstat
+from pytest_chaos.trace.mapped import MappedFiles
 from pytest_chaos.trace.memory import Failing, Memory, Unreadable
 from pytest_chaos.trace.step import NO_CONTENT, Action, BlindSpot, Step
 
@@ -154,6 +155,7 @@ class DecoderBase:
         self.descriptors = Descriptors(leader, is_on=sees_closes)
         self.has_timer = False
         """Whether a timer was started that may send a signal."""
+        self.mapped = MappedFiles(keep)
         self._keep = keep
         self._marks = _identity(marks)
         self._output = _identity(output)
@@ -209,6 +211,11 @@ class DecoderBase:
         if node:
             self.descriptors.learn(thread, descriptor, node)
         return node, status
+
+    def _mapped_nodes(self, call: Notification) -> list[int]:
+        """Return the files of the folder that are mapped where a call's first two arguments say."""
+        found = memory.mapped_in(call.thread, call.arguments[0], call.arguments[1])
+        return [node for node in map(self.folder.node_of, found) if node]
 
     # Steps
 

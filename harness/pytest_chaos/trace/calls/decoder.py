@@ -56,13 +56,47 @@ class Decoder(CopyCalls, CreateCalls, NameCalls, AttributeCalls, SyncCalls, Othe
             self._last = decoded = NOTHING
         except Unreadable as error:  # never silent: a trace without its steps would look complete
             self._last = decoded = Decoded(blind_spot=BlindSpot(what="unreadable-process", text=str(error)))
+        if self.mapped.files:
+            self.mapped.follow(call.thread, decoded.steps)
         return decoded
+
+    def stores(self, call: Notification | None, number: int) -> Decoded:
+        """Return what was stored through memory before a call, or before the end of the run.
+
+        Calls that say nothing about an order are left out: two equal runs need not make the same
+        ones, and closes are not always trapped.
+        """
+        if call is not None and call.number in _NO_ORDER:
+            return NOTHING
+        self._call = call or self._call
+        assert self._call is not None  # noqa: S101 - a call has mapped the file
+        process, thread = self._ordinals.get(self._call.thread) or self._new_ordinals(self._call.thread)
+        steps = [
+            Step(
+                number=number + place,
+                action=Action.WRITE,
+                call="mmap",
+                path=self.folder.path(stored.node),
+                node=stored.node,
+                offset=stored.offset,
+                length=len(stored.content),
+                content=self.mapped.store(stored.content),
+                process=process,
+                thread=thread,
+                look=self.mapped.looks,
+            )
+            for place, stored in enumerate(self.mapped.look(call.thread if call is not None else 0))
+        ]
+        dropped = next((node for node in list(self.mapped.files) if self.mapped.drop_excess(node)), 0)
+        spot = BlindSpot(what="shared-mapping", text=self.folder.path(dropped)) if dropped else None
+        return Decoded(steps=tuple(steps), blind_spot=spot)
 
     def take_back(self) -> None:
         """Undo what decoding the last call has noted: the call will not be done."""
         assert self._call is not None  # noqa: S101 - something was decoded
         self._last = NOTHING
         self.folder.take_back()
+        self.mapped.take_back()
         self._unbound.pop(self._call.thread, None)
 
     def finish(self) -> None:
@@ -70,6 +104,7 @@ class Decoder(CopyCalls, CreateCalls, NameCalls, AttributeCalls, SyncCalls, Othe
         for thread in list(self._unbound):
             self._bind(thread)
         self.memory.close()
+        self.mapped.close()
 
     def _take_turns(self, thread: int) -> None:
         """Wait, for a bounded time, until the last call, another thread's, has taken effect.
@@ -116,3 +151,8 @@ class Decoder(CopyCalls, CreateCalls, NameCalls, AttributeCalls, SyncCalls, Othe
 _DECODERS: Final[dict[int, Callable[[Decoder, Notification], Decoded]]] = {
     call.numbers[MACHINE]: call.decode for call in TABLE if MACHINE in call.numbers
 }
+_NO_ORDER: Final = frozenset(
+    call.numbers[MACHINE]
+    for call in TABLE
+    if MACHINE in call.numbers and (call.is_close or call.name in {"mprotect", "pkey_mprotect"})
+)

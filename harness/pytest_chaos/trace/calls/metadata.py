@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from typing import TYPE_CHECKING, Final
 
-from pytest_chaos.trace import memory
 from pytest_chaos.trace.calls.base import LOW_HALF, NOTHING, Decoded, DecoderBase, denied, descriptor_in, one
 from pytest_chaos.trace.calls.table import any_bit, one_of, system_call
 from pytest_chaos.trace.folder import lstat
 from pytest_chaos.trace.memory import AT_FDCWD
-from pytest_chaos.trace.step import Action, BlindSpot
+from pytest_chaos.trace.step import Action, BlindSpot, is_memory_file
 
 if TYPE_CHECKING:
-    import os
-
     from pytest_chaos.trace.kernel import Notification
 
 PROT_WRITE: Final = 2
@@ -112,10 +110,9 @@ class SyncCalls(DecoderBase):
     @system_call("msync", x86_64=26, aarch64=227)
     def msync(self, call: Notification) -> Decoded:
         """Flush a mapping, with MS_SYNC; MS_ASYNC starts nothing since Linux 2.6.19 (msync(2))."""
-        found = memory.mapped_at(call.thread, call.arguments[0])
-        node = self.folder.node_of(found) if found is not None else 0
+        nodes = self._mapped_nodes(call)
         action = Action.SYNC_DATA if call.arguments[2] & MS_SYNC else Action.SYNC_RANGE
-        return one(self._step(action, path=self.folder.path(node), node=node)) if node else NOTHING
+        return Decoded(steps=tuple(self._step(action, path=self.folder.path(node), node=node) for node in nodes))
 
 
 class OtherCalls(DecoderBase):
@@ -150,24 +147,30 @@ class OtherCalls(DecoderBase):
 
     @system_call("mmap", x86_64=9, aarch64=222, when=any_bit(3, MAP_SHARED))
     def mmap(self, call: Notification) -> Decoded:
-        """Map a file, shared: stores to the mapping are no system calls, so they are not seen."""
+        """Map a file, shared: what is stored to the mapping is found by comparing."""
         descriptor = descriptor_in(call.arguments[4])
         node = self._node(call.thread, self.memory.status(call.thread, descriptor)) if descriptor >= 0 else 0
         if not node:
             return NOTHING
         self._has_mappings = True  # until then no mprotect needs a look at /proc/PID/maps
-        return self._mapped(node) if call.arguments[2] & PROT_WRITE else NOTHING
+        is_written = call.arguments[2] & PROT_WRITE
+        return self._mapped(node, f"/proc/{call.thread}/fd/{descriptor}") if is_written else NOTHING
 
     @system_call("mprotect", x86_64=10, aarch64=226, when=any_bit(2, PROT_WRITE))
     @system_call("pkey_mprotect", x86_64=329, aarch64=288, when=any_bit(2, PROT_WRITE))
     def mprotect(self, call: Notification) -> Decoded:
         """Make memory writable: that of a shared file mapping, too."""
-        found = memory.mapped_at(call.thread, call.arguments[0]) if self._has_mappings else None
-        node = self.folder.node_of(found) if found is not None else 0
-        return self._mapped(node) if node else NOTHING
+        nodes = self._mapped_nodes(call) if self._has_mappings else []
+        decoded = [self._mapped(node, os.path.join(self.folder.root, self.folder.path(node))) for node in nodes]
+        return next((each for each in decoded if each.blind_spot is not None), NOTHING)
 
-    def _mapped(self, node: int) -> Decoded:
-        return Decoded(blind_spot=BlindSpot(what="shared-mapping", text=self.folder.path(node)))
+    def _mapped(self, node: int, path: str) -> Decoded:
+        """Begin to compare a file, which ``path`` leads to, before anything is stored to it."""
+        name = self.folder.path(node)
+        if is_memory_file(name) or not self.mapped.add(node, path):
+            return Decoded(blind_spot=BlindSpot(what="shared-mapping", text=name))
+        self._keep = self.mapped.keep
+        return NOTHING
 
     @system_call("fcntl", x86_64=72, aarch64=25, when=one_of(1, F_SETFL))
     def fcntl(self, _call: Notification) -> Decoded:

@@ -142,7 +142,7 @@ def test_an_unnamed_file_is_there_once_it_is_linked(tmp_path: Path) -> None:
     script.step(Action.WRITE, "", node=7, length=4, content=content)
     recording = script.step(Action.LINK, "named", node=7).done()
 
-    *before, last = [_files(state) for state in crash_states(recording, PageStore())]
+    *before, last = [_files(state) for state in crash_states(recording, PageStore(), "s")]
     assert before == [{}, {}]
     assert last == {}
     assert _play(recording) == {"named": b"data"}
@@ -170,7 +170,7 @@ def test_a_kill_leaves_what_was_done_before_each_step(tmp_path: Path) -> None:
     """
     recording = Script(tmp_path).mark("intent", 1).create("a").write("a", b"1").mark("ack", 1).unlink("a").done()
 
-    seen = [(state.code, state.marks, _files(state), state.kill) for state in crash_states(recording, PageStore())]
+    seen = [(state.code, state.marks, _files(state), state.kill) for state in crash_states(recording, PageStore(), "s")]
     assert seen == [
         ("crash:1m0", 0, {}, False),
         ("crash:1", 1, {}, True),
@@ -186,7 +186,7 @@ def test_a_large_write_is_torn_between_pages(tmp_path: Path) -> None:
     """
     recording = Script(tmp_path).create("a").write("a", b"x" * (2 * PAGE_BYTES), offset=100).done()
 
-    sizes = [len(_files(state)["a"]) for state in crash_states(recording, PageStore()) if "+" in state.code]
+    sizes = [len(_files(state)["a"]) for state in crash_states(recording, PageStore(), "s") if "+" in state.code]
     assert sizes == [PAGE_BYTES, 2 * PAGE_BYTES]
     assert tears(0, PAGE_BYTES) == []
     assert len(tears(0, 10_000 * PAGE_BYTES)) == TEARS_MAX
@@ -197,11 +197,11 @@ def test_a_state_is_found_again_by_its_code(tmp_path: Path) -> None:
     what it does not name is none.
     """
     recording = Script(tmp_path).create("a").write("a", b"x" * (3 * PAGE_BYTES)).done()
-    for state in crash_states(recording, PageStore()):
-        found = find_crash(recording, PageStore(), state.code)
+    for state in crash_states(recording, PageStore(), "s"):
+        found = find_crash(recording, PageStore(), state.code, "s")
         assert found is not None
         assert found.digest == state.digest
-    assert find_crash(recording, PageStore(), "crash:99") is None
+    assert find_crash(recording, PageStore(), "crash:99", "s") is None
 
 
 def test_states_differ_by_marks_names_contents_and_links(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_states_differ_by_marks_names_contents_and_links(tmp_path: Path) -> None
     equal ones are built only once.
     """
     script = Script(tmp_path).create("a").mark("ack", 1).link("b", "a").write("a", b"1").write("a", b"1")
-    digests = [state.digest for state in crash_states(script.sync("a").sync("a").done(), PageStore())]
+    digests = [state.digest for state in crash_states(script.sync("a").sync("a").done(), PageStore(), "s")]
 
     assert len(digests) == 7
     assert len(set(digests)) == 5
