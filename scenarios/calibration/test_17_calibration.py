@@ -31,6 +31,7 @@ from scenarios.targets.habits import (
     TruncatedFirst,
     UnlinkedFirst,
 )
+from scenarios.targets.servers import NumberServer
 
 if TYPE_CHECKING:
     from pytest_chaos import Run
@@ -42,7 +43,7 @@ pytestmark = pytest.mark.chaos(
     title="What is known of programs comes out when they are explored",
     why="A tool that finds nothing may have looked at nothing: it has to find what is known to be there, and no more.",
     steps=[
-        "Programs whose outcome is known are recorded: SQLite in six configurations, JSON files, bad habits, C.",
+        "Programs whose outcome is known are recorded: SQLite in six configurations, JSON files, habits, C, servers.",
         "Every crash point, power-loss state and I/O error is built or made, and judged by the program's own check.",
         "The findings of each are those that are known, by name; the sound ones have none.",
         "What is built from the recording is what real kills leave, at every step.",
@@ -51,6 +52,7 @@ pytestmark = pytest.mark.chaos(
 )
 
 NOTHING: frozenset[str] = frozenset()
+NO_START = "recovery-fails:exit code 1"
 
 
 class Row(NamedTuple):
@@ -81,6 +83,13 @@ ROWS = {
 }
 
 BAD = frozenset({TORN})
+SERVERS: dict[str, Row] = {
+    "sound": Row(NumberServer("sound")),
+    "early": Row(NumberServer("early"), power=frozenset({LOST}), allowed=frozenset({NO_START})),
+    "in-place": Row(NumberServer("in-place"), crash=frozenset({NO_START}), power=frozenset({NO_START, LOST})),
+}
+"""A server that answers when all is synced, one that answers before, and one without care."""
+
 HABITS: dict[str, Row] = {
     "log-without-length": Row(LogWithoutLength(), crash=BAD, power=BAD),
     "folder-not-synced": Row(FolderNotSynced(), power=frozenset({LOST})),
@@ -170,6 +179,16 @@ def test_known_orders(chaos: Run, explore: Explore, name: str) -> None:
         holds=found == wanted,
     )
     explore(mended_of(row), faults=("crash", "power"), schedules=4, samples=16)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_known_servers(chaos: Run, explore: Explore, name: str) -> None:
+    """A server is driven by a client and started again on each state: the sound one holds,
+    and its twins are found guilty.
+    """
+    row = SERVERS[name]
+
+    judge(chaos, explore(row.target, faults=("crash", "power"), judge=False, jobs=2), row)
 
 
 @pytest.mark.chaos_deep

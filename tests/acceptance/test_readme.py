@@ -88,3 +88,19 @@ def test_the_target_holds_when_it_flushes(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(orders="import os\n" + code.replace("            new.rename(path)\n", FLUSHED))
     result = pytester.run(CHAOS, "explore", "orders.py:Target", "--seed", "1")
     assert result.ret == 0, result.stdout.str()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linux's")
+def test_the_server_does_not_come_up_as_the_readme_says(pytester: pytest.Pytester) -> None:
+    """Explored as it stands: a kill leaves a file with which the server does not start again."""
+    pytester.makepyfile(shop=python_blocks()[2])
+    result = pytester.run(CHAOS, "explore", "shop.py:Target", "--seed", "1", "--jobs", "2", "--faults", "crash,power")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            "*crash * VIOLATED *2 of 8 crash states violated*",
+            "*power * VIOLATED *8 of 15 power-loss states violated*",
+            "Target: it does not start again: the server ended with exit code 1 before it was ready; *JSONDecodeError*",
+            "  confirmed by a real kill: killed before step 2: write orders.json 6 bytes at 0",
+        ]
+    )

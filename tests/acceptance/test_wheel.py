@@ -91,7 +91,7 @@ def build(source: Path, output: Path) -> Path:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Return a project that is not ours, with the README's example in it."""
-    code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_orders.py").write_text(code)
     return tmp_path

@@ -93,6 +93,9 @@ class _Families(_ListedBase):
     "check_command",
     help="The command that judges the folder: exit 0 and silence, or exit 1 and one finding a line.",
 )
+@click.option("--serve", "serve_command", help="In place of --run: a server; {port} in all commands is a free port.")
+@click.option("--ready", help="When it is ready: port:{port} (the default), a number, output:TEXT, or a file's name.")
+@click.option("--drive", "drive_command", help="The client that uses the server; it writes the marks.")
 @click.option(
     "--recover", "recover_command", help="The command that a restart is, before each check; exit 0 if it works."
 )
@@ -161,6 +164,9 @@ def explore(
     *,
     target: str | None,
     run_command: str | None,
+    serve_command: str | None,
+    ready: str | None,
+    drive_command: str | None,
     check_command: str | None,
     recover_command: str | None,
     setup_command: str | None,
@@ -177,10 +183,12 @@ def explore(
 
     TARGET is module:Target or path/to/file.py:Target, a class with run(directory, marks) and
     check(directory, marks). Instead of it, --run and --check give two commands, and --recover and
-    --setup two more if they are needed. A command says with marks what it has promised: one line a
+    --setup two more if they are needed. A server has --serve, --drive (its client) and --check: a
+    restart is its start on the state. A command says with marks what it has promised: one line a
     mark, appended to the file that CHAOS_MARKS names; see chaos mark --help.
     """
-    commands = {"run": run_command, "check": check_command, "recover": recover_command, "setup": setup_command}
+    commands = {"run": run_command, "serve": serve_command, "ready": ready, "drive": drive_command}
+    commands |= {"check": check_command, "recover": recover_command, "setup": setup_command}
     subject, command = _subject(target, commands, check_timeout_s)
     models = tuple(Model) if model == "both" else (Model(model),)
     chosen |= {"models": models, "check_timeout_s": check_timeout_s}
@@ -231,24 +239,34 @@ def exit_code(explored: Exploration) -> int:
 
 def _subject(target: str | None, commands: Mapping[str, str | None], check_timeout_s: float) -> tuple[Subject, str]:
     """Return the target, and the start of the command that explores it. Raises UsageError."""
+    from pytest_chaos.explore.server import FREE_PORT, ServerCommands
     from pytest_chaos.explore.target import CommandSubject, load_subject, words_of
 
     given = {name: text for name, text in commands.items() if text is not None}
-    if (target is None) == ("run" not in given):
-        got = "none of them" if target is None else "both"
-        msg = f"a target must be module:Target, file.py:Target, or --run and --check; got {got}. Give one of them"
+    ways = [way for way in ("run", "serve") if way in given]
+    if (target is not None) + len(ways) != 1:
+        got = "none of them" if not ways else "several"
+        rule = "module:Target, file.py:Target, --run with --check, or --serve with --drive and --check"
+        msg = f"a target must be {rule}; got {got}. Give one of them"
         raise UsageError(msg)
     if target is not None:
         if given:
             msg = f"--{next(iter(given))} must come with --run; got the target {target!r}. Give its method instead"
             raise UsageError(msg)
         return load_subject(target), f"chaos explore {shlex.quote(target)}"
-    if "check" not in given:
-        msg = "--run must come with --check, the command that judges a state; got none. Give --check"
+    way = ways[0]
+    for name, what in (("drive", "the client that uses the server"), ("check", "the command that judges a state")):
+        if name not in given and (way, name) != ("run", "drive"):
+            msg = f"--{way} must come with --{name}, {what}; got none. Give --{name}"
+            raise UsageError(msg)
+    if way == "run" and (alien := given.keys() & {"ready", "drive"}):
+        msg = f"--{min(alien)} must come with --serve; got --run. Give --serve in place of --run"
         raise UsageError(msg)
-    words = {name: words_of(text, f"--{name}") for name, text in given.items()}
+    words: dict[str, Any] = {name: words_of(text, f"--{name}") for name, text in given.items() if name != "ready"}
     again = " ".join(["chaos explore", *(f"--{name} {shlex.quote(text)}" for name, text in given.items())])
-    return CommandSubject(**words, timeout_s=check_timeout_s), again  # type: ignore[arg-type] # run and check are there
+    if way == "run":
+        return CommandSubject(**words, timeout_s=check_timeout_s), again
+    return ServerCommands(**words, ready=given.get("ready", FREE_PORT), timeout_s=check_timeout_s), again
 
 
 def run_and_show(subject: Subject, options: Options) -> Exploration:

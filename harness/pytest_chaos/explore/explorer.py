@@ -105,6 +105,7 @@ class Explorer:
         listen: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         _check_room(folder)
+        subject.limit(options)
         self._subject = subject
         self._source = source
         self._options = options
@@ -192,6 +193,8 @@ class Explorer:
         )
         try:
             self._notes = notes_of_run(self._seen)
+            if self._options.jobs > 1 and (port := self._subject.fixed_port):
+                self._notes.append(f"port {port} is the same at each start, so one server ran at a time, in one job")
             if recorded.size > IN_MEMORY_BYTES_MAX:
                 self._folder = self._disk
                 size = f"the program writes {recorded.size >> 20:,} MiB"
@@ -211,7 +214,8 @@ class Explorer:
 
     def _pool(self, recorded: Recorded) -> Pool:
         options = self._options
-        pool = Pool(recorded.known, self._folder, jobs=options.jobs, timeout_s=options.check_timeout_s)
+        jobs = 1 if self._subject.fixed_port else options.jobs
+        pool = Pool(recorded.known, self._folder, jobs=jobs, timeout_s=options.check_timeout_s)
         pool.until_s = max(self._deadline_s, time.monotonic() + _RUN_S_MIN)
         return pool
 
@@ -570,6 +574,7 @@ def judge_one(
 ) -> Judged:
     """Record the target, keep the state of a code, and judge a copy. See ``judge_state``."""
     code, _, number = code.partition("@")
+    subject.limit(options)
     recorded = _recorded_for(subject, source, options, folder, number)
     try:
         rebuilt = _rebuilt(recorded, code, folder, options)

@@ -260,6 +260,9 @@ def launch(subject: Subject, options: Options, *, listen: Callable[[Progress], N
         source = step_source(options.source)
     except StepsUnavailable as error:
         return _undecided(subject, options, "harness:no-steps-here", error)
+    if subject.is_server and source.name == "audit":
+        text = f"a server is explored by system calls: {why_not_seccomp() or 'leave out --source'}"
+        return _undecided(subject, options, "harness:no-steps-here", StepsUnavailable(text))
     with work_folders(base, Path(tempfile.gettempdir())) as folders:
 
         def explore(tell: Callable[[Progress], None]) -> Exploration:

@@ -194,6 +194,8 @@ def record(
         seen = clean_run(subject, source, folder, clean.name, timeout_s=timeout_s, recorder=recorder, schedule=schedule)
     finally:
         recorder.close()
+    if (error := subject.explain(seen)) is not None:
+        raise error
     check_run(seen)
     check_marks(clean.with_name(f"{clean.name}.marks"))
     recorded = Recorded(subject, source, Recording(kept), kept.parent, seed=seed)

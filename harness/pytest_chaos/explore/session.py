@@ -42,6 +42,7 @@ HANGS_MAX: Final = 10
 """A family is ended after so many states that hang: each costs a timeout."""
 _HANGS: Final = frozenset(
     {"liveness:check-hangs", "liveness:recovery-hangs", "liveness:hangs-on-error", "liveness:hangs-without-a-process"}
+    | {"liveness:not-ready"}
 )
 GRACE_S: Final = 0.5
 """Time after the end of a family's share in which the tasks under way may still end."""

@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 import msgspec
 
 from pytest_chaos.errors import UsageError
+from pytest_chaos.explore.options import CHECK_TIMEOUT_S, RUN_TIMEOUT_S
 from pytest_chaos.model.values import Finding
 from pytest_chaos.runtime import child
 from pytest_chaos.runtime.marks import MARKS_VARIABLE, Marks
@@ -50,8 +51,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
 
+    from pytest_chaos.explore.options import Options
+    from pytest_chaos.explore.report import ExplorationError
     from pytest_chaos.model.values import Mark
-    from pytest_chaos.trace.source import Program
+    from pytest_chaos.trace.source import Observation, Program
 
 DIRECTORY_VARIABLE: Final = "CHAOS_DIRECTORY"
 FINDINGS_MAX: Final = 50
@@ -59,10 +62,11 @@ TEXT_CHARACTERS_MAX: Final = 2000
 RECOVERY_FAILS: Final = "recovery-fails"
 """Prefix of the signature of a target that does not start again."""
 _DEFAULT_NAME: Final = "Target"
-_METHODS: Final = ("setup", "run", "recover", "check")
 _PARAMETERS: Final = {
     "setup": ("directory",),
     "run": ("directory", "marks"),
+    "serve": ("directory",),
+    "drive": ("directory", "marks"),
     "recover": ("directory",),
     "check": ("directory", "marks"),
 }
@@ -98,14 +102,23 @@ class Subject:
     ``place`` tells it from others of that name: its file, and its name in that file.
     """
 
+    needed: tuple[str, ...] = ("run", "check")
+    """The methods that the target must have."""
+    run_timeout_s = RUN_TIMEOUT_S
+    check_timeout_s = CHECK_TIMEOUT_S
+    is_server = False
+    fixed_port = 0
+    """The port of a server that uses the same one at each start: one can run at a time."""
+
     def __init__(self, target: object, name: str, *, place: str = "") -> None:
         self.place = place or f"{type(target).__module__}:{type(target).__qualname__}"
-        self.name = str(_asked(target, "name", name) or name)
+        self.name = str(asked(target, "name", name) or name)
         self._target: Any = target
-        methods = {attribute: _asked(target, attribute, name) for attribute in _METHODS}
-        for attribute in ("run", "check"):
+        methods = {attribute: asked(target, attribute, name) for attribute in ("setup", "recover", *self.needed)}
+        for attribute in self.needed:
             if not callable(methods[attribute]):
-                msg = f"{name} must have run(directory, marks) and check(directory, marks); got no {attribute}. Add it"
+                *most, last = (f"{each}({', '.join(_PARAMETERS[each])})" for each in self.needed)
+                msg = f"{name} must have {', '.join(most)} and {last}; got no {attribute}. Add it"
                 raise UsageError(msg)
         for attribute, method in methods.items():
             if inspect.iscoroutinefunction(method):
@@ -126,6 +139,15 @@ class Subject:
             return [_read(inspect.getfile(own))]
         except (TypeError, OSError):  # it was typed in
             return []
+
+    def limit(self, options: Options) -> None:
+        """Take over the time limits of an exploration."""
+        self.run_timeout_s, self.check_timeout_s = options.run_timeout_s, options.check_timeout_s
+
+    def explain(self, seen: Observation) -> ExplorationError | None:
+        """Return why a run without any fault failed for a reason of its own, if that is known."""
+        del seen
+        return None
 
     def setup(self, directory: Path) -> None:
         """Run the target's ``setup``, which fills the directory before the run."""
@@ -184,17 +206,17 @@ class Subject:
         except SystemExit as error:
             if error.code in {None, 0}:  # a program's main() that is done
                 return []
-            return [_no_restart(f"recover() exited with {error.code!r:.100}{_where(error)}", "SystemExit")]
+            return [no_restart(f"recover() exited with {error.code!r:.100}{_where(error)}", "SystemExit")]
         except Exception as error:
             if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _NOT_OF_THE_TARGET):
                 msg = f"recover() met an error of this machine, {raised(error)}"
                 raise CheckError(msg) from error
             place = "".join(f":{line.partition(': ')[0]}" for line in _lines_through(error)[-1:])
-            return [_no_restart(f"recover() raised {raised(error)}", f"{type(error).__name__}{place}")]
+            return [no_restart(f"recover() raised {raised(error)}", f"{type(error).__name__}{place}")]
         return []
 
 
-def _no_restart(text: str, signature: str) -> Finding:
+def no_restart(text: str, signature: str) -> Finding:
     """Return the finding that the target does not start again."""
     told = readable(f"it does not start again: {text}")[:TEXT_CHARACTERS_MAX]
     return Finding(signature=f"{RECOVERY_FAILS}:{signature}", text=told)
@@ -294,17 +316,17 @@ class CommandSubject(Subject):
             return
         done = self._done("setup", directory, Path(os.devnull), timeout_s=None)
         if done.returncode != 0:
-            msg = f"the setup command ended with {_exit(done.returncode)}{_said(_lines_of(done.stderr))}"
+            msg = f"the setup command ended with {exit_text(done.returncode)}{_said(_lines_of(done.stderr))}"
             raise CheckError(msg)
 
     def program(self, directory: Path, marks: Path) -> Program:
         """Return the run command."""
-        return _environment_for(self._commands["run"], directory, marks)
+        return self._becomes("run", directory, marks)
 
     def recovery(self, directory: Path, marks: Path, seen: Sequence[Mark]) -> Program:
         """Return the recover command followed by the check command, which may recover, too."""
         del seen
-        check = _environment_for(self._commands["check"], directory, marks)
+        check = self._becomes("check", directory, marks)
         if not self._commands["recover"]:
             return check
 
@@ -321,10 +343,8 @@ class CommandSubject(Subject):
         """
         self.said = ""
         try:
-            if self._commands["recover"]:
-                done = self._done("recover", directory, marks, timeout_s=self._timeout_s)
-                if done.returncode != 0:
-                    return [_recovery_ended(done.returncode, [*_lines_of(done.stdout), *_lines_of(done.stderr)])]
+            if found := self._restart(directory, marks):
+                return found
             done = self._done("check", directory, marks, timeout_s=self._timeout_s)
         except subprocess.TimeoutExpired as expired:
             what = "check" if expired.cmd[0] == "check" else "recovery"
@@ -335,11 +355,35 @@ class CommandSubject(Subject):
         self.said = _said(said)
         return found
 
+    def _restart(self, directory: Path, marks: Path) -> list[Finding]:
+        """Run the recover command, if there is one; return a finding if it failed."""
+        if not self._commands["recover"]:
+            return []
+        done = self._done("recover", directory, marks, timeout_s=self._timeout_s)
+        if done.returncode == 0:
+            return []
+        return [_recovery_ended(done.returncode, [*_lines_of(done.stdout), *_lines_of(done.stderr)])]
+
+    def argv(self, name: str, directory: Path, marks: Path) -> list[str]:
+        """Return one of the commands with its placeholders filled in."""
+        return [
+            part.replace("{directory}", str(directory)).replace("{marks}", str(marks)) for part in self._commands[name]
+        ]
+
+    def _becomes(self, name: str, directory: Path, marks: Path) -> Callable[[], None]:
+        argv = self.argv(name, directory, marks)
+
+        def become() -> None:
+            os.environ[DIRECTORY_VARIABLE] = str(directory)
+            os.execvp(argv[0], argv)
+
+        return become
+
     def _done(
         self, name: str, directory: Path, marks: Path, *, timeout_s: float | None
     ) -> subprocess.CompletedProcess[bytes]:
         """Run one of the commands to its end; TimeoutExpired names it as the command."""
-        argv = [_filled(part, directory, marks) for part in self._commands[name]]
+        argv = self.argv(name, directory, marks)
         environment = os.environ | {DIRECTORY_VARIABLE: str(directory), MARKS_VARIABLE: str(marks)}
         try:
             return subprocess.run(
@@ -358,7 +402,7 @@ class CommandSubject(Subject):
             raise CheckError(msg) from error
 
 
-def _exit(code: int) -> str:
+def exit_text(code: int) -> str:
     """Return an exit code in words."""
     if code < 0:
         return f"signal {-code}"
@@ -378,10 +422,10 @@ def _recovery_ended(code: int, lines: Sequence[str]) -> Finding:
     Raises CheckError if the command could not be executed.
     """
     if code in _NOT_FOUND:
-        msg = f"the recover command ended with {_exit(code)}{_said(lines)}"
+        msg = f"the recover command ended with {exit_text(code)}{_said(lines)}"
         raise CheckError(msg)
     last = readable(" | ".join(lines[-_SHOWN_FRAMES:]))[-_SAID_CHARACTERS:] or "nothing"
-    return _no_restart(f"the recover command ended with {_exit(code)}; it printed: {last}", _exit(code))
+    return no_restart(f"the recover command ended with {exit_text(code)}; it printed: {last}", exit_text(code))
 
 
 def _read(file: str) -> bytes:
@@ -410,7 +454,7 @@ def _answer_of(exit_code: int, printed: Sequence[str], said: Sequence[str]) -> l
         msg = f"the check command exited 1 and printed no finding: print each on a line of standard output{told}"
         raise CheckError(msg)
     if exit_code not in {0, 1}:
-        msg = f"the check command ended with {_exit(exit_code)}: exit 0 where all is well, 1 for findings{told}"
+        msg = f"the check command ended with {exit_text(exit_code)}: exit 0 where all is well, 1 for findings{told}"
         raise CheckError(msg)
     found = [as_finding(line) for line in printed[:FINDINGS_MAX]]
     return [msgspec.structs.replace(each, text=f"{each.text}{told}") for each in found]
@@ -465,7 +509,9 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
             raise UsageError(msg)
         return Subject(_Functions(target, check), name or getattr(target, "__qualname__", ""))
     own = type(target).__name__
-    called = name or str(_asked(target, "__qualname__", own) or _asked(target, "__name__", own) or own)
+    called = name or str(asked(target, "__qualname__", own) or asked(target, "__name__", own) or own)
+    from pytest_chaos.explore.server import ServerSubject, serves  # it imports this module
+
     if inspect.isclass(target):
         try:
             made = target()
@@ -475,11 +521,11 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
         except (Exception, SystemExit) as error:
             msg = f"the target {called} must be made without error; got {type(error).__name__}: {error}. Work in run()"
             raise UsageError(msg) from error
-        return Subject(made, called, place=place)
-    return Subject(target, called, place=place)
+        target = made
+    return (ServerSubject if serves(target, called) else Subject)(target, called, place=place)
 
 
-def _asked(target: object, attribute: str, called: str) -> Any:
+def asked(target: object, attribute: str, called: str) -> Any:
     """Return an attribute of a target, or None. Raises UsageError if reading it raises."""
     try:
         return getattr(target, attribute, None)
@@ -516,7 +562,7 @@ def load_subject(text: str) -> Subject:
         return subject_of(getattr(module, _DEFAULT_NAME, module), name=Path(module_name).stem, place=default)
     found: Any = module
     for part in name.split("."):
-        found = _asked(found, part, text)
+        found = asked(found, part, text)
         if found is None:
             known = ", ".join(key for key, value in vars(module).items() if _is_target(value)) or "none"
             msg = f"a target must be defined in {module_name}; got {name}. Targets in it: {known}"
@@ -544,7 +590,7 @@ def _imported(module_name: str) -> ModuleType:
 def _is_target(value: object) -> bool:
     """Whether a value of a module may be a target: it has a ``check``."""
     try:
-        return _asked(value, "check", "") is not None
+        return asked(value, "check", "") is not None
     except UsageError:
         return False
 
@@ -597,17 +643,3 @@ def _asserted(error: AssertionError) -> str:
         trace = trace.tb_next
     where = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else "the check"
     return f"an assertion failed at {where}"
-
-
-def _filled(part: str, directory: Path, marks: Path) -> str:
-    return part.replace("{directory}", str(directory)).replace("{marks}", str(marks))
-
-
-def _environment_for(command: Sequence[str], directory: Path, marks: Path) -> Callable[[], None]:
-    argv = [_filled(part, directory, marks) for part in command]
-
-    def become() -> None:
-        os.environ[DIRECTORY_VARIABLE] = str(directory)
-        os.execvp(argv[0], argv)
-
-    return become

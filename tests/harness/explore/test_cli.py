@@ -132,7 +132,7 @@ def test_an_undecided_target_exits_2(capsys: pytest.CaptureFixture[str]) -> None
         (["--scratch", "no/such/folder"], "must be a folder that exists"),
         (["--scratch", "/proc"], "with --scratch"),
         (["--json", "no/such/folder/out.json"], "--json must be a file that can be written"),
-        (["--run", "true"], "--run and --check; got both"),
+        (["--run", "true"], "--drive and --check; got several"),
     ],
 )
 def test_mistakes_exit_3_with_a_sentence(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
