@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import struct
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pytest_chaos.trace import mapped
+from pytest_chaos.trace.recording import Recorder, Recording
 from pytest_chaos.trace.source import InjectError, KillBefore
 
+from tests.harness.evidence.replaying import Replay, contents
 from tests.harness.trace.lab import LIBC, Lab, said
 
 if TYPE_CHECKING:
@@ -190,6 +193,52 @@ def test_a_child_stores_to_the_mapping_of_its_parent(lab: Lab) -> None:
     ]
 
 
+def test_a_call_that_is_under_way_is_no_store(lab: Lab) -> None:
+    """A process writes megabytes to the mapped file while another one makes calls: no byte of it is
+    taken for a store, half done or done.
+    """
+
+    def work() -> None:
+        memory = _mapped(size=4 << 20)
+        with open("a", "r+b", buffering=0) as file:
+            if (child := os.fork()) == 0:
+                for number in range(1, 20):
+                    os.pwrite(file.fileno(), bytes([number]) * (4 << 20), 0)
+                os._exit(0)
+            while os.waitpid(child, os.WNOHANG) == (0, 0):
+                Path("b").touch()
+                Path("b").unlink()
+        memory[0] = 0
+
+    observation, _ = lab.record(work)
+    assert [str(step).partition(": ")[2] for step in observation.steps if step.look] == [
+        "write a 8 bytes at 0 (through memory)"
+    ]
+
+
+def test_what_is_stored_over_a_call_that_is_done_is_seen(lab: Lab) -> None:
+    """A child writes and ends; its parent stores to the same bytes before its own next call."""
+
+    def work() -> None:
+        memory = _mapped()
+        with open("a", "r+b", buffering=0) as file:
+            if (child := os.fork()) == 0:
+                file.write(b"by a call")
+                os._exit(0)
+            os.waitpid(child, 0)
+            Path("b").touch()
+            memory[:9] = b"by memory"
+            Path("c").touch()
+
+    observation, _ = lab.record(work)
+    assert said(observation.steps)[2:] == [
+        "write a 9 bytes at 0",
+        "create b",
+        "write a 16 bytes at 0 (through memory)",
+        "create c",
+    ]
+
+
 def _kills_and_continues(memory: mmap.mmap) -> None:
     memory[0] = 1
     Path("b").touch()
@@ -207,6 +256,29 @@ def test_a_kill_after_stores_is_exact(lab: Lab) -> None:
     assert said(killed.steps) == said(whole.steps)[:5]
     assert (lab.directory / "a").read_bytes()[0] == 2
     assert not (lab.directory / "c").exists()
+
+
+def test_what_another_process_stores_until_the_kill_is_recorded(lab: Lab) -> None:
+    """A child stores without an end, and makes no call: the last word that it stored is there."""
+
+    def work() -> None:
+        memory = _mapped()
+        if os.fork() == 0:
+            for number in itertools.count(1):
+                struct.pack_into("<Q", memory, 0, number)
+        while not memory[0]:
+            pass
+        for name in "bcdef":
+            Path(name).touch()
+
+    recorder = Recorder(lab.folder / "killed", "seccomp")
+    killed = lab.watch(work, directive=KillBefore(number=8), recorder=recorder)
+    recorder.close()
+    recording = Recording(recorder.folder)
+    Replay(recording, lab.folder / "replayed", lab.folder / "store").apply_until(recording.count)
+    assert contents(lab.folder / "replayed") == contents(lab.directory)
+    assert sum(step.look > 0 for step in killed.steps) > 1
+    assert not (lab.directory / "f").exists()
 
 
 def test_no_kill_comes_about_at_a_store(lab: Lab) -> None:
