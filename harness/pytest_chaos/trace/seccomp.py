@@ -471,14 +471,21 @@ class _ObservedRun:
         pid = self._decoder.pid_of(process)
         if pid is None:
             return False
-        descriptor = os.pidfd_open(pid)
+        try:
+            caller = memory.process_of(call.thread)
+        except memory.Failing:  # it was killed meanwhile, by another process
+            caller = pid
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return False
         try:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             self._fired = True
             select.select([descriptor], [], [], _DIES_S)  # or the others would go on beside it
         finally:
             os.close(descriptor)
-        return pid == memory.process_of(call.thread) if os.path.exists(f"/proc/{call.thread}") else True
+        return pid == caller  # which its parent may have reaped by now
 
     def _drop(self, number: int, count: int) -> None:
         """Take back the last steps, which are not done, from this number on."""

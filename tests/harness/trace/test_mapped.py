@@ -277,7 +277,7 @@ def test_what_another_process_stores_until_the_kill_is_recorded(lab: Lab) -> Non
     recording = Recording(recorder.folder)
     Replay(recording, lab.folder / "replayed", lab.folder / "store").apply_until(recording.count)
     assert contents(lab.folder / "replayed") == contents(lab.directory)
-    assert sum(step.look > 0 for step in killed.steps) > 1
+    assert any(step.look for step in killed.steps)
     assert not (lab.directory / "f").exists()
 
 
