@@ -341,6 +341,8 @@ class Explorer:
     def _explore_families_of(self, recorded: Recorded, pool: Pool, schedule: Schedule) -> None:
         """Explore the families that are built from a recording; add the results to the first's."""
         families = tuple(family for family in self._options.families if family in _BUILT)
+        if not families:  # the others were explored by runs of their own
+            return
         session = Session(
             msgspec.structs.replace(self._options, families=families),
             pool,
@@ -441,7 +443,10 @@ class Explorer:
             return None
         folder = self._options.kept / _name_of(f"{found.code}{recorded.suffix}")
         if found.folder:  # a real run has left it, and no recording gives it
-            shutil.copytree(found.folder, folder, symlinks=True, dirs_exist_ok=True)
+            try:
+                shutil.copytree(found.folder, folder, symlinks=True, dirs_exist_ok=True)
+            except FileNotFoundError:  # an exploration that was stopped had it
+                return None
             return folder
         rebuilt = _rebuilt(recorded, found.code, self._folder, self._options)
         if rebuilt is None:
@@ -464,7 +469,7 @@ class Explorer:
             () if is_own else durable,
             () if is_own else recorded.marks,
             folder=shown,
-            again=_OWN_RUN if found.code.startswith("kill:") else again if options.command else "",
+            again=_OWN_RUN if found.folder else again if options.command else "",
         )
         if folder is not None:  # two findings of one state are in one text
             texts = self._texts.setdefault(folder.name, [])

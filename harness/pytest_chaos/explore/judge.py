@@ -66,7 +66,8 @@ class StateTask(NamedTuple):
 
     ``marks`` counts the marks of the recorded run that precede a built state. A run that
     ``is_compared`` is compared with its own recording. If it also ``is_expected``, it has to make
-    the recorded steps until the directive is carried out.
+    the recorded steps until the directive is carried out. What a run leaves that is not expected to
+    come again is kept if something is found in it.
     """
 
     items: Mapping[str, Item]
@@ -425,7 +426,7 @@ def _judge(known: Known, runner: ProgramRunner, base: Path, request: _Request) -
     yield ran
     history = History.from_lines(marks_file.read_bytes())
     wrong = not_marks(history.torn, may_be_cut=ran.signal is not None)
-    own = _snapshot(base, directory, history) if request.is_compared and not request.is_expected else None
+    own = None if request.is_expected else _snapshot(base, directory, history)
     if found := (*wrong, *_examine(known.subject, directory, marks_file, history.marks)):
         drawn = drawn_names(seen, known.steps)
         found = tuple(_as_recorded(finding, drawn) for finding in found)

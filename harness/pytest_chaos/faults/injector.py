@@ -26,6 +26,7 @@ from pytest_chaos.faults.proxy import DELIVERY_NOTE
 from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model.plan import describe_when
 from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, Fault, Mark, MarkKind, Now, Receipt
+from pytest_chaos.model.verdict import FAULT_RAISED
 from pytest_chaos.runtime import processes
 from pytest_chaos.runtime.marks import Note
 
@@ -292,7 +293,7 @@ def _fault_note(agent: Agent, place: int) -> Mark | None:
 
 
 def _raised(error: Exception) -> str:
-    return f"the code of the fault raised {type(error).__name__}: {error}"
+    return f"{FAULT_RAISED} {type(error).__name__}: {error}"
 
 
 def _helper_problem(firing: Firing) -> str:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 AGENT_FAILED: Final = "harness:agent-failed"
 """The signature of an agent that failed by itself, which nothing in the test expected."""
 
+FAULT_RAISED: Final = "the code of the fault raised"
+"""The beginning of the evidence in the receipt of a fault whose own code failed."""
+
 HINT: Final = "hint"
 """The note with sentences about what a run that held cannot have shown."""
 
@@ -113,16 +116,21 @@ def of_assertions(assertions: Iterable[Assertion]) -> list[Finding]:
 
 def of_receipts(receipts: Iterable[Receipt]) -> list[Finding]:
     """Return a finding for every planned fault that did not fire: its run proves nothing."""
-    remedy = "Plan a time that the agent comes to, and wait for it"
     return [
         _undecided(
             f"fault-not-fired:{receipt.kind}",
             f"{receipt.kind} of {receipt.agent!r} {receipt.when} did not fire: {receipt.evidence}"
-            f"{'' if receipt.evidence.endswith('?') else '.'} {remedy}",
+            f"{'' if receipt.evidence.endswith('?') else '.'} {_remedy(receipt)}",
         )
         for receipt in receipts
         if not receipt.fired
     ]
+
+
+def _remedy(receipt: Receipt) -> str:
+    if receipt.evidence.startswith(FAULT_RAISED):
+        return "Mend the code of the fault, or give it other parameters"
+    return "Plan a time that the agent comes to, and wait for it"
 
 
 def of_failed_agents(descriptions: Iterable[str]) -> list[Finding]:

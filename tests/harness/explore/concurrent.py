@@ -314,3 +314,13 @@ class Turns(Files):
         for child in children:
             os.waitpid(child, 0)
         marks.note("end")
+
+
+class ShortWrites(Threads):
+    """Three threads that do not look how much was written; each file has a length of its own."""
+
+    def save(self, path: Path) -> None:
+        """Write once."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.write(descriptor, WORD.encode())
+        os.close(descriptor)

@@ -11,6 +11,7 @@ from pytest_chaos.explore.launch import judge_state, launch, step_source
 from pytest_chaos.explore.options import Options
 from pytest_chaos.explore.report import Exploration, Family, to_json
 from pytest_chaos.explore.target import subject_of
+from pytest_chaos.model.history import History
 from pytest_chaos.model.values import Verdict
 
 from tests.harness.explore import concurrent, explored as targets
@@ -203,6 +204,20 @@ def test_a_race_is_told_in_the_first_line(tmp_path: Path) -> None:
 
     assert explored.outcome.startswith("in schedule ")
     assert " held, in 5 schedules" in explored.outcome
+
+
+def test_what_an_io_error_left_is_kept_as_it_was(tmp_path: Path) -> None:
+    """Another run with the same error may leave something else, and its text says so."""
+    explored = explore(concurrent.ShortWrites, tmp_path, IO, schedules=5)
+
+    found = explored.discoveries
+    assert found
+    assert not explored.findings
+    for each in found:
+        marks = History.from_lines(Path(each.folder, "marks.jsonl").read_bytes()).marks
+        findings = list(concurrent.ShortWrites().check(Path(each.folder, "directory"), marks))
+        assert each.text in findings
+        assert "in no other run, perhaps" in each.reproduction
 
 
 @pytest.mark.parametrize("count", [-1, 10_001])

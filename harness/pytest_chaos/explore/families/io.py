@@ -130,7 +130,11 @@ def explore(recorded: Recorded, found: Collector) -> None:
 
     def task_of(trouble: Trouble) -> StateTask:
         return StateTask(
-            recorded.before, directive=trouble.directive, run_timeout_s=options.run_timeout_s, is_compared=False
+            recorded.before,
+            directive=trouble.directive,
+            run_timeout_s=options.run_timeout_s,
+            is_compared=False,
+            is_expected=recorded.is_repeatable,
         )
 
     for trouble, judgement in found.answers(chosen, task_of):
@@ -155,7 +159,7 @@ def _judge(found: Collector, trouble: Trouble, judgement: Judgement) -> None:
     found.violated += judgement.is_timed_out
     found.count_violated(() if judgement.is_timed_out else judgement.findings)
     for finding in judgement.findings:
-        found.note(finding, state, label=CONFIRMED_BY_A_RUN)
+        found.note(finding, state, label=CONFIRMED_BY_A_RUN, folder=judgement.kept)
 
 
 def rebuild(recorded: Recorded, code: str, folder: Path, *, timeout_s: float) -> Rebuilt:

@@ -87,7 +87,11 @@ def explore_victims(recorded: Recorded, found: Collector) -> None:
 
     def task_of(victim: Victim) -> StateTask:
         return StateTask(
-            recorded.before, directive=victim.directive, run_timeout_s=options.run_timeout_s, is_compared=False
+            recorded.before,
+            directive=victim.directive,
+            run_timeout_s=options.run_timeout_s,
+            is_compared=False,
+            is_expected=recorded.is_repeatable,
         )
 
     for victim, judgement in found.answers(chosen, task_of):
@@ -108,7 +112,7 @@ def _judge(found: Collector, victim: Victim, judgement: Judgement) -> None:
         findings.append(Finding(signature=HANGS, text=text, kind="liveness", checker="explore"))
     found.count_violated(findings)
     for finding in findings:
-        found.note(finding, state, label=CONFIRMED_BY_A_RUN)
+        found.note(finding, state, label=CONFIRMED_BY_A_RUN, folder=judgement.kept)
 
 
 def rebuild_victim(recorded: Recorded, victim: Victim, folder: Path, *, timeout_s: float) -> Rebuilt:
