@@ -78,7 +78,7 @@ _FAILED: Final = 121
 """Exit code of a traced run that did not get as far as its client's end."""
 _SAYS: Final = "chaos: "
 _SHOWN_LINES: Final = 2
-_SHOWN_CHARACTERS: Final = 300
+_SHOWN_CHARACTERS: Final = 150
 _OUTPUT_BYTES: Final = 16 * 1024
 _SOCK_DIAG, _BY_FAMILY, _REQUEST_DUMP, _LISTEN = 4, 20, 0x301, 10
 _ERROR, _DONE = 2, 3
@@ -257,7 +257,8 @@ class Server:
         """Return the last of what it has printed, as the end of a sentence."""
         printed = self._printed_bytes(_OUTPUT_BYTES).decode(errors="replace").splitlines()
         lines = [line.strip() for line in printed if line.strip(" \t^~")]  # no marks of a traceback
-        return f"{said}: {readable(' | '.join(lines[-_SHOWN_LINES:]))[-_SHOWN_CHARACTERS:] or 'nothing'}"
+        shown = [line[:_SHOWN_CHARACTERS] for line in lines[-_SHOWN_LINES:]]
+        return f"{said}: {readable(' | '.join(shown)) or 'nothing'}"
 
     def _printed_bytes(self, most: int) -> bytes:
         size = os.fstat(self.output).st_size
