@@ -6,11 +6,13 @@ import asyncio
 import fcntl
 import multiprocessing
 import os
+import queue
+import random
 import signal
 import subprocess
 import threading
 from concurrent.futures import ProcessPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.waiting import until
 
@@ -324,3 +326,104 @@ class ShortWrites(Threads):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.write(descriptor, WORD.encode())
         os.close(descriptor)
+
+
+class DrawnFolder(Files):
+    """Makes a folder with a short name that it draws."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Draw the name, and save a file in it."""
+        drawn = directory / f"{random.SystemRandom().randrange(256):02x}"
+        drawn.mkdir()
+        save(drawn / "0.txt")
+        marks.note("saved")
+
+
+class AnsweredChild(Files):
+    """A child makes files and says so; its parent acknowledges them while the child goes on."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Read the child's lines."""
+        script = "i=0; while [ $i -lt 5 ]; do printf xxxxxxxxxx > $i.txt; echo $i; i=$((i+1)); done"
+        with subprocess.Popen(["sh", "-c", script], cwd=directory, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                marks.ack("save", int(line))
+
+
+class LoggedTimes(Files):
+    """Logs durations, whose digits differ from run to run."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Write some lines, and a file."""
+        with (directory / "log").open("a") as log:
+            for number in range(8):
+                log.write("9" * random.SystemRandom().randrange(1, 6) + f" ns for {number}\n")
+                log.flush()
+        save(directory / "0.txt")
+        marks.ack("save", 0)
+
+
+_work: queue.Queue[tuple[Callable[[], object], threading.Event]] = queue.Queue()
+_thread: list[threading.Thread] = []
+
+
+def _in_a_thread(work: Callable[[], object]) -> None:
+    """Do work in the one thread of this process, which is started when it is needed first."""
+    if not _thread:
+        _thread.append(threading.Thread(target=_serve, daemon=True))
+        _thread[0].start()
+    done = threading.Event()
+    _work.put((work, done))
+    done.wait()
+
+
+def _serve() -> None:
+    while True:
+        work, done = _work.get()
+        work()
+        done.set()
+
+
+class ThreadOfSetup(Files):
+    """Its setup starts a thread that its run uses, as clients of databases do."""
+
+    def setup(self, directory: Path) -> None:
+        """Save a file in the thread."""
+        _in_a_thread(lambda: save(directory / "old.txt"))
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Save another one."""
+        _in_a_thread(lambda: save(directory / "0.txt"))
+        marks.ack("save", 0)
+
+
+class Rocks(Files):
+    """RocksDB: threads of its own, mapped files, drawn names, an identity and times in its log."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Put three records, each synced."""
+        from rocksdict import WriteOptions  # type: ignore[import-not-found,unused-ignore] # an extra
+
+        store, synced = self._open(directory), WriteOptions()
+        synced.sync = True
+        store.set_write_options(synced)
+        for number in range(COUNT):
+            store[f"{number}"] = WORD
+            marks.ack("put", number)
+        store.close()
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterator[str]:
+        """Open it, and look for what was acknowledged."""
+        store = self._open(directory)
+        for mark in marks:
+            if mark.kind == "ack" and store.get(f"{mark.key}") != WORD:
+                yield f"record {mark.key} is lost"
+        store.close()
+
+    def _open(self, directory: Path) -> Any:
+        from rocksdict import Options, Rdict  # type: ignore[import-not-found,unused-ignore] # an extra
+
+        options = Options()
+        options.create_if_missing(True)  # noqa: FBT003 - its name says it
+        return Rdict(str(directory / "db"), options)

@@ -106,13 +106,39 @@ def test_processes_that_follow_each_other_need_one_schedule(tmp_path: Path) -> N
     assert (explored.verdict, explored.schedules) == (Verdict.HELD, 1), explored.all_findings
 
 
-@pytest.mark.parametrize("target", [concurrent.ProcessId, targets.Random, targets.OtherMarks])
+@pytest.mark.parametrize(
+    "target",
+    [
+        concurrent.ProcessId,
+        concurrent.LoggedTimes,
+        concurrent.DrawnFolder,
+        concurrent.AnsweredChild,
+        targets.Random,
+        targets.OtherMarks,
+    ],
+)
 def test_a_program_that_draws_lengths_gets_a_verdict(tmp_path: Path, target: type) -> None:
     """Its recordings differ; each was a real run."""
     explored = explore(target, tmp_path, CRASH, IO, io_runs=20)
 
     assert not [each for each in explored.all_findings if each.kind == "harness"]
     assert explored.schedules == 5
+
+
+def test_a_thread_of_setup_is_not_missed_in_run(tmp_path: Path) -> None:
+    """Setup has a process of its own, so that run starts its own thread."""
+    explored = explore(concurrent.ThreadOfSetup, tmp_path, CRASH, run_timeout_s=60)
+
+    assert explored.verdict is Verdict.HELD, explored.all_findings
+
+
+def test_a_database_with_threads_of_its_own_gets_a_verdict(tmp_path: Path) -> None:
+    """RocksDB keeps each synced record at every crash point."""
+    pytest.importorskip("rocksdict")
+    explored = explore(concurrent.Rocks, tmp_path, CRASH, schedules=1)
+
+    assert explored.verdict is Verdict.HELD, explored.all_findings
+    assert explored.steps > 40
 
 
 def test_a_real_kill_of_another_run_is_judged_with_its_own_marks(tmp_path: Path) -> None:
