@@ -14,7 +14,6 @@ import pytest
 
 from scenarios.targets.checkpoints import Checkpoints
 from scenarios.targets.compiled import Compiled, NoCompiler, build
-from scenarios.targets.concurrent import Concurrent, OneSet, Pool, TwoLogs
 from scenarios.targets.databases import DAMAGED, LOST, Database
 from scenarios.targets.files import UNREADABLE, InPlace, Renamed, RenamedSyncedBoth, RenamedSyncedFile
 from scenarios.targets.habits import (
@@ -31,6 +30,7 @@ from scenarios.targets.habits import (
     TruncatedFirst,
     UnlinkedFirst,
 )
+from scenarios.targets.parallel import Concurrent, OneSet, Pool, TwoLogs
 from scenarios.targets.servers import NumberServer
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pytest_chaos.explore.target import subject_of
 from pytest_chaos.model.history import History
 from pytest_chaos.model.values import Verdict
 
-from tests.harness.explore import concurrent, explored as targets
+from tests.harness.explore import explored as targets, parallel
 
 CRASH, POWER, IO = Family.CRASH, Family.POWER, Family.IO
 
@@ -37,7 +37,7 @@ def explore(target: type, tmp_path: Path, *families: Family, **chosen: Any) -> E
     return launch(subject_of(target), options(tmp_path, *families, **chosen))
 
 
-@pytest.mark.parametrize("target", [concurrent.Threads, concurrent.Tasks, concurrent.Pool, concurrent.Counter])
+@pytest.mark.parametrize("target", [parallel.Threads, parallel.Tasks, parallel.Pool, parallel.Counter])
 def test_a_sound_program_with_threads_holds_in_each_schedule(tmp_path: Path, target: type) -> None:
     """A recording of each order is explored, and the verdict says in how many."""
     explored = explore(target, tmp_path, CRASH, samples=8)
@@ -52,7 +52,7 @@ def test_a_sound_program_with_threads_holds_in_each_schedule(tmp_path: Path, tar
     assert crash.confirmed > 8, "kills of each schedule"
 
 
-@pytest.mark.parametrize("target", [concurrent.UnsyncedThreads, concurrent.Commands])
+@pytest.mark.parametrize("target", [parallel.UnsyncedThreads, parallel.Commands])
 def test_an_unsynced_program_with_threads_is_violated_by_a_power_loss(tmp_path: Path, target: type) -> None:
     """The state is built from the kept recording of its schedule, without running the program."""
     explored = explore(target, tmp_path, POWER, schedules=2, samples=8)
@@ -74,7 +74,7 @@ def test_an_unsynced_program_with_threads_is_violated_by_a_power_loss(tmp_path: 
 
 def test_a_lost_update_is_a_race_that_a_schedule_shows(tmp_path: Path) -> None:
     """No fault is needed: the clean run of a schedule ends wrong, and is told with the schedule."""
-    explored = explore(concurrent.HiddenRace, tmp_path, CRASH)
+    explored = explore(parallel.HiddenRace, tmp_path, CRASH)
 
     races = [finding for finding in explored.findings if finding.kind == "race"]
     assert explored.verdict is Verdict.VIOLATED
@@ -85,13 +85,13 @@ def test_a_lost_update_is_a_race_that_a_schedule_shows(tmp_path: Path) -> None:
 
 def test_an_unguarded_counter_is_violated_and_a_guarded_one_is_not(tmp_path: Path) -> None:
     """The first run may show it already; the lock alone makes the difference."""
-    assert explore(concurrent.Unguarded, tmp_path, CRASH, schedules=10).verdict is Verdict.VIOLATED
-    assert explore(concurrent.Counter, tmp_path, CRASH, schedules=10).verdict is Verdict.HELD
+    assert explore(parallel.Unguarded, tmp_path, CRASH, schedules=10).verdict is Verdict.VIOLATED
+    assert explore(parallel.Counter, tmp_path, CRASH, schedules=10).verdict is Verdict.HELD
 
 
 def test_a_deadlock_is_found_and_shows_who_waits(tmp_path: Path) -> None:
     """It is ended long before the time of a run is over."""
-    explored = explore(concurrent.Deadlock, tmp_path, CRASH, run_timeout_s=60)
+    explored = explore(parallel.Deadlock, tmp_path, CRASH, run_timeout_s=60)
 
     deadlocks = [finding for finding in explored.findings if finding.signature == "liveness:deadlock"]
     assert explored.verdict is Verdict.VIOLATED
@@ -101,7 +101,7 @@ def test_a_deadlock_is_found_and_shows_who_waits(tmp_path: Path) -> None:
 
 def test_processes_that_follow_each_other_need_one_schedule(tmp_path: Path) -> None:
     """The order is the program's own: each further schedule would be the same."""
-    explored = explore(concurrent.Following, tmp_path, CRASH)
+    explored = explore(parallel.Following, tmp_path, CRASH)
 
     assert (explored.verdict, explored.schedules) == (Verdict.HELD, 1), explored.all_findings
 
@@ -109,10 +109,10 @@ def test_processes_that_follow_each_other_need_one_schedule(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "target",
     [
-        concurrent.ProcessId,
-        concurrent.LoggedTimes,
-        concurrent.DrawnFolder,
-        concurrent.AnsweredChild,
+        parallel.ProcessId,
+        parallel.LoggedTimes,
+        parallel.DrawnFolder,
+        parallel.AnsweredChild,
         targets.Random,
         targets.OtherMarks,
     ],
@@ -127,7 +127,7 @@ def test_a_program_that_draws_lengths_gets_a_verdict(tmp_path: Path, target: typ
 
 def test_a_thread_of_setup_is_not_missed_in_run(tmp_path: Path) -> None:
     """Setup has a process of its own, so that run starts its own thread."""
-    explored = explore(concurrent.ThreadOfSetup, tmp_path, CRASH, run_timeout_s=60)
+    explored = explore(parallel.ThreadOfSetup, tmp_path, CRASH, run_timeout_s=60)
 
     assert explored.verdict is Verdict.HELD, explored.all_findings
 
@@ -135,7 +135,7 @@ def test_a_thread_of_setup_is_not_missed_in_run(tmp_path: Path) -> None:
 def test_a_database_with_threads_of_its_own_gets_a_verdict(tmp_path: Path) -> None:
     """RocksDB keeps each synced record at every crash point."""
     pytest.importorskip("rocksdict")
-    explored = explore(concurrent.Rocks, tmp_path, CRASH, schedules=1)
+    explored = explore(parallel.Rocks, tmp_path, CRASH, schedules=1)
 
     assert explored.verdict is Verdict.HELD, explored.all_findings
     assert explored.steps > 40
@@ -156,7 +156,7 @@ def test_a_real_kill_of_another_run_is_judged_with_its_own_marks(tmp_path: Path)
 
 def test_what_a_program_leaves_running_is_a_note(tmp_path: Path) -> None:
     """A child that works after its parent's end is seen; a daemon that sleeps is ended."""
-    explored = explore(concurrent.LateChild, tmp_path, CRASH, schedules=1)
+    explored = explore(parallel.LateChild, tmp_path, CRASH, schedules=1)
 
     assert explored.verdict is Verdict.HELD, explored.all_findings
     assert any("left processes running" in note for note in explored.notes)
@@ -165,7 +165,7 @@ def test_what_a_program_leaves_running_is_a_note(tmp_path: Path) -> None:
 
 def test_a_process_that_dies_alone_is_survived_by_a_supervisor(tmp_path: Path) -> None:
     """Each process is killed at each step, and the others go on: the sound one makes up for it."""
-    explored = explore(concurrent.Supervised, tmp_path, CRASH, schedules=1, victim="each")
+    explored = explore(parallel.Supervised, tmp_path, CRASH, schedules=1, victim="each")
 
     assert explored.verdict is Verdict.HELD, explored.all_findings
     (crash,) = explored.families
@@ -175,20 +175,20 @@ def test_a_process_that_dies_alone_is_survived_by_a_supervisor(tmp_path: Path) -
 
 def test_a_parent_that_does_not_look_loses_what_its_worker_had_to_do(tmp_path: Path) -> None:
     """It survives each crash of all processes; the code of the finding kills the worker again."""
-    assert explore(concurrent.Blind, tmp_path, CRASH, schedules=1).verdict is Verdict.HELD
+    assert explore(parallel.Blind, tmp_path, CRASH, schedules=1).verdict is Verdict.HELD
 
-    explored = explore(concurrent.Blind, tmp_path, CRASH, schedules=1, victim="each")
+    explored = explore(parallel.Blind, tmp_path, CRASH, schedules=1, victim="each")
     assert explored.verdict is Verdict.VIOLATED
     (found, *_) = explored.discoveries
     assert found.state == f"process 2 alone was killed before step {found.step}"
     assert found.code == f"crash:{found.step}!2"
-    judged = judge_state(subject_of(concurrent.Blind), options(tmp_path), found.code, tmp_path / "state")
+    judged = judge_state(subject_of(parallel.Blind), options(tmp_path), found.code, tmp_path / "state")
     assert found.signature in {finding.signature for finding in judged.findings}
 
 
 def test_a_parent_that_waits_for_a_dead_worker_hangs(tmp_path: Path) -> None:
     """It is told as such, and as no finding of the check."""
-    explored = explore(concurrent.Waiting, tmp_path, CRASH, schedules=1, victim="each")
+    explored = explore(parallel.Waiting, tmp_path, CRASH, schedules=1, victim="each")
 
     assert explored.verdict is Verdict.VIOLATED
     (hang,) = {found.signature: found for found in explored.discoveries}.values()
@@ -199,7 +199,7 @@ def test_a_parent_that_waits_for_a_dead_worker_hangs(tmp_path: Path) -> None:
 
 def test_what_a_process_that_was_ended_had_to_do_is_no_violation(tmp_path: Path) -> None:
     """The check finds it missing without any fault, but it was we who ended the process."""
-    explored = explore(concurrent.SleepingChild, tmp_path, CRASH)
+    explored = explore(parallel.SleepingChild, tmp_path, CRASH)
 
     assert explored.verdict is Verdict.INCONCLUSIVE
     (found,) = explored.findings
@@ -209,14 +209,14 @@ def test_what_a_process_that_was_ended_had_to_do_is_no_violation(tmp_path: Path)
 
 def test_processes_that_take_turns_at_a_lock_have_several_schedules(tmp_path: Path) -> None:
     """Who gets the lock next is open, although at each step one process alone waits."""
-    explored = explore(concurrent.Turns, tmp_path, CRASH)
+    explored = explore(parallel.Turns, tmp_path, CRASH)
 
     assert (explored.verdict, explored.schedules) == (Verdict.HELD, 5), explored.all_findings
 
 
 def test_a_budget_that_is_over_names_the_schedules_that_were_not_explored(tmp_path: Path) -> None:
     """They are not tried for some seconds each, and the target is not said to hang."""
-    explored = explore(concurrent.Threads, tmp_path, CRASH, schedules=10_000, budget_s=3)
+    explored = explore(parallel.Threads, tmp_path, CRASH, schedules=10_000, budget_s=3)
 
     assert explored.verdict is Verdict.INCONCLUSIVE
     assert explored.duration_s < 30
@@ -226,7 +226,7 @@ def test_a_budget_that_is_over_names_the_schedules_that_were_not_explored(tmp_pa
 
 def test_a_race_is_told_in_the_first_line(tmp_path: Path) -> None:
     """Families that hold do not hide it."""
-    explored = explore(concurrent.HiddenRace, tmp_path, CRASH)
+    explored = explore(parallel.HiddenRace, tmp_path, CRASH)
 
     assert explored.outcome.startswith("in schedule ")
     assert " held, in 5 schedules" in explored.outcome
@@ -234,14 +234,14 @@ def test_a_race_is_told_in_the_first_line(tmp_path: Path) -> None:
 
 def test_what_an_io_error_left_is_kept_as_it_was(tmp_path: Path) -> None:
     """Another run with the same error may leave something else, and its text says so."""
-    explored = explore(concurrent.ShortWrites, tmp_path, IO, schedules=5)
+    explored = explore(parallel.ShortWrites, tmp_path, IO, schedules=5)
 
     found = explored.discoveries
     assert found
     assert not explored.findings
     for each in found:
         marks = History.from_lines(Path(each.folder, "marks.jsonl").read_bytes()).marks
-        findings = list(concurrent.ShortWrites().check(Path(each.folder, "directory"), marks))
+        findings = list(parallel.ShortWrites().check(Path(each.folder, "directory"), marks))
         assert each.text in findings
         assert "in no other run, perhaps" in each.reproduction
 
@@ -256,4 +256,4 @@ def test_a_number_of_schedules_has_bounds(count: int) -> None:
 def test_a_code_with_no_schedule_is_refused(tmp_path: Path) -> None:
     """What follows the @ is the number of a schedule."""
     with pytest.raises(UsageError, match="must end with @ and the number of a schedule; got @x"):
-        judge_state(subject_of(concurrent.Threads), options(tmp_path), "crash:1@x", tmp_path / "state")
+        judge_state(subject_of(parallel.Threads), options(tmp_path), "crash:1@x", tmp_path / "state")
