@@ -145,6 +145,15 @@ def folder_problems(paths: list[str]) -> list[str]:
     return [f"{folder}: {size} modules, at most {FILES_MAX}" for folder, size in sizes.items() if size > FILES_MAX]
 
 
+def shadow_problems(path: str, source: str) -> list[str]:
+    """Return a module of tests or scenarios that has the name of one of Python's own.
+
+    Its folder comes to the front of the import path when it is explored by its file.
+    """
+    del source
+    return [f"{path}: hides Python's own module"] if Path(path).stem in sys.stdlib_module_names else []
+
+
 def sleep_problems(path: str, source: str) -> list[str]:
     """Return where a test sleeps. A line that says ``sleeps because`` is an exception that explains
     itself.
@@ -252,6 +261,12 @@ def test_imports_follow_the_table() -> None:
 def test_no_room_is_crowded() -> None:
     """A folder has at most fifteen modules."""
     assert folder_problems([path for path, _ in _sources()]) == []
+
+
+def test_no_module_hides_one_of_pythons_own() -> None:
+    """An agent imports what it means, whatever folder is on its path."""
+    assert _problems(shadow_problems, "tests", "scenarios") == []
+    assert shadow_problems("scenarios/targets/concurrent.py", "")
 
 
 def test_a_crowded_room_is_found() -> None:

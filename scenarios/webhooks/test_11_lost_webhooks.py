@@ -16,9 +16,9 @@ from pytest_chaos.faults.toxics import draw_deliveries
 
 from scenarios.jobs.job_checks import rows
 from scenarios.jobs.test_16_red_gate import check_silence
-from scenarios.webhooks.site import GRACE_S, INTERVAL_S, KEY, Site
 from scenarios.webhooks.webhook_agents import CAREFUL, PROJECT
 from scenarios.webhooks.webhook_checks import check_stays, check_times, check_unbegun, stage_of, write, written
+from scenarios.webhooks.website import GRACE_S, INTERVAL_S, KEY, Site
 
 if TYPE_CHECKING:
     from pathlib import Path

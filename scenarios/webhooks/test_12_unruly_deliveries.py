@@ -17,11 +17,11 @@ from pytest_chaos import at_delivery, at_point, deliver, kill, pause
 from pytest_chaos.faults.toxics import draw_deliveries
 
 from scenarios.jobs.job_checks import rows
-from scenarios.webhooks.site import GRACE_S, INTERVAL_S, KEY, WAIT_S, Site
 from scenarios.webhooks.test_11_lost_webhooks import expect_times, lead_several, run_pipeline, run_to_development
 from scenarios.webhooks.tracker import deliver as tell, forms, send
 from scenarios.webhooks.webhook_agents import GATE_IS_GREEN, PROJECT, REPO, sha_of
 from scenarios.webhooks.webhook_checks import check_answers, check_inbox, check_stays, check_times, stage_of, written
+from scenarios.webhooks.website import GRACE_S, INTERVAL_S, KEY, WAIT_S, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
