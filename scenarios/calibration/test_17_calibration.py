@@ -188,7 +188,9 @@ def test_known_servers(chaos: Run, explore: Explore, name: str) -> None:
     """
     row = SERVERS[name]
 
-    judge(chaos, explore(row.target, faults=("crash", "power"), judge=False, jobs=2), row)
+    schedules = 0 if name == "early" else 1  # the order of answer and write decides for that one alone
+    explored = explore(row.target, faults=("crash", "power"), schedules=schedules, judge=False, jobs=2)
+    judge(chaos, explored, row)
 
 
 @pytest.mark.chaos_deep

@@ -119,7 +119,7 @@ def test_processes_that_follow_each_other_need_one_schedule(tmp_path: Path) -> N
 )
 def test_a_program_that_draws_lengths_gets_a_verdict(tmp_path: Path, target: type) -> None:
     """Its recordings differ; each was a real run."""
-    explored = explore(target, tmp_path, CRASH, IO, io_runs=20)
+    explored = explore(target, tmp_path, CRASH, IO, io_runs=4)
 
     assert not [each for each in explored.all_findings if each.kind == "harness"]
     assert explored.schedules == 5
