@@ -186,6 +186,13 @@ def test_a_parent_that_does_not_look_loses_what_its_worker_had_to_do(tmp_path: P
     assert found.signature in {finding.signature for finding in judged.findings}
 
 
+@pytest.mark.parametrize("code", ["crash:999!2", "crash:1!9"])
+def test_a_code_of_a_process_that_never_dies_names_no_state(tmp_path: Path, code: str) -> None:
+    """Nobody is killed, so what the run left is judged as no state of that name."""
+    with pytest.raises(UsageError, match="state"):
+        judge_state(subject_of(parallel.Blind), options(tmp_path), code, tmp_path / "state")
+
+
 def test_a_parent_that_waits_for_a_dead_worker_hangs(tmp_path: Path) -> None:
     """It is told as such, and as no finding of the check."""
     explored = explore(parallel.Waiting, tmp_path, CRASH, schedules=1, victim="each")

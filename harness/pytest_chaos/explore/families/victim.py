@@ -23,6 +23,8 @@ from pytest_chaos.model.values import Finding
 from pytest_chaos.trace.source import KillBefore
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_chaos.explore.judge import Judgement
     from pytest_chaos.explore.record import Recorded
     from pytest_chaos.explore.session import Collector
@@ -94,14 +96,21 @@ def explore_victims(recorded: Recorded, found: Collector) -> None:
             is_expected=recorded.is_repeatable,
         )
 
-    for victim, judgement in found.answers(chosen, task_of):
+    def handed_in() -> Iterator[Victim]:
+        for victim in chosen:
+            yield victim
+            found.done += 1
+
+    for victim, judgement in found.answers(handed_in(), task_of):
         _judge(found, victim, judgement)
 
 
 def _judge(found: Collector, victim: Victim, judgement: Judgement) -> None:
-    found.done += 1
-    if not judgement.fired:
-        return  # it had ended before: without a victim this is a run like the recorded one
+    if not judgement.fired:  # the process had ended before: nobody died, so there is no such point
+        found.done -= 1
+        found.total -= 1
+        found.points_total -= 1
+        return
     found.states += 1
     found.confirmed += 1
     state = State(victim.code, victim.step, judgement.marks, {}, text=victim.text)
@@ -115,12 +124,14 @@ def _judge(found: Collector, victim: Victim, judgement: Judgement) -> None:
         found.note(finding, state, label=CONFIRMED_BY_A_RUN, folder=judgement.kept)
 
 
-def rebuild_victim(recorded: Recorded, victim: Victim, folder: Path, *, timeout_s: float) -> Rebuilt:
-    """Kill the process once more, and return what the others left, with the marks."""
+def rebuild_victim(recorded: Recorded, victim: Victim, folder: Path, *, timeout_s: float) -> Rebuilt | None:
+    """Kill the process once more; return what the others left. None if it did not come to that."""
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name:
         directory, marks = Path(name) / "directory", Path(name) / "marks"
         StateFolder(directory).put(recorded.before)
         program = recorded.subject.program(directory, marks)
-        recorded.source.observe(program, directory, marks=marks, directive=victim.directive, timeout_s=timeout_s)
+        seen = recorded.source.observe(program, directory, marks=marks, directive=victim.directive, timeout_s=timeout_s)
+        if not seen.fired:
+            return None
         written = History.from_lines(marks.read_bytes()).marks
         return Rebuilt(read_folder(directory, recorded.store), written, victim.text)
