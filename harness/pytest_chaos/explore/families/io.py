@@ -7,17 +7,13 @@ earlier data, or hang.
 from __future__ import annotations
 
 import re
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_chaos.errors import UsageError
+from pytest_chaos.explore.families.rerun import rebuilt_by_run
 from pytest_chaos.explore.judge import Judgement, StateTask, why_unended
-from pytest_chaos.explore.record import Rebuilt
 from pytest_chaos.explore.report import CONFIRMED_BY_A_RUN, FamilyResult
-from pytest_chaos.explore.simulate.folder import StateFolder, read_folder
 from pytest_chaos.explore.simulate.state import State
-from pytest_chaos.model.history import History
 from pytest_chaos.model.seed import stream
 from pytest_chaos.model.values import Finding
 from pytest_chaos.trace.source import InjectError
@@ -25,8 +21,9 @@ from pytest_chaos.trace.step import SYNCS, Action
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from pytest_chaos.explore.record import Recorded
+    from pytest_chaos.explore.record import Rebuilt, Recorded
     from pytest_chaos.explore.session import Collector
     from pytest_chaos.trace.step import Step
 
@@ -162,21 +159,10 @@ def _judge(found: Collector, trouble: Trouble, judgement: Judgement) -> None:
         found.note(finding, state, label=CONFIRMED_BY_A_RUN, folder=judgement.kept)
 
 
-def rebuild(recorded: Recorded, code: str, folder: Path, *, timeout_s: float) -> Rebuilt:
+def rebuild(recorded: Recorded, code: str, folder: Path, *, timeout_s: float) -> Rebuilt | None:
     """Make the error happen once more, and return the state and the marks that the program left."""
     trouble = trouble_of(code, recorded.recording.durable())
-    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name:
-        directory, marks = Path(name) / "directory", Path(name) / "marks"
-        StateFolder(directory).put(recorded.before)
-        recorded.source.observe(
-            recorded.subject.program(directory, marks),
-            directory,
-            marks=marks,
-            directive=trouble.directive,
-            timeout_s=timeout_s,
-        )
-        said = History.from_lines(marks.read_bytes()).marks
-        return Rebuilt(read_folder(directory, recorded.store), said, trouble.text)
+    return rebuilt_by_run(recorded, trouble.directive, trouble.text, folder, timeout_s=timeout_s)
 
 
 def coverage(result: FamilyResult) -> str:

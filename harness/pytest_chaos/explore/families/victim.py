@@ -8,25 +8,22 @@ for ever are a finding.
 from __future__ import annotations
 
 import re
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pytest_chaos.explore.families.rerun import rebuilt_by_run
 from pytest_chaos.explore.judge import StateTask, why_unended
-from pytest_chaos.explore.record import Rebuilt
 from pytest_chaos.explore.report import CONFIRMED_BY_A_RUN
-from pytest_chaos.explore.simulate.folder import StateFolder, read_folder
 from pytest_chaos.explore.simulate.state import State
-from pytest_chaos.model.history import History
 from pytest_chaos.model.seed import stream
 from pytest_chaos.model.values import Finding
 from pytest_chaos.trace.source import KillBefore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pytest_chaos.explore.judge import Judgement
-    from pytest_chaos.explore.record import Recorded
+    from pytest_chaos.explore.record import Rebuilt, Recorded
     from pytest_chaos.explore.session import Collector
 
 HANGS: Final = "liveness:hangs-without-a-process"
@@ -126,12 +123,4 @@ def _judge(found: Collector, victim: Victim, judgement: Judgement) -> None:
 
 def rebuild_victim(recorded: Recorded, victim: Victim, folder: Path, *, timeout_s: float) -> Rebuilt | None:
     """Kill the process once more; return what the others left. None if it did not come to that."""
-    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name:
-        directory, marks = Path(name) / "directory", Path(name) / "marks"
-        StateFolder(directory).put(recorded.before)
-        program = recorded.subject.program(directory, marks)
-        seen = recorded.source.observe(program, directory, marks=marks, directive=victim.directive, timeout_s=timeout_s)
-        if not seen.fired:
-            return None
-        written = History.from_lines(marks.read_bytes()).marks
-        return Rebuilt(read_folder(directory, recorded.store), written, victim.text)
+    return rebuilt_by_run(recorded, victim.directive, victim.text, folder, timeout_s=timeout_s)
