@@ -79,6 +79,7 @@ ROOM_BYTES_MIN: Final = 16 << 20
 SCHEDULES: Final = 5
 """The schedules of a program that does not make the same steps twice, or has several threads."""
 DEADLOCK: Final = "liveness:deadlock"
+_ANEW: Final = "; no recording of it is kept here, so the program was recorded anew, and need not have done the same"
 _OWN_RUN: Final = "in no other run, perhaps: this one went its own way, and the state that it left is kept"
 _BUILT: Final = (Family.CRASH, Family.POWER)
 """The families whose states are built from a recording; the others run the program for each."""
@@ -563,7 +564,7 @@ def _recorded_for(subject: Subject, source: StepSource, options: Options, folder
         msg = f"a state code must end with @ and the number of a schedule; got @{number}. Take one from a report"
         raise UsageError(msg)
     kept = (options.kept or folder) / (f"recording-{number}" if number not in {"", "0"} else "recording")
-    if number and kept.is_dir():  # the program may never do the same again
+    if number and kept.is_dir():
         return Recorded(subject, source, Recording(kept), folder, seed=options.seed)
     recorded, _ = record(subject, source, folder, seed=options.seed, timeout_s=options.run_timeout_s)
     if number in {"", "0"}:
@@ -593,6 +594,7 @@ def judge_one(
         known = recorded.known._replace(marks=rebuilt.marks)
         with Pool(known, folder, timeout_s=options.check_timeout_s) as pool:
             judgement = pool.judge(StateTask(rebuilt.items, len(rebuilt.marks)))
-        return clean(Judged(rebuilt.text, judgement.findings))
+        is_kept = recorded.recording.folder.parent == options.kept
+        return clean(Judged(f"{rebuilt.text}{_ANEW if number and not is_kept else ''}", judgement.findings))
     finally:
         recorded.close()

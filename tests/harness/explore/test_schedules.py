@@ -70,6 +70,10 @@ def test_an_unsynced_program_with_threads_is_violated_by_a_power_loss(tmp_path: 
 
     judged = judge_state(subject_of(Fails), options(tmp_path), found.code, tmp_path / "state")
     assert found.signature in {finding.signature for finding in judged.findings}
+    assert "recorded anew" not in judged.state
+
+    lost = options(tmp_path / "elsewhere")
+    assert "recorded anew" in judge_state(subject_of(target), lost, "crash:1@2", tmp_path / "state").state
 
 
 def test_a_lost_update_is_a_race_that_a_schedule_shows(tmp_path: Path) -> None:
