@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,6 +59,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker of tests that `.ci/nightly` runs and `.ci/run` has no time for.
+
+    Signals that end a process are heard again: nohup, or a shell's job in the background, has them
+    ignored, and what the tests start would inherit that.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    config.addinivalue_line("markers", "nightly: too slow for .ci/run; CHAOS_NIGHTLY=1 selects it too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what only the nightly run has time for."""
+    if os.environ.get("CHAOS_NIGHTLY") == "1":
+        return
+    nightly = [item for item in items if item.get_closest_marker("nightly")]
+    if nightly:
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_chaos_evidence_queries() -> Mapping[str, str]:
     """Return the queries about the tables of the recovery core."""
@@ -93,6 +117,9 @@ def parts(request: pytest.FixtureRequest) -> dict[str, str]:
         "jobs": "durable_agents:JobQueue",
         "monitor": "durable_agents:Monitor",
         "reaper": "durable_agents:JobReaper",
+        "transactions": "scenarios.proved.transactions:Transactions",
+        "state": "durable_agents:StateStore",
+        "keys": "durable_agents:IdempotencyStore",
         "stages": "durable_agents:StageEngine",
         "workspaces": "durable_agents:Workspaces",
         "buffers": "durable_agents:Buffers",

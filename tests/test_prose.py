@@ -86,7 +86,7 @@ def module_name(path: str) -> str:
 def test_no_rejected_word_is_used() -> None:
     """Code and documents use the words of the glossary, and sentences have a noun."""
     problems = [problem for path, text in sources() for problem in word_problems(path, prose_of(text))]
-    documents = [ROOT / "README.md", *(ROOT / "recovery").glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    documents = [ROOT / "README.md", *(ROOT / "recovery").glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     for document in documents:
         if document.name != "glossary.md":
             lines = enumerate(document.read_text(encoding="utf-8").splitlines(), start=1)

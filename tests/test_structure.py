@@ -466,7 +466,7 @@ def run_by_path(path: Path, directory: Path) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=60)
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/benchmarks/benchmark_*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/benchmarks/**/benchmark_*.py")), ids=lambda path: path.stem)
 def test_a_benchmark_runs_by_its_path(path: Path, tmp_path: Path) -> None:
     """A benchmark imports what it needs when it is run by its path, in any directory."""
     run = run_by_path(path, tmp_path)

@@ -2,6 +2,8 @@
 
 from .errors import ChaosError as ChaosError
 from .evidence import dump_failure_evidence as dump_failure_evidence
+from .faults.every_point import at_every_point as at_every_point
+from .faults.hold import hold as hold, release as release
 from .faults.hold_lock import hold_lock as hold_lock
 from .faults.kill import kill as kill
 from .faults.pause import pause as pause, resume as resume
@@ -14,6 +16,7 @@ from .model.plan import (
     at_delivery as at_delivery,
     at_moment as at_moment,
     at_point as at_point,
+    at_step as at_step,
 )
 from .model.values import (
     Fault as Fault,

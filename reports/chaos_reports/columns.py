@@ -35,7 +35,8 @@ def _nothing(_: ScenarioSummary) -> dict[str, Any]:
 class Column:
     """A column of the matrix.
 
-    ``cell`` returns the lines of a row. ``keys`` returns what ``matrix.json`` has of it.
+    ``cell`` returns the lines of a row. ``keys`` returns what ``matrix.json`` has of it. The
+    terminal shows ``brief`` on the scenario's line or, if ``is_below``, on a line of its own.
     """
 
     name: str
@@ -44,6 +45,12 @@ class Column:
     keys: Callable[[ScenarioSummary], dict[str, Any]] = _nothing
     shown_in: frozenset[str] = frozenset({HTML, MARKDOWN, TERMINAL})
     is_number: bool = False
+    brief: Callable[[ScenarioView], str] | None = None
+    is_below: bool = False
+
+    def line(self, row: ScenarioView) -> str:
+        """Return the cell as one line, for the terminal."""
+        return self.brief(row) if self.brief is not None else ", ".join(self.cell(row))
 
 
 def shown_in(writer: str) -> tuple[Column, ...]:
@@ -51,22 +58,39 @@ def shown_in(writer: str) -> tuple[Column, ...]:
     return tuple(column for column in COLUMNS if writer in column.shown_in)
 
 
-def _scenario(row: ScenarioView) -> Sequence[str]:
-    scenario = row.summary.scenario
-    return [clip(scenario.id, 60), *([clip(scenario.title, 120)] if scenario.title else [])]
-
-
 def _scenario_keys(summary: ScenarioSummary) -> dict[str, Any]:
     scenario = summary.scenario
     return {"id": scenario.id, "title": scenario.title, "why": scenario.why, "steps": list(scenario.steps)}
 
 
-def _runs(summary: ScenarioSummary) -> str:
-    return f"{summary.runs} of {summary.planned}" if summary.missing else str(summary.runs)
+def _runs(row: ScenarioView) -> Sequence[str]:
+    return [_count(row), *([points] if (points := _points(row)) else [])]
+
+
+def _count(row: ScenarioView) -> str:
+    summary = row.summary
+    return f"{summary.runs:,} of {summary.planned:,}" if summary.missing else f"{summary.runs:,}"
+
+
+def _points(row: ScenarioView) -> str:
+    points = row.summary.crash_points
+    return f"{row.points_hit}/{len(points)} points" if points else ""
 
 
 def _faults(row: ScenarioView) -> Sequence[str]:
     return [f"{clip(fault.kind, 40)} {fault.fired}/{fault.planned}" for fault in row.summary.faults] or ["none"]
+
+
+def _fired(row: ScenarioView) -> str:
+    if not row.summary.faults:
+        return "no fault"
+    points = _points(row)
+    return f"fired: {', '.join(_faults(row))}{f'; {points}' if points else ''}"
+
+
+def _rate(row: ScenarioView) -> str:
+    lower = row.summary.pass_rate_lower
+    return percent(row.summary.pass_rate) + ("" if lower is None else f" (≥ {percent(lower)})")
 
 
 def _assertions(row: ScenarioView) -> Sequence[str]:
@@ -106,9 +130,21 @@ COLUMNS: Final = (
             "incomplete": each.missing > 0,
         },
     ),
-    Column("id", "Scenario", lambda row: [row.summary.scenario.id], _scenario_keys, frozenset({MARKDOWN})),
-    Column("proves", "What it proves", lambda row: [row.summary.scenario.title], shown_in=frozenset({HTML, MARKDOWN})),
-    Column("scenario", "Scenario", _scenario, shown_in=frozenset({TERMINAL})),
+    Column(
+        "id",
+        "Scenario",
+        lambda row: [row.summary.scenario.id],
+        _scenario_keys,
+        frozenset({MARKDOWN, TERMINAL}),
+        brief=lambda row: clip(row.summary.scenario.id, 60),
+    ),
+    Column(
+        "proves",
+        "What it proves",
+        lambda row: [row.summary.scenario.title],
+        brief=lambda row: clip(row.summary.scenario.title, 240),
+        is_below=True,
+    ),
     Column(
         "faults",
         "Faults fired",
@@ -116,11 +152,13 @@ COLUMNS: Final = (
         lambda each: {
             "faults": [{"kind": fault.kind, "planned": fault.planned, "fired": fault.fired} for fault in each.faults]
         },
+        brief=_fired,
+        is_below=True,
     ),
     Column(
         "runs",
         "Runs",
-        lambda row: [_runs(row.summary)],
+        _runs,
         lambda each: {
             "runs": each.runs,
             "missing": each.missing,
@@ -129,6 +167,7 @@ COLUMNS: Final = (
             "inconclusive": each.inconclusive,
         },
         is_number=True,
+        brief=_count,
     ),
     Column(
         "pass_rate",
@@ -136,6 +175,7 @@ COLUMNS: Final = (
         lambda row: [percent(row.summary.pass_rate), bound(row.summary)],
         lambda each: {"pass_rate": each.pass_rate},
         is_number=True,
+        brief=_rate,
     ),
     Column(
         "assertions",

@@ -37,7 +37,7 @@ class AssertionEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailureEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Findings with one signature: number of runs, texts, evidence, lines to reproduce."""
+    """Findings of one cause, with the first of their signatures: texts, evidence, lines."""
 
     signature: str
     kind: str
@@ -78,6 +78,8 @@ class MatrixDocument(msgspec.Struct, frozen=True, kw_only=True):
     """The whole file. ``incomplete``: it must not be taken for green; ``reasons`` say why.
 
     ``missing`` runs were planned and not made; ``skipped`` and ``deselected`` ones were not wanted.
+    ``power`` has a sentence for each package that chaos mutate has tried; it is left out without.
+    So is ``bank``, which says where the bug bank was run, and what of it was not shown.
     """
 
     seed: str
@@ -90,6 +92,16 @@ class MatrixDocument(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int = 0
     deselected: int = 0
     reasons: list[str] = []
+    power: list[str] = []
+    bank: list[str] = []
+
+
+class FailureDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``chaos report PACK --json`` prints: the verdict, and the path of the failure page."""
+
+    verdict: str
+    page: str
+    format: int = FORMAT
 
 
 def document(matrix: MatrixSummary) -> dict[str, Any]:
@@ -106,6 +118,10 @@ def document(matrix: MatrixSummary) -> dict[str, Any]:
         "deselected": matrix.deselected,
         "reasons": list(matrix.reasons),
     }
+    if matrix.power:
+        found["power"] = list(matrix.power)
+    if matrix.bank:
+        found["bank"] = list(matrix.bank)
     msgspec.convert(found, MatrixDocument)
     return found
 

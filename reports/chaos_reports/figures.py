@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 TEXT_CHARACTERS_MAX: Final = 600
 """Limit of a text that a program under test wrote."""
 
+PAGES: Final = "failures"
+"""The folder of failure pages, beside the session's ``evidence``."""
 _SIZES: Final = ("B", "kB", "MB", "GB", "TB")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -45,6 +47,8 @@ def duration(seconds: float) -> str:
     >>> duration(0.0321), duration(75)
     ('32.1 ms', '75 s')
     """
+    if not math.isfinite(seconds):
+        return "—"
     if seconds < 0.0005:
         return "0 s" if seconds <= 0 else f"{seconds * 1e6:.0f} µs"
     if seconds < 0.9995:
@@ -103,6 +107,26 @@ def clip(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
     return shown if omitted <= 0 else f"{shown[:characters_max].rstrip()} … ({plural(omitted, 'character')} more)"
 
 
+def short(text: str, characters_max: int) -> str:
+    """Clean a name and cut it to a width.
+
+    >>> short("unreasonably", 7)
+    'unreas…'
+    """
+    shown = clean(text)
+    return shown if len(shown) <= characters_max else f"{shown[: characters_max - 1]}…"
+
+
+def page_path(evidence: str) -> str:
+    """Return the path of the page of a pack; both are relative to the session, with slashes.
+
+    >>> page_path("evidence/run-1"), page_path("../a/evidence/run-1")
+    ('failures/run-1.html', '../a/failures/run-1.html')
+    """
+    session, _, name = evidence.rpartition("/")
+    return f"{session.rpartition('/')[0]}/{PAGES}/{name}.html".removeprefix("/")
+
+
 def href(path: str) -> str:
     """Return a relative link to a path, which cannot become a scheme or another host."""
     return "./" + quote(path, safe="/", errors="replace")
@@ -124,7 +148,14 @@ def known_limitations(matrix: MatrixSummary) -> tuple[str, ...]:
     noted = dict.fromkeys(
         f"{each.scenario.title or each.scenario.id}: {text}" for each in matrix.scenarios for text in each.limitations
     )
-    return (*noted, *_versions(matrix))
+    return (*noted, *_clock(matrix), *_versions(matrix))
+
+
+def _clock(matrix: MatrixSummary) -> Iterator[str]:
+    backwards = sum(run.duration_s < 0 for each in matrix.scenarios for run in each.records)
+    if backwards:
+        was = "has a duration" if backwards == 1 else "have durations"
+        yield f"{plural(backwards, 'run')} {was} below zero: the clock ran backwards, so no duration here is certain."
 
 
 _SCOPE: Final = (

@@ -19,14 +19,30 @@ if TYPE_CHECKING:
 
 
 class Finished(NamedTuple):
-    """The result of a session: its summary, the files by format, or an error."""
+    """The result of a session: its summary, the files by format, or an error.
+
+    ``pages`` are the failure pages, by the path of the pack in the record.
+    """
 
     matrix: MatrixSummary
     files: dict[str, Path]
     problem: str
+    pages: dict[str, Path] = {}  # noqa: RUF012 - a named tuple's default, never changed
 
 
 FINISHED = pytest.StashKey[Finished]()
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Add the option of the job summary, unless the plugin that makes records is left out."""
+    if pluginmanager.is_blocked("chaos"):
+        return
+    parser.getgroup("chaos").addoption(
+        "--chaos-summary",
+        metavar="FILE",
+        default=None,
+        help="Append a page of Markdown to this file: the summary of a job, such as $GITHUB_STEP_SUMMARY.",
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -39,13 +55,51 @@ def pytest_chaos_session_finished(
     from pytest_chaos.errors import ResultsError
     from pytest_chaos.model.campaign import summarise
 
+    from chaos_reports.ci.summary import add_summary
+    from chaos_reports.power import with_power
     from chaos_reports.render import write
+    from chaos_reports.trend.history import history_of
 
-    matrix = summarise(records)
+    matrix, problem = summarise(records), ""
     try:
-        config.stash[FINISHED] = Finished(matrix, write(matrix, session_folder, formats), "")
+        matrix = with_power(matrix, session_folder)
+    except ResultsError as error:  # results of another command, which no verdict depends on
+        problem = str(error)
+    try:
+        pages = _pages(session_folder, matrix) if "html" in formats else {}
+        history = history_of(session_folder) if "html" in formats else None
+        config.stash[FINISHED] = Finished(
+            matrix, write(matrix, session_folder, formats, pages, history), problem, pages
+        )
+        if summary := config.getoption("chaos_summary", None):
+            add_summary(matrix, config.invocation_params.dir / summary)
     except ResultsError as error:
-        config.stash[FINISHED] = Finished(matrix, {}, str(error))
+        made = config.stash.get(FINISHED, Finished(matrix, {}, ""))
+        config.stash[FINISHED] = made._replace(problem=str(error))
+
+
+def _pages(session_folder: Path, matrix: MatrixSummary) -> dict[str, Path]:
+    """Write the failure pages of the session, violated runs first."""
+    from chaos_reports.matrix import packs_of
+
+    evidence = packs_of(matrix)
+    if not evidence:
+        return {}
+    from chaos_reports.failure.write import write_pages
+
+    return write_pages(session_folder, evidence)
+
+
+PAGES_SHOWN_MAX = 5
+
+
+def _page_lines(finished: Finished) -> list[str]:
+    """Return a line for each of the first failure pages."""
+    pages = list(finished.pages.values())
+    lines = [f"failure page: {page}" for page in pages[:PAGES_SHOWN_MAX]]
+    if len(pages) > PAGES_SHOWN_MAX:
+        lines.append(f"and {len(pages) - PAGES_SHOWN_MAX} more in {pages[0].parent}")
+    return lines
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -65,6 +119,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         colour = writer.hasmarkup
         shown = lines(finished.matrix, width=writer.fullwidth, page=page, colour=colour, ascii_only=ascii_only)
     for line in shown:
+        terminalreporter.write_line(line)
+    for line in _page_lines(finished):
         terminalreporter.write_line(line)
     if finished.problem:
         terminalreporter.write_line(finished.problem, red=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from io import StringIO
 from typing import TYPE_CHECKING, Final
 
-from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from chaos_reports.columns import TERMINAL, shown_in
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
     from pytest_chaos.model.campaign import FailureSummary, MatrixSummary, ScenarioSummary
 
+    from chaos_reports.columns import Column
+
 FAILURES_SHOWN_MAX: Final = 10
 """Findings of one scenario that the terminal shows; the page has more."""
 
@@ -30,10 +31,10 @@ _COLOURS: Final = {
     "INCOMPLETE": "magenta",
     "VIOLATED": "red",
 }
-_ASCII: Final = str.maketrans({"✓": "+", "≈": "~", "✗": "x", "—": "-", "…": "...", "µ": "u"})
+_ASCII: Final = str.maketrans({"✓": "+", "≈": "~", "✗": "x", "—": "-", "…": "...", "µ": "u", "≥": ">=", "○": "o"})
 _WIDTH_MIN: Final = 40
-_WIDTH_UNWRAPPED: Final = 72
-"""From this width on, figures stay on one line; below it they are folded, not cut."""
+_INDENT: Final = " "
+_GAP: Final = "  "
 
 
 def lines(
@@ -65,32 +66,69 @@ def _short(summary: ScenarioSummary) -> str:
 
 
 def _table_lines(matrix: MatrixSummary, width: int, *, colour: bool, ascii_only: bool) -> list[str]:
-    written = StringIO()
-    console = Console(
-        file=written,
+    """Return a line of figures for each scenario, and below it what is a line of its own.
+
+    A line is wrapped at spaces; only a word that is wider than the terminal is folded.
+    """
+    rows = view(matrix).scenarios
+    columns = [column for column in shown_in(TERMINAL) if not column.is_below]
+    below = [column for column in shown_in(TERMINAL) if column.is_below]
+    cells = [[_shown(column.line(row), ascii_only=ascii_only) for column in columns] for row in rows]
+    widths = [
+        max(cell_len(text) for text in texts) for texts in zip([each.title for each in columns], *cells, strict=True)
+    ]
+    is_wide = sum(widths) + len(_INDENT) + len(_GAP) * (len(columns) - 1) <= width
+    indent = len(_INDENT) + (widths[0] + len(_GAP) if is_wide else 0)
+    console = _console(width, colour=colour)
+    if is_wide and rows:
+        heads = _GAP.join(_fit(each.title, size, each) for each, size in zip(columns, widths, strict=True))
+        console.print(Text(f"{_INDENT}{heads}".rstrip()))
+        console.print(Text(_INDENT + ("-" if ascii_only else "─") * (sum(widths) + len(_GAP) * (len(columns) - 1))))
+    for row, texts in zip(rows, cells, strict=True):
+        if is_wide:
+            fitted = zip(texts, widths, columns, strict=True)
+            first = _GAP.join(_fit(text, size, column) for text, size, column in fitted)
+            lines = [Text(f"{_INDENT}{first}".rstrip())]
+        else:
+            figures = "; ".join(f"{each.title} {text}" for each, text in zip(columns[2:], texts[2:], strict=True))
+            lines = _wrapped(f"{texts[0]}{_GAP}{texts[1]}", 0, console) + _wrapped(figures, indent, console)
+        lines[0].stylize(_COLOURS[row.label], 0, lines[0].plain.find(texts[0]) + len(texts[0]))
+        for column in below:
+            lines += _wrapped(_shown(column.line(row), ascii_only=ascii_only), indent, console)
+        console.print(Text("\n").join(lines), soft_wrap=True)
+    written = console.file
+    assert isinstance(written, StringIO)  # noqa: S101 - see _console
+    return [line.rstrip() for line in written.getvalue().splitlines()]
+
+
+def _console(width: int, *, colour: bool) -> Console:
+    return Console(
+        file=StringIO(),
         width=width,
         force_terminal=colour,
         color_system="standard" if colour else None,
         legacy_windows=False,
+        highlight=False,
     )
-    console.print(_table(matrix, width, ascii_only=ascii_only))
-    return [line.rstrip() for line in written.getvalue().splitlines()]
 
 
-def _table(matrix: MatrixSummary, width: int, *, ascii_only: bool) -> Table:
-    table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, expand=False, pad_edge=False)
-    columns = shown_in(TERMINAL)
-    for column in columns:
-        if column.is_number:
-            table.add_column(column.title, justify="right", no_wrap=width >= _WIDTH_UNWRAPPED)
-        else:
-            table.add_column(column.title, no_wrap=column.name == "verdict", overflow="fold")
-    for row in view(matrix).scenarios:
-        # Text, not str: square brackets in a title are no markup.
-        cells = [Text("\n".join(column.cell(row))) for column in columns]
-        cells[0].stylize(_COLOURS[row.label])
-        table.add_row(*cells)
-    return table
+def _shown(text: str, *, ascii_only: bool) -> str:
+    flat = " ".join(text.split())
+    return flat.translate(_ASCII) if ascii_only else flat
+
+
+def _fit(text: str, width: int, column: Column) -> str:
+    """Return a text with as many spaces as a column needs: numbers end at one place."""
+    space = " " * (width - cell_len(text))
+    return f"{space}{text}" if column.is_number else f"{text}{space}"
+
+
+def _wrapped(text: str, indent: int, console: Console) -> list[Text]:
+    """Return a text as lines that begin at a column and fit the console."""
+    if not text:
+        return []
+    margin = Text(" " * indent)
+    return [margin + line for line in Text(text).wrap(console, max(1, console.width - indent))]
 
 
 def _findings(summary: ScenarioSummary) -> Iterator[str]:

@@ -8,6 +8,7 @@ fault with WAL+FULL.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -115,6 +116,11 @@ CONCURRENT: dict[str, Row] = {
 """Habits of several threads and processes; a race needs no fault."""
 
 
+IS_NIGHTLY = os.environ.get("CHAOS_NIGHTLY") == "1"
+RECOVERIES, IO_RUNS = (1000, 10_000) if IS_NIGHTLY else (12, 80)
+"""Of SQLite's recoveries and I/O errors a sample is explored here, and all of them nightly."""
+
+
 def mended_of(row: Row) -> Habit:
     """Return the same program without its bad habit."""
     assert isinstance(row.target, Habit)
@@ -169,7 +175,7 @@ def test_known_orders(chaos: Run, explore: Explore, name: str) -> None:
     """In some order of threads and processes each habit is found, and mended in none."""
     row = CONCURRENT[name]
     assert isinstance(row.target, Concurrent)
-    explored = explore(row.target, faults=("crash", "power"), schedules=4, samples=16, judge=False)
+    explored = explore(row.target, faults=("crash", "power"), schedules=3, samples=16, judge=False)
     found = {each.signature for each in explored.discoveries} | {each.signature for each in explored.findings}
     wanted = row.race or row.power
     where = explored.coverage if explored.families else "a run without a fault"
@@ -178,7 +184,7 @@ def test_known_orders(chaos: Run, explore: Explore, name: str) -> None:
         observed=f"{', '.join(sorted(found)) or 'nothing'} in {where}",
         holds=found == wanted,
     )
-    explore(mended_of(row), faults=("crash", "power"), schedules=4, samples=16)
+    explore(mended_of(row), faults=("crash", "power"), schedules=3, samples=16)
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -188,7 +194,7 @@ def test_known_servers(chaos: Run, explore: Explore, name: str) -> None:
     """
     row = SERVERS[name]
 
-    schedules = 0 if name == "early" else 1  # the order of answer and write decides for that one alone
+    schedules = 2 if name == "early" else 1  # the order of answer and write decides for that one alone
     explored = explore(row.target, faults=("crash", "power"), schedules=schedules, judge=False, jobs=2)
     judge(chaos, explored, row)
 
@@ -204,7 +210,7 @@ def test_mended_habits_hold_under_everything(explore: Explore, name: str) -> Non
 @pytest.mark.parametrize("name", ["wal-full", "delete-extra", "json-synced-both"])
 def test_sound_programs_hold_under_everything(explore: Explore, name: str) -> None:
     """Sound programs survive kills in their recovery, and every I/O error."""
-    explore(ROWS[name].target, jobs=2)
+    explore(ROWS[name].target, jobs=2, recoveries=RECOVERIES, io_runs=IO_RUNS)
 
 
 def test_every_state_is_what_a_real_kill_leaves(chaos: Run, explore: Explore) -> None:
@@ -245,4 +251,4 @@ def test_checkpoints_survive(explore: Explore, manager: str) -> None:
 @pytest.mark.chaos_deep
 def test_checkpoints_survive_everything(explore: Explore, manager: str) -> None:
     """The checkpoints survive kills in their recovery, I/O errors and a full disk."""
-    explore(Checkpoints(manager), jobs=2)
+    explore(Checkpoints(manager), jobs=2, recoveries=RECOVERIES, io_runs=IO_RUNS)

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 from durable_agents import JobCrashPoint, JobQueue, TaskManager
-from pytest_chaos import Finding, after_mark, at_point, kill, pause
+from pytest_chaos import Finding, after_mark, at_every_point, at_point, kill, pause
 
 from scenarios.jobs.job_checks import check_executors, check_jobs, check_stages, ledger, rows
+from scenarios.model.ways import check_ways
 from scenarios.work.checks import check_no_exceptions
+from scenarios.zombies import SAMPLE, outlive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pytest_chaos import Agent, Run
+    from pytest_chaos import Agent, Fault, Run
 
 pytestmark = pytest.mark.chaos(
     id="08-job-finalisation",
@@ -42,6 +44,10 @@ REAPER_POINTS = tuple(
 """
 
 SETTINGS = {"reaper_finalize_grace_s": 0.05, "reaper_max_running_s": 60.0}
+ATTEMPTS = 100
+"""The reaper looks every 2 ms, and takes an executor that two looks find unrecorded for dead: on a
+busy machine that used up five attempts, and the job failed with nothing wrong.
+"""
 
 
 class Pipeline:
@@ -75,6 +81,7 @@ class Pipeline:
     def judge(self) -> None:
         """Expect one end, one advance, one next job, and never two executors."""
         self.chaos.check(check_jobs(self.database, 1), expect="the job is done, once")
+        self.chaos.check(check_ways(self.database), expect="each row is on a way that the model allows")
         self.chaos.check(
             check_stages(self.database, [TASK]), expect="the stage is left once, the next job is there once"
         )
@@ -87,7 +94,7 @@ def pipeline(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> Pipeline:
     """Return the moves, on a database with one task and its builder's job."""
     with JobQueue(db_path=fresh_db) as queue:
         TaskManager(queue.store).create(TASK, stage="build")
-        queue.enqueue("builder", "repo", task_id=TASK, max_attempts=5)
+        queue.enqueue("builder", "repo", task_id=TASK, max_attempts=ATTEMPTS)
     return Pipeline(chaos, fresh_db, parts)
 
 
@@ -213,3 +220,33 @@ def test_the_reaper_ends_the_job_of_a_monitor_that_stands_still(pipeline: Pipeli
     pipeline.judge()
     begun = [line for line in ledger(pipeline.database.parent) if line[3] == "begin"]
     pipeline.chaos.expect("executors", observed=len(begun), holds=len(begun) == 1)
+
+
+@pytest.mark.parametrize("fault", [pause, kill])
+def test_a_monitor_stops_at_every_point(pipeline: Pipeline, fault: Callable[..., Fault]) -> None:
+    """Wherever a monitor stands still or dies, a webhook, a reaper and another monitor act."""
+    chaos = pipeline.chaos
+    chaos.plan(at_every_point("monitor", fault, points="recovery.*", sample=SAMPLE))
+
+    def others() -> Iterator[Agent]:
+        yield pipeline.webhook()
+        yield pipeline.reaper(ticks=3)
+
+    outlive(chaos, pipeline.monitor("monitor"), others, database=pipeline.database)
+    pipeline.race_to_the_end()
+
+
+@pytest.mark.parametrize("fault", [pause, kill])
+def test_a_reaper_stops_at_every_point(pipeline: Pipeline, fault: Callable[..., Fault]) -> None:
+    """Wherever a reaper stands still or dies that took over, another one and a webhook act."""
+    chaos = pipeline.chaos
+    swept = at_every_point("zombie", fault, points="recovery.*", sample=SAMPLE)
+    chaos.plan(kill("monitor", at_point("recovery.job.after_exit_code")), swept)
+    pipeline.monitor("monitor").wait_exit()
+
+    def others() -> Iterator[Agent]:
+        yield pipeline.webhook()
+        yield pipeline.reaper(ticks=3)
+
+    outlive(chaos, pipeline.reaper("zombie"), others, database=pipeline.database)
+    pipeline.race_to_the_end()

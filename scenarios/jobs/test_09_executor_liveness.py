@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from durable_agents import JobQueue, SystemClock, TaskManager
-from pytest_chaos import Finding, at_point, pause
+from pytest_chaos import Finding, at_every_point, at_point, kill, pause
 
 from scenarios.jobs.job_checks import check_executors, check_jobs, check_stages, ledger, rows
+from scenarios.model.ways import check_ways
 from scenarios.work.checks import check_no_exceptions
+from scenarios.zombies import SAMPLE, outlive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pytest_chaos import Agent, Run
+    from pytest_chaos import Agent, Fault, Run
 
 pytestmark = pytest.mark.chaos(
     id="09-executor-liveness",
@@ -75,6 +77,7 @@ class Watch:
         self.chaos.check(check_executors(self.database.parent), expect="never two executors, as their lock has it")
         self.chaos.check(check_jobs(self.database, 1, statuses=statuses), expect="the job is done, once")
         self.chaos.check(check_stages(self.database, [TASK]), expect="the stage is left once")
+        self.chaos.check(check_ways(self.database), expect="each row is on a way that the model allows")
         self.chaos.check(check_no_exceptions(self.chaos.history), expect="no exception in any agent")
 
 
@@ -116,6 +119,27 @@ def test_a_monitor_that_stands_still_before_it_says_how_it_ended(watch: Watch) -
     watch.judge()
 
 
+def test_an_executor_that_starts_between_the_look_and_the_end(watch: Watch) -> None:
+    """A reaper that found no executor, past the ceiling, leaves alone one that has begun since."""
+    watch.chaos.plan(
+        pause("monitor", at_point("recovery.monitor.after_spawn")),
+        pause("reaper", at_point("recovery.reaper.after_look")),
+    )
+    monitor = watch.monitor("monitor", "1=wait")
+    monitor.wait_state("T")
+    reaper = watch.reaper(ticks=1, reaper_max_running_s=0.001)
+    reaper.wait_state("T")
+    monitor.resume()
+    wait_for_state(watch, "S")
+    reaper.resume()
+    reaper.wait_exit()
+    ((status, claim),) = rows(watch.database, "SELECT status, claim FROM jobs WHERE job_id = 1")
+    watch.chaos.check(watch.reaped(status, claim), expect="an executor that has just begun is left alone")
+    (watch.database.parent / "go").touch()
+    monitor.wait_exit(timeout_s=60)
+    watch.judge()
+
+
 def wait_for_state(watch: Watch, state: str) -> int:
     """Wait until the executor has begun and is in this state; return its pid."""
 
@@ -149,6 +173,25 @@ def test_an_executor_past_the_ceiling_is_ended_before_the_next_one(watch: Watch,
     monitor.wait_exit(timeout_s=15)
     claims = sorted({claim for _, claim, _, what in ledger(watch.database.parent) if what == "begin"})
     watch.chaos.expect("claims that were executed", observed=claims, holds=len(claims) == 2)
+    watch.judge()
+
+
+@pytest.mark.parametrize("fault", [pause, kill])
+def test_one_that_ends_an_executor_stops_at_every_point(watch: Watch, fault: Callable[..., Fault]) -> None:
+    """Wherever a reaper stops that ends an executor past the ceiling, another one ends it.
+
+    Only then is there a second executor.
+    """
+    watch.chaos.plan(at_every_point("ender", fault, points="recovery.*", sample=SAMPLE))
+    monitor = watch.monitor("monitor", "1=linger")
+    wait_for_state(watch, "S")
+
+    def others() -> Iterator[Agent]:
+        yield watch.reaper("other", ticks=1, reaper_max_running_s=0.001)
+
+    outlive(watch.chaos, watch.reaper("ender", ticks=1, reaper_max_running_s=0.001), others, database=watch.database)
+    watch.monitor("second").wait_exit(timeout_s=60)
+    monitor.wait_exit(timeout_s=15)
     watch.judge()
 
 

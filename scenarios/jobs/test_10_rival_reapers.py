@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 from durable_agents import JobClaim, JobCrashPoint, JobQueue, TaskManager
-from pytest_chaos import at_point, kill
+from pytest_chaos import at_every_point, at_point, hold_lock, kill, pause
 from pytest_chaos.checkers import exactly_once
 
 from scenarios.jobs.job_checks import alerts, check_ends, check_stages, rows
+from scenarios.jobs.job_scripts import model, of_looks, of_stages
+from scenarios.judging import Script, judge, play
+from scenarios.limits import ask_limits
 from scenarios.work.checks import check_no_exceptions
+from scenarios.zombies import SAMPLE, outlive
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from pytest_chaos import Run
+    from pytest_chaos import Agent, Fault, Run
 
 pytestmark = pytest.mark.chaos(
     id="10-rival-reapers",
@@ -32,6 +37,7 @@ pytestmark = pytest.mark.chaos(
 )
 
 REAPER = "scenarios.jobs.job_agents:reaper"
+PLAY = "scenarios.jobs.job_scripts:play_jobs"
 START_UP = "scenarios.jobs.job_agents:start_up"
 SETTINGS = {"reaper_finalize_grace_s": 0.0, "reaper_dead_ticks": 1}
 POINTS = tuple(point for point in JobCrashPoint.of("reaper") if point.endswith(("tick", "look", "claim", "commit")))
@@ -159,3 +165,45 @@ def test_five_reapers_over_many_jobs(chaos: Run, fresh_db: Path, parts: dict[str
     rivals = Rivals(chaos, fresh_db, parts, 400)
     rivals.run_at_once(NAMES, ticks=3)
     rivals.judge(killed=False)
+
+
+@pytest.mark.parametrize("script", [of_looks, of_stages], ids=lambda script: script.__name__)
+def test_what_is_promised_at_its_very_moment(
+    chaos: Run, fresh_db: Path, parts: dict[str, str], script: Callable[[], Script]
+) -> None:
+    """Claims, ends, looks and advances give what the model says, by a clock that stands still."""
+    play(chaos, PLAY, script(), database=str(fresh_db), parts=parts)
+    judge(chaos, model(), fresh_db)
+
+
+@pytest.mark.parametrize("fault", [pause, kill])
+def test_a_reaper_stops_at_every_point(
+    chaos: Run, fresh_db: Path, parts: dict[str, str], fault: Callable[..., Fault]
+) -> None:
+    """Wherever a reaper stands still or dies, its rivals end all jobs, and none twice."""
+    rivals = Rivals(chaos, fresh_db, parts, 8)
+    chaos.plan(at_every_point("zombie", fault, points="recovery.*", sample=SAMPLE))
+
+    def reaper(name: str) -> Agent:
+        kwargs = {"database": str(fresh_db), "parts": parts, "name": name, "settings": SETTINGS, "ticks": 3}
+        return chaos.spawn(REAPER, kwargs=kwargs, name=name)
+
+    outlive(chaos, reaper("zombie"), lambda: map(reaper, ["reaper-1", "reaper-2"]), database=fresh_db)
+    rivals.run_at_once(["reaper-last"], ticks=3)
+    rivals.judge(killed=fault is kill)
+
+
+def test_the_lock_is_held_at_every_point(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """Wherever somebody else takes the write lock, a reaper waits for it, and ends all jobs."""
+    rivals = Rivals(chaos, fresh_db, parts, 8)
+    points = "recovery.reaper.*_cl*"  # before and after a claim: within one nobody else can take it
+    chaos.plan(
+        at_every_point("reaper-0", hold_lock, points=points, sample=SAMPLE, database=fresh_db.name, duration_s=0.1)
+    )
+    rivals.run_at_once(["reaper-0", "reaper-1"], ticks=3)
+    rivals.judge(killed=False)
+
+
+def test_what_is_promised_at_a_bound(chaos: Run) -> None:
+    """Bounds count at their value; defaults are as promised; one decision is one transaction."""
+    ask_limits(chaos, "jobs")

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 import pytest
 from durable_agents import JobClaim, JobQueue, TaskManager
 from durable_agents.jobs.gates import HUNG_MAX
-from pytest_chaos import Finding
+from pytest_chaos import Finding, at_every_point, kill, pause
 
 from scenarios.jobs.job_checks import alerts, check_stages
+from scenarios.model.ways import check_ways
 from scenarios.work.checks import check_no_exceptions
+from scenarios.zombies import SAMPLE, outlive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pytest_chaos import Run
+    from pytest_chaos import Fault, Run
 
 pytestmark = pytest.mark.chaos(
     id="16-red-gate",
@@ -90,6 +92,7 @@ def look_many_times(chaos: Run, database: Path, parts: dict[str, str], looks: in
     (database.parent / "red").unlink()
     chaos.spawn(POLL, kwargs={**kwargs, "looks": 1}, name="green").wait_exit()
     chaos.check(check_stages(database, TASKS), expect="each task moves once when the gate is green")
+    chaos.check(check_ways(database), expect="each row is on a way that the model allows")
     chaos.check(check_no_exceptions(chaos.history), expect="no exception in any agent")
 
 
@@ -129,3 +132,22 @@ def test_thousands_of_looks(chaos: Run, fresh_db: Path, parts: dict[str, str]) -
     looks of a reaper.
     """
     look_many_times(chaos, fresh_db, parts, 2000)
+
+
+@pytest.mark.parametrize("fault", [pause, kill])
+def test_a_poller_stops_at_every_point(
+    chaos: Run, fresh_db: Path, parts: dict[str, str], fault: Callable[..., Fault]
+) -> None:
+    """Wherever a poller stands still or dies at a green gate, another one moves each task, once."""
+    chaos.plan(at_every_point("zombie", fault, points="recovery.*", sample=SAMPLE))
+    with JobQueue(db_path=fresh_db) as queue:
+        for task in TASKS:
+            TaskManager(queue.store).create(task, stage="build")
+    kwargs = {"database": str(fresh_db), "parts": parts, "task_ids": TASKS, "looks": 2}
+    zombie = chaos.spawn(POLL, kwargs=kwargs, name="zombie")
+    outlive(chaos, zombie, lambda: [chaos.spawn(POLL, kwargs=kwargs, name="other")], database=fresh_db)
+    chaos.check(check_stages(fresh_db, TASKS), expect="each task moves once")
+    chaos.check(check_ways(fresh_db), expect="each row is on a way that the model allows")
+    moved = sum(mark.value["moved"] for mark in chaos.history.acknowledged("polled"))
+    chaos.expect("moves, both pollers together", observed=moved, holds=moved <= len(TASKS))
+    chaos.check(check_no_exceptions(chaos.history), expect="no exception in any agent")

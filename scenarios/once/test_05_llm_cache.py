@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from durable_agents import LLMOutputCache, SystemClock
-from pytest_chaos import Finding, after_mark, kill
+from pytest_chaos import Finding, after_mark, at_every_point, kill, pause
 from pytest_chaos.checkers import exactly_once
 
+from scenarios.judging import Script, judge, play
+from scenarios.model.keys import Keys
 from scenarios.once.cache_agents import TOKENS
+from scenarios.once.key_scripts import of_keys, of_outputs
 from scenarios.work.checks import check_no_exceptions
+from scenarios.zombies import SAMPLE, asks_for_the_same, outlive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pytest_chaos import Agent, History, Run
@@ -247,3 +252,39 @@ def test_all_outputs_expire_under_load(callers: Callers) -> None:
     for agent in crowd:
         agent.wait_exit(timeout_s=60)
     callers.judge(len(prompts), generated=2)
+
+
+@pytest.mark.parametrize("script", [of_keys, of_outputs], ids=lambda script: script.__name__)
+def test_what_is_promised_at_its_very_moment(
+    chaos: Run, fresh_db: Path, parts: dict[str, str], script: Callable[[], Script]
+) -> None:
+    """Executions and outputs are what the model says, by a clock that stands still."""
+    play(chaos, "scenarios.once.key_scripts:play_keys", script(), database=str(fresh_db), parts=parts)
+    judge(chaos, Keys(), fresh_db)
+
+
+def test_a_caller_is_killed_at_every_point(callers: Callers) -> None:
+    """Wherever a caller dies, another one and its successor get every answer."""
+    chaos = callers.chaos
+    chaos.plan(at_every_point("first", kill, points="recovery.*", sample=SAMPLE))
+    first = callers.start(EACH, "first", [0, 1])
+    if first.wait_exit().signal is not None:
+        first.restart().wait_exit()
+    callers.start(EACH, "second", [1, 0, 2]).wait_exit()
+    callers.judge(3, kills=len(chaos.receipts))
+
+
+def test_a_caller_stands_still_at_every_point(callers: Callers) -> None:
+    """Wherever a caller stands still, another one gets every answer that it does not hold."""
+    chaos = callers.chaos
+    chaos.plan(at_every_point("first", pause, points="recovery.*", sample=SAMPLE))
+    first = callers.start(EACH, "first", [0, 1])
+
+    def others() -> Iterator[Agent]:
+        yield callers.start(EACH, "second", [2, 1, 0])
+
+    outlive(
+        chaos, first, others, database=callers.database, waits=partial(asks_for_the_same, zombie=first, operation="ask")
+    )
+    chaos.agent("second").wait_exit()
+    callers.judge(3)

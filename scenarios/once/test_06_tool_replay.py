@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from durable_agents import ToolLedger
 from durable_agents.once.crash_points import OncePoint
-from pytest_chaos import Finding, after_mark, at_point, kill, terminate
+from pytest_chaos import Finding, after_mark, at_every_point, at_point, kill, pause, terminate
 from pytest_chaos.checkers import exactly_once
 
+from scenarios.judging import judge, play
+from scenarios.limits import ask_limits
+from scenarios.model.keys import Keys
+from scenarios.once.key_scripts import of_tools
 from scenarios.work.checks import check_no_exceptions
+from scenarios.zombies import SAMPLE, asks_for_the_same, outlive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,3 +187,38 @@ def test_a_failure_is_run_again(tools: Tools) -> None:
     endings = [mark.value["exit_code"] for mark in acks]
     tools.chaos.expect("exit codes", observed=endings, holds=endings == [3, 3, 3])
     tools.chaos.expect("effects", observed=len(tools.effects()), holds=len(tools.effects()) == len(acks))
+
+
+def test_what_is_promised_at_its_very_moment(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """Calls are run, replayed and doubted as the model says, by a clock that stands still."""
+    play(chaos, "scenarios.once.key_scripts:play_keys", of_tools(), database=str(fresh_db), parts=parts)
+    judge(chaos, Keys(), fresh_db)
+
+
+def test_an_agent_is_killed_at_every_point(tools: Tools) -> None:
+    """Wherever an agent dies, its successor asks the world what has happened, and does the rest."""
+    tools.chaos.plan(at_every_point("agent", kill, points="recovery.*", sample=SAMPLE))
+    agent = tools.start("agent", numbers=[0, 1], policy="probe")
+    if agent.wait_exit(timeout_s=60).signal is not None:
+        agent.restart().wait_exit(timeout_s=60)
+    tools.start("second", numbers=[0, 1], policy="probe").wait_exit(timeout_s=60)
+    tools.judge(2, limit=1, least=1)
+
+
+def test_an_agent_stands_still_at_every_point(tools: Tools) -> None:
+    """Wherever an agent stands still, another one gets every output that it does not hold."""
+    tools.chaos.plan(at_every_point("agent", pause, points="recovery.*", sample=SAMPLE))
+    agent = tools.start("agent", numbers=[0, 1], policy="probe")
+
+    def others() -> Iterator[Agent]:
+        yield tools.start("second", numbers=[2, 1, 0], policy="probe")
+
+    waits = partial(asks_for_the_same, zombie=agent, operation="tool")
+    outlive(tools.chaos, agent, others, database=tools.database, waits=waits)
+    tools.chaos.agent("second").wait_exit(timeout_s=60)
+    tools.judge(3, limit=1, least=1)
+
+
+def test_what_is_promised_at_a_bound(chaos: Run) -> None:
+    """Bounds count at their value; defaults are as promised; one decision is one transaction."""
+    ask_limits(chaos, "once")

@@ -87,13 +87,23 @@ def start_up(marks: Marks, root: str, parts: dict[str, str]) -> None:
         marks.ack("start-up", value=value)
 
 
+def recover(marks: Marks, root: str, parts: dict[str, str]) -> None:
+    """Recover orphans without a start, as a cleaner does that runs by itself."""
+    roots = Roots(root)
+    with StateStore(db_path=roots.database) as state:
+        buffers: Buffers = made(parts["buffers"], roots, state)
+        marks.intent("start-up")
+        found = buffers.recover_orphans().found
+        marks.ack("start-up", value={"orphans": [[each.file, str(each.disposition)] for each in found]})
+
+
 def run_cycle(marks: Marks, root: str, name: str, entries: int, parts: dict[str, str]) -> None:
     """Do one cycle: mark its id, put findings, mark that half of them are put, commit."""
     roots = Roots(root)
     with StateStore(db_path=roots.database) as state:
         buffers: Buffers = made(parts["buffers"], roots, state)
         with buffers.begin(name) as cycle:
-            marks.intent("cycle", cycle.cycle_id, value={"name": name, "file": cycle.path.name})
+            marks.intent("cycle", cycle.cycle_id, value={"name": name, "file": cycle.path.name, "of": entries})
             for number in range(entries):
                 if number == entries // 2:
                     marks.ack("half", cycle.cycle_id)

@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Any
 from pytest_chaos import Finding
 from pytest_chaos.checkers import durability, exactly_once
 
+from scenarios.judging import check_tables
+from scenarios.model.cycles import Cycles
+from scenarios.model.states import Moment
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from pytest_chaos import History
+    from pytest_chaos.model.values import Mark
+
+
+NOW = Moment(0, 0)
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,45 @@ def check_cycles(history: History, root: Path) -> Iterator[Finding]:
         ),
         "cycle",
     )
+
+
+def check_cycles_by_model(history: History, root: Path) -> Iterator[Finding]:
+    """Find a history that is not the model's, and orphans that were dealt with otherwise.
+
+    An owner lives as long as it has something to say. Whether a cycle without an ack was committed
+    is read from the history, and that it is whole is not.
+    """
+    model, found = Cycles(), read_cycles(root)
+    files: dict[str, str] = {}
+    last = {mark.agent: mark.order for mark in history.marks}
+    for mark in history.marks:
+        if mark.kind == "intent" and mark.operation == "cycle":
+            name = mark.value["name"]
+            model.begin(NOW, str(mark.key), name=name, entries=mark.value["of"])
+            files[mark.value["file"].removesuffix(".buffer")] = str(mark.key)
+        elif mark.kind == "ack" and mark.operation == "cycle":
+            model.commit(NOW, str(mark.key))
+        elif mark.kind == "ack" and mark.operation == "start-up":
+            yield from _check_ends(history, mark, model, files, last)
+    for cycle_id in set(found) & set(model.cycles):
+        model.cycles[cycle_id].is_committed = True
+    seen = {cycle_id: {"name": name, "entries": len(entries)} for cycle_id, (name, entries) in found.items()}
+    yield from check_tables({"history": seen}, [model.tables()])
+
+
+def _check_ends(
+    history: History, start: Mark, model: Cycles, files: Mapping[str, str], last: Mapping[str, int]
+) -> Iterator[Finding]:
+    owners = {str(mark.key): mark for mark in history.select("intent", "cycle")}
+    for file, disposition in start.value["orphans"]:
+        if (cycle_id := files.get(file)) is None:
+            continue
+        if last[owners[cycle_id].agent] < start.order:
+            model.die(NOW, cycle_id, is_readable=not owners[cycle_id].value["name"].startswith("damaged"))
+        wanted = model.recover(NOW, cycle_id)["disposition"]
+        if wanted != disposition:
+            text = f"the buffer of {cycle_id} was {disposition}; the model: {wanted}"
+            yield Finding(signature=f"model:orphan-{disposition}", text=text, checker="check_cycles_by_model")
 
 
 def _is_whole(entries: list[Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +12,22 @@ from durable_agents import ARTIFACT_CRASH_POINTS, Roots, StateCrashPoint, StateS
 from durable_agents.processes import start_of
 from durable_agents.state.buffers import BufferOwner
 from durable_agents.state.status_files import WorkspaceState
-from pytest_chaos import at_point, kill, pause
+from pytest_chaos import at_every_point, at_point, kill, pause
 from pytest_chaos.model.plan import after_mark
 
+from scenarios.limits import ask_limits
+from scenarios.model.states import Moment
+from scenarios.model.workspaces import TORN, Workspaces as WorkspaceModel
 from scenarios.state.state_agents import HALF
 from scenarios.state.state_checks import Expected, check_workspaces, read_group
 from scenarios.targets.agent_state import SOUND, AgentState
 from scenarios.work.checks import check_no_exceptions
+from scenarios.zombies import SAMPLE, outlive, waits_or_has_ended
 
 if TYPE_CHECKING:
-    from pytest_chaos import Agent, Run
+    from collections.abc import Callable
+
+    from pytest_chaos import Agent, Fault, Run
     from pytest_chaos.plugin.explore_fixture import Explore
 
 pytestmark = pytest.mark.chaos(
@@ -47,18 +54,17 @@ POINTS = (
     *ARTIFACT_CRASH_POINTS,
     *StateCrashPoint.of("orphans"),
 )
-FAILED = Expected("failed", "failed")
-LIVES = Expected("running", "running", is_live=True)
+NOW = Moment(0, 0)
 
 
 class Folder:
-    """One agent's folder, and what a start must make of it."""
+    """One agent's folder, and what a start must make of it, by the model."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.roots = Roots(str(root))
         self.roots.make()
-        self.expected: dict[str, Expected] = {}
+        self.model = WorkspaceModel()
 
     def file(self, name: str) -> Path:
         """Return the status file of a workspace, in a folder that is there."""
@@ -66,14 +72,27 @@ class Folder:
         file.parent.mkdir(parents=True, exist_ok=True)
         return file
 
-    def lay(self, name: str, expected: Expected, **fields: Any) -> None:
-        """Make a workspace whose file says that it runs, unless ``fields`` say otherwise.
+    @property
+    def expected(self) -> dict[str, Expected]:
+        """What each workspace must be after a start."""
+        after = copy.deepcopy(self.model)
+        after.start(NOW)
+        return {
+            name: Expected(
+                each.stored,
+                each.file,
+                is_live=each.lives,
+                file_wins=self.model.workspaces[name].stored not in {None, each.stored},
+            )
+            for name, each in after.workspaces.items()
+        }
 
-        The store does not know of it.
-        """
-        status = {"status": "running", "agent": "codex:gpt-5.4", "started_at": 1 + len(self.expected), **fields}
+    def lay(self, name: str, *, lives: bool = False, **fields: Any) -> None:
+        """Make a workspace whose file says that it runs; the store does not know of it."""
+        number = 1 + len(self.model.workspaces)
+        status = {"status": "running", "agent": "codex:gpt-5.4", "started_at": number, **fields}
         self.file(name).write_text(json.dumps(status))
-        self.expected[name] = expected
+        self.model.lay(NOW, name, file="running", lives=lives)
 
     def lay_others(self) -> None:
         """Make workspaces that wait, that only the store has, that differ, and invalid files."""
@@ -90,13 +109,11 @@ class Folder:
         self.file("org/changed").write_text('{"status": "completed", "agent": "claude"}')
         self.file("org/torn").write_bytes(b'{"status": "run')
         self.file("org/linked").symlink_to(outside)
-        self.expected |= {
-            "org/waits": Expected("queued", "queued"),
-            "org/changed": Expected("completed", "completed", file_wins=True),
-            "org/torn": FAILED,
-            "org/stored": Expected("failed", "none"),
-            "org/linked": Expected("failed", "running"),
-        }
+        self.model.lay(NOW, "org/waits", file="queued", stored="queued")
+        self.model.lay(NOW, "org/changed", file="completed", stored="queued")
+        self.model.lay(NOW, "org/torn", file=TORN, stored="running")
+        self.model.lay(NOW, "org/stored", stored="running")
+        self.model.lay(NOW, "org/linked", file="running", stored="running", is_ours=False)
         dead = BufferOwner("qa", "0" * 16 + "-" + "a" * 12, 4_194_305, "00000000-0000-0000-0000-000000000000:1")
         (self.roots.buffers / f"{dead.stem}.buffer").write_bytes(b"")
         (self.roots.buffers / "nobody's.buffer").write_bytes(b"")
@@ -119,18 +136,18 @@ def lay_executors(chaos: Run, folder: Folder) -> None:
     The plan kills ``dead`` and stops ``stopped``.
     """
     live = executor(chaos, "live")
-    folder.lay("org/live", LIVES, **live)
-    folder.lay("org/dead", FAILED, **executor(chaos, "dead"))
+    folder.lay("org/live", lives=True, **live)
+    folder.lay("org/dead", **executor(chaos, "dead"))
     chaos.agent("dead").wait_exit()
-    folder.lay("org/stopped", LIVES, **executor(chaos, "stopped"))
+    folder.lay("org/stopped", lives=True, **executor(chaos, "stopped"))
     chaos.agent("stopped").wait_state("T")
     zombie = executor(chaos, "parent", ZOMBIE)
     state = Path(f"/proc/{zombie['pid']}/stat").read_text().rpartition(")")[2].split()[0]
     chaos.expect("the zombie is one", observed=state, holds=state == "Z")
-    folder.lay("org/zombie", FAILED, **zombie)
-    folder.lay("org/reused", FAILED, pid=live["pid"], pid_start="00000000-0000-0000-0000-000000000000:1")
-    folder.lay("org/zero", FAILED, pid=0)
-    folder.lay("org/missing", FAILED)
+    folder.lay("org/zombie", **zombie)
+    folder.lay("org/reused", pid=live["pid"], pid_start="00000000-0000-0000-0000-000000000000:1")
+    folder.lay("org/zero", pid=0)
+    folder.lay("org/missing")
 
 
 def start(chaos: Run, folder: Folder, parts: dict[str, str], name: str = "agent") -> Agent:
@@ -193,14 +210,6 @@ def test_started_twice(chaos: Run, parts: dict[str, str]) -> None:
     judge(chaos, folder)
 
 
-def waits_or_has_ended(agent: Agent) -> bool:
-    """Tell whether an agent waits for a lock, with its second thread, or has ended."""
-    try:
-        return not agent.running or len(list(Path(f"/proc/{agent.pid}/task").iterdir())) > 1
-    except OSError:  # it has ended since
-        return True
-
-
 def test_two_starts_at_once(chaos: Run, parts: dict[str, str]) -> None:
     """Of two starts at once, the second waits for the first, and fails no ghost again.
 
@@ -209,7 +218,7 @@ def test_two_starts_at_once(chaos: Run, parts: dict[str, str]) -> None:
     chaos.plan(pause("first", at_point("recovery.hydrate.after_read")))
     folder = Folder(chaos.directory / "root")
     folder.lay_others()
-    folder.lay("org/zero", FAILED, pid=0)
+    folder.lay("org/zero", pid=0)
     first = start(chaos, folder, parts, "first")
     first.wait_state("T")
     second = start(chaos, folder, parts, "second")
@@ -245,9 +254,9 @@ def test_a_status_file_is_half_written(chaos: Run, parts: dict[str, str]) -> Non
 def lay_killed(chaos: Run, name: str, number: int) -> Folder:
     """Make a folder in which a start passes every named point."""
     folder = Folder(chaos.directory / f"root-{number}-{name}")
-    folder.lay("org/dead", FAILED, pid=0)
+    folder.lay("org/dead", pid=0)
     me = chaos.agent("live").pid
-    folder.lay("org/live", LIVES, pid=me, pid_start=start_of(me))
+    folder.lay("org/live", lives=True, pid=me, pid_start=start_of(me))
     folder.lay_others()
     return folder
 
@@ -307,7 +316,8 @@ def test_an_agent_killed_while_it_tracks(chaos: Run, parts: dict[str, str], poin
     tracked = {str(mark.key) for mark in chaos.history.acknowledged("track")}
     there = read_group(folder.root, "registry")
     chaos.expect("tracked and there", observed=sorted(there), holds=tracked <= set(there) <= set(statuses))
-    folder.expected = dict.fromkeys(there, LIVES)
+    for name in there:
+        folder.model.lay(NOW, name, file="running", lives=True)
     judge(chaos, folder, "after the start")
     rows = sorted(row["workspace"] for row in read_group(folder.root, "dispatch_history").values())
     chaos.expect("one dispatch of each in the history", observed=rows, holds=rows == sorted(there))
@@ -330,3 +340,26 @@ def test_a_crash_at_every_step_of_an_agent(explore: Explore, parts: dict[str, st
 def test_power_loss_io_errors_and_crashes_of_the_start(explore: Explore, parts: dict[str, str]) -> None:
     """Power is lost, calls fail, and the start after a crash dies at each step."""
     explore(explored(parts), faults=("recovery", "power", "io"), jobs=2, samples=4, recoveries=6, io_runs=60)
+
+
+@pytest.mark.parametrize("fault", [pause, kill])
+def test_a_start_stops_at_every_point(chaos: Run, parts: dict[str, str], fault: Callable[..., Fault]) -> None:
+    """Wherever a start stands still or dies, the next one waits for it, or does its work."""
+    chaos.plan(at_every_point("first", fault, points="recovery.*", sample=SAMPLE))
+    executor(chaos, "live")
+    folder = lay_killed(chaos, "swept", 0)
+    outlive(
+        chaos,
+        start(chaos, folder, parts, "first"),
+        lambda: [start(chaos, folder, parts, "second")],
+        database=folder.roots.database,
+        waits=waits_or_has_ended,
+    )
+    chaos.agent("second").wait_exit()
+    judge(chaos, folder)
+    chaos.check(check_no_exceptions(chaos.history), expect="no exception in any agent")
+
+
+def test_what_is_promised_at_a_bound(chaos: Run) -> None:
+    """Bounds count at their value; defaults are as promised; one decision is one transaction."""
+    ask_limits(chaos, "state")

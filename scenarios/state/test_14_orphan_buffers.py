@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 from durable_agents import Roots, StateCrashPoint
-from pytest_chaos import Finding, after_mark, at_point, kill, pause
+from pytest_chaos import Finding, after_mark, at_every_point, at_point, kill, pause
 
-from scenarios.state.state_checks import check_cycles, read_cycles
+from scenarios.state.state_checks import check_cycles, check_cycles_by_model, read_cycles
 from scenarios.work.checks import check_no_exceptions
+from scenarios.zombies import SAMPLE, outlive, waits_or_has_ended
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pytest_chaos import Agent, Run
+    from pytest_chaos import Agent, Fault, Run
 
 pytestmark = pytest.mark.chaos(
     id="14-orphan-buffers",
@@ -35,6 +36,7 @@ pytestmark = pytest.mark.chaos(
 
 CYCLE = "scenarios.state.state_agents:run_cycle"
 START = "scenarios.state.state_agents:start_up"
+RECOVER = "scenarios.state.state_agents:recover"
 ENTRIES = 40
 NAME = "nightly"
 
@@ -74,6 +76,7 @@ def check_nothing_left(root: Path, but: set[str]) -> Iterator[Finding]:
 def judge(chaos: Run, root: Path, *, cycles: int | None = None, but: set[str] | None = None) -> None:
     """Expect whole cycles, all acknowledged ones, and no trace of the others."""
     chaos.check(check_cycles(chaos.history, root), expect="whole cycles, and all that were acknowledged")
+    chaos.check(check_cycles_by_model(chaos.history, root), expect="the history and the ends that the model has")
     chaos.check(check_nothing_left(root, but or set()), expect="nothing is left of dead cycles")
     found = len(read_cycles(root))
     if cycles is not None:
@@ -135,7 +138,7 @@ def test_a_name_comes_again(chaos: Run, root: Path, parts: dict[str, str]) -> No
 def test_a_buffer_cannot_be_read(chaos: Run, root: Path, parts: dict[str, str]) -> None:
     """An unreadable buffer is quarantined with its sidecar files, and never committed."""
     chaos.plan(kill("victim", at_point("recovery.cycle.before_commit")))
-    cycle(chaos, root, parts, "victim").wait_exit()
+    cycle(chaos, root, parts, "victim", name="damaged").wait_exit()
     damage(root)
     before = buffers_in(root)
     chaos.expect("files of the dead cycle", observed=sorted(before), holds=len(before) == 3)
@@ -189,3 +192,46 @@ def test_a_recovery_killed_at_points_drawn_from_the_seed(chaos: Run, root: Path,
 def test_a_recovery_killed_at_every_point(chaos: Run, root: Path, parts: dict[str, str]) -> None:
     """All of them, one after another, in one folder."""
     killed_and_repeated(chaos, root, parts, StateCrashPoint.of("orphans"))
+
+
+@pytest.mark.parametrize("fault", [pause, kill])
+@pytest.mark.parametrize(
+    ("points", "steps"), [("recovery.cycle.*", ""), ("", "root/.core/db.sqlite*")], ids=["points", "steps"]
+)
+def test_a_cycle_stops_at_every_point(
+    chaos: Run, root: Path, parts: dict[str, str], fault: Callable[..., Fault], points: str, steps: str
+) -> None:
+    """Wherever a cycle stands still, a start leaves it alone; where it died, nothing is left."""
+    chaos.plan(at_every_point("victim", fault, points=points, steps=steps, sample=SAMPLE))
+    stood = outlive(
+        chaos,
+        cycle(chaos, root, parts, "victim"),
+        lambda: [chaos.spawn(START, kwargs={"root": str(root), "parts": parts}, name="between")],
+        database=Roots(str(root)).database,
+    )
+    start(chaos, root, parts, "last")
+    judge(chaos, root, cycles=1 if stood else None)
+
+
+def test_a_recovery_stands_still_at_every_point(chaos: Run, root: Path, parts: dict[str, str]) -> None:
+    """Wherever a recovery stands still, the next one waits, and nothing is put away twice."""
+    dying = ("damaged", "orphan")
+    chaos.plan(
+        *(kill(name, at_point("recovery.cycle.before_commit")) for name in dying),
+        at_every_point("zombie", pause, points="recovery.orphans.*_[dq]*", sample=SAMPLE),  # behind the look
+    )
+    for name in dying:
+        cycle(chaos, root, parts, name, name=name).wait_exit()
+        if name == "damaged":
+            damage(root)
+    aside = {f"quarantine/{file}" for file in buffers_in(root) if file.startswith("damaged")}
+
+    def recovering(name: str) -> Agent:
+        return chaos.spawn(RECOVER, kwargs={"root": str(root), "parts": parts}, name=name)
+
+    database = Roots(str(root)).database
+    outlive(chaos, recovering("zombie"), lambda: [recovering("next")], database=database, waits=waits_or_has_ended)
+    chaos.agent("next").wait_exit()
+    put_away = [file for mark in chaos.history.acknowledged("start-up") for file, _ in mark.value["orphans"]]
+    chaos.expect("buffers that were put away", observed=len(put_away), holds=len(set(put_away)) == len(put_away) == 2)
+    judge(chaos, root, cycles=0, but=aside)

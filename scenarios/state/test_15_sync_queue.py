@@ -6,19 +6,21 @@ All pushes arrive, in order, each with one effect.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from durable_agents import Roots, StateCrashPoint
-from pytest_chaos import after_mark, at_delivery, at_point, deliver, kill
+from pytest_chaos import after_mark, at_delivery, at_every_point, at_point, deliver, kill
 from pytest_chaos.faults.toxics import draw_deliveries
 
+from scenarios.judging import judge, play
+from scenarios.state.queue_scripts import model, of_pushes
 from scenarios.state.state_checks import check_sync
 from scenarios.work.checks import check_no_exceptions
+from scenarios.zombies import SAMPLE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pytest_chaos import Agent, Run
 
 pytestmark = pytest.mark.chaos(
@@ -179,3 +181,22 @@ def test_toxics_drawn_from_the_seed(chaos: Run, parts: dict[str, str]) -> None:
         road.push(name)
     road.judge()
     chaos.wait_for_faults()
+
+
+def test_what_is_promised_at_its_very_moment(chaos: Run, parts: dict[str, str]) -> None:
+    """Pushes are tried when the model says, by a clock that stands still."""
+    root = chaos.directory / "root"
+    play(chaos, "scenarios.state.queue_scripts:play_pushes", of_pushes(), root=str(root), parts=parts)
+    judge(chaos, model(), Path(Roots(str(root)).database))
+
+
+@pytest.mark.parametrize(
+    ("points", "steps"), [("recovery.sync.*", ""), ("", "root/.core/db.sqlite*")], ids=["points", "steps"]
+)
+def test_a_pusher_is_killed_at_every_point(chaos: Run, parts: dict[str, str], points: str, steps: str) -> None:
+    """Wherever a pusher dies, the next one pushes the rest, in order, each with one effect."""
+    chaos.plan(at_every_point("pusher", kill, points=points, steps=steps, sample=SAMPLE))
+    road = Road(chaos, parts)
+    road.push("pusher")
+    road.push("last")
+    road.judge()

@@ -5,6 +5,7 @@ its file when it starts, and ends if it cannot.
 
     sound      writes another file, syncs it, renames it, syncs the folder, then answers
     early      writes another file, renames it, answers, and syncs the folder then
+    unsynced   writes another file, renames it, answers, and syncs nothing
     in-place   writes over its file
 """
 
@@ -38,9 +39,10 @@ def save(number: int, connection: socket.socket) -> None:
         Path("fresh").rename("number")
     if MANNER == "early":
         connection.sendall(b"saved\n")
-    folder = os.open(".", os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    if MANNER != "unsynced":
+        folder = os.open(".", os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
     if MANNER != "early":
         connection.sendall(b"saved\n")
 

@@ -1,4 +1,4 @@
-"""A server that keeps a number, and a client that has it saved, in three manners."""
+"""A server that keeps a number, and a client that has it saved, in four manners."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ANSWER_S = 10.0
 
 
 class NumberServer:
-    """The server in one manner: sound, early or in-place."""
+    """The server in one manner: sound, early, unsynced or in-place."""
 
     port = 0
     numbers = 2

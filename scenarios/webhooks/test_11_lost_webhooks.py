@@ -11,19 +11,22 @@ import pytest
 from durable_agents import JobCrashPoint
 from durable_agents.pipeline.handlers import HandlerPoint
 from durable_agents.pipeline.tracker import PAGE_LIMIT
-from pytest_chaos import at_delivery, at_point, deliver, kill
+from pytest_chaos import at_delivery, at_every_point, at_point, deliver, kill, pause
 from pytest_chaos.faults.toxics import draw_deliveries
 
 from scenarios.jobs.job_checks import rows
 from scenarios.jobs.test_16_red_gate import check_silence
+from scenarios.limits import ask_limits
 from scenarios.webhooks.webhook_agents import CAREFUL, PROJECT
 from scenarios.webhooks.webhook_checks import check_stays, check_times, check_unbegun, stage_of, write, written
 from scenarios.webhooks.website import GRACE_S, INTERVAL_S, KEY, Site
+from scenarios.zombies import SAMPLE, has_write_lock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from pytest_chaos import Run
+    from pytest_chaos import Fault, Run
 
 pytestmark = pytest.mark.chaos(
     id="11-lost-webhooks",
@@ -409,6 +412,40 @@ def test_the_reconciler_is_killed_at_a_named_point(
     killed_and_followed(chaos, fresh_db, parts, number, point)
 
 
+@pytest.mark.parametrize("fault", [pause, kill])
+def test_a_reconciler_stops_at_every_point(
+    chaos: Run, fresh_db: Path, parts: dict[str, str], fault: Callable[..., Fault]
+) -> None:
+    """Wherever a reconciler stops that makes up for a lost status, another one moves the task."""
+    chaos.plan(
+        deliver("proxy", "lose", at_delivery(STATUS)),
+        at_every_point("reconciler", fault, points="recovery.stage.*", sample=SAMPLE),
+    )
+    site = Site(chaos, fresh_db, parts)
+    site.start()
+    run_to_development(site)
+    site.judge_commit(KEY, "pending")
+    site.judge_commit(KEY, "success")
+    site.world.clock.advance(GRACE_S + INTERVAL_S)
+    zombie = chaos.agent("reconciler")
+
+    def is_done() -> bool:
+        return stage_of(fresh_db, KEY) == "done"
+
+    chaos.wait_until(
+        lambda: is_done() or zombie.state == "T" or not zombie.running, what="it to stop, or to move the task"
+    )
+    if zombie.state == "T":
+        if not has_write_lock(fresh_db):
+            site.reconcile("other")
+            chaos.wait_until(is_done, what="another reconciler to move the task")
+        zombie.resume()
+    elif not zombie.running:
+        zombie.restart()
+    site.wait_for_stage("done")
+    site.judge(CORE_1="done")
+
+
 def lead_several(site: Site, keys: list[str]) -> None:
     """Lead several issues from start to end, side by side,
     and expect that the reconciler is late with none.
@@ -436,3 +473,8 @@ def test_deliveries_of_several_issues_are_lost_by_chance(chaos: Run, fresh_db: P
     site.start()
     lead_several(site, [f"CORE-{number}" for number in range(1, 5)])
     site.judge(CORE_1="done", CORE_2="done", CORE_3="done", CORE_4="done")
+
+
+def test_what_is_promised_at_a_bound(chaos: Run) -> None:
+    """Bounds count at their value; defaults are as promised; one decision is one transaction."""
+    ask_limits(chaos, "webhooks")

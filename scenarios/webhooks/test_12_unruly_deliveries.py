@@ -13,18 +13,22 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from durable_agents.webhooks.inbox import InboxPoint
-from pytest_chaos import at_delivery, at_point, deliver, kill, pause
+from pytest_chaos import at_delivery, at_every_point, at_point, deliver, hold_lock, kill, pause
 from pytest_chaos.faults.toxics import draw_deliveries
 
+from scenarios import judging
 from scenarios.jobs.job_checks import rows
+from scenarios.model.inbox import Inbox
+from scenarios.webhooks.inbox_scripts import of_deliveries
 from scenarios.webhooks.test_11_lost_webhooks import expect_times, lead_several, run_pipeline, run_to_development
 from scenarios.webhooks.tracker import deliver as tell, forms, send
 from scenarios.webhooks.webhook_agents import GATE_IS_GREEN, PROJECT, REPO, sha_of
 from scenarios.webhooks.webhook_checks import check_answers, check_inbox, check_stays, check_times, stage_of, written
 from scenarios.webhooks.website import GRACE_S, INTERVAL_S, KEY, WAIT_S, Site
+from scenarios.zombies import SAMPLE, has_write_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pytest_chaos import Fault, Run
@@ -413,3 +417,55 @@ def test_anything_befalls_deliveries(chaos: Run, fresh_db: Path, parts: dict[str
     site = under_toxics(chaos, fresh_db, parts, *drawn)
     lead_several(site, [f"CORE-{number}" for number in range(1, 5)])
     judge(site, *drawn, CORE_1="done", CORE_2="done", CORE_3="done", CORE_4="done")
+
+
+def test_what_is_promised_at_its_very_moment(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """Deliveries are accepted, handled and forgotten as the model says."""
+    target = "scenarios.webhooks.inbox_scripts:play_deliveries"
+    judging.play(chaos, target, of_deliveries(), database=str(fresh_db), parts=parts)
+    judging.judge(chaos, Inbox(), fresh_db)
+
+
+@pytest.mark.chaos_deep
+def test_the_lock_is_held_at_every_point(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """Wherever somebody else takes the write lock, a handler waits for it, and loses nothing."""
+    points = "recovery.inbox.before_*"
+    chaos.plan(
+        at_every_point("handler", hold_lock, points=points, sample=SAMPLE, database=fresh_db.name, duration_s=0.1)
+    )
+    site = Site(chaos, fresh_db, parts)
+    site.start()
+    run_to_development(site)
+    site.settle()
+    chaos.agent("receiver").kill()
+    site.receive(handles=False)
+    site.judge_commit(KEY, "success")
+    chaos.spawn("scenarios.webhooks.webhook_agents:handle", kwargs=site.common, name="handler").wait_exit()
+    site.pass_time(GRACE_S)
+    judge(site, CORE_1="done")
+
+
+@pytest.mark.parametrize("fault", [pause, kill])
+def test_a_handler_stops_at_every_point(
+    chaos: Run, fresh_db: Path, parts: dict[str, str], fault: Callable[..., Fault]
+) -> None:
+    """Wherever the process that handles a green status stops, the reconciler moves the task."""
+    chaos.plan(at_every_point("handler", fault, points="recovery.*", sample=SAMPLE))
+    site = Site(chaos, fresh_db, parts)
+    site.start()
+    run_to_development(site)
+    site.judge_commit(KEY, "pending")
+    site.settle()
+    chaos.agent("receiver").kill()
+    site.receive(handles=False)
+    site.judge_commit(KEY, "success")
+    handler = chaos.spawn("scenarios.webhooks.webhook_agents:handle", kwargs=site.common, name="handler")
+    if handler.wait_stopped() and not has_write_lock(fresh_db):
+        site.pass_time(GRACE_S, settles=False)
+        site.pass_time(INTERVAL_S, settles=False)
+    if handler.running:
+        handler.resume()
+    handler.wait_exit()
+    chaos.spawn("scenarios.webhooks.webhook_agents:handle", kwargs=site.common, name="next").wait_exit()
+    site.pass_time(GRACE_S)
+    judge(site, CORE_1="done")

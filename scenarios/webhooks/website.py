@@ -14,6 +14,7 @@ import threading
 import urllib.request
 from typing import TYPE_CHECKING, Any, Final
 
+from scenarios.model.ways import check_ways
 from scenarios.webhooks.tracker import KEY as FORGE_SECRET, SECRET, TOKEN, Client
 from scenarios.webhooks.webhook_agents import DEFAULT, FOLDER, PROJECT, REPO, TRACKER, sha_of
 from scenarios.webhooks.webhook_checks import check_executions, check_moves, check_tasks, is_quiet, stage_of
@@ -198,5 +199,6 @@ class Site:
         wanted = {key.replace("_", "-"): stage for key, stage in stages.items()}
         self.chaos.check(check_tasks(self.database, wanted), expect="one task for each issue, where it should be")
         self.chaos.check(check_moves(self.database), expect="each stage is left once, and has one job")
+        self.chaos.check(check_ways(self.database), expect="each row is on a way that the model allows")
         self.chaos.check(check_executions(self.folder), expect="each stage's work is done once")
         self.chaos.check(check_no_exceptions(self.chaos.history), expect="no exception in any agent")

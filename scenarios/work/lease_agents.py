@@ -25,52 +25,79 @@ DARED: Final = 60_000_000
 
 def hold(marks: Marks, database: str, name: str, ttl_s: float, leases: str, checkpoints: str) -> None:
     """Take the item, work on it under the fence and complete it; mark the loss of the lease."""
+    clock = WorldClock(Path(database).parent)
     store = open_store(database)
-    manager: LeaseManager = made(leases, store)
-    saver: CheckpointManager = made(checkpoints, store)
-    marks.intent("lease", name)
+    manager: LeaseManager = made(leases, store, clock=clock)
+    saver: CheckpointManager = made(checkpoints, store, clock=clock)
+    begin(marks, clock, "lease", name, holder=name, ttl_s=ttl_s)
     lease = manager.acquire(name, ttl_s=ttl_s)
     if lease is None:
-        marks.note("nothing-to-take")
+        nothing: dict[str, list[int]] = {"items": [], "tokens": [], "retries": [], "expires_at": []}
+        marks.note("nothing-to-take", value={"at": at(clock), "outcome": nothing})
         return
-    marks.ack("lease", name, value={"token": lease.token, "expires_at": lease.expires_at, "holder": lease.lease_holder})
-    work(marks, manager, saver, lease)
+    outcome = {"items": [lease.work_item_id], "tokens": [lease.token], "retries": [lease.retries]}
+    outcome["expires_at"] = [lease.expires_at]
+    told = {"token": lease.token, "expires_at": lease.expires_at, "holder": lease.lease_holder}
+    until = [lease.expires_at, lease.trusted_until]
+    marks.ack("lease", name, value={**told, "at": at(clock), "outcome": outcome, "until": until})
+    work(marks, clock, manager, saver, lease)
     store.close()
 
 
-def work(marks: Marks, manager: LeaseManager, saver: CheckpointManager, lease: Lease) -> None:
+def work(marks: Marks, clock: WorldClock, manager: LeaseManager, saver: CheckpointManager, lease: Lease) -> None:
     """Write one effect and complete the item; mark each refusal."""
 
-    def renew() -> None:
-        manager.renew(lease)
+    def renew() -> dict[str, Any]:
+        renewed = manager.renew(lease)
+        until = {"expires_at": renewed.expires_at, "trusted_until": renewed.trusted_until}
+        return {"outcome": until, "until": list(until.values())}
 
-    def effect() -> None:
-        saver.save(lease.task_id, {"effect_by": lease.lease_holder, "token": lease.token}, lease=lease)
+    def effect() -> dict[str, Any]:
+        saved = saver.save(lease.task_id, snapshot, lease=lease)
+        return {"outcome": {"sequence_number": saved.sequence_number}}
 
-    def complete() -> None:
+    def complete() -> dict[str, Any]:
         manager.complete(lease)
+        return {"outcome": {}}
 
-    steps: dict[str, Callable[[], Any]] = {"renew": renew, "effect": effect, "complete": complete}
-    for name, step in steps.items():
-        marks.intent(name, lease.token)
+    snapshot = {"effect_by": lease.lease_holder, "token": lease.token}
+    steps: dict[str, tuple[Callable[[], dict[str, Any]], dict[str, Any]]] = {
+        "renew": (renew, {"ttl_s": lease.ttl_s}),
+        "effect": (effect, {"snapshot": snapshot}),
+        "complete": (complete, {}),
+    }
+    for name, (step, arguments) in steps.items():
+        begin(marks, clock, name, lease.token, token=lease.token, **arguments)
         try:
-            step()
+            told = step()
         except (LeaseExpired, LeaseLost) as error:
-            marks.note("refused", name, value={"error": type(error).__name__, "text": str(error)})
+            kind = type(error).__name__
+            value = {"error": kind, "text": str(error), "at": at(clock), "outcome": {"refused": kind}}
+            marks.note("refused", name, value=value)
         else:
-            marks.ack(name, lease.token)
+            marks.ack(name, lease.token, value={**told, "at": at(clock)})
+
+
+def at(clock: WorldClock) -> list[int]:
+    """Return the readings of both clocks."""
+    return [clock.now(), clock.monotonic()]
+
+
+def begin(marks: Marks, clock: WorldClock, operation: str, key: str | int | None, **arguments: Any) -> None:
+    """Mark what is begun, with what, and when."""
+    marks.intent(operation, key, value={"with": arguments, "at": at(clock)})
 
 
 def sweep(marks: Marks, database: str, sweeper: str, batch: int) -> None:
     """Sweep once, and mark the result."""
     with open_store(database) as store:
-        swept = made(sweeper, store, batch=batch)
+        clock = WorldClock(Path(database).parent)
+        swept = made(sweeper, store, batch=batch, clock=clock)
         assert isinstance(swept, RecoverySweep)
-        marks.intent("sweep")
+        begin(marks, clock, "sweep", None)
         found = swept.run_once()
-        marks.ack(
-            "sweep", value={"expired_found": found.expired_found, "recovered": found.recovered, "failed": found.failed}
-        )
+        told = {"expired_found": found.expired_found, "recovered": found.recovered, "failed": found.failed}
+        marks.ack("sweep", value={**told, "at": at(clock), "outcome": told})
 
 
 def renew_at_the_boundary(marks: Marks, database: str, ttl_s: float, leases: str, rounds: int) -> None:

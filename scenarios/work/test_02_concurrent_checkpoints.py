@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 from durable_agents import CHECKPOINT_CRASH_POINTS, TaskManager
-from pytest_chaos import at_point, hold_lock, kill, pause
+from pytest_chaos import at_every_point, at_point, hold_lock, kill, pause
 
+from scenarios.limits import ask_limits
+from scenarios.model.numbering import check_numbers
 from scenarios.work.agents import SHARE
 from scenarios.work.checks import check_checkpoints, check_no_exceptions, check_pragmas, only, read_rows
+from scenarios.zombies import SAMPLE, outlive
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from pytest_chaos import Fault, Run
+    from pytest_chaos import Agent, Fault, Run
 
 pytestmark = pytest.mark.chaos(
     id="02-concurrent-checkpoints",
@@ -71,8 +75,11 @@ def expect_all(chaos: Run, databases: dict[str, Path], *, each: int) -> None:
     findings = []
     for database in dict.fromkeys(databases.values()):
         names = [name for name, used in databases.items() if used == database]
-        findings += list(check_checkpoints(only(chaos.history, *names), database, TASK))
-        total += len(read_rows(database, TASK)[1])
+        history, (_, rows) = only(chaos.history, *names), read_rows(database, TASK)
+        findings += list(check_checkpoints(history, database, TASK))
+        found = {row.sequence_number: row.iteration for row in rows if row.iteration is not None}
+        findings += list(check_numbers(history, found))
+        total += len(rows)
     chaos.check(findings, expect="all acknowledged checkpoints, once and whole, without a hole")
     chaos.expect("checkpoints in all", observed=total, holds=total == len(databases) * each)
     chaos.check(check_no_exceptions(chaos.history), expect="no lock error, no other exception")
@@ -144,3 +151,36 @@ def shared(chaos: Run, manager: str, *, writers: int, each: int, killed: int, lo
     expect_all(chaos, databases, each=each)
     owners = {row.iteration // SHARE for row in read_rows(path, TASK)[1] if row.iteration is not None}
     chaos.expect("writers that were served", observed=len(owners), holds=len(owners) == writers)
+
+
+@pytest.mark.parametrize("fault", [pause, kill])
+def test_a_writer_stops_at_every_point(chaos: Run, manager: str, fault: Callable[..., Fault]) -> None:
+    """Wherever a writer stands still or dies, another one writes the same task to its end."""
+    path = make_database(chaos.directory / "shared.db", manager)
+    chaos.plan(at_every_point("first", fault, points="recovery.*", sample=SAMPLE))
+    (chaos.directory / "begin").touch()
+
+    def writer(place: int, name: str) -> Agent:
+        shares = {"task_id": TASK, "count": 3, "manager": manager, "gate": str(chaos.directory / "begin")}
+        return chaos.spawn(TARGET, kwargs={**shares, "database": str(path), "place": place}, name=name)
+
+    outlive(chaos, writer(0, "first"), lambda: [writer(1, "second")], database=path)
+    first = chaos.agent("first")
+    if first.exit_status is not None and first.exit_status.signal is not None:
+        first.restart().wait_exit()
+    expect_all(chaos, {"first": path, "second": path}, each=3)
+
+
+def test_the_lock_is_held_at_every_point(chaos: Run, manager: str) -> None:
+    """Wherever somebody else takes the write lock, writers wait for it, and none is told of it."""
+    path = make_database(chaos.directory / "shared.db", manager)
+    points = "recovery.checkpoint.before_[!c]*"  # within a transaction nobody else can take it
+    held = at_every_point("first", hold_lock, points=points, sample=SAMPLE, database=path.name, duration_s=0.1)
+    chaos.plan(held)
+    run_writers(chaos, dict.fromkeys(("first", "second"), path), manager, each=3)
+    expect_all(chaos, {"first": path, "second": path}, each=3)
+
+
+def test_what_is_promised_at_a_bound(chaos: Run) -> None:
+    """Bounds count at their value; locks are waited for; looks are neither rare nor busy."""
+    ask_limits(chaos, "store")

@@ -5,16 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from durable_agents import LeaseManager, SystemClock, TaskManager, WorkStatus
-from pytest_chaos import after_mark, kill, pause
+from durable_agents import LEASE_CRASH_POINTS, SWEEP_CRASH_POINTS, LeaseManager, SystemClock, TaskManager, WorkStatus
+from pytest_chaos import after_mark, at_every_point, at_point, kill, pause
 from pytest_chaos.checkers import ownership
 
+from scenarios.interleaving import check_overlapping, lease_operations
+from scenarios.judging import Script, judge, play, read_tables
+from scenarios.model.states import Moment
+from scenarios.model.work import Work
+from scenarios.statements import Statements, of_statements
+from scenarios.webhooks.world import WorldClock
 from scenarios.work.checks import check_no_exceptions, effects_of
+from scenarios.work.work_scripts import of_leases, of_retries, of_tasks
+from scenarios.zombies import LONG_S, SAMPLE, outlive
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pytest_chaos import Agent, Run
+    from pytest_chaos import Agent, Fault, Finding, Run
 
 pytestmark = pytest.mark.chaos(
     id="03-lease-takeover",
@@ -39,6 +48,9 @@ TTL_S = 60.0
 
 HOLD = "scenarios.work.lease_agents:hold"
 SWEEP = "scenarios.work.lease_agents:sweep"
+PLAY = "scenarios.work.work_scripts:play_work"
+POINTS = (*LEASE_CRASH_POINTS, *SWEEP_CRASH_POINTS)
+"""Where the players of a script are killed."""
 
 
 @pytest.fixture
@@ -93,6 +105,7 @@ class Takeover:
             for mark in history.acknowledged(operation)
         ]
         effects = effects_of(self.database, TASK)
+        self.chaos.check(self.model(), expect="an order in which the model allows all of it")
         self.chaos.check(ownership.tokens_rise(grants), expect="fencing tokens rise with every grant")
         self.chaos.check(ownership.no_stale_write(grants, writes), expect="no write by a stale token")
         self.chaos.expect("effects", observed=effects, holds=[name for name, _ in effects] == [owner])
@@ -104,6 +117,53 @@ class Takeover:
         if zombie is not None:
             told = tuple(str(mark.key) for mark in history.select("note", "refused", zombie))
             self.chaos.expect("the zombie is refused", observed=", ".join(told), holds=told == refused)
+        self.chaos.check(check_no_exceptions(history), expect="no exception in any agent")
+
+    def model(self) -> Iterator[Finding]:
+        """Find that the model does not allow what was done, in any order."""
+        model = Work()
+        model.create(Moment(0, 0), TASK)
+        model.enqueue(Moment(0, 0), TASK)
+        seen = read_tables(self.database, ["work_items", "expiries"])
+        rows = [
+            {name: row[name] for name in ("status", "retries", "token", "holder")}
+            for row in seen["work_items"].values()
+        ]
+        seen["work_items"] = dict(zip(seen["work_items"], rows, strict=True))
+        return check_overlapping(lease_operations(self.chaos.history), model, seen)
+
+    def others(self) -> Iterator[Agent]:
+        """Start a sweeper, then a second holder."""
+        kwargs = {"database": str(self.database), "sweeper": self.parts["sweep"], "batch": 50}
+        yield self.chaos.spawn(SWEEP, kwargs=kwargs, name="sweeper")
+        yield self.holder("second")
+
+    def status(self) -> str:
+        """Return the status of the item."""
+        with LeaseManager(db_path=self.database) as leases:
+            return leases.get(1).status
+
+    def judge_any(self) -> None:
+        """Expect one completion, by the owner of the last effect, and tokens that rise.
+
+        An effect that was there before the takeover may be done again: the item was not complete.
+        """
+        history = self.chaos.history
+        self.chaos.check(self.model(), expect="an order in which the model allows all of it")
+        effects = effects_of(self.database, TASK)
+        tokens = [token for _, token in effects]
+        self.chaos.expect(
+            "tokens of the effects", observed=tokens, holds=tokens == sorted(set(tokens)) and bool(tokens)
+        )
+        granted = [mark.value["token"] for mark in history.acknowledged("lease")]
+        self.chaos.expect("tokens granted", observed=granted, holds=len(set(granted)) == len(granted))
+        self.chaos.expect("the item", observed=self.status(), holds=self.status() == WorkStatus.COMPLETED)
+        owners = {effects[-1][0]} if effects else set()
+        completions = [mark.agent for mark in history.acknowledged("complete")]
+        self.chaos.expect(
+            "completed by", observed=completions, holds=len(completions) <= 1 and set(completions) <= owners
+        )
+        self.chaos.check(self.model(), expect="an order in which the model allows all of it")
         self.chaos.check(check_no_exceptions(history), expect="no exception in any agent")
 
 
@@ -164,3 +224,59 @@ def test_a_zombie_wakes_before_anybody_took_over(takeover: Takeover) -> None:
     takeover.sweep()
     takeover.holder("second").wait_exit()
     takeover.judge(owner="second", zombie="first")
+
+
+@pytest.mark.parametrize("script", [of_leases, of_retries, of_tasks], ids=lambda script: script.__name__)
+def test_what_is_promised_at_its_very_moment(
+    chaos: Run, fresh_db: Path, parts: dict[str, str], script: Callable[[], Script]
+) -> None:
+    """Grants, renewals, ends and sweeps give what the model says, by a clock that stands still."""
+    play(chaos, PLAY, script(), database=str(fresh_db), parts=parts)
+    judge(chaos, Work(), fresh_db)
+
+
+def test_killed_in_the_script(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """A player is killed at a point drawn from the seed: what it had begun has happened or not."""
+    drawn = chaos.random("kills")
+    point = POINTS[int(drawn.random() * len(POINTS))]
+    chaos.plan(kill("player-0", at_point(point, occurrence=1 + int(drawn.random() * 2))))
+    chaos.note("crash_points", [point])
+    play(chaos, PLAY, of_leases(), database=str(fresh_db), parts=parts)
+    judge(chaos, Work(), fresh_db)
+
+
+@pytest.mark.parametrize("fault", [pause, kill])
+def test_a_holder_stops_at_every_point(takeover: Takeover, fault: Callable[..., Fault]) -> None:
+    """Wherever a holder stands still or dies, its lease runs out, and another takes over."""
+    chaos, clock = takeover.chaos, WorldClock(takeover.database.parent)
+    chaos.plan(at_every_point("first", fault, points="recovery.*", sample=SAMPLE))
+    first = takeover.holder("first")
+    first.wait_stopped()
+    clock.advance(LONG_S)
+    outlive(chaos, first, takeover.others, database=takeover.database)
+    if takeover.status() != WorkStatus.COMPLETED:  # it was granted in the last moment, for no time
+        clock.advance(LONG_S)
+        for agent in takeover.others():
+            agent.wait_exit()
+    takeover.judge_any()
+
+
+@pytest.mark.parametrize("fault", [pause, kill])
+def test_a_sweeper_stops_at_every_point(takeover: Takeover, fault: Callable[..., Fault]) -> None:
+    """Wherever a sweeper stands still or dies, others sweep and work before it wakes."""
+    chaos, clock = takeover.chaos, WorldClock(takeover.database.parent)
+    chaos.plan(kill("dead", after_mark("lease")), at_every_point("zombie", fault, points="recovery.*", sample=SAMPLE))
+    takeover.holder("dead").wait_exit()
+    clock.advance(LONG_S)
+    kwargs = {"database": str(takeover.database), "sweeper": takeover.parts["sweep"], "batch": 50}
+    zombie = chaos.spawn(SWEEP, kwargs=kwargs, name="zombie")
+    outlive(chaos, zombie, takeover.others, database=takeover.database)
+    recovered = sum(mark.value["recovered"] for mark in chaos.history.acknowledged("sweep"))
+    chaos.expect("recovered, all sweepers together", observed=recovered, holds=recovered <= 1)
+    takeover.judge_any()
+
+
+def test_a_write_that_names_another_claim_changes_nothing(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """Each statement of the store is asked with one part of its claim wrong, and then right."""
+    play(chaos, "scenarios.statements:play_statements", of_statements(), database=str(fresh_db), parts=parts)
+    judge(chaos, Statements(), fresh_db)

@@ -12,17 +12,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 from durable_agents import SWEEP_CRASH_POINTS, LeaseManager, RecoverySweep, TaskManager, open_store
-from pytest_chaos import at_point, kill
+from pytest_chaos import at_every_point, at_point, kill, pause
 from pytest_chaos.checkers import exactly_once
 
+from scenarios.judging import check_tables, read_tables
+from scenarios.limits import ask_limits
+from scenarios.model.states import Holding, Moment, us
+from scenarios.model.work import Work
 from scenarios.webhooks.world import WorldClock
 from scenarios.work.agents import made
 from scenarios.work.checks import check_no_exceptions
+from scenarios.zombies import SAMPLE, outlive
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from pytest_chaos import Agent, Run
+    from pytest_chaos import Agent, Fault, Run
+
+    from scenarios.model.states import Tables
 
 pytestmark = pytest.mark.chaos(
     id="04-recovery-sweep",
@@ -86,12 +94,28 @@ def judge(chaos: Run, database: Path, count: int, *, reported: bool = True) -> N
     chaos.check(exactly_once.at_most(marks, 1), expect="no lease has two boundary checkpoints")
     chaos.expect("boundary checkpoints", observed=len(marks), holds=len(marks) == count)
     chaos.expect("audit rows", observed=audits, holds=audits == count)
+    seen = read_tables(database, ["work_items", "expiries"])
+    chaos.check(check_tables(seen, [after_one_sweep(count)]), expect="the rows that one sweep would have left")
     if reported:
         said = [mark.value for mark in chaos.history.acknowledged("sweep")]
         for name in ("expired_found", "recovered"):
             total = sum(value[name] for value in said)
             chaos.expect(f"{name}, all sweepers together", observed=total, holds=total == count)
     chaos.check(check_no_exceptions(chaos.history), expect="no exception in any agent")
+
+
+def after_one_sweep(count: int) -> Tables:
+    """Return the rows that the model has after one undisturbed sweep of so many leases."""
+    model = Work()
+    model.create(Moment(0, 0), TASK)
+    for _ in range(count):
+        model.enqueue(Moment(0, 0), TASK)
+    model.acquire(Moment(0, 0), "dead", EXPIRY_S, count)
+    model.sweep(Moment(us(EXPIRY_S), 0))
+    tables = model.tables()
+    for row in tables["work_items"].values():
+        row["error"] = Holding("'dead'", " 1/3")
+    return tables
 
 
 def test_a_hundred_leases(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
@@ -176,3 +200,20 @@ def test_a_holder_at_the_boundary_is_left_alone(chaos: Run, fresh_db: Path, part
     chaos.expect("leases recovered meanwhile", observed=recovered[0], holds=recovered[0] == 20)
     chaos.expect("the holder ends by itself", observed=holder.state, holds=holder.state == "exit code 0")
     chaos.expect("renewals at the boundary", observed=renewals, holds=renewals == ROUNDS)
+
+
+@pytest.mark.parametrize("fault", [pause, kill])
+def test_a_sweeper_stops_at_every_point(
+    chaos: Run, fresh_db: Path, parts: dict[str, str], fault: Callable[..., Fault]
+) -> None:
+    """Wherever a sweeper stands still or dies, another one returns the rest, and none twice."""
+    expired(fresh_db, 20)
+    chaos.plan(at_every_point("zombie", fault, points="recovery.sweep.*", sample=SAMPLE))
+    (zombie,) = start_sweepers(chaos, fresh_db, parts, ["zombie"], batch=8)
+    outlive(chaos, zombie, lambda: start_sweepers(chaos, fresh_db, parts, ["other"], batch=8), database=fresh_db)
+    judge(chaos, fresh_db, 20, reported=fault is pause)
+
+
+def test_what_is_promised_at_a_bound(chaos: Run) -> None:
+    """Bounds count at their value; defaults are as promised; one decision is one transaction."""
+    ask_limits(chaos, "work")

@@ -16,10 +16,12 @@ from durable_agents import (
     LeaseManager,
     TaskManager,
 )
-from pytest_chaos import Finding, at_point, kill
+from pytest_chaos import Finding, at_every_point, at_point, kill, pause
 
+from scenarios.model.ways import check_ways
 from scenarios.work.checks import check_no_exceptions
 from scenarios.work.worker_agents import EFFECT, content_of
+from scenarios.zombies import SAMPLE, outlive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,13 +65,18 @@ def run_to_success(chaos: Run, database: Path, parts: dict[str, str], kills: int
 
 def start(chaos: Run, database: Path, parts: dict[str, str], kills: int) -> Agent:
     """Make the task with its one item, and start the worker."""
-    folder = chaos.directory / "artifacts"
-    folder.mkdir()
+    (chaos.directory / "artifacts").mkdir()
     with LeaseManager(db_path=database) as leases:
         TaskManager(leases.store).create(TASK)
         leases.enqueue(TASK, "work", max_retries=kills + STALLS_MAX)
+    return start_one(chaos, database, parts, "worker")
+
+
+def start_one(chaos: Run, database: Path, parts: dict[str, str], name: str) -> Agent:
+    """Start a worker on the task that is there."""
+    folder = chaos.directory / "artifacts"
     kwargs = {"database": str(database), "folder": str(folder), "task_id": TASK, "iterations": ITERATIONS}
-    return chaos.spawn(WORK, kwargs={**kwargs, "ttl_s": TTL_S, "parts": parts}, name="worker")
+    return chaos.spawn(WORK, kwargs={**kwargs, "ttl_s": TTL_S, "parts": parts}, name=name)
 
 
 def judge(chaos: Run, database: Path, worker: Agent, kills: int) -> None:
@@ -83,6 +90,7 @@ def judge(chaos: Run, database: Path, worker: Agent, kills: int) -> None:
         status = TaskManager(checkpoints.store).get(TASK).status
         recovery = checkpoints.latest_verified(TASK, type="iteration_end")
     chaos.expect("status of the task", observed=status, holds=status == "succeeded")
+    chaos.check(check_ways(database), expect="each row is on a way that the model allows")
     newest = recovery.checkpoint.snapshot["iteration"] if recovery.checkpoint else None
     chaos.expect("newest checkpoint whose artifact verifies", observed=newest, holds=newest == ITERATIONS)
     total = recovery.checkpoint.snapshot["state"]["sum"] if recovery.checkpoint else None
@@ -119,9 +127,14 @@ def check_attempts(history: History, kills: int) -> Iterator[Finding]:
     """Find iterations that were attempted too often, or again after the next one had begun.
 
     ``kills`` counts what interrupted the work: kills, and stalls of the machine that outlasted a
-    lease.
+    lease. One that lost its lease between its look at it and the iteration cannot know that others
+    went on: that iteration is not counted as repeated.
     """
     intents = history.select("intent", "iteration")
+    unknowing = {
+        max((mark.order for mark in intents if mark.agent == lost.agent and mark.order < lost.order), default=None)
+        for lost in history.select("note", "lost")
+    }
     for number, count in Counter(mark.key for mark in intents).items():
         if count > 1 + kills:
             text = f"iteration {number} was attempted {count} times with {kills} kills"
@@ -129,7 +142,7 @@ def check_attempts(history: History, kills: int) -> Iterator[Finding]:
     furthest = 0
     for mark in intents:
         number = int(mark.key or 0)
-        if number < furthest:
+        if number < furthest and mark.order not in unknowing:
             text = f"iteration {number} was done again after iteration {furthest} had begun"
             yield Finding(signature="attempts:checkpointed-work-repeated", text=text, orders=(mark.order,))
         furthest = max(furthest, number)
@@ -180,3 +193,26 @@ def test_an_artifact_is_lost(chaos: Run, fresh_db: Path, parts: dict[str, str]) 
     worker = worker.restart()
     worker.wait_exit(timeout_s=30)
     judge(chaos, fresh_db, worker, 1)
+
+
+def test_killed_at_every_point(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """Wherever the worker dies, its successor goes on from there."""
+    plan = chaos.plan(at_every_point("worker", kill, points="recovery.*", sample=SAMPLE))
+    run_to_success(chaos, fresh_db, parts, len(plan.faults))
+
+
+def test_a_worker_stands_still_at_every_point(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
+    """Wherever a worker stands still past its lease, another one ends the task.
+
+    The zombie changes nothing.
+    """
+    chaos.plan(at_every_point("worker", pause, points="recovery.*", sample=SAMPLE))
+    worker = start(chaos, fresh_db, parts, 0)
+
+    def others() -> Iterator[Agent]:
+        yield start_one(chaos, fresh_db, parts, "other")
+
+    outlive(chaos, worker, others, database=fresh_db)
+    other = chaos.agent("other")
+    other.wait_exit(timeout_s=30)
+    judge(chaos, fresh_db, other, 0)

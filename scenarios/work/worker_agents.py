@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from durable_agents import (
     WorkStatus,
     open_store,
 )
+from durable_agents.errors import StatusConflict
 
 from scenarios.work.agents import made
 
@@ -39,7 +41,7 @@ def work_to_the_end(
         artifacts = Artifacts(folder)
         saver: CheckpointManager = made(parts["checkpoints"], store, artifacts=artifacts)
         tasks, leases, sweep = TaskManager(store), LeaseManager(store), RecoverySweep(store)
-        if tasks.get(task_id).status is TaskStatus.CREATED:
+        with contextlib.suppress(StatusConflict):  # another one was first
             tasks.set_status(task_id, TaskStatus.RUNNING, expected=TaskStatus.CREATED)
 
         def work(iteration: Iteration) -> dict[str, int]:
@@ -59,7 +61,7 @@ def work_to_the_end(
                 marks.note("outcome", value={"resumed_from": outcome.resumed_from, "done": outcome.done})
             elif outcome.ending is WorkEnding.LOST:
                 marks.note("lost", value={"done": outcome.done})
-        if tasks.get(task_id).status is TaskStatus.RUNNING:
+        with contextlib.suppress(StatusConflict):
             tasks.set_status(task_id, TaskStatus.SUCCEEDED, expected=TaskStatus.RUNNING)
         marks.ack("task", task_id)
 

@@ -113,11 +113,13 @@ def test_a_scenario_may_ask_for_a_pass_rate_of_its_own(pytester: pytest.Pytester
 
 
 def test_verdicts_reach_junit(pytester: pytest.Pytester) -> None:
-    """Each test of the file that continuous integration reads has its verdict."""
+    """Each test of the file that continuous integration reads has its verdict, seed and line."""
     run(pytester, "--chaos-iterations=2", "--junitxml=junit.xml", inconclusive=[1])
     written = Path(pytester.path, "junit.xml").read_text()
     for verdict in ("HELD", "INCONCLUSIVE"):
         assert written.count(f'name="chaos_verdict" value="{verdict}"') == 1
+    assert written.count('name="chaos_seed"') == 2
+    assert written.count('name="chaos_reproduce" value="chaos replay ') == 1
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -221,3 +223,34 @@ def test_a_scenario_whose_setup_fails_is_in_the_matrix(pytester: pytest.Pytester
     assert result.ret == 1
     (scenario,) = matrix(pytester)["scenarios"]
     assert (scenario["id"], scenario["verdict"]) == ("unborn", "INCONCLUSIVE")
+
+
+PLACES = """
+import pytest
+
+def agent(marks, number):
+    if number == {reached}:
+        marks.reachable("the retry")
+
+@pytest.mark.chaos(id="places", title="Some run comes to the retry")
+@pytest.mark.parametrize("number", [1, 2])
+def test_places(chaos, number):
+    chaos.reachable("the retry")
+    chaos.spawn(agent, kwargs={{"number": number}}).wait_exit()
+    chaos.expect("an end", observed=1, holds=True)
+"""
+
+
+@pytest.mark.parametrize(("reached", "code"), [(2, 0), (0, 1)])
+def test_a_place_must_be_reached_in_some_run_of_some_process(
+    pytester: pytest.Pytester, reached: int, code: int
+) -> None:
+    """One run in one of two workers is enough; with none the exit code is not 0."""
+    pytester.makepyfile(test_places=PLACES.format(reached=reached))
+    result = pytester.runpytest_subprocess("-m", "chaos", "-n", "2", *QUIET)
+    assert result.ret == code
+    missed = "*the place 'the retry' must be reached in some run of places; got none of 2*"
+    if code:
+        result.stdout.fnmatch_lines([missed])
+    else:
+        result.stdout.no_fnmatch_line(missed)

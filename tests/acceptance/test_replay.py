@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from pytest_chaos.evidence import records
+from pytest_chaos.model.story import STEPS_NAME, RunSteps
 from pytest_chaos.model.values import Verdict
 
 if TYPE_CHECKING:
@@ -98,12 +100,33 @@ def test_a_violation_is_replayed_before_it_is_reported(violated: Path, first: Re
 def test_a_replay_has_the_seed_and_the_plan_of_the_pack(violated: Path, first: Records, iteration: int) -> None:
     """Each iteration has its own plan, and its replay carries out that one."""
     pack = pack_of(violated, first, iteration)
-    done = chaos(violated, "replay", str(pack), "--results", f"again-{iteration}")
+    done = chaos(violated, "replay", str(pack), "--results", f"again-{iteration}", *["--steps"] * iteration)
     assert done.returncode == 1, done.stdout + done.stderr
     (again,) = records.read(violated / f"again-{iteration}").runs
     (run,) = [run for run in first.runs if run.iteration == iteration]
     assert (again.seed, again.plan, again.verdict) == (run.seed, run.plan, Verdict.VIOLATED)
     assert again.plan is not None
+
+
+def test_what_a_run_lost_is_joined_to_the_line_that_acknowledged_it(violated: Path, first: Records) -> None:
+    """The first pack of a cause has the steps of a watched replay; any other names the command."""
+    joined, other = (pack_of(violated, first, iteration) for iteration in (0, 1))
+    assert chaos(violated, "evidence", "verify", str(joined)).returncode == 0
+    if not (joined / "attachments" / STEPS_NAME).exists():
+        pytest.skip("no step can be seen here")
+    seen = msgspec.json.decode((joined / "attachments" / STEPS_NAME).read_bytes(), type=RunSteps)
+    lost = next(run.assertions[0].observed for run in first.runs if run.iteration == 0)
+    assert seen.is_repeat
+    assert [item.mark.key for item in seen.lost] == json.loads(lost)
+    assert {item.why.partition("; ")[2] for item in seen.lost} == {"test_rows.py:11 in worker acknowledged it"}
+    assert {step.line for step in seen.steps if step.text == "write rows"} == {"test_rows.py:13 in worker"}
+
+    pages = other.parent.parent / "failures"
+    assert "test_rows.py:11 in worker acknowledged it" in (pages / f"{joined.name}.html").read_text()
+    assert "of a replay with the same finding" in (pages / f"{joined.name}.html").read_text()
+    assert not (other / "attachments" / STEPS_NAME).exists()
+    command = f"chaos replay {other.relative_to(violated)} --steps"
+    assert command in (pages / f"{other.name}.html").read_text()
 
 
 def test_the_plans_of_two_iterations_differ(first: Records) -> None:
@@ -245,6 +268,7 @@ def test_broken(chaos):
 """
 
 
+@pytest.mark.nightly  # two sessions and their replays
 def test_a_selection_and_a_time_limit_do_not_hold_for_replays(pytester: pytest.Pytester) -> None:
     """A project that leaves chaos tests out by default gets its replays,
     and they may take longer than the test.
@@ -258,6 +282,7 @@ def test_a_selection_and_a_time_limit_do_not_hold_for_replays(pytester: pytest.P
     assert chaos(Path(pytester.path), "replay", str(pack)).returncode == 1
 
 
+@pytest.mark.nightly  # two sessions and their replays
 def test_results_outside_of_the_project_are_replayed_all_the_same(pytester: pytest.Pytester, tmp_path: Path) -> None:
     """A pack in a folder that exists elsewhere does not change where pytest thinks
     the project is.

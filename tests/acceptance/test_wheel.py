@@ -4,6 +4,7 @@ and projects of other people that use them.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import pytest
 from tests.acceptance.once import made_once
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("harness", "recovery", "reports", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("harness", "recovery", "reports", "scenarios", "pyproject.toml", "README.md", "LICENSE")
 OUR_NAMES = {"pytest_chaos", "chaos_reports", "durable_agents"}
 
 
@@ -90,15 +91,15 @@ def build(source: Path, output: Path) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Return a project that is not ours, with the README's example in it."""
-    code, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """Return a project that is not ours, with the worker tutorial's test in it."""
+    code, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tutorials" / "worker.md").read_text(), re.DOTALL)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_orders.py").write_text(code)
     return tmp_path
 
 
 def test_the_wheel_works_in_a_project_that_is_not_ours(python: Path, project: Path) -> None:
-    """The README's example finds its failure, replays it, and leaves a matrix and a pack."""
+    """The worker tutorial's test finds its failure, replays it, and leaves a matrix and a pack."""
     done = execute(python, "-m", "pytest", "-m", "chaos", folder=project)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "reproduced: 2/2" in done.stdout
@@ -121,6 +122,16 @@ def test_an_agent_may_be_named_by_a_module_of_the_project(python: Path, project:
     done = execute(python.parent / "pytest", "-p", "no:cacheprovider", folder=project)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "HELD" in done.stdout
+
+
+def test_the_wheel_has_the_bug_bank(python: Path, tmp_path: Path) -> None:
+    """The entries of the checkout are in the wheel, and one is shown with what it installs."""
+    listed = execute(python.parent / "chaos", "bank", "list", "--json", folder=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    names = {entry["name"] for entry in json.loads(listed.stdout)["entries"]}
+    assert names == {file.parent.name for file in (ROOT / "scenarios" / "bank").glob("*/entry.toml")}
+    done = execute(python.parent / "chaos", "bank", "run", "lightning_in_place", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

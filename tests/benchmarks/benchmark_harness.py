@@ -59,6 +59,9 @@ class Bench:
             "directory": str(self.folder),
             "marks": str(self.marks),
             "triggers": [],
+            "root": str(self.folder),
+            "watch": None,
+            "survey": None,
             "trace_points": None,
         }
         output = self.folder / f"{self._number}.log"

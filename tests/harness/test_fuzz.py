@@ -32,6 +32,7 @@ from pytest_chaos.model.values import (
     AtDelivery,
     AtMoment,
     AtPoint,
+    AtStep,
     Fault,
     Finding,
     Mark,
@@ -83,7 +84,8 @@ LINES = st.one_of(
 TIMES: st.SearchStrategy[Any] = st.one_of(
     st.builds(Now),
     st.builds(AtPoint, point=TEXTS, occurrence=st.integers()),
-    st.builds(AfterMark, kind=st.sampled_from(MarkKind), operation=TEXTS, count=st.integers()),
+    st.builds(AtStep, step=TEXTS, path=TEXTS, occurrence=st.integers()),
+    st.builds(AfterMark, kind=st.sampled_from(MarkKind), operation=TEXTS, count=st.integers(), agent=TEXTS),
     st.builds(AtMoment, delay_s=st.floats()),
     st.builds(AtDelivery, number=st.integers(), count=st.none() | st.integers(), path=TEXTS),
 )
@@ -103,6 +105,8 @@ PARAMETERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "terminate": {},
     "restart": {},
     "resume": {},
+    "hold": {},
+    "release": {},
     "pause": {"duration_s": (float, 0, 10**6, None)},
     "hold-lock": {"database": (str,), "duration_s": (float, 0, 10**6)},
     "lose-delivery": {"status": STATUS},
@@ -119,7 +123,9 @@ LIKELY_VALUES = VALUES | st.integers(0, 700) | st.floats(0, 5000) | st.just("app
 LIKELY_TIMES: st.SearchStrategy[Any] = st.one_of(
     TIMES,
     st.builds(AtPoint, point=st.just("open"), occurrence=st.integers(0, 3)),
+    st.builds(AtStep, step=st.sampled_from(["rename", "fsync"]), path=TEXTS, occurrence=st.integers(0, 3)),
     st.builds(AfterMark, kind=st.sampled_from(MarkKind), operation=st.just("put"), count=st.integers(0, 3)),
+    st.builds(AfterMark, kind=st.just(MarkKind.ACK), operation=st.just("put"), agent=st.just("reader")),
     st.builds(AtMoment, delay_s=st.floats(-1, 10)),
     st.builds(AtDelivery, number=st.integers(0, 3), count=st.none() | st.integers(0, 3)),
 )
@@ -195,7 +201,7 @@ def test_options_are_settings_or_one_sentence(given_options: dict[str, str], qui
 
 
 def _is_option(name: str, text: str) -> bool:
-    """Whether a text is a value of an option, as the README says it."""
+    """Whether a text is a value of an option, as docs/reference/configuration.md says it."""
     if name == "chaos_min_pass_rate":
         try:
             return 0 <= float(text) <= 1
@@ -229,8 +235,11 @@ def _is_fault(fault: Fault) -> bool:
         return False
     required = {"database", "duration_s"} if fault.kind == "hold-lock" else set()
     rules = PARAMETERS[fault.kind]
+    of_another = getattr(fault.when, "agent", "") not in {"", fault.agent}
     return (
         isinstance(fault.when, _times_of(fault.kind))
+        and not (fault.kind == "resume" and isinstance(fault.when, AtPoint | AtStep | AfterMark) and not of_another)
+        and not (fault.kind == "hold" and of_another)
         and _is_time(fault.when)
         and required <= fault.parameters.keys()
         and all(_is_value(rules[name], value) for name, value in fault.parameters.items())
@@ -240,13 +249,15 @@ def _is_fault(fault: Fault) -> bool:
 def _times_of(kind: str) -> tuple[type, ...]:
     if kind.endswith("-delivery"):
         return (AtDelivery,)
-    return (Now, AtMoment) if kind == "resume" else (Now, AtMoment, AtPoint, AfterMark)
+    return (AtStep,) if kind == "hold" else (Now, AtMoment, AtPoint, AtStep, AfterMark)
 
 
 def _is_time(when: Any) -> bool:
     match when:
         case AtPoint(point=name, occurrence=count) | AfterMark(operation=name, count=count):
             return bool(name.strip()) and 1 <= count <= 10**9
+        case AtStep(step=step, path=path, occurrence=count):
+            return step == "rename" and not path.startswith("/") and 1 <= count <= 10**9
         case AtMoment(delay_s=delay_s):
             return 0 <= delay_s <= 10**6
         case AtDelivery(number=number, count=count):
@@ -386,7 +397,7 @@ RECOVERIES = st.none() | st.just(0) | st.sampled_from([1, 126, 127, 255, -signal
 
 
 def _judged_by(recovery: int | None, ending: int, printed: bytes) -> Verdict:
-    """Return the verdict that the README gives of commands that end and print so."""
+    """Return the verdict that docs/how-to/own-target.md gives of commands that end and print so."""
     if recovery in {126, 127}:
         return Verdict.INCONCLUSIVE
     if recovery:

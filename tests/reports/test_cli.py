@@ -110,25 +110,6 @@ def test_only_the_formats_asked_for_are_written(tmp_path: Path) -> None:
     assert (folder / "matrix.md").exists()
 
 
-def broken_line(folder: Path) -> list[str]:
-    """Damage a line in the middle."""
-    path = session(folder) / "records.jsonl"
-    path.write_bytes(path.read_bytes() + b'{"scenario": 3}\n')
-    return [str(path)]
-
-
-def no_text(folder: Path) -> list[str]:
-    """Put a byte that is not UTF-8 into a text."""
-    path = session(folder) / "records.jsonl"
-    path.write_bytes(path.read_bytes().replace(b'"node_id":"', b'"node_id":"\xff', 1))
-    return [str(path)]
-
-
-def no_runs(folder: Path) -> list[str]:
-    """Leave only the header."""
-    return [str(write_session(folder, Records(HEADER, ())))]
-
-
 def output_taken(folder: Path) -> list[str]:
     """Put a file's child where the report should go."""
     (folder / "taken").write_text("here")
@@ -138,14 +119,11 @@ def output_taken(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("arrange", "message"),
     [
-        (broken_line, "line 3, must be a RunRecord"),
-        (no_text, "line 2, must be a RunRecord"),
-        (no_runs, "must have run records; got none. Give the results of a session that ran chaos scenarios"),
         (output_taken, "the report cannot be written to"),
         (lambda folder: [str(folder / "missing")], "must have run records; got none: "),
         (
             lambda folder: [str(session(folder)), "--format", "pdf"],
-            "a report format must be one of md, html, json; got 'pdf'",
+            "a report format must be one of md, html, json, ctrf; got 'pdf'",
         ),
         (lambda folder: [str(session(folder)), "--frmat", "md"], "No such option"),
         (lambda _: [], "Missing argument 'RESULTS...'"),

@@ -103,7 +103,7 @@ def test_a_report_that_cannot_be_written_is_said_and_changes_nothing(pytester: p
     result.stdout.fnmatch_lines(
         [
             "4 scenarios, 200 runs*",
-            "a report format must be one of md, html, json; got 'pdf'. Give for instance md,html",
+            "a report format must be one of md, html, json, ctrf; got 'pdf'. Give for instance md,html",
         ]
     )
 
@@ -125,3 +125,17 @@ def test_loading_the_plugin_imports_nothing_that_renders() -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert set(done.stdout.split()) == {"chaos_reports"}
+
+
+@pytest.mark.parametrize("name", ["mutation/mutation.json", "bank/bank.json"])
+def test_damaged_results_of_another_command_cost_no_matrix(pytester: pytest.Pytester, name: str) -> None:
+    """The page is written without them, and one sentence names the file."""
+    folder = arrange(pytester, campaign())
+    damaged = folder / name
+    damaged.parent.mkdir()
+    damaged.write_text("{")
+    result = pytester.runpytest_subprocess(*ALONE)
+    page = (folder / "matrix.html").read_text()
+    assert "Chaos matrix" in page
+    assert damaged.name in page + result.stdout.str()
+    assert "Traceback" not in result.stdout.str()

@@ -5,6 +5,7 @@ what programs may read.
 from __future__ import annotations
 
 import json
+import math
 import re
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 from chaos_reports import columns, contract
 from chaos_reports.contract import MatrixDocument
+from chaos_reports.matrix import DurationBin, view
 from chaos_reports.render import to_html, to_json, to_markdown, write
 from chaos_reports.terminal import lines
 from pytest_chaos.errors import ResultsError
@@ -20,7 +22,7 @@ from pytest_chaos.evidence.records import Records, read
 from pytest_chaos.model.campaign import MatrixSummary, summarise
 from pytest_chaos.model.values import Assertion, Finding, Scenario, Verdict
 
-from tests.reports.samples import HEADER, campaign, many, run, write_session
+from tests.reports.samples import HEADER, KILL, campaign, many, run, write_session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +50,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note the tag; void elements do not nest."""
         self.tags.append((tag, dict(attrs)))
-        if tag not in {"meta", "link", "br", "img"}:
+        if tag not in {"meta", "link", "br", "img", "input"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -135,7 +137,8 @@ def test_texts_of_a_target_cannot_become_markup() -> None:
     none of them is there.
     """
     page = parsed(to_html(hostile()))
-    assert {tag for tag, _ in page.tags} & {"script", "img", "iframe", "object", "form"} == set()
+    assert {tag for tag, _ in page.tags} & {"img", "iframe", "object", "form"} == set()
+    assert [tag for tag, _ in page.tags].count("script") == 1  # our own, which the policy names by its hash
     for _, attributes in page.tags:
         assert not [name for name in attributes if name.startswith("on")]
         link = attributes.get("href") or "./"
@@ -157,6 +160,8 @@ def test_a_page_fetches_nothing_and_says_so_to_the_browser() -> None:
     ]
     assert policies[0]["content"] is not None
     assert policies[0]["content"].startswith("default-src 'none'")
+    assert "unsafe" not in policies[0]["content"]
+    assert not [tag for tag, attributes in page.tags if "style" in attributes]
 
 
 def test_links_within_the_page_lead_somewhere() -> None:
@@ -186,7 +191,7 @@ def test_markdown_tables_keep_their_shape_whatever_a_text_holds() -> None:
 def test_markdown_shows_the_matrix_and_its_details() -> None:
     """The table, the findings, the crash points and the signature are there."""
     text = to_markdown(summarise(campaign()))
-    assert "| ≈ **TOLERATED** | 03-leases | A zombie cannot write with the lease it lost | pause 50/50 | 50 |" in text
+    assert "| ≈ **TOLERATED** | 03-leases | A zombie cannot write with the lease it lost | pause 50/50 | 50<br>" in text
     assert "### Violated: durability.acknowledged-lost, 6 runs" in text
     assert "- Reproduce: `chaos replay chaos-results/latest/evidence/04-sweep-0`" in text
     assert "`checkpoint.ack` (not hit)" in text
@@ -277,7 +282,7 @@ def test_records_alone_are_enough_and_give_the_same_bytes_twice(tmp_path: Path) 
 @pytest.mark.parametrize(("formats", "came"), [(["pdf"], "'pdf'"), ([], "none"), (["md", "x", "y"], "'x', 'y'")])
 def test_a_format_that_does_not_exist_is_refused(tmp_path: Path, formats: list[str], came: str) -> None:
     """The sentence names what there is, and nothing is written."""
-    expected = rf"^a report format must be one of md, html, json; got {came}\. Give for instance md,html$"
+    expected = rf"^a report format must be one of md, html, json, ctrf; got {came}\. Give for instance md,html$"
     with pytest.raises(ResultsError, match=expected):
         write(summarise(campaign()), tmp_path / "out", formats)
     assert not (tmp_path / "out").exists()
@@ -288,3 +293,20 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "taken").write_text("here")
     with pytest.raises(ResultsError, match=r"^the report cannot be written to .+taken \(.+\)\. Give a folder"):
         write(summarise(campaign()), tmp_path / "taken")
+
+
+def test_durations_are_drawn_by_verdict() -> None:
+    """All runs are in a bar of their duration and verdict; times that are none are in no bar."""
+    times = [0.1, 0.1, 0.5, 1.0, 1.0, 1.0]
+    runs = [
+        msgspec.structs.replace(run(KILL, Verdict.VIOLATED if place == 2 else Verdict.HELD, place), duration_s=seconds)
+        for place, seconds in enumerate([*times, -5.0, math.nan])
+    ]
+    (row,) = view(summarise(Records(HEADER, tuple(runs)))).scenarios
+    assert row.durations is not None
+    bins = enumerate(row.durations.bins)
+    filled = {place: (each.held, each.violated) for place, each in bins if each != DurationBin()}
+    assert filled == {3: (2, 0), 16: (0, 1), 31: (3, 0)}
+    found = row.durations
+    assert (found.low_s, found.median_s, found.high_s, found.runs_max) == (0.1, 0.5, 1.0, 3)
+    assert 'class="spread"' in to_html(summarise(Records(HEADER, tuple(runs))))

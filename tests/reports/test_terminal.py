@@ -21,8 +21,8 @@ def test_the_table_names_verdicts_findings_and_the_page() -> None:
         "✗ VIOLATED",
         "≈ TOLERATED",
         "? INCONCLUSIVE",
-        "at least 94.2 %",
-        "kill 30/50",
+        "98.0 % (≥ 90.9 %)",
+        "fired: kill 30/50; 4/5 points",
         "04-sweep: durability.acknowledged-lost (safety, 6 runs): checkpoint 7 was acknowledged",
         "    reproduce: chaos replay chaos-results/latest/evidence/04-sweep-0",
         "chaos matrix: chaos-results/latest/matrix.html",
@@ -37,6 +37,29 @@ def test_the_table_fits_the_terminal(width: int) -> None:
     table = shown[1 : next(place for place, line in enumerate(shown) if line.startswith("03-leases: "))]
     assert table
     assert max(len(line) for line in table) <= width
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_word_is_broken(width: int) -> None:
+    """Lines are wrapped at spaces: each word of a title, and each fault, is whole on one line."""
+    title = "Every acknowledged checkpoint-and-lease of uncooperative reconciliation workers is whole, again and again"
+    scenario = Scenario(id="02-concurrent-checkpoints-of-many-writers", title=title)
+    kinds = ("refuse-delivery", "hold-lock-for-a-long-time", "pause-and-resume")
+    runs = tuple(run(scenario, kind=each, iteration=place) for place, each in enumerate(kinds))
+    shown = lines(summarise(Records(HEADER, runs)), width=width)
+    words = {word for line in shown for word in line.split()}
+    assert {*title.split(), *kinds, scenario.id} <= words
+    assert max(map(len, shown)) <= width
+
+
+def test_figures_of_one_column_end_at_one_place() -> None:
+    """Header, rule and rows are of one width; a title has a line of its own."""
+    shown = lines(summarise(campaign()), width=80)
+    header, rule, first, title, faults = shown[1:6]
+    assert header.split() == ["Verdict", "Scenario", "Runs", "Pass", "rate", "Duration"]
+    assert len(header) == len(rule) == len(first)
+    assert title.strip() == "A killed agent resumes from its newest checkpoint"
+    assert faults.strip() == "fired: kill 50/50; 4/5 points"
 
 
 def test_an_ascii_terminal_gets_ascii() -> None:
@@ -75,7 +98,7 @@ def test_quiet_is_one_line_per_scenario() -> None:
 
 def test_many_findings_are_cut_and_counted() -> None:
     """A scenario with a hundred signatures does not scroll the verdict away."""
-    findings = [Finding(signature=f"s{place:03d}", text="t") for place in range(100)]
+    findings = [Finding(signature="a" * place + "s", text="t") for place in range(100)]
     runs = tuple(run(verdict=Verdict.VIOLATED, iteration=place, finding=each) for place, each in enumerate(findings))
     shown = lines(summarise(Records(HEADER, runs)))
     assert sum("(safety, 1 run)" in line for line in shown) == FAILURES_SHOWN_MAX

@@ -10,6 +10,11 @@ the invariant held *as far as the history shows*. Keys are plain (``str | int``)
     ownership      one holder at a time; fencing tokens rise; a stale token writes nothing
     liveness       after the faults are healed, progress resumes within a bound
     coverage       crash points that no run reached, claims that held in no run
+    linearizability  an order of all operations that a model allows, or the proof that there is none
+    isolation      transactions in no order, by anomaly: lost update, write skew, stale read
+    logs           a line that must never be in a log
+    snapshots     reads of several objects: a bank's total, long forks, comments, sequences
+    elements       what became of each value of a set, a queue, a counter, of each id
 
 The three-valued truth is Jepsen's and porcupine's: an operation without an ack is unknown and may
 be found done or not done, and a checker that raises has decided nothing (:func:`run_checkers`).
@@ -22,6 +27,7 @@ are in ``text``, where a list shows its first ten entries: one bug may touch eve
 from __future__ import annotations
 
 import itertools
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -35,6 +41,9 @@ if TYPE_CHECKING:
     from pytest_chaos.model.history import History
 
 LISTED_MAX: Final = 10
+
+TIME_IS_UP: Final[ContextVar[Callable[[], bool]]] = ContextVar("TIME_IS_UP", default=lambda: False)
+"""What a search asks from time to time. The caller sets it: a checker has no clock of its own."""
 
 Name = TypeVar("Name")
 
@@ -95,13 +104,20 @@ class Checker(Protocol):
         """Judge the history. Raising means that nothing could be decided."""
 
 
-def run_checkers(checkers: Iterable[Checker], history: History) -> tuple[Finding, ...]:
+def run_checkers(
+    checkers: Iterable[Checker], history: History, *, is_over: Callable[[], bool] = lambda: False
+) -> tuple[Finding, ...]:
     """Run every checker and return all findings, each with the name of its checker.
 
     A checker that raises, or returns something else than findings, becomes a finding of kind
-    ``harness``: the run is INCONCLUSIVE, and the other checkers run all the same.
+    ``harness``: the run is INCONCLUSIVE, and the other checkers run all the same. Checkers that
+    search ask ``is_over`` from time to time, and are undecided when it says so.
     """
-    return tuple(finding for checker in checkers for finding in _run(checker, history))
+    before = TIME_IS_UP.set(is_over)
+    try:
+        return tuple(finding for checker in checkers for finding in _run(checker, history))
+    finally:
+        TIME_IS_UP.reset(before)
 
 
 def checker_name(checker: Callable[..., object]) -> str:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from pytest_chaos.checkers import Bare, findings_of
 from pytest_chaos.errors import UsageError
-from pytest_chaos.model.values import Finding
+from pytest_chaos.model.values import Finding, MarkKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pytest_chaos.model.history import History
 
@@ -35,6 +35,31 @@ def progress_after(
     who = f" by {agent}" if agent is not None else ""
     text = f"{acks} acks of {operation}{who} after the heal (mark {healed}), expected at least {count}"
     return (Finding(signature="liveness:no-progress", text=text, kind="liveness"),)
+
+
+def eventually(
+    history: History, operation: str, holds: Callable[[object], bool], *, healed: int, agent: str | None = None
+) -> tuple[Finding, ...]:
+    """Find that no value after the heal is as it must become: ``liveness:never``.
+
+    The values are those of the acks and notes of the operation. ``healed`` is as in
+    :func:`progress_after`.
+
+    >>> from pytest_chaos import History, Mark
+    >>> marks = (Mark(kind=MarkKind.NOTE, operation="leader", value=None, order=0),)
+    >>> [finding.signature for finding in eventually(History(marks), "leader", bool, healed=0)]
+    ['liveness:never']
+    """
+    values = [
+        mark.value
+        for mark in history.select(operation=operation, agent=agent)
+        if mark.kind is not MarkKind.INTENT and mark.order >= healed
+    ]
+    if any(holds(value) for value in values):
+        return ()
+    last = f"the last of {len(values)} was {values[-1]!r:.80}" if values else "none was seen"
+    text = f"{operation} did not become as it must after the heal (mark {healed}): {last}"
+    return (Finding(signature="liveness:never", text=text, kind="liveness"),)
 
 
 def progress_within(name: str, *, observed_s: float | None, bound_s: float) -> tuple[Finding, ...]:

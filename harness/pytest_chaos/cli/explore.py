@@ -10,35 +10,38 @@ error of ours.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shlex
 import sys
-import time
 from hashlib import blake2b
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
+from pytest_chaos.cli.baseline import EXITS, SHOWN_MAX, KnownFindings, counted, lines_of
+from pytest_chaos.cli.progress import Bar, Lines
 from pytest_chaos.errors import UsageError
 from pytest_chaos.explore.causes import clipped, one_line
-from pytest_chaos.explore.options import CHECK_TIMEOUT_S, IO_RUNS, RECOVERIES, RUN_TIMEOUT_S, VICTIMS, Options
-from pytest_chaos.explore.report import Exploration, Family, to_json
+from pytest_chaos.explore.options import ALL, CHECK_TIMEOUT_S, IO_RUNS, RECOVERIES, RUN_TIMEOUT_S, WATCHES, Options
+from pytest_chaos.explore.report import Exploration, Family
 from pytest_chaos.explore.session import set_aside, unfinished_seed
 from pytest_chaos.explore.simulate.power import SAMPLES, Model
 from pytest_chaos.model.seed import draw_seed, normalise_seed
+from pytest_chaos.model.story import FILE_NAME as STORY
+from pytest_chaos.model.values import Verdict
+from pytest_chaos.model.verdict import harmless
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
-    from rich.progress import TaskID
-
+    from pytest_chaos.explore.baseline import AgainstBaseline
     from pytest_chaos.explore.causes import Cause
+    from pytest_chaos.explore.inspection import StateDocument
     from pytest_chaos.explore.report import FamilyResult
-    from pytest_chaos.explore.session import Progress
     from pytest_chaos.explore.target import Subject
 
 if TYPE_CHECKING:  # older versions of click have a plain class
@@ -48,22 +51,24 @@ else:
     _DurationBase = _ListedBase = click.ParamType
 
 RESULTS: Final = Path("chaos-results")
-PROGRESS_EVERY_S: Final = 10.0
+PAGES: Final = "chaos.pages"
+"""Entry points that write the page of a folder: its path in; the page's path and the verdict out.
+"""
 _UNITS_S: Final = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
-_SHOWN: Final = 20
 _NAME_CHARACTERS_MAX: Final = 40
-_EXITS: Final = {"HELD": 0, "VIOLATED": 1, "INCONCLUSIVE": 2}
-_DESTINATION: Final = click.Path(path_type=Path, dir_okay=False)
+_DESTINATION: Final = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 _FOLDER: Final = click.Path(path_type=Path, file_okay=False)
+_BASELINE: Final = click.Path(path_type=Path)
 
 
-class _Duration(_DurationBase):
+class Duration(_DurationBase):
     """A time such as ``60s``, ``5m`` or ``1h``; a number alone is seconds."""
 
     name = "duration"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds."""
         if isinstance(value, float):
             return value
         match = _DURATION.fullmatch(str(value).strip())
@@ -109,7 +114,7 @@ class _Families(_ListedBase):
 )  # fmt: skip
 @click.option("--jobs", type=int, default=1, show_default=True, help="Worker processes that judge states.")
 @click.option(
-    "--budget", "budget_s", type=_Duration(), help="Time in all: 60s, 5m, 1h. Without it everything is explored."
+    "--budget", "budget_s", type=Duration(), help="Time in all: 60s, 5m, 1h. Without it everything is explored."
 )
 @click.option("--seed", help="Draws what is sampled; drawn itself, and printed, when it is not given.")
 @click.option(
@@ -132,10 +137,26 @@ class _Families(_ListedBase):
     help="Orders of threads and processes to record.  [default: 1 if one thread does the same twice, else 5]",
 )
 @click.option(
-    "--victim", type=click.Choice(VICTIMS), default="all", show_default=True,
-    help="What a crash ends: all processes at once, or also each of them alone, and the others go on.",
+    "--victim", metavar="all|each|NAME", default=ALL, show_default=True,
+    help="What a crash ends: all processes at once, or also each of them alone, or those of this name, and the "
+    "others go on.",
 )  # fmt: skip
-@click.option("--json", "json_file", type=_DESTINATION, help="Write the result there as JSON.")
+@click.option(
+    "--watch", multiple=True, type=click.Choice(WATCHES),
+    help="Look in one more run for what corrupts a SQLite database: dropped locks, replaced files, copies.",
+)  # fmt: skip
+@click.option("--ignore", multiple=True, metavar="PATTERN", help="Files that are no data, such as '*.log'; repeatable.")
+@click.option(
+    "--volatile", multiple=True, metavar="PATTERN",
+    help="Files that no power loss leaves, such as 'run/*.pid': locks and shared memory; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--json", "json_file", type=_DESTINATION, help="Write the result there as JSON; - prints it, and nothing else."
+)
+@click.option(
+    "--baseline", type=_BASELINE, help="Known findings, which do not fail it: only what is not in this file does."
+)
+@click.option("--write-baseline", type=_BASELINE, help="Write what was found there, as known findings, and exit 0.")
 @click.option("--state", help="Build this state alone, keep it, and judge it; a report names it.")
 @click.option("--results", type=_FOLDER, default=RESULTS, show_default=True, help="Where failing states are kept.")
 @click.option("--scratch", type=_FOLDER, help="Where states are written.  [default: memory, /dev/shm]")
@@ -146,7 +167,7 @@ class _Families(_ListedBase):
 @click.option(
     "--run-timeout",
     "run_timeout_s",
-    type=_Duration(),
+    type=Duration(),
     default=f"{RUN_TIMEOUT_S:g}s",
     show_default=True,
     help="Time for one run.",
@@ -154,7 +175,7 @@ class _Families(_ListedBase):
 @click.option(
     "--check-timeout",
     "check_timeout_s",
-    type=_Duration(),
+    type=Duration(),
     default=f"{CHECK_TIMEOUT_S:g}s",
     show_default=True,
     help="Time for one check.",
@@ -173,6 +194,8 @@ def explore(
     model: str,
     seed: str | None,
     json_file: Path | None,
+    baseline: Path | None,
+    write_baseline: Path | None,
     state: str | None,
     results: Path,
     fresh: bool,
@@ -186,23 +209,54 @@ def explore(
     --setup two more if they are needed. A server has --serve, --drive (its client) and --check: a
     restart is its start on the state. A command says with marks what it has promised: one line a
     mark, appended to the file that CHAOS_MARKS names; see chaos mark --help.
+
+    A program with findings that are to be mended later gets a baseline: --write-baseline FILE once,
+    then --baseline FILE. What is in it is told as KNOWN; what is new fails.
+
+    Exits 0 when all held, or all that was found is in the baseline; 1 when something was violated,
+    with a baseline something new; 2 when it was inconclusive or ended early, or the baseline is
+    damaged, of another target or of another version; 3 for a mistake in the call.
     """
     commands = {"run": run_command, "serve": serve_command, "ready": ready, "drive": drive_command}
     commands |= {"check": check_command, "recover": recover_command, "setup": setup_command}
     subject, command = _subject(target, commands, check_timeout_s)
+    for option in ("ignore", "volatile", "watch"):
+        command += "".join(f" --{option} {shlex.quote(pattern)}" for pattern in chosen[option])
     models = tuple(Model) if model == "both" else (Model(model),)
     chosen |= {"models": models, "check_timeout_s": check_timeout_s}
     options = options_for(subject, command, results, seed, fresh=fresh or state is not None, **chosen)
-    if state is not None:
-        raise click.exceptions.Exit(_show_state(subject, options, state, results / "explore" / "state"))
+    known = KnownFindings(subject, baseline, write_baseline, is_state=state is not None)
+    with contextlib.redirect_stdout(sys.stderr) if str(json_file) == "-" else contextlib.nullcontext():
+        code, found = _explored(subject, options, known, state, json_file, results, fresh=fresh)
+    if json_file is not None:
+        _write_json(found, json_file)
+    raise click.exceptions.Exit(code)
+
+
+def _explored(
+    subject: Subject,
+    options: Options,
+    known: KnownFindings,
+    state: str | None,
+    json_file: Path | None,
+    results: Path,
+    *,
+    fresh: bool,
+) -> tuple[int, msgspec.Struct]:
+    """Explore, or build one state; return the exit code and the document."""
+    from pytest_chaos.explore.document import document
+
     if json_file is not None:
         _check_json(json_file)
+    if state is not None:
+        return _show_state(subject, options, state, results / "explore" / "state")
     if fresh and options.progress is not None:
         set_aside(options.progress)
-    explored = run_and_show(subject, options)
-    if json_file is not None:
-        _write_json(explored, json_file)
-    raise click.exceptions.Exit(exit_code(explored))
+    explored = _run(subject, options)
+    comparison = known.compared(explored)
+    _show(explored, options, comparison, known.name)
+    code = exit_code(explored) if comparison is None else EXITS[comparison.verdict]
+    return known.write(explored, code), document(explored, comparison)
 
 
 def options_for(
@@ -233,13 +287,19 @@ def _digest(text: str) -> str:
 
 
 def exit_code(explored: Exploration) -> int:
+    """Return the exit code of ``chaos`` that an exploration has."""
+    return code_of(explored.verdict)
+
+
+def code_of(verdict: Verdict) -> int:
     """Return the exit code of ``chaos`` that a verdict has."""
-    return _EXITS[explored.verdict.name]
+    return EXITS[verdict.name]
 
 
 def _subject(target: str | None, commands: Mapping[str, str | None], check_timeout_s: float) -> tuple[Subject, str]:
     """Return the target, and the start of the command that explores it. Raises UsageError."""
-    from pytest_chaos.explore.server import FREE_PORT, ServerCommands
+    from pytest_chaos.explore.server.started import FREE_PORT
+    from pytest_chaos.explore.server.subject import ServerCommands
     from pytest_chaos.explore.target import CommandSubject, load_subject, words_of
 
     given = {name: text for name, text in commands.items() if text is not None}
@@ -271,13 +331,32 @@ def _subject(target: str | None, commands: Mapping[str, str | None], check_timeo
 
 def run_and_show(subject: Subject, options: Options) -> Exploration:
     """Explore, with a bar on a terminal, and print the result."""
+    explored = _run(subject, options)
+    _show(explored, options)
+    return explored
+
+
+def _run(subject: Subject, options: Options) -> Exploration:
     from pytest_chaos.explore.launch import launch
 
     _make_folder(options)
-    with _bar() if sys.stderr.isatty() else contextlib.nullcontext(_Lines().listen) as listen:
-        explored = launch(subject, options, listen=listen)
-    _show(explored)
-    return explored
+    lines = contextlib.nullcontext(Lines(options.budget_s).listen)
+    with Bar() if sys.stderr.isatty() else lines as listen:
+        return launch(subject, options, listen=listen)
+
+
+def _show_page(explored: Exploration, options: Options) -> None:
+    """Write the failure page of a violated exploration, if a report that can is installed."""
+    states = options.kept
+    if explored.verdict is not Verdict.VIOLATED or states is None or not (states / STORY).is_file():
+        return
+    for entry in entry_points(group=PAGES):
+        try:
+            page, _ = entry.load()(states)
+        except Exception as error:  # noqa: BLE001 - a page is an extra, and changes no verdict
+            click.echo(harmless(f"the failure page could not be written: {error}"), err=True)
+        else:
+            click.echo(f"failure page: {harmless(str(page))}")
 
 
 def _make_folder(options: Options) -> None:
@@ -304,58 +383,11 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text)
 
 
-class _Lines:
-    """Progress as a line from time to time, for a standard error that is no terminal."""
+def _show(explored: Exploration, options: Options, known: AgainstBaseline | None = None, baseline: str = "") -> None:
+    """Print the families, then each finding with its reproduction and its variants.
 
-    def __init__(self) -> None:
-        self._told_s = time.monotonic()
-
-    def listen(self, now: Progress) -> None:
-        """Print a line, unless one was printed within the last ten seconds."""
-        if (now_s := time.monotonic()) - self._told_s >= PROGRESS_EVERY_S:
-            self._told_s = now_s
-            done = f"{now.done:,} of {now.total:,}" if now.total else f"{now.done:,}"
-            click.echo(f"{now.family}: {done}, {_counted(now)}", err=True)
-
-
-def _counted(now: Progress) -> str:
-    states = "1 state" if now.states == 1 else f"{now.states:,} states"
-    return f"{states}, " + ("1 finding" if now.findings == 1 else f"{now.findings:,} findings")
-
-
-class _bar:  # noqa: N801 - used like a function, as a context
-    """A bar with a live count, if standard error is a terminal."""
-
-    def __enter__(self) -> Callable[[Progress], None]:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        console = Console(stderr=True)
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[count]}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        )
-        self._progress.start()
-        self._tasks: dict[str, TaskID] = {}
-        return self._listen
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def _listen(self, now: Progress) -> None:
-        if now.family not in self._tasks:
-            self._tasks[now.family] = self._progress.add_task(now.family, total=None, count="")
-        task = self._tasks[now.family]
-        self._progress.update(task, total=now.total or None, completed=now.done, count=_counted(now))
-
-
-def _show(explored: Exploration) -> None:
-    """Print the families, then each finding with its reproduction and its variants."""
+    What the baseline has is one line each.
+    """
     steps = "1 durable step" if explored.steps == 1 else f"{explored.steps:,} durable steps"
     title = harmless(f"{explored.target}: {steps}")
     if sys.stdout.isatty():
@@ -365,9 +397,17 @@ def _show(explored: Exploration) -> None:
         for family in explored.families:
             counts = f"{family.states:,} judged, {family.confirmed:,} confirmed"
             click.echo(f"{family.family:<10} {family.judged:<13} {_result_of(family)}; {counts}")
-    for line in _lines(explored):
+    for line in _lines(explored, known):
         click.echo(line)
-    click.echo(f"{explored.verdict.name}: {explored.outcome}; seed {explored.seed}, {explored.duration_s:.1f} s")
+    _show_page(explored, options)
+    ending = f"seed {explored.seed}, {explored.duration_s:.1f} s"
+    if known is None:
+        click.echo(f"{explored.verdict.name}: {explored.outcome}; {ending}")
+        return
+    for line in lines_of(known, baseline):
+        click.echo(harmless(line))
+    outcome = explored.coverage if known.verdict in {"HELD", "KNOWN"} else explored.outcome
+    click.echo(f"{known.verdict}: {counted(known, baseline)}{outcome}; {ending}")
 
 
 def _result_of(family: FamilyResult) -> str:
@@ -396,13 +436,16 @@ def _show_table(explored: Exploration, title: str) -> None:
 _STYLES: Final = {"HELD": "green", "INCONCLUSIVE": "yellow", "VIOLATED": "red"}
 
 
-def _lines(explored: Exploration) -> Iterator[str]:
-    for cause in explored.causes[:_SHOWN]:
+def _lines(explored: Exploration, known: AgainstBaseline | None = None) -> Iterator[str]:
+    causes = [each for each in explored.causes if known is None or any(map(known.has_new, each.every))]
+    for cause in causes[:SHOWN_MAX]:
         yield harmless(_told(cause))
-    if (more := len(explored.causes) - _SHOWN) > 0:
+    if (more := len(causes) - SHOWN_MAX) > 0:
         yield "and 1 more finding, which the JSON has" if more == 1 else f"and {more} more findings, which the JSON has"
     told = {cause.lead.signature for cause in explored.causes}
     for finding in explored.all_findings:
+        if known is not None and finding.kind != "harness" and not known.has_new(finding):
+            continue
         if finding.signature not in told:  # a finding of every family is shown once
             told.add(finding.signature)
             yield harmless(f"[{finding.signature}] {finding.text}")
@@ -417,14 +460,13 @@ def _told(cause: Cause) -> str:
     return "\n".join([first, *(f"  also {line}" for line in cause.variant_lines()), ""])
 
 
-def harmless(text: str) -> str:
-    """Return text that cannot steer a terminal: texts of a target may hold escape sequences."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
-
-
-def _write_json(explored: Exploration, path: Path) -> None:
+def _write_json(found: msgspec.Struct, path: Path) -> None:
+    text = msgspec.json.format(msgspec.json.encode(found), indent=1).decode()
+    if str(path) == "-":
+        click.echo(text)
+        return
     try:
-        path.write_text(json.dumps(to_json(explored), indent=1) + "\n")
+        path.write_text(text + "\n")
     except OSError as error:
         msg = f"--json must be a file that can be written; got {path}: {error.strerror}. Give another"
         raise UsageError(msg) from error
@@ -432,14 +474,15 @@ def _write_json(explored: Exploration, path: Path) -> None:
 
 def _check_json(path: Path) -> None:
     """Raise UsageError for a file that cannot be written, before hours of exploration."""
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if str(path) != "-" and not os.access(path if path.exists() else path.parent, os.W_OK):
         reason = "that cannot be written" if path.parent.is_dir() else "there is no such folder"
         msg = f"--json must be a file that can be written; got {path}: {reason}. Give another"
         raise UsageError(msg)
 
 
-def _show_state(subject: Subject, options: Options, code: str, folder: Path) -> int:
-    """Build and keep one state, print the findings of its check, and return the exit code."""
+def _show_state(subject: Subject, options: Options, code: str, folder: Path) -> tuple[int, StateDocument]:
+    """Build and keep one state, print the findings of its check; return exit code and document."""
+    from pytest_chaos.explore.inspection import StateDocument, described, write_known
     from pytest_chaos.explore.launch import judge_state
 
     judged = judge_state(subject, options, code, folder)
@@ -447,5 +490,11 @@ def _show_state(subject: Subject, options: Options, code: str, folder: Path) -> 
     click.echo(f"the state is in {folder}")
     for finding in judged.findings:
         click.echo(harmless(f"[{finding.signature}] {finding.text}"))
+    known = StateDocument(
+        folder=str(folder), code=code, state=judged.state, target=subject.name, seed=options.seed,
+        verdict=judged.verdict.name, findings=tuple(f"[{each.signature}] {each.text}" for each in judged.findings),
+        again=f"{options.command} --seed {shlex.quote(options.seed)} --state '{code}'",
+    )  # fmt: skip
+    write_known(known := described(known, folder), folder)
     click.echo(judged.verdict.name)
-    return _EXITS[judged.verdict.name]
+    return EXITS[judged.verdict.name], known

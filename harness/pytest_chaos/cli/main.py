@@ -11,11 +11,9 @@ command that cannot be loaded is listed with the reason, and fails only when it 
 from __future__ import annotations
 
 import enum
-import json
 import os
 import subprocess
 import sys
-import tempfile
 import traceback
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -23,11 +21,20 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
+from pytest_chaos.cli.bank import bank
+from pytest_chaos.cli.check import check
+from pytest_chaos.cli.documents import CleanDocument, ReplayDocument, VerifyDocument
 from pytest_chaos.cli.explore import RESULTS, explore
 from pytest_chaos.cli.init import init
+from pytest_chaos.cli.inspect import inspect_state
+from pytest_chaos.cli.listing import list_scenarios
 from pytest_chaos.cli.mark import mark
+from pytest_chaos.cli.mutate import mutate
+from pytest_chaos.cli.points import points
+from pytest_chaos.cli.schema import GROUP, schema
 from pytest_chaos.errors import ChaosError, UsageError
 from pytest_chaos.evidence.redact import clean
+from pytest_chaos.model.verdict import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,9 +44,8 @@ if TYPE_CHECKING:
     from pytest_chaos.evidence.open import Pack
     from pytest_chaos.model.values import Json, Verdict
 
-GROUP: Final = "chaos.commands"
 TRACEBACK: Final = "CHAOS_TRACEBACK"
-_LINES_SHOWN: Final = 20
+_STANDARD_ERROR: Final = 2
 _TEXTS_SHOWN: Final = 20
 _TEXT_BYTES_SHOWN: Final = 4000
 _MARKS_SHOWN: Final = 10
@@ -109,7 +115,7 @@ def run(arguments: Sequence[str]) -> int:
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.ClickException as error:
-        error.show()
+        click.echo(clean(error.format_message() if _is_help(error) else _sentence(error)), err=True)
         return Exit.MISTAKE
     except ChaosError as error:
         click.echo(clean(f"chaos: {error}"), err=True)
@@ -119,7 +125,7 @@ def run(arguments: Sequence[str]) -> int:
         return Exit.INCONCLUSIVE
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no reader is left: write nothing, nor at exit
-        return Exit.HELD
+        return Exit.INCONCLUSIVE  # what it would have said is not known here
     except Exception as error:  # noqa: BLE001 - the last resort: one sentence instead of a traceback
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
@@ -129,13 +135,29 @@ def run(arguments: Sequence[str]) -> int:
     return Exit.HELD
 
 
+def _is_help(error: click.ClickException) -> bool:
+    """Whether an error is the help of a group that was called without a command."""
+    return type(error).__name__ == "NoArgsIsHelpError"  # of click 8.2 and later
+
+
+def _sentence(error: click.ClickException) -> str:
+    """Return an error of click in one line, as every other one has."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None:
+        return f"chaos: {text}"
+    path = context.command_path
+    return f"{path}: {text}. {path} --help says what there is"
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
 @click.version_option(package_name="pytest-chaos")
 def chaos() -> None:
     """Prove, or disprove, that a program survives being killed, paused and raced.
 
     Exits 0 when all held, 1 when something was violated, 2 when it was inconclusive, 3 for a
-    mistake in the call, 4 for an error of its own.
+    mistake in the call, 4 for an error of its own. What a code means for a command stands at the
+    end of its --help. Every command has --json; chaos schema prints what it looks like.
     """
 
 
@@ -150,13 +172,11 @@ def doctor(*, as_json: bool) -> None:
 
     Exits 2 when something is missing that every scenario needs.
     """
-    from dataclasses import asdict
-
     from pytest_chaos.cli.doctor import examine
 
     checks = examine()
     if as_json:
-        _print_json([asdict(check) for check in checks])
+        _print_json(checks)
     else:
         rows = [
             (check.name, check.status, check.found, check.purpose, "" if check.status == "works" else check.otherwise)
@@ -167,40 +187,16 @@ def doctor(*, as_json: bool) -> None:
         raise click.exceptions.Exit(Exit.INCONCLUSIVE)
 
 
-@chaos.command("list")
-@click.argument("paths", nargs=-1)
-@_as_json
-def list_scenarios(paths: tuple[str, ...], *, as_json: bool) -> None:
-    """List the scenarios that pytest finds in PATHS, or where it is configured to look."""
-    scenarios = _collect(paths)
-    if as_json:
-        _print_json(scenarios)
-        return
-    rows = [
-        (str(item["id"]), str(item["title"]), str(len(item["tests"])), "\n".join(map(str, item["tests"])))
-        for item in scenarios
-    ]
-    _print_table(_counted(len(rows), "scenario"), ("id", "title", "tests", "where"), rows)
-
-
-def _collect(paths: Sequence[str]) -> list[dict[str, Json]]:
-    """Let pytest collect in a process of its own; return the scenarios. Raises UsageError."""
-    with tempfile.TemporaryDirectory(prefix="chaos-list-") as folder:
-        file = Path(folder) / "scenarios.json"
-        command = [*_pytest(), "--collect-only", "-q", f"--chaos-list-json={file}", "-m", "chaos", "--", *paths]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        nothing_collected = 5
-        if done.returncode not in {0, nothing_collected} or not file.exists():
-            shown = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_LINES_SHOWN:])
-            msg = f"pytest could not collect the scenarios (exit {done.returncode}); it said:\n{shown}"
-            raise UsageError(msg)
-        scenarios: list[dict[str, Json]] = json.loads(file.read_text())
-        return scenarios
-
-
+chaos.add_command(bank)
+chaos.add_command(check)
 chaos.add_command(explore)
 chaos.add_command(init)
+chaos.add_command(inspect_state)
+chaos.add_command(list_scenarios)
 chaos.add_command(mark)
+chaos.add_command(mutate)
+chaos.add_command(points)
+chaos.add_command(schema)
 
 
 @chaos.group()
@@ -221,7 +217,7 @@ def verify(pack: Path, *, as_json: bool) -> None:
     listed = manifest.read(pack)
     problems = manifest.verify(pack)
     if as_json:
-        _print_json({"pack": str(pack), "files": len(listed.files), "problems": problems})
+        _print_json(VerifyDocument(pack=str(pack), files=len(listed.files), problems=problems))
     else:
         for problem in problems:
             click.echo(problem)
@@ -238,24 +234,17 @@ def verify(pack: Path, *, as_json: bool) -> None:
 @_pack_argument
 @_as_json
 def show(pack: Path, *, as_json: bool) -> None:
-    """Show a pack: the run, faults with receipts, findings, agents, databases, the failure."""
+    """Show a pack: the run, faults with receipts, findings, agents, databases, the failure.
+
+    Exits 0 when it is shown, whatever its verdict, 3 when the folder is no pack.
+    """
     from pytest_chaos.evidence.open import open_pack
 
     opened = open_pack(pack)
     if as_json:
-        _print_json(_as_built_in(opened))
+        _print_json(opened)
     else:
         _show(opened)
-
-
-def _as_built_in(pack: Pack) -> dict[str, Json]:
-    import dataclasses
-
-    import msgspec
-
-    return {
-        field.name: msgspec.to_builtins(getattr(pack, field.name), enc_hook=str) for field in dataclasses.fields(pack)
-    }
 
 
 def _show(pack: Pack) -> None:
@@ -280,8 +269,8 @@ def _show(pack: Pack) -> None:
     _print_rows("databases", pack.databases, ("name", "path", "journal_mode", "integrity_check", "error"))
     _print_rows("left out or not readable", pack.problems, ("kind", "part", "text"))
     for text in _texts(pack):
-        click.echo(_harmless(text))
-    click.echo(_harmless(pack.failure))
+        click.echo(harmless(text))
+    click.echo(harmless(pack.failure))
 
 
 def _texts(pack: Pack) -> Iterator[str]:
@@ -304,19 +293,28 @@ def _texts(pack: Pack) -> Iterator[str]:
     type=click.Path(path_type=Path, file_okay=False),
     help="Where the results of the replay go.  [default: replays/ in the session folder of the pack]",
 )
+@click.option(
+    "--steps", is_flag=True, help="Watch durable steps and program lines: what should have kept a lost item? Slow."
+)
 @click.option("--trust", is_flag=True, help="Run a test outside of the current project, too: its code is run as yours.")
+@_as_json
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
-def replay(pack: Path, results: Path | None, *, trust: bool, pytest_arguments: tuple[str, ...]) -> None:
+def replay(
+    pack: Path, results: Path | None, *, steps: bool, trust: bool, as_json: bool, pytest_arguments: tuple[str, ...]
+) -> None:
     """Run the failure of a PACK again, with its seed and plan.
 
     The test is looked for below the current folder, then below the root of its project. A pack may
     come from an untrusted source: a test that it names elsewhere, or within a pack, is refused and
     shown, unless you say ``--trust``. Arguments after ``--`` go to pytest. A pack that is not as it
     was written is refused.
+
+    Exits 0 when it held this time, 1 when it was violated again, 2 when it was inconclusive, 3 when
+    the test is not found or refused.
     """
     from pytest_chaos.evidence.manifest import verify as problems_of
     from pytest_chaos.evidence.open import open_pack
-    from pytest_chaos.evidence.replay import options
+    from pytest_chaos.evidence.replay import STEPS_OPTION, options
 
     opened = open_pack(pack)
     if problems := problems_of(pack):
@@ -325,10 +323,15 @@ def replay(pack: Path, results: Path | None, *, trust: bool, pytest_arguments: t
     folder = _folder_of(opened, trust=trust)
     target = (results or _replays_of(pack)).absolute()
     before = _latest(target)
-    command = [*_pytest(), opened.node_id, *options(pack.absolute(), target), *pytest_arguments]
-    done = subprocess.run(command, cwd=folder, check=False)
+    command = [*_pytest(), opened.node_id, *options(pack.absolute(), target), *[STEPS_OPTION] * steps]
+    command += pytest_arguments
+    done = subprocess.run(command, cwd=folder, check=False, stdout=_STANDARD_ERROR if as_json else None)
     after = _latest(target)
     verdict = _verdict_in(after) if after is not None and after != before else None
+    if as_json:
+        session = str(after) if verdict is not None else ""
+        shown = verdict.name if verdict is not None else None
+        _print_json(ReplayDocument(pack=str(pack), verdict=shown, pytest_exit_code=done.returncode, session=session))
     raise click.exceptions.Exit(_exit_of(done.returncode, verdict))
 
 
@@ -385,10 +388,13 @@ def _is_own(file: Path, projects: Sequence[Path], pack: Path) -> bool:
 @click.argument("results", type=click.Path(path_type=Path, file_okay=False), default=RESULTS)
 @click.option("--keep", type=int, default=20, show_default=True, help="Sessions to keep, the newest ones.")
 @click.option("--with-packs", is_flag=True, help="Remove old sessions that hold evidence packs, too.")
-def clean_results(results: Path, keep: int, *, with_packs: bool) -> None:
+@_as_json
+def clean_results(results: Path, keep: int, *, with_packs: bool, as_json: bool) -> None:
     """Remove old sessions of a RESULTS folder (chaos-results).
 
     Sessions that hold evidence packs stay, unless --with-packs is given. So does the latest.
+
+    Exits 0, or 3 when the folder is none, or a session cannot be removed.
     """
     from pytest_chaos.evidence import retention
 
@@ -396,6 +402,10 @@ def clean_results(results: Path, keep: int, *, with_packs: bool) -> None:
         msg = f"{results} must be a results folder with sessions; got none. Give the one of --chaos-results"
         raise UsageError(msg)
     cleaned = retention.clean(results, keep=keep, with_packs=with_packs)
+    if as_json:
+        removed, kept_for_evidence = list(cleaned.removed), list(cleaned.kept_for_evidence)
+        _print_json(CleanDocument(results=str(results), removed=removed, kept_for_evidence=kept_for_evidence))
+        return
     click.echo(f"removed {_counted(len(cleaned.removed), 'session')} of {results}")
     if cleaned.kept_for_evidence:
         kept = _counted(len(cleaned.kept_for_evidence), "session")
@@ -436,8 +446,10 @@ def _pytest() -> list[str]:
     return [sys.executable, "-m", "pytest"]
 
 
-def _print_json(value: Json) -> None:
-    click.echo(json.dumps(value, indent=1, default=str))
+def _print_json(value: object) -> None:
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=1))
 
 
 def _print_rows(title: str, rows: Sequence[dict[str, Json]], columns: Sequence[str]) -> None:
@@ -456,7 +468,7 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_harmless(cell), style=_STYLES.get(cell, "")) for cell in row))
+        table.add_row(*(Text(harmless(cell), style=_STYLES.get(cell, "")) for cell in row))
     _console().print(table)
 
 
@@ -469,11 +481,6 @@ _STYLES: Final = {
     "missing": "red",
     "VIOLATED": "red",
 }
-
-
-def _harmless(text: str) -> str:
-    """Return text that cannot steer a terminal: an agent may print escape sequences."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
 
 
 def _console() -> Console:

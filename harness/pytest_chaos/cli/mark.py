@@ -8,7 +8,9 @@ import re
 from typing import Any, Final
 
 import click
+import msgspec
 
+from pytest_chaos.cli.documents import MarkDocument
 from pytest_chaos.errors import UsageError
 from pytest_chaos.model.values import MarkKind
 from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE, write_mark
@@ -21,7 +23,8 @@ _NUMBER: Final = re.compile(r"0|-?[1-9]\d{0,17}")
 @click.argument("operation")
 @click.argument("key", required=False)
 @click.option("--value", help="More to be said, as JSON: --value '{\"bytes\": 12}'.")
-def mark(*, kind: str, operation: str, key: str | None, value: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the mark, and whether it was written, as JSON.")
+def mark(*, kind: str, operation: str, key: str | None, value: str | None, as_json: bool) -> None:
     """Write one mark to the file that CHAOS_MARKS names: chaos mark ack order 7.
 
     KIND is intent (before an operation), ack (after it: it must not be lost any more) or note. A
@@ -30,10 +33,9 @@ def mark(*, kind: str, operation: str, key: str | None, value: str | None) -> No
 
     \b
     printf '\\n{"kind": "ack", "operation": "order", "key": %d}\\n' 7 >> "$CHAOS_MARKS"
+
+    Exits 0, or 3 for a mistake in the call.
     """  # noqa: D301 - click's mark for lines that stay as they are
-    if not (path := os.environ.get(MARKS_VARIABLE)):
-        click.echo(f"chaos mark: {MARKS_VARIABLE} is not set, so this is no run; nothing was written", err=True)
-        return
     said: dict[str, Any] = {
         "kind": kind,
         "operation": operation,
@@ -42,6 +44,12 @@ def mark(*, kind: str, operation: str, key: str | None, value: str | None) -> No
         "agent": os.environ.get(AGENT_VARIABLE, ""),
         "pid": os.getppid(),  # the shell's: an intent and its ack come from one process
     }
+    path = os.environ.get(MARKS_VARIABLE)
+    if as_json:
+        click.echo(msgspec.json.encode(MarkDocument(written=bool(path), **said)))
+    if not path:
+        click.echo(f"chaos mark: {MARKS_VARIABLE} is not set, so this is no run; nothing was written", err=True)
+        return
     try:
         write_mark(path, said)
     except (OSError, ValueError) as error:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from pytest_chaos.evidence.files import RunFile
     from pytest_chaos.evidence.gather import Facts
     from pytest_chaos.evidence.limits import Limits, Problems
     from pytest_chaos.evidence.redact import Redactor
@@ -37,7 +38,7 @@ CREATE TABLE marks ("order" INTEGER PRIMARY KEY, kind TEXT, operation TEXT, key,
 CREATE TABLE torn_lines ("order" INTEGER, content TEXT, reason TEXT);
 CREATE TABLE agents (name TEXT, pid INTEGER, command TEXT, kwargs TEXT, started_at TEXT, exit_status TEXT,
                      duration_s REAL, cpu_s REAL, memory_bytes_max INTEGER, open_files_max INTEGER,
-                     output_bytes INTEGER);
+                     output_bytes INTEGER, started_order INTEGER);
 CREATE TABLE log_lines (agent TEXT, line INTEGER, text TEXT);
 CREATE TABLE findings (signature TEXT, kind TEXT, checker TEXT, text TEXT, orders TEXT);
 CREATE TABLE assertions (name TEXT, observed TEXT, holds INTEGER);
@@ -50,6 +51,8 @@ CREATE TABLE database_files (database TEXT, suffix TEXT, size_bytes INTEGER, mod
 CREATE TABLE table_counts (database TEXT, table_name TEXT, row_count INTEGER, error TEXT);
 CREATE TABLE table_rows (database TEXT, table_name TEXT, place INTEGER, row TEXT);
 CREATE TABLE answers (database TEXT, query TEXT, sql TEXT, columns TEXT, rows TEXT, error TEXT);
+CREATE TABLE files (path TEXT, kind TEXT, size_bytes INTEGER, modified TEXT, copied INTEGER, excerpt TEXT, head TEXT,
+                    target TEXT);
 CREATE TABLE problems (kind TEXT, part TEXT, text TEXT);
 """
 
@@ -70,12 +73,14 @@ _header = attrgetter(
     "page_size_bytes", "journal_mode", "user_version", "application_id", "change_counter", "page_count"
 )
 _file = attrgetter("suffix", "size_bytes", "modified", "locks", "copied")
+_run_file = attrgetter("path", "kind", "size_bytes", "modified", "copied", "excerpt", "head", "target")
 
 
 def write(
     path: Path,
     facts: Facts,
     asked: Sequence[tuple[Database, Contents]],
+    files: Sequence[RunFile],
     redactor: Redactor,
     limits: Limits,
     problems: Problems,
@@ -90,6 +95,7 @@ def write(
         index.add_run(facts)
         index.add_agents(facts)
         index.add_logs(facts)
+        index.add("files", map(_run_file, files))
         for database, contents in asked:
             with problems.catching(database.name):
                 index.add_database(database, contents)
@@ -129,8 +135,11 @@ class _Index:
         for agent in facts.started:
             end = ended.pop((agent.name, agent.pid), None)
             figures = _figures(end) if end else ("", None, None, None, None, None)
-            self.add("agents", [(agent.name, agent.pid, agent.command, agent.kwargs, agent.started_at, *figures)])
-        self.add("agents", ((end.name, end.pid, end.target, None, "", *_figures(end)) for end in ended.values()))
+            self.add(
+                "agents",
+                [(agent.name, agent.pid, agent.command, agent.kwargs, agent.started_at, *figures, agent.order)],
+            )
+        self.add("agents", ((end.name, end.pid, end.target, None, "", *_figures(end), None) for end in ended.values()))
 
     def add_logs(self, facts: Facts) -> None:
         length_max = self.limits.value_length_max

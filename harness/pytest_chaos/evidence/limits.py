@@ -41,6 +41,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """JSON of all rows and answers together."""
     attachments_bytes_max: int = 128 * 1024 * 1024
     """Files that the run attached, all together: recordings and failing states of explorations."""
+    files_max: int = 1_000
+    """Files of the run's folder that are listed, beside its databases."""
+    files_bytes_max: int = 64 * 1024 * 1024
+    """Copies of these files, all together."""
+    file_bytes_max: int = 8 * 1024 * 1024
+    """A larger file is listed and not copied."""
+    excerpt_bytes_max: int = 64 * 1024
+    """Text of each file that the index keeps, without secrets."""
+    head_bytes_max: int = 512
+    """Bytes of a file that is no text which the index keeps."""
     journal_file_bytes_max: int = 64 * 1024 * 1024
     """The newest part of each of the journal's own files."""
     marks_max: int = 50_000

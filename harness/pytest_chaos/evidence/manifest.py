@@ -28,7 +28,8 @@ FORMAT: Final = 1
 
 NOTICE: Final = (
     "Secrets are redacted in all text of this pack (evidence.sqlite, agents/, marks.jsonl, failure.txt). The files "
-    "under database/ and attachments/ are byte-exact copies and are NOT redacted: they hold what the program stored."
+    "under database/, files/ and attachments/ are byte-exact copies and are NOT redacted: they hold what the program "
+    "stored."
 )
 _MANIFEST_BYTES_MAX: Final = 16 * 1024 * 1024
 
@@ -60,8 +61,15 @@ class _Format(msgspec.Struct):
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of all files of the folder, synced and then renamed into place."""
-    entries = tuple(_entry(folder, path) for path in sorted(_walk(folder)))
+    """Write the manifest of all other files of the folder, synced and then renamed into place.
+
+    The files are synced before it: after a loss of power, a pack with a manifest is a whole one.
+    """
+    entries = tuple(_entry(folder, path) for path in sorted(_walk(folder)) if path != folder / FILE_NAME)
+    for root, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(root, name))
+        sync_folder(Path(root))
     fresh = folder / f".{FILE_NAME}.new"
     with fresh.open("xb") as stream:
         stream.write(
@@ -73,9 +81,23 @@ def write(folder: Path, manifest: Manifest) -> None:
     sync_folder(folder)
 
 
+def make_folders(folder: Path) -> None:
+    """Make a folder and those above it that are missing, and sync the name of each."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        sync_folder(each.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Sync a folder's names to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(folder, os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int = 0) -> None:
+    if path.is_symlink():  # a link has no content: its name is the folder's
+        return
+    descriptor = os.open(path, os.O_RDONLY | flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -6,21 +6,20 @@ import itertools
 import sqlite3
 import urllib.parse
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path  # noqa: TC003 - the schema of a pack is made from its annotations
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from pytest_chaos.errors import EvidenceError
 from pytest_chaos.evidence import index, manifest
+from pytest_chaos.evidence.manifest import Manifest  # noqa: TC001 - see above
 from pytest_chaos.model.plan import ITERATIONS_MAX
 from pytest_chaos.model.values import Assertion, Finding, Json, Mark, MarkKind, Plan, Receipt, Scenario, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
-
-    from pytest_chaos.evidence.manifest import Manifest
 
 _SQLITE_STEPS_MAX: Final = 50_000_000
 """Limit of the steps of SQLite's virtual machine; the largest pack takes a tenth of it."""
@@ -28,7 +27,8 @@ _SQLITE_STEPS_MAX: Final = 50_000_000
 _STEPS_PER_CALL: Final = 10_000
 _TEXT_BYTES_MAX: Final = 256_000_000
 
-_NEWEST_MARKS: Final = 'SELECT * FROM marks ORDER BY "order" DESC LIMIT 1000'
+_NEWEST_MARKS: Final = 'SELECT * FROM marks ORDER BY "order" DESC'
+_MARKS_UNASKED: Final = 1000
 
 Row = dict[str, Json]
 
@@ -38,6 +38,8 @@ class Pack:
     """The content of a pack. ``plan`` is None if the run had none; ``marks`` are the newest.
 
     ``databases``, ``agents``, ``answers`` and ``problems`` are rows of the tables of that name.
+    Only a pack that was opened whole has ``files``, ``log_lines``, ``torn_lines``, ``tables`` (of
+    ``table_counts``) and ``rows`` (of ``table_rows``).
     """
 
     path: Path
@@ -61,10 +63,19 @@ class Pack:
     databases: tuple[Row, ...]
     answers: tuple[Row, ...]
     problems: tuple[Row, ...]
+    files: tuple[Row, ...] = ()
+    log_lines: tuple[Row, ...] = ()
+    tables: tuple[Row, ...] = ()
+    rows: tuple[Row, ...] = ()
+    torn_lines: tuple[Row, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    duration_s: float | None = None
 
 
-def open_pack(path: Path) -> Pack:
+def open_pack(path: Path, *, whole: bool = False) -> Pack:
     """Open a pack. Raises EvidenceError for no pack, a newer format, or a modified index.
+
+    With ``whole`` it has all marks, and the output of agents and the rows of tables, too.
 
     The index is read without locks and without trust in its schema. ``verify`` checks the other
     files.
@@ -83,7 +94,7 @@ def open_pack(path: Path) -> Pack:
             connection.execute("PRAGMA trusted_schema=OFF")
             _bound(connection)
             _refuse_views(connection)
-            return _pack(path, listed, connection)
+            return _pack(path, listed, connection, whole=whole)
     except (sqlite3.Error, msgspec.DecodeError, LookupError, TypeError, ValueError, OverflowError) as error:
         msg = f"{path / index.FILE_NAME} must be the index of an evidence pack; got: {error}"
         raise EvidenceError(msg) from error
@@ -114,9 +125,14 @@ def _check_index(path: Path, listed: Manifest) -> None:
         raise EvidenceError(msg)
 
 
-def _pack(path: Path, listed: Manifest, connection: sqlite3.Connection) -> Pack:
+def _pack(path: Path, listed: Manifest, connection: sqlite3.Connection, *, whole: bool) -> Pack:
+    present = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+
     def table(name: str) -> tuple[Row, ...]:
         return _rows(connection, f"SELECT * FROM {name} ORDER BY _rowid_")  # noqa: S608 - our own names
+
+    def large(name: str) -> tuple[Row, ...]:
+        return table(name) if whole and name in present else ()
 
     (run,) = table("run")
     _check_run(run)
@@ -145,11 +161,18 @@ def _pack(path: Path, listed: Manifest, connection: sqlite3.Connection) -> Pack:
             for row in table("findings")
         ),
         assertions=tuple(msgspec.convert(row, Assertion, strict=False) for row in table("assertions")),
-        marks=_marks(connection),
+        marks=_marks(connection, None if whole else _MARKS_UNASKED),
         agents=table("agents"),
         databases=table("databases"),
         answers=table("answers"),
         problems=table("problems"),
+        files=large("files"),
+        log_lines=large("log_lines"),
+        tables=large("table_counts"),
+        rows=large("table_rows"),
+        torn_lines=large("torn_lines"),
+        versions=msgspec.json.decode(run["versions"] or "{}", type=dict[str, str]),
+        duration_s=run["duration_s"],
     )
 
 
@@ -165,8 +188,8 @@ def _check_run(run: Row) -> None:
         raise ValueError(msg)
 
 
-def _marks(connection: sqlite3.Connection) -> tuple[Mark, ...]:
-    newest = _rows(connection, _NEWEST_MARKS)
+def _marks(connection: sqlite3.Connection, count_max: int | None) -> tuple[Mark, ...]:
+    newest = _rows(connection, f"{_NEWEST_MARKS} LIMIT {-1 if count_max is None else count_max}")
     return tuple(
         Mark(
             kind=MarkKind(row["kind"]),

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pytest_chaos.errors import EvidenceError
-from pytest_chaos.evidence import index, manifest
+from pytest_chaos.evidence import index, manifest, perfetto
 from pytest_chaos.evidence.databases import Database, copy_all, find, scratch
+from pytest_chaos.evidence.files import copy_files
 from pytest_chaos.evidence.gather import Facts, Log, gather, header_or_none
 from pytest_chaos.evidence.limits import DEFAULT, Limits, Problems, full
 from pytest_chaos.evidence.redact import SECRETS, redactor
@@ -54,7 +55,7 @@ def write(
     under_way = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.building")
     building = under_way / _PACK
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
+        manifest.make_folders(destination.parent)
         _remove_left_over(destination)
         owner.make(under_way)
         _build_as_far_as_it_fits(building, journal_folder, queries or {}, outcome, limits)
@@ -103,7 +104,13 @@ def _build_as_far_as_it_fits(
         if not _out_of_space(error):
             raise
         shutil.rmtree(building, ignore_errors=True)
-        _build(building, journal_folder, queries, outcome, msgspec.structs.replace(limits, copied_bytes_max=0))
+        _build(
+            building,
+            journal_folder,
+            queries,
+            outcome,
+            msgspec.structs.replace(limits, copied_bytes_max=0, files_bytes_max=0),
+        )
 
 
 def _build(
@@ -115,11 +122,12 @@ def _build(
     facts = gather(journal_folder, outcome, mask, limits, problems)
     paths = find(journal_folder / WORK, facts.databases, limits, problems)
     databases = copy_all(paths, building, limits, problems)
+    files = copy_files(journal_folder / WORK, building, paths, mask, limits, problems)
     _write_text(building, facts, problems)
     _copy_attachments(journal_folder, building, limits, problems)
     asked = [(database, _ask(database, building / _SCRATCH / database.name, queries, limits)) for database in databases]
     shutil.rmtree(building / _SCRATCH, ignore_errors=True)
-    index.write(building / index.FILE_NAME, facts, asked, mask, limits, problems)
+    index.write(building / index.FILE_NAME, facts, asked, files, mask, limits, problems)
     header = facts.header
     manifest.write(
         building,
@@ -150,6 +158,8 @@ def _ask(database: Database, folder: Path, queries: Mapping[str, str], limits: L
 def _write_text(building: Path, facts: Facts, problems: Problems) -> None:
     with (building / MARKS).open("xb") as stream:
         stream.writelines(msgspec.json.encode(mark) + b"\n" for mark in facts.marks)
+    with problems.catching(perfetto.FILE_NAME):
+        (building / perfetto.FILE_NAME).write_bytes(perfetto.trace(facts))
     (building / OUTPUT).mkdir()
     for log in facts.logs:
         with problems.catching(f"agents/{log.file_name}"):

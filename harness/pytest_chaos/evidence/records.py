@@ -30,6 +30,7 @@ FILE_NAME: Final = "records.jsonl"
 
 Line = TypeVar("Line", SessionHeader, RunRecord, SessionEnd)
 
+_UNREAD_SHOWN: Final = 5
 _END: Final = b'{"line":"end"'
 
 
@@ -150,6 +151,59 @@ def read(session: Path) -> Records:
     A last line that was cut off by a crash is left out. Raises ResultsError when there are no
     records, when a line is not a record, or when they are of a newer format.
     """
+    path, lines = _lines_of(session)
+    if not lines:
+        msg = f"{path} must have run records; got none, as the session ended before its first line. Give another"
+        raise ResultsError(msg)
+    header = _decode(lines[0], SessionHeader, path, 1)
+    numbered = list(enumerate(lines[1:], start=2))
+    runs = tuple(_decode(line, RunRecord, path, number) for number, line in numbered if not line.startswith(_END))
+    ends = [_decode(line, SessionEnd, path, number) for number, line in numbered if line.startswith(_END)]
+    return gathered(header, runs, ends[-1] if ends else None)
+
+
+def read_all_that_can_be(session: Path) -> Records:
+    """Read a session's folder as far as it can be read, for a report that says what cannot.
+
+    Lines that are no records, records of a newer format, and a header that is none are reasons: the
+    records are then not whole, and no report of them is green. Raises ResultsError when there is no
+    file at all.
+    """
+    path, lines = _lines_of(session)
+    reasons: list[str] = []
+    first, *others = lines or [b""]
+    try:
+        header = msgspec.json.decode(first, type=SessionHeader)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        reasons.append(f"{path.name} has no header that can be read ({error}): what was planned is not known")
+        header = SessionHeader(session=path.parent.name, seed="not known", started="")
+    runs: list[RunRecord] = []
+    end: SessionEnd | None = None
+    unread = 0
+    for number, line in enumerate(others, start=2):
+        try:
+            if line.startswith(_END):
+                end = msgspec.json.decode(line, type=SessionEnd)
+            else:
+                runs.append(msgspec.json.decode(line, type=RunRecord))
+        except (msgspec.DecodeError, UnicodeError) as error:
+            unread += 1
+            if unread <= _UNREAD_SHOWN:
+                reasons.append(f"line {number} of {path.name} is no record of a run ({error}): it is not counted")
+    if unread > _UNREAD_SHOWN:
+        reasons.append(f"{unread - _UNREAD_SHOWN} more lines of {path.name} are no records")
+    newest = max(header.format, *(run.format for run in runs), 0)
+    if newest > RECORD_FORMAT:
+        reasons.append(
+            f"{path.name} is of format {newest}, newer than {RECORD_FORMAT}: only what is known is shown. "
+            "Upgrade pytest-chaos"
+        )
+    found = gathered(header, tuple(runs), end)
+    return found._replace(reasons=(*found.reasons, *reasons))
+
+
+def _lines_of(session: Path) -> tuple[Path, list[bytes]]:
+    """Return the file of a session, and its whole lines. Raises ResultsError without a file."""
     path = session / FILE_NAME if session.is_dir() else session
     if not path.exists() and (session / "latest" / FILE_NAME).exists():
         path = session / "latest" / FILE_NAME
@@ -164,14 +218,7 @@ def read(session: Path) -> Records:
         with contextlib.suppress(msgspec.DecodeError, UnicodeError):
             msgspec.json.decode(tail, type=SessionEnd if tail.startswith(_END) else RunRecord)
             lines.append(tail)
-    if not lines:
-        msg = f"{path} must have run records; got none, as the session ended before its first line. Give another"
-        raise ResultsError(msg)
-    header = _decode(lines[0], SessionHeader, path, 1)
-    numbered = list(enumerate(lines[1:], start=2))
-    runs = tuple(_decode(line, RunRecord, path, number) for number, line in numbered if not line.startswith(_END))
-    ends = [_decode(line, SessionEnd, path, number) for number, line in numbered if line.startswith(_END)]
-    return gathered(header, runs, ends[-1] if ends else None)
+    return path, lines
 
 
 def merge(parts: Iterable[Records]) -> Records:

@@ -8,14 +8,21 @@ label says so.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pytest_chaos.errors import ResultsError
-from pytest_chaos.evidence import records
-from pytest_chaos.model.values import Verdict
+import msgspec
+
+from pytest_chaos.errors import EvidenceError, ResultsError
+from pytest_chaos.evidence import manifest, records
+from pytest_chaos.evidence.open import open_pack
+from pytest_chaos.model.promises import named_by
+from pytest_chaos.model.story import STEPS_NAME, RunSteps
+from pytest_chaos.model.values import MarkKind, Verdict
+from pytest_chaos.runtime.journal import ATTACHMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
 
     from pytest_chaos.model.values import RunRecord
 
+STEPS_OPTION: Final = "--chaos-steps"
 TIMEOUT_S: Final = 120.0
 """Limit of one replay; a longer one repeated nothing."""
 
@@ -69,6 +77,40 @@ def confirm(
         replays=replays,
         answered=sum(answer is not None for answer in answers),
     )
+
+
+def watch(record: RunRecord, pack: Path, *, root: Path, folder: Path, arguments: Sequence[str]) -> None:
+    """Replay a violation once more with its durable steps watched; add what they say to the pack.
+
+    Only where a finding names what was acknowledged, and if the replay has the same finding. A
+    watched program is slower, so this replay confirms nothing.
+    """
+    results, attachments = folder / "replay-watched", pack / ATTACHMENTS
+    violations = [each for each in record.findings if each.verdict is Verdict.VIOLATED]
+    with contextlib.suppress(OSError, EvidenceError):  # a full disk: the pack stays as it was, or says what was added
+        marks = open_pack(pack, whole=True).marks
+        if not named_by(violations, [mark for mark in marks if mark.kind is MarkKind.ACK]):
+            return
+        if not _replay(record, pack, root, results, [STEPS_OPTION, *arguments]):
+            return
+        if (seen := _steps_seen(results, record)) is None:
+            return
+        attachments.mkdir(exist_ok=True)
+        (attachments / STEPS_NAME).write_bytes(msgspec.json.encode(msgspec.structs.replace(seen, is_repeat=True)))
+        manifest.write(pack, manifest.read(pack))
+
+
+def _steps_seen(results: Path, record: RunRecord) -> RunSteps | None:
+    """Return what a watched replay has seen of the items of the same finding."""
+    wanted = signatures(record)
+    for run in records.read(results).runs:
+        path = results / "latest" / run.evidence / ATTACHMENTS / STEPS_NAME
+        if signatures(run) & wanted and run.evidence and path.is_file():
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                seen = msgspec.json.decode(path.read_bytes(), type=RunSteps)
+                if seen.lost:
+                    return seen
+    return None
 
 
 def _replay(

@@ -9,8 +9,11 @@
     judge       worker processes in which the target's own check judges states
     families/   crash, recovery, power, io: states in, findings out
     simulate/   pure: a simulated disk, and the states that it may be left in
+    lines/      the line of a Python program that makes a step, the function of a compiled one
+    watched     a run of its own that shows what the program does to SQLite
     events      exploration at named audit events, where system calls cannot be seen
     report      the results, and their JSON
+    baseline/   findings that are known: the file that lists them, and what is new beside it
 
 The flow goes one way. The command line or the fixture makes ``Options``. ``launch`` hands them to
 an ``Explorer`` in another process, which records the target and hands the recording to each family.

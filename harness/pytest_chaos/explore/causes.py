@@ -8,13 +8,14 @@ than the line that caused it, so that line does not tell causes apart.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from pytest_chaos.model.signatures import alike
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_chaos.explore.report import Discovery
     from pytest_chaos.model.values import Finding
@@ -22,24 +23,11 @@ if TYPE_CHECKING:
 VARIANTS_SHOWN_MAX: Final = 20
 TEXT_CHARACTERS_MAX: Final = 200
 """A terminal and a page clip longer texts; JSON has all of a text."""
+_NOT_WORTH_A_CUT: Final = 25
+"""What tells of a cut is as long as this."""
 _MODELLED: Final = "modelled"
-_QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"")
-_VALUE: Final = re.compile(r"[+-]?\w*\d\w*(?:[.:]\w*\d\w*)*|#|\b[A-Za-z]\b")
-_SPACE: Final = re.compile(r"\s+(?=[,.;:)\]}]|$)|\s+")
-
-
-def alike(signature: str) -> str:
-    """Return a signature without its numbers, quoted texts and one-letter keys.
-
-    >>> alike("check:job a was reported # times") == alike("check:job b was reported # times")
-    True
-    >>> alike("check:total is , done sum to #") == alike("check:total is #, done sum to #")
-    True
-    >>> alike("check:order # is lost") == alike("check:order # was sent twice")
-    False
-    """
-    bare = _VALUE.sub("", _QUOTED.sub("", signature))
-    return _SPACE.sub(lambda match: "" if match.end() == len(bare) or bare[match.end()] in ",.;:)]}" else " ", bare)
+_OTHERS_SHOWN: Final = 4
+_OTHER_CHARACTERS_MAX: Final = 80
 
 
 class Variant(NamedTuple):
@@ -61,13 +49,16 @@ class Variant(NamedTuple):
 class Cause(NamedTuple):
     """All discoveries of one cause.
 
-    ``lead`` is the first confirmed one, else the first. ``variants`` are the others, one for each
-    family and signature; ``every`` has all.
+    ``lead`` is the first confirmed one, a run of its own only if there is no other, else the first
+    one. ``variants`` are the others, one for each family and signature; ``every`` has all.
+    ``others`` is what the check said of other keys, or with other numbers, with the signature of
+    the lead.
     """
 
     lead: Discovery
     variants: tuple[Variant, ...] = ()
     every: tuple[Discovery, ...] = ()
+    others: tuple[str, ...] = ()
 
     def as_finding(self) -> Finding:
         """Return the cause as a run's finding, with its variants beneath, one a line."""
@@ -76,7 +67,9 @@ class Cause(NamedTuple):
         return msgspec.structs.replace(first, text="\n".join(lines))
 
     def variant_lines(self) -> Iterator[str]:
-        """Yield a line for each variant, and one for those above the limit."""
+        """Yield a line for other keys, one for each variant, and one for those above the limit."""
+        if self.others:
+            yield f"said of others: {_some(self.others)}"
         for variant in self.variants[:VARIANTS_SHOWN_MAX]:
             yield variant.told(self.lead.text)
         if (more := len(self.variants) - VARIANTS_SHOWN_MAX) > 0:
@@ -93,19 +86,26 @@ def causes(discoveries: Iterable[Discovery]) -> tuple[Cause, ...]:
             same.append([found])
         else:
             group.append(found)
-    return tuple(_cause(group) for same in groups.values() for group in same)
+    return tuple(_cause(group, same) for same in groups.values() for group in same)
 
 
 def _is_of(found: Discovery, group: list[Discovery]) -> bool:
     """Whether a discovery belongs to a group: no kill in the group was at another line."""
     if not found.line or not found.code.startswith("crash:"):
         return True
-    lines = {each.line for each in group if each.line and each.code.startswith("crash:")}
-    return not lines or found.line in lines
+    lines = {_own(each.line) for each in group if each.line and each.code.startswith("crash:")}
+    return not lines or _own(found.line) in lines
 
 
-def _cause(group: list[Discovery]) -> Cause:
-    lead = min(group, key=lambda found: found.label == _MODELLED)  # the first confirmed one
+def _own(line: str) -> str:
+    """Return a line without the function of a library that was called there."""
+    return line.partition(" (")[0]
+
+
+def _cause(group: list[Discovery], same: list[list[Discovery]]) -> Cause:
+    """Return the cause of a group; ``same`` are all groups that are told alike."""
+    # No command repeats a run of its own, so it leads only if there is no other.
+    lead = min(group, key=lambda found: (found.label == _MODELLED, found.code.startswith("kill:")))
     by_family: dict[tuple[str, str], Variant] = {}
     for found in group:
         key = (found.code.partition(":")[0], found.signature)
@@ -116,7 +116,15 @@ def _cause(group: list[Discovery]) -> Cause:
         else:
             by_family[key] = Variant(found=found, models=(found.model,) if found.model else ())
     others = tuple(variant for variant in by_family.values() if variant.found is not lead)
-    return Cause(lead=lead, variants=others, every=tuple(group))
+    told = {found.text for each in same for found in each}
+    texts = dict.fromkeys(text for found in group if found.signature == lead.signature for text in found.also)
+    return Cause(lead, others, tuple(group), tuple(text for text in texts if text not in told))
+
+
+def _some(texts: Sequence[str]) -> str:
+    shown = "; ".join(clipped(one_line(text), _OTHER_CHARACTERS_MAX) for text in texts[:_OTHERS_SHOWN])
+    more = len(texts) - _OTHERS_SHOWN
+    return shown + (f"; and {more:,} more" if more > 0 else "")
 
 
 def states(count: int) -> str:
@@ -136,6 +144,6 @@ def one_line(text: str) -> str:
 def clipped(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
     """Return a text; a long one is cut, with the number of characters that are missing."""
     more = len(text) - characters_max
-    if more <= 0:
+    if more <= _NOT_WORTH_A_CUT:
         return text
     return f"{text[:characters_max]} ... ({more:,} more character{'' if more == 1 else 's'})"

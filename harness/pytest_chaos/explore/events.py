@@ -6,24 +6,36 @@ made for real, one run each; recoveries and power losses are out of reach, and r
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_chaos.errors import StepsUnavailable
 from pytest_chaos.explore.families import FAMILIES
 from pytest_chaos.explore.judge import Judgement, Pool, StateTask
-from pytest_chaos.explore.record import Known, check_marks, check_run, clean_run, findings_of_run, of_clean_run
+from pytest_chaos.explore.record import (
+    Known,
+    check_marks,
+    check_run,
+    clean_run,
+    findings_of_run,
+    of_clean_run,
+    prepared,
+)
 from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, Family, FamilyResult
 from pytest_chaos.explore.session import Session
+from pytest_chaos.explore.simulate.content import PageStore
+from pytest_chaos.explore.simulate.folder import read_folder
 from pytest_chaos.explore.simulate.state import State
 from pytest_chaos.explore.target import CommandSubject
 from pytest_chaos.trace.source import InjectError, KillBefore, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from pytest_chaos.explore.options import Options
     from pytest_chaos.explore.session import Collector, Progress
+    from pytest_chaos.explore.simulate.state import Item
     from pytest_chaos.explore.target import Subject
     from pytest_chaos.model.values import Finding
     from pytest_chaos.trace.source import Directive, Observation, StepSource
@@ -65,29 +77,41 @@ def explore_events(
     Return the results of its families, and the findings of its clean run.
     """
     known = Known(subject, source, (), seen.steps)
-    with Pool(known, folder, jobs=options.jobs, timeout_s=options.check_timeout_s) as pool:
+    begun = prepared(subject, folder / "begun", timeout_s=options.run_timeout_s)
+    with (
+        contextlib.closing(PageStore(folder)) as store,
+        Pool(known, folder, jobs=options.jobs, timeout_s=options.check_timeout_s) as pool,
+    ):
+        task = _Task(read_folder(begun, store), options)
         findings = [each for each in findings_of_run(seen) if "blind-spot" not in each.signature]
-        clean = pool.judge(_task(options, Watch()))
+        clean = pool.judge(task.of(Watch()))
         findings += map(of_clean_run, clean.findings)
         if findings:
             return [], tuple(findings)
         session = Session(options, pool, folder, deadline_s=deadline_s, listen=listen)
         steps = [step for step in seen.steps if not step.is_mark]
-        return [_explore_family(session, family, steps) for family in options.families], ()
+        return [_explore_family(session, family, steps, task) for family in options.families], ()
 
 
-def _task(options: Options, directive: Directive) -> StateTask:
-    return StateTask({}, directive=directive, run_timeout_s=options.run_timeout_s, is_compared=False)
+class _Task(NamedTuple):
+    """A run of the target in a folder that holds what its setup left."""
+
+    items: Mapping[str, Item]
+    options: Options
+
+    def of(self, directive: Directive) -> StateTask:
+        """Return the task of a run that is killed, failed or watched as the directive says."""
+        return StateTask(self.items, directive=directive, run_timeout_s=self.options.run_timeout_s, is_compared=False)
 
 
-def _explore_family(session: Session, family: Family, steps: list[Step]) -> FamilyResult:
+def _explore_family(session: Session, family: Family, steps: list[Step], task: _Task) -> FamilyResult:
     if family is Family.CRASH:
         found = session.collector(family, _coverage)
-        return _explored(found, [_Event(step, KillBefore(number=step.number)) for step in steps])
+        return _explored(found, task, [_Event(step, KillBefore(number=step.number)) for step in steps])
     found = session.collector(family, FAMILIES[family].coverage)
     if family is Family.IO:
         return _explored(
-            found, [_Event(step, InjectError(number=step.number, error="EIO")) for step in steps if step.path]
+            found, task, [_Event(step, InjectError(number=step.number, error="EIO")) for step in steps if step.path]
         )
     text = f"{family} needs a recording, and so seccomp: named audit events give kills and errors only"
     found.fail(f"harness:needs-seccomp:{family}", text)
@@ -98,10 +122,9 @@ def _coverage(result: FamilyResult) -> str:
     return f"{result.points:,} of {result.points_total:,} named events"
 
 
-def _explored(found: Collector, events: list[_Event]) -> FamilyResult:
+def _explored(found: Collector, task: _Task, events: list[_Event]) -> FamilyResult:
     found.total = found.points_total = len(events)
-    options = found.session.options
-    for event, judgement in found.answers(events, lambda event: _task(options, event.directive)):
+    for event, judgement in found.answers(events, lambda event: task.of(event.directive)):
         _judge(found, event.step, judgement)
     return found.finish()
 

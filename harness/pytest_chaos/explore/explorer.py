@@ -14,6 +14,7 @@ import re
 import shlex
 import shutil
 import time
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -21,23 +22,31 @@ import msgspec
 
 from pytest_chaos.errors import ChaosError, UsageError
 from pytest_chaos.evidence.redact import clean
+from pytest_chaos.explore import story
 from pytest_chaos.explore.events import NOTE, explore_events, observe_events
 from pytest_chaos.explore.families import FAMILIES
+from pytest_chaos.explore.families.victim import named
 from pytest_chaos.explore.judge import Pool, StateTask
-from pytest_chaos.explore.lines import LINES_MAX, line_at
+from pytest_chaos.explore.lines.noted import deadlock_at, lines_of
+from pytest_chaos.explore.order import SLOW_CHECK_S
 from pytest_chaos.explore.record import (
     DENIED,
+    NEEDS_TERMINAL,
     DeadlockError,
     Rebuilt,
     Recorded,
     compare_untraced,
+    deadlock,
     findings_of_run,
+    listed,
     notes_of_names,
     notes_of_reach,
+    notes_of_repetition,
     notes_of_run,
     of_clean_run,
     record,
     record_again,
+    repeated,
 )
 from pytest_chaos.explore.report import (
     CONFIRMED_BY_A_RUN,
@@ -46,12 +55,15 @@ from pytest_chaos.explore.report import (
     ExplorationError,
     Family,
     FamilyResult,
+    grouped,
     harness_finding,
     reproduction,
     together,
 )
+from pytest_chaos.explore.server.reads import LookedAt, looked_at, note_of, reads_of
 from pytest_chaos.explore.session import GRACE_S, Progress, Saved, Session, set_aside
 from pytest_chaos.explore.simulate.folder import StateFolder, read_folder
+from pytest_chaos.explore.watched import Watching
 from pytest_chaos.model.history import History
 from pytest_chaos.model.values import Finding, Verdict
 from pytest_chaos.trace.comparison import effects_with, placeholders
@@ -68,6 +80,7 @@ if TYPE_CHECKING:
     from pytest_chaos.explore.report import Discovery
     from pytest_chaos.explore.target import Subject
     from pytest_chaos.model.values import FindingKind
+    from pytest_chaos.trace.calls.reads import WatchedReads
     from pytest_chaos.trace.source import Observation, StepSource
 
 IN_MEMORY_BYTES_MAX: Final = 128 << 20
@@ -81,11 +94,19 @@ SCHEDULES: Final = 5
 DEADLOCK: Final = "liveness:deadlock"
 _ANEW: Final = "; no recording of it is kept here, so the program was recorded anew, and need not have done the same"
 _OWN_RUN: Final = "in no other run, perhaps: this one went its own way, and the state that it left is kept"
+_ENDS_ALL: Final = {DENIED, NEEDS_TERMINAL}
+"""Findings of the clean run after which there is nothing to explore."""
+_ALSO: Final = "; it was so, too, in schedule"
+_DEADLOCK_TRIES: Final = 4
+"""So often a deadlock is tried to be seen again, with lines, each time in another order."""
 _BUILT: Final = (Family.CRASH, Family.POWER)
 """The families whose states are built from a recording; the others run the program for each."""
 _RUN_S_MIN: Final = 2.0
 """Each of the runs before the families gets so much time, however small the budget is."""
 _NAME_CHARACTERS_MAX: Final = 80
+_TRIES_OF_A_CHECK: Final = 5
+_SURELY_SLOW_S: Final = 0.5
+"""A check that takes so long is not tried again to see whether it is slow."""
 
 
 class Explorer:
@@ -118,13 +139,20 @@ class Explorer:
         self._families: list[FamilyResult] = []
         self._notes: list[str] = []
         self._texts: dict[str, list[str]] = {}
+        self._surroundings: dict[tuple[str, str], story.Surroundings] = {}
+        """What surrounds a discovery, by its code and signature."""
+        self._is_slow = False
+        """Whether a check takes long."""
+        self._reads: WatchedReads | None = None
+        """What a start reads, if that was watched, on the states ``_looked``."""
+        self._looked: tuple[LookedAt, ...] = ()
         self._schedules = 1
+        self._repeated: dict[Schedule, tuple[int, int]] = {}
+        """The steps of each schedule that a second run repeated, and all of them."""
         self._left = 1
         """The recordings that are still to be explored, which share the time that is left."""
         budget_s = options.budget_s if options.budget_s is not None else float("inf")
         self._deadline_s = time.monotonic() + budget_s
-        self._lines: dict[int, str] = {}
-        """The line of the user's program that makes a step."""
 
     def explore(self) -> Exploration:
         """Explore all families; a failure of the target becomes a finding.
@@ -147,7 +175,7 @@ class Explorer:
         except ChaosError as error:
             findings.append(harness_finding(f"harness:{type(error).__name__}", str(error)))
         seen = self._seen
-        return Exploration(
+        explored = Exploration(
             target=self._subject.name,
             seed=self._options.seed,
             steps=seen.count if seen is not None else 0,
@@ -155,17 +183,38 @@ class Explorer:
             source=self._source.name,
             families=tuple(self._families),
             findings=tuple(findings),
-            notes=tuple(self._notes),
+            notes=(
+                *self._notes,
+                *filter(None, (text for result in self._families for text in (result.unseen, result.left_unread))),
+            ),
             duration_s=time.monotonic() - started_s,
             schedules=self._schedules,
         )
+        if explored.verdict is Verdict.VIOLATED and self._options.kept is not None:
+            output = seen.output if seen is not None else ""
+            story.write(story.tell(explored, self._surroundings, self._options, output=output), self._options.kept)
+        return explored
 
-    def _of_error(self, error: ExplorationError, where: str = "") -> Finding:
+    def _of_error(self, error: ExplorationError, schedule: Schedule | None = None) -> Finding:
         """Return the finding of a recording that failed: a deadlock is the target's doing."""
+        where = f"in {schedule}, " if schedule is not None else ""
         if isinstance(error, DeadlockError):
-            return Finding(signature=DEADLOCK, text=f"{where}{error}", kind="liveness", checker="explore")
+            text = f"{where}{self._with_lines(error, schedule)}"
+            return Finding(signature=DEADLOCK, text=text, kind="liveness", checker="explore")
         why = "the budget was over: " if time.monotonic() > self._deadline_s else ""
         return harness_finding(error.signature, f"{why}{where}{error}")
+
+    def _with_lines(self, error: DeadlockError, schedule: Schedule | None) -> str:
+        """Return the text of a deadlock; of the first one with the lines, if it comes once more."""
+        if any(each.signature == DEADLOCK for each in self._findings):
+            return str(error)
+        others = (Schedule(number=number, seed=self._options.seed) for number in range(1, _DEADLOCK_TRIES))
+        for order in (schedule, *others):
+            place = (self._subject, self._source, self._folder, order)
+            waits = deadlock_at(*place, timeout_s=self._run_timeout_s)
+            if deadlock([wait.partition(", at ")[0] for wait in waits]) == str(error):
+                return deadlock(waits)
+        return str(error)
 
     def _no_room(self, error: OSError) -> str:
         """Return the text for ENOSPC: which folder is full, states or recording, and the remedy."""
@@ -179,10 +228,12 @@ class Explorer:
         if self._source.name == "audit":
             self._seen = observe_events(self._subject, self._source, options, self._folder)
             self._notes = [NOTE, *notes_of_run(self._seen)]
+            if ignored := self._source.files.ignored:
+                self._notes.append(f"events at files that match {', '.join(ignored)} were ignored")
             self._families, wrong = explore_events(
                 self._subject, self._source, options, self._folder, self._seen, self._deadline_s, self._listen
             )
-            self._findings += wrong
+            self._findings += [*wrong, *self._watched(None)]
             return
         recorded, self._seen = record(
             self._subject,
@@ -194,6 +245,8 @@ class Explorer:
         )
         try:
             self._notes = notes_of_run(self._seen)
+            if victims := ", ".join(map(str, named(recorded, options.victim))):
+                self._notes.append(f"processes that also died alone: {victims}")
             if self._options.jobs > 1 and (port := self._subject.fixed_port):
                 self._notes.append(f"port {port} is the same at each start, so one server ran at a time, in one job")
             if recorded.size > IN_MEMORY_BYTES_MAX:
@@ -203,11 +256,14 @@ class Explorer:
             with self._pool(recorded) as pool:
                 self._findings += findings_of_run(self._seen)
                 self._findings += self._judge_clean(recorded, self._seen, pool)
-                if any(finding.kind == "clean-run" or finding.signature == DENIED for finding in self._findings):
+                if any(
+                    each.kind == "clean-run" or each.signature in {DENIED, NEEDS_TERMINAL} for each in self._findings
+                ):
                     return
                 again = record_again(recorded, self._folder, seed=options.seed, timeout_s=self._run_timeout_s)
-                recorded.is_repeatable = not again.parted
+                recorded.is_repeatable, recorded.drawn = not again.parted, frozenset(again.drawn)
                 self._left = self._wanted(recorded)
+                self._findings += self._watched(recorded)
                 self._explore_families(recorded, pool, again)
             self._explore_schedules(recorded, again)
         finally:
@@ -238,13 +294,19 @@ class Explorer:
 
         Raises ExplorationError if the check itself is broken.
         """
-        judgement = pool.judge(StateTask(read_folder(recorded.clean, recorded.store), len(recorded.marks)))
+        task = StateTask(read_folder(recorded.clean, recorded.store), len(recorded.marks))
+        begun_s = time.monotonic()
+        judgement = pool.judge(task)
+        self._is_slow |= self._subject.is_server or self._takes_long(task, pool, time.monotonic() - begun_s)
         shutil.rmtree(recorded.clean, ignore_errors=True)
         if judgement.is_out_of_time:
             text = "the budget was over before the check of the run without any fault had ended: give a larger one"
             raise ExplorationError(text, signature="harness:budget")
         if judgement.said:
             self._notes.append(f"the check found nothing without any fault{judgement.said}")
+        if judgement.left:
+            text = f"the check left processes running, which were ended ({listed(judgement.left)})"
+            self._notes.append(f"{text}: let it end what it starts")
         findings = [of_clean_run(finding, seen.left) for finding in judgement.findings]
         for finding in findings:
             if finding.kind == "harness":
@@ -252,16 +314,51 @@ class Explorer:
                 raise ExplorationError(text, signature=finding.signature)
         return findings
 
+    @staticmethod
+    def _takes_long(task: StateTask, pool: Pool, took_s: float) -> bool:
+        """Whether a check takes long: the first one may have loaded code, or met a busy machine."""
+        for _ in range(_TRIES_OF_A_CHECK):
+            if SLOW_CHECK_S < took_s < _SURELY_SLOW_S:
+                begun_s = time.monotonic()
+                pool.judge(task)
+                took_s = min(took_s, time.monotonic() - begun_s)
+        return took_s > SLOW_CHECK_S
+
+    def _watched(self, recorded: Recorded | None) -> list[Finding]:
+        """Watch what the program does beside its durable steps, in runs of their own."""
+        if not self._options.watch:
+            return []
+        place = (self._subject, self._source, self._folder, self._disk)
+        watching = Watching(
+            *place,
+            seed=self._options.seed,
+            timeout_s=self._run_timeout_s,
+            power=Family.POWER in self._options.families,
+        )
+        watched = watching.watch()
+        self._notes += watched.notes
+        found = {finding.signature: finding for finding in watched.findings}
+        if recorded is not None and recorded.threads > 1:  # another order may show more
+            schedule = Schedule(number=2, seed=self._options.seed, calls=len(recorded.recording.steps))
+            for finding in watching.watch(schedule).findings:
+                found.setdefault(finding.signature, self._of_schedule(finding, schedule))
+        return list(found.values())
+
     def _explore_families(self, recorded: Recorded, pool: Pool, again: Again) -> None:
         timeout_s = self._run_timeout_s
         self._notes += notes_of_names(again.drawn)
         compare_untraced(recorded, self._folder, timeout_s=timeout_s, drawn=again.drawn)
+        if self._is_slow:
+            self._looked = looked_at(recorded)
         session = Session(
             self._options,
             pool,
             self._folder,
             saved=self._saved(recorded, again.drawn),
             deadline_s=self._share_ends_s(),
+            is_slow=self._is_slow,
+            look=partial(self._look, recorded),
+            looked=self._looked,
             listen=self._listen,
         )
         finished = {result.family: result for result in session.saved.finished}
@@ -274,6 +371,14 @@ class Explorer:
             session.forget()
         if any(result.discoveries for result in self._families):
             self._keep_recording()
+
+    def _look(self, recorded: Recorded) -> WatchedReads | None:
+        """Watch what a start reads, if families are explored to which it gives an order."""
+        if set(_BUILT) & set(self._options.families):
+            timeout_s = min(self._options.check_timeout_s, self._run_timeout_s)
+            self._reads = reads_of(recorded, self._looked, self._folder, timeout_s=timeout_s)
+            self._notes += note_of(self._reads)
+        return self._reads
 
     # Schedules
 
@@ -294,12 +399,14 @@ class Explorer:
                 self._findings.append(harness_finding("harness:incomplete:schedules", text))
                 break
             schedule = Schedule(number=number, seed=self._options.seed, calls=len(first.recording.steps))
-            self._findings += self._explore_schedule(schedule, known)
+            for finding in self._explore_schedule(schedule, known, first):
+                self._add_of_schedule(finding, schedule)
         if wanted > 1 and len(known) < self._schedules:
             same = f"{self._schedules} schedules gave {len(known)} different recordings"
             self._notes.append(f"{same}; equal ones were explored once")
+        self._notes += notes_of_repetition(self._repeated)
 
-    def _explore_schedule(self, schedule: Schedule, known: set[bytes]) -> list[Finding]:
+    def _explore_schedule(self, schedule: Schedule, known: set[bytes], first: Recorded) -> list[Finding]:
         """Record a schedule, judge its end, and explore its crashes and power losses."""
         folder = self._folder
         try:
@@ -313,14 +420,18 @@ class Explorer:
                 schedule=schedule,
             )
         except ExplorationError as error:
-            return [self._of_error(error, f"in {schedule}, ")]
+            return [self._of_error(error, schedule)]
         try:
             self._schedules += 1
             if (effects := _effects(recorded)) in known:
                 shutil.rmtree(recorded.clean, ignore_errors=True)
                 return []
             known.add(effects)
-            recorded.is_repeatable = False
+            recorded.is_repeatable, recorded.noted = False, first.noted
+            if time.monotonic() < self._deadline_s:
+                same = repeated(recorded, folder, timeout_s=self._run_timeout_s)
+                if same is not None:
+                    self._repeated[schedule] = (same, recorded.steps)
             with self._pool(recorded) as pool:
                 findings = [*findings_of_run(seen), *self._judge_clean(recorded, seen, pool)]
                 if findings:
@@ -328,9 +439,19 @@ class Explorer:
                 self._explore_families_of(recorded, pool, schedule)
                 return []
         except ExplorationError as error:
-            return [self._of_error(error, f"in {schedule}, ")]
+            return [self._of_error(error, schedule)]
         finally:
+            first.noted = recorded.noted
             recorded.close()
+
+    def _add_of_schedule(self, finding: Finding, schedule: Schedule) -> None:
+        """Add a finding; of those with one signature the first is kept, and tells of the others."""
+        for place, other in enumerate(self._findings):
+            if finding.signature == other.signature and finding.kind == other.kind:
+                more = f"{other.text}{',' if _ALSO in other.text else _ALSO} {schedule.number}"
+                self._findings[place] = msgspec.structs.replace(other, text=more)
+                return
+        self._findings.append(finding)
 
     @staticmethod
     def _of_schedule(finding: Finding, schedule: Schedule) -> Finding:
@@ -349,6 +470,9 @@ class Explorer:
             pool,
             self._folder,
             deadline_s=self._share_ends_s(),
+            is_slow=self._is_slow,
+            look=lambda: self._reads,
+            looked=self._looked,
             listen=self._listen,
         )
         has_found = False
@@ -422,13 +546,14 @@ class Explorer:
             pool.renew()
         pool.until_s = max(self._deadline_s, time.monotonic()) + GRACE_S
         told, flaky = [], []
-        for found in result.discoveries:
+        for found in grouped(self._placed(recorded, each) for each in result.discoveries):
             folder = self._keep(recorded, found)
             if folder is not None and not _is_found_again(recorded, pool, found, folder):
                 flaky.append(found)
                 if found.kind == "liveness":  # the machine stood still, or it is luck: no evidence is left
                     continue
             told.append(self._tell(recorded, found, folder))
+            self._surround(recorded, pool, told[-1], folder)
         problems = result.problems
         if flaky:
             text = (
@@ -449,25 +574,32 @@ class Explorer:
             except FileNotFoundError:  # an exploration that was stopped had it
                 return None
             return folder
-        rebuilt = _rebuilt(recorded, found.code, self._folder, self._options)
-        if rebuilt is None:
+        kept = rebuilt(recorded, found.code, self._folder, timeout_s=self._options.run_timeout_s)
+        if kept is None:
             return None
-        _keep_state(rebuilt, folder)
+        write_state(kept, folder)
         return folder
+
+    def _placed(self, recorded: Recorded, found: Discovery) -> Discovery:
+        """Return a discovery with the step and the lines at which it was struck, where known."""
+        durable = recorded.recording.durable()
+        if _is_own(recorded, found) or not 0 < found.step <= len(durable):
+            return msgspec.structs.replace(found, lines=tuple({found.line} - {""}))
+        line = self._line(recorded, found.step)
+        lines = {self._line(recorded, number) for number in found.struck} if line else set()
+        at = str(durable[found.step - 1])
+        return msgspec.structs.replace(found, at=at, line=line, lines=tuple(sorted(lines - {""})))
 
     def _tell(self, recorded: Recorded, found: Discovery, folder: Path | None) -> Discovery:
         options = self._options
-        durable = recorded.recording.durable()
-        at = str(durable[found.step - 1]) if 0 < found.step <= len(durable) else ""
-        line = self._line(recorded, found.step) if at else ""
-        found = msgspec.structs.replace(found, at=at, line=line, code=f"{found.code}{recorded.suffix}")
+        is_own = _is_own(recorded, found)
+        found = msgspec.structs.replace(found, code=f"{found.code}{recorded.suffix}")
         shown = f"{options.kept_as or options.kept}/{folder.name}" if folder is not None else ""
         again = f"{options.command} --seed {shlex.quote(options.seed)} --state '{found.code}'"
-        is_own = found.label == CONFIRMED_BY_A_RUN and not recorded.is_repeatable  # the recording is of another run
         text = reproduction(
             found,
             self._subject.name,
-            () if is_own else durable,
+            () if is_own else recorded.recording.durable(),
             () if is_own else recorded.marks,
             folder=shown,
             again=_OWN_RUN if found.folder else again if options.command else "",
@@ -478,14 +610,27 @@ class Explorer:
             folder.with_name(f"{folder.name}.txt").write_text(clean("\n".join(texts)))
         return msgspec.structs.replace(found, reproduction=text, folder=str(folder or ""))
 
+    def _surround(self, recorded: Recorded, pool: Pool, found: Discovery, folder: Path | None) -> None:
+        """Gather what surrounds a discovery, for its failure page, while there is time."""
+        is_own = _is_own(recorded, found)
+        if is_own or len(self._surroundings) >= story.REFERENCES_MAX or time.monotonic() > self._deadline_s:
+            return
+        key = (found.code, found.signature)
+        self._surroundings[key] = story.surroundings(
+            recorded, pool, found, folder, lambda number: self._line(recorded, number)
+        )
+
     def _line(self, recorded: Recorded, number: int) -> str:
-        if recorded.threads > 1 or not recorded.is_repeatable or time.monotonic() > self._deadline_s:
+        """Return the line of the user's program that makes a step; empty if not known."""
+        if recorded.lines is None and time.monotonic() > self._deadline_s:
             return ""
-        if number not in self._lines:
-            if len(self._lines) >= LINES_MAX:
-                return ""
-            self._lines[number] = line_at(recorded, number, self._folder, timeout_s=self._run_timeout_s)
-        return self._lines[number]
+        lines = lines_of(recorded, self._folder, timeout_s=self._run_timeout_s)
+        return lines[number - 1] if 0 < number <= len(lines) else ""
+
+
+def _is_own(recorded: Recorded, found: Discovery) -> bool:
+    """Whether a discovery is of a run of its own, so that the recording is of another run."""
+    return found.label == CONFIRMED_BY_A_RUN and not recorded.is_repeatable
 
 
 def _effects(recorded: Recorded) -> bytes:
@@ -508,7 +653,7 @@ def _is_found_again(recorded: Recorded, pool: Pool, found: Discovery, folder: Pa
     return judgement.is_out_of_time or found.signature in {finding.signature for finding in judgement.findings}
 
 
-def _rebuilt(recorded: Recorded, code: str, folder: Path, options: Options) -> Rebuilt | None:
+def rebuilt(recorded: Recorded, code: str, folder: Path, *, timeout_s: float) -> Rebuilt | None:
     """Build the state of a code again; None if the recording has no such state.
 
     Raises UsageError for a malformed code.
@@ -518,15 +663,16 @@ def _rebuilt(recorded: Recorded, code: str, folder: Path, options: Options) -> R
         msg = f"state code must begin with one of {', '.join(Family)}; got {code!r}. Take one from a report"
         raise UsageError(msg)
     try:
-        return FAMILIES[Family(family)].rebuild(recorded, code, folder, timeout_s=options.run_timeout_s)
+        return FAMILIES[Family(family)].rebuild(recorded, code, folder, timeout_s=timeout_s)
     except ValueError as error:
         msg = f"state code must be one of a report, such as crash:57; got {code!r} ({error}). Copy it again"
         raise UsageError(msg) from error
 
 
-def _keep_state(rebuilt: Rebuilt, destination: Path) -> None:
-    StateFolder(destination / "directory").put(rebuilt.items)
-    (destination / "marks.jsonl").write_bytes(History(tuple(rebuilt.marks)).to_json_lines())
+def write_state(state: Rebuilt, destination: Path) -> None:
+    """Write a state as a folder: ``directory`` and ``marks.jsonl``."""
+    StateFolder(destination / "directory").put(state.items)
+    (destination / "marks.jsonl").write_bytes(History(tuple(state.marks)).to_json_lines())
 
 
 def _name_of(code: str) -> str:
@@ -583,18 +729,18 @@ def judge_one(
     subject.limit(options)
     recorded = _recorded_for(subject, source, options, folder, number)
     try:
-        rebuilt = _rebuilt(recorded, code, folder, options)
-        if rebuilt is None:
+        state = rebuilt(recorded, code, folder, timeout_s=options.run_timeout_s)
+        if state is None:
             msg = (
                 f"state code must name a state of {subject.name}, which made {recorded.steps} steps; got {code}. "
                 "If the target was changed, explore it again"
             )
             raise UsageError(msg)
-        _keep_state(rebuilt, destination)
-        known = recorded.known._replace(marks=rebuilt.marks)
+        write_state(state, destination)
+        known = recorded.known._replace(marks=state.marks)
         with Pool(known, folder, timeout_s=options.check_timeout_s) as pool:
-            judgement = pool.judge(StateTask(rebuilt.items, len(rebuilt.marks)))
+            judgement = pool.judge(StateTask(state.items, len(state.marks)))
         is_kept = recorded.recording.folder.parent == options.kept
-        return clean(Judged(f"{rebuilt.text}{_ANEW if number and not is_kept else ''}", judgement.findings))
+        return clean(Judged(f"{state.text}{_ANEW if number and not is_kept else ''}", judgement.findings))
     finally:
         recorded.close()

@@ -16,10 +16,12 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 import warnings
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 
 import msgspec
@@ -31,32 +33,33 @@ from pytest_chaos.explore.record import Known, recorded_run
 from pytest_chaos.explore.simulate.folder import StateFolder
 from pytest_chaos.explore.target import CheckError, CommandSubject, print_to_descriptors
 from pytest_chaos.model.history import History, not_marks
+from pytest_chaos.model.signatures import keys_of
 from pytest_chaos.model.values import Finding
 from pytest_chaos.runtime import processes as tree
 from pytest_chaos.trace.comparison import TraceComparison, drawn_names
 from pytest_chaos.trace.program import leave
 from pytest_chaos.trace.source import Directive
-from pytest_chaos.trace.step import readable
+from pytest_chaos.trace.step import Step, readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from pytest_chaos.explore.simulate.state import Item
     from pytest_chaos.explore.target import Subject
     from pytest_chaos.model.values import Mark
     from pytest_chaos.trace.source import ProgramRunner
-    from pytest_chaos.trace.step import Step
 
 _About = TypeVar("_About")
 MESSAGE_BYTES_MAX: Final = 1 << 20
 OUTPUT_BYTES_MAX: Final = 1 << 20
+_OUTPUT_CHARACTERS_MAX: Final = 4_000
 """Output of a worker beyond this is discarded; it is of use only if a check raises."""
 MEMORY_BYTES_MAX: Final = 512 << 20
 """A worker that has grown by more than this is replaced: the check leaks memory."""
 UNCLEAR: Final = "harness:check-unclear"
 """The signature of an answer of a check that is neither a finding nor empty."""
 _FOLDERS: Final = 2
+_DESCRIPTORS: Final = "/proc/self/fd"
 _GROWN: Final = 77
 """Exit code of a worker that ends because it has grown."""
 
@@ -87,6 +90,8 @@ class _Request(msgspec.Struct, frozen=True):
     run_timeout_s: float
     is_compared: bool
     is_expected: bool
+    is_watched: bool = False
+    """Whether the next state in this folder may keep files of this one."""
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,16 +107,22 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     failure: str = ""
     waits: tuple[str, ...] = ()
     """What each thread of the run waited for in a deadlock."""
-    injected: str = ""
-    """The step that failed in a run with an I/O error."""
+    struck: Step | None = None
+    """The step of this run that failed, or that a kill kept it from making."""
     kept: str = ""
     """The folder with what a run left that went its own way, if something was found in it."""
+    output: str = ""
+    """The end of what the program printed in a run in which something was found."""
     differences: tuple[str, ...] = ()
     """Differences between the folder that the run left and its own recording."""
     said: str = ""
     """Standard error of a check command that found nothing."""
+    left: tuple[str, ...] = ()
+    """The names of processes that the check left running, and which were ended."""
     is_out_of_time: bool = False
     """Whether the run or the check was ended for want of time, so that it decided nothing."""
+    is_open: bool = False
+    """Whether the check has left files of the folder open: nothing in it may stay."""
     is_checked: bool = True
     """False for the result of the run alone, sent before the check begins."""
 
@@ -143,6 +154,8 @@ class JudgeWorker:
         self.base = base
         self.base.mkdir(exist_ok=True)
         self.folders = folders or [StateFolder(base / f"state-{place}") for place in range(_FOLDERS)]
+        for folder in self.folders:
+            folder.forget()  # what an earlier process of this place had open may be written still
         self.waiting: deque[_Waiting] = deque()
         self.deadline_s = float("inf")
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -163,8 +176,9 @@ class JudgeWorker:
         return next((place for place in range(_FOLDERS) if place not in used), -1)
 
     def send(self, task: _Waiting) -> None:
-        """Hand over a task."""
-        self.channel.send(msgspec.msgpack.encode(task.request))
+        """Hand over a task. If the process has just died, it waits for the replacement."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.channel.send(msgspec.msgpack.encode(task.request))
         if not self.waiting:
             self.deadline_s = time.monotonic() + task.timeout_s
         self.waiting.append(task)
@@ -214,8 +228,19 @@ class Pool:
         """
         worker = self._free()
         place = worker.free
-        worker.folders[place].put(task.items)
-        request = _Request(place, task.marks, task.directive, task.run_timeout_s, task.is_compared, task.is_expected)
+        folder = worker.folders[place]
+        folder.put(task.items)
+        if task.directive is not None:
+            folder.forget()
+        request = _Request(
+            place,
+            task.marks,
+            task.directive,
+            task.run_timeout_s,
+            task.is_compared,
+            task.is_expected,
+            folder.is_watched,
+        )
         run_s = task.run_timeout_s + 1.0 if task.directive is not None else 0.0
         worker.send(_Waiting(request, about, run_s + self._timeout_s))
         return self._take_judged()
@@ -308,6 +333,8 @@ class Pool:
             worker.deadline_s = time.monotonic() + self._timeout_s
             return
         task = worker.waiting.popleft()
+        if judgement.is_open:
+            worker.folders[task.request.folder].forget()
         if worker.waiting:
             worker.deadline_s = time.monotonic() + worker.waiting[0].timeout_s
         self._judged.append((task.about, judgement))
@@ -376,9 +403,13 @@ def _work(known: Known, base: Path, channel: socket.socket, other: socket.socket
             signal.signal(number, signal.SIG_IGN)
         outputs = _redirect(base / "output")
         runner = known.source.runner(known.subject.program)
+        keys = keys_of(known.marks)
+        descriptors = len(os.listdir(_DESCRIPTORS))
         while content := channel.recv(MESSAGE_BYTES_MAX):
             request = msgspec.msgpack.decode(content, type=_Request)
-            for judgement in _judge(known, runner, base, request):
+            for judgement in _judge(known, runner, base, request, keys):
+                if request.is_watched and judgement.is_checked and _is_open(base, descriptors):
+                    judgement = msgspec.structs.replace(judgement, is_open=True)  # noqa: PLW2901 - the same one
                 channel.send(msgspec.msgpack.encode(judgement))
             _tidy(base, outputs)
         code = 0
@@ -386,6 +417,21 @@ def _work(known: Known, base: Path, channel: socket.socket, other: socket.socket
         traceback.print_exc()
     finally:
         leave(code)
+
+
+def _is_open(base: Path, before: int) -> bool:
+    """Whether this process has files open below its folder.
+
+    ``before`` counts the descriptors that it had at first.
+    """
+    numbers = os.listdir(_DESCRIPTORS)
+    if len(numbers) > before:
+        prefix = f"{os.path.realpath(base)}{os.sep}state-"
+        for number in numbers:
+            with contextlib.suppress(OSError):
+                if os.readlink(f"{_DESCRIPTORS}/{number}").startswith(prefix):
+                    return True
+    return False
 
 
 def _redirect(path: Path) -> tuple[int, ...]:
@@ -408,32 +454,80 @@ def _tidy(base: Path, outputs: tuple[int, ...]) -> None:
     for output in outputs:
         if os.fstat(output).st_size > OUTPUT_BYTES_MAX:
             os.ftruncate(output, 0)
-    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > _START_BYTES + MEMORY_BYTES_MAX:
+    has_grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > _START_BYTES + MEMORY_BYTES_MAX
+    if has_grown or threading.active_count() > _THREADS_MAX:
         os._exit(_GROWN)
 
 
+_THREADS_MAX: Final = 64
+"""A worker in which checks have left so many threads is replaced."""
+_ENDS_S: Final = 5.0
 _START_BYTES: Final = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _judge(known: Known, runner: ProgramRunner, base: Path, request: _Request) -> Iterator[Judgement]:
-    """Yield the judgement; for a real run, yield the result of the run first."""
+def _judge(
+    known: Known, runner: ProgramRunner, base: Path, request: _Request, keys: frozenset[str]
+) -> Iterator[Judgement]:
+    """Yield the judgement; for a real run, yield the result of the run first.
+
+    ``keys`` are those of the recorded run, whichever marks precede the state.
+    """
     directory, marks_file = base / f"state-{request.folder}", base / f"marks-{request.folder}"
     if request.directive is None:
-        findings = _examine(known.subject, directory, marks_file, known.marks[: request.marks])
-        yield Judgement(findings=findings, said=getattr(known.subject, "said", ""))
+        findings = _examine(known.subject, directory, marks_file, known.marks[: request.marks], keys)
+        yield Judgement(findings=findings, said=getattr(known.subject, "said", ""), left=_end_left())
         return
     seen, ran = _run(known, runner, base, request, request.directive)
+    _KEPT.update(tree.children())  # the zygote, which the next run needs
     yield ran
     history = History.from_lines(marks_file.read_bytes())
     wrong = not_marks(history.torn, may_be_cut=ran.signal is not None)
     own = None if request.is_expected else _snapshot(base, directory, history)
-    if found := (*wrong, *_examine(known.subject, directory, marks_file, history.marks)):
-        drawn = drawn_names(seen, known.steps)
+    keys |= keys_of(history.marks)
+    if found := (*wrong, *_examine(known.subject, directory, marks_file, history.marks, keys)):
+        drawn = drawn_names(seen, known.steps, known.source.files)
         found = tuple(_as_recorded(finding, drawn) for finding in found)
     elif own is not None:
         shutil.rmtree(own, ignore_errors=True)
         own = None
-    yield msgspec.structs.replace(ran, findings=found, is_checked=True, kept=str(own or ""))
+    output = ran.output if found else ""
+    kept = str(own or "")
+    yield msgspec.structs.replace(ran, findings=found, is_checked=True, kept=kept, output=output, left=_end_left())
+
+
+_KEPT: Final[set[int]] = set()
+"""The children of this worker that stay when a check is over."""
+_HELPERS: Final = (b"from multiprocessing.resource_tracker import", b"from multiprocessing.forkserver import")
+"""Processes of Python's own that serve each check of a process, and end with it."""
+
+
+def _end_left() -> tuple[str, ...]:
+    """End what a check has left running, before the next one meets it; return its names."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # there is no child: this costs least, and is so for most checks
+        return ()
+    left: list[str] = []
+    deadline_s = time.monotonic() + _ENDS_S
+    while (pids := [pid for pid in tree.children() if pid not in _KEPT]) and time.monotonic() < deadline_s:
+        for pid in pids:
+            process = tree.read(pid)
+            if process is not None and process.alive:
+                if any(name in _command_line(pid) for name in _HELPERS):
+                    _KEPT.add(pid)
+                    continue
+                left.append("child" if process.name == tree.own().name else process.name)
+                tree.end(process)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+    return tuple(left)
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _snapshot(base: Path, directory: Path, history: History) -> Path:
@@ -445,9 +539,9 @@ def _snapshot(base: Path, directory: Path, history: History) -> Path:
     return own
 
 
-def _parted_at(steps: Sequence[Step], recorded: Sequence[Step]) -> int | None:
+def _parted_at(steps: Sequence[Step], known: Known) -> int | None:
     """Return the first step of a run that was not the recorded one, None for no such step."""
-    comparison = TraceComparison([step for step in recorded if not step.is_mark])
+    comparison = TraceComparison([step for step in known.steps if not step.is_mark], known.source.files)
     return next((step.number for step in steps if not step.is_mark and not comparison.follows(step)), None)
 
 
@@ -481,25 +575,35 @@ def _run(
         differences=unlike,
         marks=len(History.from_lines(marks_file.read_bytes()).marks),
         fired=seen.fired,
-        diverged_at=seen.diverged_at if is_expected else _parted_at(seen.steps, known.steps),
-        injected=seen.injected,
+        diverged_at=seen.diverged_at if is_expected else _parted_at(seen.steps, known),
+        struck=_named(seen.struck),
         waits=seen.waits,
         exit_code=seen.exit_code,
         signal=seen.signal,
         is_timed_out=seen.is_timed_out,
         failure=seen.failure,
+        output=seen.output[-_OUTPUT_CHARACTERS_MAX:],
         is_checked=False,
     )
     return seen.steps, ran
 
 
-def _examine(subject: Subject, directory: Path, marks_file: Path, marks: Sequence[Mark]) -> tuple[Finding, ...]:
+def _named(step: Step | None) -> Step | None:
+    """Return a step whose names can be sent: no UTF-8 has all names of files."""
+    if step is None or (step.path.isascii() and step.target.isascii()):
+        return step
+    return msgspec.structs.replace(step, path=readable(step.path), target=readable(step.target))
+
+
+def _examine(
+    subject: Subject, directory: Path, marks_file: Path, marks: Sequence[Mark], keys: frozenset[str]
+) -> tuple[Finding, ...]:
     """Return the findings of the target's check; a check that raises is INCONCLUSIVE."""
     try:
         if isinstance(subject, CommandSubject):
             marks_file.write_bytes(History(tuple(marks)).to_json_lines())
-            return tuple(subject.check_with_file(directory, marks_file))
-        return tuple(subject.examine(directory, marks))
+            return tuple(subject.check_with_file(directory, marks_file, keys))
+        return tuple(subject.examine(directory, marks, keys))
     except CheckError as error:
         signature = f"harness:check-raised:{type(error.__cause__).__name__}" if error.__cause__ else UNCLEAR
         return (Finding(signature=signature, text=readable(str(error)), kind="harness"),)

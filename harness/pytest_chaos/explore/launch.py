@@ -33,6 +33,7 @@ from pytest_chaos.runtime import owner, processes, scratch
 from pytest_chaos.runtime.guardian import become_guardian, end_descendants, stand_in
 from pytest_chaos.trace.program import leave
 from pytest_chaos.trace.source import source_for, why_not_seccomp
+from pytest_chaos.trace.step import KNOWN_FILES, FileKinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -257,7 +258,7 @@ def launch(subject: Subject, options: Options, *, listen: Callable[[Progress], N
     """
     base = _base(options)
     try:
-        source = step_source(options.source)
+        source = step_source(options.source, _files(subject, options))
     except StepsUnavailable as error:
         return _undecided(subject, options, "harness:no-steps-here", error)
     if subject.is_server and source.name == "audit":
@@ -287,7 +288,7 @@ def judge_state(subject: Subject, options: Options, code: str, destination: Path
     ExplorationError for a target that cannot be recorded, StepsUnavailable on a machine where
     nothing can be recorded.
     """
-    source = step_source()
+    source = step_source(files=_files(subject, options))
     shutil.rmtree(destination, ignore_errors=True)
     with work_folders(_base(options)) as folders:
         return guarded(lambda _: judge_one(subject, source, options, folders[0], code, destination), folders=folders)
@@ -324,12 +325,18 @@ def work_folders(*bases: Path) -> Iterator[list[Path]]:
             scratch.remove(folder)
 
 
-def step_source(name: str | None = None) -> StepSource:
+def _files(subject: Subject, options: Options) -> FileKinds:
+    """Return the files that are no data, of the target and of the options."""
+    files = subject.files
+    return FileKinds((*files.ignored, *options.ignore), (*files.volatile, *options.volatile))
+
+
+def step_source(name: str | None = None, files: FileKinds = KNOWN_FILES) -> StepSource:
     """Return the step source of this name, or the best one on this machine.
 
     Raises StepsUnavailable, and UsageError for an unknown name.
     """
-    return source_for(name)
+    return source_for(name, files)
 
 
 def default_base() -> Path:

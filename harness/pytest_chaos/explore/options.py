@@ -23,8 +23,11 @@ IO_RUNS: Final = 2000
 RUN_TIMEOUT_S: Final = 60.0
 CHECK_TIMEOUT_S: Final = 10.0
 _TIMES: Final = f"more than 0 s, and {TIME_S_MAX:,.0f} s at most"
-VICTIMS: Final = ("all", "each")
+ALL, EACH = "all", "each"
 """What a crash ends: the whole process tree, or in addition each process alone."""
+SQLITE: Final = "sqlite"
+WATCHES: Final = (SQLITE,)
+"""What can be watched beside the families."""
 SCHEDULES_MAX: Final = 10_000
 JOBS_MAX: Final = 256
 """Upper bound on workers: a typing error must not fork until the machine has no memory left."""
@@ -37,8 +40,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     that this gives more than ``power_states`` of a model, fewer moments are explored, spread
     evenly. ``schedules`` is the number of recordings, each of another order of threads and
     processes; 0 is 1 for a program with one thread that makes the same steps twice, else 5. With
-    ``victim`` each, a crash also ends each process of the program alone. ``budget_s`` None is no
+    ``victim`` each, a crash also ends each process of the program alone; any other victim is the
+    name, a pattern or the number of processes that do so. ``budget_s`` None is no
     limit. ``source`` is seccomp, audit, or None for the best source on this machine.
+
+    ``ignore`` and ``volatile`` are patterns of files that are no data, in addition to those of the
+    target; ``trace.step.FileKinds`` says what they mean.
+
+    ``watch`` names what else is looked at, in a run of its own: ``sqlite`` finds what the program
+    does that corrupts a SQLite database.
 
     ``scratch`` is the folder for states, by default in memory. Failing states are kept in ``kept``;
     texts call it ``kept_as`` if it will be moved. ``progress`` is the file from which a stopped
@@ -51,6 +61,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     seed: str
     families: tuple[Family, ...] = tuple(Family)
+    watch: tuple[str, ...] = ()
     models: tuple[Model, ...] = tuple(Model)
     jobs: int = 1
     budget_s: float | None = None
@@ -60,7 +71,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     recoveries: int = RECOVERIES
     io_runs: int = IO_RUNS
     schedules: int = 0
-    victim: str = "all"
+    victim: str = ALL
+    ignore: tuple[str, ...] = ()
+    volatile: tuple[str, ...] = ()
     run_timeout_s: float = RUN_TIMEOUT_S
     check_timeout_s: float = CHECK_TIMEOUT_S
     source: str | None = None
@@ -84,12 +97,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         if not _is_whole(self.schedules, SCHEDULES_MAX, least=0):
             rule = f"1 to {SCHEDULES_MAX}, or 0 to let the program decide"
             wrong.append(f"schedules must be {rule}; got {shown(self.schedules)}")
-        if self.victim not in VICTIMS:
-            wrong.append(f"victim must be one of {', '.join(VICTIMS)}; got {shown(self.victim)}")
+        if not isinstance(self.victim, str) or not self.victim.strip():
+            wrong.append(f"victim must be {ALL}, {EACH}, or the name of a process; got {shown(self.victim)}")
+        if unknown := [each for each in self.watch if each not in WATCHES]:
+            wrong.append(f"watch must be {' or '.join(WATCHES)}; got {shown(unknown[0])}")
         if not self.families:
             wrong.append(f"families must name at least one of {', '.join(Family)}; got none")
         if Family.POWER in self.families and not self.models:
             wrong.append(f"models must name at least one of {', '.join(Model)}; got none")
+        wrong += patterns_wrong("ignore", self.ignore) + patterns_wrong("volatile", self.volatile)
         times = {"run-timeout": self.run_timeout_s, "check-timeout": self.check_timeout_s}
         if self.budget_s is not None:
             times["budget"] = self.budget_s
@@ -113,6 +129,18 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(
             self, jobs=1, budget_s=None, source=None, scratch=None, kept=None, kept_as="", progress=None, command=""
         )
+
+
+def patterns_wrong(name: str, patterns: object) -> list[str]:
+    """Return what is wrong with patterns of files: each must be able to match a path."""
+    rule = f"{name} must be patterns of paths in the directory, such as '*.log' or 'run/*.pid'"
+    if not isinstance(patterns, tuple | list):
+        return [f"{rule}; got {shown(patterns)}"]
+    return [
+        f"{rule}; got {shown(pattern)}"
+        for pattern in patterns
+        if not isinstance(pattern, str) or not pattern.strip("/") or {".", ".."} & set(pattern.split("/"))
+    ]
 
 
 def _is_number(value: object) -> bool:

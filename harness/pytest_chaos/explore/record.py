@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shutil
 import signal
@@ -21,6 +22,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
+from pytest_chaos.errors import ChaosError
 from pytest_chaos.explore.report import ExplorationError, Family, harness_finding
 from pytest_chaos.explore.simulate.content import PAGE_BYTES, PageStore
 from pytest_chaos.explore.simulate.crash import WORD_BYTES
@@ -32,24 +34,28 @@ from pytest_chaos.explore.target import RECOVERY_FAILS, CheckError, raised
 from pytest_chaos.model.history import NOT_A_MARK, History, not_marks, overwritten
 from pytest_chaos.model.values import Finding
 from pytest_chaos.runtime import processes
+from pytest_chaos.runtime.own_line import is_of_user
 from pytest_chaos.trace.comparison import drawn_names
 from pytest_chaos.trace.program import ProcessTree, launch, leave
 from pytest_chaos.trace.recording import Recorder, Recording
 from pytest_chaos.trace.schedule import Schedule, Threads
-from pytest_chaos.trace.step import Action, is_memory_file, readable
+from pytest_chaos.trace.step import VOLATILE, Action, FileKinds, readable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
+    from pytest_chaos.explore.lines.noted import NotedRun
     from pytest_chaos.explore.simulate.state import State
     from pytest_chaos.explore.target import Subject
     from pytest_chaos.model.values import Mark
     from pytest_chaos.trace.source import Directive, Observation, Program, ProgramRunner, StepSource
-    from pytest_chaos.trace.step import BlindSpot, Step
+    from pytest_chaos.trace.step import BlindSpot, ProcessSeen, Step
 
 DENIED: Final = "harness:denied"
 """The signature of a run that failed after a call was denied that cannot be traced."""
+NEEDS_TERMINAL: Final = "harness:needs-terminal"
+"""The signature of a run that failed for want of a terminal or of input."""
 _SHOWN: Final = 5
 _ROOM_BYTES_MIN: Final = 1 << 20
 """With less room, a recording that differs from reality means a full disk: writes were short."""
@@ -98,6 +104,8 @@ class Recorded:
     """Whether each further run so far made the same steps."""
     has_timer: bool = False
     """Whether a timer may have sent a signal to the program."""
+    took_s: float = 0.0
+    """The time that the recorded run took."""
 
     def __init__(self, subject: Subject, source: StepSource, recording: Recording, folder: Path, *, seed: str) -> None:
         self.subject = subject
@@ -110,6 +118,13 @@ class Recorded:
         """The items of the folder before the run."""
         self.left: Mapping[str, int] = {}
         """The kind of each path that the run really left."""
+        self.processes: Sequence[ProcessSeen] = ()
+        self.drawn: Collection[str] = ()
+        """The names that the run drew, if a second run drew others."""
+        self.noted: NotedRun | None = None
+        """The run that noted the program's lines; made when they are wanted (``lines``)."""
+        self.lines: Sequence[str] | None = None
+        """The line of each step, by that run."""
 
     @property
     def steps(self) -> int:
@@ -190,23 +205,26 @@ def record(
     number = f"-{schedule.number}" if schedule is not None else ""
     kept, clean = (disk or folder) / f"recording{number}", folder / f"clean{number}"
     recorder = Recorder(kept, source.name)
+    began_s = time.monotonic()
     try:
         seen = clean_run(subject, source, folder, clean.name, timeout_s=timeout_s, recorder=recorder, schedule=schedule)
     finally:
         recorder.close()
+    took_s = time.monotonic() - began_s
     if (error := subject.explain(seen)) is not None:
         raise error
     check_run(seen)
     check_marks(clean.with_name(f"{clean.name}.marks"))
     recorded = Recorded(subject, source, Recording(kept), kept.parent, seed=seed)
-    recorded.clean = clean
+    recorded.clean, recorded.took_s = clean, took_s
     recorded.schedule = schedule
     recorded.has_timer = seen.has_timer
+    recorded.processes = seen.processes
     if len(recorded.marks) > len(History.from_lines(clean.with_name(f"{clean.name}.marks").read_bytes()).marks):
         lost = overwritten()
         raise ExplorationError(lost.text, signature=lost.signature)
     _compare_with_reality(recorded, clean, seen)
-    recorded.left = _kinds_in(clean)
+    recorded.left = _kinds_in(clean, recorded.recording.files)
     return recorded, seen
 
 
@@ -219,29 +237,58 @@ def record_again(recorded: Recorded, folder: Path, *, seed: str, timeout_s: floa
     """
     steps = recorded.recording.steps
     schedule = Schedule(number=2, seed=seed, calls=len(steps)) if recorded.threads > 1 else None
-    seen = clean_run(
-        recorded.subject,
-        recorded.source,
-        folder,
-        "again",
-        timeout_s=timeout_s,
-        expected=steps,
-        schedule=schedule,
-    )
-    shutil.rmtree(folder / "again", ignore_errors=True)
-    durable = recorded.recording.durable()
-    at = seen.diverged_at
-    if at is None and seen.count != recorded.steps:
-        at = min(seen.count, recorded.steps) + 1
+    seen, at = _once_more(recorded, folder, "again", schedule, timeout_s)
     if at is not None:
+        durable = recorded.recording.durable()
         was = str(durable[at - 1]) if at <= len(durable) else "its end"
         made = [str(step) for step in seen.steps if not step.is_mark and step.number == at]
         now = seen.diverged or (made[0] if made else "its end")
         return Again(parted=f"at step {at} the first run did {was}, and the second {now}")
-    if [step.number for step in seen.steps if step.is_mark] != [step.number for step in steps if step.is_mark]:
+    if _places_of_marks(seen.steps) != _places_of_marks(steps):
         return Again(parted="the second run wrote its marks between other steps")
-    drawn = tuple(drawn_names(seen.steps, steps).values())
+    drawn = tuple(drawn_names(seen.steps, steps, recorded.recording.files).values())
     return Again(drawn, "several threads waited for a step at one time" if seen.choices else "")
+
+
+def repeated(recorded: Recorded, folder: Path, *, timeout_s: float) -> int | None:
+    """Run the target once more under the schedule of the recording.
+
+    Return the number of steps that were the same: all of them if marks were, too. None if it could
+    not be run, which decides nothing.
+    """
+    name = f"repeated-{recorded.schedule.number if recorded.schedule is not None else 0}"
+    try:
+        seen, at = _once_more(recorded, folder, name, recorded.schedule, timeout_s)
+    except (ChaosError, OSError):
+        return None
+    if at is None:
+        marks = zip(_places_of_marks(seen.steps), _places_of_marks(recorded.recording.steps), strict=False)
+        at = next((min(pair) + 1 for pair in marks if len(set(pair)) > 1), None)
+    return recorded.steps if at is None else at - 1
+
+
+def _once_more(
+    recorded: Recorded, folder: Path, name: str, schedule: Schedule | None, timeout_s: float
+) -> tuple[Observation, int | None]:
+    """Run the target once more; return also the first step that was another one than recorded."""
+    seen = clean_run(
+        recorded.subject,
+        recorded.source,
+        folder,
+        name,
+        timeout_s=timeout_s,
+        expected=recorded.recording.steps,
+        schedule=schedule,
+    )
+    shutil.rmtree(folder / name, ignore_errors=True)
+    if seen.diverged_at is None and seen.count != recorded.steps:
+        return seen, min(seen.count, recorded.steps) + 1
+    return seen, seen.diverged_at
+
+
+def _places_of_marks(steps: Sequence[Step]) -> list[int]:
+    """Return the number of the step before each mark."""
+    return [step.number for step in steps if step.is_mark]
 
 
 def compare_untraced(recorded: Recorded, folder: Path, *, timeout_s: float, drawn: Sequence[str] = ()) -> None:
@@ -254,7 +301,7 @@ def compare_untraced(recorded: Recorded, folder: Path, *, timeout_s: float, draw
     directory, marks = prepared(subject, folder / "untraced", timeout_s=timeout_s), folder / "untraced.marks"
     program = subject.program(directory, marks)
     exit_code = _run_untraced(program, directory, marks, timeout_s, has_timer=recorded.has_timer)
-    found = _differences(recorded.left, _kinds_in(directory), frozenset(drawn))
+    found = _differences(recorded.left, _kinds_in(directory, recorded.recording.files), frozenset(drawn))
     count = len(History.from_lines(marks.read_bytes()).marks)
     shutil.rmtree(directory, ignore_errors=True)
     if not recorded.is_repeatable:
@@ -317,11 +364,12 @@ def _wait(tree: ProcessTree, directory: Path, timeout_s: float, *, has_timer: bo
                 tree.wait_for_left(deadline_s)
                 return True
             if not has_timer and (waits := threads.deadlock()):
-                raise DeadlockError(_deadlock(waits))
+                raise DeadlockError(deadlock(waits))
     return False
 
 
-def _deadlock(waits: Sequence[str]) -> str:
+def deadlock(waits: Sequence[str]) -> str:
+    """Return a deadlock in words."""
     return f"the program is in a deadlock, without any fault: {'; '.join(waits)}"
 
 
@@ -375,7 +423,7 @@ def _unlike(recording: Recording, store: PageStore, directory: Path) -> list[str
     disk = Disk(recording, store)
     for step in recording.steps:
         disk.apply(step)
-    return differences(live_items(disk), read_folder(directory, store))
+    return differences(live_items(disk), read_folder(directory, store), recording.files)
 
 
 def findings_of_run(seen: Observation) -> list[Finding]:
@@ -383,7 +431,13 @@ def findings_of_run(seen: Observation) -> list[Finding]:
     found = []
     if seen.exit_code != 0:
         end = f"signal {seen.signal}" if seen.signal is not None else f"exit code {seen.exit_code}"
-        text = f"the run without any fault ended with {end}; it printed: {_tail(seen.output)}"
+        text = f"the run without any fault ended with {end}; it printed: {tail(seen.output)}"
+        if _OF_A_TERMINAL.search(seen.output[-_PRINTED_MAX:]):
+            text = (
+                "the program asks for a terminal, or for input, and there is neither: let it take what it needs from "
+                f"arguments or files. It ended with {end}, and printed: {tail(seen.output)}"
+            )
+            return [harness_finding(NEEDS_TERMINAL, text)]
         if denied := [spot.text for spot in seen.blind_spots if spot.is_denied]:
             text = f"{denied[0]}, and {text}; a program that cannot do without it cannot be explored"
             return [harness_finding(DENIED, text)]
@@ -402,7 +456,7 @@ def findings_of_run(seen: Observation) -> list[Finding]:
 
 def _unseen(seen: Observation) -> list[BlindSpot]:
     """Return the blind spots because of which states may be missing."""
-    return [spot for spot in seen.blind_spots if not spot.is_denied and not is_memory_file(spot.text)]
+    return [spot for spot in seen.blind_spots if not spot.is_denied and not seen.files.is_volatile(spot.text)]
 
 
 def of_clean_run(finding: Finding, left: Sequence[str] = ()) -> Finding:
@@ -415,7 +469,7 @@ def of_clean_run(finding: Finding, left: Sequence[str] = ()) -> Finding:
         return finding
     if left:
         text = (
-            f"{finding.text}; but what the run had left running was ended ({_listed(left)}), which might have "
+            f"{finding.text}; but what the run had left running was ended ({listed(left)}), which might have "
             "gone on: let run() wait for what it starts"
         )
         return harness_finding(f"harness:{finding.signature}", text)
@@ -432,7 +486,12 @@ _NO_MARK: Final = (
 )
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return names with their counts.
+
+    >>> listed(["sleep", "sh", "sleep"])
+    'sh (1), sleep (2)'
+    """
     return ", ".join(f"{name} ({count})" for name, count in sorted(Counter(names).items()))
 
 
@@ -444,8 +503,8 @@ _STORED: Final = (
 
 
 def notes_of_run(seen: Observation) -> list[str]:
-    """Return a note for each blind spot, for processes left running, and if it wrote no mark."""
-    left = _listed(seen.left)
+    """Return notes on blind spots, on files that are no data, on what was left, and on marks."""
+    left = listed(seen.left)
     return [
         *([f"the program left processes running when it ended, which were ended then: {left}"] if left else []),
         *(
@@ -453,10 +512,48 @@ def notes_of_run(seen: Observation) -> list[str]:
             if spot.is_denied
             else f"not seen: {spot.what}, {spot.text}"
             for spot in seen.blind_spots
+            if not seen.files.is_volatile(spot.text)
         ),
+        *_notes_of_files(seen),
+        *_notes_of_temporary(seen),
         *([_STORED] if any(step.look for step in seen.steps) else []),
         *([] if any(step.is_mark for step in seen.steps) else [_NO_MARK]),
     ]
+
+
+def _notes_of_temporary(seen: Observation) -> list[str]:
+    """Return a note on what is made outside and removed: killed, the program cannot remove it."""
+    if not (names := [path for path in seen.temporary if path not in seen.strays]):
+        return []
+    text = f"outside of its directory the program makes temporary files ({_shown(names)})"
+    return [f"{text}: what a run that was ended leaves of them is removed"]
+
+
+def _notes_of_files(seen: Observation) -> list[str]:
+    """Return notes on the files that are no data, and on patterns that have found none."""
+    paths = {path for step in seen.steps for path in (step.path, step.target)} | {
+        spot.text for spot in seen.blind_spots
+    }
+    volatile = sorted(readable(path) for path in paths if seen.files.is_volatile(path))
+    notes = []
+    if seen.ignored:
+        notes.append(f"ignored, so that nothing of it was explored: {_shown(seen.ignored)}")
+    if volatile:
+        notes.append(
+            f"volatile: {_shown(volatile)}: in no power-loss state, and what is stored to it through memory is not "
+            "followed"
+        )
+    named = (("ignore", seen.files.ignored, seen.ignored), ("volatile", seen.files.volatile, volatile))
+    for option, patterns, found in named:
+        own = [pattern for pattern in patterns if pattern not in VOLATILE]
+        idle = [pattern for pattern in own if not any(FileKinds((pattern,)).ignores(path) for path in found)]
+        notes += [f"the pattern {pattern!r} of {option} matched no file that the program changed" for pattern in idle]
+    return notes
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"
 
 
 def notes_of_reach(recorded: Recorded, held: Collection[Family]) -> list[str]:
@@ -490,13 +587,27 @@ def _is_across(step: Step, size: int) -> bool:
     return step.length > 0 and step.offset // size != (step.offset + step.length - 1) // size
 
 
+def notes_of_repetition(same: Mapping[Schedule, tuple[int, int]]) -> list[str]:
+    """Return a note about how far the seed repeats each schedule: its same steps, of how many.
+
+    >>> notes_of_repetition({Schedule(number=2, seed="s"): (7, 9)})
+    ['the seed repeats 0 of 1 schedules step by step; schedule 2 (run-on) up to step 7 of 9']
+    """
+    if not same:
+        return []
+    parted = [
+        f"{schedule} up to step {count:,} of {steps:,}" for schedule, (count, steps) in same.items() if count < steps
+    ]
+    text = f"the seed repeats {len(same) - len(parted)} of {len(same)} schedules step by step"
+    return [f"{text}; {_shown(parted)}" if parted else text]
+
+
 def notes_of_names(drawn: Sequence[str]) -> list[str]:
     """Return a note about the names that the program draws anew in each run."""
     if not drawn:
         return []
-    more = f" and {len(drawn) - _SHOWN} more" if len(drawn) > _SHOWN else ""
-    names = ", ".join(map(readable, drawn[:_SHOWN]))
-    return [f"the program draws names ({names}{more}): runs that differ in nothing else are taken for the same"]
+    names = _shown(list(map(readable, drawn)))
+    return [f"the program draws names ({names}): runs that differ in nothing else are taken for the same"]
 
 
 def prepared(subject: Subject, directory: Path, *, timeout_s: float) -> Path:
@@ -554,9 +665,12 @@ def _set_up(subject: Subject, directory: Path, writer: int) -> NoReturn:
 def check_run(seen: Observation) -> None:
     """Raise ExplorationError for a run that did not end, was not seen, or made no step."""
     if seen.waits:
-        raise DeadlockError(_deadlock(seen.waits))
+        raise DeadlockError(deadlock(seen.waits))
     if seen.is_timed_out:
-        text = f"{seen.failure}: let run() come to an end, or give more time with --run-timeout; {_tail(seen.output)}"
+        text = (
+            f"{seen.failure}: let run() come to an end, or give more time with --run-timeout; "
+            f"it printed: {tail(seen.output)}"
+        )
         raise ExplorationError(text, signature="harness:does-not-end")
     if seen.failure:
         text = f"the run cannot be trusted: {seen.failure}"
@@ -564,7 +678,7 @@ def check_run(seen: Observation) -> None:
     if seen.count == 0:
         text = (
             f"the program made no durable step in its directory (it ended with {seen.exit_code}): "
-            f"let run() write there; it printed: {_tail(seen.output)}"
+            f"let run() write there; it printed: {tail(seen.output)}"
         )
         raise ExplorationError(text, signature="harness:no-steps")
 
@@ -600,13 +714,38 @@ def _compare_with_reality(recorded: Recorded, directory: Path, seen: Observation
         raise ExplorationError(text, signature="harness:replay-differs")
 
 
-def _kinds_in(directory: Path) -> dict[str, int]:
-    """Return the kind (of ``st_mode``) of each path in a folder."""
+def _kinds_in(directory: Path, files: FileKinds) -> dict[str, int]:
+    """Return the kind (of ``st_mode``) of each path in a folder that is not ignored."""
     if not directory.is_dir():
         return {}
-    return {str(path.relative_to(directory)): stat.S_IFMT(path.lstat().st_mode) for path in directory.rglob("*")}
+    kinds = {str(path.relative_to(directory)): stat.S_IFMT(path.lstat().st_mode) for path in directory.rglob("*")}
+    return {path: kind for path, kind in kinds.items() if not files.ignores(path)}
 
 
-def _tail(output: str) -> str:
-    lines = output.strip().splitlines()
-    return " | ".join(lines[-_SHOWN:])[-500:] or "nothing"
+_OF_A_TERMINAL: Final = re.compile(
+    r"/dev/tty|not a (tty|terminal)|Inappropriate ioctl for device|EOF when reading a line|in _raw_input\b",
+    re.IGNORECASE,
+)
+_FRAME: Final = re.compile(r'^  File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
+_PRINTED_MAX: Final = 500
+
+
+def tail(output: str) -> str:
+    r"""Return what a program printed last: its last line, then the ones before it.
+
+    Of an exception that has ended it: what it says, and the program's own line.
+
+    >>> tail("loading\nready\n"), tail("")
+    ('ready (before that: loading)', 'nothing')
+    """
+    printed = output.rstrip().splitlines()
+    lines = [line.strip() for line in printed if line.strip(" \t^~")]
+    if not lines:
+        return "nothing"
+    *earlier, last = lines[-_SHOWN:]
+    last = last[:_PRINTED_MAX]
+    if len(printed) > 1 and printed[-2].startswith("    ") and not printed[-1].startswith(" "):
+        own = [(file, line, name) for file, line, name in _FRAME.findall(output) if is_of_user(file)]
+        return last + "".join(f" (at {file.rpartition(os.sep)[2]}:{line} in {name})" for file, line, name in own[-1:])
+    before = " | ".join(earlier)[-_PRINTED_MAX:]
+    return f"{last} (before that: {before})" if before else last

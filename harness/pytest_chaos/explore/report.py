@@ -7,12 +7,15 @@ The JSON of ``chaos explore`` is a contract (docs/design.md): per family ``state
 from __future__ import annotations
 
 import enum
+import itertools
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from pytest_chaos.errors import ChaosError
 from pytest_chaos.explore.causes import Cause, causes, clipped, one_line, states as in_states
+from pytest_chaos.model.signatures import IN_WORDS
+from pytest_chaos.model.statistics import unseen_share
 from pytest_chaos.model.values import Finding, FindingKind, Verdict
 
 if TYPE_CHECKING:
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from pytest_chaos.model.values import Mark
     from pytest_chaos.trace.step import Step
 
-FORMAT: Final = 1
 
 CONFIRMED_BY_A_KILL: Final = "confirmed by a real kill"
 CONFIRMED_BY_A_RUN: Final = "confirmed by a real run"
@@ -32,9 +34,14 @@ INTERRUPTED: Final = "harness:interrupted"
 """The signature of an exploration that Ctrl-C has ended."""
 NOT_EXPLORED: Final = "not explored"
 """Shown in place of a verdict for a family that had nothing to explore; its coverage says why."""
+STRUCK_MAX: Final = 2000
+TEXTS_MAX: Final = 50
+KILLS_MAX: Final = 8
+"""Lines of the program that are told apart where kills give the same signature."""
 _STEPS_SHOWN: Final = 3
 _OUTCOME_CHARACTERS_MAX: Final = 80
 _MARKS_SHOWN: Final = 2
+_MORE: Final = 1000
 
 
 class ExplorationError(ChaosError):
@@ -78,7 +85,11 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
     the state in words; ``states`` counts the states that showed the signature. ``at`` is the step
     in words, and ``line`` the line of the user's program that makes it, where it is known.
     ``label`` is confirmed or modelled; ``folder`` is where the state was kept, or empty; ``lost``
-    counts the pending changes that it lacks.
+    counts the pending changes that it lacks. ``output`` is the end of what a run with an I/O error
+    printed. ``struck`` are the steps before which it showed, at most :data:`STRUCK_MAX`, and
+    ``lines`` the program lines that make these steps, each once, where they are known. ``also`` are
+    other texts of the check with this signature, which differ in keys or numbers, at most
+    :data:`TEXTS_MAX`.
     """
 
     signature: str
@@ -94,8 +105,12 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
     states: int = 1
     reproduction: str = ""
     folder: str = ""
+    output: str = ""
     at: str = ""
     line: str = ""
+    struck: tuple[int, ...] = ()
+    lines: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
     @property
     def is_confirmed(self) -> bool:
@@ -114,9 +129,13 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
     ``points`` of ``points_total`` is its coverage; the total includes points outside the sample and
     points that the budget did not reach. ``states`` counts the states that were built and judged,
     ``violated`` those with a finding. ``confirmed`` counts the real kills or runs that agreed with
-    the built states. ``is_sampled``: more states were possible than were planned. ``is_complete``:
-    the budget reached all that were planned. ``coverage`` is the coverage in words, as reports show
-    it: ``122 of 122 crash points``.
+    the built states. ``is_sampled``: more states were possible than were planned, or tried.
+    ``is_complete``: the budget reached all that were planned, or representatives of all.
+    ``sites`` of ``sites_total`` call sites had a fault, if faults were tried by call site. The
+    states are of so many ``kinds`` (which updates are missing), of which ``kinds_once`` have one
+    state, counted in each recording. Of the states that the budget did not reach, at least
+    ``unread`` differ from earlier ones only in what a start did not read. ``coverage`` is the
+    coverage in words, as reports show it: ``122 of 122 crash points``.
     """
 
     family: Family
@@ -125,11 +144,16 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
     points_total: int = 0
     confirmed: int = 0
     violated: int = 0
+    kinds: int = 0
+    kinds_once: int = 0
+    unread: int = 0
     is_sampled: bool = False
     is_complete: bool = True
     coverage: str = ""
     discoveries: tuple[Discovery, ...] = ()
     problems: tuple[Finding, ...] = ()
+    sites: int = 0
+    sites_total: int = 0
     unexplored: str = ""
     """Why there was nothing to explore. Such a family does not count in the verdict."""
 
@@ -150,6 +174,28 @@ class FamilyResult(msgspec.Struct, frozen=True, kw_only=True):
     def is_hanging(self) -> bool:
         """Whether the family was ended because too many of its states hung."""
         return any(problem.signature == HANGS for problem in self.problems)
+
+    @property
+    def unseen(self) -> str:
+        """What was not met, where not all was judged: an estimate, or empty."""
+        if not self.kinds or (self.is_complete and not self.is_sampled):
+            return ""
+        more = round(unseen_share(self.kinds_once, self.states) * _MORE)
+        return (
+            f"{self.family}: the kinds of the {self.states:,} judged states, by what they lack, are {self.kinds:,}, of "
+            f"which {self.kinds_once:,} were met once: of {_MORE:,} more states some {more:,} would be of a kind not "
+            "met (Good-Turing)"
+        )
+
+    @property
+    def left_unread(self) -> str:
+        """What is known of states that the budget did not reach: an unread difference, or empty."""
+        if self.is_complete or not self.unread:
+            return ""
+        return (
+            f"{self.family}: of the states that were not judged, at least {self.unread:,} differ from earlier ones "
+            "only in what a start did not read when it was watched; another start may read it"
+        )
 
     @property
     def outcome(self) -> str:
@@ -236,7 +282,7 @@ def _empty(family: FamilyResult) -> Finding:
 
 
 def _incomplete(family: FamilyResult) -> Finding:
-    text = f"it was ended after {family.coverage}: give a larger budget, or run it again to go on from there"
+    text = f"{family.family}: tried {family.coverage}, and was ended: give a larger budget, or run it again to go on"
     return harness_finding(f"harness:incomplete:{family.family}", text)
 
 
@@ -244,7 +290,16 @@ def _earlier(one: Discovery, other: Discovery) -> Discovery:
     """Return the better example of two discoveries: confirmed, then earlier, then smaller."""
     ours = (one.label == MODELLED, one.step, one.lost, one.marks)
     first = one if ours <= (other.label == MODELLED, other.step, other.lost, other.marks) else other
-    return msgspec.structs.replace(first, states=one.states + other.states)
+    struck = tuple(sorted({*one.struck, *other.struck})[:STRUCK_MAX])
+    lines = tuple(sorted({*one.lines, *other.lines})[:STRUCK_MAX])
+    also = other_texts(first.text, (*one.also, one.text, *other.also, other.text))
+    states = one.states + other.states
+    return msgspec.structs.replace(first, states=states, struck=struck, lines=lines, also=also)
+
+
+def other_texts(text: str, texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the texts that are not ``text``, each once, at most :data:`TEXTS_MAX`."""
+    return tuple(itertools.islice(dict.fromkeys(each for each in texts if each != text), TEXTS_MAX))
 
 
 def one_of_each(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -253,12 +308,21 @@ def one_of_each(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def grouped(discoveries: Iterable[Discovery]) -> tuple[Discovery, ...]:
-    """Return one discovery for each signature and model."""
-    groups: dict[tuple[str, str], Discovery] = {}
+    """Return one discovery for each signature and model; of a kill, also for each line.
+
+    What the check says of two keys may be wrong at two lines. Where the line of a kill is not known
+    yet, its text stands in, for :data:`KILLS_MAX` texts.
+    """
+    groups: dict[tuple[str, str], dict[str, Discovery]] = {}
     for each in discoveries:
-        key = (each.signature, each.model)
-        groups[key] = _earlier(groups[key], each) if key in groups else each
-    return tuple(sorted(groups.values(), key=lambda each: (each.step, each.signature, each.model)))
+        group = groups.setdefault((each.signature, each.model), {})
+        is_kill = each.code.startswith(f"{Family.CRASH}:") and each.signature.startswith(IN_WORDS)
+        place = (each.line or each.text) if is_kill else ""
+        if place not in group and len(group) >= KILLS_MAX:
+            place = next(iter(group))
+        group[place] = _earlier(group[place], each) if place in group else each
+    found = (each for group in groups.values() for each in group.values())
+    return tuple(sorted(found, key=lambda each: (each.step, each.signature, each.model)))
 
 
 def together(one: FamilyResult, other: FamilyResult) -> FamilyResult:
@@ -270,6 +334,9 @@ def together(one: FamilyResult, other: FamilyResult) -> FamilyResult:
         points_total=one.points_total + other.points_total,
         confirmed=one.confirmed + other.confirmed,
         violated=one.violated + other.violated,
+        kinds=one.kinds + other.kinds,
+        kinds_once=one.kinds_once + other.kinds_once,
+        unread=one.unread + other.unread,
         is_sampled=one.is_sampled or other.is_sampled,
         is_complete=one.is_complete and other.is_complete,
         discoveries=grouped([*one.discoveries, *other.discoveries]),
@@ -278,75 +345,21 @@ def together(one: FamilyResult, other: FamilyResult) -> FamilyResult:
     )
 
 
-def to_json(exploration: Exploration) -> dict[str, object]:
-    """Return the value of ``--json``."""
-    return {
-        "format": FORMAT,
-        "target": exploration.target,
-        "seed": exploration.seed,
-        "verdict": str(exploration.verdict),
-        "coverage": exploration.coverage,
-        "steps": exploration.steps,
-        "schedules": exploration.schedules,
-        "source": exploration.source,
-        "duration_s": round(exploration.duration_s, 3),
-        "findings": [_finding(each) for each in exploration.findings],
-        "notes": list(exploration.notes),
-        "outcome": exploration.outcome,
-        "causes": [_cause(each) for each in exploration.causes],
-        "families": {str(each.family): _family(each) for each in exploration.families},
-    }
-
-
-def _family(result: FamilyResult) -> dict[str, object]:
-    return {
-        "states": result.states,
-        "points": result.points,
-        "points_total": result.points_total,
-        "confirmed": result.confirmed,
-        "violated": result.violated,
-        "outcome": result.outcome,
-        "sampled": result.is_sampled,
-        "complete": result.is_complete,
-        "coverage": result.coverage,
-        "verdict": result.judged,
-        "findings": [_discovery(each) for each in result.discoveries],
-        "problems": [_finding(each) for each in result.problems],
-    }
-
-
-def _cause(cause: Cause) -> dict[str, object]:
-    lead = cause.lead
-    told = {"signature": lead.signature, "text": lead.text, "at": lead.at, "line": lead.line, "code": lead.code}
-    return {**told, "variants": [_variant(each) for each in cause.every]}
-
-
-def _variant(found: Discovery) -> dict[str, object]:
-    fields = ("signature", "text", "code", "model", "state", "at", "line", "label", "states")
-    return {"family": found.code.partition(":")[0], **{field: getattr(found, field) for field in fields}}
-
-
-def _discovery(found: Discovery) -> dict[str, object]:
-    listed: dict[str, object] = msgspec.to_builtins(found)
-    return {**listed, "confirmed": found.is_confirmed}
-
-
-def _finding(finding: Finding) -> dict[str, object]:
-    return {"signature": finding.signature, "kind": finding.kind, "text": finding.text}
-
-
 def reproduction(
     found: Discovery, target: str, steps: Sequence[Step], marks: Sequence[Mark], *, folder: str, again: str
 ) -> str:
     """Return some ten lines that tell how a finding came about and how to see it again.
 
     ``folder`` is where the state was kept, or empty; ``again`` is the command that builds it again.
+    ``steps`` is empty for a run of its own, of which only the step that met the fault is known.
     """
     lines = [f"{target}: {clipped(one_line(found.text))}", f"  {found.label}: {found.state}"]
     lines += [f"  it had made step {step}" for step in steps[max(0, found.step - 1 - _STEPS_SHOWN) : found.step - 1]]
+    line = f", at {found.line}" if found.line else ""
     if found.step <= len(steps):
-        line = f", at {found.line}" if found.line else ""
         lines.append(f"  and was about to make {steps[found.step - 1]}{line}")
+    elif found.at and not steps:
+        lines.append(f"  its step was {found.at}{line}")
     lines += [f"  it had said {_said(mark)}" for mark in marks[: found.marks][-_MARKS_SHOWN:]]
     lines.append(f"  seen in {in_states(found.states)}{f' under the model {found.model}' if found.model else ''}")
     if folder:

@@ -9,41 +9,53 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from pytest_chaos.errors import UsageError
 from pytest_chaos.explore.judge import Judgement, Pool, StateTask
+from pytest_chaos.explore.lines.noted import line_of
+from pytest_chaos.explore.order import Order
 from pytest_chaos.explore.report import (
     HANGS,
     MODELLED,
     NOT_EXPLORED,
+    TEXTS_MAX,
     Discovery,
     Family,
     FamilyResult,
     grouped,
     harness_finding,
     one_of_each,
+    other_texts,
 )
 from pytest_chaos.model.values import Finding
+from pytest_chaos.trace.calls.reads import WatchedReads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from pytest_chaos.explore.options import Options
+    from pytest_chaos.explore.record import Recorded
+    from pytest_chaos.explore.server.reads import LookedAt
     from pytest_chaos.explore.simulate.state import State
 
 PROGRESS: Final = "progress-*.json"
 """The progress files in the folder of a target: one for each choice of options, and seed."""
 HANGS_MAX: Final = 10
 """A family is ended after so many states that hang: each costs a timeout."""
+_HANGS_OF_RUNS: Final = frozenset({"liveness:hangs-on-error", "liveness:hangs-without-a-process"})
 _HANGS: Final = frozenset(
     {"liveness:check-hangs", "liveness:recovery-hangs", "liveness:hangs-on-error", "liveness:hangs-without-a-process"}
     | {"liveness:not-ready"}
 )
+_SHORT_S: Final = 5.0
+_TIMES_A_RUN: Final = 10
+"""Once a run of a family has hung, later ones have so many times the clean run's time, and this."""
 GRACE_S: Final = 0.5
 """Time after the end of a family's share in which the tasks under way may still end."""
 _DISCOVERIES_MAX: Final = 1000
@@ -65,6 +77,16 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     findings: int
 
 
+class StruckPlace(NamedTuple):
+    """A step that no recording has, in words, and the line of the program that makes it."""
+
+    at: str = ""
+    line: str = ""
+
+
+NOWHERE: Final = StruckPlace()
+
+
 class Saved(msgspec.Struct, kw_only=True):
     """The progress file: the finished families, and the progress of the next one."""
 
@@ -79,6 +101,10 @@ class Saved(msgspec.Struct, kw_only=True):
     violated: int = 0
     discoveries: list[Discovery] = []
     problems: list[Finding] = []
+    is_ordered: bool = False
+    """Whether the states have the order of ``explore.order``."""
+    reads: WatchedReads | None = None
+    """What a start reads, by which they are ordered, too."""
     drawn: list[str] = []
     """The names that the recorded run has drawn, in the order of their use."""
 
@@ -98,6 +124,7 @@ class Saved(msgspec.Struct, kw_only=True):
             finished=finished,
             discoveries=[_renamed(found, pairs) for found in self.discoveries],
             problems=[_renamed(found, pairs) for found in self.problems],
+            reads=self.reads.renamed(pairs) if self.reads is not None else None,
             drawn=drawn,
         )
 
@@ -140,7 +167,8 @@ class Session:
     """One exploration under way.
 
     ``listen`` gets its progress; ``saved`` is the progress of an earlier one that was stopped.
-    ``deadline_s`` is when its budget ends, as ``time.monotonic`` counts.
+    ``deadline_s`` is when its budget ends, as ``time.monotonic`` counts. If checks are slow,
+    ``look`` is asked what a start reads, which was watched on the states ``looked``.
     """
 
     def __init__(
@@ -151,6 +179,9 @@ class Session:
         *,
         saved: Saved | None = None,
         deadline_s: float = float("inf"),
+        is_slow: bool = False,
+        look: Callable[[], WatchedReads | None] = lambda: None,
+        looked: Sequence[LookedAt] = (),
         listen: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self.options = options
@@ -158,6 +189,10 @@ class Session:
         self.folder = folder
         self.listen = listen
         self.saved = saved or Saved(fingerprint="")
+        if not self.saved.family and not self.saved.finished:  # else it goes on in the order in which it began
+            self.saved.is_ordered = is_slow
+            self.saved.reads = look() if is_slow else None
+        self.looked = looked
         self._is_saving = saved is not None and options.progress is not None
         self._deadline_s = deadline_s
 
@@ -221,20 +256,27 @@ class Collector:
         # hundred bytes. Among ten million states two share a digest with a probability of one in
         # 400,000.
         self._seen: dict[int, int] = {}
+        self._kinds: Counter[object] = Counter()
         self._guilty: dict[int, tuple[Finding, ...]] = {}
         self._models: list[str] = []
+        self._texts: dict[str, dict[str, None]] = {}
+        """Texts of the check by their signature: one state may name many keys."""
         # States that an earlier exploration has judged: the findings of each were not saved.
         self._judged_before: set[int] = set()
         self._judged_again: set[int] = set()
         self._saved_s = time.monotonic()
         self._told_s = 0.0
-        self._hangs = 0
+        self._hangs = self._cut = 0
+        self._has_hung_run = False
+        self._orders: list[Order] = []
         self.total = 0
         self.points_total = 0
         self.done = 0
         self.confirmed = 0
         self.is_sampled = False
         self.is_complete = True
+        self.sites = 0
+        self.sites_total = 0
         self.has_nothing = False
         """Whether the family has, rightly, nothing to explore; the coverage says why."""
 
@@ -242,10 +284,54 @@ class Collector:
         """Return a time limit of a run, or the rest of the family's time if that is less."""
         return min(time_s, max(0.0, self._deadline_s - time.monotonic()) + GRACE_S)
 
+    def bound_s(self, recorded: Recorded) -> float:
+        """Return the time limit of the next run: once one has hung, later ones have less time."""
+        full_s = self.session.options.run_timeout_s
+        return min(full_s, max(_SHORT_S, recorded.took_s * _TIMES_A_RUN)) if self._has_hung_run else full_s
+
+    def is_cut_short(self, judgement: Judgement, bound_s: float) -> bool:
+        """Whether a run was ended at less than the full time limit, which decides nothing.
+
+        It counts as one that hung, and is told. A deadlock is one after any time.
+        """
+        full_s = self.session.options.run_timeout_s
+        if not judgement.is_timed_out or judgement.waits or bound_s >= full_s:
+            return False
+        self._cut += 1
+        text = (
+            f"after a run had hung for {full_s:.3g} s, later ones had {bound_s:.3g} s; {self._cut:,} did not end "
+            "within that, and are not decided: they may hang, too, or be slow"
+        )
+        self.problems["harness:cut-short"] = harness_finding("harness:cut-short", text)
+        self._count_hang()
+        return True
+
+    @property
+    def is_hanging(self) -> bool:
+        """Whether this family has met too many timeouts."""
+        return self._hangs >= HANGS_MAX
+
     @property
     def is_over(self) -> bool:
         """Whether this family has used its time, or has met too many timeouts."""
-        return time.monotonic() >= self._deadline_s or self._hangs >= HANGS_MAX
+        return time.monotonic() >= self._deadline_s or self.is_hanging
+
+    def place(self, recorded: Recorded, judgement: Judgement) -> StruckPlace:
+        """Return the step that met the fault in a run that may have gone its own way."""
+        step = judgement.struck
+        if recorded.is_repeatable or step is None or not (judgement.findings or judgement.is_timed_out):
+            return NOWHERE
+        session = self.session
+        timeout_s = self.limited_s(session.options.run_timeout_s)
+        line = "" if self.is_over else line_of(step, recorded, session.folder, timeout_s=timeout_s)
+        return StruckPlace(str(step), line)
+
+    def in_order(self, states: Callable[[], Iterable[State]]) -> Iterable[State]:
+        """Return states as they come; if each takes long to judge, those first that tell most."""
+        if not self.session.saved.is_ordered:
+            return states()
+        self._orders.append(order := Order(self.session.saved.reads, self.session.looked))
+        return order.of(states, is_over=lambda: self.is_over)
 
     def answers(
         self, things: Iterable[_Thing], task_of: Callable[[_Thing], StateTask | None]
@@ -294,7 +380,7 @@ class Collector:
             self.states += _number(state) not in self._judged_again
             if found := one_of_each(judgement.findings):
                 self._guilty[_number(state)] = found
-            self.count_violated(found)
+            self.count_violated(judgement.findings)
             for finding in found:
                 self.note(finding, state, model=model)
             yield state, judgement
@@ -314,6 +400,8 @@ class Collector:
             self._models.append(model)
         bit = 1 << self._models.index(model)
         seen = self._seen.get(digest, 0)
+        if not seen and state.kind:
+            self._kinds[state.kind] += 1
         self._seen[digest] = seen | bit
         if self._consumed <= self.skipped:
             self._judged_before.add(digest)
@@ -335,17 +423,21 @@ class Collector:
         label: str = MODELLED,
         states: int = 1,
         folder: str = "",
+        output: str = "",
+        place: StruckPlace = NOWHERE,
     ) -> None:
         """Keep a finding: one about the harness as a problem, every other one as a discovery.
 
         ``states`` is 0 for the state of a real kill, which was counted when it was built.
-        ``folder`` holds a state that no recording gives.
+        ``folder`` holds a state that no recording gives; ``output`` is what that run printed, and
+        ``place`` the step of it that met the fault.
         """
         if finding.kind == "harness":
             text = f"{finding.text}; it was so when {state} (--state '{state.code}')"
             self.problems.setdefault(finding.signature, msgspec.structs.replace(finding, text=text))
             return
         if finding.signature in _HANGS:
+            self._has_hung_run |= finding.signature in _HANGS_OF_RUNS
             self._count_hang()
         found = Discovery(
             signature=finding.signature,
@@ -360,13 +452,22 @@ class Collector:
             lost=state.lost,
             states=states,
             folder=folder,
+            output=output,
+            at=place.at,
+            line=place.line,
+            struck=(state.step,),
         )
         self.discoveries.append(found)
         if len(self.discoveries) > _DISCOVERIES_MAX:
             self.discoveries = list(grouped(self.discoveries))
 
     def count_violated(self, findings: Iterable[Finding]) -> None:
-        """Count a state if anything was found in it."""
+        """Count a state if anything was found in it, and keep how it was told."""
+        findings = tuple(findings)
+        for finding in findings:
+            texts = self._texts.setdefault(finding.signature, {})
+            if len(texts) <= TEXTS_MAX:
+                texts[finding.text] = None
         self.violated += any(finding.kind != "harness" for finding in findings)
 
     def _count_hang(self) -> None:
@@ -389,7 +490,7 @@ class Collector:
 
     def save(self) -> None:
         """Save the progress; no task may be under way."""
-        self.discoveries = list(grouped(self.discoveries))
+        self.discoveries = list(self._grouped())
         saved = self.session.saved
         saved.consumed = int(max(min(self._consumed, self._undone - 1), self.skipped))
         saved.states = self.states
@@ -407,15 +508,29 @@ class Collector:
             points_total=self.points_total,
             confirmed=self.confirmed,
             violated=self.violated,
+            kinds=len(self._kinds),
+            kinds_once=sum(count == 1 for count in self._kinds.values()),
+            unread=sum(order.unread - order.unread_yielded for order in self._orders),
             is_sampled=self.is_sampled,
             is_complete=self.is_complete,
-            discoveries=grouped(self.discoveries),
+            sites=self.sites,
+            sites_total=self.sites_total,
+            discoveries=self._grouped(),
             problems=tuple(self.problems.values()),
         )
         coverage = self._coverage(result)
         if self.has_nothing and self.is_complete and not self.problems and not self.discoveries:
             return msgspec.structs.replace(result, coverage=f"{NOT_EXPLORED}: {coverage}", unexplored=coverage)
         return msgspec.structs.replace(result, coverage=coverage)
+
+    def _grouped(self) -> tuple[Discovery, ...]:
+        """Return the grouped discoveries, each with the other texts of its signature."""
+        return tuple(
+            msgspec.structs.replace(
+                found, also=other_texts(found.text, (*found.also, *self._texts.get(found.signature, ())))
+            )
+            for found in grouped(self.discoveries)
+        )
 
     def finish(self) -> FamilyResult:
         """Return the result, and save it if the family is complete."""

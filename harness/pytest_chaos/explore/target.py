@@ -6,6 +6,11 @@
         def run(self, directory, marks): ...    # the work; marks say what it has promised
         def recover(self, directory): ...       # optional: the restart, before each check
         def check(self, directory, marks): ...  # returns what is wrong: findings, or texts
+        ignore = ("*.log",)                     # optional: files that are no data
+        volatile = ("run/*.pid",)               # optional: files that no power loss leaves
+
+``ignore`` and ``volatile`` are patterns of paths in the directory; ``trace.step.FileKinds`` says
+what they mean. SQLite's ``-shm`` and the lock file of LMDB are volatile without a pattern.
 
 A ``recover`` that raises on a state that a fault has left is a finding: the target does not start
 again. A ``check`` that raises, or returns anything but findings, makes the state INCONCLUSIVE.
@@ -41,14 +46,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 import msgspec
 
 from pytest_chaos.errors import UsageError
-from pytest_chaos.explore.options import CHECK_TIMEOUT_S, RUN_TIMEOUT_S
+from pytest_chaos.explore.options import CHECK_TIMEOUT_S, RUN_TIMEOUT_S, patterns_wrong
+from pytest_chaos.model.signatures import without_keys
 from pytest_chaos.model.values import Finding
 from pytest_chaos.runtime import child
 from pytest_chaos.runtime.marks import MARKS_VARIABLE, Marks
-from pytest_chaos.trace.step import readable
+from pytest_chaos.trace.step import KNOWN_FILES, VOLATILE, FileKinds, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Sequence, Set as AbstractSet
     from types import ModuleType
 
     from pytest_chaos.explore.options import Options
@@ -71,6 +77,7 @@ _PARAMETERS: Final = {
     "check": ("directory", "marks"),
 }
 _NUMBER: Final = re.compile(r"\b(0x[0-9a-f]+|[0-9a-f]{8,}|\d+)", re.IGNORECASE)
+_INTERPRETERS: Final = frozenset({"python", "node", "sh", "bash", "perl", "ruby", "php"})
 _SIGNATURE_CHARACTERS: Final = 60
 _SAID_CHARACTERS: Final = 300
 _NOT_FOUND: Final = {126: "a program that it names cannot be executed", 127: "a program that it names was not found"}
@@ -107,6 +114,8 @@ class Subject:
     run_timeout_s = RUN_TIMEOUT_S
     check_timeout_s = CHECK_TIMEOUT_S
     is_server = False
+    files = KNOWN_FILES
+    """The files that are no data."""
     fixed_port = 0
     """The port of a server that uses the same one at each start: one can run at a time."""
 
@@ -114,6 +123,7 @@ class Subject:
         self.place = place or f"{type(target).__module__}:{type(target).__qualname__}"
         self.name = str(asked(target, "name", name) or name)
         self._target: Any = target
+        self.files = _files_of(target, name)
         methods = {attribute: asked(target, attribute, name) for attribute in ("setup", "recover", *self.needed)}
         for attribute in self.needed:
             if not callable(methods[attribute]):
@@ -173,22 +183,23 @@ class Subject:
         print_to_descriptors()
         list(self.examine(directory, seen))
 
-    def examine(self, directory: Path, marks: Sequence[Mark]) -> list[Finding]:
+    def examine(self, directory: Path, marks: Sequence[Mark], keys: AbstractSet[str] = frozenset()) -> list[Finding]:
         """Recover, then check, and return the findings. Raises CheckError if the check is broken.
 
-        A failed assertion in the check is a finding about the target, as it is in a test.
+        A failed assertion in the check is a finding about the target, as it is in a test. The
+        signatures of texts are without these ``keys``.
         """
         if found := self._recover(directory):
             return found
         before = _printed_bytes()
         try:
             answer = self._target.check(directory, marks)
-            listed = [as_finding(each) for each in _listed(answer)]
+            listed = [as_finding(each, keys) for each in _listed(answer)]
         except CheckError:
             raise
         except AssertionError as error:
             text = readable(str(error)).strip() or _asserted(error)
-            return [Finding(signature=_signature("assertion", text), text=text[:TEXT_CHARACTERS_MAX])]
+            return [Finding(signature=_signature("assertion", text, keys), text=text[:TEXT_CHARACTERS_MAX])]
         except (Exception, SystemExit) as error:
             msg = f"the check raised {raised(error)}"
             raise CheckError(msg) from error
@@ -214,6 +225,15 @@ class Subject:
             place = "".join(f":{line.partition(': ')[0]}" for line in _lines_through(error)[-1:])
             return [no_restart(f"recover() raised {raised(error)}", f"{type(error).__name__}{place}")]
         return []
+
+
+def _files_of(target: object, name: str) -> FileKinds:
+    """Return a target's patterns of files that are no data. Raises UsageError."""
+    given = {attribute: asked(target, attribute, name) or () for attribute in ("ignore", "volatile")}
+    listed = {attribute: (value,) if isinstance(value, str) else value for attribute, value in given.items()}
+    if wrong := [text for attribute, value in listed.items() for text in patterns_wrong(f"{name}.{attribute}", value)]:
+        raise UsageError("; ".join(wrong))
+    return FileKinds(tuple(listed["ignore"]), (*VOLATILE, *listed["volatile"]))
 
 
 def no_restart(text: str, signature: str) -> Finding:
@@ -297,7 +317,7 @@ class CommandSubject(Subject):
         if not run or not check:
             msg = "a target of commands must have both --run and --check; got one of them. Give both"
             raise UsageError(msg)
-        self.name = name or Path(run[0]).name
+        self.name = name or command_name(run)
         self.place = shlex.join([*run, "&&", *check])
         self._commands = {"run": tuple(run), "check": tuple(check), "setup": tuple(setup), "recover": tuple(recover)}
         self._timeout_s = timeout_s
@@ -336,10 +356,11 @@ class CommandSubject(Subject):
 
         return recover_and_check
 
-    def check_with_file(self, directory: Path, marks: Path) -> list[Finding]:
+    def check_with_file(self, directory: Path, marks: Path, keys: AbstractSet[str] = frozenset()) -> list[Finding]:
         """Run the recover command, if there is one, and then the check command.
 
-        Raises CheckError if either cannot be started or gives no valid answer.
+        The signatures of texts are without these ``keys``. Raises CheckError if either command
+        cannot be started or gives no valid answer.
         """
         self.said = ""
         try:
@@ -351,7 +372,7 @@ class CommandSubject(Subject):
             text = f"the {expired.cmd[0]} command did not end within {self._timeout_s:g} s (--check-timeout sets it)"
             return [Finding(signature=f"liveness:{what}-hangs", text=text, kind="liveness")]
         said = _lines_of(done.stderr)
-        found = _answer_of(done.returncode, _lines_of(done.stdout), said)
+        found = _answer_of(done.returncode, _lines_of(done.stdout), said, keys)
         self.said = _said(said)
         return found
 
@@ -440,7 +461,7 @@ def _lines_of(output: bytes) -> list[str]:
     return [line for line in output.decode(errors="replace").splitlines() if line.strip()]
 
 
-def _answer_of(exit_code: int, printed: Sequence[str], said: Sequence[str]) -> list[Finding]:
+def _answer_of(exit_code: int, printed: Sequence[str], said: Sequence[str], keys: AbstractSet[str]) -> list[Finding]:
     """Return the findings of a check command, from its exit code and output. Raises CheckError.
 
     Exit 0 without output is no finding; exit 1 with lines is a finding a line. Shells and Python
@@ -456,7 +477,7 @@ def _answer_of(exit_code: int, printed: Sequence[str], said: Sequence[str]) -> l
     if exit_code not in {0, 1}:
         msg = f"the check command ended with {exit_text(exit_code)}: exit 0 where all is well, 1 for findings{told}"
         raise CheckError(msg)
-    found = [as_finding(line) for line in printed[:FINDINGS_MAX]]
+    found = [as_finding(line, keys) for line in printed[:FINDINGS_MAX]]
     return [msgspec.structs.replace(each, text=f"{each.text}{told}") for each in found]
 
 
@@ -474,10 +495,32 @@ def words_of(command: str, option: str) -> list[str]:
     if not words:
         msg = f"{option} must be a command; got an empty one. Give one such as {option} './worker --data .'"
         raise UsageError(msg)
-    if shutil.which(words[0]) is None:
-        msg = f"{option} must name a program that can be executed; got {words[0]!r}. Give its path from {Path.cwd()}"
-        raise UsageError(msg)
+    require_program(words[0], option)
     return [str(Path(word).absolute()) if Path(word).is_file() else word for word in words]
+
+
+def command_name(command: Sequence[str]) -> str:
+    """Return the name for reports: an interpreter's script or module, else the program.
+
+    >>> command_name(["python3", "-m", "shop", "--fast"]), command_name(["/usr/bin/redis-server"])
+    ('shop', 'redis-server')
+    """
+    program, *arguments = command
+    if Path(program).name.rstrip("0123456789.") in _INTERPRETERS and arguments:
+        if arguments[0] == "-m" and arguments[1:]:
+            return arguments[1]
+        if Path(arguments[0]).is_file():
+            return Path(arguments[0]).name
+    return Path(program).name
+
+
+def require_program(word: str, option: str) -> None:
+    """Raise UsageError if a word names no program that can be executed."""
+    if shutil.which(word) is None:
+        has_no_mode = Path(word).is_file()
+        advice = f"Make it executable: chmod +x {word}" if has_no_mode else f"Give its path from {Path.cwd()}"
+        msg = f"{option} must name a program that can be executed; got {word!r}. {advice}"
+        raise UsageError(msg)
 
 
 class _Functions:
@@ -510,7 +553,7 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
         return Subject(_Functions(target, check), name or getattr(target, "__qualname__", ""))
     own = type(target).__name__
     called = name or str(asked(target, "__qualname__", own) or asked(target, "__name__", own) or own)
-    from pytest_chaos.explore.server import ServerSubject, serves  # it imports this module
+    from pytest_chaos.explore.server.subject import ServerSubject, serves  # it imports this module
 
     if inspect.isclass(target):
         try:
@@ -595,8 +638,8 @@ def _is_target(value: object) -> bool:
         return False
 
 
-def as_finding(found: object) -> Finding:
-    """Return a finding, or a text as a finding whose signature has no numbers.
+def as_finding(found: object, keys: AbstractSet[str] = frozenset()) -> Finding:
+    """Return a finding, or a text as a finding whose signature has no numbers and no ``keys``.
 
     Raises CheckError for any other type, and for an empty text.
     """
@@ -608,7 +651,7 @@ def as_finding(found: object) -> Finding:
         msg = "check() answered with an empty text: return nothing (None or []) where all is well, else what is wrong"
         raise CheckError(msg)
     text = readable(found)
-    return Finding(signature=_signature("check", text), text=text[:TEXT_CHARACTERS_MAX])
+    return Finding(signature=_signature("check", text, keys), text=text[:TEXT_CHARACTERS_MAX])
 
 
 def _no_finding(found: object) -> str:
@@ -618,8 +661,9 @@ def _no_finding(found: object) -> str:
     )
 
 
-def _signature(prefix: str, text: str) -> str:
-    return f"{prefix}:{_NUMBER.sub('#', text.strip().partition(chr(10))[0])[:_SIGNATURE_CHARACTERS]}"
+def _signature(prefix: str, text: str, keys: AbstractSet[str]) -> str:
+    head = without_keys(text.strip().partition("\n")[0], keys)
+    return f"{prefix}:{_NUMBER.sub('#', head)[:_SIGNATURE_CHARACTERS]}"
 
 
 def _listed(found: object) -> list[object]:

@@ -7,7 +7,8 @@
 ``kind.py``          what a kind of fault declares: parameters, times, how it fires, its evidence
 ``registry.py``      the kinds of all installed distributions, loaded when a plan names them
 ``injector.py``      fires due faults while the test waits, and hands out a receipt for each
-``kill.py`` ...      one kind each (``pause.py``: and resume), with the function that plans it
+``kill.py`` ...      one kind each (``pause.py``: and resume, ``hold.py``: and release), with the
+                     function that plans it
 ``toxics.py``        what a fault proxy does to HTTP deliveries
 ``proxy.py``         the test's side of a fault proxy; its process is ``proxy_server.py``, its HTTP
                      ``messages.py``
@@ -15,7 +16,9 @@
 A fault has fired only when its effect was seen: ``evidence`` says how. Without evidence its run is
 INCONCLUSIVE. A Python agent stops at a planned point or mark by itself, with no race against the
 controller: either by the signal that is the fault (kill), or until the fault was seen to happen
-(hold-lock). ``runtime`` uses this room; ``model`` and ``checkers`` know nothing of it. How to add a
+(hold-lock). At a durable step the watcher of steps (``trace/watcher.py``) stops any agent so.
+
+``runtime`` uses this room; ``model`` and ``checkers`` know nothing of it. How to add a
 kind: docs/writing-a-fault.md.
 """
 

@@ -24,8 +24,19 @@ from pytest_chaos.errors import ChaosError
 from pytest_chaos.faults.kind import Firing
 from pytest_chaos.faults.proxy import DELIVERY_NOTE
 from pytest_chaos.faults.registry import REGISTRY
-from pytest_chaos.model.plan import describe_when
-from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, Fault, Mark, MarkKind, Now, Receipt
+from pytest_chaos.model.plan import describe_when, time_agent
+from pytest_chaos.model.values import (
+    AfterMark,
+    AtDelivery,
+    AtMoment,
+    AtPoint,
+    AtStep,
+    Fault,
+    Mark,
+    MarkKind,
+    Now,
+    Receipt,
+)
 from pytest_chaos.model.verdict import FAULT_RAISED
 from pytest_chaos.runtime import processes
 from pytest_chaos.runtime.marks import Note
@@ -63,14 +74,21 @@ class _Pending:
     def at_delivery(self) -> bool:
         return isinstance(self.fault.when, AtDelivery)
 
-    def is_fired_by(self, agent: Agent) -> bool:
-        """Whether the agent itself stops at the planned time; only a Python agent can."""
-        return agent.fires_from_within and isinstance(self.fault.when, AtPoint | AfterMark | AtDelivery)
+    @property
+    def of(self) -> str:
+        """The name of the agent whose time it is: the fault's own, or another one."""
+        return time_agent(self.fault)
+
+    def stops(self, agent: Agent) -> bool:
+        """Whether the agent is stopped at the planned time: at a step, or, in Python, by itself."""
+        when = self.fault.when
+        is_within = agent.fires_from_within and isinstance(when, AtPoint | AfterMark | AtDelivery)
+        return isinstance(when, AtStep) or is_within
 
     @property
     def by_signal(self) -> signal.Signals | None:
-        """The signal that is the fault, where an agent sends it to itself."""
-        return self.kind.signal_of(self.fault)
+        """The signal that is the fault, where the agent whose time it is gets it there at once."""
+        return self.kind.signal_of(self.fault) if self.of == self.fault.agent else None
 
 
 class Injector:
@@ -101,19 +119,22 @@ class Injector:
         """Take over the faults of the run's plan."""
         self._pending = [_Pending(place, fault) for place, fault in enumerate(faults)]
 
-    def triggers(self, name: str) -> list[Trigger]:
-        """Return when a Python agent of this name has to stop, and by which signal."""
+    def triggers(self, name: str, *, by_itself: bool) -> list[Trigger]:
+        """Return when an agent of this name has to stop, and by which signal.
+
+        At points and marks a Python agent stops ``by_itself``, and no other one.
+        """
         return [
             _trigger(pending, pending.fault.when)
             for pending in self._pending
-            if pending.fault.agent == name and pending.firing is None and not pending.done
-            if isinstance(pending.fault.when, AtPoint | AfterMark)
+            if pending.of == name and pending.firing is None and not pending.done
+            if isinstance(pending.fault.when, AtStep if not by_itself else AtPoint | AfterMark | AtStep)
         ]
 
     def fire(self, fault: Fault, agent: Agent, *, wait: Callable[[Callable[[], bool], str], None]) -> Receipt:
         """Fire a fault at once, wait until it was seen, and return its receipt."""
         pending = _Pending(-1, fault)
-        firing = self._start(pending, agent)
+        firing = self._start(pending, Firing(fault, agent, self._context))
         what = f"evidence that {fault.kind} of {agent.name!r} happened"
         wait(lambda: pending.kind.evidence(firing) is not None, what)
         return self._finish(pending, firing, pending.kind.evidence(firing) or "")
@@ -163,13 +184,14 @@ class Injector:
             _, fault, agent = entry
             after = _Pending(-1, fault)
             self._pending.append(after)
-            self._start(after, agent)
+            self._start(after, Firing(fault, agent, self._context))
 
     def _evidence(self, pending: _Pending, now_s: float) -> str | None:
         """Fire the fault if it is due, and return the evidence that it happened."""
         firing = pending.firing
-        if firing is None and (agent := self._agents.get(pending.fault.agent)) is not None:
-            firing = self._start_if_due(pending, agent, now_s)
+        agent, watched = self._agents.get(pending.fault.agent), self._agents.get(pending.of)
+        if firing is None and agent is not None and watched is not None:
+            firing = self._start_if_due(pending, agent, watched, now_s)
         try:
             return None if firing is None else pending.kind.evidence(firing)
         except OSError:
@@ -177,38 +199,52 @@ class Injector:
                 return None  # it looked at a process that has just ended; asked again, it is told the exit status
             raise
 
-    def _start_if_due(self, pending: _Pending, agent: Agent, now_s: float) -> Firing | None:
-        if agent.pid == 0:  # it is being started
+    def _start_if_due(self, pending: _Pending, agent: Agent, watched: Agent, now_s: float) -> Firing | None:
+        """Fire a fault at an agent if its time has come in the life of the one that is watched."""
+        if agent.pid == 0 or watched.pid == 0:  # it is being started
             return None
-        if not pending.is_fired_by(agent):
-            is_due = _is_due(pending, agent, now_s) and not self._holds(agent)
-            return self._start(pending, agent) if is_due else None
-        note = _fault_note(agent, pending.place)
+        if not pending.stops(watched):
+            is_due = _is_due(pending, agent, watched, now_s) and not self._holds(agent)
+            firing = Firing(pending.fault, agent, self._context, pending.place)
+            return self._start(pending, firing) if is_due else None
+        note = _fault_note(watched, pending.place)
         if note is None:
             return None
-        if pending.at_delivery or pending.by_signal is not None:
+        if pending.at_delivery or pending.by_signal is not None or pending.kind.holds_call:
             if pending.by_signal is not None:
                 agent.signals_sent.add(pending.by_signal)
-            pending.firing = Firing(pending.fault, agent, self._context, pending.place)
+            pending.firing = Firing(pending.fault, agent, self._context, pending.place, stopped=watched, note=note)
             return pending.firing
-        # SIGCONT must not come before the SIGSTOP that the process sends itself after the note.
+        # SIGCONT must not come before the SIGSTOP that the process gets after the note.
         process = processes.read(note.pid)
-        stands = process is not None and process.state == "T"
-        return self._start(pending, agent, held_pid=note.pid) if stands else None
+        if process is None or process.state != "T":
+            return None
+        firing = Firing(pending.fault, agent, self._context, pending.place, note.pid, watched, note)
+        if watched is agent or pending.kind.can_hit(agent):
+            return self._start(pending, firing)
+        if agent.ended is not None:  # nothing can come any more, and the other one stands there
+            why = f"agent {agent.name!r} ended ({agent.ended}) before it could be hit; agent {watched.name!r} waited"
+            self._finish(pending, firing, why, fired=False)
+        return None
 
     def _holds(self, agent: Agent) -> bool:
         """Whether the agent stands at a point for a fault: other faults wait until it goes on."""
         firings = (pending.firing for pending in self._pending if not pending.done)
-        return any(firing is not None and firing.held_pid != 0 and firing.agent is agent for firing in firings)
+        return any(firing is not None and firing.held_pid != 0 and firing.stopped is agent for firing in firings)
 
-    def _start(self, pending: _Pending, agent: Agent, *, held_pid: int = 0) -> Firing:
-        firing = pending.firing = Firing(pending.fault, agent, self._context, pending.place, held_pid)
+    @staticmethod
+    def _start(pending: _Pending, firing: Firing) -> Firing:
+        pending.firing = firing
         pending.kind.fire(firing)
         return firing
 
     def _finish(self, pending: _Pending, firing: Firing | None, evidence: str, *, fired: bool = True) -> Receipt:
         pending.done = True
         fault = pending.fault
+        if firing is not None and firing.note is not None and isinstance(fault.when, AtStep | AtPoint):
+            at = firing.note.value.get("at", "") if isinstance(firing.note.value, dict) else ""
+            if at and at != getattr(fault.when, "point", ""):
+                evidence += f" (pid {firing.note.pid} at {at})"
         receipt = Receipt(
             kind=fault.kind,
             agent=fault.agent,
@@ -234,53 +270,75 @@ class Injector:
         return receipt
 
     def _why_not(self, pending: _Pending) -> str:
-        agent = self._agents.get(pending.fault.agent)
-        if agent is None:
-            names = ", ".join(sorted(self._agents)) or "none at all"
-            return f"no agent called {pending.fault.agent!r} was started (there were: {names})"
+        for name in (pending.of, pending.fault.agent):
+            if name not in self._agents:
+                names = ", ".join(sorted(self._agents)) or "none at all"
+                return f"no agent called {name!r} was started (there were: {names})"
         if pending.firing is not None:
-            return f"it was fired and not seen to happen; the agent {_condition(agent)}"
+            return f"it was fired and not seen to happen; the agent {_condition(self._agents[pending.fault.agent])}"
+        agent = self._agents[pending.of]
+        if _fault_note(agent, pending.place) is not None and pending.of != pending.fault.agent:
+            other = self._agents[pending.fault.agent]
+            came = f"agent {agent.name!r} came to that, and agent {other.name!r} could not be hit"
+            return f"{came}: it {_condition(other)}"
         if pending.at_delivery:
             return f"of {_deliveries(agent.marks)} that came, none was struck by it; the proxy {_condition(agent)}"
         if isinstance(pending.fault.when, AtPoint) and not agent.fires_from_within:
             return "a named crash point exists only in a Python agent (module:function)"
+        if isinstance(pending.fault.when, AtStep) and (problem := self._unwatched(agent)):
+            return problem
         passed = self._passed_instead(pending.fault.when, agent)
         if agent.running:
             return f"the run ended before it came to that; agent {agent.name!r} {_condition(agent)}{passed}"
         return f"agent {agent.name!r} ended ({agent.ended}) before it came to that{passed}"
 
+    def _unwatched(self, agent: Agent) -> str:
+        """Return why the durable steps of an agent could not be watched, or nothing."""
+        refused = [str(mark.value) for mark in agent.marks if mark.operation == Note.UNWATCHED]
+        return self._context.steps.problem or "".join(refused[:1])
+
     def _passed_instead(self, when: When, agent: Agent) -> str:
         """Return the points or marks that the agent passed, with names close to the planned one."""
+        if isinstance(when, AtStep):
+            steps = self._context.steps_made(agent.name)
+            like = [step for step in steps if step.startswith(f"{when.step} ")] or steps
+            shown = ", ".join(like[:_POINTS_SHOWN_MAX]) or "none in the directory of the run"
+            return f"; steps it came to: {shown}"
         if isinstance(when, AtPoint):
             return _points_instead(when, agent, self._context.points_passed(agent.name))
         after = when if isinstance(when, AfterMark) else when.after if isinstance(when, AtMoment) else None
         return _marks_instead(after, agent) if after is not None else ""
 
 
-def _trigger(pending: _Pending, when: AtPoint | AfterMark) -> Trigger:
+def _trigger(pending: _Pending, when: AtPoint | AfterMark | AtStep) -> Trigger:
     trigger: Trigger = {
         "fault": pending.place,
         "kind": pending.fault.kind,
         "signal": int(pending.by_signal or signal.SIGSTOP),
         "point": None,
+        "step": None,
         "mark": None,
+        "path": "",
         "count": 1,
     }
     if isinstance(when, AtPoint):
-        return {**trigger, "point": when.point, "count": when.occurrence}
+        return {**trigger, "point": when.point, "path": when.path, "count": when.occurrence}
+    if isinstance(when, AtStep):
+        number = 0 if pending.kind.holds_call else trigger["signal"]
+        return {**trigger, "step": when.step, "path": when.path, "count": when.occurrence, "signal": number}
     return {**trigger, "mark": (str(when.kind), when.operation), "count": when.count}
 
 
-def _is_due(pending: _Pending, agent: Agent, now_s: float) -> bool:
+def _is_due(pending: _Pending, agent: Agent, watched: Agent, now_s: float) -> bool:
     """Return whether the time of a fault that is fired from outside has come, and it can happen."""
     delay_s, since_s = 0.0, None
     match pending.fault.when:
         case Now():
             since_s = agent.started_s
         case AfterMark() as when:
-            since_s = agent.mark_seen_s(when)
+            since_s = watched.mark_seen_s(when)
         case AtMoment(delay_s=delay_s, after=after):
-            since_s = agent.started_s if after is None else agent.mark_seen_s(after)
+            since_s = watched.started_s if after is None else watched.mark_seen_s(after)
     return since_s is not None and now_s >= since_s + delay_s and pending.kind.can_hit(agent)
 
 
@@ -307,8 +365,8 @@ def _helper_problem(firing: Firing) -> str:
 
 
 def _go_on(firing: Firing) -> None:
-    if firing.held_pid == firing.agent.pid:
-        firing.agent.send_signal(signal.SIGCONT)
+    if firing.stopped is not None and firing.held_pid == firing.stopped.pid:
+        firing.stopped.send_signal(signal.SIGCONT)
     else:  # a child of the agent passed the point
         with contextlib.suppress(ProcessLookupError):
             os.kill(firing.held_pid, signal.SIGCONT)

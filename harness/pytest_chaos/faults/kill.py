@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pytest_chaos.faults.kind import FaultKind, Parameter
 from pytest_chaos.model.values import Fault, Now
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_chaos.model.values import When
 
 TREE = "tree"
+_SHOWN_MAX: Final = 8
 
 
 def kill(agent: str, when: When | None = None, *, tree: bool = False) -> Fault:
@@ -55,13 +56,29 @@ class Kill(FaultKind):
                         firing.victims.append(each)
             for each in firing.victims:
                 processes.end(each)
+        else:
+            firing.children = processes.descendants(agent.pid)
         agent.send_signal(signal.SIGKILL)
 
     def evidence(self, firing: Firing) -> str | None:
-        """See that it ended by signal 9, and that its descendants have ended."""
+        """See that it ended by signal 9, and which of its descendants have ended, or live on."""
         status = firing.agent.ended
         if status is None or status.signal != signal.SIGKILL:
             return None
         if any(processes.is_running(each.pid, each.start_ticks) for each in firing.victims):
             return None
-        return "process ended by signal 9"
+        alive = [each for each in _descendants(firing) if processes.is_running(each.pid, each.start_ticks)]
+        return "process ended by signal 9" + (f"; {_named(alive)}" if alive and not firing.victims else "")
+
+
+def _descendants(firing: Firing) -> list[processes.Process]:
+    """Return the descendants at the time of the kill; one that killed itself has noted them."""
+    value = firing.note.value if firing.note is not None else None
+    noted = value.get("children", ()) if isinstance(value, dict) else ()
+    return firing.children or [each for pid in noted if (each := processes.read(pid)) is not None]
+
+
+def _named(alive: list[processes.Process]) -> str:
+    shown = ", ".join(f"{each.name} (pid {each.pid})" for each in alive[:_SHOWN_MAX])
+    more = f" and {len(alive) - _SHOWN_MAX} more" if len(alive) > _SHOWN_MAX else ""
+    return f"without tree=True {len(alive)} of its processes live on: {shown}{more}"

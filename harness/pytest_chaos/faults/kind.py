@@ -11,21 +11,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pytest_chaos.model.plan import COUNT_MAX, shown
-from pytest_chaos.model.values import AfterMark, AtMoment, AtPoint, Now
+from pytest_chaos.model.values import AfterMark, AtMoment, AtPoint, AtStep, Now
 
 if TYPE_CHECKING:
     import signal
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from pytest_chaos.model.values import Fault, Json, When
+    from pytest_chaos.model.values import Fault, Json, Mark, When
     from pytest_chaos.runtime.agent import Agent
     from pytest_chaos.runtime.processes import Process
+    from pytest_chaos.runtime.watch import StepWatch
 
 REQUIRED: Final = ...
 """The default of a parameter that has to be given."""
 
-OF_AN_AGENT: Final[frozenset[type[When]]] = frozenset({Now, AfterMark, AtPoint, AtMoment})
+OF_AN_AGENT: Final[frozenset[type[When]]] = frozenset({Now, AfterMark, AtPoint, AtStep, AtMoment})
 """The times that an agent's own life has; deliveries are a fault proxy's."""
 
 
@@ -79,6 +80,15 @@ class FaultContext(Protocol):
         """Return the names of the points that agents of this name have passed, each once."""
         ...
 
+    @property
+    def steps(self) -> StepWatch:
+        """The watcher of durable steps."""
+        ...
+
+    def steps_made(self, name: str) -> list[str]:
+        """Return the durable steps that watched agents of this name have come to, each once."""
+        ...
+
     def start_again(self, agent: Agent) -> Agent:
         """Start the next incarnation of an agent, as it was started first."""
         ...
@@ -93,8 +103,10 @@ class Firing:
     """A fault being fired at one incarnation of an agent.
 
     ``place`` is its place in the plan, negative for a fault fired by hand. ``held_pid`` is the
-    process that stands at the planned point until the evidence is there, 0 for none. ``helper`` is
-    for a process that the fault consists of: if it ends without evidence, the fault did not fire.
+    process that stands at the planned point until the evidence is there, 0 for none; it is of the
+    agent ``stopped``, whose time it is. ``note`` says where it came to the time of the fault.
+    ``helper`` is for a process that the fault consists of: if it ends without evidence, the fault
+    did not fire.
     """
 
     fault: Fault
@@ -102,9 +114,13 @@ class Firing:
     context: FaultContext
     place: int = -1
     held_pid: int = 0
+    stopped: Agent | None = None
+    note: Mark | None = None
     helper: Agent | None = None
     victims: list[Process] = field(default_factory=list)
     """Other processes that the fault ended with the agent. Each gets a receipt of its own."""
+    children: list[Process] = field(default_factory=list)
+    """The descendants of the agent that a fault has left alone."""
 
 
 class FaultKind(abc.ABC):
@@ -122,6 +138,8 @@ class FaultKind(abc.ABC):
     """A sentence for the error about another time: the alternative."""
     needs_life: bool = True
     """Whether it cannot hit an agent that has ended."""
+    holds_call: bool = False
+    """Whether it holds a call of the agent, which ``steps.release`` lets pass: a hold."""
     by_signal: signal.Signals | None = None
     """The signal that *is* this fault. A Python agent sends it to itself at a point or mark.
 

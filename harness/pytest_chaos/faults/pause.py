@@ -6,10 +6,12 @@ import signal
 from typing import TYPE_CHECKING
 
 from pytest_chaos.faults.kind import FaultKind, Parameter
-from pytest_chaos.model.plan import TIME_S_MAX
-from pytest_chaos.model.values import AtMoment, Fault, Now
+from pytest_chaos.model.plan import BUILDERS, TIME_S_MAX, time_agent
+from pytest_chaos.model.values import AfterMark, AtPoint, AtStep, Fault, Now
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_chaos.faults.kind import Firing
     from pytest_chaos.model.values import When
     from pytest_chaos.runtime.agent import Agent
@@ -28,11 +30,13 @@ def pause(agent: str, when: When | None = None, *, duration_s: float | None = No
 def resume(agent: str, when: When | None = None) -> Fault:
     """Plan that a paused agent goes on: a zombie, if another has taken its lease meanwhile.
 
-    It waits until the agent is paused. ``when`` is ``now()`` or ``at_moment(...)``: a paused agent
-    passes no points and writes no marks.
+    It waits until the agent is paused. ``when`` is ``now()``, ``at_moment(...)``, or a time of
+    another agent: a paused one passes no points and writes no marks.
 
     >>> from pytest_chaos import after_mark, at_moment
     >>> resume("writer", at_moment(0.5, after=after_mark("put"))).kind
+    'resume'
+    >>> resume("writer", after_mark("taken", agent="second")).kind
     'resume'
     """
     return Fault(kind=Resume.kind, agent=agent, when=when or Now())
@@ -61,11 +65,17 @@ class Resume(FaultKind):
 
     kind = "resume"
     by_signal = signal.SIGCONT
-    takes = frozenset({Now, AtMoment})
     advice = (
         "A paused agent passes no points and writes no marks: give at_moment(delay_s, after=after_mark(...)), "
-        "or pause(..., duration_s=...)."
+        "a time of another agent, or pause(..., duration_s=...)."
     )
+
+    def problems(self, fault: Fault) -> Iterator[str]:
+        """Yield the problems of the parameters, and of a time that cannot come."""
+        yield from super().problems(fault)
+        if isinstance(fault.when, AfterMark | AtPoint | AtStep) and time_agent(fault) == fault.agent:
+            rule = "now(), at_moment(...) or a time of another agent (agent=...)"
+            yield f"the time of resume must be {rule}; got {BUILDERS[type(fault.when)]}. {self.advice}"
 
     def can_hit(self, agent: Agent) -> bool:
         """Whether a pause was seen. An earlier SIGCONT would do nothing, or end a pause unseen."""

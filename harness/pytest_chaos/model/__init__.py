@@ -7,6 +7,8 @@
     plan         when faults fire; a plan in words; the check of a plan
     history      the mark file, read into marks and operations
     verdict      the judgement of one run
+    signatures   which findings have one cause
+    story        what an exploration tells of what it found
     campaign     the summary of many runs, for the matrix
     statistics   the bounds of a pass rate
 

@@ -24,8 +24,20 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 
+from pytest_chaos.model.claims import never_held
+from pytest_chaos.model.signatures import cause_of
 from pytest_chaos.model.statistics import rate_lower_bound
-from pytest_chaos.model.values import Account, AtPoint, Finding, Json, RunRecord, Scenario, SessionHeader, Verdict
+from pytest_chaos.model.values import (
+    Account,
+    AtPoint,
+    AtStep,
+    Finding,
+    Json,
+    RunRecord,
+    Scenario,
+    SessionHeader,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -127,7 +139,7 @@ class AssertionSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailureSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Findings with one signature, hence one cause. ``runs`` counts the runs; the lists are cut."""
+    """Findings of one cause, with the first signature. ``runs`` counts runs; the lists are cut."""
 
     signature: str
     kind: str
@@ -204,10 +216,26 @@ class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True):
         return self.runs + self.missing
 
 
+class SideTable(msgspec.Struct, frozen=True, kw_only=True):
+    """A table beside a matrix, such as the bug bank. ``looks`` gives words of cells a verdict.
+
+    Without a ``title`` it is a sentence alone.
+    """
+
+    title: str
+    text: str
+    head: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    looks: dict[str, str] = {}
+
+
 class MatrixSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The whole matrix: scenarios in the order of their ids, and the worst of their verdicts.
 
-    ``reasons`` are sentences on why it is incomplete; empty when it is whole.
+    ``reasons`` are sentences on why it is incomplete; empty when it is whole. ``power`` says how
+    many mutants the suite noticed, ``noticed`` which ones by scenario, and ``planted`` which
+    planted defects; ``bank`` says what was seen of the bug bank. ``beside`` are tables of the bank
+    and of the library matrix. No verdict depends on these.
     """
 
     header: SessionHeader
@@ -226,6 +254,11 @@ class MatrixSummary(msgspec.Struct, frozen=True, kw_only=True):
     scenarios_selected: int = 0
     scenarios_collected: int = 0
     reasons: tuple[str, ...] = ()
+    power: tuple[str, ...] = ()
+    bank: tuple[str, ...] = ()
+    noticed: dict[str, tuple[str, ...]] = {}
+    planted: dict[str, tuple[str, ...]] = {}
+    beside: tuple[SideTable, ...] = ()
 
     @property
     def incomplete(self) -> bool:
@@ -243,7 +276,8 @@ def summarise(records: RecordsLike) -> MatrixSummary:
         for name in sorted(groups.keys() | owed)
     )
     missing = sum(each.missing for each in accounts.values())
-    reasons = tuple(dict.fromkeys([*([_missing_text(accounts.values())] if missing else []), *records.reasons]))
+    lacking = [*([_missing_text(accounts.values())] if missing else []), *never_held(groups)]
+    reasons = tuple(dict.fromkeys([*lacking, *records.reasons]))
     held, violated = sum(each.held for each in scenarios), sum(each.violated for each in scenarios)
     return MatrixSummary(
         header=records.header,
@@ -399,9 +433,12 @@ def _assertions(runs: Iterable[RunRecord]) -> tuple[AssertionSummary, ...]:
 
 
 def _failures(runs: Iterable[RunRecord]) -> list[FailureSummary]:
-    """Group by signature, the most frequent first; violations before undecided runs."""
+    """Group by cause, the most frequent first; violations before undecided runs.
+
+    Signatures that differ in numbers and keys alone are one cause, named by its first.
+    """
     groups = _grouped(
-        ((finding.signature, finding.kind), (run, finding))
+        ((cause_of(finding.signature), finding.kind), (run, finding))
         for run in runs
         for finding in run.findings or _unexplained(run)
     )
@@ -436,6 +473,18 @@ def _unexplained(run: RunRecord) -> tuple[Finding, ...]:
     return (Finding(signature="fault-not-fired" if unfired else "run-undecided", text=text, kind="harness"),)
 
 
+def place_name(when: AtPoint | AtStep) -> str:
+    """Return a point or a durable step as the matrix names it.
+
+    >>> place_name(AtStep(step="rename", path="a.json", occurrence=2))
+    'rename of a.json (2)'
+    """
+    if isinstance(when, AtPoint):
+        return when.point
+    again = f" ({when.occurrence})" if when.occurrence > 1 else ""
+    return f"{when.step} of {when.path}{again}" if when.path else f"{when.step}{again}"
+
+
 def _crash_points(runs: Iterable[RunRecord]) -> tuple[CrashPointSummary, ...]:
     known: Counter[str] = Counter()
     fired: Counter[str] = Counter()
@@ -443,8 +492,8 @@ def _crash_points(runs: Iterable[RunRecord]) -> tuple[CrashPointSummary, ...]:
         known.update(dict.fromkeys(_texts(run.notes.get(CRASH_POINTS)), 1))
         faults = run.plan.faults if run.plan else ()
         for place in {each.fault for each in run.receipts if each.fired and each.fault is not None}:
-            if place < len(faults) and isinstance(when := faults[place].when, AtPoint):
-                fired[when.point] += 1
+            if place < len(faults) and isinstance(when := faults[place].when, AtPoint | AtStep):
+                fired[place_name(when)] += 1
     return tuple(CrashPointSummary(name=name, runs=known[name], fired=fired[name]) for name in known | fired)
 
 

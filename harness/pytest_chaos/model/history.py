@@ -122,6 +122,10 @@ def _shortened(text: str) -> str:
     return shown if len(shown) <= _LINE_CHARACTERS_SHOWN else f"{shown[: _LINE_CHARACTERS_SHOWN - 1]}…"
 
 
+_WRITTEN: Final = "written"
+"""The line of a mark as its program wrote it, in the mark's dictionary: it is no field."""
+
+
 class MarkParser:
     """A parser of a growing mark file: feed it what was appended, in pieces of any size.
 
@@ -157,6 +161,7 @@ class MarkParser:
         # Nobody else holds this value yet, and a copy made only to set its place would double the
         # time of a long file.
         msgspec.structs.force_setattr(mark, "order", self.count)
+        mark.__dict__[_WRITTEN] = line
         self.count += 1
         return mark
 
@@ -202,8 +207,12 @@ class History:
         return b"".join(b"\n" + line + b"\n" for line in lines)
 
     def to_json_lines(self) -> bytes:
-        """Return JSON lines for programs in any language: the marks, without torn lines."""
-        return b"".join(_ENCODER.encode(mark) + b"\n" for mark in self.marks)
+        """Return JSON lines for programs in any language: the marks, without torn lines.
+
+        A mark that was read has the line that the program wrote, with its spaces: a check may look
+        for it with grep.
+        """
+        return b"".join((mark.__dict__.get(_WRITTEN) or _ENCODER.encode(mark)) + b"\n" for mark in self.marks)
 
     def select(
         self, kind: MarkKind | str | None = None, operation: str | None = None, agent: str | None = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from pytest_chaos.errors import UsageError
-from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, Fault, MarkKind, Now, Plan, When
+from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, AtStep, Fault, MarkKind, Now, Plan, When
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -26,14 +26,27 @@ COUNT_MAX: Final = 1_000_000_000
 TIME_S_MAX: Final = 1_000_000.0
 """Eleven days, which no wait lasts; poll(2), which all our waits end in, takes no more than 24."""
 
-_BUILDERS: Final[Mapping[type[When], str]] = {
+BUILDERS: Final[Mapping[type[When], str]] = {
     Now: "now()",
     AfterMark: "after_mark(...)",
     AtPoint: "at_point(...)",
+    AtStep: "at_step(...)",
     AtMoment: "at_moment(...)",
     AtDelivery: "at_delivery(...)",
 }
 """The times with the calls that users write, in the order in which messages list them."""
+
+
+STEPS: Final = (
+    "create", "create_unnamed", "make_folder", "make_node", "symlink", "link", "unlink", "remove_folder", "rename",
+    "exchange", "write", "truncate", "allocate", "zero", "change_mode", "sync", "sync_data", "sync_range", "sync_all",
+)  # fmt: skip
+"""The actions of durable steps at which a fault can come: those of ``trace/step.py``."""
+_CALLS: Final = {
+    "fsync": "sync", "fdatasync": "sync_data", "mkdir": "make_folder", "rmdir": "remove_folder", "remove": "unlink",
+    "replace": "rename", "open": "create", "chmod": "change_mode", "ftruncate": "truncate", "fallocate": "allocate",
+}  # fmt: skip
+"""The names of calls that users may write in place of an action."""
 
 
 class FaultRules(Protocol):
@@ -63,37 +76,81 @@ def now() -> Now:
     return Now()
 
 
-def after_mark(operation: str, *, kind: MarkKind | str = MarkKind.ACK, count: int = 1) -> AfterMark:
+def after_mark(operation: str, *, kind: MarkKind | str = MarkKind.ACK, count: int = 1, agent: str = "") -> AfterMark:
     """Return the time right after the agent's ``count``-th mark of this operation, from 1.
+
+    With ``agent``, it is the mark of that one. A Python agent stands still there until the fault
+    was seen to happen.
 
     >>> describe_when(after_mark("put", count=3))
     'after its 3rd ack of put'
+    >>> describe_when(after_mark("got", agent="reader"))
+    "after reader's 1st ack of got"
 
     Raises UsageError for a kind of mark that does not exist.
     """
     try:
-        return AfterMark(kind=MarkKind(kind), operation=operation, count=count)
+        return AfterMark(kind=MarkKind(kind), operation=operation, count=count, agent=agent)
     except ValueError:
         msg = f"the kind of a mark must be one of {', '.join(MarkKind)}; got {kind!r}"
         raise UsageError(msg) from None
 
 
-def at_point(name: str, *, occurrence: int = 1) -> AtPoint:
+def at_point(name: str, *, path: str = "", occurrence: int = 1, agent: str = "") -> AtPoint:
     """Return the ``occurrence``-th time, from 1, that the agent passes this crash point.
+
+    The point is an audit event: the program's own, or one of Python's. With a ``path``, only events
+    with such a path among their arguments are counted. A pattern without ``/`` is that of a file's
+    name; another one that of a path, relative to the run's directory. ``agent`` as in
+    :func:`after_mark`.
 
     >>> describe_when(at_point("app.saved", occurrence=2))
     'at app.saved (2nd time)'
+    >>> describe_when(at_point("os.rename", path="*.json"))
+    'at os.rename of *.json'
     """
-    return AtPoint(point=name, occurrence=occurrence)
+    return AtPoint(point=name, path=path, occurrence=occurrence, agent=agent)
 
 
-def at_moment(delay_s: float, *, after: AfterMark | None = None) -> AtMoment:
+def at_step(step: str, *, path: str = "", occurrence: int = 1, agent: str = "") -> AtStep:
+    """Return the ``occurrence``-th time, from 1, that the agent is about to make this durable step.
+
+    ``step`` is an action, such as ``rename``, ``write``, ``create`` or ``sync`` (of any program, in
+    any language): ``chaos points`` lists those of a target. The system call waits, and is not done
+    before the fault was seen to happen. Steps are those in the run's directory. ``path`` and
+    ``agent`` as in :func:`at_point`; a rename has two paths.
+
+    >>> describe_when(at_step("rename", path="*.json", occurrence=2))
+    'at the step rename of *.json (2nd time)'
+
+    Raises UsageError for an unknown action.
+    """
+    when = AtStep(step=step, path=path, occurrence=occurrence, agent=agent)
+    for problem in _when_problems(when):
+        raise UsageError(problem)
+    return when
+
+
+def at_moment(delay_s: float, *, after: AfterMark | None = None, agent: str = "") -> AtMoment:
     """Return the time ``delay_s`` seconds after a mark, or after the agent's start without one.
 
     >>> describe_when(at_moment(0.5))
     '0.5 s after its start'
     """
-    return AtMoment(delay_s=delay_s, after=after)
+    return AtMoment(delay_s=delay_s, after=after, agent=agent)
+
+
+def time_agent(fault: Fault) -> str:
+    """Return the agent whose time the fault's time is: its own, unless the time names another.
+
+    >>> from pytest_chaos import kill
+    >>> time_agent(kill("server", after_mark("put", agent="client")))
+    'client'
+    """
+    when = fault.when
+    if isinstance(when, AtMoment) and when.after is not None:
+        return when.after.agent or fault.agent
+    return getattr(when, "agent", "") or fault.agent
 
 
 def at_delivery(number: int = 1, *, count: int | None = 1, path: str = "") -> AtDelivery:
@@ -130,18 +187,29 @@ def describe_when(when: When) -> str:
     match when:
         case Now():
             return "at once"
-        case AtPoint(point=point, occurrence=occurrence):
-            return f"at {point}" + (f" ({_ordinal(occurrence)} time)" if occurrence != 1 else "")
-        case AfterMark(kind=kind, operation=operation, count=count):
-            return f"after its {_ordinal(count)} {kind} of {operation}"
-        case AtMoment(delay_s=delay_s, after=after):
-            start = "after its start" if after is None else describe_when(after)
+        case AtPoint(point=name, path=path, occurrence=occurrence, agent=agent):
+            return f"at {name}{_of(path, occurrence, agent)}"
+        case AtStep(step=name, path=path, occurrence=occurrence, agent=agent):
+            return f"at the step {name}{_of(path, occurrence, agent)}"
+        case AfterMark(kind=kind, operation=operation, count=count, agent=agent):
+            return f"after {_whose(agent)} {_ordinal(count)} {kind} of {operation}"
+        case AtMoment(delay_s=delay_s, after=after, agent=agent):
+            start = f"after {_whose(agent)} start" if after is None else describe_when(after)
             return f"{_seconds(delay_s)} {start}"
         case AtDelivery(number=number, count=count, path=path):
             of = f" of {path}" if path else ""
             if count is None:
                 return f"at every delivery{of}" + (f" from the {number}. on" if number > 1 else "")
             return f"at delivery {number}" + (f" to {number + count - 1}" if count > 1 else "") + of
+
+
+def _whose(agent: str) -> str:
+    return f"{agent}'s" if agent else "its"
+
+
+def _of(path: str, occurrence: int, agent: str) -> str:
+    of = (f" of {path}" if path else "") + (f" ({_ordinal(occurrence)} time)" if occurrence != 1 else "")
+    return of + (f", by {agent}" if agent else "")
 
 
 def _check_types(faults: Iterable[object]) -> None:
@@ -153,8 +221,8 @@ def _check_types(faults: Iterable[object]) -> None:
         when: object = given.when
         if not isinstance(when, When):
             msg = (
-                f"the time of {given.kind} of {given.agent!r} must be at_point(...), after_mark(...), at_moment(...) "
-                f"or at_delivery(...); got {when!r:.200}. Call one of them"
+                f"the time of {given.kind} of {given.agent!r} must be at_point(...), at_step(...), after_mark(...), "
+                f"at_moment(...) or at_delivery(...); got {when!r:.200}. Call one of them"
             )
             raise UsageError(msg)
 
@@ -184,9 +252,9 @@ def validate(plan: Plan, *, kinds: Mapping[str, FaultRules]) -> None:
 def fault_problems(fault: Fault, rules: FaultRules) -> Iterator[str]:
     """Yield the problems of the time and the parameters of a fault of a known kind."""
     if type(fault.when) not in rules.takes:
-        builders = [builder for when, builder in _BUILDERS.items() if when in rules.takes]
+        builders = [builder for when, builder in BUILDERS.items() if when in rules.takes]
         allowed = " or ".join(part for part in (", ".join(builders[:-1]), builders[-1]) if part)
-        yield f"the time of {fault.kind} must be {allowed}; got {_BUILDERS[type(fault.when)]}. {rules.advice}"
+        yield f"the time of {fault.kind} must be {allowed}; got {BUILDERS[type(fault.when)]}. {rules.advice}"
     yield from _when_problems(fault.when)
     yield from rules.problems(fault)
 
@@ -201,6 +269,9 @@ def _problems(fault: Fault, kinds: Mapping[str, FaultRules]) -> Iterator[str]:
 
 def _when_problems(when: When) -> Iterator[str]:
     match when:
+        case AtStep(occurrence=occurrence):
+            yield from _step_problems(when)
+            yield from _count_problems("occurrence", occurrence)
         case AtPoint(point=point, occurrence=occurrence):
             if not point.strip():
                 yield f"the crash point must have a name; got {point!r}. Give the name of an audit event"
@@ -209,16 +280,33 @@ def _when_problems(when: When) -> Iterator[str]:
             if not operation.strip():
                 yield f"the mark's operation must have a name; got {operation!r}. Give the operation of a mark"
             yield from _count_problems("count", count)
-        case AtMoment(delay_s=delay_s, after=after):
-            if not 0 <= delay_s <= TIME_S_MAX:
-                rule = f"a finite number of seconds, 0 to {TIME_S_MAX:,.0f}"
-                yield f"delay_s must be {rule}; got {shown(delay_s)}. Give such a delay"
-            if after is not None:
-                yield from _when_problems(after)
+        case AtMoment():
+            yield from _moment_problems(when)
         case AtDelivery(number=number, count=limit):
             yield from _count_problems("the number of a delivery", number)
             if limit is not None:
                 yield from _count_problems("count", limit)
+
+
+def _step_problems(when: AtStep) -> Iterator[str]:
+    if when.step not in STEPS:
+        close = _CALLS.get(when.step) or next(iter(close_matches(when.step, STEPS, n=1)), "")
+        fix = f"Did you mean {close!r}?" if close else "chaos points lists the steps of a target"
+        yield f"the step must be one of {', '.join(STEPS)}; got {shown(when.step)}. {fix}"
+    if when.path.startswith("/"):
+        rule = "a pattern relative to the run's directory"
+        yield f"the path of a step must be {rule}; got {shown(when.path)}. Let the target work in chaos.directory"
+
+
+def _moment_problems(when: AtMoment) -> Iterator[str]:
+    if when.after is not None and when.agent:
+        rule = "a moment after a mark must have the agent of the mark"
+        yield f"{rule}; got {when.agent!r}. Give after_mark(..., agent={when.agent!r})"
+    if not 0 <= when.delay_s <= TIME_S_MAX:
+        rule = f"a finite number of seconds, 0 to {TIME_S_MAX:,.0f}"
+        yield f"delay_s must be {rule}; got {shown(when.delay_s)}. Give such a delay"
+    if when.after is not None:
+        yield from _when_problems(when.after)
 
 
 def _count_problems(name: str, count: int) -> Iterator[str]:
@@ -228,10 +316,15 @@ def _count_problems(name: str, count: int) -> Iterator[str]:
         yield f"{name} must be {COUNT_MAX:,} at most; got a larger number. Nothing comes as often"
 
 
-def _closest(name: str, known: Collection[str]) -> str:
+def close_matches(name: str, known: Collection[str], *, n: int) -> list[str]:
+    """Return the known names that are most like a name."""
     import difflib  # only a mistake needs it; every start of pytest would pay for it
 
-    close = difflib.get_close_matches(name, known, n=1)
+    return difflib.get_close_matches(name, known, n=n)
+
+
+def _closest(name: str, known: Collection[str]) -> str:
+    close = close_matches(name, known, n=1)
     return f"Did you mean {close[0]!r}?" if close else "Install what brings it, again if it is new"
 
 

@@ -47,6 +47,18 @@ def rate_lower_bound(held: int, runs: int) -> float:
     return low
 
 
+def unseen_share(once: int, drawn: int) -> float:
+    """Return the estimated share of all that is of a kind not drawn yet (Good and Turing).
+
+    ``once`` counts the kinds of which a sample of ``drawn`` has one (Good, "The population
+    frequencies of species", Biometrika 40, 1953). After a sample of none it is 1.
+
+    >>> unseen_share(3, 1500)
+    0.002
+    """
+    return min(1.0, once / drawn) if drawn > 0 else 1.0
+
+
 def runs_needed(rate: float) -> int:
     """Return how many runs, all clean, are needed to claim a pass rate of at least ``rate``.
 
@@ -78,6 +90,33 @@ def gate_pass_probability(true_rate: float, runs: int, rate_min: float) -> float
     return _tail(enough, runs, true_rate)
 
 
+def drop_probability(held: int, runs: int, held_later: int, runs_later: int) -> float:
+    """Return how likely chance alone makes the later runs hold as seldom as they did, or seldomer.
+
+    Fisher's exact test, one-sided: that many held of all these runs, drawn without regard to when.
+
+    >>> round(drop_probability(50, 50, 44, 50), 4), drop_probability(10, 10, 10, 10)
+    (0.0133, 1.0)
+
+    Raises UsageError when there are no runs, or more held than there were.
+    """
+    _check(held, runs)
+    _check(held_later, runs_later)
+    all_held = held + held_later
+    total = _choices(runs + runs_later, all_held)
+    least = max(0, all_held - runs)
+    likely = sum(
+        math.exp(_choices(runs_later, count) + _choices(runs, all_held - count) - total)
+        for count in range(least, held_later + 1)
+    )
+    return min(1.0, likely)
+
+
+def _choices(of: int, count: int) -> float:
+    """Return the logarithm of the number of ways to choose ``count``."""
+    return math.lgamma(of + 1) - math.lgamma(count + 1) - math.lgamma(of - count + 1)
+
+
 def _tail(held: int, runs: int, rate: float) -> float:
     """Return the probability of ``held`` or more of ``runs``.
 
@@ -91,8 +130,7 @@ def _tail(held: int, runs: int, rate: float) -> float:
         return 0.0
     if rate >= 1.0:
         return 1.0
-    logarithm = math.lgamma(runs + 1) - math.lgamma(held + 1) - math.lgamma(runs - held + 1)
-    term = math.exp(logarithm + held * math.log(rate) + (runs - held) * math.log1p(-rate))
+    term = math.exp(_choices(runs, held) + held * math.log(rate) + (runs - held) * math.log1p(-rate))
     odds, total = rate / (1.0 - rate), 0.0
     for count in range(held, runs + 1):
         total += term

@@ -54,10 +54,12 @@ class MarkKind(enum.StrEnum):
     """A fact about the agent: its pragmas, the crash points it passed."""
 
 
-class Mark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Mark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """One line that an agent wrote. ``order`` is its place in the mark file, the only clock.
 
     A field that it does not have is an error: a misspelt ``key`` would be a promise about nothing.
+    One that was read from a mark file keeps its line as it was written, beside the fields
+    (``History.to_json_lines``).
     """
 
     kind: MarkKind
@@ -86,18 +88,39 @@ class Now(msgspec.Struct, frozen=True, kw_only=True, tag="now", tag_field="when"
 
 
 class AfterMark(msgspec.Struct, frozen=True, kw_only=True, tag="after_mark", tag_field="when"):
-    """Right after the agent's ``count``-th mark (from 1) of this kind and operation."""
+    """Right after the agent's ``count``-th mark (from 1) of this kind and operation.
+
+    In each time, an ``agent`` is the one whose time it is; without one, it is the fault's own.
+    """
 
     kind: MarkKind
     operation: str
     count: int = 1
+    agent: str = ""
 
 
 class AtPoint(msgspec.Struct, frozen=True, kw_only=True, tag="at_point", tag_field="when"):
-    """At the ``occurrence``-th time (from 1) that the agent passes a named point."""
+    """At the ``occurrence``-th time (from 1) that the agent passes a named point.
+
+    With a ``path``, only passings with an argument that this pattern matches are counted.
+    """
 
     point: str
     occurrence: int = 1
+    path: str = ""
+    agent: str = ""
+
+
+class AtStep(msgspec.Struct, frozen=True, kw_only=True, tag="at_step", tag_field="when"):
+    """At the agent's ``occurrence``-th durable step (from 1) of this action, before it is done.
+
+    With a ``path``, only steps whose path or target this pattern matches are counted.
+    """
+
+    step: str
+    path: str = ""
+    occurrence: int = 1
+    agent: str = ""
 
 
 class AtMoment(msgspec.Struct, frozen=True, kw_only=True, tag="at_moment", tag_field="when"):
@@ -105,6 +128,7 @@ class AtMoment(msgspec.Struct, frozen=True, kw_only=True, tag="at_moment", tag_f
 
     delay_s: float
     after: AfterMark | None = None
+    agent: str = ""
 
 
 class AtDelivery(msgspec.Struct, frozen=True, kw_only=True, tag="at_delivery", tag_field="when"):
@@ -119,7 +143,7 @@ class AtDelivery(msgspec.Struct, frozen=True, kw_only=True, tag="at_delivery", t
     path: str = ""
 
 
-When: TypeAlias = Now | AfterMark | AtPoint | AtMoment | AtDelivery
+When: TypeAlias = Now | AfterMark | AtPoint | AtStep | AtMoment | AtDelivery
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):

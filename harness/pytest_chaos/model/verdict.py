@@ -14,14 +14,22 @@ The worst finding wins.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from pytest_chaos.errors import AgentError, ChaosError, SpawnError, TooLate, WaitExpired
+import msgspec
+
+from pytest_chaos.errors import AgentError, ChaosError, SpawnError, TooLate, UsageError, WaitExpired
+from pytest_chaos.model.signatures import keys_of, without_keys
 from pytest_chaos.model.values import Assertion, Finding, Receipt, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
+    from pytest_chaos.model.values import Mark, RunRecord
+
+REASON_CHARACTERS_MAX: Final = 400
+"""Limit of a line that says why a run did not hold; the record has all of it."""
 AGENT_FAILED: Final = "harness:agent-failed"
 """The signature of an agent that failed by itself, which nothing in the test expected."""
 
@@ -41,6 +49,10 @@ ONLY_MOMENTS: Final = (
     "explore crash the program at every step"
 )
 
+_SIGNATURE_CHARACTERS: Final = 66
+"""Of a text that a test gave as a finding, with its prefix."""
+_CHECK: Final = "check"
+_EXPECTATION: Final = "expectation"
 _OWED: Final = "Raise timeout_s or mend the wait; give owed='why' if the target must do it in time"
 _MAY_FAIL: Final = "Mend the agent; or expect its exit_status, or spawn it with may_fail=True"
 
@@ -48,6 +60,54 @@ _MAY_FAIL: Final = "Mend the agent; or expect its exit_status, or spawn it with 
 def encodable(text: str) -> str:
     """Return the text with lone surrogates, which UTF-8 cannot hold, as question marks."""
     return text.encode(errors="replace").decode()
+
+
+def harmless(text: str) -> str:
+    """Return text that cannot steer a terminal: texts of a target may hold escape sequences."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
+
+
+def given(findings: object) -> tuple[Finding, ...]:
+    """Return findings that a test gave, and texts as findings.
+
+    Raises UsageError for any other type, and for an empty text.
+    """
+    listed = [findings] if isinstance(findings, str | Finding) else findings
+    if isinstance(listed, Iterable) and not isinstance(listed, bytes | Mapping):
+        listed = list(listed)
+        wrong = [each for each in listed if not isinstance(each, Finding) and not (isinstance(each, str) and each)]
+        if not wrong:
+            return tuple(
+                Finding(signature=f"{_CHECK}:{each}"[:_SIGNATURE_CHARACTERS], text=each)
+                if isinstance(each, str)
+                else each
+                for each in listed
+            )
+        listed = wrong[0]
+    msg = f"chaos.check must get findings or texts, none of them empty; got {listed!r:.100}. Give [] where all is well"
+    raise UsageError(msg)
+
+
+def without_keys_of(marks: Iterable[Mark], findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings; the signatures of texts and expectations lose the keys of the marks.
+
+    So what is said of each key has one cause. A finding of a checker has a name that was chosen,
+    and so has an expectation that is a key and nothing else.
+    """
+    keys = keys_of(marks)
+    if not keys:
+        return list(findings)
+    return [msgspec.structs.replace(each, signature=_without(each, keys)) for each in findings]
+
+
+def _without(finding: Finding, keys: frozenset[str]) -> str:
+    kind, _, said = finding.signature.partition(":")
+    if kind == _EXPECTATION and said not in keys:
+        return f"{kind}:{without_keys(said, keys)}"
+    if kind == _CHECK:  # a key may be cut in the signature
+        whole = finding.text if finding.text.startswith(said) else said
+        return f"{kind}:{without_keys(whole, keys)}"[:_SIGNATURE_CHARACTERS]
+    return finding.signature
 
 
 def of_error(error: BaseException) -> Finding:
@@ -148,3 +208,28 @@ NOTHING_ASSERTED = Finding(
 def of_run(findings: Sequence[Finding]) -> Verdict:
     """Return the verdict of all findings of a run; without any, it held."""
     return Verdict.worst([Verdict.HELD, *(finding.verdict for finding in findings)])
+
+
+def of_watched(findings: Sequence[Finding]) -> Assertion:
+    """Return the key assertion of a run in which SQLite was watched."""
+    observed = ", ".join(sorted({finding.signature for finding in findings})) or "no finding"
+    return Assertion(name="nothing corrupts a SQLite database", observed=observed, holds=not findings)
+
+
+def reason(record: RunRecord) -> str:
+    """Return in a few lines why a run did not hold, for the failure of its test."""
+    lines = [f"{record.verdict}: {record.scenario.title or record.scenario.id}"]
+    lines += [
+        f"  [{finding.signature}] {finding.text}"
+        for finding in record.findings
+        if finding.verdict is record.verdict or finding.signature == AGENT_FAILED
+    ][:10]
+    lines += [
+        f"  fault: {receipt.kind} {receipt.agent} {receipt.when}: {receipt.evidence}" for receipt in record.receipts
+    ][:10]
+    return "\n".join(_clipped(harmless(line)) for text in lines for line in text.splitlines())
+
+
+def _clipped(line: str) -> str:
+    more = len(line) - REASON_CHARACTERS_MAX
+    return line if more <= 0 else f"{line[:REASON_CHARACTERS_MAX]}… ({more:,} more character{'' if more == 1 else 's'})"

@@ -5,10 +5,12 @@
     session     one pytest process: its name, seed, settings, results folder
     selection   scenarios and their names; which tests are run
     planned     the runs that a session planned, to count those that it did not make
+    progress    how far the session is, on a terminal and in a log
     interrupts  Ctrl-C: the first one ends the session, later ones are ignored
+    sweeps      executes a test again, for each point of its sweep
     runs        the runs of this process: made, judged, packed as evidence
     results     records, reports, exit code, terminal summary; in the controller
-    junit       tolerated runs in the JUnit file
+    junit       properties of runs, and tolerated ones, in the JUnit file
     explore_fixture, hookspecs
 
 Only this room knows pytest, and nothing below imports it. The plugin is inert until a test is a
@@ -31,10 +33,12 @@ import pytest
 
 from pytest_chaos.plugin.options import FLAGS, OPTIONS
 from pytest_chaos.plugin.planned import Planned
+from pytest_chaos.plugin.progress import SessionProgress
 from pytest_chaos.plugin.results import Results
 from pytest_chaos.plugin.runs import RUN, Inconclusive, Runs, raise_unless_held
 from pytest_chaos.plugin.selection import Selection, is_chaos, is_deep
 from pytest_chaos.plugin.session import WORKER_INPUT, ChaosSession
+from pytest_chaos.plugin.sweeps import Sweeps
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -76,8 +80,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SESSION] = session = ChaosSession(config)
     config.stash[_RUNS] = runs = Runs(session)
     config.pluginmanager.register(Selection(session), "chaos-selection")
+    config.pluginmanager.register(Sweeps(session), "chaos-sweeps")
     config.pluginmanager.register(results := Results(session, runs), "chaos-results")
-    config.pluginmanager.register(Planned(session, results), "chaos-planned")
+    config.pluginmanager.register(planned := Planned(session, results), "chaos-planned")
+    if not session.is_worker:
+        config.pluginmanager.register(SessionProgress(config, planned), "chaos-progress")
     if any(config.getoption(option.name) is not None for option in OPTIONS) or config.getoption("chaos_replay"):
         _ = session.settings
     if config.getoption("chaos_list_json"):

@@ -14,11 +14,19 @@ from typing import TYPE_CHECKING, Any
 from pytest_chaos.errors import UsageError
 from pytest_chaos.explore.families import FAMILIES
 from pytest_chaos.explore.launch import launch
-from pytest_chaos.explore.options import CHECK_TIMEOUT_S, CONFIRMATIONS, IO_RUNS, RECOVERIES, RUN_TIMEOUT_S, Options
+from pytest_chaos.explore.options import (
+    ALL,
+    CHECK_TIMEOUT_S,
+    CONFIRMATIONS,
+    IO_RUNS,
+    RECOVERIES,
+    RUN_TIMEOUT_S,
+    Options,
+)
 from pytest_chaos.explore.report import INTERRUPTED, Exploration, Family
 from pytest_chaos.explore.simulate.power import SAMPLES, Model
 from pytest_chaos.explore.target import load_subject, subject_of
-from pytest_chaos.model.values import Receipt, Verdict
+from pytest_chaos.model.values import Assertion, Receipt, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -43,6 +51,7 @@ class Explore:
         check: Callable[..., Any] | None = None,
         name: str = "",
         faults: Iterable[str] = FAULTS,
+        watch: Iterable[str] = (),
         model: str = "both",
         jobs: int = 1,
         budget_s: float | None = None,
@@ -51,7 +60,9 @@ class Explore:
         recoveries: int = RECOVERIES,
         io_runs: int = IO_RUNS,
         schedules: int = 0,
-        victim: str = "all",
+        victim: str = ALL,
+        ignore: Iterable[str] = (),
+        volatile: Iterable[str] = (),
         run_timeout_s: float = RUN_TIMEOUT_S,
         check_timeout_s: float = CHECK_TIMEOUT_S,
         judge: bool = True,
@@ -59,9 +70,11 @@ class Explore:
         """Explore ``target``, make the result part of the run, and return it.
 
         ``target`` is a class, an object, ``"module:Target"``, or a function together with
-        ``check``; ``model`` is strict, ext4 or both. With ``judge=False`` violations are returned
-        and do not fail the run, for a test that expects them; an undecided exploration fails it all
-        the same. Raises UsageError for a target that cannot be explored and for wrong options.
+        ``check``; ``model`` is strict, ext4 or both; ``ignore`` and ``volatile`` are patterns of
+        files that are no data; ``watch="sqlite"`` finds what corrupts a SQLite database. With
+        ``judge=False`` violations are returned and do not fail the run, for a test that expects
+        them; an undecided exploration fails it all the same. Raises UsageError for a target that
+        cannot be explored and for wrong options.
         """
         subject = load_subject(target) if isinstance(target, str) else subject_of(target, check=check, name=name)
         self._count += 1
@@ -69,6 +82,7 @@ class Explore:
         options = Options(
             seed=f"{self._run.seed}{iteration}",
             families=_families(faults),
+            watch=_patterns(watch),
             models=_models(model),
             jobs=jobs,
             budget_s=budget_s,
@@ -78,6 +92,8 @@ class Explore:
             io_runs=io_runs,
             schedules=schedules,
             victim=victim,
+            ignore=_patterns(ignore),
+            volatile=_patterns(volatile),
             run_timeout_s=run_timeout_s,
             check_timeout_s=check_timeout_s,
             kept=self._run.attachments / f"exploration-{self._count}",
@@ -97,9 +113,8 @@ class Explore:
             self._run.receive(_receipt(explored, family))
             if judge:
                 holds = family.verdict is not Verdict.VIOLATED
-                self._run.expect(
-                    f"{explored.target}: {FAMILIES[family.family].TITLE}", observed=family.outcome, holds=holds
-                )
+                name = f"{explored.target}: {FAMILIES[family.family].TITLE}"
+                self._run.receive_assertion(Assertion(name=name, observed=family.outcome, holds=holds))
         findings = [each for each in explored.all_findings if judge or each.kind == "harness"]
         self._run.check(list(dict.fromkeys(findings)))
         self._run.note(f"exploration {self._count}: {explored.target}", _noted(explored))
@@ -124,6 +139,10 @@ def _families(faults: Iterable[str]) -> tuple[Family, ...]:
         msg = f"faults must be some of {', '.join(FAULTS)}; got {unknown[0]!r}"
         raise UsageError(msg)
     return tuple(family for family in Family if str(family) in asked)
+
+
+def _patterns(given: Iterable[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _models(model: str) -> tuple[Model, ...]:

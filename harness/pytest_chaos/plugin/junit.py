@@ -1,4 +1,4 @@
-"""The JUnit file of a session, where a run that its pass rate tolerates is no failure.
+"""The JUnit file of a session: properties of each run, and no failure for a tolerated one.
 
 Pytest writes the file before the pass rates are known. So it is read again, and a tolerated run
 becomes what pytest makes of an expected failure: ``<skipped type="pytest.xfail">``.
@@ -18,10 +18,22 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from pytest_chaos.model.values import RunRecord
+
+FINDINGS_MAX: Final = 10
+"""Findings of a run that have a property."""
 VERDICT: Final = "chaos_verdict"
 """The property of a test case with its verdict."""
 SCENARIO: Final = "chaos_scenario"
 """The property of a test case with the id of its scenario."""
+
+
+def properties(record: RunRecord) -> list[tuple[str, str]]:
+    """Return the properties of a run's test case; a run that held has nothing to run again."""
+    told = [(VERDICT, str(record.verdict)), (SCENARIO, record.scenario.id), ("chaos_seed", record.seed)]
+    more = (("chaos_reproduce", record.reproduce), ("chaos_evidence", record.evidence))
+    told += [(name, value) for name, value in more if value and record.evidence]
+    return told + [("chaos_finding", each.signature) for each in record.findings[:FINDINGS_MAX]]
 
 
 def tolerate(config: pytest.Config, scenarios: AbstractSet[str]) -> None:

@@ -40,7 +40,11 @@ OPTIONS: Final = (
     ),
     Option("chaos_confirm", "N", "Replays of a violation before it is reported (default: 2; 0: none)."),
     Option("chaos_results", "DIR", "Folder for records, reports and evidence (default: chaos-results)."),
-    Option("chaos_report", "FORMATS", "Formats of the matrix, separated by commas (default: md,html,json)."),
+    Option(
+        "chaos_report",
+        "FORMATS",
+        "Formats of the matrix, separated by commas: md, html, json, ctrf (default: md,html,json).",
+    ),
     Option(
         "chaos_scratch", "DIR", "Folder for the files of runs, removed afterwards (default: /dev/shm if there is one)."
     ),
@@ -54,10 +58,28 @@ FLAGS: Final = (
         {"action": "store_true"},
     ),
     Flag(
+        "--chaos-all-points",
+        "chaos_all_points",
+        "Execute a test with at_every_point at all points, also where it asks for a sample.",
+        {"action": "store_true"},
+    ),
+    Flag(
+        "--chaos-watch",
+        "chaos_watch",
+        "Watch what the agents of each run do to SQLite databases; without it, a test calls chaos.watch_sqlite().",
+        {"choices": ["sqlite"], "default": None},
+    ),
+    Flag(
         "--chaos-scenario",
         "chaos_scenario",
         "Only the scenario with this id; may be given again. 'chaos list' shows them.",
         {"action": "append", "metavar": "ID", "default": None},
+    ),
+    Flag(
+        "--chaos-steps",
+        "chaos_steps",
+        "Watch durable steps and program lines of all agents, and join them with what a finding says is lost. Slow.",
+        {"action": "store_true"},
     ),
     Flag("--chaos-replay", "chaos_replay", "Only the run in this evidence pack.", {"metavar": "PACK", "default": None}),
     Flag(

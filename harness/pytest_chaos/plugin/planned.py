@@ -21,7 +21,7 @@ from pytest_chaos.plugin.runs import RECORD
 from pytest_chaos.plugin.selection import is_chaos, scenario_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pytest_chaos.model.values import SessionEnd
@@ -40,7 +40,19 @@ class Planned:
         self._deselected: list[pytest.Item] = []
         self._skipped: Counter[str] = Counter()
         self._uncollected = 0
+        self.has_others = False
+        """Whether tests are run that are no scenarios."""
         results.end = self.end
+
+    @property
+    def waiting(self) -> Mapping[str, str]:
+        """The planned runs without a record yet: the scenario of each, by node id."""
+        return self._scenario_of
+
+    @property
+    def is_campaign(self) -> bool:
+        """Whether each test is run in several iterations, which its node id names."""
+        return self._session.settings.iterations > 1
 
     def end(self) -> SessionEnd:
         """Return the last line of the session's records."""
@@ -65,12 +77,13 @@ class Planned:
         mine = [item for item in session.items if is_chaos(item)]
         if not mine or session.config.option.collectonly:
             return
-        self._plan(self._listed(mine))
+        listed = self._listed(mine, len(session.items) - len(mine))
+        self._plan(listed)
         if self._session.is_worker:
             with contextlib.suppress(OSError):  # the controller says why the folder cannot be written
                 self._session.folder.mkdir(parents=True, exist_ok=True)
                 self._file(session.config.workerinput["workerid"]).write_text(  # type: ignore[attr-defined] # xdist's
-                    json.dumps(self._listed(mine))
+                    json.dumps(listed)
                 )
 
     @pytest.hookimpl(tryfirst=True)
@@ -109,7 +122,7 @@ class Planned:
     def _file(self, worker: str) -> Path:
         return self._session.folder / f".planned-{worker}.json"
 
-    def _listed(self, mine: Sequence[pytest.Item]) -> dict[str, Any]:
+    def _listed(self, mine: Sequence[pytest.Item], others: int) -> dict[str, Any]:
         import msgspec
 
         scenarios = {item.nodeid: scenario_of(item) for item in mine}
@@ -122,6 +135,7 @@ class Planned:
             "scenarios": {name: msgspec.to_builtins(each) for name, each in known.items()},
             "tests": {node_id: each.id for node_id, each in scenarios.items()},
             "deselected": Counter(each.id for each in left_out),
+            "others": others,
         }
 
     def _plan(self, listed: dict[str, Any]) -> None:
@@ -130,6 +144,7 @@ class Planned:
         from pytest_chaos.model.values import PlannedRuns, Scenario
 
         self._scenario_of = dict(listed["tests"])
+        self.has_others = listed["others"] > 0
         runs = Counter(self._scenario_of.values())
         self._session.planned = tuple(
             PlannedRuns(

@@ -116,24 +116,38 @@ class Results:
             setattr(report, RECORD, msgspec.json.encode(record).decode())
 
     def _packs_of_crashed(self, node_id: str) -> list[Path]:
-        """Return the evidence of a run that died with its worker, once the guardian saved it."""
-        import time
-
+        """Return the evidence of a run that died with its worker, once it is saved."""
         from pytest_chaos.plugin import selection as scenarios
-        from pytest_chaos.runtime import scratch
 
         known = {record.run_id for record in self._records}
         is_campaign = self._session.settings.iterations > 1 and self._session.replayed is None
         base = scenarios.without_iteration(node_id) if is_campaign else node_id
         prefix = scenarios.run_id(base, 0).rpartition("-")[0]
-        deadline_s = time.monotonic() + _CRASH_TIMEOUT_S
-        while True:
-            waiting = base in scratch.runs_under_way(self._session.settings.scratch, self._session.folder)
+        found: list[Path] = []
+
+        def is_over(under_way: set[str]) -> bool:
             packs = (self._session.folder / "evidence").glob(f"{prefix}-*")
-            found = [pack for pack in sorted(packs) if pack.name not in known]
-            if found or not waiting or time.monotonic() > deadline_s:
-                return found[:1]
-            time.sleep(0.01)
+            found[:] = [pack for pack in sorted(packs) if pack.name not in known]
+            return bool(found) or base not in under_way
+
+        self._await_evidence(is_over)
+        return found[:1]
+
+    def _await_evidence(self, is_over: Callable[[set[str]], bool]) -> None:
+        """Wait, with a bound, while guardians save evidence; save it where there is no guardian.
+
+        A run that started no agent had no guardian. ``is_over`` gets the node ids of the runs
+        whose evidence is not saved yet.
+        """
+        import time
+
+        from pytest_chaos.runtime import scratch
+
+        base = self._session.settings.scratch
+        deadline_s = time.monotonic() + _CRASH_TIMEOUT_S
+        while not is_over(scratch.runs_under_way(base, self._session.folder)) and time.monotonic() < deadline_s:
+            if not scratch.sweep(base):
+                time.sleep(0.01)
 
     def pytest_report_teststatus(self, report: pytest.CollectReport | pytest.TestReport) -> Any:
         """Show an inconclusive run as I: neither a pass nor a verdict against the target."""
@@ -227,19 +241,13 @@ class Results:
             terminalreporter.write_line(f"chaos: {which}, and {hint}", yellow=True)
 
     def _adopt_packs(self) -> None:
-        """Record runs whose worker ended before its report came: their guardian saved them."""
+        """Record runs whose worker ended before its report came, from the evidence of them."""
         if self._folder is None or len(self._records) >= sum(each.runs for each in self._session.planned):
             return
-        import time
-
         from pytest_chaos.errors import EvidenceError
         from pytest_chaos.runtime import scratch
 
-        deadline_s = time.monotonic() + _CRASH_TIMEOUT_S
-        while scratch.runs_under_way(self._session.settings.scratch, self._session.folder):
-            if time.monotonic() > deadline_s:
-                break
-            time.sleep(0.01)
+        self._await_evidence(lambda under_way: not under_way)
         known = {record.run_id for record in self._records}
         for pack in sorted(self._folder.evidence.glob("*/manifest.json")):
             if pack.parent.name not in known:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from _pytest.outcomes import Failed  # pytest.fail.Exception, by the name under which it can be a base class
 
-from pytest_chaos.plugin.junit import SCENARIO, VERDICT
+from pytest_chaos.plugin import junit
 from pytest_chaos.plugin.selection import base_of, is_chaos, scenario_of
 from pytest_chaos.plugin.session import command_line, shown, versions
 
@@ -34,7 +34,7 @@ class Inconclusive(Failed):
 def raise_unless_held(record: RunRecord) -> None:
     """Raise Violated or Inconclusive, with the reason, unless the run held."""
     from pytest_chaos.model.values import Verdict
-    from pytest_chaos.runtime.run import reason
+    from pytest_chaos.model.verdict import reason
 
     if record.verdict is Verdict.VIOLATED:
         raise Violated(reason(record), pytrace=False) from None
@@ -44,10 +44,12 @@ def raise_unless_held(record: RunRecord) -> None:
 
 def _say_in_one_line(report: pytest.TestReport, record: RunRecord) -> None:
     """Put the reason into the line of pytest's short summary, not the name of our exception."""
+    from pytest_chaos.model.verdict import harmless
+
     reasons = [finding.text for finding in record.findings if finding.verdict is record.verdict]
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is not None and reasons:
-        crash.message = f"{record.verdict}: {reasons[0]}"
+        crash.message = harmless(f"{record.verdict}: {reasons[0]}")
 
 
 RUN: Final = pytest.StashKey["Run"]()
@@ -78,6 +80,7 @@ class Runs:
         import secrets
 
         from pytest_chaos.errors import UsageError
+        from pytest_chaos.plugin.sweeps import PLACE
         from pytest_chaos.runtime.journal import Journal
         from pytest_chaos.runtime.run import Run
 
@@ -85,22 +88,30 @@ class Runs:
         replayed = self._session.replayed.plan if self._session.replayed is not None else None
         try:
             journal = Journal(self._scratch_folder() / f"{header.run_id}-{secrets.token_hex(2)}")
-            return Run(journal, header, self._connect, replay=replayed)
+            run = Run(journal, header, self._connect, replay=replayed, place=item.stash.get(PLACE, None))
         except UsageError as error:
             raise Inconclusive(str(error), pytrace=False) from None
         except OSError as error:
             folder = self._session.settings.scratch
             msg = f"the scratch folder {folder} cannot be written ({error.strerror}). Give another, --chaos-scratch=DIR"
             raise Inconclusive(msg, pytrace=False) from None
+        if self._session.config.getoption("chaos_steps"):
+            run.begin_survey(steps=True, lines=True)
+        if item.config.getoption("chaos_watch"):
+            run.watch_sqlite(if_any=True)
+        return run
 
     def _run_header(self, item: pytest.Item, iteration: int) -> RunHeader:
         import datetime
 
         from pytest_chaos.plugin import selection as scenarios
+        from pytest_chaos.plugin.sweeps import PLACE
         from pytest_chaos.runtime.journal import RunHeader
 
         base = base_of(item)
-        name = self._free_name(scenarios.run_id(base, iteration))
+        place = item.stash.get(PLACE, None)
+        at = "" if place is None else f"-at-{place.number}"
+        name = self._free_name(scenarios.run_id(base, iteration) + at)
         return RunHeader(
             run_id=name,
             node_id=base,
@@ -159,7 +170,7 @@ class Runs:
         import msgspec
 
         for properties in (item.user_properties, report.user_properties):  # JUnit has the item's, at its very end
-            properties.extend([(VERDICT, str(record.verdict)), (SCENARIO, record.scenario.id)])
+            properties.extend(junit.properties(record))
         setattr(report, RECORD, msgspec.json.encode(record).decode())
         item.stash[REPORTED] = True
 
@@ -207,7 +218,7 @@ class Runs:
 
         from pytest_chaos.model import campaign, verdict
         from pytest_chaos.model.values import Verdict
-        from pytest_chaos.runtime.run import reason
+        from pytest_chaos.model.verdict import reason
 
         if record.verdict is Verdict.HELD:
             return record
@@ -255,6 +266,10 @@ class Runs:
                 replays=self._session.settings.replays,
             )
             self._confirmed[key] = str(confirmation)
+            if confirmation.repeated:
+                confirm.watch(
+                    record, pack, root=self._session.config.rootpath, folder=folder, arguments=self._own_arguments()
+                )
         notes = {**record.notes, campaign.REPRODUCED: self._confirmed[key]}
         return msgspec.structs.replace(record, notes=notes)
 

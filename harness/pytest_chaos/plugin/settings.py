@@ -29,7 +29,8 @@ CAMPAIGN_PASS_RATE_MIN: Final = 0.98
 CONFIRM_REPLAYS: Final = 2
 CONFIRM_REPLAYS_MAX: Final = 1_000
 _DIGITS_MAX: Final = 20
-FORMATS: Final = ("md", "html", "json")
+DEFAULT_FORMATS: Final = ("md", "html", "json")
+FORMATS: Final = (*DEFAULT_FORMATS, "ctrf")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +85,7 @@ def collect(
         pass_rate_min=read(rate, default_rate, _parse_rate),
         replays=read(confirm, CONFIRM_REPLAYS, lambda text: _parse_count(text, 0, CONFIRM_REPLAYS_MAX)),
         results=root / read(results, "chaos-results", str),
-        formats=read(formats, FORMATS, _parse_formats),
+        formats=read(formats, DEFAULT_FORMATS, _parse_formats),
         scratch=Path(read(scratch, str(_default_scratch()), str)),
         scenarios=scenarios,
         replay=Path(replay) if replay is not None else None,

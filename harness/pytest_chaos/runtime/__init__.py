@@ -6,9 +6,13 @@
 
     run         one run: the fixture ``chaos``, the surface of tests
     agent       the controller's side: the connection to the guardian, and an agent
+    command     what an agent is: a function of the target, or an argv
     guardian    starts, reads and reaps all agents; outlives pytest to clean up
     zygote      has one module of the target imported, and forks agents from it
     child       the code inside an agent: faults that fire from within, then the target
+    own_line    the line of the program that a frame is in
+    sweep       what one run is in a sweep of points
+    watch       the controller's side of the watcher of steps, a process of the run
     marks       the lines that an agent writes
     wire        messages between controller, guardian and zygotes
     processes   pid and start time, state, descendants; how to signal and end exactly those

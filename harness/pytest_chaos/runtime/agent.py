@@ -27,7 +27,7 @@ from pytest_chaos.runtime import owner, processes, wire
 from pytest_chaos.runtime.marks import Note
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from types import TracebackType
 
 
@@ -271,7 +271,7 @@ class GuardianClient:
         self.on_pump = lambda: None
         answer = self._wait_for_answer()
         for agent in self.agents.values():
-            agent.release()
+            agent.close()
         self.agents = {}
         if answer is None:
             msg = "the guardian of the agents ended or does not answer: processes of this run may be left"
@@ -293,9 +293,11 @@ class GuardianClient:
         self._lose()
         if self._guardian >= 0:
             self._await_guardian()
+        code = None
         with contextlib.suppress(subprocess.TimeoutExpired):
-            if self._process.wait(END_TIMEOUT_S) != 0:
-                self._end_orphans()
+            code = self._process.wait(END_TIMEOUT_S)
+        if code != 0:
+            self._end_orphans(without=())
 
     def _await_guardian(self) -> None:
         """Wait for the guardian's end; whatever that was, its stand-in is not needed any more."""
@@ -385,9 +387,13 @@ class GuardianClient:
         for agent in self.agents.values():
             agent.lose()
 
-    def _end_orphans(self) -> None:
-        """End the processes that a killed guardian left behind, daemons among them."""
-        processes.end_marked(owner.VARIABLE, str(self.folder.resolve()))
+    def _end_orphans(self, *, without: Collection[int] | None = None) -> None:
+        """End the processes that a killed guardian left behind, daemons among them.
+
+        Its stand-in is left alone until the end: it cleans up if this process is killed meanwhile.
+        """
+        kept = [self._process.pid] if without is None else without
+        processes.end_marked(owner.VARIABLE, str(self.folder.resolve()), without=kept)
 
 
 class Agent:
@@ -423,6 +429,8 @@ class Agent:
         self.marks: list[Mark] = []
         self.successor: Agent | None = None
         self.is_paused = False
+        self.held: list[Mark] = []
+        """The notes of its calls that are held, in order."""
         self.started_s = time.monotonic()
         self.fires_from_within = command.target is not None
         self.fire: Callable[[str, Mapping[str, Json]], object] = self._nobody_fires
@@ -586,6 +594,20 @@ class Agent:
             return
         self._wait(lambda: self.state == state, timeout_s, f"state {state} of agent {self.name!r}", owed)
 
+    def wait_stopped(self, *, timeout_s: float = WAIT_TIMEOUT_S, owed: str = "") -> bool:
+        """Wait until it is paused, held, or has ended; return whether it is paused or held.
+
+        For a test that is executed at every point, and once without a fault. Raises WaitExpired.
+        """
+        self._client.wait_until(
+            lambda: self.newest.is_paused or bool(self.newest.held) or not self.running,
+            timeout_s=timeout_s,
+            what=f"agent {self.name!r} to be paused or held, or to end",
+            seen=lambda: str(self.newest.describe()),
+            owed=owed,
+        )
+        return self.running
+
     def kill(self, *, tree: bool = False) -> None:
         """End it with SIGKILL, with ``tree`` its descendants, too, and wait for the receipt.
 
@@ -604,6 +626,10 @@ class Agent:
     def resume(self) -> None:
         """Let a paused agent go on with SIGCONT. Raises WaitExpired."""
         self.newest.fire("resume", {})
+
+    def release(self) -> None:
+        """Let a held call go on, the one held first. Raises WaitExpired."""
+        self.newest.fire("release", {})
 
     def restart(self) -> Agent:
         """Kill it if it runs, start it again with its first arguments, and return the new agent."""
@@ -727,7 +753,7 @@ class Agent:
         elif not self.failure:
             self.failure = "the guardian of the agents ended"
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Close the pidfd; the object keeps the results of the ended process."""
         if self._pidfd >= 0:
             self._duration_s = time.monotonic() - self.started_s
@@ -736,7 +762,7 @@ class Agent:
 
     def _end(self, status: ExitStatus) -> None:
         self.ended = status
-        self.release()
+        self.close()
 
 
 def check_bound(timeout_s: float) -> None:

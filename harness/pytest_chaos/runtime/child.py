@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypedDict
 
 from pytest_chaos.runtime import processes
 from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE, Marks, Note
+from pytest_chaos.runtime.own_line import own_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,18 +36,29 @@ POINTS: Final = "points.txt"
 """The file beside the marks with the names of all points that agents passed: ``AGENT<tab>NAME``."""
 
 
+STEPS: Final = "steps.txt"
+"""The file beside it with the durable steps that watched agents came to: ``AGENT<tab>STEP``."""
+
+SURVEY: Final = "survey.jsonl"
+"""The file beside it with the points and steps of agents whose run is a survey."""
+
+
 class Trigger(TypedDict):
-    """When the agent sends itself ``signal``: at the ``count``-th passing of a point or mark.
+    """When the agent gets ``signal``: at the ``count``-th passing of a point, mark or step.
 
     The signal is the fault itself, or SIGSTOP: the agent then stays stopped until the injector has
-    fired the fault and continues it.
+    fired the fault and continues it. It sends itself the signal; at a step the watcher of steps
+    does, and with ``signal`` 0 it holds the call. With a ``path``, only points and steps of such a
+    path count.
     """
 
     fault: int
     kind: str
     signal: int
     point: str | None
+    step: str | None
     mark: tuple[str, str] | None
+    path: str
     count: int
 
 
@@ -61,19 +73,48 @@ class Spec(TypedDict):
     environment: dict[str, str | None]
     path: int
     directory: str
+    root: str
     marks: str
     triggers: list[Trigger]
     trace_points: str | None
+    watch: WatchOrder | None
+    survey: SurveyOrder | None
+
+
+class WatchOrder(TypedDict):
+    """How the durable steps of an agent are watched: by the process that listens at ``socket``.
+
+    ``filter`` is the seccomp filter, base64. ``trail`` is the file that the steps go to. With
+    ``lines``, the agent notes its lines in that file.
+    """
+
+    socket: str
+    filter: str
+    trail: str
+    lines: str
+
+
+class SurveyOrder(TypedDict):
+    """The file for all points and, with ``steps``, durable steps that an agent comes to.
+
+    Each has the program's own line, with ``lines``.
+    """
+
+    path: str
+    steps: bool
+    lines: bool
 
 
 class Triggers:
     """Counts points and marks, and fires when the planned one is reached."""
 
-    def __init__(self, marks: Marks, triggers: list[Trigger], trace_points: str | None) -> None:
+    def __init__(self, marks: Marks, triggers: list[Trigger], trace_points: str | None, root: str) -> None:
         self._marks = marks
         self._points: dict[str, list[Trigger]] = {}
         self._operations: dict[tuple[str, str], list[Trigger]] = {}
         self._passed: Counter[str] = Counter()
+        self._passed_at: Counter[tuple[str, str]] = Counter()
+        self._root = root
         self._written: Counter[tuple[str, str]] = Counter()
         self._trace = trace_points
         self._names: set[str] = set()
@@ -101,7 +142,7 @@ class Triggers:
         if self._points:
             self._marks.note(Note.POINTS_SEEN, value=dict(self._passed.most_common(_POINTS_SEEN_MAX)))
 
-    def _on_audit(self, event: str, _arguments: tuple[Any, ...]) -> None:
+    def _on_audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event not in self._names and self._names_path and not getattr(self._busy, "now", False):
             self._keep_name(event)
         if not event.startswith(self._prefixes) or getattr(self._busy, "now", False):
@@ -111,11 +152,24 @@ class Triggers:
             self._passed[event] += 1
             if self._trace is not None and event.startswith(self._trace):
                 self._marks.note(Note.POINT, event)
-            for trigger in self._points.get(event, ()):
-                if trigger["count"] == self._passed[event]:
-                    self._fire(trigger, event)
+            if event in self._points:
+                self._reach(event, arguments)
         finally:
             self._busy.now = False
+
+    def _reach(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Count a passing of a planned point, for each of its paths, and fire what is due."""
+        counted: set[str] = set()
+        for trigger in self._points[event]:
+            pattern = trigger["path"]
+            path = _path_among(arguments, pattern, self._root) if pattern else ""
+            if path is None:
+                continue
+            if pattern not in counted:
+                counted.add(pattern)
+                self._passed_at[event, pattern] += 1
+            if trigger["count"] == self._passed_at[event, pattern]:
+                self._fire(trigger, f"{event} of {path}" if path else event)
 
     def _keep_name(self, event: str) -> None:
         """Write the name of a new point to a file, which survives a kill of this process.
@@ -145,11 +199,56 @@ class Triggers:
                 self._fire(trigger, f"{kind} {operation} {trigger['count']}")
 
     def _fire(self, trigger: Trigger, at: str) -> None:
-        self._marks.note(Note.FAULT, trigger["fault"], {"kind": trigger["kind"], "at": at})
+        value: dict[str, Any] = {"kind": trigger["kind"], "at": at}
+        if line := own_line(sys._getframe(1)):  # noqa: SLF001 - there is no other way to a frame
+            value["line"] = line
+        if trigger["signal"] == signal.SIGKILL and (children := processes.children()):
+            value["children"] = children  # they live on, and have another parent then
+        self._marks.note(Note.FAULT, trigger["fault"], value)
         if trigger["signal"] == signal.SIGSTOP:  # to this thread: another one would stop it a few instructions later
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         else:
             os.kill(os.getpid(), trigger["signal"])
+
+
+def _path_among(arguments: tuple[Any, ...], pattern: str, root: str) -> str | None:
+    """Return the first path among an event's arguments that a pattern matches, or None."""
+    from pytest_chaos.model.paths import path_matches  # only where a plan has a path
+
+    for argument in arguments:
+        if isinstance(argument, str | bytes | os.PathLike):
+            path = os.path.abspath(os.fsdecode(argument))  # noqa: PTH100 - a link is matched by its own name
+            if path_matches(pattern, path, root):
+                return path
+    return None
+
+
+def _be_watched(watch: WatchOrder, spec: Spec) -> None:
+    """Have each durable step of this process, and of all that it starts, wait for the watcher.
+
+    If that is refused, the watcher is told why, and the agent runs unwatched: the receipts of its
+    faults say that they did not fire.
+    """
+    import base64  # only for an agent whose steps are watched, as below
+    import socket
+
+    from pytest_chaos.runtime import wire
+    from pytest_chaos.trace.kernel import Filter
+
+    filter_ = Filter(base64.b64decode(watch["filter"]))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as watcher:
+        watcher.connect(watch["socket"])
+        here: wire.Message = {"agent": spec["name"], "pid": os.getpid()}
+        here["survey"] = watch["trail"]
+        here["triggers"] = [trigger for trigger in spec["triggers"] if trigger["step"] is not None]
+        try:
+            listener = filter_.put_on()
+        except OSError as error:
+            wire.send(watcher, {**here, "error": error.errno})
+            return
+        wire.send(watcher, here, [listener])
+        os.close(listener)
+        watcher.recv(1)  # it listens now
 
 
 def become_agent(spec: Spec, output: int, parent_pid: int) -> None:
@@ -175,6 +274,8 @@ def become_agent(spec: Spec, output: int, parent_pid: int) -> None:
     os.environ[MARKS_VARIABLE] = spec["marks"]
     os.environ[AGENT_VARIABLE] = spec["name"]
     os.chdir(spec["directory"])
+    if spec["watch"] is not None:
+        _be_watched(spec["watch"], spec)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
 
 
@@ -224,7 +325,7 @@ def load(module_name: str) -> ModuleType:
 def run_target(spec: Spec) -> int:
     """Call the target with its arguments and return the exit code; never raises."""
     marks = Marks.from_environment()
-    triggers = Triggers(marks, spec["triggers"], spec["trace_points"])
+    triggers = Triggers(marks, spec["triggers"], spec["trace_points"], spec["root"])
     code = 0
     try:
         function = resolve(spec["target"] or "")
@@ -232,6 +333,16 @@ def run_target(spec: Spec) -> int:
         if "marks" not in arguments and _takes_marks(function):
             arguments["marks"] = marks
         triggers.arm()
+        if (survey := spec["survey"]) is not None:
+            from pytest_chaos.trace.survey import note_points  # only in a survey
+
+            note_points(survey["path"], spec["name"], lines=survey["lines"])
+        elif spec["watch"] is not None and spec["watch"]["lines"]:
+            from pathlib import Path  # as above: only where SQLite is watched
+
+            from pytest_chaos.trace.survey import SharedLines, trace_lines
+
+            trace_lines(SharedLines(Path(spec["watch"]["lines"])).put)
         _refuse_unrun(function(**arguments), spec)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

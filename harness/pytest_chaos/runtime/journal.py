@@ -65,13 +65,17 @@ class RunHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentStarted(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
-    """The start of an agent. ``started_at`` is UTC in ISO 8601; ``command`` is argv or target."""
+    """The start of an agent. ``started_at`` is UTC in ISO 8601; ``command`` is argv or target.
+
+    ``order`` is the number of marks that had been written before it.
+    """
 
     name: str
     pid: int
     command: str
     kwargs: Json = None
     started_at: str = ""
+    order: int | None = None
 
 
 class Journal:
@@ -156,9 +160,11 @@ class Journal:
         return msgspec.json.decode(content, type=RunRecord) if content else None
 
     def _append(self, name: str, value: object) -> None:
+        rest = b"\n" + msgspec.json.encode(value) + b"\n"
         descriptor = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(descriptor, b"\n" + msgspec.json.encode(value) + b"\n")
+            while rest:  # a write may be short, and says so by its number alone
+                rest = rest[os.write(descriptor, rest) :]
         finally:
             os.close(descriptor)
 

@@ -37,6 +37,16 @@ class Note(enum.StrEnum):
     """A crash point was passed. Written only for the prefix ``trace_points``."""
     POINTS_SEEN = "chaos.points-seen"
     """At a normal end: how often each point was passed, of those with a planned point's prefix."""
+    RELEASED = "chaos.released"
+    """A held call goes on. The key is the place of its hold in the plan."""
+    WATCHING = "chaos.watching"
+    """The watcher of steps is ready; the value has its filter, or why it cannot be used here."""
+    UNWATCHED = "chaos.unwatched"
+    """The durable steps of this agent cannot be watched; the value says why."""
+    SOMETIMES = "chaos.sometimes"
+    """A claim that must hold in some run of a campaign: its name is the key."""
+    REACHABLE = "chaos.reachable"
+    """A place that some run of a campaign must reach: its name is the key."""
     RAISED = "chaos.raised"
     """The target ended with this exception."""
 
@@ -79,6 +89,17 @@ class Marks:
     def note(self, operation: str, key: str | int | None = None, value: Any = None) -> None:
         """Write a fact for a checker or a reader of the evidence."""
         self._write("note", operation, key, value)
+
+    def sometimes(self, name: str, *, holds: bool = True) -> None:
+        """Write that this came up: some run of a campaign must have it. See ``chaos.sometimes``."""
+        self._write("note", Note.SOMETIMES, name, holds)
+
+    def reachable(self, name: str) -> None:
+        """Write that this place was reached, as some run of a campaign must.
+
+        See ``chaos.reachable``.
+        """
+        self._write("note", Note.REACHABLE, name, True)  # noqa: FBT003 - the value of the mark
 
     def close(self) -> None:
         """Close the file. A mark after this is an error."""

@@ -192,8 +192,10 @@ def end_all(root: int, *, without: Collection[int] = (), reap: Callable[[], None
     return _end_repeatedly(lambda: descendants(root, without=without), reap)
 
 
-def end_marked(variable: str, value: str) -> list[Process]:
+def end_marked(variable: str, value: str, *, without: Collection[int] = ()) -> list[Process]:
     """End all processes started with this environment variable; return those still alive.
+
+    ``without`` are pids of processes that are left alone.
 
     It finds processes whose parents are gone. ``/proc`` shows the environment of the last exec, so
     a fork or a daemon cannot lose it.
@@ -205,7 +207,9 @@ def end_marked(variable: str, value: str) -> list[Process]:
         marked = [
             process
             for process in _all()
-            if process.alive and ((process.pid, process.start_ticks) in found or wanted in _environment(process.pid))
+            if process.alive
+            and process.pid not in without
+            and ((process.pid, process.start_ticks) in found or wanted in _environment(process.pid))
         ]
         found.update((process.pid, process.start_ticks) for process in marked)
         return marked

@@ -11,7 +11,6 @@ import contextlib
 import os
 import shlex
 import time
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +22,7 @@ from pytest_chaos.evidence.redact import SECRETS, clean, secret_values
 from pytest_chaos.faults.injector import Injector
 from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model import plan as plans, seed as seeds, verdict
+from pytest_chaos.model.claims import REACHABLE, SOMETIMES, Claims
 from pytest_chaos.model.history import History, MarkParser, not_marks, overwritten
 from pytest_chaos.model.values import Assertion, AtMoment, Fault, Finding, Json, Plan, Receipt, RunRecord, Verdict
 from pytest_chaos.runtime.agent import (
@@ -34,21 +34,24 @@ from pytest_chaos.runtime.agent import (
     GuardianClient,
     check_bound,
 )
-from pytest_chaos.runtime.child import POINTS
+from pytest_chaos.runtime.child import POINTS, STEPS, SURVEY, SurveyOrder
+from pytest_chaos.runtime.command import command_of
 from pytest_chaos.runtime.journal import ATTACHMENTS, MARKS_HEAD, AgentStarted, Journal, RunHeader
 from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE
+from pytest_chaos.runtime.sweep import RunSweep
+from pytest_chaos.runtime.watch import EVENTS, StepWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from importlib.machinery import ModuleSpec
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pytest_chaos.checkers import Checker
+    from pytest_chaos.faults.every_point import EveryPoint, SweepPlace
     from pytest_chaos.faults.proxy import FaultProxy
 
+CHECK_TIME_S: Final = 120.0
+"""How long the searches of one ``check_history`` may take."""
 OBSERVED_CHARACTERS_MAX: Final = 500
 OBSERVED_CHARACTERS_READ: Final = 1 << 16
-REASON_CHARACTERS_MAX: Final = 400
-"""Limit of a line that says why a run did not hold; the record has all of it."""
 
 
 class Run:
@@ -73,7 +76,13 @@ class Run:
     """
 
     def __init__(
-        self, journal: Journal, header: RunHeader, client: Callable[[], GuardianClient], *, replay: Plan | None = None
+        self,
+        journal: Journal,
+        header: RunHeader,
+        client: Callable[[], GuardianClient],
+        *,
+        replay: Plan | None = None,
+        place: SweepPlace | None = None,
     ) -> None:
         self._journal = journal
         self._header = header
@@ -89,6 +98,7 @@ class Run:
         self._findings: list[Finding] = []
         self._assertions: list[Assertion] = []
         self._notes: dict[str, Json] = {}
+        self._claims = Claims()
         self._broken: list[Assertion] = []
         self._clean = False
         self._secrets: frozenset[str] = frozenset()
@@ -98,6 +108,12 @@ class Run:
         self._injector = Injector(
             self._agents, on_receipt=self._on_receipt, context=self, order=lambda: self._parser.count
         )
+        self.steps = StepWatch(self.start_helper, self.directory)
+        self.survey: SurveyOrder | None = None
+        """Where the points and durable steps of all agents go, in a run that is a survey."""
+        self._helpers: set[str] = set()
+        self.sweep = RunSweep(place)
+        """What this run is in a sweep of points, if its plan has one."""
         journal.create(header)
 
     # What is fixed before anything starts
@@ -126,10 +142,12 @@ class Run:
         """
         return seeds.stream(self.seed, self._header.node_id, self.iteration, *purpose)
 
-    def plan(self, *faults: Fault) -> Plan:
+    def plan(self, *faults: Fault | EveryPoint) -> Plan:
         """Fix the faults of the run before its first agent starts; return the plan.
 
-        In a replay that is the plan of the evidence pack. Raises UsageError for a plan that cannot
+        With :func:`at_every_point` the test is executed again for each place of an agent; here that
+        is the fault at one place, and nothing in the first execution, which finds the places. In a
+        replay it is the plan of the evidence pack. Raises UsageError for a plan that cannot
         be carried out, a second plan, or a plan after the first agent.
 
         Example::
@@ -139,16 +157,36 @@ class Run:
         if self._header.plan is not None or self._incarnations:
             msg = "a run must have one plan, fixed before its first agent starts. Call chaos.plan once, with all faults"
             raise UsageError(msg)
-        plan = Plan(seed=self.seed, scenario=self._header.scenario.id, iteration=self.iteration, faults=faults)
+        planned = self.sweep.expanded(faults)
+        plan = Plan(seed=self.seed, scenario=self._header.scenario.id, iteration=self.iteration, faults=planned)
+        if self.sweep.is_survey and self._replay is None:
+            self.begin_survey(steps=self.sweep.has_steps)
         plans.validate(plan, kinds=REGISTRY)
         if self._replay is not None:
-            if self._replay.faults != plan.faults:
+            if self._replay.faults != plan.faults and not self.sweep.is_survey:
                 self.note("replay", "the test plans other faults now than the pack holds; the pack's were carried out")
             plan = self._replay
         self._header = msgspec.structs.replace(self._header, plan=plan)
         self._journal.write_header(self._header)
         self._injector.load(plan.faults)
         return plan
+
+    def watch_sqlite(self, *, if_any: bool = False) -> None:
+        """Watch what agents do to SQLite databases in ``directory``; call it before the first one.
+
+        What corrupts a database is a finding of the run: locks that a close drops, files that are
+        replaced or copied under a connection, connections carried over a fork. A run without any
+        database is INCONCLUSIVE, unless ``if_any``. Raises UsageError after the first agent.
+
+        Example::
+
+            chaos.watch_sqlite()
+            chaos.spawn("shop.worker:work", name="worker").wait_exit()
+        """
+        if self._incarnations:
+            msg = "SQLite must be watched from the first agent on; got one before. Call chaos.watch_sqlite() first"
+            raise UsageError(msg)
+        self.steps.events, self.steps.needs_database = self._journal.folder / EVENTS, not if_any
 
     # Agents
 
@@ -185,7 +223,7 @@ class Run:
             server = chaos.spawn(["./server", "--port", "0"], env={"LOG": "debug"})
         """
         check_bound(timeout_s)
-        command = _command(target, kwargs or {}, fresh=fresh)
+        command = command_of(target, kwargs or {}, fresh=fresh)
         agent_name = name or f"agent-{len(self._incarnations) + 1}"
         if agent_name in self._agents and self._agents[agent_name].running:
             msg = f"the name of an agent must be free; got {agent_name!r}, which is running. Give another name"
@@ -211,9 +249,11 @@ class Run:
             self._journal.write_secrets(known)
             self._secrets = known
         environment |= {MARKS_VARIABLE: str(self._journal.marks_path), AGENT_VARIABLE: agent_name}
+        environment |= self.steps.environment(environment)
         spec = {
             "environment": environment,
             "directory": str(directory),
+            "root": str(self.directory),
             "marks": str(self._journal.marks_path),
             "trace_points": trace_points,
         }
@@ -333,7 +373,7 @@ class Run:
 
             chaos.check(lost_rows(path), expect="no acknowledged row is lost")
         """
-        found = tuple(clean(finding) for finding in _findings(findings))
+        found = tuple(clean(finding) for finding in verdict.given(findings))
         if self._clean:
             found = tuple(
                 finding if finding.kind == "harness" else msgspec.structs.replace(finding, kind="clean-run")
@@ -350,13 +390,25 @@ class Run:
             )
         return found
 
+    def receive_assertion(self, assertion: Assertion) -> None:
+        """Add a key assertion whose findings are added by themselves: one cause is one finding."""
+        self._assertions.append(clean(assertion))
+
     def inconclusive(self, text: str) -> None:
         """Make this run INCONCLUSIVE, with the reason (too little load, say). It fails the test."""
         self._findings.append(Finding(signature="harness:inconclusive", text=text, kind="harness"))
 
-    def check_history(self, *checkers: Checker, expect: str | None = None) -> tuple[Finding, ...]:
-        """Run checkers over the history. A checker that raises leaves the run INCONCLUSIVE."""
-        return self.check(run_checkers(checkers, self.history), expect=expect)
+    def check_history(
+        self, *checkers: Checker, expect: str | None = None, time_s: float = CHECK_TIME_S
+    ) -> tuple[Finding, ...]:
+        """Run checkers over the history. A checker that raises leaves the run INCONCLUSIVE.
+
+        So does a search that takes longer than ``time_s`` for all of them.
+        """
+        over_s = time.monotonic() + time_s
+        return self.check(
+            run_checkers(checkers, self.history, is_over=lambda: time.monotonic() > over_s), expect=expect
+        )
 
     @contextlib.contextmanager
     def clean_run(self) -> Iterator[None]:
@@ -375,6 +427,26 @@ class Run:
             msg = f"the note {name!r} must be JSON; got: {error}"
             raise UsageError(msg) from error
         self._notes[name] = value
+
+    def sometimes(self, name: str, *, holds: bool = False) -> None:
+        """Declare what must come up in some run of the campaign, and whether it does in this one.
+
+        An agent says so with ``marks.sometimes(name)``. If no run of two or more has it, the matrix
+        is INCONCLUSIVE: the scenario may be green for the wrong reason (Antithesis' assertions).
+
+        Example::
+
+            chaos.sometimes("a lease was taken over", holds=stats.recovered > 0)
+        """
+        self._claims.add(SOMETIMES, name, holds=bool(holds))
+
+    def reachable(self, name: str) -> None:
+        """Declare a place in the target that some run of the campaign must reach.
+
+        The agent says there ``marks.reachable(name)``. If no run of two or more comes there, the
+        matrix is INCONCLUSIVE.
+        """
+        self._claims.add(REACHABLE, name, holds=False)
 
     @property
     def attachments(self) -> Path:
@@ -400,22 +472,33 @@ class Run:
             self._findings.append(verdict.of_error(error))
         self._end_agents()
         failed = [] if self._lost_agents() else [each.describe_failure() for each in self._incarnations if each.failed]
+        watched = self.steps.findings()
+        if self.steps.events is not None and self.steps.needs_database:
+            self._assertions.append(verdict.of_watched(watched))
         findings = [
+            *self._swept(),
             *verdict.of_receipts(self._receipts),
             *verdict.of_failed_agents(failed),
+            *watched,
             *self._findings,
             *verdict.of_assertions(self._broken),
         ]
-        if self._lost_agents():
+        if self.steps.failure:
+            findings.append(Finding(signature="harness:step-watcher", text=self.steps.failure, kind="harness"))
+        if self._lost_agents() or self.steps.failure:
             findings = [msgspec.structs.replace(finding, kind="harness") for finding in findings]
         if not self._assertions and error is None:
             findings.append(verdict.NOTHING_ASSERTED)
         if not self._mark_lines().startswith(MARKS_HEAD):
             findings.append(overwritten())
         history = self._history()
+        findings = verdict.without_keys_of(history.marks, findings)
         if torn := history.torn:
             findings += not_marks(torn, may_be_cut=any(map(_was_killed, self._incarnations)))
             self._notes["torn_marks"] = [f"{line.text[:200]} ({line.reason})" for line in torn[:10]]
+        self._claims.read(history)
+        self._notes |= self._claims.notes()
+        self._keep_steps([each for each in findings if each.verdict is Verdict.VIOLATED])
         if verdict.of_run(findings) is Verdict.HELD and (hints := self._hints(history)):
             self._notes[verdict.HINT] = hints
         record = RunRecord(
@@ -525,7 +608,13 @@ class Run:
     ) -> Agent:
         client = self._connect()
         output = self._journal.output_folder / _log_name(name, self._incarnations)
-        triggers = self._injector.triggers(name) if command.target is not None else []
+        triggers = self._injector.triggers(name, by_itself=command.target is not None)
+        survey = self.survey if name not in self._helpers else None
+        is_watched = (survey is not None and survey["steps"]) or any(
+            trigger["step"] is not None for trigger in triggers
+        )
+        is_watched |= self.steps.events is not None and name not in self._helpers
+        watch = self.steps.watch(self._journal.folder / SURVEY) if is_watched else None
 
         def adopt(agent: Agent) -> None:
             """Register the agent before it starts: it may be restarted before spawn returns."""
@@ -535,8 +624,18 @@ class Run:
             self._agents[name] = agent
             self._incarnations.append(agent)
 
-        agent = client.spawn(name, command, {**spec, "triggers": triggers}, output, timeout_s=timeout_s, on_made=adopt)
-        started = AgentStarted(name=name, pid=agent.pid, command=str(command), kwargs=command.kwargs, started_at=_now())
+        order = self._parser.count
+        agent = client.spawn(
+            name,
+            command,
+            {**spec, "triggers": triggers, "watch": watch, "survey": survey},
+            output,
+            timeout_s=timeout_s,
+            on_made=adopt,
+        )
+        started = AgentStarted(
+            name=name, pid=agent.pid, command=str(command), kwargs=command.kwargs, started_at=_now(), order=order
+        )
         self._journal.add_agent(started)
         if agent.note:
             self._notes[f"fresh interpreter for {command}"] = agent.note
@@ -545,7 +644,8 @@ class Run:
     def start_helper(self, name: str, target: str, kwargs: Mapping[str, Json]) -> Agent:
         """Start a process that a fault needs. For faults; tests call spawn."""
         taken = sum(agent.name.startswith(name) for agent in self._incarnations)
-        return self.spawn(target, kwargs=kwargs, name=f"{name}-{taken + 1}", may_fail=True)  # its receipt says how
+        self._helpers.add(numbered := f"{name}-{taken + 1}")
+        return self.spawn(target, kwargs=kwargs, name=numbered, may_fail=True)  # its receipt says how
 
     def start_again(self, agent: Agent) -> Agent:
         """Start an agent again with its first arguments. For faults; tests call restart."""
@@ -554,11 +654,42 @@ class Run:
 
     def points_passed(self, name: str) -> list[str]:
         """Return the names of the points that agents of this name passed. For receipts."""
-        path = self._journal.folder / POINTS
+        return self._kept_of(name, POINTS)
+
+    def steps_made(self, name: str) -> list[str]:
+        """Return the durable steps that watched agents of this name came to. For receipts."""
+        return self._kept_of(name, STEPS)
+
+    def _swept(self) -> Iterable[Finding]:
+        """Note the place of this run in a sweep; a survey finds the places."""
+        if self.survey is not None and self.sweep.is_survey:
+            yield from self.sweep.look(Path(self.survey["path"]), self.random("sweep"), self.steps.problem)
+        self._notes |= self.sweep.notes
+
+    def _keep_steps(self, findings: Sequence[Finding]) -> None:
+        """Attach the steps that the items relied on which findings name, if steps were watched."""
+        if not findings or not self.steps.is_used:
+            return
+        from pytest_chaos.model.story import STEPS_NAME, RunSteps
+        from pytest_chaos.trace.survey import steps_of
+
+        seen = steps_of(self._journal.folder / SURVEY, self._mark_lines(), findings)
+        if self.steps.problem:
+            seen = RunSteps(problem=self.steps.problem)
+        with contextlib.suppress(OSError):
+            self.attachments.mkdir(exist_ok=True)
+            (self.attachments / STEPS_NAME).write_bytes(msgspec.json.encode(clean(seen)))
+
+    def begin_survey(self, *, steps: bool, lines: bool = False) -> Path:
+        """Keep the points and steps of all agents from now on; return the file they go to."""
+        path = self._journal.folder / SURVEY
+        self.survey = {"path": str(path), "steps": steps, "lines": lines}
+        return path
+
+    def _kept_of(self, name: str, file: str) -> list[str]:
+        path = self._journal.folder / file
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        return list(
-            dict.fromkeys(point for agent, _, point in (line.partition("\t") for line in lines) if agent == name)
-        )
+        return list(dict.fromkeys(what for agent, _, what in (line.partition("\t") for line in lines) if agent == name))
 
     def _connect(self) -> GuardianClient:
         if self._client is None:
@@ -619,49 +750,6 @@ class Run:
         return "; ".join(agent.describe() for agent in self._agents.values()) or "no agent was started"
 
 
-def _command(
-    target: str | Callable[..., object] | Sequence[str | os.PathLike[str]], kwargs: Mapping[str, Json], *, fresh: bool
-) -> Command:
-    if isinstance(target, str):
-        if not all(target.rpartition(":")):
-            msg = f"a target must be 'module:function' or 'file.py:function'; got {target!r}. Give an argv as a list"
-            raise UsageError(msg)
-        return Command(target, None, dict(kwargs), fresh)
-    if callable(target):
-        return Command(_name_of(target), None, dict(kwargs), fresh)
-    given: object = target
-    if not isinstance(given, Iterable):
-        msg = f"a target must be a function, its name or an argv; got {target!r}. Give the function, and do not call it"
-        raise UsageError(msg)
-    parts = list(given)
-    if wrong := [part for part in parts if not isinstance(part, str | bytes | os.PathLike)]:
-        msg = f"an argv must be made of texts and paths; got {wrong[0]!r} in {parts!r:.200}. Write str(...)"
-        raise UsageError(msg)
-    argv = tuple(os.fspath(part) for part in parts)
-    if not argv or kwargs:
-        got = f"{list(argv)} with kwargs {dict(kwargs)}"
-        msg = f"an argv must name a program, and takes no kwargs; got {got}. Put the arguments into the list"
-        raise UsageError(msg)
-    return Command(None, argv, {}, fresh)
-
-
-def _name_of(function: Callable[..., object]) -> str:
-    """Return the target of a function: by module if it can be imported, else by file."""
-    import inspect  # only for a function object
-
-    name = getattr(function, "__qualname__", "")
-    module = getattr(function, "__module__", "")
-    if not name or "<" in name:
-        msg = f"an agent's function must be at the top level of a module; got {function!r}, which no process can import"
-        raise UsageError(msg)
-    source = inspect.getsourcefile(function)
-    with contextlib.suppress(ImportError, ValueError, AttributeError):
-        spec = _spec_of(module)
-        if spec is not None and spec.origin is not None and source is not None and Path(spec.origin) == Path(source):
-            return f"{module}:{name}"
-    return f"{source}:{name}"
-
-
 def _too_late(kind: str, agent: Agent) -> TooLate:
     msg = (
         f"{kind} of agent {agent.name!r} cannot happen: it has ended already ({agent.ended}). "
@@ -673,42 +761,6 @@ def _too_late(kind: str, agent: Agent) -> TooLate:
 def _only_moments(plan: Plan | None) -> bool:
     """Whether the faults of a plan all come at moments, so that only luck hits a narrow window."""
     return plan is not None and bool(plan.faults) and all(isinstance(each.when, AtMoment) for each in plan.faults)
-
-
-def _spec_of(module: str) -> ModuleSpec | None:
-    """Return how another process would find a module by its name, or None.
-
-    ``importlib.util.find_spec`` looks into ``sys.modules`` first,
-    where pytest puts test files that no import path leads to (``--import-mode=importlib``).
-    """
-    import sys  # only for a function object
-
-    path: Sequence[str] | None = None
-    found: ModuleSpec | None = None
-    parts = module.split(".")
-    for length in range(1, len(parts) + 1):
-        name = ".".join(parts[:length])
-        finders = (finder.find_spec for finder in sys.meta_path if hasattr(finder, "find_spec"))
-        found = next((spec for find in finders if (spec := find(name, path)) is not None), None)
-        if found is None:
-            return None
-        path = found.submodule_search_locations
-    return found
-
-
-def _findings(given: object) -> tuple[Finding, ...]:
-    """Return findings, and texts as findings. Raises UsageError for any other type."""
-    listed = [given] if isinstance(given, str | Finding) else given
-    if isinstance(listed, Iterable) and not isinstance(listed, bytes | Mapping):
-        listed = list(listed)
-        wrong = [each for each in listed if not isinstance(each, Finding) and not (isinstance(each, str) and each)]
-        if not wrong:
-            return tuple(
-                Finding(signature=f"check:{each[:60]}", text=each) if isinstance(each, str) else each for each in listed
-            )
-        listed = wrong[0]
-    msg = f"chaos.check must get findings or texts, none of them empty; got {listed!r:.100}. Give [] where all is well"
-    raise UsageError(msg)
 
 
 def _was_killed(agent: Agent) -> bool:
@@ -733,22 +785,3 @@ def _now() -> str:
     import datetime  # only once an agent is started
 
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-def reason(record: RunRecord) -> str:
-    """Return in a few lines why a run did not hold, for the failure of its test."""
-    lines = [f"{record.verdict}: {record.scenario.title or record.scenario.id}"]
-    lines += [
-        f"  [{finding.signature}] {finding.text}"
-        for finding in record.findings
-        if finding.verdict is record.verdict or finding.signature == verdict.AGENT_FAILED
-    ][:10]
-    lines += [
-        f"  fault: {receipt.kind} {receipt.agent} {receipt.when}: {receipt.evidence}" for receipt in record.receipts
-    ][:10]
-    return "\n".join(_clipped(line) for text in lines for line in text.splitlines())
-
-
-def _clipped(line: str) -> str:
-    more = len(line) - REASON_CHARACTERS_MAX
-    return line if more <= 0 else f"{line[:REASON_CHARACTERS_MAX]}… ({more:,} more character{'' if more == 1 else 's'})"

@@ -26,7 +26,7 @@ from pytest_chaos.runtime.journal import Journal
 
 _NAME: Final = re.compile(r"\.?session-\d+-\d+-[0-9a-f]+")
 _ATTEMPTS: Final = 20
-_ABANDONED: Final = "the process that ran this test ended before the test did, and so did its guardian"
+_ABANDONED: Final = "the process that ran this test ended before the test did"
 FAILURE_CHARACTERS_MAX: Final = 4000
 
 

@@ -16,11 +16,13 @@ the same order, and have no number of their own.
     kernel      filter and listener of seccomp notifications
     zygote      the process that forks each run with the filter on
     program     how a program is started, and ended with all its descendants
+    watcher     the process of a run that holds agents, and stops them, at durable steps
+    survey      the points and steps that a program comes to, each with the program's own line
     audit       the second source: audit events of a Python program
 
 With seccomp, ``zygote`` forks the program, ``kernel`` receives its calls, ``calls`` decodes each to
 steps, and ``seccomp`` numbers them, carries out the directive, and answers the call.
 
 The rooms ``explore``, ``plugin`` and ``cli`` may import this one; it imports ``runtime`` and
-``errors``.
+``errors``. An agent whose steps are watched puts the filter of ``kernel`` on itself.
 """

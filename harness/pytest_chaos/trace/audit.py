@@ -39,15 +39,18 @@ from pytest_chaos.trace.source import (
     check_settings,
     failure_of,
 )
-from pytest_chaos.trace.step import Action, BlindSpot, Step
+from pytest_chaos.trace.step import KNOWN_FILES, Action, BlindSpot, FileKinds, Step
+from pytest_chaos.trace.survey import is_named_point
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from pytest_chaos.trace.calls.touches import EventLog
     from pytest_chaos.trace.recording import Recorder
     from pytest_chaos.trace.schedule import Schedule
     from pytest_chaos.trace.source import MakeProgram
+    from pytest_chaos.trace.survey import SharedLines
 
 _BLIND: Final = BlindSpot(
     what="contents", text="audit events tell that a file is opened for writing, and nothing of what is written to it"
@@ -73,10 +76,6 @@ _ON_A_PATH: Final = {
     "os.chmod": (Action.CHANGE_MODE, 0, True),
 }
 """The step of an event: which argument is its path, and whether that must exist."""
-_OF_PYTHON: Final = sys.stdlib_module_names | {
-    "compile", "cpython", "exec", "function", "import", "object", "open", "setopencodehook",
-}  # fmt: skip
-"""How the names of Python's own events begin. A program's named points begin otherwise."""
 
 
 class AuditSource(StepSource):
@@ -87,16 +86,20 @@ class AuditSource(StepSource):
 
     name = "audit"
 
+    def __init__(self, files: FileKinds = KNOWN_FILES) -> None:
+        self.files = files
+
     def runner(self, make: MakeProgram) -> AuditRunner:
         """Return a runner, which prepares nothing: it forks the program anew for every run."""
-        return AuditRunner(make)
+        return AuditRunner(make, self.files)
 
 
 class AuditRunner:
     """Runs a Python function that is forked from this process, with an audit hook."""
 
-    def __init__(self, make: MakeProgram) -> None:
+    def __init__(self, make: MakeProgram, files: FileKinds) -> None:
         self._make = make
+        self._files = files
 
     def observe(
         self,
@@ -107,6 +110,8 @@ class AuditRunner:
         expected: Sequence[Step] = (),
         recorder: Recorder | None = None,
         schedule: Schedule | None = None,
+        lines: SharedLines | None = None,
+        events: EventLog | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> Observation:
         """Run it once more. See ``ProgramRunner.observe``.
@@ -114,7 +119,8 @@ class AuditRunner:
         Audit events can neither record, nor watch a command, stop at a mark, or hold a call.
         """
         program = self._make(directory, marks)
-        is_plain = recorder is None and schedule is None and not isinstance(directive, KillAfterMark)
+        is_plain = recorder is None and schedule is None and lines is None and events is None
+        is_plain &= not isinstance(directive, KillAfterMark)
         if not is_plain or not callable(program):
             msg = "audit events can neither record, watch a command, stop at a mark, nor hold calls: seccomp can"
             raise StepsUnavailable(msg)
@@ -124,7 +130,7 @@ class AuditRunner:
         for file in (output, log):
             file.write_bytes(b"")
         adopted_before = processes.adopt_orphans()
-        hook = _Hook(directory, marks, log, directive, expected)
+        hook = _Hook(directory, marks, log, directive, expected, self._files)
         others = processes.children()
         tree = ProcessTree(launch(program, directory, marks, output, hook.install), others)
         try:
@@ -152,7 +158,16 @@ class _Line(msgspec.Struct, frozen=True, array_like=True):
 class _Hook:
     """The audit hook inside the program: logs the steps, and carries out the directive."""
 
-    def __init__(self, directory: Path, marks: Path, log: Path, directive: Directive, expected: Sequence[Step]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        marks: Path,
+        log: Path,
+        directive: Directive,
+        expected: Sequence[Step],
+        files: FileKinds,
+    ) -> None:
+        self._files = files
         self._root = os.path.realpath(directory)
         self._prefix = self._root + "/"
         self._marks = str(marks)
@@ -200,7 +215,7 @@ class _Hook:
             target = os.fsdecode(given[0]) if action is Action.SYMLINK else ""
             length = int(given[1]) if action is Action.TRUNCATE else 0
             return Step(number=number, action=action, call=event, path=place, target=target, length=length)
-        if event.partition(".")[0] in _OF_PYTHON:
+        if not is_named_point(event):
             return None
         return Step(number=number, action=Action.POINT, call=event, path=event)
 
@@ -265,8 +280,8 @@ class _Hook:
             absolute = os.path.join(os.path.realpath(parent), name)
         else:
             absolute = ""
-        is_inside = absolute.startswith(self._prefix)
-        return os.path.lexists(absolute), absolute[len(self._prefix) :] if is_inside else None
+        path = absolute[len(self._prefix) :] if absolute.startswith(self._prefix) else None
+        return os.path.lexists(absolute), None if path is None or self._files.ignores(path) else path
 
 
 def _observation(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pytest_chaos.trace.step import Action
+from pytest_chaos.trace.step import KNOWN_FILES, Action, FileKinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -25,10 +25,14 @@ _GIVES_A_NAME: Final = _MAKES_A_NAME | {Action.RENAME}
 
 
 class TraceComparison:
-    """Compares the steps of a run, in order, with ``expected``, those of an earlier run."""
+    """Compares the steps of a run, in order, with ``expected``, those of an earlier run.
 
-    def __init__(self, expected: Sequence[Step]) -> None:
+    Writes to a volatile file may be of another length.
+    """
+
+    def __init__(self, expected: Sequence[Step], files: FileKinds = KNOWN_FILES) -> None:
         self._expected = expected
+        self._files = files
         self._drawn: dict[str, str] = {}
         self._known: frozenset[str] | None = None
 
@@ -44,7 +48,10 @@ class TraceComparison:
         before = self._expected[step.number - 1]
         if step.has_effect_of(before):
             return True
-        if (step.action, step.offset, step.length) != (before.action, before.offset, before.length):
+        if step.action is not before.action:
+            return False
+        is_volatile = self._files.is_volatile(step.path)  # a pid has four digits in one run, and five in the next
+        if not is_volatile and (step.offset, step.length) != (before.offset, before.length):
             return False
         return self._names(step, before)
 
@@ -79,9 +86,9 @@ class TraceComparison:
         return self._known
 
 
-def drawn_names(steps: Sequence[Step], expected: Sequence[Step]) -> Mapping[str, str]:
+def drawn_names(steps: Sequence[Step], expected: Sequence[Step], files: FileKinds = KNOWN_FILES) -> Mapping[str, str]:
     """Return the names that a run drew, each with the earlier run's, up to the first difference."""
-    comparison = TraceComparison([step for step in expected if not step.is_mark])
+    comparison = TraceComparison([step for step in expected if not step.is_mark], files)
     for step in steps:
         if not step.is_mark and not comparison.follows(step):
             break

@@ -11,7 +11,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_chaos.trace.step import ROOT_NODE, Entry
+from pytest_chaos.trace.step import KNOWN_FILES, ROOT_NODE, Entry, FileKinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +23,10 @@ _Name = tuple[int, str]
 
 
 class ResolvedPath(NamedTuple):
-    """A resolved path. ``path`` is relative to the watched folder if inside, else absolute."""
+    """A resolved path. ``path`` is relative to the watched folder if inside, else absolute.
+
+    An ignored path counts as outside.
+    """
 
     absolute: str
     path: str
@@ -31,9 +34,10 @@ class ResolvedPath(NamedTuple):
 
 
 class WatchedFolder:
-    """One folder and the nodes in it."""
+    """One folder and the nodes in it. ``files`` are its ignored and its volatile files."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, files: FileKinds = KNOWN_FILES) -> None:
+        self.files = files
         self.root = os.path.realpath(directory)
         self._prefix = self.root + "/"
         self._nodes: dict[_Identity, int] = {}
@@ -154,6 +158,8 @@ class WatchedFolder:
         """Resolve an absolute path but for its last name."""
         parent, _, name = absolute.rpartition("/")
         if parent == self.root and name not in {"", ".", ".."}:  # the most frequent case needs no lstat
+            if self.files.ignores(name):
+                return ResolvedPath(absolute, absolute, is_inside=False)
             return ResolvedPath(absolute, name, is_inside=True)
         parent, name = os.path.split(absolute.rstrip("/") or "/")
         if name in {"", ".", ".."}:
@@ -174,13 +180,19 @@ class WatchedFolder:
     def _placed(self, resolved: str) -> ResolvedPath:
         if resolved == self.root:
             return ResolvedPath(resolved, "", is_inside=True)
-        is_inside = resolved.startswith(self._prefix)
+        is_inside = resolved.startswith(self._prefix) and not self.files.ignores(resolved[len(self._prefix) :])
         return ResolvedPath(resolved, resolved[len(self._prefix) :] if is_inside else resolved, is_inside)
+
+    def ignored(self, absolute: str) -> str:
+        """Return the path of an ignored file relative to the folder; empty for any other path."""
+        path = absolute[len(self._prefix) :] if absolute.startswith(self._prefix) else ""
+        return path if self.files.ignores(path) else ""
 
     def scan(self, keep: Callable[[bytes], int] | None) -> Iterator[Entry]:
         """Walk over the folder's content, give each object its node, and keep its bytes."""
         for path, status in _walk(self.root, ""):
-            node = self.node(status) or self.add(status, path)
+            # An ignored file stays as it is: no call may find its node.
+            node = self.reserve(path) if self.files.ignores(path) else self.node(status) or self.add(status, path)
             yield _entry(os.path.join(self.root, path), path, node, status, keep)
 
 

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import platform
+import signal
 import struct
 import warnings
 from typing import TYPE_CHECKING, Final
@@ -31,6 +32,9 @@ AUDIT_ARCH: Final[Mapping[str, int]] = {"x86_64": 0xC000003E, "aarch64": 0xC0000
 # Numbers of system calls that the C library has no function for.
 _SECCOMP: Final = {"x86_64": 317, "aarch64": 277}
 _PIDFD_GETFD: Final = 438
+_TGKILL: Final = {"x86_64": 234, "aarch64": 131}
+_RESTART: Final = 512
+"""ERESTARTSYS of the kernel: once the caller has stopped and goes on, the call is made again."""
 
 _SET_MODE_FILTER: Final = 1
 _NEW_LISTENER: Final = 1 << 3
@@ -150,6 +154,22 @@ class Listener:
         """Have the call return a value; it is not done. Return as ``let_pass`` does."""
         _RESPONSE.pack_into(self._answer, 0, notification.id, value, 0, 0)
         return self._send(self._answer)
+
+    def stop(self, notification: Notification, process: int) -> bool:
+        """Stop the caller's process in front of the call, which is made again when it goes on.
+
+        The signal goes to the caller's own thread: any other one would stop it a moment later.
+        """
+        number = ctypes.c_long(_TGKILL[MACHINE])
+        if _libc.syscall(number, process, notification.thread, int(signal.SIGSTOP)) != 0:
+            return False
+        return self.fail(notification, _RESTART)
+
+    def end(self, notification: Notification, process: int, number: int) -> bool:
+        """End the caller's process by a signal without a handler; the call is not done."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)  # it waits here, so its pid is its own
+        return number == signal.SIGKILL or self.fail(notification, _RESTART)
 
     def _send(self, answer: bytearray) -> bool:
         try:

@@ -162,6 +162,21 @@ def process_of(thread: int) -> int:
     return int(_status_line(thread, b"Tgid:"))
 
 
+def title_of(process: int) -> tuple[str, ...]:
+    """Return the name of a process, and its title if it has set another one (prctl(2)); or none."""
+    own = f"/proc/{os.getpid()}"
+    found = []
+    for name in ("comm", "cmdline"):
+        try:
+            with open(f"/proc/{process}/{name}", "rb") as file, open(f"{own}/{name}", "rb") as ours:
+                text, other = file.read(PATH_BYTES_MAX), ours.read(PATH_BYTES_MAX)
+        except OSError:
+            continue
+        if text != other:  # it was forked from us, and has these of us at first
+            found.append(text.partition(b"\0")[0].decode(errors="replace").strip())
+    return tuple(dict.fromkeys(filter(None, found)))
+
+
 def umask_of(thread: int) -> int:
     """Return the umask of a process. Raises Failing or Unreadable."""
     return int(_status_line(thread, b"Umask:"), 8)

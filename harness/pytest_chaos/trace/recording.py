@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 import msgspec
 
 from pytest_chaos.errors import UsageError
-from pytest_chaos.trace.step import NO_CONTENT, Action, BlindSpot, Entry, Step
+from pytest_chaos.trace.step import KNOWN_FILES, NO_CONTENT, Action, BlindSpot, Entry, FileKinds, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +32,7 @@ class _Saved(msgspec.Struct, frozen=True, array_like=True):
     before: tuple[Entry, ...]
     steps: tuple[Step, ...]
     blind_spots: tuple[BlindSpot, ...]
+    files: FileKinds = KNOWN_FILES
 
 
 class Recorder:
@@ -43,6 +44,7 @@ class Recorder:
         self.before: list[Entry] = []
         self.steps: list[Step] = []
         self.blind_spots: list[BlindSpot] = []
+        self.files = KNOWN_FILES
         self._source = source
         # Contents come before the steps that refer to them; a crash leaves a folder without steps.
         self._contents = os.open(folder / _CONTENTS, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -66,6 +68,7 @@ class Recorder:
             tuple(map(encodable, self.before)),
             tuple(map(encodable, self.steps)),
             tuple(self.blind_spots),
+            self.files,
         )
         (self.folder / _STEPS).write_bytes(msgspec.msgpack.encode(saved))
 
@@ -93,6 +96,7 @@ class Recording:
         self.before: Sequence[Entry] = tuple(map(decoded, saved.before))
         self.steps: Sequence[Step] = tuple(map(decoded, saved.steps))
         self.blind_spots: Sequence[BlindSpot] = saved.blind_spots
+        self.files = saved.files
         self.count = max((step.number for step in saved.steps), default=0)
 
     def __enter__(self) -> Self:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pytest_chaos.model.seed import stream
+from pytest_chaos.runtime import processes
 from pytest_chaos.trace.kernel import MACHINE
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ STARTS_S: Final = 0.1
 WAITS_S: Final = 2.0
 """The same in real time: on a busy machine a thread that runs may get no processor."""
 _STAT_BYTES: Final = 512
+_CLONES: Final = {"x86_64": {b"56", b"58", b"435"}, "aarch64": {b"220", b"435"}}
+"""The calls that start a process, by machine and number."""
 _DEAD: Final = frozenset({b"Z", b"X"})
 
 
@@ -150,9 +153,18 @@ class _Thread:
         waited_s = now_s - self._last_call_s
         if waited_s > WAITS_S:
             return False
-        if self.state() not in {b"R", b"D"}:
+        state = self.state()
+        if state not in {b"R", b"D"} or (state == b"D" and self._waits_for_child()):
             return False
         return waited_s <= self.patience_s or self._has_patience()
+
+    def _waits_for_child(self) -> bool:
+        """Whether it waits for a child of vfork(2), whose execve may be held."""
+        try:
+            with open(f"{self._path}/syscall", "rb") as file:
+                return file.read().split()[0] in _CLONES[MACHINE]
+        except (OSError, IndexError):
+            return False
 
     def _has_patience(self) -> bool:
         """Whether it has used little processor time since it was first looked at for this long."""
@@ -209,11 +221,12 @@ class Threads:
         now_s = time.monotonic()
         return any(thread.is_running(now_s) for number, thread in self._known.items() if number not in held)
 
-    def deadlock(self) -> list[str]:
+    def deadlock(self, line_of: Callable[[int], str] = lambda _: "") -> list[str]:
         """Return what each thread waits for, if none of them can ever go on; else nothing.
 
         Threads are looked at one after another, and two that hand a turn over might each be seen to
-        wait. So it takes two calls of this method, between which no thread has run.
+        wait. So it takes two calls of this method, between which no thread has run. ``line_of``
+        returns the line of the program that a thread is at, if that is known.
         """
         self._scan()
         before, self._suspects = self._suspects, []
@@ -221,8 +234,15 @@ class Threads:
         for place, thread in enumerate(sorted(alive), 1):
             if not (wait := _endless_wait(thread, self._folder)):
                 return []
-            self._suspects.append((f"thread {place} ({wait})", _switches(thread), thread))
+            at = f", at {line}" if (line := line_of(thread)) else ""
+            self._suspects.append((f"thread {place} {wait}{at}", _switches(thread), thread))
         return [wait for wait, *_ in before] if before == self._suspects else []
+
+    def doing(self) -> list[str]:
+        """Return what some of the threads do: that they run, or the call in which they wait."""
+        self._scan()
+        alive = sorted(number for number, thread in self._known.items() if thread.state() not in _DEAD)
+        return [f"thread {place} {_call_of(thread)}" for place, thread in enumerate(alive[:_SHOWN], 1)]
 
     def close(self) -> None:
         """Close the files."""
@@ -241,18 +261,46 @@ class Threads:
     def _scan(self) -> None:
         """Look for new threads and processes, and forget those that have ended."""
         seen: set[int] = set()
-        processes = self._roots()
-        while processes:
-            process = processes.pop()
+        waiting = self._roots()
+        while waiting:
+            process = waiting.pop()
             with contextlib.suppress(OSError):
                 for name in os.listdir(f"/proc/{process}/task"):
                     seen.add(thread := int(name))
                     with open(f"/proc/{process}/task/{name}/children", "rb") as children:
-                        processes += map(int, children.read().split())
+                        waiting += map(int, children.read().split())
                     if thread not in self._known:
                         self._add(thread)
         for thread in self._known.keys() - seen:
             os.close(self._known.pop(thread).stat)
+
+
+_SHOWN: Final = 4
+_CALLS: Final = {
+    "x86_64": {0: "read", 7: "poll", 23: "select", 34: "pause", 35: "nanosleep", 43: "accept", 45: "recvfrom"}
+    | {47: "recvmsg", 61: "wait4", 72: "fcntl", 73: "flock", 202: "futex", 230: "clock_nanosleep", 232: "epoll_wait"}
+    | {247: "waitid", 270: "pselect6", 271: "ppoll", 281: "epoll_pwait", 288: "accept4"},
+    "aarch64": {22: "epoll_pwait", 25: "fcntl", 32: "flock", 63: "read", 72: "pselect6", 73: "ppoll", 95: "waitid"}
+    | {98: "futex", 101: "nanosleep", 115: "clock_nanosleep", 202: "accept", 207: "recvfrom", 212: "recvmsg"}
+    | {242: "accept4", 260: "wait4"},
+}
+"""The names of calls in which a thread is likely to wait, by machine and number."""
+
+
+def _call_of(thread: int) -> str:
+    """Return what a thread does, in words."""
+    try:
+        with open(f"/proc/{thread}/comm", encoding="utf-8", errors="replace") as file:
+            name = file.read().strip()
+        with open(f"/proc/{thread}/syscall", encoding="ascii") as file:
+            number = file.read().split()[0]
+    except (OSError, IndexError):
+        return "ended"
+    who = "" if name == processes.own().name else f"({name}) "
+    if not number.isdigit():
+        return f"{who}was running"
+    called = _CALLS[MACHINE].get(int(number), "")
+    return f"{who}waited{f' in {called}' if called else ''}"
 
 
 _NO_END: Final = {
@@ -265,6 +313,10 @@ _LOCKS: Final = (7, 38)
 """F_SETLKW and F_OFD_SETLKW: the commands of fcntl that wait."""
 _WAITS_FOR: Final = {"read": "pipe:", "flock": "", "fcntl": ""}
 """The beginning of what a descriptor must lead to; nothing for the program's own folder."""
+_AWAITED: Final = {
+    "futex": "a lock or another thread", "wait4": "a child process", "waitid": "a child process",
+    "read": "another process to write to a pipe", "flock": "the lock of {path}", "fcntl": "the lock of {path}",
+}  # fmt: skip
 
 
 def _endless_wait(thread: int, folder: str) -> str:
@@ -280,6 +332,7 @@ def _endless_wait(thread: int, folder: str) -> str:
         if not fields[0].isdigit():  # "running", or -1: it is in no call
             return ""
         arguments = [int(word, 16) for word in fields[1:7]]
+        path = ""
         call = _NO_END[MACHINE].get(int(fields[0]), "")
         if call == "futex" and arguments[_TIMEOUT_ARGUMENT]:
             return ""
@@ -289,9 +342,11 @@ def _endless_wait(thread: int, folder: str) -> str:
             awaited = os.readlink(f"/proc/{thread}/fd/{arguments[0]}")
             if not awaited.startswith(_WAITS_FOR[call] or folder):
                 return ""
+            path = awaited.removeprefix(folder)
     except (OSError, ValueError, IndexError):
         return ""
-    return f"{name} in {call}" if call else ""
+    who = "" if name == processes.own().name else f"{name} "  # a fork has our name, which is not the program's
+    return f"({who}in {call}) waits for {_AWAITED[call].format(path=path)}" if call else ""
 
 
 def _switches(thread: int) -> str:

@@ -17,7 +17,10 @@ import functools
 import os
 import select
 import signal
+import stat
+import tempfile
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -27,6 +30,7 @@ from pytest_chaos.runtime import processes
 from pytest_chaos.trace import memory
 from pytest_chaos.trace.calls.base import NOTHING, Decoded
 from pytest_chaos.trace.calls.decoder import Decoder
+from pytest_chaos.trace.calls.reads import WatchedReads, watch_reads
 from pytest_chaos.trace.calls.table import filter_code
 from pytest_chaos.trace.comparison import TraceComparison
 from pytest_chaos.trace.folder import WatchedFolder
@@ -46,20 +50,24 @@ from pytest_chaos.trace.source import (
     check_settings,
     failure_of,
 )
-from pytest_chaos.trace.step import Action, BlindSpot, Step, readable
+from pytest_chaos.trace.step import KNOWN_FILES, Action, BlindSpot, FileKinds, Step, readable
 from pytest_chaos.trace.zygote import LOST, TraceZygote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from pytest_chaos.trace.calls.touches import EventLog
     from pytest_chaos.trace.kernel import Notification
     from pytest_chaos.trace.recording import Recorder
     from pytest_chaos.trace.schedule import Schedule
-    from pytest_chaos.trace.source import MakeProgram
+    from pytest_chaos.trace.source import MakeProgram, Program
+    from pytest_chaos.trace.survey import SharedLines
 
 OUTPUT_BYTES_MAX: Final = 64 * 1024 * 1024
 """A program's output is kept in memory: the write that would pass this is never done."""
+PASSED_MAX: Final = 64
+"""Calls without an order go on at once, so many of a thread between two of its choices."""
 _STRAYS_MAX: Final = 100
 _STEPS_A_CLOSE: Final = 2
 """A trapped close costs as much as asking twice what a descriptor leads to."""
@@ -76,8 +84,8 @@ _NEEDS_ROOM: Final = frozenset(
 
 
 @functools.cache
-def _filter(*, closes: bool) -> Filter:
-    return Filter(filter_code(closes=closes))
+def _filter(*, closes: bool, touches: bool = False) -> Filter:
+    return Filter(filter_code(closes=closes, touches=touches))
 
 
 class SeccompSource(StepSource):
@@ -88,7 +96,8 @@ class SeccompSource(StepSource):
 
     name = "seccomp"
 
-    def __init__(self) -> None:
+    def __init__(self, files: FileKinds = KNOWN_FILES) -> None:
+        self.files = files
         _filter(closes=True)
 
     def try_out(self) -> None:
@@ -98,15 +107,21 @@ class SeccompSource(StepSource):
 
     def runner(self, make: MakeProgram) -> SeccompRunner:
         """Return a runner, which forks its zygote when it runs for the first time."""
-        return SeccompRunner(make)
+        return SeccompRunner(make, files=self.files)
+
+    def reads(self, program: Program, directory: Path, *, marks: Path, timeout_s: float) -> WatchedReads | None:
+        """Run a program once, with the calls trapped that look. See ``StepSource.reads``."""
+        return watch_reads(lambda *_: program, directory, marks, timeout_s)
 
 
 class SeccompRunner:
     """Runs a program from a zygote. ``closes`` is the filter to begin with, see ``filter_code``."""
 
-    def __init__(self, make: MakeProgram, *, closes: bool = True) -> None:
+    def __init__(self, make: MakeProgram, *, closes: bool = True, files: FileKinds = KNOWN_FILES) -> None:
         self._make = make
+        self._files = files
         self._has_closes = closes
+        self._has_touches = False
         self._closes = self._steps = 0
         self._expected: Sequence[Step] = ()
         self._durable: list[Step] = []
@@ -121,25 +136,30 @@ class SeccompRunner:
         expected: Sequence[Step] = (),
         recorder: Recorder | None = None,
         schedule: Schedule | None = None,
+        lines: SharedLines | None = None,
+        events: EventLog | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> Observation:
         """Run it once more. See ``ProgramRunner.observe``."""
         check_settings(directory, timeout_s)
+        if self._has_touches != (events is not None):
+            self._has_touches, self._has_closes = events is not None, True
+            self.close()  # the next zygote has another filter
         marks.touch()
-        folder = WatchedFolder(directory)
+        folder = WatchedFolder(directory, self._files)
         keep = recorder.keep if recorder is not None else None
         before = list(folder.scan(keep))
         zygote, tree = self._start(directory, marks)
         decoder = Decoder(
             folder,
-            keep,
+            keep if events is None else events.keeping(keep),
             leader=tree.pid,
             umask=zygote.umask,
             sees_closes=self._has_closes,
             marks=os.stat(marks),
             output=os.fstat(zygote.output),
         )
-        run = _ObservedRun(tree, zygote, decoder, directive, self._durable_of(expected))
+        run = _ObservedRun(tree, zygote, decoder, directive, self._durable_of(expected), lines, events)
         deadline_s = time.monotonic() + timeout_s
         try:
             with contextlib.closing(Threads(tree.roots, directory)) as threads:
@@ -151,14 +171,17 @@ class SeccompRunner:
             tree.end()
             run.take_last_stores()
             decoder.finish()  # only now is every call over
+            run.remove_what_it_could_not()
         observation = run.observation(timeout_s)
-        self._choose_filter(decoder.descriptors.closes, len(run.steps))
+        if events is None:
+            self._choose_filter(decoder.descriptors.closes, len(run.steps))
         if tree.is_orphaned:
             self.close()
         if recorder is not None:
             recorder.before.extend(before)
             recorder.steps.extend(run.steps)
             recorder.blind_spots.extend(run.blind_spots)
+            recorder.files = folder.files
         return observation
 
     def _durable_of(self, expected: Sequence[Step]) -> list[Step]:
@@ -187,7 +210,7 @@ class SeccompRunner:
 
     def _started(self, directory: Path, marks: Path) -> tuple[TraceZygote, ProcessTree]:
         if self._zygote is None:
-            self._zygote = TraceZygote(self._make, _filter(closes=self._has_closes))
+            self._zygote = TraceZygote(self._make, _filter(closes=self._has_closes, touches=self._has_touches))
         others = processes.children()  # the zygote among them
         return self._zygote, ProcessTree(self._zygote.start(directory, marks), others)
 
@@ -202,8 +225,19 @@ class _ObservedRun:
     """One run: takes its calls one by one, numbers its steps, and carries out the directive."""
 
     def __init__(
-        self, tree: ProcessTree, zygote: TraceZygote, decoder: Decoder, directive: Directive, expected: Sequence[Step]
+        self,
+        tree: ProcessTree,
+        zygote: TraceZygote,
+        decoder: Decoder,
+        directive: Directive,
+        expected: Sequence[Step],
+        lines: SharedLines | None,
+        events: EventLog | None,
     ) -> None:
+        self._shared_lines = lines
+        self._events = events
+        self._line = ""
+        self._lines: list[str] = []
         self._tree = tree
         self._listener = zygote.listener
         self._early = zygote.early
@@ -211,7 +245,7 @@ class _ObservedRun:
         self._decoder = decoder
         self._mapped = decoder.mapped.files
         self._expected = expected
-        self._comparison = TraceComparison(expected)
+        self._comparison = TraceComparison(expected, decoder.folder.files)
         self._kill_at = directive.number if isinstance(directive, KillBefore) else 0
         self._victim = directive.process if isinstance(directive, KillBefore) else 0
         self._kill_at_mark = directive.count if isinstance(directive, KillAfterMark) else 0
@@ -225,10 +259,12 @@ class _ObservedRun:
         self.blind_spots: list[BlindSpot] = []
         self._left: tuple[str, ...] = ()
         self._waits: tuple[str, ...] = ()
+        self._doing: tuple[str, ...] = ()
         self._choices = 0
-        self._injected_step = ""
+        self._struck: Step | None = None
         self._strays: dict[str, bool] = {}
         """Paths outside that were changed, and whether they existed before."""
+        self._ignored: set[str] = set()
         self._fired = False
         self._diverged: Step | None = None
         self._is_timed_out = False
@@ -249,7 +285,7 @@ class _ObservedRun:
             ready = poll.poll(min(_QUIET_S, max(0.0, deadline_s - time.monotonic())) * 1000)
             if not ready:
                 if time.monotonic() >= deadline_s:
-                    self._is_timed_out = True
+                    self._time_out(threads)
                 elif not self._is_deadlocked(threads):
                     continue
                 return
@@ -267,12 +303,14 @@ class _ObservedRun:
         poll.register(self._tree.pidfd, select.POLLIN)
         held: dict[int, Notification] = {call.thread: call for call in self._early}
         numbers: dict[int, int] = {}
+        passed: Counter[int] = Counter()
+        """The calls without an order that each thread made since it was last chosen."""
         rivals: set[int] = set()
         """Threads that waited when a step of another one was let pass."""
         self._early.clear()
         while not self._is_over:
             if time.monotonic() > deadline_s:
-                self._is_timed_out = True
+                self._time_out(threads)
                 return
             is_waited_for = bool(held) and threads.running(held)
             ready = dict(poll.poll((_LOOK_S if is_waited_for else 0 if held else _QUIET_S) * 1000))
@@ -280,11 +318,18 @@ class _ObservedRun:
                 if (call := self._listener.receive()) is not None:
                     numbers.setdefault(call.thread, len(numbers) + 1)
                     threads.has_called(call.thread)
-                    held[call.thread] = call
+                    if passed[call.thread] < PASSED_MAX and self._decoder.says_no_order(call):
+                        # Held after its answer, a server would seem to be a rival of its client.
+                        passed[call.thread] += 1
+                        self._take(call)
+                        threads.goes_on(call.thread)
+                    else:
+                        held[call.thread] = call
             elif held and not is_waited_for:
                 rivals.intersection_update(held)  # a thread that sleeps in the kernel waits for another one
                 thread = self._chosen(chooser, held, numbers)
                 before = len(self.steps)
+                passed[thread] = 0
                 self._take(held.pop(thread))
                 threads.goes_on(thread)
                 if len(self.steps) > before:  # could it have come before the last step of another thread?
@@ -300,9 +345,14 @@ class _ObservedRun:
     def _is_deadlocked(self, threads: Threads) -> bool:
         """Whether no thread can go on, which ends the run. A timer's signal may wake any thread."""
         if not self._decoder.has_timer:
-            self._waits = tuple(threads.deadlock())
+            lines = self._shared_lines
+            self._waits = tuple(threads.deadlock(lines.of) if lines is not None else threads.deadlock())
         self._is_timed_out = bool(self._waits)
         return self._is_timed_out
+
+    def _time_out(self, threads: Threads) -> None:
+        """End the run: it has had its time. Note what its threads do then."""
+        self._is_timed_out, self._doing = True, tuple(threads.doing())
 
     @staticmethod
     def _chosen(chooser: Chooser, held: Mapping[int, Notification], numbers: dict[int, int]) -> int:
@@ -326,11 +376,14 @@ class _ObservedRun:
 
     def observation(self, timeout_s: float) -> Observation:
         """Return the outcome, once all processes are gone."""
+        if self._shared_lines is not None:
+            self._note_lines("")
         failure = LOST if self._tree.is_orphaned else self._failure
         if self._waits:
             failure = f"it came into a deadlock, and was ended: {'; '.join(self._waits)}"
         elif self._is_timed_out:
             failure = failure_of((), timeout_s)
+            failure += f" ({'; '.join(self._doing)})" if self._doing else ""
         return Observation(
             steps=tuple(self.steps),
             count=self._count,
@@ -342,28 +395,49 @@ class _ObservedRun:
             diverged="" if self._diverged is None else str(self._diverged),
             blind_spots=tuple(self.blind_spots),
             strays=self._harmed(),
+            temporary=tuple(readable(path) for path, existed in self._strays.items() if not existed),
             output=self._tail(),
             failure=failure,
             left=self._left,
             waits=self._waits,
             has_timer=self._decoder.has_timer,
             choices=self._choices,
-            injected=self._injected_step,
+            struck=self._struck,
+            lines=tuple(self._lines),
+            processes=tuple(self._decoder.processes.values()),
+            files=self._decoder.folder.files,
+            ignored=tuple(readable(path) for path in sorted(self._ignored)),
         )
+
+    def remove_what_it_could_not(self) -> None:
+        """Remove what the program made outside, if it was ended, or got an error, before it did so.
+
+        Killed by the hundred, a program would fill the machine with temporary files, and
+        multiprocessing with semaphores. What was there before its call is not touched.
+        """
+        if not (self._is_over or self._is_timed_out or self._left or self._fired):
+            return
+        for path, existed in reversed(self._strays.items()):
+            if not existed:
+                with contextlib.suppress(OSError):  # it is gone, or a folder that has something of others
+                    remove = os.rmdir if stat.S_ISDIR(os.lstat(path).st_mode) else os.unlink
+                    remove(path)
 
     def _harmed(self) -> tuple[str, ...]:
         """Return the strays that are not as before; those made and removed again did no harm.
 
-        Nor did settings of a process in its ``/proc``, which Java makes at each start: they are
-        gone with it.
+        Nor did what holds no data (``_holds_data``), nor settings of a process in its ``/proc``,
+        which Java makes at each start: they are gone with it.
         """
-        harmed = (path for path, existed in self._strays.items() if existed or os.path.lexists(path))
+        harmed = (path for path, existed in self._strays.items() if existed or _holds_data(path))
         return tuple(readable(path) for path in harmed if not _is_of_a_process_gone(path))
 
     def _take(self, call: Notification) -> None:
         # After our answer the kernel reads paths and buffers again. Another thread may have changed
         # them meanwhile (seccomp_unotify(2) warns of it): the trace of such a program is wrong, as
         # is the program. We observe programs, and protect nothing.
+        if self._shared_lines is not None:
+            self._note_lines(self._shared_lines.of(call.thread, self._tree.pid))
         if self._mapped:
             before = self._count
             self._take_stores(self._decoder.stores(call, before + 1))
@@ -374,6 +448,8 @@ class _ObservedRun:
             if is_passed:  # one process dies at the next step in place of this one
                 self._kill_at = self._count + 1
         decoded = self._decoder.decode(call, self._count + 1)
+        if self._events is not None:
+            self._events.note(self._decoder, call, decoded, self._line)
         if decoded is NOTHING:
             self._listener.let_pass(call)
         elif decoded.is_step and self._is_as_expected(step := decoded.steps[0]):  # nearly all steps
@@ -383,6 +459,11 @@ class _ObservedRun:
                 self._drop(step.number, 1)
         else:
             self._carry_out(call, decoded)
+
+    def _note_lines(self, line: str) -> None:
+        """Note the line of the last call for its steps; ``line`` is that of the next one."""
+        self._lines += [self._line] * (self._count - len(self._lines))
+        self._line = line
 
     def take_last_stores(self) -> None:
         """Take what was stored through memory after the last call; all processes are gone."""
@@ -419,7 +500,10 @@ class _ObservedRun:
             spot = msgspec.structs.replace(spot, text=readable(spot.text), number=self._count)
             if all((each.what, each.text) != (spot.what, spot.text) for each in self.blind_spots):
                 self.blind_spots.append(spot)
-        if decoded.stray and len(self._strays) < _STRAYS_MAX and decoded.stray not in self._strays:
+        if decoded.stray and (path := self._decoder.folder.ignored(decoded.stray)):
+            if len(self._ignored) < _STRAYS_MAX:
+                self._ignored.add(path)
+        elif decoded.stray and len(self._strays) < _STRAYS_MAX and decoded.stray not in self._strays:
             self._strays[decoded.stray] = os.path.lexists(decoded.stray)
 
     def _pass_mark(self, call: Notification, mark: Step) -> None:
@@ -447,13 +531,14 @@ class _ObservedRun:
                 self._kill(fired=False)
                 return
             if number == self._kill_at and self._victim:
-                self._kill_at = 0
+                self._kill_at, self._struck = 0, step
                 if self._kill_one(self._victim, call):
                     self._decoder.take_back()
                     return
             elif number == self._kill_at:
                 if place:  # a write to an O_SYNC file is one call and two steps: killed between them
                     self._write_for(call, decoded.steps[0].length)
+                self._struck = step
                 self._kill()
                 return
             if self._injected is not None and self._fails(self._injected, step):
@@ -521,8 +606,9 @@ class _ObservedRun:
 
     def _fail(self, injected: InjectError, call: Notification, step: Step) -> None:
         self._fired = True
-        self._injected_step = self._injected_step or str(step)
-        if injected.short_bytes is not None and step.action is Action.WRITE and injected.short_bytes < step.length:
+        self._struck = self._struck or step
+        is_write = step.action is Action.WRITE and self._decoder.is_write(call)  # a copy by the kernel has no bytes
+        if injected.short_bytes is not None and is_write and injected.short_bytes < step.length:
             self._listener.succeed(call, self._write_for(call, injected.short_bytes))
             return
         self._listener.fail(call, getattr(errno, injected.error or "EIO"))
@@ -551,6 +637,21 @@ class _ObservedRun:
     def _tail(self) -> str:
         size = os.fstat(self._output).st_size
         return os.pread(self._output, OUTPUT_SHOWN_BYTES, max(0, size - OUTPUT_SHOWN_BYTES)).decode(errors="replace")
+
+
+def _holds_data(path: str) -> bool:
+    """Whether there is something at a path, other than a socket or a temporary folder without data.
+
+    A manager of multiprocessing removes its socket while its parent does so, too, which then fails
+    to remove the folder.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+        if stat.S_ISDIR(mode) and os.path.dirname(path) == tempfile.gettempdir():
+            return any(_holds_data(f"{path}/{name}") for name in os.listdir(path))
+    except OSError:
+        return False
+    return not stat.S_ISSOCK(mode)
 
 
 def _is_of_a_process_gone(path: str) -> bool:

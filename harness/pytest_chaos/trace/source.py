@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Final, Protocol, Required, TypeAlias, TypedDic
 import msgspec
 
 from pytest_chaos.errors import StepsUnavailable, UsageError
-from pytest_chaos.trace.step import BlindSpot, Step
+from pytest_chaos.trace.step import KNOWN_FILES, BlindSpot, FileKinds, ProcessSeen, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from pytest_chaos.trace.calls.reads import WatchedReads
+    from pytest_chaos.trace.calls.touches import EventLog
     from pytest_chaos.trace.recording import Recorder
     from pytest_chaos.trace.schedule import Schedule
+    from pytest_chaos.trace.survey import SharedLines
 
     Program: TypeAlias = Callable[[], None] | Sequence[str]
     """A function, called in a forked process, or a command line."""
@@ -78,14 +81,18 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     - ``fired``: the directive was carried out (the SIGKILL was ours, the error was returned).
     - ``diverged_at`` is the number of the first step that was not the expected one but for drawn
       names, None for no such step; ``diverged`` is that step as text.
-    - ``strays`` are paths outside the folder that the program changed.
+    - ``strays`` are paths outside the folder that the program changed, and ``temporary`` those that
+      it made there. What a run that was ended could not remove of these is removed.
     - ``output`` is the tail of what it printed.
     - ``failure`` is a sentence that says why the observation cannot be trusted, or empty.
     - ``left`` names the processes that still ran when the program had ended; they were ended.
     - ``waits`` says what each thread waited for in a deadlock, which ends a run.
     - ``has_timer``: a timer of the program may send it a signal, so no wait is known to be endless.
     - ``choices`` is how often a step could have come before one of another thread.
-    - ``injected`` is the step that failed, as text.
+    - ``struck`` is the step that met the directive: the first that failed, or that was never made.
+    - ``lines`` has the line of each durable step, if lines were asked for.
+    - ``processes`` are those that made a step or ran another program.
+    - ``files`` says which files were no data, and ``ignored`` which of them the program changed.
     """
 
     steps: tuple[Step, ...]
@@ -98,13 +105,18 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     diverged: str = ""
     blind_spots: tuple[BlindSpot, ...] = ()
     strays: tuple[str, ...] = ()
+    temporary: tuple[str, ...] = ()
     output: str = ""
     failure: str = ""
     left: tuple[str, ...] = ()
     waits: tuple[str, ...] = ()
     has_timer: bool = False
     choices: int = 0
-    injected: str = ""
+    struck: Step | None = None
+    lines: tuple[str, ...] = ()
+    processes: tuple[ProcessSeen, ...] = ()
+    files: FileKinds = KNOWN_FILES
+    ignored: tuple[str, ...] = ()
 
 
 class ObserveOptions(TypedDict, total=False):
@@ -113,7 +125,9 @@ class ObserveOptions(TypedDict, total=False):
     - ``marks`` is the file, outside the folder, that ``CHAOS_MARKS`` names to the agents. Each
       write to it becomes a MARK among the steps.
     - With ``expected``, the program is ended at the first step that differs; see ``diverged_at``.
+    - ``lines`` are those at which the program's threads are; each step notes its own.
     - With a ``schedule`` the source orders the calls of several threads by it.
+    - ``events`` notes each step, and the touches of files between them, with their lines.
     - A ``recorder`` records the folder as it was, every step and every byte. It is left open.
     """
 
@@ -122,6 +136,8 @@ class ObserveOptions(TypedDict, total=False):
     expected: Sequence[Step]
     recorder: Recorder | None
     schedule: Schedule | None
+    lines: SharedLines | None
+    events: EventLog | None
     timeout_s: float
 
 
@@ -141,9 +157,10 @@ class ProgramRunner(Protocol):
 
 
 class StepSource(Protocol):
-    """A way to observe a program's durable steps."""
+    """A way to observe a program's durable steps. ``files`` says which files are no data."""
 
     name: str
+    files: FileKinds
 
     def runner(self, make: MakeProgram) -> ProgramRunner:
         """Return a runner of the program that ``make`` returns.
@@ -156,6 +173,14 @@ class StepSource(Protocol):
         """Run a program once. See ``ProgramRunner.observe``."""
         with contextlib.closing(self.runner(lambda *_: program)) as runner:
             return runner.observe(directory, **options)
+
+    def reads(self, program: Program, directory: Path, *, marks: Path, timeout_s: float) -> WatchedReads | None:
+        """Run a program once; return what it has read in the folder, None where it cannot be told.
+
+        Its steps are not observed. Raises StepsUnavailable as ``observe`` does.
+        """
+        del program, directory, marks, timeout_s
+        return None
 
 
 def check_settings(directory: Path, timeout_s: float) -> None:
@@ -172,7 +197,7 @@ def failure_of(leftovers: Sequence[str], expired_s: float | None) -> str:
     return f"it left processes running, which were ended: {', '.join(leftovers[:5])}" if leftovers else ""
 
 
-def source_for(name: str | None = None) -> StepSource:
+def source_for(name: str | None = None, files: FileKinds = KNOWN_FILES) -> StepSource:
     """Return the source of this name; without one, seccomp, or audit events where it does not work.
 
     Raises UsageError for an unknown name, StepsUnavailable for a source that does not work here.
@@ -182,17 +207,17 @@ def source_for(name: str | None = None) -> StepSource:
     from pytest_chaos.trace.seccomp import SeccompSource
 
     if name == "audit":
-        return AuditSource()
+        return AuditSource(files)
     if name not in {None, "seccomp"}:
         msg = f"the step source must be one of {', '.join(SOURCES)}; got {name!r}"
         raise UsageError(msg)
     try:
-        source = SeccompSource()
+        source = SeccompSource(files)
         source.try_out()
     except StepsUnavailable:
         if name is not None:
             raise
-        return AuditSource()
+        return AuditSource(files)
     return source
 
 

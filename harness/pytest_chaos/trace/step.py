@@ -9,9 +9,15 @@ empty path. A name that is not UTF-8 has surrogate escapes, as ``os.fsdecode`` g
 from __future__ import annotations
 
 import enum
-from typing import Final
+import functools
+from fnmatch import fnmatchcase
+from glob import escape
+from typing import TYPE_CHECKING, Final
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 NO_NODE: Final = 0
 """No object; nodes begin at 1."""
@@ -73,18 +79,65 @@ class Action(enum.StrEnum):
     """Not a step: a mark, whose bytes are its ``content``. Its number is that of the last step."""
 
 
-_MEMORY_FILES: Final = ("-shm", "/lock.mdb")
+VOLATILE: Final = ("*-shm", "lock.mdb")
+"""Files that are known to be shared memory alone: SQLite's ``-shm``, and the lock file of LMDB."""
 
 
-def is_memory_file(path: str) -> bool:
-    """Whether a file is known to be shared memory alone, which no restart reads.
+class FileKinds(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Patterns of files that are no data.
 
-    That is SQLite's ``-shm``, and the lock file of LMDB. What is stored to it is not followed.
+    No call on an *ignored* file is a step, and it is in no state unless it was there before the
+    run; then it stays as it was. A *volatile* file is shared memory or a lock: a kill leaves it,
+    after a power loss it is gone, and its contents are neither compared nor followed where they are
+    mapped.
 
-    >>> is_memory_file("a.db-shm"), is_memory_file("lock.mdb"), is_memory_file("data.mdb")
-    (True, True, False)
+    A pattern without a slash matches names in any folder, one with a slash the path from the
+    watched folder; ``**`` stands for any folders. A folder's match is one of all that is in it.
+
+    >>> FileKinds(ignored=("*.log", "run/*.pid", "/cache")).ignores("logs/app.log")
+    True
+    >>> FileKinds().is_volatile("data/a.db-shm"), FileKinds().is_volatile("data.mdb")
+    (True, False)
     """
-    return f"/{path}".endswith(_MEMORY_FILES)
+
+    ignored: tuple[str, ...] = ()
+    volatile: tuple[str, ...] = VOLATILE
+
+    def ignores(self, path: str) -> bool:
+        """Whether a path, relative to the watched folder, is ignored."""
+        return bool(self.ignored) and _is_matched(path, self.ignored)
+
+    def is_volatile(self, path: str) -> bool:
+        """Whether a path, relative to the watched folder, is that of a volatile file."""
+        return _is_matched(path, self.volatile)
+
+    def with_volatile(self, path: str) -> FileKinds:
+        """Return these patterns with one more volatile file."""
+        return FileKinds(self.ignored, (*self.volatile, f"/{escape(path)}"))
+
+
+KNOWN_FILES: Final = FileKinds()
+"""The files that are known to be no data without a pattern."""
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _is_matched(path: str, patterns: tuple[str, ...]) -> bool:
+    names = path.split("/")
+    return bool(path) and any(_covers(_parts_of(pattern), names) for pattern in patterns)
+
+
+def _parts_of(pattern: str) -> list[str]:
+    pattern = pattern.rstrip("/")
+    return pattern.lstrip("/").split("/") if "/" in pattern else ["**", pattern]
+
+
+def _covers(parts: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether the parts of a pattern match a path, or a folder above it."""
+    if not parts:
+        return True
+    if parts[0] == "**":
+        return any(_covers(parts[1:], names[place:]) for place in range(len(names)))
+    return bool(names) and fnmatchcase(names[0], parts[0]) and _covers(parts[1:], names[1:])
 
 
 def readable(text: str) -> str:
@@ -159,6 +212,30 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
         return f"{self.number}: {self.action.value} {readable(where) or '.'}{extent}{size}{how}"
 
 
+class ProcessSeen(msgspec.Struct, frozen=True):
+    """A process of the program: its number, the number of the step before which it was known first.
+
+    ``names`` are ``main`` for the first one, ``child`` for one that was forked and runs no other
+    program; its title; and the program and the first words of its command line.
+    """
+
+    number: int
+    since: int
+    names: tuple[str, ...]
+
+    def is_called(self, pattern: str) -> bool:
+        """Whether its number, or one of its names, matches a pattern.
+
+        >>> ProcessSeen(2, 5, ("python3", "worker.py")).is_called("work*")
+        True
+        """
+        return pattern == str(self.number) or any(fnmatchcase(name, pattern) for name in self.names)
+
+    def __str__(self) -> str:
+        """Return the process as reports show it."""
+        return f"{self.number} ({' '.join(self.names)})"
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The object at one path before a run begins. ``kind`` is file, folder, symlink or other.
 
@@ -187,3 +264,67 @@ class BlindSpot(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     is_denied: bool = False
     number: int = 0
+
+
+class Touch(enum.StrEnum):
+    """What a call does to a file that is no durable step. Noted only for an ``EventLog``."""
+
+    OPEN = "open"
+    """A regular file of the folder is opened, as ``descriptor``."""
+    CLOSE = "close"
+    """``descriptor`` is closed; ``offset`` is its position, ``length`` the size of the file."""
+    LOCK = "lock"
+    """A POSIX lock (fcntl) of ``length`` bytes from ``offset``, of the type ``lock``, is wanted."""
+    READ = "read"
+    """A read at the end of the file: what came before was read in order."""
+    COPY = "copy"
+    """The kernel copies out of ``descriptor`` (sendfile, copy_file_range, a reflink)."""
+    EXIT = "exit"
+    """The process ends, or runs another program."""
+
+
+class LockType(enum.StrEnum):
+    """The type of a POSIX lock."""
+
+    READ = "read"
+    WRITE = "write"
+    NONE = "none"
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A step, a mark or a touch of a file, with who did it and at which line. Plain data.
+
+    One of ``action`` and ``touch`` is there; ``what`` is that one.
+    ``process`` tells processes of the run apart. ``number`` is that of the last durable step,
+    this one included. ``head`` are the first bytes of a write, or a whole mark. ``descriptor`` is
+    that of a write. ``holders`` are the processes, each with a descriptor, that have the file open
+    which loses its name: ``node``, or with a rename ``replaced``. ``behind`` is the number of
+    frames that the write-ahead log beside a database has and the database lacks. ``system`` is the
+    type of the file system, with the first lock of a file.
+    """
+
+    process: str
+    action: Action | None = None
+    touch: Touch | None = None
+    line: str = ""
+    number: int = 0
+    path: str = ""
+    target: str = ""
+    node: int = NO_NODE
+    replaced: int = NO_NODE
+    descriptor: int = -1
+    offset: int = 0
+    length: int = 0
+    lock: LockType = LockType.NONE
+    head: bytes = b""
+    holders: tuple[tuple[str, int], ...] = ()
+    replaced_holders: tuple[tuple[str, int], ...] = ()
+    behind: int = 0
+    system: str = ""
+
+    @property
+    def what(self) -> Action | Touch:
+        """What was done."""
+        found = self.action or self.touch
+        assert found is not None  # noqa: S101 - each event is made with one
+        return found

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 __all__ = ["AgentRun", "Job", "JobClaim", "JobOutcome", "JobQueue", "JobStatus"]
 
 Attempt: TypeAlias = Job | RunningJob
+Executor: TypeAlias = tuple[int | None, str | None]
+"""The process that executes a job: its pid and its start, each None before it is recorded."""
+
 EXIT_CODES: Final = range(-64, 256)
 """Exit codes: 0 to 255, or -n for an end by signal n."""
 
@@ -94,7 +97,8 @@ class JobOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """The intended end of a claim.
 
     ``leaves`` is the stage that the task is to leave, entered at ``entered_at``; None for no
-    advance. ``alert`` is the text of an alert, empty for none.
+    advance. ``alert`` is the text of an alert, empty for none. ``executor`` is the one that was
+    judged, by pid and start: the outcome is void once there is another one.
     """
 
     job_id: int
@@ -107,6 +111,7 @@ class JobOutcome(msgspec.Struct, frozen=True, kw_only=True):
     leaves: str | None = None
     entered_at: Microseconds = 0
     alert: str = ""
+    executor: Executor | None = None
 
     @classmethod
     def of(cls, job: Attempt, status: JobStatus, *, claim: int | None = None, **rest: Any) -> JobOutcome:
@@ -249,8 +254,10 @@ class JobQueue(Manager):
 
 
 def settle(transaction: Transaction, outcome: JobOutcome, now: Microseconds) -> bool:
-    """End a claim in the caller's transaction; False, and no change, if it is lost."""
+    """End a claim in the caller's transaction; False, and no change, if it is lost or void."""
     key = (outcome.job_id, outcome.claim)
+    if not is_executed_by(transaction, outcome.job_id, outcome.executor):
+        return False
     if not transaction.end_claim(*key, status=outcome.status, error=outcome.error, now=now):
         return False
     sys.audit(JobCrashPoint.JOB_AFTER_END_UPDATE, outcome.job_id)
@@ -263,6 +270,16 @@ def settle(transaction: Transaction, outcome: JobOutcome, now: Microseconds) -> 
         transaction.insert_outbox(_entry(outcome, OutboxKind.ALERT, now))
     sys.audit(JobCrashPoint.JOB_AFTER_OUTBOX, outcome.job_id)
     return True
+
+
+def is_executed_by(transaction: Transaction, job_id: int, executor: Executor | None) -> bool:
+    """Tell whether the job still has this executor; None is any.
+
+    A monitor records its executor some time after its claim. A reaper that found none, and ended
+    the claim for that, would let the next one start beside it.
+    """
+    job = transaction.job(job_id) if executor is not None else None
+    return executor is None or (job is not None and (job.pid, job.process_start) == executor)
 
 
 def require(transaction: Transaction, claim: JobClaim) -> None:

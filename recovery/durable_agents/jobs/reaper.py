@@ -15,6 +15,9 @@ Each tick (``run_once``) goes through the running jobs in three tiers.
    off, then its process group is killed and seen dead, then it is queued again (D17). If the kill
    fails, the job stays fenced off, with an error, and the next tick tries again.
 
+A job whose executor is recorded between the look and the end is left for the next tick: what was
+judged is another one, or none, and two would be at work.
+
 The outcome of a job is decided by the same table as in a monitor (``durable_agents.jobs.queue``).
 The claim is ended by compare-and-set, with the intended advance in the same transaction. A reaper
 that loses the compare-and-set does nothing (D16, D19, docs/design.md). Any number of reapers,
@@ -35,14 +38,13 @@ from __future__ import annotations
 import enum
 import itertools
 import logging
-import math
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from durable_agents.clock import Microseconds, microseconds
+from durable_agents.clock import Microseconds, is_duration, microseconds
 from durable_agents.errors import (
     DatabaseFull,
     DatabaseLocked,
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from durable_agents.clock import Clock
-    from durable_agents.jobs.queue import JobQueue
+    from durable_agents.jobs.queue import Executor, JobQueue
     from durable_agents.jobs.stages import StageEngine
     from durable_agents.service import Health
 
@@ -107,7 +109,7 @@ class ReaperSettings(msgspec.Struct, frozen=True, kw_only=True):
             problems.append(f"reaper_dead_ticks must be from 1 to {_TICKS_MAX}; got {self.reaper_dead_ticks!r}")
         for name, low in (("finalize_grace", 0.0), ("max_running", 0.001), ("interval", 0.001)):
             value = getattr(self, f"reaper_{name}_s")
-            if not (math.isfinite(value) and low <= value <= _DURATION_S_MAX):
+            if not is_duration(value, low, _DURATION_S_MAX):
                 problems.append(f"reaper_{name}_s must be from {low:g} to {_DURATION_S_MAX} s; got {value!r}")
         if problems:
             message = f"{', and '.join(problems)}. Correct the settings."
@@ -271,7 +273,7 @@ class JobReaper:
         dead = [job for job in jobs if job.exit_code is None and _executor(job, table) is Liveness.DEAD]
         orphaned = [job for job in dead if _monitor(job, table) is Liveness.DEAD]
         error = "its executor and its monitor were gone at a start"
-        found = [outcomes.of_failure(job, error) for job in orphaned if self._end_rest(job, errors)]
+        found = [self._failed(job, error) for job in orphaned if self._end_rest(job, errors)]
         won = self._settle(found, Tier.START, self._queue.clock.now(), errors)
         for text in errors:
             _LOGGER.warning("%s", text)
@@ -351,7 +353,7 @@ class JobReaper:
     def _of_dead(self, looks: Sequence[_Case], errors: list[str]) -> Iterator[list[JobOutcome]]:
         for batch in _batches(look for look in looks if look.tier is Tier.DEAD):
             yield [
-                outcomes.of_failure(look.job, f"its executor (pid {look.job.pid}) was dead in {look.ticks} looks")
+                self._failed(look.job, f"its executor (pid {look.job.pid}) was dead in {look.ticks} looks")
                 for look in batch
                 if self._end_rest(look.job, errors)
             ]
@@ -376,13 +378,22 @@ class JobReaper:
                 claim = self._fence_and_end(look.job, now, errors)
                 if claim is not None:
                     error = f"it ran for more than {self._settings.reaper_max_running_s:g} s and was ended"
-                    yield [outcomes.of_failure(look.job, error, claim=claim)]
+                    yield [self._failed(look.job, error, claim=claim)]
+
+    def _failed(self, job: RunningJob, error: str, claim: int | None = None) -> JobOutcome:
+        """Return the outcome of a failed attempt, void if its executor is another one by now."""
+        return msgspec.structs.replace(outcomes.of_failure(job, error, claim=claim), executor=self._executor_of(job))
+
+    def _executor_of(self, job: RunningJob) -> Executor | None:
+        return job.pid, job.process_start
 
     def _fence_and_end(self, job: RunningJob, now: Microseconds, errors: list[str]) -> int | None:
         """Fence the executor off, kill it and see it dead; return the claim that is now ours."""
         key = (job.job_id, job.claim)
         try:
             with self._store.transaction() as transaction:
+                if not outcomes.is_executed_by(transaction, job.job_id, self._executor_of(job)):
+                    return None  # a monitor has recorded it since the look: the next tick ends it
                 if not (transaction.holds_job(*key) if job.is_fenced else transaction.fence_job(*key, now=now)):
                     return None
         except _FATAL:

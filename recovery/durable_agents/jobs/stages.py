@@ -339,7 +339,7 @@ class StageEngine:
             if not transaction.delete_outbox(entry) or task is None:
                 return False
             try:
-                here = self.pipeline.stage(entry.stage)
+                here = self._left_by_agents(entry.stage)
             except UnknownStage as error:  # the pipeline was changed since: this entry can never be done
                 transaction.insert_audit(Audit(task.task_id, "advance_dropped", entry.stage, None, str(error), now))
                 return False
@@ -349,6 +349,15 @@ class StageEngine:
                 return False
         sys.audit(JobCrashPoint.STAGE_AFTER_ADVANCE, entry.task_id)
         return True
+
+    def _left_by_agents(self, name: str) -> Stage:
+        """Return a stage that the end of a job may leave. Raises UnknownStage for any other."""
+        stage = self.pipeline.stage(name)
+        if stage.next is None or stage.is_human_gated:
+            what = "a final stage" if stage.next is None else "a stage that humans leave"
+            message = f"stage must be one that agents leave; got {name!r}, {what}. Leave the task where it is."
+            raise UnknownStage(message)
+        return stage
 
     def _advance(self, decided: Move | Advance) -> Advance:
         if isinstance(decided, Advance):

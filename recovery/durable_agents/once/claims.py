@@ -386,8 +386,10 @@ class KeyClaims:
             until = expires_at(self._clock.now(), length_s)
             held = [transaction.renew_claim(each.key, each.token, each.owner, expires_at=until) for _, each in active]
         for (each, _), is_held in zip(active, held, strict=True):
-            each.is_lost = not is_held
-            each.trusted_until = trusted_until(began, length_s)
+            if is_held:
+                each.trusted_until = trusted_until(began, length_s)
+            else:
+                each.is_lost = True
 
     def _end(
         self, claim: KeyClaim, status: KeyStatus, result: bytes | None, ends_at: int | None, guard: Guard | None

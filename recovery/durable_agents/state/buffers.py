@@ -390,10 +390,11 @@ class Buffers:
 
 
 def _make_room(place: int, stem: str) -> None:
-    """Give an earlier buffer of this name the next free number; its file goes last."""
+    """Give an earlier buffer of this name the next free number; its file goes last.
+
+    Also a sidecar that is left of one: SQLite would take it for the new file's.
+    """
     names = set(os.listdir(place))
-    if stem + SUFFIX not in names:
-        return
     number = next(count for count in itertools.count(1) if f"{stem}.{count}{SUFFIX}" not in names)
     for suffix in (*SIDECARS, ""):
         if stem + SUFFIX + suffix in names:

@@ -54,6 +54,8 @@ _REASONS: Final = {
     errno.ENXIO: Reason.NOT_A_FILE,
 }
 
+_NO_FILE: Final = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
+
 
 class Look(msgspec.Struct, frozen=True):
     """The examination of a path: VERIFIED for a regular file, else the reason why not.
@@ -310,6 +312,10 @@ def _discard(leftover: Path) -> bool:
         file = os.open(leftover, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return False  # a link, a folder, a pipe: no writer has left it, and it stops no other
+        raise
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         leftover.unlink()

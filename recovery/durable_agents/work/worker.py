@@ -4,7 +4,8 @@ Work is a function, called once per iteration with the iteration's number and th
 previous one returned; it returns the next state. Its effects go through ``iteration.write``: files
 named by the iteration's number, each written whole and durably. A process that dies between an
 effect and its checkpoint leaves an effect without a checkpoint. The next worker repeats that
-iteration and writes the same file. So each effect exists exactly once, a crash repeats at most one
+iteration and writes the same file. A worker that was stopped beyond its claim writes none: it
+checks its claim before each. So each effect exists exactly once, a crash repeats at most one
 iteration, and an iteration with an acknowledged checkpoint is not repeated while its evidence
 holds.
 
@@ -41,7 +42,7 @@ from durable_agents.work.crash_points import WorkPoint
 from durable_agents.work.tasks import TaskStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from durable_agents.work.artifacts import Artifacts
     from durable_agents.work.checkpoints import Checkpoint, CheckpointManager
@@ -60,6 +61,10 @@ class HeldWork(Protocol):
 
     def renew(self) -> None:
         """Check, or renew, the claim. Called before each iteration."""
+        ...
+
+    def check(self) -> None:
+        """Check the claim by the holder's own clock. Called before each effect, so it is cheap."""
         ...
 
     def save(self, snapshot: object, evidence: Sequence[Evidence]) -> Checkpoint:
@@ -89,12 +94,16 @@ class WorkSource(Protocol):
 class Iteration:
     """One call of the work function: its input, and its effects on the world."""
 
-    def __init__(self, task_id: str, number: int, state: Any, artifacts: Artifacts) -> None:
-        """Begin the iteration; numbers begin at 1."""
+    def __init__(
+        self, task_id: str, number: int, state: Any, artifacts: Artifacts, check: Callable[[], None] | None = None
+    ) -> None:
+        """Begin the iteration; numbers begin at 1. ``check`` raises ClaimLost before an effect."""
         self.task_id: Final = task_id
         self.number: Final = number
         self.state: Final = state
+        self.lost: ClaimLost | None = None
         self._artifacts = artifacts
+        self._check = check
         self._evidence: list[Evidence] = []
 
     @property
@@ -112,8 +121,15 @@ class Iteration:
     def write(self, name: str, content: bytes) -> FileSha256:
         """Write an effect durably, and add it to the evidence.
 
-        Raises as ``Artifacts.write`` does.
+        A worker that was stopped beyond its claim must not write over what its successor has
+        written: the claim is checked first. Raises ClaimLost, or as ``Artifacts.write`` does.
         """
+        if self._check is not None:
+            try:
+                self._check()
+            except ClaimLost as error:
+                self.lost = error
+                raise
         written = self._artifacts.write(self.path(name), content)
         self._evidence.append(written)
         return written
@@ -222,14 +238,19 @@ class Worker:
             return 0, self._start, found.skipped_count
         return (*_unpacked(found.checkpoint), found.skipped_count)
 
+    def _begun(self, claim: HeldWork, number: int, state: Any) -> Iteration:
+        return Iteration(claim.task_id, number, state, self._artifacts, claim.check)
+
     def _iterate(self, claim: HeldWork, number: int, state: Any) -> tuple[Any, str]:
         """Do one iteration and save it; return the new state, or an error."""
         claim.renew()
         sys.audit(WorkPoint.WORKER_BEFORE_ITERATION, claim.task_id, number)
-        iteration = Iteration(claim.task_id, number, state, self._artifacts)
+        iteration = self._begun(claim, number, state)
         try:
             state = self._work(iteration)
-        except Exception as error:  # noqa: BLE001 - any error of the work function is a failure of the work
+        except Exception as error:
+            if iteration.lost is not None:
+                raise iteration.lost from error
             return None, f"Iteration {number} raised {type(error).__name__}: {_printable(error)}"
         sys.audit(WorkPoint.WORKER_AFTER_ITERATION, claim.task_id, number)
         try:
@@ -294,6 +315,10 @@ class LeaseClaim:
         """Prolong the lease. Raises ClaimLost."""
         with _losses():
             self._lease = self._leases.renew(self._lease)
+
+    def check(self) -> None:
+        """Check the lease by this process's own clock. Raises ClaimLost."""
+        self._leases.check(self._lease)
 
     def save(self, snapshot: object, evidence: Sequence[Evidence]) -> Checkpoint:
         """Save a checkpoint under the fence. Raises ClaimLost."""
@@ -369,6 +394,9 @@ class TaskClaim:
         """Raise ClaimLost unless the task is still running: it may have been cancelled."""
         if self._tasks.get(self._task_id).status is not TaskStatus.RUNNING:
             raise self._lost()
+
+    def check(self) -> None:
+        """Trust the supervisor, which starts no second worker."""
 
     def save(self, snapshot: object, evidence: Sequence[Evidence]) -> Checkpoint:
         """Save a checkpoint of type iteration_end."""

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 from concurrent.futures import ProcessPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tests.waiting import until
 
@@ -396,34 +396,3 @@ class ThreadOfSetup(Files):
         """Save another one."""
         _in_a_thread(lambda: save(directory / "0.txt"))
         marks.ack("save", 0)
-
-
-class Rocks(Files):
-    """RocksDB: threads of its own, mapped files, drawn names, an identity and times in its log."""
-
-    def run(self, directory: Path, marks: Marks) -> None:
-        """Put three records, each synced."""
-        from rocksdict import WriteOptions  # type: ignore[import-not-found,unused-ignore] # an extra
-
-        store, synced = self._open(directory), WriteOptions()
-        synced.sync = True
-        store.set_write_options(synced)
-        for number in range(COUNT):
-            store[f"{number}"] = WORD
-            marks.ack("put", number)
-        store.close()
-
-    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterator[str]:
-        """Open it, and look for what was acknowledged."""
-        store = self._open(directory)
-        for mark in marks:
-            if mark.kind == "ack" and store.get(f"{mark.key}") != WORD:
-                yield f"record {mark.key} is lost"
-        store.close()
-
-    def _open(self, directory: Path) -> Any:
-        from rocksdict import Options, Rdict  # type: ignore[import-not-found,unused-ignore] # an extra
-
-        options = Options()
-        options.create_if_missing(True)  # noqa: FBT003 - its name says it
-        return Rdict(str(directory / "db"), options)

@@ -264,6 +264,8 @@ def test_init_writes_a_target_and_explores_it(tmp_path: Path, capsys: pytest.Cap
     assert "wrote chaos_target.py" in out
     assert "of 10 crash points" in out
     assert run(["init"]) == MISTAKE
+    assert run(["init", "--file", "none.py", "--", "no-such-program"]) == MISTAKE
+    assert not Path("none.py").exists()
     assert "which exists already" in capsys.readouterr().err
 
 
@@ -286,6 +288,23 @@ def test_what_init_writes_is_python(command: tuple[str, ...]) -> None:
 
     compile(text, "chaos_target.py", "exec")
     assert "def check(self, directory, marks)" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (("python3.11", "mine.py", "milk"), "mine.py"),
+        (("python", "-m", "mine"), "mine"),
+        (("sh", "-c", "echo"), "sh"),
+        (("/bin/cp", "mine.py", "b"), "cp"),
+    ],
+)
+def test_a_target_is_named_like_the_program_and_not_its_interpreter(
+    tmp_path: Path, command: tuple[str, ...], name: str
+) -> None:
+    """The first sentence of a page is about the program."""
+    (tmp_path / "mine.py").write_text("")
+    assert f"    name = {name!r}\n" in target_text("chaos_target.py", command)
 
 
 class Nameless:

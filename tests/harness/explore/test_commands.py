@@ -6,15 +6,12 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from pytest_chaos.cli.main import run
 from pytest_chaos.errors import StepsUnavailable
 from pytest_chaos.explore.launch import step_source
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HELD, VIOLATED, INCONCLUSIVE, MISTAKE = range(4)
 
@@ -78,6 +75,7 @@ def test_programs_of_the_current_folder_are_found(capsys: pytest.CaptureFixture[
     [
         ("./no-such-worker", "./check", "--run must name a program that can be executed; got './no-such-worker'"),
         ("./worker .", "no-such-check", "--check must name a program that can be executed; got 'no-such-check'"),
+        ("./no-mode", "./check", "got './no-mode'. Make it executable: chmod +x ./no-mode"),
         ("./worker '", "./check", "--run must be a command line; got "),
         ("./worker", "", "--check must be a command"),
     ],
@@ -88,6 +86,7 @@ def test_commands_that_cannot_run_are_mistakes(
     """A program that is not there is told before anything runs,
     and not as a target that made no step.
     """
+    Path("no-mode").write_text(WORKER)
     assert _explore(program, check) == MISTAKE
 
     assert said in capsys.readouterr().err
@@ -157,6 +156,30 @@ def test_a_check_may_read_every_line_of_the_marks_as_json(tmp_path: Path, capsys
     )
 
     assert _explore("./worker .", "python3 reader.py", "--faults", "crash") == HELD, capsys.readouterr().out
+
+
+def test_a_check_finds_the_marks_as_the_program_wrote_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that looks for them with grep found none, and so held, when spaces were taken out.
+    A mark that is written in two pieces, as bash does, is one mark.
+    """
+    (tmp_path / "work").write_text(
+        """#!/bin/sh
+        ack() { printf '\n' >> "$CHAOS_MARKS"
+          printf '{"kind": "ack", "operation": "put", "key": %d}\n' $1 >> "$CHAOS_MARKS"; }
+        ack 7; echo 7 > "$1/numbers"; ack 8\n"""
+    )
+    (tmp_path / "look").write_text(
+        """#!/bin/sh
+        grep -q '"operation": "put", "key": 7}$' "$CHAOS_MARKS" && [ ! -s numbers ] && echo "7 is lost" && exit 1
+        exit 0\n"""
+    )
+    for name in ("work", "look"):
+        (tmp_path / name).chmod(0o755)
+
+    assert _explore("./work .", "./look", "--faults", "crash,recovery") == VIOLATED
+    out = capsys.readouterr().out
+    assert "7 is lost" in out
+    assert "(3 of 3 recoveries)" in " ".join(out.split())
 
 
 def test_a_check_that_speaks_on_standard_error_only_decides_nothing(capsys: pytest.CaptureFixture[str]) -> None:

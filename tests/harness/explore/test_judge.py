@@ -15,6 +15,7 @@ from pytest_chaos.explore.judge import Judgement, Pool, StateTask
 from pytest_chaos.explore.launch import step_source
 from pytest_chaos.explore.record import Known
 from pytest_chaos.explore.simulate.content import Content, PageStore
+from pytest_chaos.explore.simulate.folder import MANY_FILES
 from pytest_chaos.explore.simulate.state import Item
 from pytest_chaos.explore.target import subject_of
 from pytest_chaos.model.values import Mark, MarkKind
@@ -41,6 +42,8 @@ class Told(Careful):
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "chdir":
             os.chdir("/")
+        if word == "open":
+            self.left_open = (directory / "word").open("rb")
         if word == "grow":
             self.leak = getattr(self, "leak", b"") + b"x" * (600 << 20)
         yield f"{os.getpid()} {word} {len(marks)} {Path.cwd() != Path('/')}"
@@ -137,6 +140,16 @@ def test_a_check_that_changes_its_folder_does_not_move_the_next(asked: Asked) ->
     answers = asked.answers()
     assert answers["chdir"][0].endswith("False")
     assert answers["look"][0].endswith("True")
+
+
+@pytest.mark.parametrize("word", ["fine", "open"])
+def test_a_file_that_is_left_open_is_told(asked: Asked, word: str) -> None:
+    """Of many files the next state keeps some, unless the check may still write to them."""
+    others = {f"f{number}": Item("file", 0o644, number, Content(PageStore())) for number in range(3, MANY_FILES + 3)}
+    judged = [asked.pool.judge(StateTask({**_state(word), **others})) for _ in range(5)]
+
+    assert not judged[0].is_open, "each folder has had one state"
+    assert judged[4].is_open == (word != "fine")
 
 
 def test_several_workers_share_the_states(tmp_path: Path) -> None:

@@ -174,6 +174,29 @@ class Repaired(Pair):
             memory.flush()
 
 
+class Restarts(Counter):
+    """Counts its starts twice, in two fields; a start that is interrupted leaves them different."""
+
+    name = "restarts"
+
+    def recover(self, directory: Path) -> None:
+        """Count this start in both fields."""
+        with (directory / "counter").open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+            for place in (1024, 2048):
+                struct.pack_into("<Q", memory, place, struct.unpack_from("<Q", memory, place)[0] + 1)
+            memory.flush()
+
+    def found(self, directory: Path) -> tuple[int, int]:
+        """Return both counts of starts."""
+        content = (directory / "counter").read_bytes()
+        return struct.unpack_from("<Q", content, 1024)[0], struct.unpack_from("<Q", content, 2048)[0]
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterator[str]:
+        """Find counts that differ."""
+        del marks
+        yield from (each for each in super().check(directory, ()) if each == "the fields differ")
+
+
 def explored(target: Counter, *families: Family) -> Exploration:
     """Explore a target with all families, or some."""
     options = Options(seed="s", families=families or tuple(Family), command="chaos explore x:X")
@@ -218,6 +241,15 @@ def test_a_kill_between_two_stores_is_found(tmp_path: Path) -> None:
     assert "stores through memory" in torn.state
     judged = judge_state(subject_of(target), Options(seed="s"), torn.code, tmp_path / "torn")
     assert [finding.text for finding in judged.findings] == ["the fields differ"]
+
+
+def test_a_recovery_that_is_killed_between_two_stores_is_found() -> None:
+    """Its stores are its own look: whichever comes first, the next start finds two counts."""
+    found = explored(Restarts(), Family.RECOVERY)
+
+    assert _texts(found) == {Family.RECOVERY: {"the fields differ"}}
+    (discovery,) = _of(found, Family.RECOVERY).discoveries
+    assert "the recovery killed among the stores through memory" in discovery.state
 
 
 def test_what_the_right_order_avoids_is_not_decided() -> None:

@@ -8,7 +8,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +114,7 @@ def _few_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pytest_chaos.explore.session.HANGS_MAX", 2)
 
 
+@pytest.mark.nightly  # a minute of waiting
 @pytest.mark.usefixtures("_few_hangs")
 def test_a_check_that_hangs_after_a_real_kill_is_confirmed(tmp_path: Path) -> None:
     """What the run came to is known when its check begins: the kill fired, and nothing diverged."""
@@ -124,6 +127,7 @@ def test_a_check_that_hangs_after_a_real_kill_is_confirmed(tmp_path: Path) -> No
     ]
 
 
+@pytest.mark.nightly  # half a minute of waiting
 @pytest.mark.usefixtures("_few_hangs")
 def test_a_family_that_only_hangs_is_ended(tmp_path: Path) -> None:
     """Each state that hangs costs a timeout: after some the rest is left, which is told,
@@ -140,11 +144,44 @@ def test_a_family_that_only_hangs_is_ended(tmp_path: Path) -> None:
     assert {"harness:too-many-hangs", "liveness:check-hangs"} == _signatures(explored)
 
 
+class HangsOnErrors(Careful):
+    """Waits for ever when it meets an I/O error."""
+
+    def save(self, directory: Path, number: int) -> None:
+        """Save, or hang."""
+        try:
+            super().save(directory, number)
+        except OSError:
+            signal.pause()
+
+
+@pytest.mark.nightly  # half a minute of waiting
+def test_once_a_run_has_hung_later_ones_have_less_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What did not end in the shorter time is told, and is neither a finding nor a pass."""
+    monkeypatch.setattr("pytest_chaos.explore.session._SHORT_S", 1.0)
+    monkeypatch.setattr("pytest_chaos.explore.session._TIMES_A_RUN", 0)
+    monkeypatch.setattr("pytest_chaos.explore.session.HANGS_MAX", 6)
+
+    explored = _explore(HangsOnErrors, IO, tmp_path=tmp_path, run_timeout_s=8.0)
+
+    (errors,) = explored.families
+    (found,) = errors.discoveries
+    assert found.signature == "liveness:hangs-on-error"
+    assert found.states < 6
+    assert errors.confirmed == errors.points == errors.states
+    (cut,) = (each for each in errors.problems if each.signature == "harness:cut-short")
+    assert "after a run had hung for 8 s, later ones had 1 s" in cut.text
+
+
+@pytest.mark.nightly  # a minute of waiting
+@pytest.mark.usefixtures("_few_hangs")
 def test_a_recovery_that_hangs_is_a_liveness_finding(tmp_path: Path) -> None:
     """It is the program that hangs after a crash, and nothing that could not be seen."""
-    explored = _explore(HangsOnNothing, RECOVERY, tmp_path=tmp_path, run_timeout_s=5.0, recoveries=2)
+    explored = _explore(
+        HangsOnNothing, RECOVERY, tmp_path=tmp_path, run_timeout_s=3.0, check_timeout_s=3.0, recoveries=2
+    )
 
-    assert _signatures(explored) == {"liveness:recovery-hangs"}
+    assert _signatures(explored) - {"harness:too-many-hangs"} == {"liveness:recovery-hangs"}
     assert explored.verdict is Verdict.VIOLATED
 
 
@@ -215,6 +252,60 @@ def test_a_target_that_kills_the_explorer_is_inconclusive(tmp_path: Path) -> Non
     assert _signatures(explored) == {"harness:explorer-killed"}
     assert explored.verdict is Verdict.INCONCLUSIVE
     assert list(base.iterdir()) == []
+
+
+class WantsInput(Careful):
+    """Asks its user for something."""
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Save a number, and ask."""
+        self.save(directory, 1)
+        marks.note(self.ask())
+
+    def ask(self) -> str:
+        """Read a line."""
+        return input()
+
+
+class WantsATerminal(WantsInput):
+    """Asks at its terminal."""
+
+    def ask(self) -> str:
+        """Read a line."""
+        return Path("/dev/tty").read_text()
+
+
+@pytest.mark.parametrize("target", [WantsInput, WantsATerminal])
+def test_a_program_that_wants_a_terminal_is_inconclusive(tmp_path: Path, target: type) -> None:
+    """It fails for want of what no exploration can give, which says nothing of what it keeps."""
+    explored = _explore(target, CRASH, tmp_path=tmp_path)
+
+    assert _signatures(explored) == {"harness:needs-terminal"}
+    assert explored.verdict is Verdict.INCONCLUSIVE
+    assert "(at test_misbehaving.py:" in explored.findings[0].text
+
+
+class LeavesThings(Careful):
+    """Its check leaves processes, in its session and out of it, and a thread."""
+
+    def check(self, directory: Path, marks: Sequence[Mark]) -> Iterable[Finding | str]:
+        """Say how many are there from earlier checks."""
+        del directory, marks
+        me = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        for own in (False, True):
+            subprocess.Popen(["sleep", "1000"], start_new_session=own)
+        return [] if len(me) < 2 else [f"{len(me)} are there"]
+
+
+def test_what_a_check_leaves_is_ended_before_the_next_one(tmp_path: Path) -> None:
+    """So that it cannot answer for another state, or fill the machine; a note names it."""
+    explored = _explore(LeavesThings, CRASH, tmp_path=tmp_path)
+
+    assert explored.verdict is Verdict.HELD, explored.all_findings
+    text = "the check left processes running, which were ended (sleep (2)): let it end what it starts"
+    assert text in explored.notes
+    assert explored.families[0].states > 5
 
 
 class WrongTwice(Careful):

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
+import signal
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,3 +43,77 @@ def count_in_a_thread(marks: Marks, total: int) -> None:
     thread = threading.Thread(target=count)
     thread.start()
     thread.join()
+
+
+def save_and_count(marks: Marks) -> None:
+    """Rename a file into place and mark a step, again and again; another thread makes one file."""
+
+    def make_one() -> None:
+        Path("beside.txt").touch()
+        marks.note("beside")
+
+    beside = threading.Thread(target=make_one)
+    beside.start()
+    number = 0
+    while True:
+        number += 1
+        marks.intent("step", number)
+        Path("new.tmp").write_text(str(number))
+        Path("new.tmp").replace("saved.json")
+        sys.audit("targets.step.between", number)
+        marks.ack("step", number)
+        time.sleep(0.001)  # sleeps because this is the pace of the program
+
+
+def add(marks: Marks, amount: int, *, locks: bool) -> None:
+    """Add to the number in ``counter.json``, with a lock or without, and say what it saw.
+
+    Its note ``looked`` comes once it has read the number, or has seen that another one has the
+    lock.
+    """
+    with contextlib.ExitStack() as stack:
+        if locks:
+            lock = stack.enter_context(Path("counter.lock").open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                marks.note("looked")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        counted = json.loads(Path("counter.json").read_text())
+        marks.note("looked", value=counted)
+        mine = Path(f"counter.{amount}")
+        mine.write_text(json.dumps(counted + amount))
+        mine.replace("counter.json")
+        marks.ack("add", amount)
+
+
+def append_to_a_file_of_another(marks: Marks) -> None:
+    """Wait for a file that another agent makes, and append to it."""
+    while not Path("later.log").exists():
+        time.sleep(0.001)  # sleeps because it waits for the other agent; the run bounds it
+    with Path("later.log").open("a") as file:
+        file.write("a line")
+    marks.ack("appended")
+
+
+def make_then_move(marks: Marks) -> None:
+    """Make a file and move it to where the other agent looks."""
+    Path("first.log").write_text("made\n")
+    Path("first.log").rename("later.log")
+    marks.ack("made")
+
+
+def have_a_child_save(marks: Marks) -> None:
+    """Let a child rename a file into place, and say how it ended."""
+    Path("new.tmp").touch()
+    status = subprocess.call(["mv", "new.tmp", "saved.json"])
+    marks.ack("child", value=status)
+
+
+def have_children_and_wait(marks: Marks) -> None:
+    """Have a child that waits, say so, and make a file."""
+    child = subprocess.Popen(["sleep", "60"])
+    marks.ack("ready", value=child.pid)
+    sys.audit("programs.ready")
+    Path("made").touch()
+    signal.pause()

@@ -16,7 +16,25 @@ MODULES: Final = [
     for package in (pytest_chaos.faults, pytest_chaos.model)
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
 ]
-WITH_EXAMPLES: Final = {"hold_lock", "kill", "kind", "pause", "plan", "restart", "terminate", "toxics"}
+WITH_EXAMPLES: Final = {
+    *(
+        "calls",
+        "campaign",
+        "claims",
+        "edn",
+        "every_point",
+        "hold",
+        "hold_lock",
+        "interchange",
+        "kill",
+        "kind",
+        "paths",
+        "pause",
+        "plan",
+        "restart",
+    ),
+    *("signatures", "statistics", "terminate", "toxics"),
+}
 
 
 @pytest.mark.parametrize("name", MODULES)

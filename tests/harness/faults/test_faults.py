@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 from typing import TYPE_CHECKING
@@ -47,6 +48,15 @@ def test_a_kill_by_hand_has_a_receipt(run: Run) -> None:
     assert receipt.order is not None
     assert receipt.order >= 4
     assert judged(run).verdict is Verdict.HELD
+
+
+@pytest.mark.parametrize("when", [plan.at_point(POINT), plan.after_mark("step")], ids=["point", "mark"])
+def test_a_fault_within_the_agent_has_the_program_line(run: Run, when: When) -> None:
+    """The agent notes, as it dies, which line of the program it had come to."""
+    run.plan(kill("writer", when))
+    run.spawn(targets.count_up, name="writer", kwargs={"total": 3}).wait_exit()
+    (note,) = [mark for mark in run.history.marks if mark.operation == "chaos.fault"]
+    assert re.fullmatch(r"targets\.py:\d+ in count_up", note.value["line"])
 
 
 def test_a_kill_spares_the_children(run: Run) -> None:

@@ -222,10 +222,21 @@ def test_the_use_of_resources_adds_up_by_the_name_of_the_agent() -> None:
 
 def test_many_signatures_are_cut_and_the_cut_is_counted() -> None:
     """A thousand different findings do not become a thousand groups in the report."""
-    findings = tuple(Finding(signature=f"s{each}", text="t") for each in range(1_000))
+    findings = tuple(Finding(signature="a" * each + "s", text="t") for each in range(1_000))
     summary = summarise_scenario([record(VIOLATED, findings=findings)])
     assert len(summary.failures) + summary.failures_omitted == 1_000
     assert len(summary.failures) == 20
+
+
+def test_findings_that_differ_in_numbers_alone_are_one_cause() -> None:
+    """Twelve jobs that one bug lost are one group with all texts; other names stay apart."""
+    lost = [Finding(signature=f"durability:job {each}", text=f"job {each} is lost") for each in range(12)]
+    other = Finding(signature="expectation:a", text="a: 1")
+    summary = summarise_scenario([record(VIOLATED, findings=(*lost, other))])
+    assert [(each.signature, each.texts.distinct) for each in summary.failures] == [
+        ("durability:job 0", 12),
+        ("expectation:a", 1),
+    ]
 
 
 @given(st.permutations(range(6)))
@@ -243,3 +254,31 @@ def test_the_strictest_of_a_scenarios_own_rates_is_its_gate() -> None:
     runs = [record(HELD, 0, lax), record(VIOLATED, 1, strict), record(HELD, 2, lax)]
     summary = summarise_scenario(runs, pass_rate_min=0.5)
     assert (summary.pass_rate_min, summary.verdict) == (0.9, VIOLATED)
+
+
+def test_what_must_come_up_in_some_run_makes_a_campaign_without_it_inconclusive() -> None:
+    """A claim that held in no run of two is named; one run that has it is enough, and one alone is
+    no campaign.
+    """
+    never, once = {"chaos.sometimes": {"a takeover": False}}, {"chaos.sometimes": {"a takeover": True}}
+    lacking = matrix(record(notes=never), record(iteration=1, notes=never))
+    assert lacking.verdict is INCONCLUSIVE
+    assert lacking.reasons == (
+        "'a takeover' must hold in some run of 01-kill-9; got none of 2. Make it come up, or leave out chaos.sometimes",
+    )
+    assert matrix(record(notes=never), record(iteration=1, notes=once)).verdict is HELD
+    assert matrix(record(notes=never)).verdict is HELD
+
+
+def test_a_place_that_no_run_reaches_makes_a_campaign_inconclusive() -> None:
+    """A declared place is named if no run of two comes there; one run in any process is enough."""
+    never, once = {"chaos.reachable": {"the retry": False}}, {"chaos.reachable": {"the retry": True}}
+    lacking = matrix(record(notes=never), record(iteration=1, notes=never))
+    assert lacking.verdict is INCONCLUSIVE
+    (reason,) = lacking.reasons
+    assert reason.startswith(
+        "the place 'the retry' must be reached in some run of 01-kill-9; got none of 2. Make a run"
+    )
+    assert reason.endswith("leave out chaos.reachable")
+    assert matrix(record(notes=never), record(iteration=1, notes=once)).verdict is HELD
+    assert matrix(record(notes=never)).verdict is HELD

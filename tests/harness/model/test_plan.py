@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 from pytest_chaos import kill, pause, restart, resume, terminate
 from pytest_chaos.errors import UsageError
 from pytest_chaos.model import plan as plans
-from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, Fault, MarkKind, Now, Plan
+from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, AtStep, Fault, MarkKind, Now, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -38,6 +38,7 @@ Whens = st.one_of(
     st.just(Now()),
     AfterMarks,
     st.builds(AtPoint, point=Names, occurrence=st.integers(1, 1_000)),
+    st.builds(AtStep, step=st.sampled_from(plans.STEPS), path=Names, agent=Names),
     st.builds(AtMoment, delay_s=st.floats(0, 1e6), after=st.none() | AfterMarks),
 )
 Parameters = st.dictionaries(Names, st.integers(-(2**53), 2**53) | Names, max_size=2)

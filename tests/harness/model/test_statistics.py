@@ -11,7 +11,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, strategies as st
 from pytest_chaos.errors import UsageError
-from pytest_chaos.model.statistics import gate_pass_probability, rate_lower_bound, runs_needed
+from pytest_chaos.model.statistics import drop_probability, gate_pass_probability, rate_lower_bound, runs_needed
 
 
 def exact_tail(held: int, runs: int, rate: float) -> float:
@@ -101,3 +101,17 @@ def test_a_gate_outside_of_the_scale_is_refused() -> None:
     """A rate given in percent is a mistake that is said."""
     with pytest.raises(UsageError, match=r"^the rate of the gate must lie between 0 and 1; got 98. Give a share"):
         gate_pass_probability(0.95, 50, 98)
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.data())
+def test_the_chance_of_a_drop_is_that_of_drawing_by_lot(runs: int, later: int, data: st.DataObject) -> None:
+    """The share of all ways to choose which runs held, in which the later ones hold as seldom."""
+    held = data.draw(st.integers(0, runs))
+    held_later = data.draw(st.integers(0, later))
+    total = math.comb(runs + later, held + held_later)
+    as_seldom = sum(
+        math.comb(later, count) * math.comb(runs, held + held_later - count)
+        for count in range(held_later + 1)
+        if 0 <= held + held_later - count <= runs
+    )
+    assert drop_probability(held, runs, held_later, later) == pytest.approx(as_seldom / total)

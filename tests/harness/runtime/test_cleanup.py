@@ -109,7 +109,7 @@ class Session:
 
     def wait_until(self, condition: Callable[[], object], what: str) -> None:
         """Wait for a condition, with a bound, and say what pytest printed if it does not come."""
-        until(condition, lambda: f"{what} did not come: {self.output()}")
+        until(condition, lambda: f"{what} did not come; there are {self.left() or 'no processes'}: {self.output()}")
 
     def until_ready(self) -> int:
         """Wait until all agents and their descendants are there;
@@ -133,6 +133,17 @@ class Session:
     def processes(self) -> list[int]:
         """Return every live process that descends from this session."""
         return sorted(pid for pid in _pids() if self.token.encode() in _environment(pid))
+
+    def left(self) -> str:
+        """Return the live processes of this session with their parents, states and commands."""
+        told = []
+        for pid in self.processes():
+            with contextlib.suppress(OSError, IndexError):
+                state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                where = Path(f"/proc/{pid}/wchan").read_text()
+                told.append(f"{pid} (of {parent}) {state} {where} {command[-150:]}")
+        return "; ".join(told)
 
     def guardian(self) -> int:
         """Return the pid of the guardian: the first process that its stand-in has forked."""
@@ -348,6 +359,7 @@ def test_pytest_and_its_guardian_killed_at_once_leave_only_the_evidence(start: S
     """
     session = start("-p", "no:xdist")
     both = (session.until_ready(), session.guardian())
+    os.kill(both[0], signal.SIGSTOP)  # so that it cannot clean up between the two
     for index in order:
         os.kill(both[index], signal.SIGKILL)
     assert session.until_ended() == -signal.SIGKILL

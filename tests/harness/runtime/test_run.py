@@ -10,6 +10,7 @@ import signal
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from pytest_chaos import kill
 from pytest_chaos.checkers.durability import acknowledged_present
@@ -17,10 +18,10 @@ from pytest_chaos.errors import AgentError, GuardianLost, SpawnError, TooLate, U
 from pytest_chaos.evidence import open_pack, verify
 from pytest_chaos.model import plan, verdict
 from pytest_chaos.model.values import Assertion, Finding, Plan, Verdict
-from pytest_chaos.model.verdict import AGENT_FAILED
+from pytest_chaos.model.verdict import AGENT_FAILED, reason
 from pytest_chaos.runtime import processes
 from pytest_chaos.runtime.agent import GuardianClient
-from pytest_chaos.runtime.run import OBSERVED_CHARACTERS_MAX, reason
+from pytest_chaos.runtime.run import OBSERVED_CHARACTERS_MAX
 
 from tests.harness.runtime import targets
 from tests.waiting import until
@@ -126,6 +127,27 @@ def test_an_expectation_does_not_stop_the_test(run: Run) -> None:
     ]
 
 
+def test_a_key_of_the_marks_is_no_cause_of_its_own(run: Run) -> None:
+    """What is said of each key has one signature; the texts keep their words."""
+    keys = ["one", "two", "ann-lee"]
+    reader = run.spawn(["sh", "-c", 'for key; do echo "$key" | ' + _ACK_LINES, "sh", *keys], name="reader")
+    reader.wait_exit()
+    assert [mark.key for mark in run.history.marks] == keys
+    run.check([f"the long-winded note of nobody else, which has the key {key}, is lost" for key in keys])
+    for key in keys:
+        run.expect(f"note {key} is kept", observed=0, holds=False)
+        run.expect(key, observed=0, holds=False)
+    record = run.conclude()
+
+    long = "check:the long-winded note of nobody else, which has the key #, is"
+    own = ["expectation:note # is kept", "expectation:one", "expectation:two", "expectation:ann-lee"]
+    assert sorted({each.signature for each in record.findings}) == sorted([long, *own])
+    assert len({each.text for each in record.findings}) == 9
+
+
+_ACK_LINES = """sed 's/.*/{"kind": "ack", "operation": "put", "key": "&"}/' >> "$CHAOS_MARKS"; done"""
+
+
 def test_what_was_observed_is_kept_short_and_encodable(run: Run) -> None:
     """A long or a strange value costs nobody the record."""
     run.expect("long", observed="x" * 10_000, holds=True)
@@ -194,6 +216,12 @@ def test_the_worst_of_all_findings_decides(run: Run) -> None:
     ]
     assert "a checkpoint is missing" in reason(record)
     assert "too little load" not in reason(record)
+
+
+def test_the_reason_of_a_failure_cannot_steer_the_terminal(run: Run) -> None:
+    """Texts of an agent may hold escape sequences, and letters that turn the line around."""
+    run.check(["lost \x1b[31m\u202e7"])
+    assert "lost \\x1b[31m\\u202e7" in reason(expected(run).conclude())
 
 
 def test_a_run_can_say_that_it_decides_nothing(run: Run) -> None:
@@ -454,13 +482,17 @@ def test_a_pack_of_a_run_is_whole_and_named_in_its_record(run: Run, tmp_path: Pa
     assert "the failure" in opened.failure
 
 
-def test_evidence_that_cannot_be_written_is_a_note(run: Run, tmp_path: Path) -> None:
-    """A results folder in the way costs the pack, not the verdict."""
+def test_evidence_that_cannot_be_written_is_a_note(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A results folder in the way costs the pack its place, not the verdict."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # where the pack is for now
     (tmp_path / "evidence").write_text("a file")
     run.check(["something is wrong"])
     record = run.pack(expected(run).conclude(), "the failure", tmp_path / "evidence", queries={})
     assert (record.verdict, record.evidence) == (Verdict.VIOLATED, "")
     (problem,) = record.notes["evidence_problems"]
+    (pack,) = tmp_path.glob("chaos-evidence-*/*")
+    assert str(pack) in problem
+    assert verify(pack) == []
     assert "could not be written" in problem
 
 
@@ -483,10 +515,13 @@ def test_a_run_whose_guardian_was_killed_decides_nothing(start_run: StartRun, tm
         agent.wait_for("ready")
         started = [process for process in processes.descendants(own.pid) if process.alive]
         assert len(started) >= 6
+        stand_in = psutil.Process(own.pid).parent()
         os.kill(own.pid, signal.SIGKILL)
         with pytest.raises(GuardianLost, match="the guardian of the agents was killed") as caught:
             agent.wait_for("never")
         until(lambda: not [process for process in started if processes.is_running(process.pid, process.start_ticks)])
+        assert stand_in is not None
+        assert stand_in.status() != psutil.STATUS_ZOMBIE, "if we are killed now, nobody cleans up"
         run.check(["something is missing"])
         record = expected(run).conclude(caught.value)
     assert record.verdict is Verdict.INCONCLUSIVE

@@ -314,7 +314,7 @@ def test_an_error_at_a_store_comes_at_the_next_call(lab: Lab) -> None:
 
     seen = lab.watch(work, directive=InjectError(number=5, error="ENOSPC"))
     assert (seen.fired, seen.exit_code) == (True, 0)
-    assert seen.injected == "6: create c"
+    assert str(seen.struck) == "6: create c"
 
 
 def test_a_write_that_failed_is_no_store(lab: Lab) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from pytest_chaos.errors import StepsUnavailable, UsageError
 from pytest_chaos.runtime.marks import Marks
 from pytest_chaos.trace.recording import Recorder, Recording
-from pytest_chaos.trace.source import InjectError, KillAfterMark, KillBefore
+from pytest_chaos.trace.source import Directive, InjectError, KillAfterMark, KillBefore, Watch
 from pytest_chaos.trace.step import Action
 
 from tests.harness.evidence.replaying import Replay, contents
@@ -54,6 +55,46 @@ def test_changes_outside_are_strays(lab: Lab) -> None:
     assert set(observation.strays) == {str(lab.folder / "elsewhere"), str(lab.folder / "made")}
     assert observation.output.strip() == "hello"
     assert [step.action for step in observation.steps] == [Action.MARK]
+
+
+def test_a_socket_or_what_was_there_outside_is_no_stray(lab: Lab) -> None:
+    """Nothing is made where something is, and a socket holds no data, whatever mode it gets.
+    Nor does a temporary folder with nothing else in it.
+    """
+    (lab.folder / "cache").mkdir()
+    name = f"{tempfile.gettempdir()}/of-{os.getpid()}"
+
+    def make() -> None:
+        Path("a").write_bytes(b"x")
+        os.mkdir(name)
+        socket.socket(socket.AF_UNIX).bind(f"{name}/listener")
+        (lab.folder / "cache").mkdir(exist_ok=True)
+        socket.socket(socket.AF_UNIX).bind(str(lab.folder / "socket"))
+        os.chmod(lab.folder / "socket", 0o600)
+
+    observation = lab.watch(make)
+    shutil.rmtree(name)
+    assert (observation.exit_code, observation.strays) == (0, ())
+
+
+@pytest.mark.parametrize("directive", [KillBefore(number=2), InjectError(number=2, error="EIO"), Watch()])
+def test_what_an_ended_program_made_outside_is_removed(lab: Lab, directive: Directive) -> None:
+    """It can no longer do that itself. What was there before stays, and what a whole run leaves."""
+    (lab.folder / "log").write_bytes(b"old ")
+
+    def make() -> None:
+        folder = Path(tempfile.mkdtemp(dir=lab.folder, prefix="of-the-run-"))
+        (folder / "file").write_bytes(b"x")
+        with (lab.folder / "log").open("ab") as log:
+            log.write(b"new")
+        Path("a").write_bytes(b"x")
+
+    observation = lab.watch(make, directive=directive)
+    left = sorted(path.name for path in lab.folder.glob("of-the-run-*/*"))
+    assert left == (["file"] if isinstance(directive, Watch) else [])
+    assert bool(list(lab.folder.glob("of-the-run-*"))) is isinstance(directive, Watch)
+    assert (lab.folder / "log").read_bytes() == b"old new"
+    assert len(observation.temporary) == 2
 
 
 def test_two_recordings_of_one_program_are_alike(lab: Lab) -> None:
@@ -142,6 +183,19 @@ def test_a_short_write_is_really_short(lab: Lab, short_bytes: int) -> None:
     observation = lab.watch(write, directive=InjectError(number=2, short_bytes=short_bytes))
     assert observation.fired
     assert (lab.directory / "a").read_bytes() == b"1234"[:short_bytes] + f"|{short_bytes}".encode()
+
+
+def test_a_copy_by_the_kernel_fails_where_a_write_is_short(lab: Lab) -> None:
+    """It returned 0, which means the end of the file it copies from."""
+    (lab.folder / "source").write_bytes(b"1234")
+
+    def copy() -> None:
+        source, target = os.open(lab.folder / "source", os.O_RDONLY), os.open("a", os.O_WRONLY | os.O_CREAT)
+        with pytest.raises(OSError, match="Input/output"):
+            os.sendfile(target, source, 0, 4)
+
+    observation = lab.watch(copy, directive=InjectError(number=2, short_bytes=2))
+    assert (observation.fired, observation.exit_code) == (True, 0)
 
 
 def test_a_full_disk_stays_full(lab: Lab) -> None:

@@ -9,6 +9,9 @@
 | ForgetsStreaks | dead ticks are counted in memory (D20) | a restart between two looks |
 | ReapsFinalising | nobody asks whether the monitor lives (the seed's own defect) | a monitor that stands still |
 | CountsLostClaims | what another reaper has ended is ended again, by id, and counted | reapers at once |
+| NeverResets | a living look leaves the count of dead ticks as it is | a dead look, a living one, and a dead one |
+| OverlooksTheStarted | an executor that is recorded after the look is overlooked | a monitor that starts meanwhile |
+| GraceFromTheStart | the grace counts from the job's start, not from its exit | an exit late in a job's life |
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
     from durable_agents import JobStatus
     from durable_agents.clock import Microseconds
-    from durable_agents.jobs.queue import JobOutcome
+    from durable_agents.jobs.queue import Executor, JobOutcome
     from durable_agents.jobs.reaper import Tier, _Case
     from durable_agents.store.rows import RunningJob
 
@@ -146,3 +149,26 @@ class CountsLostClaims(JobReaper):
             ended.update(outcome.status for outcome in found)
         sys.audit(JobCrashPoint.REAPER_AFTER_CLAIM, len(found))
         return len(found)
+
+
+class NeverResets(JobReaper):
+    """Counts dead ticks, consecutive or not."""
+
+    def _judge(self, job: RunningJob, table: ProcessTable, now: Microseconds) -> _Case:
+        case = super()._judge(job, table, now)
+        return msgspec.structs.replace(case, ticks=max(case.ticks, job.dead_ticks))
+
+
+class OverlooksTheStarted(JobReaper):
+    """Takes a job that had no executor a moment ago for one that has none."""
+
+    def _executor_of(self, _: RunningJob) -> Executor | None:
+        return None
+
+
+class GraceFromTheStart(JobReaper):
+    """Gives a monitor less time, the longer its job has run."""
+
+    def _running(self) -> Iterator[RunningJob]:
+        for job in super()._running():
+            yield job if job.exit_code is None else msgspec.structs.replace(job, finished_at=job.started_at)

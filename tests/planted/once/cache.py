@@ -6,6 +6,7 @@
 | NeverRefreshes | an expired output is a miss for ever (D7) | an expiry under load |
 | KeepsTheDead | a killed generator keeps its key until its claim expires | callers that are killed |
 | ForgetsParameters | the parameters are not in the key | two requests that differ in a parameter |
+| ForgetsTheModel | the model is not in the key | two requests that differ in the model |
 | LosesCounts | what waits in memory is dropped when the cache closes | the statistics of two passes |
 """
 
@@ -65,3 +66,13 @@ class LosesCounts(LLMOutputCache):
         """Drop what waits."""
         self._counters.forget()
         super().close()
+
+
+class ForgetsTheModel(LLMOutputCache):
+    """Answers with what another model has generated."""
+
+    @staticmethod
+    def key(model: str, messages: object, parameters: object = None, operation: str = "generate") -> str:
+        """Leave the model out."""
+        del model
+        return request_hash([operation, messages, parameters])

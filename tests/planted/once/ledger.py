@@ -6,6 +6,7 @@
 | LeavesToolsRunning | an interrupt ends the wait for a tool and not the tool | an agent that is asked to end |
 | IgnoresProbe | runs again in doubt, whatever the probe would say | a kill between effect and record |
 | ForgetsDoubt | takes an unfinished call for one that never began | a kill between effect and record, with raise |
+| RunsLate | a tool is run under a claim that is over | a zombie that wakes before its tool |
 | LargeChangesType | the first caller gets a text in the place of a large output (D8) | a large output |
 | CachesFailures | exit 3 is recorded, and replayed from then on (D8) | a command that fails |
 | CutsOutput | what is recorded is the first 100,000 bytes | a large output, replayed |
@@ -66,6 +67,14 @@ class ForgetsDoubt(ToolLedger):
         assert claim.is_in_doubt
         assert call.key
         return None
+
+
+class RunsLate(ToolLedger):
+    """Has a claim, and runs the tool whenever it comes to it."""
+
+    def _effect(self, call: _Call, claim: KeyClaim, owner: OwnerLock | None) -> Any:
+        with self._claims.executing(claim):
+            return call.tool(owner)
 
 
 class LargeChangesType(ToolLedger):

@@ -8,6 +8,7 @@
 | TwoTransactions | the marker is committed before the entries | a kill between the two |
 | LeavesSidecars | of an orphan only the file itself is removed | whoever lists the folder |
 | DiscardsTheUnreadable | nobody looks whether an orphan can be read | a damaged buffer |
+| RecoversBeside | a recovery does not wait for its turn | another one, while it stands still at a point |
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import contextlib
 import sqlite3
 import sys
 from typing import TYPE_CHECKING
+from unittest import mock
 
-from durable_agents import Buffer, Buffers, Disposition, StateCrashPoint
+from durable_agents import Buffer, Buffers, Disposition, Roots, StateCrashPoint
 from durable_agents.state.buffers import SUFFIX, BufferOwner, FoundBuffer
 from durable_agents.store.rows import Cycle, CycleEntry
 
 if TYPE_CHECKING:
+    from durable_agents.state.buffers import Orphans
     from durable_agents.store import Transaction
 
 
@@ -31,6 +34,15 @@ class DiscardsTheLiving(Buffers):
     def _is_live(self, owner: BufferOwner) -> bool:
         assert owner
         return False
+
+
+class RecoversBeside(Buffers):
+    """Recovers whatever it has seen, also if another one has put it away since."""
+
+    def recover_orphans(self) -> Orphans:
+        """Take no turn."""
+        with mock.patch.object(Roots, "locked", return_value=contextlib.nullcontext()):
+            return super().recover_orphans()
 
 
 class MarksByName(Buffers):

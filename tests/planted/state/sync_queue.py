@@ -7,6 +7,7 @@
 | FileOnly | the store has no copy | the loss of the file |
 | StoreOnly | the file is no copy | the loss of the store |
 | Overtakes | while the head has its pause the next is pushed | a push that fails |
+| NeverPausesLonger | each pause is as long as the first | a push that fails again |
 | BelievesAnybody | any success is an acknowledgement | a lost push that somebody else says was accepted |
 """
 
@@ -21,7 +22,7 @@ from durable_agents import StateCrashPoint, SyncQueue
 
 if TYPE_CHECKING:
     from durable_agents import SyncEntry
-    from durable_agents.state.sync_queue import SyncQueueCopy
+    from durable_agents.state.sync_queue import SyncPass, SyncQueueCopy
 
 
 class DequeuesFirst(SyncQueue):
@@ -76,3 +77,10 @@ class BelievesAnybody(SyncQueue):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._push._requires_echo = False  # type: ignore[attr-defined]
+
+
+class NeverPausesLonger(SyncQueue):
+    """Asks a receiver that is down every second, for ever."""
+
+    def _put_off(self, entry: SyncEntry, error: str, now: int, pushed: int) -> SyncPass:
+        return super()._put_off(msgspec.structs.replace(entry, attempts=0), error, now, pushed)

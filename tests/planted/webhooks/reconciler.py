@@ -12,6 +12,8 @@
 | ForgetsGatesBehindTheTracker | the tracker is asked first, and its errors end the round | a tracker out of order |
 | TakesOneAnswerTwice | an approval that the tracker still shows counts for each human gate | a pipeline with two |
 | TrustsMemory | what was looked at once is not looked at again | a gate that turns green after a look |
+| AgesTheTask | the grace counts from the creation of the task | a task that has just entered its second stage |
+| OverlooksTheQueued | a job that waits does not count as active | a task whose job waits for a worker |
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ from durable_agents.clock import microseconds
 from durable_agents.pipeline.reconciler import Approvals, Reconciler, Round, Unblocked
 from durable_agents.pipeline.tracker import PAGE_LIMIT
 from durable_agents.store.rows import TaskStatus, WaitingTask
+from durable_agents.store.sqlite import webhooks
 from durable_agents.webhooks.events import TrackerState
+
+from tests.planted.restated import restate
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -146,3 +151,22 @@ class TakesOneAnswerTwice(Reconciler):
         """Forget, from the start."""
         super().__init__(handlers, **arguments)
         self._approvals = _KnowsNoGate(handlers.engine)
+
+
+class AgesTheTask(Reconciler):
+    """Measures the grace from the start."""
+
+    def _overdue(self, stage: str, now: Microseconds) -> Iterator[WaitingTask]:
+        until = now - microseconds(self.grace_for_stage(stage))
+        for waiting in self._store.waiting_tasks(stage, entered_until=now, limit=1000):
+            if waiting.task.created_at <= until:
+                yield waiting
+
+
+class OverlooksTheQueued(Reconciler):
+    """Asks whether somebody is at work now."""
+
+    def __init__(self, handlers: Handlers, **arguments: Any) -> None:
+        """Take a job that waits for none."""
+        restate(webhooks, "j.status IN ('queued', 'running')", "j.status IN ('running')", "WAITING")
+        super().__init__(handlers, **arguments)

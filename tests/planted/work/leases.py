@@ -10,16 +10,24 @@
 | SweepsEarly | allows for clocks that differ, the wrong way round | a holder that renews at the boundary |
 | Revives | a heartbeat tells a loss, and that there is none when a late renewal comes | the core's machine |
 | CountsWhatItFinds | several sweeps report, and mark, one and the same lease (D6) | sweeps at once |
+| FencesLoosely | the fence lets in each token up to the newest one | a holder whose clock is behind the store's |
+| ExpiresLate | an expiry is accepted at its very moment | a renewal at that moment |
+| EndsForSure | an end first makes the lease one that does not run out | a holder that is killed at that very point |
+| LowestFirst | the lowest priority is granted first | items of several priorities |
+| ForgetsTheRetry | an expiry returns an item and counts no retry | the retries in the end |
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from durable_agents import CheckpointManager, Heartbeat, Lease, LeaseManager, RecoverySweep, SweepStatistics, WorkStatus
 from durable_agents.clock import microseconds
 from durable_agents.store.rows import Audit, Expiry
+from durable_agents.store.sqlite import work
+
+from tests.planted.restated import restate
 
 if TYPE_CHECKING:
     from durable_agents.clock import Microseconds
@@ -71,6 +79,20 @@ class EndsByName(LeaseManager):
                 " WHERE work_item_id = ? AND status = 'in_progress'",
                 (lease.work_item_id,),
             )
+
+
+class EndsForSure(LeaseManager):
+    """Makes the lease longer before it is ended, so that nobody takes the item meanwhile."""
+
+    def _end(self, lease: Lease, status: WorkStatus, *, retries: int, error: str) -> None:
+        self.check(lease)
+        with self._store.transaction() as transaction:
+            transaction.execute(  # type: ignore[attr-defined]
+                "UPDATE work_items SET lease_expires_at = lease_expires_at + ? WHERE work_item_id = ?"
+                " AND lease_token = ? AND lease_expires_at > ?",
+                (microseconds(24 * 3600), lease.work_item_id, lease.token, self._clock.now()),
+            )
+        super()._end(lease, status, retries=retries, error=error)
 
 
 class Unfenced(CheckpointManager):
@@ -152,3 +174,39 @@ class CountsWhatItFinds(SweepsById):
         key = (item.work_item_id, item.lease_token, item.lease_expires_at)
         transaction.expire_leases([Expiry(*key, WorkStatus.PENDING, 0, "")], now=now)
         self._mark(transaction, item, now)
+
+
+class FencesLoosely(LeaseManager):
+    """Lets in who once had the lease."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        """Weaken the fence of each statement."""
+        restate(work, "lease_token = ?", "lease_token >= ?", "_RENEW", "_END", "_HOLDS")
+        super().__init__(*arguments, **keywords)
+
+
+class ExpiresLate(LeaseManager):
+    """Takes the moment of the expiry for one before it."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        """Move the bound by one."""
+        restate(work, "lease_expires_at > ?", "lease_expires_at >= ?", "_RENEW", "_END", "_HOLDS")
+        super().__init__(*arguments, **keywords)
+
+
+class LowestFirst(LeaseManager):
+    """Serves the least important first."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        """Turn the order."""
+        restate(work, "ORDER BY priority DESC", "ORDER BY priority", "_GRANTS")
+        super().__init__(*arguments, **keywords)
+
+
+class ForgetsTheRetry(RecoverySweep):
+    """Gives items back as if nothing had happened."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        """Leave the count out."""
+        restate(work, "work_items.retries + ended.retries", "work_items.retries + 0", "_EXPIRE")
+        super().__init__(*arguments, **keywords)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import dataclasses
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import pytest
@@ -24,6 +23,8 @@ from durable_agents.store.rows import KeyStatus
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from scenarios.model.keys import Key, Keys
+from scenarios.model.states import Moment
 from tests.recovery.crashes import CrashError, Crashes, rarely
 
 if TYPE_CHECKING:
@@ -43,27 +44,6 @@ POINTS = (*CLAIM_CRASH_POINTS, *END_CRASH_POINTS)
 ENDED = (KeyStatus.DONE, KeyStatus.FAILED)
 
 
-@dataclasses.dataclass
-class Known:
-    """What the model knows of a key: how often its effect was seen, and the result that all get,
-    if any.
-    """
-
-    effects: int = 0
-    result: str | None = None
-    expires_at: int = 0
-    in_doubt: bool = False
-    doubted_effects: int = 0
-
-    def keep(self, result: str, now: int) -> None:
-        """Keep a result for a time."""
-        self.result, self.expires_at, self.in_doubt = result, now + round(TTL_S * 1_000_000), False
-
-    def live(self, now: int) -> str | None:
-        """Return the result, if it has not expired."""
-        return self.result if self.result is not None and now < self.expires_at else None
-
-
 class KeyMachine(RuleBasedStateMachine):
     """What two workers do with keys."""
 
@@ -78,8 +58,7 @@ class KeyMachine(RuleBasedStateMachine):
 
     def prepare_keys(self) -> None:
         """Begin with two workers that have done nothing."""
-        self.executed = {key: Known() for key in KEYS}
-        self.called = {key: Known() for key in KEYS}
+        self.keys = Keys(dict.fromkeys(("execute", "call"), TTL_S), CLAIM_S)
         self.seen: dict[str, int] = {}
         self.stores: dict[str, IdempotencyStore] = {}
         self.ledgers: dict[str, ToolLedger] = {}
@@ -124,7 +103,7 @@ class KeyMachine(RuleBasedStateMachine):
         """Ask for the result under a key, while another may ask too,
         or take over what took too long.
         """
-        known, other = self.executed[key], self.stores[WORKERS[worker == WORKERS[0]]]
+        known, other = self.keys.of("execute", f"execute {key}"), self.stores[WORKERS[worker == WORKERS[0]]]
         crash = crash if meanwhile is None else None
 
         def produce() -> str:
@@ -151,7 +130,7 @@ class KeyMachine(RuleBasedStateMachine):
         if done is not None or crash in END_CRASH_POINTS:
             known.effects += 1 + (meanwhile == "overtakes")
         if done is not None or crash == END_CRASH_POINTS[-1]:
-            known.keep(f"execute {key} {known.effects}", self.clock.now())
+            known.keep(f"execute {key} {known.effects}", self.clock.now(), TTL_S)
         if done is not None:
             assert (done.result, done.is_replay) == (known.result, meanwhile == "overtakes")
 
@@ -162,7 +141,10 @@ class KeyMachine(RuleBasedStateMachine):
         """Interrupt a worker, which lives: it can ask again at once,
         and another one a claim's length later.
         """
-        known, before = self.executed[key], self.executed[key].live(self.clock.now())
+        known, before = (
+            self.keys.of("execute", f"execute {key}"),
+            self.keys.of("execute", f"execute {key}").live(self.clock.now()),
+        )
         Crashes.armed, Crashes.error = point, KeyboardInterrupt
         with contextlib.suppress(KeyboardInterrupt):
             self.stores[worker].execute(key, lambda: self.effect(f"execute {key}"))
@@ -171,7 +153,7 @@ class KeyMachine(RuleBasedStateMachine):
             known.result = None if point not in POINTS[:2] else known.result
             known.effects += point in END_CRASH_POINTS
             if point == END_CRASH_POINTS[-1]:
-                known.keep(f"execute {key} {known.effects}", self.clock.now())
+                known.keep(f"execute {key} {known.effects}", self.clock.now(), TTL_S)
         if is_late:
             for _ in range(3):
                 self.clock.advance(CLAIM_S / 2)
@@ -198,7 +180,7 @@ class KeyMachine(RuleBasedStateMachine):
     )
     def call_a_tool(self, worker: str, key: str, policy: str, crash: str | None) -> None:
         """Call a tool through the ledger, and decide what is in doubt."""
-        known, name = self.called[key], f"tool {key}"
+        known, name = self.keys.of("call", f"tool {key}"), f"tool {key}"
 
         def call() -> ToolRun:
             policies: dict[str, DoubtPolicy] = {
@@ -217,7 +199,7 @@ class KeyMachine(RuleBasedStateMachine):
         if before is not None:
             self._answered(done, before, is_replay=True)
             return
-        self._called(known, name, crash if done is None else None, happened=happened)
+        self._called(name, policy, crash if done is None else None, happened=happened)
         if done is not None:
             self._answered(done, known.result, is_replay=False)
 
@@ -225,7 +207,7 @@ class KeyMachine(RuleBasedStateMachine):
         assert done is not None
         assert (done.output, done.is_replay) == (output, is_replay)
 
-    def _probe(self, name: str, known: Known) -> Happened | None:
+    def _probe(self, name: str, known: Key) -> Happened | None:
         seen = self.seen.get(name, 0)
         return Happened(f"{name} {seen}") if seen > known.doubted_effects else None
 
@@ -237,24 +219,26 @@ class KeyMachine(RuleBasedStateMachine):
 
         self.attempt(worker, refused, crash)
 
-    def _called(self, known: Known, name: str, crash: str | None, *, happened: bool) -> None:
+    def _called(self, name: str, policy: str, crash: str | None, *, happened: bool) -> None:
         """Note in the model what a call that was not answered by a result came to."""
-        if crash in CLAIM_CRASH_POINTS[:2]:
+        moment = Moment(self.clock.now(), self.clock.monotonic())
+        if crash in CLAIM_CRASH_POINTS[:2] or (happened and crash not in {None, END_CRASH_POINTS[-1]}):
             return
-        if not known.in_doubt:
-            known.in_doubt, known.result, known.doubted_effects = True, None, known.effects
         if crash in {CLAIM_CRASH_POINTS[2], TOOL_CRASH_POINTS[0]}:
+            self.keys.begin(moment, name)
             return
-        known.effects += not happened
-        if crash is None or crash == END_CRASH_POINTS[-1]:
-            known.keep(f"{name} {known.effects}", self.clock.now())
+        has_ended = crash in {None, END_CRASH_POINTS[-1]}
+        self.keys.call(moment, name, "returns" if has_ended else "is interrupted", policy)
 
     # What must hold after every step.
 
     @invariant()
     def the_world_has_seen_what_the_model_says(self) -> None:
         """No effect more, and none less."""
-        for kind, keys in (("execute", self.executed), ("tool", self.called)):
+        for kind, keys in (
+            ("execute", {key: self.keys.of("execute", f"execute {key}") for key in KEYS}),
+            ("tool", {key: self.keys.of("call", f"tool {key}") for key in KEYS}),
+        ):
             for key, known in keys.items():
                 assert self.seen.get(f"{kind} {key}", 0) == known.effects
 
@@ -265,17 +249,17 @@ class KeyMachine(RuleBasedStateMachine):
         for key in KEYS:
             executed, called = self.store.key(f"idempotency/{key}"), self.store.key(f"tool/{key}")
             now = self.clock.now()
-            if (result := self.executed[key].live(now)) is not None:
+            if (result := self.keys.of("execute", f"execute {key}").live(now)) is not None:
                 assert executed is not None
                 assert executed.result is not None
                 assert decoded_result(executed.result) == result
             else:
                 assert executed is None or executed.status not in ENDED or now >= (executed.expires_at or 0)
-            if (result := self.called[key].live(now)) is not None:
+            if (result := self.keys.of("call", f"tool {key}").live(now)) is not None:
                 assert called is not None
                 assert called.result is not None
                 assert outcomes.decoded(called.result)[0] == result
-            elif self.called[key].in_doubt:
+            elif self.keys.of("call", f"tool {key}").in_doubt:
                 assert called is not None
                 assert called.status not in ENDED
 

@@ -370,8 +370,8 @@ class Slow:
 
 @pytest.fixture
 def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
-    """Serve with a patience that a test can wait for."""
-    monkeypatch.setattr("durable_agents.pipeline.serving.HEAD_TIMEOUT_S", 0.2)
+    """Serve with a patience that a test can wait for, and that outlasts a stall of the machine."""
+    monkeypatch.setattr("durable_agents.pipeline.serving.HEAD_TIMEOUT_S", 1.0)
     found = Slow(tmp_path)
     yield found
     found.close()

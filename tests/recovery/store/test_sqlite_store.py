@@ -329,11 +329,13 @@ def test_a_database_of_another_program_is_refused_and_untouched(path: Path) -> N
 
 
 def test_tables_with_our_names_are_not_taken_over(path: Path) -> None:
-    """A file with a table in the way keeps its schema."""
+    """A file with a table in the way keeps every byte: it is not put into WAL mode."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE checkpoints (theirs)")
+    before = path.read_bytes()
     with pytest.raises(ForeignDatabase, match="table checkpoints already exists"):
         open_store(path)
+    assert path.read_bytes() == before
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == [("checkpoints",)]
 
@@ -551,8 +553,8 @@ def test_a_value_that_is_too_large_is_named(store: SqliteStore) -> None:
     assert store.audits("t") == []
 
 
-def test_a_forked_child_leaves_its_parents_connections_alone(path: Path) -> None:
-    """A child writes through connections of its own, and the parent's go on."""
+def test_a_forked_child_has_no_connection_of_its_parent(path: Path) -> None:
+    """Those that are not in use are closed before the fork; child and parent open new ones."""
     source = """
 import os, sqlite3, sys
 from durable_agents import TaskManager, open_store
@@ -568,9 +570,40 @@ with open_store(sys.argv[1]) as store:
     print(os.waitstatus_to_exitcode(status))
 """
     output, _ = _script(source, str(path)).communicate(timeout=_TIMEOUT_S)
-    assert output == "1\n"
+    assert output == "0\n"
     with open_store(path) as store:
         assert [task.task_id for task in store.tasks()] == ["child", "parent", "parent again"]
+
+
+def test_a_child_loses_nothing_when_its_parent_closes(path: Path) -> None:
+    """SQLite's table of locks is per process, in memory: a child that had a copy of its parent's
+    would write to a log that the parent removes when it closes.
+    """
+    source = """
+import os, sys
+from durable_agents import TaskManager, open_store
+store = open_store(sys.argv[1])
+tasks = TaskManager(store)
+tasks.create("parent")
+(begun, begin), (closed, close) = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    tasks.create("child before")
+    os.write(begin, b"+")
+    os.read(closed, 1)
+    tasks.create("child after")
+    os._exit(0)
+os.read(begun, 1)
+store.close()
+with open_store(sys.argv[1]) as other:
+    TaskManager(other).create("other")
+    os.write(close, b"+")
+    print(os.waitpid(child, 0)[1])
+"""
+    output, _ = _script(source, str(path)).communicate(timeout=_TIMEOUT_S)
+    assert output == "0\n"
+    with open_store(path) as store:
+        assert [task.task_id for task in store.tasks()] == ["child after", "child before", "other", "parent"]
 
 
 def test_no_operation_scans_a_table(store: SqliteStore) -> None:

@@ -5,7 +5,7 @@ a heartbeat that stalls, and a child forked in a transaction.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 from durable_agents import Heartbeat
 from durable_agents.errors import InheritedTransaction
@@ -13,23 +13,19 @@ from durable_agents.store.rows import Audit
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
+from scenarios.model.states import Moment, us
 from tests.recovery.once.key_machine import KeyMachine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from durable_agents import Lease, ManualClock
     from durable_agents.clock import Microseconds
 
+    from scenarios.model.work import Work
+
 REFUSED = 3
 """The exit code of a child that was told that it cannot end its parent's transaction."""
-
-
-class Held(Protocol):
-    """What is asked here of the model's items."""
-
-    token: int
-    expires_at: int | None
 
 
 class Stalling:
@@ -57,7 +53,7 @@ class HolderMachine(KeyMachine):
     """What heartbeats do, and children that know no better."""
 
     heartbeat_kind: ClassVar[type[Heartbeat]] = Heartbeat
-    items: Mapping[int, Held]
+    model: Work
     believed: dict[str, list[Lease]]
     has_forked = False
 
@@ -92,10 +88,10 @@ class HolderMachine(KeyMachine):
 
     def _renewed(self, lease: Lease) -> bool:
         """Note in the model that the database has renewed, if it should have; return whether."""
-        item = self.items[lease.work_item_id]
-        if item.token != lease.token or item.expires_at is None or item.expires_at <= self.clock.now():
+        moment = Moment(self.clock.now(), self.clock.monotonic())
+        if self.model.refusal_by_the_store(moment, lease) is not None:
             return False
-        item.expires_at = self.clock.now() + round(lease.ttl_s * 1_000_000)
+        self.model.items[lease.work_item_id].expires_at = moment.now + us(lease.ttl_s)
         return True
 
     @precondition(lambda self: not self.has_forked)  # a fork of the whole test process costs as much as an example

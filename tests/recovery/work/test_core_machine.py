@@ -1,4 +1,4 @@
-"""Checkpoints, leases and the sweep against a plain model:
+"""Checkpoints, leases and the sweep against the model of the scenarios:
 any order of operations, crashes between and inside them.
 
 The store is the real one, on a file. Time is a clock that the machine moves, sets back, and skews
@@ -13,14 +13,14 @@ fail.
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import pytest
-from durable_agents import CheckpointManager, LeaseManager, ManualClock, RecoverySweep, TaskManager, WorkStatus
-from durable_agents.errors import AlreadyFinished, InvalidDuration, LeaseExpired, LeaseLost, RecoveryError
+from durable_agents import CheckpointManager, LeaseManager, ManualClock, RecoverySweep, TaskManager, errors
+from durable_agents.errors import InvalidDuration, RecoveryError
 from durable_agents.store import init_factory
 from durable_agents.work.crash_points import (
     ACQUIRE_CRASH_POINTS,
@@ -33,6 +33,8 @@ from durable_agents.work.crash_points import (
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
+from scenarios.model.states import Moment
+from scenarios.model.work import Held, Work
 from tests.planted.once import idempotency, ledger
 from tests.planted.work.leases import (
     CountsWhatItFinds,
@@ -49,7 +51,7 @@ from tests.recovery.once.key_machine import WORKERS
 from tests.recovery.work.holder_machine import HolderMachine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from durable_agents import Lease, SweepStatistics
 
@@ -57,6 +59,7 @@ Result = TypeVar("Result")
 
 TASKS = ("t", "u")
 ITEMS_MAX = 12
+COLUMNS = ("work_item_id", "status", "retries", "lease_token", "lease_holder", "lease_expires_at", "error")
 AFTER_COMMIT = {
     ACQUIRE_CRASH_POINTS[-1],
     RENEW_CRASH_POINTS[-1],
@@ -64,35 +67,6 @@ AFTER_COMMIT = {
     WorkPoint.SWEEP_AFTER_BATCH,
     *CHECKPOINT_CRASH_POINTS[-2:],
 }
-
-
-@dataclasses.dataclass
-class Item:
-    """What the model knows of a work item."""
-
-    number: int
-    task_id: str
-    priority: int
-    max_retries: int
-    status: WorkStatus = WorkStatus.PENDING
-    retries: int = 0
-    token: int = 0
-    holder: str | None = None
-    expires_at: int | None = None
-
-    def end(self, status: WorkStatus) -> None:
-        """End its lease."""
-        self.status, self.holder, self.expires_at = status, None, None
-
-    def give_back(self) -> None:
-        """End its lease after an attempt that failed."""
-        remain = self.retries < self.max_retries
-        self.retries += remain
-        self.end(WorkStatus.PENDING if remain else WorkStatus.FAILED)
-
-    def row(self) -> tuple[object, ...]:
-        """Return what the table must have."""
-        return (self.number, self.status.value, self.retries, self.token, self.holder, self.expires_at)
 
 
 class IntrudingAndAcknowledging(AcknowledgesInherited, Intruding):
@@ -118,11 +92,8 @@ class CoreMachine(HolderMachine):
         self.clock = ManualClock()
         self.leases = self.leases_kind(self.store, clock=self.clock)
         self.checkpoints = self.checkpoints_kind(self.store, clock=self.clock)
-        self.items: dict[int, Item] = {}
-        self.saved: dict[str, list[object]] = {task: [] for task in TASKS}
+        self.model = Work()
         self.believed: dict[str, list[Lease]] = {worker: [] for worker in WORKERS}
-        self.newest_token = 0
-        self.swept = 0
         self.prepare_keys()
 
     def teardown(self) -> None:
@@ -137,8 +108,14 @@ class CoreMachine(HolderMachine):
         """Begin with two tasks and two items of each."""
         for task in TASKS:
             TaskManager(self.store, clock=self.clock).create(task)
+            self.model.create(self.moment, task)
             for priority in (0, 1):
                 self.enqueue(task, priority, 1)
+
+    @property
+    def moment(self) -> Moment:
+        """The moment, by both clocks."""
+        return Moment(self.clock.now(), self.clock.monotonic())
 
     # What happens to the world.
 
@@ -163,9 +140,10 @@ class CoreMachine(HolderMachine):
     @rule(task=st.sampled_from(TASKS), priority=st.integers(0, 2), max_retries=st.integers(0, 2))
     def enqueue(self, task: str, priority: int, max_retries: int) -> None:
         """Add an item, up to a number of them."""
-        if len(self.items) < ITEMS_MAX:
+        if len(self.model.items) < ITEMS_MAX:
             number = self.leases.enqueue(task, "work", priority=priority, max_retries=max_retries).work_item_id
-            self.items[number] = Item(number, task, priority, max_retries)
+            expected = self.model.enqueue(self.moment, task, priority=priority, max_retries=max_retries)
+            assert expected == {"work_item_id": number}
 
     @rule(
         worker=st.sampled_from(WORKERS),
@@ -189,15 +167,11 @@ class CoreMachine(HolderMachine):
         taken = self.attempt(worker, call, crash)
         if taken is None and crash not in AFTER_COMMIT:
             return
-        pending = [item for item in self.items.values() if item.status is WorkStatus.PENDING]
-        wanted = sorted((-item.priority, item.number) for item in pending if task in {None, item.task_id})[:limit]
-        for _, number in wanted:
-            self.newest_token += 1
-            item = self.items[number]
-            item.status, item.token, item.holder = WorkStatus.IN_PROGRESS, self.newest_token, worker
-            item.expires_at = self.clock.now() + round(ttl_s * 1_000_000)
+        expected = self.model.acquire(self.moment, worker, ttl_s, limit, task)
         if taken is not None:
-            assert [lease.work_item_id for lease in taken] == [number for _, number in wanted]
+            assert [lease.work_item_id for lease in taken] == expected["items"]
+            assert [lease.token for lease in taken] == expected["tokens"]
+            assert [lease.retries for lease in taken] == expected["retries"]
             self.believed[worker] += taken
 
     @precondition(lambda self: any(self.believed.values()))
@@ -210,8 +184,9 @@ class CoreMachine(HolderMachine):
             return
         renewed = self.attempt(worker, lambda: self.leases.renew(lease), crash)
         if renewed is not None or crash in AFTER_COMMIT:
-            self.items[lease.work_item_id].expires_at = self.clock.now() + round(lease.ttl_s * 1_000_000)
+            expected = self.model.renew(self.moment, lease.token)
         if renewed is not None:
+            assert {"expires_at": renewed.expires_at, "trusted_until": renewed.trusted_until} == expected
             self.believed[worker][self.believed[worker].index(lease)] = renewed
 
     @precondition(lambda self: any(self.believed.values()))
@@ -233,24 +208,21 @@ class CoreMachine(HolderMachine):
             return
         done = self.attempt(worker, lambda: [calls[how]()], crash)
         if done is not None or crash in AFTER_COMMIT:
-            item = self.items[lease.work_item_id]
-            if how == "fail":
-                item.give_back()
-            else:
-                item.end(WorkStatus.COMPLETED if how == "complete" else WorkStatus.PENDING)
+            more = {"error": "it broke"} if how == "fail" else {}
+            self.model.do(how, self.moment, {"token": lease.token, **more})
 
     @precondition(lambda self: any(self.believed.values()))
     @rule(which=st.integers(0, 9), crash=rarely(CHECKPOINT_CRASH_POINTS))
     def save(self, which: int, crash: str | None) -> None:
         """Save a checkpoint under a lease, or be told why not."""
         worker, lease = self.lease_of(which)
-        snapshot = [worker, lease.token, len(self.saved[lease.task_id])]
+        snapshot = [worker, lease.token, len(self.model.saved[lease.task_id])]
         if refusal := self.refusal(lease):
             self.must(refusal, lambda: self.checkpoints.save(lease.task_id, snapshot, lease=lease))
             return
         done = self.attempt(worker, lambda: self.checkpoints.save(lease.task_id, snapshot, lease=lease), crash)
         if done is not None or crash in AFTER_COMMIT:
-            self.saved[lease.task_id].append(snapshot)
+            self.model.save(self.moment, lease.token, snapshot)
 
     # What sweeps do.
 
@@ -262,21 +234,21 @@ class CoreMachine(HolderMachine):
             None, lambda: self.sweep_kind(self.store, clock=self.clock, batch=batch).run_once(now), crash
         )
         if found is not None:
-            self.agree(found, self.sweep_model(now))
+            self.agree(found, self.model.sweep(Moment(now, 0)))
         elif crash == WorkPoint.SWEEP_AFTER_BATCH:
-            self.sweep_model(now, batches=1, batch=batch)
+            self.model.sweep(Moment(now, 0), batch, batches=1)
 
     @rule(batch=st.integers(1, 3), skew_s=st.sampled_from([0, 5]), act=st.sampled_from(["sweep", "renew", "complete"]))
     def sweep_while_another_acts(self, batch: int, skew_s: int, act: str) -> None:
         """Sweep, and let another sweep or the holders act between its batches."""
         now = self.clock.now() + skew_s * 1_000_000
-        before: list[list[WorkStatus]] = []
+        first = Counter[str]()
 
         def intrude() -> None:
-            before.append(self.sweep_model(now, batches=1, batch=batch))
+            first.update(self.model.sweep(Moment(now, 0), batch, batches=1))
             if act == "sweep":
                 found = RecoverySweep(self.store, clock=self.clock, batch=batch).run_once(now)
-                self.agree(found, self.sweep_model(now))
+                self.agree(found, self.model.sweep(Moment(now, 0)))
                 return
             for which in range(sum(len(leases) for leases in self.believed.values())):
                 self.renew(which, None) if act == "renew" else self.end(which, act, None)
@@ -284,30 +256,15 @@ class CoreMachine(HolderMachine):
         self.store.passed, self.store.intruder = 1, intrude
         found = self.sweep_kind(self.store, clock=self.clock, batch=batch).run_once(now)
         self.store.intruder = None
-        first = before[0] if before else []
-        self.agree(found, first + self.sweep_model(now))
+        first.update(self.model.sweep(Moment(now, 0)))
+        self.agree(found, first)
 
-    # The model.
-
-    def sweep_model(self, now: int, *, batches: int = ITEMS_MAX, batch: int = ITEMS_MAX) -> list[WorkStatus]:
-        """Return expired leases, oldest first, up to so many; return what became of the items."""
-        expired = [item for item in self.items.values() if item.expires_at is not None and item.expires_at <= now]
-        expired.sort(key=lambda item: (item.expires_at, item.number))
-        statuses = []
-        for item in expired[: batches * batch]:
-            self.saved[item.task_id].append({"lease_token": item.token, "work_item_id": item.number})
-            item.give_back()
-            statuses.append(item.status)
-        self.swept += len(statuses)
-        return statuses
-
-    def agree(self, found: SweepStatistics, statuses: list[WorkStatus]) -> None:
+    def agree(self, found: SweepStatistics, expected: Mapping[str, int]) -> None:
         """Assert that a sweep reports what it did itself."""
-        recovered = statuses.count(WorkStatus.PENDING)
         assert (found.expired_found, found.recovered, found.failed, found.errors) == (
-            len(statuses),
-            recovered,
-            len(statuses) - recovered,
+            expected["expired_found"],
+            expected["recovered"],
+            expected["failed"],
             (),
         )
 
@@ -317,14 +274,10 @@ class CoreMachine(HolderMachine):
         return leases[which % len(leases)]
 
     def refusal(self, lease: Lease) -> type[RecoveryError] | None:
-        """Return the error that a holder must be given, or None."""
-        item = self.items[lease.work_item_id]
-        if self.clock.monotonic() >= lease.trusted_until:
-            return LeaseExpired
-        if item.token != lease.token or item.expires_at is None:
-            final = item.status in {WorkStatus.COMPLETED, WorkStatus.FAILED}
-            return AlreadyFinished if final else LeaseLost
-        return LeaseExpired if item.expires_at <= self.clock.now() else None
+        """Return the error that a holder must be given, or None; the model knows what it knows."""
+        self.model.held[lease.token] = Held(lease.work_item_id, lease.token, lease.ttl_s, lease.trusted_until)
+        name = self.model.refusal(self.moment, lease)
+        return None if name is None else getattr(errors, name)
 
     def must(self, kind: type[RecoveryError], call: Callable[[], object]) -> None:
         """Assert that the call raises exactly this."""
@@ -353,19 +306,20 @@ class CoreMachine(HolderMachine):
     @invariant()
     def the_items_are_those_of_the_model(self) -> None:
         """Every row of work_items is what the model says."""
-        columns = "work_item_id, status, retries, lease_token, lease_holder, lease_expires_at"
-        rows = self.store._read(f"SELECT {columns} FROM work_items ORDER BY work_item_id", ())  # noqa: S608 - constants
-        assert rows == [item.row() for item in self.items.values()]
+        rows = self.store._read(f"SELECT {', '.join(COLUMNS)} FROM work_items ORDER BY work_item_id", ())  # noqa: S608 - constants
+        names = ("number", "status", "retries", "token", "holder", "expires_at", "error")
+        expected = [tuple(getattr(item, name) for name in names) for item in self.model.items.values()]
+        assert expected == rows
 
     @invariant()
     def the_checkpoints_are_those_of_the_model(self) -> None:
         """Numbers are contiguous, and each checkpoint is there once, in order."""
-        for task, saved in self.saved.items():
+        for task, saved in self.model.saved.items():
             rows = self.checkpoints.list(task) if self.store.task(task) else []
             assert [row.sequence_number for row in rows] == list(range(1, len(saved) + 1))
             for row, expected in zip(rows, saved, strict=True):
                 if isinstance(expected, dict):
-                    assert {name: row.snapshot[name] for name in expected} == expected
+                    assert {name: row.snapshot.get(name) for name in expected} == expected
                 else:
                     assert row.snapshot == expected
 
@@ -373,7 +327,7 @@ class CoreMachine(HolderMachine):
     def each_recovery_has_one_audit_row(self) -> None:
         """Audit rows and recoveries are one to one."""
         audits = [audit for task in TASKS for audit in self.store.audits(task) if audit.event == "lease_expired"]
-        assert len(audits) == self.swept
+        assert len(audits) == self.model.swept
 
 
 def test_any_order_of_operations_and_crashes_is_that_of_the_model() -> None:
@@ -384,21 +338,21 @@ def test_any_order_of_operations_and_crashes_is_that_of_the_model() -> None:
 @pytest.mark.parametrize(
     ("part", "variant"),
     [
-        ("leases_kind", RenewsExpired),
-        ("leases_kind", EndsByName),
+        pytest.param("leases_kind", RenewsExpired, marks=pytest.mark.nightly),
+        pytest.param("leases_kind", EndsByName, marks=pytest.mark.nightly),
         ("leases_kind", NeverExpires),
         ("checkpoints_kind", Unfenced),
         ("sweep_kind", SweepsById),
         ("sweep_kind", CountsWhatItFinds),
         ("store_kind", IntrudingAndAcknowledging),
-        ("heartbeat_kind", Revives),
+        pytest.param("heartbeat_kind", Revives, marks=pytest.mark.nightly),
         ("keys_kind", idempotency.ChecksThenInserts),
         ("keys_kind", idempotency.NeverRefreshes),
         ("keys_kind", idempotency.KeepsTheDead),
         ("keys_kind", idempotency.CachesFailures),
         ("keys_kind", idempotency.KeepsTheInterrupted),
         ("ledger_kind", ledger.IntentAfterEffect),
-        ("ledger_kind", ledger.IgnoresProbe),
+        pytest.param("ledger_kind", ledger.IgnoresProbe, marks=pytest.mark.nightly),
         ("ledger_kind", ledger.ForgetsDoubt),
     ],
     ids=lambda value: getattr(value, "__name__", value),

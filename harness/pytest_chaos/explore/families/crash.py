@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from pytest_chaos.explore.families.stores import explore_stores
 from pytest_chaos.explore.families.victim import explore_victims, rebuild_victim, victim_of
 from pytest_chaos.explore.judge import Judgement, StateTask
-from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, FamilyResult
+from pytest_chaos.explore.options import ALL
+from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, FamilyResult, grouped
 from pytest_chaos.explore.simulate.crash import crash_states, find_crash
 from pytest_chaos.explore.simulate.state import State
 from pytest_chaos.model.seed import stream
@@ -31,7 +32,7 @@ def explore(recorded: Recorded, found: Collector) -> None:
     """
     _Crashes(recorded, found).explore()
     explore_stores(recorded, found)
-    if found.session.options.victim == "each" and recorded.schedule is None:
+    if found.session.options.victim != ALL and recorded.schedule is None:
         explore_victims(recorded, found)
 
 
@@ -45,7 +46,8 @@ def rebuild(recorded: Recorded, code: str, folder: Path, *, timeout_s: float) ->
 
 def coverage(result: FamilyResult) -> str:
     """Return the coverage in words."""
-    return f"{result.points:,} of {result.points_total:,} crash points{' (sampled)' if result.is_sampled else ''}"
+    at = f", deaths at {result.sites:,} of {result.sites_total:,} call sites" if result.sites_total else ""
+    return f"{result.points:,} of {result.points_total:,} crash points{' (sampled)' if result.is_sampled else ''}{at}"
 
 
 class _Kill(NamedTuple):
@@ -66,13 +68,14 @@ class _Crashes:
         found.total = found.points_total = recorded.steps
 
     def explore(self) -> None:
-        shown: dict[str, int] = {}
-        """The first step of each signature at which a real kill leaves a state that shows it."""
+        shown: dict[tuple[str, str], int] = {}
+        """The first step at which a kill leaves a state that shows a signature in this text."""
         for state, judgement in self._found.judged(self._states()):
             for finding in judgement.findings if state.kill else ():
-                shown[finding.signature] = min(state.step, shown.get(finding.signature, state.step))
-        known = {each.signature for each in self._found.discoveries}
-        kills = [_Kill(step, signature) for signature, step in sorted(shown.items()) if signature in known]
+                said = (finding.signature, finding.text)
+                shown[said] = min(state.step, shown.get(said, state.step))
+        known = {(each.signature, each.text) for each in grouped(self._found.discoveries)}
+        kills = [_Kill(step, said[0]) for said, step in sorted(shown.items()) if said in known]
         confirmed = self._kills(kills[: self._options.confirmations])
         for kill, judgement in self._found.session.pool.answers(confirmed, self._task_of):
             self._compare(kill, judgement)
@@ -83,7 +86,8 @@ class _Crashes:
 
     def _states(self) -> Iterator[State]:
         sizes = self._steps_of_states()
-        for state in crash_states(self._recorded.recording, self._recorded.store, self._recorded.seed):
+        recorded = self._recorded
+        for state in self._found.in_order(lambda: crash_states(recorded.recording, recorded.store, recorded.seed)):
             if state.stored is not None:
                 continue
             yield state
@@ -150,8 +154,9 @@ class _Crashes:
         self._found.confirmed += 1
         text = f"killed before step {kill.step} of a run of its own"
         state = State(f"kill:{kill.step}", kill.step, judgement.marks, {}, text=text)
+        place = self._found.place(self._recorded, judgement)
         for finding in judgement.findings:
-            self._found.note(finding, state, label=CONFIRMED_BY_A_RUN, states=0, folder=judgement.kept)
+            self._found.note(finding, state, label=CONFIRMED_BY_A_RUN, states=0, folder=judgement.kept, place=place)
 
     def _agree(self, kill: _Kill, judgement: Judgement) -> None:
         """Keep the findings of the real state; they may differ from those of the built one."""

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_chaos.errors import UsageError
 from pytest_chaos.explore.families.rerun import rebuilt_by_run
+from pytest_chaos.explore.families.sites import planned, settle
 from pytest_chaos.explore.judge import Judgement, StateTask, why_unended
 from pytest_chaos.explore.report import CONFIRMED_BY_A_RUN, FamilyResult
 from pytest_chaos.explore.simulate.state import State
-from pytest_chaos.model.seed import stream
 from pytest_chaos.model.values import Finding
 from pytest_chaos.trace.source import InjectError
 from pytest_chaos.trace.step import SYNCS, Action
@@ -39,6 +39,8 @@ _NEEDS_ROOM: Final = frozenset(
         Action.ALLOCATE,
     }
 )
+_COPIES: Final = frozenset({"sendfile", "splice", "copy_file_range", "ioctl"})
+"""Calls by which the kernel copies: a part of one cannot be done in its place."""
 _CODE: Final = re.compile(r"io:(\d+):(E[A-Z]+|short)(\*?)(?:/(\d+))?")
 
 
@@ -91,7 +93,7 @@ def troubles(step: Step) -> Iterator[Trouble]:
         yield Trouble(step, "ENOSPC")
         yield Trouble(step, "ENOSPC", lasts=True)
         yield Trouble(step, "EINTR")
-        if step.length > 1:
+        if step.length > 1 and step.call not in _COPIES:
             yield Trouble(step, "", short_bytes=step.length // 2)
     else:
         yield Trouble(step, "EIO")
@@ -114,39 +116,58 @@ def trouble_of(code: str, steps: list[Step]) -> Trouble:
 
 
 def explore(recorded: Recorded, found: Collector) -> None:
-    """Run the program once for each error that each step may meet, and judge each state."""
-    options = found.session.options
-    planned = chosen = [trouble for step in recorded.recording.durable() for trouble in troubles(step)]
-    if len(planned) > options.io_runs:
-        randomness = stream(options.seed, "explore", "io")
-        order = sorted(range(len(planned)), key=lambda _: randomness.random())
-        chosen = [planned[place] for place in sorted(order[: options.io_runs])]
-    found.total, found.points_total = len(chosen), len(planned)
-    found.is_sampled = len(chosen) < len(planned)
-    found.done = found.confirmed = min(found.skipped, len(chosen))
+    """Run the program once for each error that each step may meet, and judge each state.
 
-    def task_of(trouble: Trouble) -> StateTask:
+    Of many errors, representatives of each call site come first, and a sample if there are more
+    than ``io_runs``.
+    """
+    every = [trouble for step in recorded.recording.durable() for trouble in troubles(step)]
+    plan = planned(
+        recorded,
+        found,
+        every,
+        lambda trouble: trouble.step.number,
+        lambda trouble: (trouble.error, trouble.lasts, trouble.short_bytes is None),
+    )
+    found.total, found.points_total = len(plan.faults), len(every)
+    found.is_sampled = len(plan.faults) < len(every)
+    found.done = found.confirmed = min(found.skipped, len(plan.faults))
+    tried = list(range(found.done))
+    bounds_s: dict[int, float] = {}
+
+    def task_of(numbered: tuple[int, Trouble]) -> StateTask:
+        bounds_s[numbered[0]] = found.bound_s(recorded)
         return StateTask(
             recorded.before,
-            directive=trouble.directive,
-            run_timeout_s=options.run_timeout_s,
+            directive=numbered[1].directive,
+            run_timeout_s=bounds_s[numbered[0]],
             is_compared=False,
             is_expected=recorded.is_repeatable,
         )
 
-    for trouble, judgement in found.answers(chosen, task_of):
-        _judge(found, trouble, judgement)
+    for (place, trouble), judgement in found.answers(enumerate(plan.faults), task_of):
+        if not found.is_cut_short(judgement, bounds_s[place]):
+            _judge(recorded, found, trouble, judgement)
+        tried.append(place)
+    found.has_nothing = not every
+    settle(found, plan, tried)
 
 
-def _judge(found: Collector, trouble: Trouble, judgement: Judgement) -> None:
-    state = State(trouble.code, trouble.step.number, judgement.marks, {}, text=trouble.told(judgement.injected))
+def _judge(recorded: Recorded, found: Collector, trouble: Trouble, judgement: Judgement) -> None:
+    state = State(
+        trouble.code, trouble.step.number, judgement.marks, {}, text=trouble.told(str(judgement.struck or ""))
+    )
+    place = found.place(recorded, judgement)
     if judgement.is_timed_out:
         why = why_unended(judgement.waits, found.session.options.run_timeout_s)
         text = f"the program {why} once {state.text}"
         finding = Finding(signature="liveness:hangs-on-error", text=text, kind="liveness", checker="explore")
-        found.note(finding, state, label=CONFIRMED_BY_A_RUN)
+        found.note(finding, state, label=CONFIRMED_BY_A_RUN, output=judgement.output, place=place)
+    elif not (judgement.fired or judgement.failure or judgement.findings):
+        found.is_sampled, recorded.is_repeatable = True, False  # this run ended before it came so far
+        return
     elif not judgement.fired:
-        why = judgement.failure or "the program never made this step"
+        why = judgement.failure or "the program ended before it made this step"
         reasons = "; ".join(finding.text for finding in judgement.findings[:1])
         found.fail("harness:error-not-delivered", f"{trouble.code} was not delivered: {why} {reasons}".strip())
         return
@@ -156,7 +177,9 @@ def _judge(found: Collector, trouble: Trouble, judgement: Judgement) -> None:
     found.violated += judgement.is_timed_out
     found.count_violated(() if judgement.is_timed_out else judgement.findings)
     for finding in judgement.findings:
-        found.note(finding, state, label=CONFIRMED_BY_A_RUN, folder=judgement.kept)
+        found.note(
+            finding, state, label=CONFIRMED_BY_A_RUN, folder=judgement.kept, output=judgement.output, place=place
+        )
 
 
 def rebuild(recorded: Recorded, code: str, folder: Path, *, timeout_s: float) -> Rebuilt | None:
@@ -167,4 +190,7 @@ def rebuild(recorded: Recorded, code: str, folder: Path, *, timeout_s: float) ->
 
 def coverage(result: FamilyResult) -> str:
     """Return the coverage in words."""
-    return f"{result.points:,} of {result.points_total:,} I/O errors{result.extent}"
+    if result.is_complete and not result.points_total:
+        return "no step is a call that could fail, so there is nothing to try"
+    at = f", at {result.sites:,} of {result.sites_total:,} call sites" if result.sites_total else ""
+    return f"{result.points:,} of {result.points_total:,} I/O errors{result.extent}{at}"

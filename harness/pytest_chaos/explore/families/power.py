@@ -45,14 +45,20 @@ def explore(recorded: Recorded, found: Collector) -> None:
 
 def _states(recorded: Recorded, found: Collector, model: Model, every: int) -> Iterator[State]:
     """Yield the states of a model, and count the moments of those that were handed in."""
-    options, moment = found.session.options, ""
-    for state, is_exhaustive in power_states(
-        recorded.recording, recorded.store, model, seed=options.seed, samples=options.samples, every=every
-    ):
+    options = found.session.options
+
+    def states() -> Iterator[State]:
+        for state, is_exhaustive in power_states(
+            recorded.recording, recorded.store, model, seed=options.seed, samples=options.samples, every=every
+        ):
+            yield state
+            found.is_sampled |= not is_exhaustive
+
+    moments: set[str] = set()
+    for state in found.in_order(states):
         yield state
-        found.is_sampled |= not is_exhaustive
-        found.done += moment != state.moment
-        moment = state.moment
+        found.done += state.moment not in moments
+        moments.add(state.moment)
 
 
 def rebuild(recorded: Recorded, code: str, folder: Path, *, timeout_s: float) -> Rebuilt | None:
@@ -75,8 +81,9 @@ def _find(recorded: Recorded, code: str) -> tuple[Moment, PowerLoss, Choice] | N
 def coverage(result: FamilyResult) -> str:
     """Return the coverage in words."""
     extent = result.extent
-    if result.points < result.points_total and result.is_complete:
-        extent = f" (sampled, at {result.points:,} of {result.points_total:,} moments)"
+    at = f"at {result.points:,} of {result.points_total:,} moments"
+    if result.points < result.points_total:
+        extent = f" (sampled, {at})" if result.is_complete else f" so far, {at}"
     return f"{result.states:,} power-loss states{extent or (' (all there are)' if result.states else '')}"
 
 

@@ -10,6 +10,7 @@ import contextlib
 import shutil
 from typing import TYPE_CHECKING, Final
 
+from pytest_chaos.explore.families.stores import judge_stores
 from pytest_chaos.explore.judge import StateTask, why_unended
 from pytest_chaos.explore.record import recorded_run
 from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, Discovery, FamilyResult, grouped
@@ -62,8 +63,8 @@ def coverage(result: FamilyResult) -> str:
     """Return the coverage in words."""
     points = f"{result.points:,} of {result.points_total:,} recoveries{result.extent}"
     if result.is_complete and not result.states:
-        return f"of {points} none makes a durable step, so there is nothing to interrupt"
-    return f"{points}, interrupted in {result.states:,} states"
+        return f"no recovery makes a durable step ({points}), so there is nothing to interrupt"
+    return f"{points}, interrupted in {result.states:,} state{'' if result.states == 1 else 's'}"
 
 
 class _Recovery:
@@ -133,6 +134,7 @@ class _Recoveries:
                 found.is_complete = False
             if not found.is_complete:
                 break
+            bases.discard(base.code)  # a mark that is written in two pieces has two moments of one code
             self._explore_from(base)
             found.done += found.is_complete
         if found.is_complete:
@@ -145,7 +147,9 @@ class _Recoveries:
         codes: dict[bytes, str] = {}
         for state in crash_states(self._recorded.recording, self._recorded.store, self._recorded.seed):
             if state.stored is None:
-                codes[durable_digest(state.items)] = state.code  # of equal folders the one with the most marks
+                codes[durable_digest(state.items, self._recorded.recording.files)] = (
+                    state.code
+                )  # of equal folders the one with the most marks
         distinct = list(codes.values())
         randomness = stream(self._options.seed, "explore", "recovery")
         order = sorted(range(len(distinct)), key=lambda _: randomness.random())
@@ -170,13 +174,14 @@ class _Recoveries:
             self._found.fail("harness:recovery-not-seen", f"the recovery from {base.code}: {seen.failure}")
         elif (recording := recovery.recording(seen)) is not None:
             with recording, contextlib.closing(PageStore(self._folder)) as store:
-                self._found.judge(self._states(base, recording, store))
+                self._found.judge(each for each in self._states(base, recording, store) if each.stored is None)
+                if any(step.look for step in recording.steps):
+                    judge_stores(self._found, self._states(base, recording, store))
 
     def _states(self, base: State, recording: Recording, store: PageStore) -> Iterator[State]:
         try:
             for state in crash_states(recording, store, self._recorded.seed):
-                if state.stored is None:  # else the order of the stores decides whether it can be
-                    yield _within(base, state)
+                yield _within(base, state)
         except RecordingError as error:
             self._found.fail("harness:replay-differs", f"the recovery from {base.code}: {error}")
 
@@ -208,4 +213,6 @@ def _within(base: State, state: State) -> State:
     """Return a state of an interrupted recovery, with the marks from before the first crash."""
     text = f"{base}, and the recovery {state}"
     code = f"{_PREFIX}{base.code}{_SEPARATOR}{state.code}"
-    return State(code, base.step, base.marks, state.items, lost=state.step, text=text, kill=state.kill)
+    return State(
+        code, base.step, base.marks, state.items, lost=state.step, text=text, kill=state.kill, stored=state.stored
+    )

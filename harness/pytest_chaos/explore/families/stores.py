@@ -1,4 +1,4 @@
-"""Kills among stores through memory: a part of the family *crash*.
+"""Kills among stores through memory: a part of the families *crash* and *recovery*.
 
 The order of such stores is not known. So a finding in a state between them is the target's only if
 every order comes through such a state: two fields that must be equal differ whichever is stored
@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pytest_chaos.explore.judge import StateTask
-from pytest_chaos.explore.simulate.crash import WORDS_EXHAUSTIVE_MAX, crash_states
+from pytest_chaos.explore.simulate.crash import WORDS_EXHAUSTIVE_MAX, crash_states, look_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from pytest_chaos.explore.record import Recorded
     from pytest_chaos.explore.session import Collector
@@ -25,11 +25,17 @@ UNKNOWN_ORDER: Final = "harness:store-order"
 
 
 def explore_stores(recorded: Recorded, found: Collector) -> None:
-    """Judge the states between stores of one look, and keep the findings that no order avoids."""
-    looks: dict[int, dict[int, tuple[State, tuple[Finding, ...]]]] = {}
+    """Judge the states between stores of one look of the run."""
+    if any(step.look for step in recorded.recording.steps):
+        judge_stores(found, crash_states(recorded.recording, recorded.store, recorded.seed))
 
-    def states() -> Iterator[State]:
-        for state in crash_states(recorded.recording, recorded.store, recorded.seed):
+
+def judge_stores(found: Collector, states: Iterable[State]) -> None:
+    """Judge those of the states that are between stores; keep the findings that no order avoids."""
+    looks: dict[str, dict[int, tuple[State, tuple[Finding, ...]]]] = {}
+
+    def between() -> Iterator[State]:
+        for state in states:
             if state.stored is None:
                 continue
             if found.is_over:
@@ -38,15 +44,13 @@ def explore_stores(recorded: Recorded, found: Collector) -> None:
             found.is_sampled |= len(state.stored.lines) > WORDS_EXHAUSTIVE_MAX
             yield state
 
-    if not any(step.look for step in recorded.recording.steps):
-        return
-    for state, judgement in found.session.pool.answers(states(), lambda state: StateTask(state.items, state.marks)):
+    for state, judgement in found.session.pool.answers(between(), lambda state: StateTask(state.items, state.marks)):
         if judgement.is_out_of_time:
             found.is_complete = False
             continue
         found.states += 1
         if state.stored is not None and judgement.findings:
-            looks.setdefault(state.step, {})[state.stored.mask] = (state, judgement.findings)
+            looks.setdefault(look_of(state.code), {})[state.stored.mask] = (state, judgement.findings)
     for bad in looks.values():
         _settle(found, list(bad.values()))
 

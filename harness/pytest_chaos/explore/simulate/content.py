@@ -181,11 +181,19 @@ class Content:
         held = self._leaves.get(number // _LEAF_PAGES, {}).get(number)
         return _ZEROS if held is None else self._store.read(held[1])
 
-    def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """Yield offset and bytes of every page with data, cut at the end of the file."""
-        for number in self._numbers():
-            start = number * PAGE_BYTES
-            yield start, self.page(number)[: self.size - start]
+    def runs(self, pages_max: int) -> Iterator[tuple[int, list[bytes]]]:
+        """Yield the offset and the pages of each run of pages with data, the last page whole, too.
+
+        A longer run comes in parts of ``pages_max`` pages.
+        """
+        numbers, read = self._numbers(), self._store.read
+        first = 0
+        for place in range(1, len(numbers) + 1):
+            is_end = place == len(numbers) or numbers[place] != numbers[place - 1] + 1
+            if is_end or place - first == pages_max:
+                run = numbers[first:place]
+                yield run[0] * PAGE_BYTES, [read(self._leaves[n // _LEAF_PAGES][n][1]) for n in run]
+                first = place
 
     def changed_pages(self, other: Content) -> list[int]:
         """Return the numbers of the pages that differ, in order; shared leaves are skipped."""

@@ -11,11 +11,13 @@ and after all of them, and say so (``State.stored``). No real kill can be made t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_chaos.explore.simulate.content import PAGE_BYTES, PageStore
 from pytest_chaos.explore.simulate.disk import Disk, Writing
-from pytest_chaos.explore.simulate.state import Item, State, StoredWords, live_items
+from pytest_chaos.explore.simulate.live import LiveItems
+from pytest_chaos.explore.simulate.state import State, StoredWords
 from pytest_chaos.model.history import MarkParser
 from pytest_chaos.model.seed import stream
 
@@ -85,7 +87,10 @@ def crash_states(recording: Recording, store: PageStore, seed: str) -> Iterator[
     """
     looks = _looks(recording)
     disk = Disk(recording, store)
+    live, performed = LiveItems(disk), None
     for moment, effect in moments(recording, disk):
+        live.follow(performed)
+        performed = effect
         if moment.step is None and not moment.precedes_mark:
             return
         step = moment.step
@@ -95,11 +100,20 @@ def crash_states(recording: Recording, store: PageStore, seed: str) -> Iterator[
             code += f"m{moment.marks}"
         is_call = step is not None and not step.look
         if step is None or step.look in {0, *looks}:  # not before the other stores of a look
-            yield State(code, moment.number, moment.marks, live_items(disk), text=f"killed {at}", kill=is_call)
+            yield State(
+                code,
+                moment.number,
+                moment.marks,
+                live.items(),
+                text=f"killed {at}",
+                kill=is_call,
+                updates=partial(_next, step, "lost"),
+                identity=live.identity,
+            )
         if step is not None and step.look:
-            yield from _partly_stored(disk, moment, looks.pop(step.look, ()), code, seed)  # once, at the first
+            yield from _partly_stored(disk, live, moment, looks.pop(step.look, ()), code, seed)  # once, at the first
         elif isinstance(effect, Writing) and effect.is_write:
-            yield from _torn(disk, moment, effect, code)
+            yield from _torn(disk, live, moment, effect, code)
 
 
 def find_crash(recording: Recording, store: PageStore, code: str, seed: str) -> State | None:
@@ -124,7 +138,9 @@ class _Piece(NamedTuple):
     content: bytes
 
 
-def _partly_stored(disk: Disk, moment: Moment, stored: Sequence[Step], code: str, seed: str) -> Iterator[State]:
+def _partly_stored(
+    disk: Disk, live: LiveItems, moment: Moment, stored: Sequence[Step], code: str, seed: str
+) -> Iterator[State]:
     """Yield states in which some of the changed words are stored: all such states, or a sample."""
     pieces = _pieces(disk, stored)
     numbers: dict[tuple[int, int], int] = {}
@@ -136,18 +152,27 @@ def _partly_stored(disk: Disk, moment: Moment, stored: Sequence[Step], code: str
             if chosen >> bit & 1:
                 before = contents.get(piece.node) or disk.contents[piece.node]
                 contents[piece.node] = before.write(piece.offset, piece.content)
-
-        def content_of(node: int, contents: dict[int, Content] = contents) -> Content:
-            return contents.get(node) or disk.contents[node]
-
-        items: dict[str, Item] = live_items(disk, content_of)
+        items, identity = live.items_with(contents)
         text = (
             f"killed among the stores through memory from step {moment.number} on, in an order that is not known: "
             f"{chosen.bit_count()} of {count} changed words are stored{' (sampled)' if is_sample else ''}"
         )
         lost = count - chosen.bit_count()
         words = StoredWords(chosen, lines)
-        yield State(f"{code}~{place}", moment.number, moment.marks, items, lost=lost, text=text, stored=words)
+        at = (f"{code}{_OF_A_LOOK}{place}", moment.number, moment.marks)
+        yield State(*at, items, lost=lost, text=text, stored=words, identity=identity)
+
+
+def look_of(code: str) -> str:
+    """Return the look of a state between stores, by the state's code.
+
+    >>> look_of("crash:5~3")
+    'crash:5'
+    """
+    return code.rpartition(_OF_A_LOOK)[0]
+
+
+_OF_A_LOOK: Final = "~"
 
 
 def _pieces(disk: Disk, stored: Sequence[Step]) -> list[_Piece]:
@@ -188,17 +213,19 @@ def _subsets(count: int, randomness: Stream) -> Iterator[int]:
         yield sum(1 << bit for bit in range(count) if randomness.random() < _EVEN)
 
 
-def _torn(disk: Disk, moment: Moment, effect: Writing, code: str) -> Iterator[State]:
+def _next(step: Step | None, how: str) -> list[tuple[str, str, str]]:
+    """Return the update that comes next, of a mark nothing."""
+    return [] if step is None else [(step.call, step.path or step.target, how)]
+
+
+def _torn(disk: Disk, live: LiveItems, moment: Moment, effect: Writing, code: str) -> Iterator[State]:
     before = disk.contents[effect.node]
     for upto in tears(effect.offset, effect.length):
-        torn = disk.written(before, effect, upto=upto)
-
-        def content_of(node: int, torn: Content = torn) -> Content:
-            return torn if node == effect.node else disk.contents[node]
-
-        items: dict[str, Item] = live_items(disk, content_of)
+        items, identity = live.items_with({effect.node: disk.written(before, effect, upto=upto)})
         text = f"killed within step {moment.step}, after {upto} bytes"
-        yield State(f"{code}+{upto}", moment.number, moment.marks, items, lost=1, text=text)
+        updates = partial(_next, moment.step, "torn")
+        at = (f"{code}+{upto}", moment.number, moment.marks)
+        yield State(*at, items, lost=1, text=text, updates=updates, identity=identity)
 
 
 def tears(offset: int, length: int) -> list[int]:

@@ -95,12 +95,13 @@ class Disk:
     """The folder while the recorded program runs: apply the steps one after the other.
 
     ``names``, ``contents`` and ``modes`` are the current ones; ``nodes`` has every object that ever
-    existed.
+    existed. ``before``, ``steps`` and ``files`` are those of the recording.
     """
 
     def __init__(self, recording: Recording, store: PageStore) -> None:
         self._recording = recording
         self._store = store
+        self.before, self.steps, self.files = recording.before, recording.steps, recording.files
         self.empty = Content(store)
         self.keep = store.keep
         self.nodes: dict[int, Node] = {ROOT_NODE: Node(FOLDER)}
@@ -252,15 +253,19 @@ class Disk:
         return node, name
 
 
-def renamed(names: Names, naming: Naming) -> Names:
-    """Return the names after a change of names; unchanged folders are shared."""
+def renamed(names: Names, *changes: Naming) -> Names:
+    """Return the names after changes of names; unchanged folders are shared."""
     after = dict(names)
-    for folder, name, node in naming.settings:
-        inside = dict(after.get(folder, {}))
-        inside.pop(name, None)
-        if node != NO_NODE:
-            inside[name] = node
-        after[folder] = inside
+    fresh: dict[int, dict[str, int]] = {}
+    """The folders that change, each copied once however many changes there are."""
+    for change in changes:
+        for folder, name, node in change.settings:
+            inside = fresh.get(folder)
+            if inside is None:
+                inside = after[folder] = fresh[folder] = dict(after.get(folder, {}))
+            inside.pop(name, None)
+            if node != NO_NODE:
+                inside[name] = node
     return after
 
 

@@ -16,33 +16,43 @@ by rename (``auto_da_alloc``). No program may rely on that.
 Only the newest 512 changes are pending; older ones count as written. A kernel writes back after
 some seconds by itself, and the losses of older changes were tried while they were new.
 
-Memory files (SQLite's ``-shm``, LMDB's lock file) are shared memory; no power-loss state has one.
+A file that is moved in from outside, or from an ignored name, counts as flushed.
+
+Volatile files (SQLite's ``-shm``, LMDB's lock file) are shared memory; no power-loss state has one.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import itertools
+import operator
 import re
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_chaos.errors import UsageError
 from pytest_chaos.explore.simulate.content import PAGE_BYTES
 from pytest_chaos.explore.simulate.crash import moments
-from pytest_chaos.explore.simulate.disk import Disk, Moding, Naming, Syncing, Writing, renamed
-from pytest_chaos.explore.simulate.state import State, items_of
+from pytest_chaos.explore.simulate.disk import FILE, Disk, Moding, Naming, Syncing, Writing, renamed
+from pytest_chaos.explore.simulate.metadata import PendingMetadata, kind_of
+from pytest_chaos.explore.simulate.near import Base, Tokens
+from pytest_chaos.explore.simulate.state import Item, State, items_of
 from pytest_chaos.model.seed import stream
-from pytest_chaos.trace.step import NO_NODE, is_memory_file
+from pytest_chaos.trace.step import NO_NODE, Action
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_chaos.explore.simulate.content import Content, PageStore
     from pytest_chaos.explore.simulate.crash import Moment
     from pytest_chaos.explore.simulate.disk import Effect, Names
+    from pytest_chaos.explore.simulate.metadata import Kind, Metadata
+    from pytest_chaos.explore.simulate.near import Built
     from pytest_chaos.model.seed import Stream
     from pytest_chaos.trace.recording import Recording
+    from pytest_chaos.trace.step import Step
 
 EXHAUSTIVE_MAX: Final = 64
 """All states of a moment are built if they are at most this many; else a sample is drawn."""
@@ -51,9 +61,13 @@ SAMPLES: Final = 24
 SECTOR_BYTES: Final = 512
 PENDING_MAX: Final = 512
 """At most this many changes of contents, and of metadata, are uncertain at a time."""
+_NEAR_MIN: Final = 8
+"""With fewer pending changes of metadata, each state is built as a whole."""
+MANY_FILES: Final = 32
+"""With so many pending changes of metadata, states that are alike come one after the other."""
 _SHOWN: Final = 12
 _EVEN: Final = 0.5
-_GROUP: Final = re.compile(r"([0-9a-f]+|w)(?:x(\d+))?")
+_GROUP: Final = re.compile(r"([0-9a-f]+|w)(?:x(\d{1,9}))?")
 
 
 class Model(enum.StrEnum):
@@ -74,7 +88,8 @@ class Choice(NamedTuple):
     data: tuple[int, ...]
 
 
-class Pending(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Pending:
     """The pending changes at a moment, of which each choice loses some.
 
     ``changes`` counts those of metadata, which are lost ``in_order`` or in any order; ``sectors``
@@ -85,7 +100,7 @@ class Pending(NamedTuple):
     in_order: bool
     sectors: tuple[int, ...]
 
-    @property
+    @cached_property
     def everything(self) -> Choice:
         """The choice by which nothing is lost."""
         return Choice((1 << self.changes) - 1, tuple((1 << count) - 1 for count in self.sectors))
@@ -96,7 +111,7 @@ class Pending(NamedTuple):
         orders = self.changes + 1 if self.in_order else 1 << self.changes
         return orders << sum(self.sectors)
 
-    @property
+    @cached_property
     def is_exhaustive(self) -> bool:
         """Whether the choices are few enough to build every one."""
         return sum(self.sectors) + self.changes <= EXHAUSTIVE_MAX and self.choices_count <= EXHAUSTIVE_MAX
@@ -145,17 +160,21 @@ class Pending(NamedTuple):
         """Return the choice of a text of ``encode``. Raises UsageError if it does not fit."""
         metadata, _, groups = text.partition(".")
         matches = [_GROUP.fullmatch(group) for group in groups.split("-") if group]
-        masks = [match[1] for match in matches if match is not None for _ in range(int(match[2] or 1))]
         full = self.everything
-        if None in matches or len(masks) != len(full.data) or not re.fullmatch("[0-9a-f]+", metadata):
+        counted = sum(int(match[2] or 1) for match in matches if match is not None)
+        is_number = re.fullmatch("[0-9a-f]+", metadata) is not None and int(metadata, 16) <= full.metadata
+        data: list[int] = []
+        if None not in matches and counted == len(full.data) and is_number:
+            masks = [match[1] for match in matches if match is not None for _ in range(int(match[2] or 1))]
+            pairs = zip(masks, full.data, strict=True)
+            data = [whole if mask == "w" else int(mask, 16) for mask, whole in pairs]
+        if len(data) < len(full.data) or not is_number or any(map(operator.gt, data, full.data)):
             msg = (
                 f"state code must have a choice for {len(full.data)} pending writes; got {text!r}, which is of another "
                 "recording. Explore the target again"
             )
             raise UsageError(msg)
-        pairs = zip(masks, full.data, strict=True)
-        data = tuple(whole if mask == "w" else int(mask, 16) & whole for mask, whole in pairs)
-        return Choice(int(metadata, 16) & full.metadata, data)
+        return Choice(int(metadata, 16), tuple(data))
 
 
 class _Sample:
@@ -210,7 +229,8 @@ class _Sample:
         return self._all._replace(data=_with(self._all.data, place, self._some(self._all.data[place])))
 
     def _some(self, mask: int) -> int:
-        return sum(1 << bit for bit in range(mask.bit_length()) if self._random() < _EVEN)
+        bits = ["1" if self._random() < _EVEN else "0" for _ in range(mask.bit_length())]
+        return int("".join(reversed(bits)) or "0", 2)
 
 
 def _with(data: Sequence[int], place: int, mask: int) -> tuple[int, ...]:
@@ -224,9 +244,6 @@ def _in_turns(kinds: list[Iterator[Choice]]) -> Iterator[Choice]:
                 yield next(kind)
             except StopIteration:
                 kinds.remove(kind)
-
-
-_Metadata: TypeAlias = Naming | Moding | Writing
 
 
 class _Unit(NamedTuple):
@@ -245,30 +262,34 @@ class PowerLoss:
         self._names: Names = disk.names
         self._modes = dict(disk.modes)
         self._contents: dict[int, Content] = dict(disk.contents)
-        self._metadata: list[_Metadata] = []
+        self._metadata = PendingMetadata(names_files=model is Model.EXT4)
         self._data: dict[int, list[_Unit]] = {}
         self._waiting: deque[Writing] = deque()
-        self._in_memory: set[int] = set()
+        self._files = disk.files
+        self._volatile = _volatile_nodes(disk)
         self._built: dict[tuple[int, tuple[int, ...]], Content] = {}
-        self._free_now: list[_Unit] | None = None
+        self._tokens = Tokens()
+        self._bases: dict[Choice, Base] = {}
+        self._now: _Uncertain | None = None
 
     # Steps of the program
 
     def follow(self, effect: Effect | None) -> None:
         """Add the effect of a step, once it is applied to the disk."""
         self._built.clear()
-        self._free_now = None
+        self._bases.clear()
+        self._now = None
         if isinstance(effect, Syncing):
             self._sync(effect.node)
         elif isinstance(effect, Naming):
             self._name(effect)
         elif isinstance(effect, Moding):
-            self._metadata.append(effect)
-        elif isinstance(effect, Writing) and effect.node not in self._in_memory:
+            self._metadata.add(effect)
+        elif isinstance(effect, Writing) and effect.node not in self._volatile:
             self._data.setdefault(effect.node, []).append(_Unit(effect))
             self._waiting.append(effect)
             if self._is_journalled(effect):
-                self._metadata.append(effect)
+                self._metadata.add(effect)
         self._write_back()
 
     def _write_back(self) -> None:
@@ -280,111 +301,179 @@ class PowerLoss:
                 before = self._contents.get(change.node) or self._disk.empty
                 self._contents[change.node] = self._disk.written(before, change, keep=self._disk.keep)
                 del units[0]
-                self._metadata = [each for each in self._metadata if each is not change]
-        if len(self._metadata) > PENDING_MAX:
-            self._commit([True, *[False] * (len(self._metadata) - 1)])
+                if self._is_journalled(change):
+                    self._metadata.drop(change)
+        if len(self._metadata.changes) > PENDING_MAX:
+            self._commit(1)
 
     def _is_journalled(self, change: Writing) -> bool:
         return not change.is_write and self._model is Model.EXT4
 
     def _name(self, effect: Naming) -> None:
-        for _, name, node in effect.settings:
-            if is_memory_file(name) and node != NO_NODE:
-                self._in_memory.add(node)
-            elif node != NO_NODE:
+        for _, _, node in effect.settings:
+            if node != NO_NODE:
                 self._modes.setdefault(node, self._disk.modes[node])
-        if not all(is_memory_file(name) for _, name, _ in effect.settings):
-            self._metadata.append(effect)
+                if effect.step is not None and not effect.step.path:  # from outside, where no flush of it was seen
+                    self._contents[node] = self._disk.contents[node]
+        if not all(map(self._files.is_volatile, _paths(effect.step))):
+            self._metadata.add(effect)
 
     def _sync(self, node: int) -> None:
         for pending in (node,) if node != NO_NODE else tuple(self._data):
             if pending in self._data:
                 self._settle(pending)
-        touched = [node == NO_NODE or self._touches(change, node) for change in self._metadata]
+        touched = self._metadata.synced_by(node)
         if self._model is Model.EXT4:
-            upto = max((place for place, hit in enumerate(touched) if hit), default=-1)
-            touched = [place <= upto for place in range(len(touched))]
+            self._commit((1 << touched.bit_length()) - 1)
         else:
-            touched = _with_earlier_names(self._metadata, touched)
-        self._commit(touched)
-
-    def _touches(self, change: _Metadata, node: int) -> bool:
-        """Whether an fsync of this node makes the change certain."""
-        if not isinstance(change, Naming):
-            return change.node == node
-        of_folder = any(folder == node for folder, _, _ in change.settings)
-        return of_folder or (self._model is Model.EXT4 and any(named == node for _, _, named in change.settings))
+            self._commit(self._metadata.with_earlier_names(touched))
 
     def _settle(self, node: int) -> None:
         """Make a file's content certain; its journalled changes keep their place in the order."""
         self._contents[node] = self._disk.contents[node]
         del self._data[node]
 
-    def _commit(self, chosen: Sequence[bool]) -> None:
-        for change in itertools.compress(self._metadata, chosen):
-            if isinstance(change, Naming):
-                self._names = renamed(self._names, change)
-            elif isinstance(change, Moding):
+    def _commit(self, chosen: int) -> None:
+        taken = self._metadata.take(chosen)
+        self._names = renamed(self._names, *(change for change in taken if isinstance(change, Naming)))
+        for change in taken:
+            if isinstance(change, Moding):
                 self._modes[change.node] = change.mode
-            elif change.node in self._data:
+            elif isinstance(change, Writing) and change.node in self._data:
                 units = self._data[change.node]
                 self._data[change.node] = [
                     _Unit(unit.change, unit.is_certain or unit.change is change) for unit in units
                 ]
-        self._metadata = [change for change, is_gone in zip(self._metadata, chosen, strict=True) if not is_gone]
 
     # States that a failure may leave now
 
     @property
-    def _free(self) -> list[_Unit]:
-        """The pending changes of contents that are not part of the journal."""
-        if self._free_now is None:
+    def _uncertain(self) -> _Uncertain:
+        """What is pending now."""
+        if self._now is None:
             units = (unit for units in self._data.values() for unit in units)
-            self._free_now = [unit for unit in units if not unit.is_certain and not self._is_journalled(unit.change)]
-        return self._free_now
+            free = [unit.change for unit in units if not unit.is_certain and not self._is_journalled(unit.change)]
+            sectors, writings = tuple(map(_sectors, free)), tuple(self._metadata.writings())
+            self._now = _Uncertain(
+                Pending(len(self._metadata.changes), self._model is Model.EXT4, sectors),
+                tuple(self._metadata.changes),
+                tuple(free),
+                tuple(self._metadata.kinds.items()),
+                tuple(kind_of(change.step) for change in free),
+                writings,
+                {id(change): place for place, change in (*enumerate(free), *writings)},
+            )
+        return self._now
 
     @property
     def pending(self) -> Pending:
         """The pending changes now."""
-        sectors = tuple(_sectors(unit.change) for unit in self._free)
-        return Pending(len(self._metadata), self._model is Model.EXT4, sectors)
+        return self._uncertain.pending
 
     def build(self, pending: Pending, choice: Choice, moment: Moment) -> State:
         """Return the state in which exactly the chosen changes have reached the disk."""
-        landed = {id(change): choice.metadata >> bit & 1 for bit, change in enumerate(self._metadata)}
-        landed |= {id(unit.change): mask for unit, mask in zip(self._free, choice.data, strict=True)}
-        names, modes = self._names, self._modes
-        for change in self._metadata:
-            if landed[id(change)] and isinstance(change, Naming):
-                names = renamed(names, change)
-            elif landed[id(change)] and isinstance(change, Moding):
-                modes = {**modes, change.node: change.mode}
-        contents = {node: self._content(node, landed) for node in self._data}
-
-        def content_of(node: int) -> Content:
-            return contents.get(node) or self._contents.get(node) or self._disk.empty
-
-        items = items_of(self._disk, names, content_of, modes, keep=lambda path: not is_memory_file(path))
+        now = self._uncertain
+        items, identity = self._near(pending, choice) or self._whole(choice).built
         prefix = f"power:{self._model}:{moment.number}m{moment.marks}:"
-        lost = [*self._metadata, *(unit.change for unit in self._free)]
-        text = _Loss(moment, tuple(lost), pending, choice).words
+        loss = _Loss(moment, now, choice)
         return State(
             lambda: prefix + pending.encode(choice),
             moment.number,
             moment.marks,
             items,
             lost=pending.lost(choice),
-            text=text,
+            text=loss.words,
+            updates=loss.updates,
+            identity=identity,
         )
 
-    def _content(self, node: int, landed: dict[int, int]) -> Content:
+    def _whole(self, choice: Choice) -> Base:
+        """Build the state of a choice as a whole."""
+        names = self._metadata.names_after(self._names, choice.metadata)
+        modes = self._metadata.modes_after(self._modes, choice.metadata)
+        changed = {node: self._content(node, choice) for node in self._nodes_that_lack(choice)}
+
+        def content_of(node: int) -> Content:
+            if (content := changed.get(node)) is not None:
+                return content
+            certain = self._disk.contents if node in self._data else self._contents
+            return certain.get(node) or self._disk.empty
+
+        items = items_of(self._disk, names, content_of, modes, keep=self._keeps)
+        return Base(names, items, self._disk.nodes, self._tokens)
+
+    def _keeps(self, path: str) -> bool:
+        return not self._files.is_volatile(path)
+
+    def _near(self, pending: Pending, choice: Choice) -> Built | None:
+        """Build the state of a choice from the one that has all or none of the changes.
+
+        Of metadata and of contents it has all or none, whichever is nearer. None if there are few
+        changes, or the state has to be built as a whole.
+        """
+        everything, writes = pending.everything, self._uncertain.writes
+        if pending.changes < _NEAR_MIN:
+            return None
+        has_most = choice.metadata.bit_count() * 2 > pending.changes
+        missing = sum(map(operator.ne, choice.data, everything.data))
+        data = everything.data if missing * 2 < len(writes) else (0,) * len(writes)
+        nearest = Choice(everything.metadata if has_most else 0, data)
+        if (base := self._bases.get(nearest)) is None:
+            base = self._bases[nearest] = self._whole(nearest)
+        if nearest == choice:
+            return base.built
+        touched = self._metadata.nodes_changed(nearest.metadata ^ choice.metadata)
+        touched.update(
+            write.node for write, mask, other in zip(writes, choice.data, data, strict=True) if mask != other
+        )
+        changed = self._metadata.names_changed(self._names, nearest.metadata, choice.metadata)
+        if (paths := base.paths_of(changed)) is None:
+            return None
+        names = {path: node for path, node in paths.items() if self._keeps(path)}
+        return base.with_changes(names, touched, lambda node: self._item(node, choice))
+
+    def _item(self, number: int, choice: Choice) -> Item:
+        """Return the item of a node after chosen changes."""
+        node = self._disk.nodes[number]
+        mode = self._metadata.mode_after(number, self._modes.get(number, 0), choice.metadata)
+        content = None
+        if node.kind == FILE:
+            content = self._contents.get(number) or self._disk.empty
+            if number in self._data:
+                content = self._content(number, choice)
+        return Item(node.kind, mode, number, content, node.target)
+
+    def _nodes_that_lack(self, choice: Choice) -> set[int]:
+        """Return the files of which a pending change is missing or torn."""
+        now = self._uncertain
+        full = now.pending.everything.data
+        nodes = {now.writes[place].node for place, mask in enumerate(choice.data) if mask != full[place]}
+        nodes.update(change.node for place, change in now.writings if not choice.metadata >> place & 1)
+        return nodes & self._data.keys()
+
+    def _content(self, node: int, choice: Choice) -> Content:
         units = self._data[node]
-        masks = tuple(_full(unit.change) if unit.is_certain else landed[id(unit.change)] for unit in units)
+        if len(units) == 1:  # which is nearly always so if there are many files
+            mask = self._mask(units[0], choice)
+            if not mask:
+                return self._contents.get(node) or self._disk.empty
+            if mask == _full(units[0].change):
+                return self._disk.contents[node]
+        masks = tuple(self._mask(unit, choice) for unit in units)
         key = (node, masks)
         if key not in self._built:
             whole = all(mask == _full(unit.change) for unit, mask in zip(units, masks, strict=True))
             self._built[key] = self._disk.contents[node] if whole else self._partly(node, masks)
         return self._built[key]
+
+    def _mask(self, unit: _Unit, choice: Choice) -> int:
+        """Return the sectors of a change that are there."""
+        if unit.is_certain:
+            return _full(unit.change)
+        now = self._uncertain
+        if self._is_journalled(unit.change):
+            return choice.metadata >> now.places[id(unit.change)] & 1
+        return choice.data[now.places[id(unit.change)]]
 
     def _partly(self, node: int, masks: Sequence[int]) -> Content:
         """Return the content of a file after these parts of its writes."""
@@ -418,25 +507,47 @@ class PowerLoss:
         return content
 
 
+class _Uncertain(NamedTuple):
+    """All that is pending at a moment, for its many states.
+
+    ``changes`` are those of metadata, ``writes`` those of contents. ``kinds`` has the changes of
+    metadata of each kind, ``data_kinds`` the kind of each change of contents. ``writings`` are the
+    changes of metadata that are of a file's size, with their places; ``places`` has the place of
+    each change of a file, by its identity.
+    """
+
+    pending: Pending
+    changes: tuple[Metadata, ...]
+    writes: tuple[Writing, ...]
+    kinds: tuple[tuple[Kind, int], ...]
+    data_kinds: tuple[Kind, ...]
+    writings: tuple[tuple[int, Writing], ...]
+    places: Mapping[int, int]
+
+
 class _Loss(NamedTuple):
     """The text of a loss, made on demand: most states are never reported."""
 
     moment: Moment
-    changes: tuple[_Metadata, ...]
-    pending: Pending
+    now: _Uncertain
     choice: Choice
+
+    def updates(self) -> Iterator[tuple[str, str, str]]:
+        """Yield each kind of change of which one is lost or torn."""
+        everything, now = self.now.pending.everything, self.now
+        missing = everything.metadata & ~self.choice.metadata
+        data = zip(now.data_kinds, self.choice.data, everything.data, strict=True)
+        how = {(kind, 0) for kind, changes in now.kinds if changes & missing}
+        how.update((kind, min(mask, 1)) for kind, mask, full in data if mask != full)
+        return ((*kind, "torn" if mask else "lost") for kind, mask in how)
 
     def words(self) -> str:
         """Return the lost changes in words."""
         at = f"before step {self.moment.step}" if self.moment.step is not None else f"after {self.moment.marks} marks"
-        everything = self.pending.everything
-        missing = [
-            change
-            for bit, change in enumerate(self.changes[: self.pending.changes])
-            if not self.choice.metadata >> bit & 1
-        ]
+        everything = self.now.pending.everything
+        missing = [change for bit, change in enumerate(self.now.changes) if not self.choice.metadata >> bit & 1]
         parts = [f"{change.step} is lost" for change in missing]
-        writes = zip(self.changes[self.pending.changes :], self.choice.data, everything.data, strict=True)
+        writes = zip(self.now.writes, self.choice.data, everything.data, strict=True)
         for change, mask, full in writes:
             if mask != full:
                 torn = f"has {mask.bit_count()} of {full.bit_count()} sectors" if mask else "is lost"
@@ -452,15 +563,28 @@ def power_states(
 
     With each state comes whether all states of its moment are built. Equal states are repeated. Of
     a long run only one in ``every`` moments is used; the first is drawn.
+
+    Where many changes are pending, the states of a moment are in the order of what they have, from
+    the most to the least, and in the next moment the other way round: each is written into the
+    folder of an earlier one, and has most of its files.
     """
     first = int(stream(seed, "power", str(model), "first").random() * every)
+    is_upwards = False
     for place, (moment, loss) in enumerate(walk_moments(recording, store, model)):
         if (place - first) % every:
             continue
         pending = loss.pending
         purpose = ("power", str(model), moment.number, moment.marks)
-        for choice in pending.choices(lambda: stream(seed, *purpose), samples=samples):  # noqa: B023 - used at once
+        choices = pending.choices(lambda: stream(seed, *purpose), samples=samples)  # noqa: B023 - used at once
+        if pending.changes >= MANY_FILES:
+            choices, is_upwards = iter(sorted(choices, key=_amount, reverse=not is_upwards)), not is_upwards
+        for choice in choices:
             yield loss.build(pending, choice, moment), pending.is_exhaustive
+
+
+def _amount(choice: Choice) -> tuple[int, int]:
+    """Return how many changes of names, and of contents, a choice has."""
+    return choice.metadata.bit_count(), sum(map(bool, choice.data))
 
 
 def walk_moments(recording: Recording, store: PageStore, model: Model) -> Iterator[tuple[Moment, PowerLoss]]:
@@ -475,18 +599,20 @@ def walk_moments(recording: Recording, store: PageStore, model: Model) -> Iterat
     loss.follow(followed)
 
 
-def _with_earlier_names(changes: Sequence[_Metadata], chosen: Sequence[bool]) -> list[bool]:
-    """Return ``chosen`` with every earlier change of names in the same folders: order is kept."""
-    folders: set[int] = set()
-    result = list(chosen)
-    for place in reversed(range(len(changes))):
-        change = changes[place]
-        if isinstance(change, Naming):
-            mine = {folder for folder, _, _ in change.settings}
-            if result[place] or mine & folders:
-                result[place] = True
-                folders |= mine
-    return result
+def _paths(step: Step | None) -> tuple[str, ...]:
+    """Return the paths that a step gives, takes or exchanges."""
+    if step is None:
+        return ()
+    paths = (step.path,) if step.action is Action.SYMLINK else (step.path, step.target)
+    return tuple(filter(None, paths))
+
+
+def _volatile_nodes(disk: Disk) -> frozenset[int]:
+    """Return the files that have the name of a volatile file, and never another one."""
+    names = [(path, entry.node) for entry in disk.before if (path := entry.path)]
+    names += [(path, step.node) for step in disk.steps for path in _paths(step)]
+    volatile = {node for path, node in names if disk.files.is_volatile(path)}
+    return frozenset(volatile - {node for path, node in names if not disk.files.is_volatile(path)})
 
 
 def _sectors(change: Writing) -> int:

@@ -7,21 +7,32 @@ the choices ``3f``.
 
 from __future__ import annotations
 
-from functools import cached_property
+import re
+from functools import cached_property, lru_cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_chaos.explore.simulate.disk import FILE, walk
 from pytest_chaos.model.history import MarkParser
-from pytest_chaos.trace.step import is_memory_file
+from pytest_chaos.trace.step import KNOWN_FILES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pytest_chaos.explore.simulate.content import Content
     from pytest_chaos.explore.simulate.disk import Disk, Names
     from pytest_chaos.model.values import Mark
     from pytest_chaos.trace.recording import Recording
+    from pytest_chaos.trace.step import FileKinds
+
+
+_NUMBER: Final = re.compile(r"\d+")
+
+
+@lru_cache(maxsize=4096)
+def without_numbers(path: str) -> str:
+    """Return a path with ``#`` for each number in it."""
+    return _NUMBER.sub("#", path)
 
 
 class Item(NamedTuple):
@@ -47,7 +58,9 @@ class State:
     ``step`` is the first durable step that did not happen; ``marks`` counts the marks before it.
     ``lost`` counts the requested changes that the state lacks, to tell a smaller example from a
     larger one; ``text`` says them in words. ``kill`` is whether a real SIGKILL can leave exactly
-    this state. ``stored`` is set if only some orders of stores through memory leave it.
+    this state. ``stored`` is set if only some orders of stores through memory leave it. ``updates``
+    are the updates that are missing, as (call, path, how); on demand. ``identity`` is that of the
+    items (``live.LiveItems``), where all states of a family have one.
     """
 
     def __init__(
@@ -61,6 +74,8 @@ class State:
         text: Callable[[], str] | str = "",
         kill: bool = False,
         stored: StoredWords | None = None,
+        updates: Callable[[], Iterable[tuple[str, str, str]]] = tuple,
+        identity: int | None = None,
     ) -> None:
         self._code = code
         self.step = step
@@ -70,11 +85,18 @@ class State:
         self.text = text
         self.kill = kill
         self.stored = stored
+        self._updates = updates
+        self.identity = identity
 
     @cached_property
     def code(self) -> str:
         """The state code, made on demand."""
         return self._code if isinstance(self._code, str) else self._code()
+
+    @cached_property
+    def kind(self) -> frozenset[tuple[str, str, str]]:
+        """The kinds of updates that are missing; numbers in the names of files do not count."""
+        return frozenset((call, without_numbers(path), how) for call, path, how in self._updates())
 
     @property
     def moment(self) -> str:
@@ -84,23 +106,21 @@ class State:
     @cached_property
     def digest(self) -> bytes:
         """A digest of marks, paths and contents: no check can tell two states with one apart."""
-        return blake2b(
-            repr((self.marks, _identity(self.items))).encode(errors="surrogatepass"), digest_size=16
-        ).digest()
+        known = repr((self.marks, _identity(self.items) if self.identity is None else self.identity))
+        return blake2b(known.encode(errors="surrogatepass"), digest_size=16).digest()
 
     def __str__(self) -> str:
         """Return the state in words, as reports show it."""
         return (self.text if isinstance(self.text, str) else self.text()) or self.code
 
 
-def durable_digest(items: Mapping[str, Item]) -> bytes:
+def durable_digest(items: Mapping[str, Item], files: FileKinds = KNOWN_FILES) -> bytes:
     """Return a digest of the items that a recording can reproduce.
 
-    Permissions are left out, which depend on the umask, and the contents of memory files, such as
-    SQLite's ``-shm``.
+    Permissions are left out, which depend on the umask, and the contents of volatile files.
     """
     found = [
-        (path, item.kind, item.target, None if is_memory_file(path) or item.content is None else item.content.digest)
+        (path, item.kind, item.target, None if files.is_volatile(path) or item.content is None else item.content.digest)
         for path, item in sorted(items.items())
     ]
     return blake2b(repr(found).encode(errors="surrogatepass"), digest_size=16).digest()

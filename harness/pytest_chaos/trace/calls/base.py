@@ -15,10 +15,10 @@ from pytest_chaos.trace.calls.table import NAMES
 from pytest_chaos.trace.folder import ResolvedPath, WatchedFolder, lstat
 from pytest_chaos.trace.mapped import MappedFiles
 from pytest_chaos.trace.memory import Failing, Memory, Unreadable
-from pytest_chaos.trace.step import NO_CONTENT, Action, BlindSpot, Step
+from pytest_chaos.trace.step import NO_CONTENT, Action, BlindSpot, ProcessSeen, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pytest_chaos.trace.kernel import Notification
 
@@ -29,6 +29,9 @@ LOW_HALF: Final = 0xFFFFFFFF
 MARK_FILE: Final = -1
 """Stands for the mark file where a descriptor's node is asked for."""
 
+_NAMED_WORDS: Final = 4
+"""The words of a command line that may name a process: ``python -m app.worker``."""
+_NAME_CHARACTERS_MAX: Final = 60
 _STANDARD: Final = {"/dev/stdin": "/dev/fd/0", "/dev/stdout": "/dev/fd/1", "/dev/stderr": "/dev/fd/2"}
 _OWN_PATHS: Final = ("/proc/self/", "/proc/thread-self/", "/dev/fd/", *_STANDARD)
 
@@ -156,6 +159,8 @@ class DecoderBase:
         self.has_timer = False
         """Whether a timer was started that may send a signal."""
         self.mapped = MappedFiles(keep)
+        self.prefix = ""
+        """Begins the names of processes, where a run has several decoders."""
         self._keep = keep
         self._marks = _identity(marks)
         self._output = _identity(output)
@@ -170,6 +175,8 @@ class DecoderBase:
         self._turn = 0
         self._last = NOTHING
         self._ordinals: dict[int, tuple[int, int]] = {leader: (1, 1)}
+        self._pids = {1: leader}
+        self.processes = {1: ProcessSeen(1, 1, ("main",))}
 
     # Nodes
 
@@ -249,7 +256,36 @@ class DecoderBase:
         leader = self._ordinals.get(process)
         ordinal = leader[0] if leader else 1 + max((each[0] for each in self._ordinals.values()), default=0)
         known = self._ordinals[thread] = (ordinal, len(self._ordinals) + 1)
+        self._pids[ordinal] = process
+        if ordinal not in self.processes:
+            self.processes[ordinal] = ProcessSeen(ordinal, self._number, ("child", *memory.title_of(process)))
         return known
+
+    def caller(self, thread: int) -> tuple[str, int]:
+        """Return the name of a thread's process, which is its number here, and its pid."""
+        number, _ = self._ordinals.get(thread) or self._new_ordinals(thread)
+        return f"{self.prefix}{number}", self._pids[number]
+
+    @property
+    def last_number(self) -> int:
+        """The number of the last step that was decoded."""
+        return self._number - 1
+
+    def node_of(self, thread: int, status: os.stat_result) -> int:
+        """Return the node of an open file or of a path, 0 for one that is not in the folder."""
+        return self._node(thread, status)
+
+    def looked_at(self, call: Notification, folder: int, path: int) -> tuple[ResolvedPath, os.stat_result | None]:
+        """Resolve the path that a call names; return also what is there."""
+        return self._look(call, folder, path)
+
+    def _runs(self, thread: int, words: Sequence[str]) -> None:
+        """Note that a process runs another program, by the words of its command line."""
+        number, _ = self._ordinals.get(thread) or self._new_ordinals(thread)
+        names = (os.path.basename(word) for word in words[:_NAMED_WORDS] if not word.startswith("-"))
+        main = ("main",) if number == 1 else ()
+        called = tuple(name for name in names if name and len(name) <= _NAME_CHARACTERS_MAX and name.isprintable())
+        self.processes[number] = ProcessSeen(number, self.processes[number].since, (*main, *called))
 
     def _is_ours(self, status: os.stat_result) -> bool:
         return _identity(status) in {self._marks, self._output}

@@ -9,11 +9,12 @@ one thread are exact; between threads and processes the order is that of the cal
 from __future__ import annotations
 
 import os
+import stat
 import time
 from typing import TYPE_CHECKING, Final
 
 from pytest_chaos.trace import memory
-from pytest_chaos.trace.calls.base import NOTHING, Decoded, denied, descriptor_in
+from pytest_chaos.trace.calls.base import LOW_HALF, NOTHING, Decoded, denied, descriptor_in
 from pytest_chaos.trace.calls.copies import CopyCalls
 from pytest_chaos.trace.calls.metadata import AttributeCalls, OtherCalls, SyncCalls
 from pytest_chaos.trace.calls.paths import CreateCalls, NameCalls
@@ -59,6 +60,21 @@ class Decoder(CopyCalls, CreateCalls, NameCalls, AttributeCalls, SyncCalls, Othe
         if self.mapped.files:
             self.mapped.follow(call.thread, decoded.steps)
         return decoded
+
+    def says_no_order(self, call: Notification) -> bool:
+        """Whether a call changes nothing that a crash could leave, so that its order tells nothing.
+
+        That is a close, and a write to a socket, a pipe, a terminal or the program's output.
+        """
+        if call.number in _NO_ORDER:
+            return True
+        if not self.is_write(call):
+            return False
+        try:
+            status = os.stat(f"/proc/{call.thread}/fd/{call.arguments[0] & LOW_HALF}")
+        except OSError:
+            return False
+        return not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) == self._output
 
     def stores(self, call: Notification | None, number: int) -> Decoded:
         """Return what was stored through memory before a call, or before the end of the run.

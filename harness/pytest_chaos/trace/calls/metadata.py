@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Final
 
 from pytest_chaos.trace.calls.base import LOW_HALF, NOTHING, Decoded, DecoderBase, denied, descriptor_in, one
-from pytest_chaos.trace.calls.table import any_bit, one_of, system_call
+from pytest_chaos.trace.calls.table import ALWAYS, NAMES, NEVER, any_bit, one_of, system_call
 from pytest_chaos.trace.folder import lstat
-from pytest_chaos.trace.memory import AT_FDCWD
-from pytest_chaos.trace.step import Action, BlindSpot, is_memory_file
+from pytest_chaos.trace.memory import AT_FDCWD, Failing, Unreadable
+from pytest_chaos.trace.step import Action, BlindSpot
 
 if TYPE_CHECKING:
     from pytest_chaos.trace.kernel import Notification
@@ -21,8 +22,12 @@ MAP_SHARED: Final = 1
 """Also a bit of MAP_SHARED_VALIDATE (mmap(2))."""
 MS_SYNC: Final = 4
 """The only flag of msync(2) that waits for the disk."""
+_LOCK: Final = "-lock"
 F_SETFL: Final = 4
 """The command of fcntl that may make a file append."""
+F_SETLK: Final = 6
+F_SETLKW: Final = 7
+"""The commands of fcntl that take or release a POSIX lock; the second one waits."""
 
 
 class AttributeCalls(DecoderBase):
@@ -141,9 +146,21 @@ class OtherCalls(DecoderBase):
     @system_call("execveat", x86_64=322, aarch64=281)
     def execve(self, call: Notification) -> Decoded:
         """Run another program: its memory is new, and descriptors with FD_CLOEXEC are closed."""
+        with contextlib.suppress(Failing, Unreadable):
+            self._runs(call.thread, self._words(call))
         self.memory.close()  # an open /proc/PID/mem leads to the memory from before the exec for ever
         self.descriptors.change(call.thread, self.descriptors.ALL)
         return NOTHING
+
+    def _words(self, call: Notification) -> list[str]:
+        """Return the path that a call executes, and the first words behind it."""
+        path, argv = call.arguments[1:3] if NAMES[call.number] == "execveat" else call.arguments[:2]
+        words = [self.memory.text(call.thread, path)]
+        for place in range(1, 4):
+            if not argv or not (word := self.memory.number(call.thread, argv + 8 * place)):
+                break
+            words.append(self.memory.text(call.thread, word))
+        return words
 
     @system_call("mmap", x86_64=9, aarch64=222, when=any_bit(3, MAP_SHARED))
     def mmap(self, call: Notification) -> Decoded:
@@ -167,15 +184,28 @@ class OtherCalls(DecoderBase):
     def _mapped(self, node: int, path: str) -> Decoded:
         """Begin to compare a file, which ``path`` leads to, before anything is stored to it."""
         name = self.folder.path(node)
-        if is_memory_file(name) or not self.mapped.add(node, path):
+        if _is_lock_of_lmdb(self.folder.root, name):
+            self.folder.files = self.folder.files.with_volatile(name)
+        if self.folder.files.is_volatile(name) or not self.mapped.add(node, path):
             return Decoded(blind_spot=BlindSpot(what="shared-mapping", text=name))
         self._keep = self.mapped.keep
         return NOTHING
 
-    @system_call("fcntl", x86_64=72, aarch64=25, when=one_of(1, F_SETFL))
-    def fcntl(self, _call: Notification) -> Decoded:
+    @system_call("fcntl", x86_64=72, aarch64=25, when=one_of(1, F_SETFL), touches=one_of(1, F_SETFL, F_SETLK, F_SETLKW))
+    def fcntl(self, call: Notification) -> Decoded:
         """Change the flags of an open file: from now on they are read with every write."""
-        self._looks_at_flags = True  # of all files: the flags belong to the open file, which others may share
+        if call.arguments[1] & LOW_HALF == F_SETFL:
+            self._looks_at_flags = True  # of all files: the flags belong to the open file, which others may share
+        return NOTHING
+
+    @system_call("exit_group", x86_64=231, aarch64=94, when=NEVER, touches=ALWAYS)
+    def exit_group(self, _call: Notification) -> Decoded:
+        """End the process, which closes its files."""
+        return NOTHING
+
+    @system_call("read", x86_64=0, aarch64=63, when=NEVER, touches=ALWAYS)
+    def read(self, _call: Notification) -> Decoded:
+        """Read from the position, which changes no file."""
         return NOTHING
 
     @system_call("alarm", x86_64=37)
@@ -195,3 +225,8 @@ class OtherCalls(DecoderBase):
     def io_setup(self, _call: Notification) -> Decoded:
         """Refuse: requests of io_submit(2) are done later, in an order that is not observable."""
         return denied("aio", "asynchronous input and output (io_setup) was refused, whose writes cannot be seen")
+
+
+def _is_lock_of_lmdb(root: str, name: str) -> bool:
+    """Whether a mapped file is the lock beside a database in one file (MDB_NOSUBDIR of LMDB)."""
+    return name.endswith(_LOCK) and os.path.isfile(os.path.join(root, name.removesuffix(_LOCK)))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_chaos.trace import memory
 from pytest_chaos.trace.calls.base import NOTHING, Decoded, DecoderBase, denied, descriptor_in, one, signed_word
-from pytest_chaos.trace.calls.table import any_bit, system_call
+from pytest_chaos.trace.calls.table import ALWAYS, any_bit, system_call
 from pytest_chaos.trace.folder import ResolvedPath, lstat
 from pytest_chaos.trace.memory import AT_FDCWD
 from pytest_chaos.trace.step import NO_CONTENT, Action
@@ -97,8 +97,8 @@ class SizeCalls(DecoderBase):
 class CreateCalls(SizeCalls):
     """The calls that make something, or give it one more name. An open may also empty a file."""
 
-    @system_call("open", x86_64=2, when=any_bit(1, OPEN_FLAGS), takes=3, at=(0,))
-    @system_call("openat", x86_64=257, aarch64=56, when=any_bit(2, OPEN_FLAGS))
+    @system_call("open", x86_64=2, when=any_bit(1, OPEN_FLAGS), touches=ALWAYS, takes=3, at=(0,))
+    @system_call("openat", x86_64=257, aarch64=56, when=any_bit(2, OPEN_FLAGS), touches=ALWAYS)
     def openat(self, call: Notification) -> Decoded:
         """Open with flags that make or empty a file, or change what writes do."""
         return self._opened(call, *call.arguments[:4])
@@ -157,9 +157,11 @@ class CreateCalls(SizeCalls):
         self, call: Notification, action: Action, place: ResolvedPath, *, mode: int = 0, target: str = ""
     ) -> Decoded:
         """Decode a call that makes something at a path where nothing may be."""
+        if lstat(place.absolute):
+            return NOTHING
         if not place.is_inside:
             return Decoded(stray=place.absolute)
-        return NOTHING if lstat(place.absolute) else self._coming(call, action, place, mode=mode, target=target)
+        return self._coming(call, action, place, mode=mode, target=target)
 
     def _coming(
         self, call: Notification, action: Action, place: ResolvedPath, *, mode: int, target: str = ""
@@ -201,7 +203,7 @@ class CreateCalls(SizeCalls):
             return NOTHING  # another family, or an abstract name, which begins with NUL
         place = self.folder.place(self._absolute(call.thread, AT_FDCWD, os.fsdecode(path)))
         mode = 0o777 & ~self._umask(call.thread)
-        return self._made(call, Action.MAKE_NODE, place, mode=mode) if place.is_inside else NOTHING
+        return self._made(call, Action.MAKE_NODE, place, mode=mode)
 
     @system_call("symlink", x86_64=88, takes=2, at=(1,))
     @system_call("symlinkat", x86_64=266, aarch64=36)

@@ -7,7 +7,7 @@ A decoder is a method, declared with its call::
 
 Nothing else is needed: the filter and the dispatch are made from this table. A machine that lacks a
 call leaves its number out (aarch64 has ``openat`` and no ``open``). Numbers never change;
-``tests/harness/trace/test_table.py`` compares them with the kernel's headers.
+``tests/harness/trace/calls/test_table.py`` compares them with the kernel's headers.
 
 The filter is a classic BPF program over ``struct seccomp_data``: number, machine, instruction
 pointer, six arguments. It allows each call that the table does not name, so reading costs nothing.
@@ -51,6 +51,10 @@ _Instruction = tuple[int, int, int, int]
 """Code, instructions to skip if true, if false, operand."""
 
 
+ALWAYS: Final[Sequence[_Instruction]] = ((_RETURN, 0, 0, NOTIFY),)
+"""Traps a call with any arguments."""
+
+
 class SystemCall(NamedTuple):
     """A row of the table. ``when`` are the instructions that decide about the call."""
 
@@ -59,6 +63,8 @@ class SystemCall(NamedTuple):
     when: Sequence[_Instruction]
     is_close: bool
     decode: Decode
+    touches: Sequence[_Instruction] | None = None
+    """The instructions in a filter that also sees touches of files; None for the same ones."""
 
 
 TABLE: Final[list[SystemCall]] = []
@@ -73,15 +79,18 @@ def system_call(
     *,
     x86_64: int | None = None,
     aarch64: int | None = None,
-    when: Sequence[_Instruction] = ((_RETURN, 0, 0, NOTIFY),),
+    when: Sequence[_Instruction] = ALWAYS,
     is_close: bool = False,
+    touches: Sequence[_Instruction] | None = None,
     takes: int = 6,
     at: Sequence[int] = (),
 ) -> Callable[[_Method], _Method]:
     """Have a method decode a system call, by its number on each machine.
 
     ``when`` (``any_bit``, ``one_of``) traps it only with certain arguments. ``is_close`` is for
-    calls that a filter may leave out, see ``filter_code``. The decoder sees the first ``takes``
+    calls that a filter may leave out, see ``filter_code``. ``touches`` are the instructions in its
+    place where touches of files are noted, too; a call with no other ``when`` is then trapped only
+    there. The decoder sees the first ``takes``
     arguments and zeros; ``at`` are the places where it sees AT_FDCWD inserted, so that it can serve
     ``mkdir`` as well as ``mkdirat``.
     """
@@ -90,7 +99,7 @@ def system_call(
 
     def register(decode: _Method) -> _Method:
         adapted = _adapted(decode, takes, at) if at or takes < 6 else decode
-        TABLE.append(SystemCall(name, numbers, when, is_close, adapted))
+        TABLE.append(SystemCall(name, numbers, when, is_close, adapted, touches))
         if MACHINE in numbers:
             NAMES[numbers[MACHINE]] = name
         return decode
@@ -115,6 +124,11 @@ def any_bit(argument: int, bits: int) -> list[_Instruction]:
     return [_load(argument), (_JUMP_SET, 0, 1, bits), (_RETURN, 0, 0, NOTIFY), (_RETURN, 0, 0, ALLOW)]
 
 
+def no_bit(argument: int, bits: int) -> list[_Instruction]:
+    """Trap a call when an argument (from 0) has none of these bits."""
+    return [_load(argument), (_JUMP_SET, 0, 1, bits), (_RETURN, 0, 0, ALLOW), (_RETURN, 0, 0, NOTIFY)]
+
+
 def one_of(argument: int, *values: int) -> list[_Instruction]:
     """Trap a call when an argument (from 0) is one of these values."""
     tests = [instruction for value in values for instruction in ((_JUMP_EQUAL, 0, 1, value), (_RETURN, 0, 0, NOTIFY))]
@@ -126,17 +140,42 @@ def _load(argument: int) -> _Instruction:
     return (_LOAD, 0, 0, _ARGUMENT_AT + 8 * argument)
 
 
-def filter_code(machine: str = MACHINE, *, closes: bool = True) -> bytes:
-    """Return the filter for a machine, as the kernel takes it: eight bytes an instruction.
+NEVER: Final[Sequence[_Instruction]] = ((_RETURN, 0, 0, ALLOW),)
+"""Let a call pass: that of a row which only a filter for touches traps."""
+
+
+def filter_code(machine: str = MACHINE, *, closes: bool = True, touches: bool = False) -> bytes:
+    """Return the filter for the calls of the table, see ``code_of``.
 
     With ``closes`` it traps the calls by which a descriptor comes to lead elsewhere; then a decoder
-    need not ask with each write where its descriptor leads. Raises StepsUnavailable for a machine
-    whose calls are not known.
+    need not ask with each write where its descriptor leads. With ``touches`` it traps the opens,
+    locks, reads and exits that are no durable steps, too (``trace.step.Touch``). Raises
+    StepsUnavailable for a machine whose calls are not known.
+    """
+    calls = [
+        call._replace(when=call.touches) if touches and call.touches is not None else call
+        for call in TABLE
+        if (closes or not call.is_close) and (touches or call.when is not NEVER)
+    ]
+    return code_of([Trap(call.numbers, call.when) for call in calls], machine)
+
+
+class Trap(NamedTuple):
+    """A call that a filter traps: its number on each machine, and the instructions that decide."""
+
+    numbers: dict[str, int]
+    when: Sequence[_Instruction] = ALWAYS
+
+
+def code_of(traps: Sequence[Trap], machine: str = MACHINE) -> bytes:
+    """Return the filter that traps these calls, as the kernel takes it: eight bytes an instruction.
+
+    Raises StepsUnavailable for a machine whose calls are not known.
     """
     if machine not in AUDIT_ARCH:
         msg = f"the machine must be {' or '.join(AUDIT_ARCH)} to trace system calls; got {machine}. Use named points"
         raise StepsUnavailable(msg)
-    calls = [call for call in TABLE if machine in call.numbers and (closes or not call.is_close)]
+    calls = [trap for trap in traps if machine in trap.numbers]
     code: list[_Instruction] = [
         # A call of another machine (a 32-bit program) has other numbers: always trapped, and
         # denied.

@@ -11,6 +11,7 @@ once, and a crash leaves a file at some whole version.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -330,6 +331,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
 
 
 _PAGE_BYTES_MIN: Final = 512
+_MADE: Final = re.compile(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+)")
 
 
 def init_factory(path: str | os.PathLike[str], *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> ConnectionFactory:
@@ -345,7 +347,7 @@ def init_factory(path: str | os.PathLike[str], *, busy_timeout_s: float = BUSY_T
 
 def prepare(factory: ConnectionFactory, migrations: Sequence[Migration]) -> None:
     """Bring the factory's file to the version that ``migrations`` leads to."""
-    _refuse_untouched(factory, len(migrations))
+    _refuse_untouched(factory, migrations)
     with closing(factory()) as connection:
         try:
             while _migrate_one_step(connection, migrations, factory.path):
@@ -354,7 +356,7 @@ def prepare(factory: ConnectionFactory, migrations: Sequence[Migration]) -> None
             raise translated(error, factory.path, factory.busy_timeout_s) from error
 
 
-def _refuse_untouched(factory: ConnectionFactory, version: int) -> None:
+def _refuse_untouched(factory: ConnectionFactory, migrations: Sequence[Migration]) -> None:
     """Raise if an existing file is not a database for us, without writing to it.
 
     The connection is read-only: the last ordinary one copies the log into the file when it closes,
@@ -372,23 +374,37 @@ def _refuse_untouched(factory: ConnectionFactory, version: int) -> None:
         raise DatabaseUnavailable(message) from error
     try:
         try:
-            _look(file, "ro", factory, version)
+            _look(file, "ro", factory, migrations)
         except sqlite3.OperationalError as error:
             if result_code(error) != sqlite3.SQLITE_READONLY_ROLLBACK:
                 raise
             # The process that made the file was killed in a write, before there was a write-ahead
             # log (found by exploring the first opening). Opening any database rolls such a write
             # back.
-            _look(file, "rw", factory, version)
+            _look(file, "rw", factory, migrations)
     except sqlite3.Error as error:
         raise translated(error, factory.path, factory.busy_timeout_s) from error
 
 
-def _look(file: Path, mode: str, factory: ConnectionFactory, version: int) -> None:
+def _look(file: Path, mode: str, factory: ConnectionFactory, migrations: Sequence[Migration]) -> None:
     with closing(
         sqlite3.connect(f"{file.as_uri()}?mode={mode}", uri=True, timeout=factory.busy_timeout_s)
     ) as connection:
-        _version_of(connection, version, factory.path)
+        connection.execute("BEGIN")  # one look: another process may be making the first tables now
+        if _version_of(connection, len(migrations), factory.path) == 0:
+            _refuse_tables(connection, migrations, factory.path)
+
+
+def _refuse_tables(connection: sqlite3.Connection, migrations: Sequence[Migration], path: str) -> None:
+    """Raise ForeignDatabase for a file with a table or index that the migrations will make."""
+    ours = {name for migration in migrations for statement in migration for name in _MADE.findall(statement)}
+    for kind, name in connection.execute("SELECT type, name FROM sqlite_schema ORDER BY rowid"):
+        if name in ours:
+            raise _in_the_way(path, f"{kind} {name} already exists")
+
+
+def _in_the_way(path: str, what: str) -> ForeignDatabase:
+    return ForeignDatabase(f"{path} must be a new database or ours; got tables in the way ({what}). Use another file.")
 
 
 def _refuse_stump(file: Path) -> None:
@@ -430,8 +446,7 @@ def _execute_step(connection: sqlite3.Connection, migration: Migration, path: st
         except sqlite3.OperationalError as error:
             if result_code(error) != sqlite3.SQLITE_ERROR:
                 raise
-            message = f"{path} must be a new database or ours; got tables in the way ({error}). Use another file."
-            raise ForeignDatabase(message) from error
+            raise _in_the_way(path, str(error)) from error
 
 
 def _version_of(connection: sqlite3.Connection, version_max: int, path: str) -> int:

@@ -12,7 +12,8 @@ import dataclasses
 import os
 import sqlite3
 import time
-from contextlib import closing
+import weakref
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -141,6 +142,7 @@ class SqliteStore(TaskReads, LeaseReads, InboxReads, JobReads, SourceReads, Stat
         self._inherited: list[object] = []
         self._process = os.getpid()
         self._closed = False
+        _STORES.add(self)
 
     @property
     def factory(self) -> ConnectionFactory:
@@ -243,10 +245,15 @@ class SqliteStore(TaskReads, LeaseReads, InboxReads, JobReads, SourceReads, Stat
         Those in use close when they are given back.
         """
         self._closed = True
+        self.close_idle()
+
+    def close_idle(self) -> None:
+        """Close the connections that are not in use; others are opened when they are needed."""
         self._leave_inherited()
         for idle in (self._idle, self._idle_readers):
-            while idle:
-                idle.pop().close()
+            with suppress(IndexError):  # another thread may take the last one
+                while True:
+                    idle.pop().close()
 
     def begin(self, connection: sqlite3.Connection) -> None:
         """Begin a write transaction on the connection.
@@ -336,6 +343,24 @@ class SqliteStore(TaskReads, LeaseReads, InboxReads, JobReads, SourceReads, Stat
             self._idle_readers.clear()
             self._group_commit = GroupCommit(self)
             self._process = os.getpid()
+
+
+_STORES: Final[weakref.WeakSet[SqliteStore]] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    """Close the connections that are not in use, so that a child inherits none.
+
+    SQLite keeps one table of locks for a process and file, in memory. A child has a copy of it, and
+    none of the locks: while a connection of the parent is open at the fork, the child's own ones
+    believe that the file is locked for them, and the parent removes the log under them when it
+    closes (sqlite.org/howtocorrupt.html, 2.6).
+    """
+    for store in list(_STORES):
+        store.close_idle()
+
+
+os.register_at_fork(before=_before_fork)
 
 
 def _quoted(name: str) -> str:

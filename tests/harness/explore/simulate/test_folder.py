@@ -4,17 +4,18 @@ and read back.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from typing import TYPE_CHECKING
 
 import pytest
 from pytest_chaos.explore.simulate.content import PAGE_BYTES, Content, PageStore
-from pytest_chaos.explore.simulate.folder import KEPT_BYTES_MIN, StateFolder, differences, read_folder
+from pytest_chaos.explore.simulate.folder import KEPT_BYTES_MIN, MANY_FILES, StateFolder, differences, read_folder
 from pytest_chaos.explore.simulate.state import Item, durable_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 STORE = PageStore()
@@ -111,6 +112,58 @@ def test_a_large_file_is_kept_and_only_its_pages_are_written(tmp_path: Path) -> 
         file.write(b"ruined")
     folder.put({"a": second})
     assert differences({"a": second}, read_folder(folder.path, STORE)) == []
+
+
+MANY = {f"f{number}": _file(number, b"x") for number in range(2, MANY_FILES + 2)}
+
+
+@contextlib.contextmanager
+def _many(folder: StateFolder) -> Iterator[Callable[[], set[str]]]:
+    """Put a state of many files twice; yield what tells which of them were made anew.
+
+    The files are held open meanwhile, or a new one could get the inode of an old one.
+    """
+    for _ in range(2):
+        folder.put(MANY)
+    with contextlib.ExitStack() as stack:
+        files = {path: stack.enter_context((folder.path / path).open("rb")) for path in MANY}
+        yield lambda: {
+            path
+            for path, file in files.items()
+            if os.path.lexists(folder.path / path)
+            and not os.path.samestat(os.fstat(file.fileno()), (folder.path / path).stat())
+        }
+
+
+def test_of_many_files_those_that_nobody_changed_stay(tmp_path: Path) -> None:
+    """The next state makes what differs anew, what was changed, and nothing else."""
+    folder = StateFolder(tmp_path / "state")
+    state = {**MANY, "f7": _file(7, b"z"), "new": _file(1, b"n")}
+    del state["f8"]
+    with _many(folder) as made_anew:
+        (folder.path / "f2").write_text("y")
+        (folder.path / "f3").chmod(0)
+        (folder.path / "f4").unlink()
+        (folder.path / "f5").rename(folder.path / "more")
+        (folder.path / "f6").read_bytes()
+        folder.put(state)
+
+        assert made_anew() == {"f2", "f3", "f4", "f5", "f7"}
+    assert differences(state, read_folder(folder.path, STORE)) == []
+
+
+@pytest.mark.parametrize("change", [_replace_root, _lock_folder])
+def test_of_many_files_none_stays_if_a_folder_was_changed(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    """What cannot be told is made anew; so is everything once a file was left open."""
+    folder = StateFolder(tmp_path / "state")
+    with _many(folder):
+        change(folder.path)
+        folder.put(MANY)
+        assert differences(MANY, read_folder(folder.path, STORE)) == []
+    with _many(folder) as made_anew:
+        folder.forget()
+        folder.put(MANY)
+        assert made_anew() == set(MANY)
 
 
 def test_a_hole_takes_no_room(tmp_path: Path) -> None:

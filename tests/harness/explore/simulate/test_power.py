@@ -352,7 +352,7 @@ def test_smaller_losses_lose_less(pending: Pending) -> None:
     assert list(pending.smaller(pending.everything)) == []
 
 
-@pytest.mark.parametrize("text", ["", "1", "1.zz", "x.w", "1.w-w-w"])
+@pytest.mark.parametrize("text", ["", "1", "1.zz", "x.w", "1.w-w-w", "2.w-w", "1.w-1f", "1.wx999999999999"])
 def test_a_code_of_another_recording_is_refused(text: str) -> None:
     """A code that does not fit what is pending is a mistake, not another state."""
     with pytest.raises(UsageError, match="a choice for 2 pending writes"):
