@@ -305,6 +305,7 @@ def load(module_name: str) -> ModuleType:
         return importlib.import_module(module_name)
     from importlib import util  # only for a target that is a file
 
+    module_name = os.path.realpath(module_name)  # the same words in two folders are two files
     name = f"_chaos_target_{abs(hash(module_name)):x}"
     if name in sys.modules:
         return sys.modules[name]

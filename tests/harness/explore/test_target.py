@@ -31,6 +31,16 @@ EXPLORED = Path(explored.__file__)
 ACK = Mark(kind=MarkKind.ACK, operation="save", key=1)
 
 
+def test_the_same_words_in_two_folders_are_two_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path means the file of this folder, whatever was loaded from another."""
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "same-words.py").write_text(f"name = {name!r}\nrun = check = print\n")
+        monkeypatch.chdir(folder)
+        assert load_subject("same-words.py").name == name
+
+
 @pytest.mark.parametrize(
     "subject",
     [
