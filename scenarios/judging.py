@@ -188,6 +188,7 @@ def play(chaos: Run, target: str, script: Script, name: str = "player", **kwargs
     """Let an agent play a script; if it is killed, another goes on behind the last begun.
 
     Each is told what the others before it have acknowledged.
+    A signal that no fault has sent is a fault of the core.
     """
     for incarnation in itertools.count():
         begun = len(chaos.history.select("intent", STEP))
@@ -195,6 +196,9 @@ def play(chaos: Run, target: str, script: Script, name: str = "player", **kwargs
         steps = list(enumerate(script.steps))[begun:]
         agent = chaos.spawn(target, kwargs={**kwargs, "steps": steps, "known": known}, name=f"{name}-{incarnation}")
         if agent.wait_exit(timeout_s=60).signal is None:
+            break
+        if not agent.ended_by_fault:
+            chaos.expect("only planned signals end the one who plays", observed=agent.state, holds=False)
             break
 
 

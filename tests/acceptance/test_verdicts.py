@@ -27,6 +27,9 @@ def once(marks, then=""):  # what it does when it is started again
     if os.path.exists("seen"):
         return exec(then)
     open("seen", "w").close(); marks.ack("up"); time.sleep(60)
+def aborts_first():
+    if not os.path.exists("seen"):
+        open("seen", "w").close(); os.abort()
 def passes(): sys.audit("orders.saved", 1); os.stat(".")
 
 def judged(chaos): chaos.expect("all is well", observed=1, holds=True)
@@ -316,6 +319,13 @@ CASES = {
         "INCONCLUSIVE",
         "harness:wait-expired",
         ("waited 0.3 s", "give owed='why'"),
+    ),
+    "a_death_of_its_own_among_the_planned_ones": Case(
+        "a = chaos.spawn(aborts_first, name='w')\n"
+        "    while a.wait_exit().signal is not None:\n        a = a.restart()\n    judged(chaos)",
+        "INCONCLUSIVE",
+        "harness:agent-failed",
+        ("signal 6", "may_fail=True"),
     ),
     "two_incarnations_that_may_fail": Case(
         "a = chaos.spawn(crash, may_fail=True); a.wait_exit(); a.restart(); a.wait_exit(); judged(chaos)",

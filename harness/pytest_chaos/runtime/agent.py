@@ -71,7 +71,7 @@ class ExitStatus(NamedTuple):
 
 
 class _ReadStatus(ExitStatus):
-    """An exit status for a test; ``on_read`` is told whether the test reads code or signal."""
+    """An exit status for a test; ``on_read`` is told what the test reads: code, signal or ok."""
 
     on_read: Callable[[str], None]
 
@@ -90,7 +90,7 @@ class _ReadStatus(ExitStatus):
     @property
     def ok(self) -> bool:
         """Whether it ended with exit code 0."""
-        self.on_read("code")
+        self.on_read("ok")
         return self[0] == 0
 
     def __eq__(self, other: object) -> bool:
@@ -469,10 +469,16 @@ class Agent:
 
     @property
     def failed(self) -> bool:
-        """Whether this process failed by itself, and nothing in the test said that it may."""
+        """Whether this process failed by itself, and nothing in the test said that it may.
+
+        A test that asks only whether it was killed, and starts it again, means the kills of its plan.
+        """
         if self.ended is None or self.ended.ok or self.may_fail or self.ended_by_harness or self.ended_by_fault:
             return False
-        return ("signal" if self.ended.signal is not None else "code") not in self._was_read
+        judged = {"signal"} if self.ended.signal is not None else {"code", "ok"}
+        if self.successor is not None:
+            judged = judged & {"code"}
+        return not judged & self._was_read
 
     def _read_status(self) -> ExitStatus | None:
         if self.ended is None:

@@ -305,12 +305,12 @@ def load(module_name: str) -> ModuleType:
         return importlib.import_module(module_name)
     from importlib import util  # only for a target that is a file
 
-    module_name = os.path.realpath(module_name)  # the same words in two folders are two files
-    name = f"_chaos_target_{abs(hash(module_name)):x}"
+    place = os.path.realpath(module_name)  # the same words in two folders are two files
+    name = f"_chaos_target_{abs(hash(place)):x}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = util.spec_from_file_location(name, module_name)
-    if spec is None or spec.loader is None or not os.path.isfile(module_name):
+    spec = util.spec_from_file_location(name, place)
+    if spec is None or spec.loader is None or not os.path.isfile(place):
         msg = f"there is no Python file {module_name}"
         raise ImportError(msg)
     module = util.module_from_spec(spec)

@@ -213,7 +213,7 @@ class Run:
         started in an interpreter of its own. ``trace_points`` notes every audit event with this
         prefix as a mark. An agent that fails by itself (an exception, an exit code that is not 0, a
         signal of no fault) leaves the run INCONCLUSIVE, unless it ``may_fail`` or the test
-        compares its ``exit_status``.
+        compares its ``exit_status`` and does not start it again.
 
         Raises SpawnError if it cannot be started, UsageError for a call that cannot be right.
 
