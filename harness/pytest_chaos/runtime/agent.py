@@ -471,7 +471,7 @@ class Agent:
     def failed(self) -> bool:
         """Whether this process failed by itself, and nothing in the test said that it may.
 
-        A test that asks only whether it was killed, and starts it again, means the kills of its plan.
+        A test that asks only whether it was killed, and starts it again, means planned kills.
         """
         if self.ended is None or self.ended.ok or self.may_fail or self.ended_by_harness or self.ended_by_fault:
             return False
