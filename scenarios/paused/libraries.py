@@ -8,19 +8,24 @@ has held for too long; here at once, so nobody waits.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import importlib.util
 import os
 import sqlite3
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from scenarios.paused import postgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 JOB = "job"
+CLUSTER: Final = "cluster"
+"""The folder of PostgreSQL, in the folder of the queue."""
 DONE, NOTHING = "done", "nothing to do"
 _ANSWER_S = 60.0
 
@@ -41,6 +46,11 @@ class Library(ABC):
     def missing(self) -> str:
         """Return what is not installed here, or nothing."""
         return "" if importlib.util.find_spec(self.module) else f"the Python package {self.distribution}"
+
+    def server(self, directory: Path) -> list[str]:
+        """Return the command of the server that must be there before the job is put, or nothing."""
+        del directory
+        return []
 
     @abstractmethod
     def put(self, directory: Path) -> None:
@@ -174,12 +184,76 @@ class Dbos(Library):
             dbos.DBOS.destroy(workflow_completion_timeout_sec=0)
 
 
+class Procrastinate(Library):
+    """procrastinate in PostgreSQL: a task retries the jobs of workers without a heartbeat."""
+
+    module = distribution = "procrastinate"
+    promise = "A job of a worker whose heartbeat is too old may be retried; the job may then be done twice."
+    source = "procrastinate.readthedocs.io, 'Retry stalled jobs'"
+
+    def missing(self) -> str:
+        """Look for the package, its driver and PostgreSQL."""
+        missing = [super().missing(), "" if importlib.util.find_spec("psycopg") else "the Python package psycopg"]
+        return ", ".join(filter(None, [*missing, "" if postgres.programs() else postgres.MISSING]))
+
+    def server(self, directory: Path) -> list[str]:
+        """Make a cluster, and return the command of its server."""
+        return postgres.make_cluster(directory / CLUSTER)
+
+    def put(self, directory: Path) -> None:
+        """Make the tables, and defer one job."""
+
+        async def defer(app: Any) -> None:
+            await app.schema_manager.apply_schema_async()
+            await app.configure_task(JOB).defer_async()
+
+        self._in_app(directory, defer)
+
+    def work(self, directory: Path, body: Callable[[], None]) -> str:
+        """Retry what a worker without a heartbeat has, at once, and work until nothing is left."""
+        done: list[str] = []
+
+        async def turn(app: Any) -> None:
+            @app.task(name=JOB)  # type: ignore[untyped-decorator]
+            async def job() -> None:
+                body()
+                done.append(DONE)
+
+            for each in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=0):
+                await app.job_manager.retry_job(each)
+            await app.run_worker_async(wait=False, listen_notify=False, install_signal_handlers=False)
+
+        self._in_app(directory, turn)
+        return done[0] if done else NOTHING
+
+    @staticmethod
+    def _in_app(directory: Path, turn: Callable[[Any], Any]) -> None:
+        procrastinate = importlib.import_module("procrastinate")
+
+        async def run() -> None:
+            with postgres.reached(directory / CLUSTER) as where:
+                app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=where))
+                async with app.open_async():
+                    await turn(app)
+
+        asyncio.run(run())
+
+
 LIBRARIES: dict[str, Library] = {
     "litequeue": Litequeue(),
     "persist-queue": PersistQueue(),
     "huey": HueyQueue(),
     "dbos": Dbos(),
+    "procrastinate": Procrastinate(),
 }
+
+
+def jobs_of_procrastinate(directory: Path) -> list[str]:
+    """Return the states of its jobs, and how often each was begun."""
+    psycopg = importlib.import_module("psycopg")
+    with postgres.reached(directory / CLUSTER) as where, psycopg.connect(where) as connection:
+        rows = connection.execute("SELECT status::text, attempts FROM procrastinate_jobs").fetchall()
+        return [f"{status}, {attempts} attempts" for status, attempts in rows]
 
 
 def outcomes_of_dbos(directory: Path) -> list[str]:

@@ -11,7 +11,8 @@ from durable_agents.once.crash_points import OncePoint
 from pytest_chaos import after_mark, at_point, pause
 from pytest_chaos.checkers import exactly_once
 
-from scenarios.paused.libraries import JOB, LIBRARIES, NOTHING, outcomes_of_dbos
+from scenarios.paused.libraries import JOB, LIBRARIES, NOTHING, jobs_of_procrastinate, outcomes_of_dbos
+from scenarios.paused.postgres import READY
 from scenarios.webhooks.world import WorldClock
 from scenarios.work.checks import check_no_exceptions
 from scenarios.zombies import LONG_S
@@ -110,6 +111,9 @@ def test_another_library(chaos: Run, name: str) -> None:
     given = {"library": name, "directory": str(directory)}
     chaos.note("promise", {"library": name, "promise": library.promise, "source": library.source})
     chaos.plan(pause("first", after_mark("took")))
+    server = chaos.spawn(command, name="server") if (command := library.server(directory)) else None
+    if server is not None:
+        server.wait_for_output(READY, timeout_s=END_S)
     chaos.spawn(PUT, kwargs=given, name="putter").wait_exit(timeout_s=END_S)
 
     def worker(name: str) -> Agent:
@@ -133,6 +137,12 @@ def test_another_library(chaos: Run, name: str) -> None:
     )
     ended = outcomes(chaos)
     chaos.note("outcomes", ended)
+    if name == "procrastinate":
+        jobs = jobs_of_procrastinate(directory)
+        chaos.expect("its job", observed=jobs, holds=jobs == ["succeeded, 2 attempts"])
+    if server is not None:
+        server.terminate()
+        server.wait_exit(timeout_s=END_S)
     if name == "dbos":
         recorded = outcomes_of_dbos(directory)
         chaos.expect("recorded outcomes", observed=recorded, holds=recorded == ["SUCCESS"])

@@ -66,3 +66,9 @@ class Database:
             return set()
         rows = connection.execute("SELECT number, body FROM rows").fetchall()
         return None if any(body != BODY for _, body in rows) else {number for number, _ in rows}
+
+
+WAL_FULL = Database("wal", "full", rows=2)
+WAL_NORMAL = Database("wal", "normal", rows=2)
+DELETE_FULL = Database("delete", "full", rows=2)
+DELETE_EXTRA = Database("delete", "extra", rows=2)

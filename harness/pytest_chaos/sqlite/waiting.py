@@ -32,84 +32,118 @@ read that goes on since before the first of them.
 
 
 class _Upgrade(NamedTuple):
-    """A write lock that was asked for in a transaction that had read, and was not to be had."""
+    """A write lock that was asked for in a transaction that had read, and was of no use."""
 
     read: Event
     write: Event
     other: Event
+
+    @property
+    def is_between_threads(self) -> bool:
+        """Whether both connections are of one process."""
+        return self.write.process == self.other.process
 
 
 class StaleUpgrades:
     """A transaction that began as a reader and fails as a writer, at once.
 
     The read and the write are told from one statement by their lines, so nothing is found where no
-    lines are known.
+    lines are known. Connections of one process settle most of their locks in memory. Of those, one
+    kind is seen, in WAL mode: the write lock is to be had, the snapshot is old, and the same call
+    gives the lock back (sqlite.org/rescode.html#busy_snapshot).
     """
 
     def __init__(self) -> None:
-        self._tried: dict[tuple[str, str], _Upgrade] = {}
+        self._tried: dict[tuple[str, int, str], _Upgrade] = {}
+        """By process, thread and database."""
         self._found: dict[tuple[str, str, str], _Upgrade] = {}
         self._commits: dict[str, list[tuple[int, Event]]] = {}
-        self._reads: dict[tuple[str, str, str], tuple[int, Event]] = {}
-        """By process, database and part: the lock of a read that goes on, and when it came."""
+        self._reads: dict[tuple[str, int, str, str], tuple[int, Event]] = {}
+        """By process, thread, database and part: the lock of a read that goes on, and its time."""
 
     def see(self, event: Event, world: World) -> None:
         """Look at locks of readers and of writers, and at what is written between them."""
         database, part = part_of(event.path)
-        key = (event.process, database)
         if event.what is Touch.LOCK:
-            self._locked(event, key, part, world)
+            self._locked(event, database, part, world)
         elif event.what is Action.WRITE and part in {MAIN, "log", "journal"}:
-            self._tried.pop(key, None)  # it writes: it has got the lock
+            self._tried.pop((event.process, event.thread, database), None)  # it writes: it has got the lock
             if part != "journal":
                 self._commits.setdefault(database, []).append((world.at, event))
         elif event.what is Touch.EXIT:
             for each in [each for each in self._reads if each[0] == event.process]:
                 self._ended(each)
 
-    def _locked(self, event: Event, key: tuple[str, str], part: str, world: World) -> None:
+    def _locked(self, event: Event, database: str, part: str, world: World) -> None:
         start, end = event.offset, event.offset + event.length
         is_index = part == "index"
-        read_key = (*key, part)
+        key = (event.process, event.thread, database, part)
         reads = (WAL_READ, WAL_READ_END) if is_index else (SHARED, SHARED + 1)
         writes = WAL_WRITE if is_index else RESERVED
         is_of_reads = start < reads[1] and reads[0] < end
-        if not is_index and key[1] in world.has_log:
+        if not is_index and database in world.has_log:
             return  # in WAL mode a connection keeps SHARED, and its reads are those of the log
-        if event.lock is LockType.NONE and is_of_reads:
-            self._ended(read_key)
+        if event.lock is LockType.NONE:
+            if start <= writes < end:
+                self._gave_back(event, key)
+            if is_of_reads:
+                self._released(event, database, part)
         elif event.lock is LockType.READ and is_of_reads:
-            self._reads.setdefault(read_key, (world.at, event))
-        elif event.lock is LockType.WRITE and start <= writes < end and read_key in self._reads:
-            self._asked(event, read_key, world)
+            self._reads.setdefault(key, (world.at, event))
+        elif event.lock is LockType.WRITE and start <= writes < end and key in self._reads:
+            self._asked(event, key, world)
 
-    def _asked(self, event: Event, read_key: tuple[str, str, str], world: World) -> None:
-        since, read = self._reads[read_key]
-        key = read_key[:2]
+    def _asked(self, event: Event, key: tuple[str, int, str, str], world: World) -> None:
+        since, read = self._reads[key]
         if not event.line or not read.line or event.line == read.line:
             return  # one statement, or nobody knows
+        database = key[2]
         blocking = world.locks.blocking(event)
-        newer = [each for at, each in self._commits.get(key[1], ()) if at > since and each.process != event.process]
+        newer = [each for at, each in self._commits.get(database, ()) if at > since and _is_news(each, event)]
         other = blocking[0][1].event if blocking else newer[-1] if newer else None
         if other is not None:
-            self._tried[key] = _Upgrade(read, event, other)
+            self._tried[key[:3]] = _Upgrade(read, event, other)
 
-    def _ended(self, read_key: tuple[str, str, str]) -> None:
+    def _gave_back(self, event: Event, key: tuple[str, int, str, str]) -> None:
+        """Note that a write lock is given back without a write: at once, or in the end."""
+        tried = self._tried.get(key[:3])
+        if tried is not None and tried.is_between_threads:
+            del self._tried[key[:3]]
+            if event.line == tried.write.line:
+                self._found.setdefault((key[2], tried.read.line, tried.write.line), tried)
+
+    def _released(self, event: Event, database: str, part: str) -> None:
+        """End the reads of a process that had a lock there: the thread that is last releases it."""
+        start, end = event.offset, event.offset + event.length
+        for each, (_, read) in list(self._reads.items()):
+            is_there = read.offset < end and start < read.offset + read.length
+            if each[0] == event.process and each[2:] == (database, part) and is_there:
+                self._ended(each)
+
+    def _ended(self, key: tuple[str, int, str, str]) -> None:
         """Note that a read ends, and with it an upgrade that did not come to write."""
-        self._reads.pop(read_key, None)
-        key = read_key[:2]
-        if (tried := self._tried.pop(key, None)) is not None:
-            self._found.setdefault((key[1], tried.read.line, tried.write.line), tried)
+        self._reads.pop(key, None)
+        tried = self._tried.pop(key[:3], None)
+        if tried is not None and not tried.is_between_threads:
+            self._found.setdefault((key[2], tried.read.line, tried.write.line), tried)
 
     def findings(self, _world: World, tell: Teller) -> Iterator[Finding]:
         """Return one for each database and pair of lines."""
         for (database, _, _), found in self._found.items():
+            other = f"{tell.who(found.other)}{' in another thread' if found.is_between_threads else ''}"
             text = (
                 f"{tell.who(found.write)} writes to {database} in a transaction that has read at "
-                f"{tell.who(found.read)}, and {tell.who(found.other)} has written since, or does: SQLite refuses it at "
+                f"{tell.who(found.read)}, and {other} has written since, or does: SQLite refuses it at "
                 "once (database is locked), whatever the busy timeout. Begin it with BEGIN IMMEDIATE"
             )
             yield tell.finding("stale-upgrade", database, found.write, text)
+
+
+def _is_news(written: Event, event: Event) -> bool:
+    """Whether a write is of another process, or of another thread to the log."""
+    if written.process != event.process:
+        return True
+    return written.thread != event.thread and part_of(written.path)[1] == "log"
 
 
 class _Starved:

@@ -295,8 +295,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     """A step, a mark or a touch of a file, with who did it and at which line. Plain data.
 
     One of ``action`` and ``touch`` is there; ``what`` is that one.
-    ``process`` tells processes of the run apart. ``number`` is that of the last durable step,
-    this one included. ``head`` are the first bytes of a write, or a whole mark. ``descriptor`` is
+    ``process`` tells processes of the run apart, ``thread`` its threads. ``number`` is that of the
+    last durable step, this one included. ``head`` are the first bytes of a write, or a whole mark.
+    ``descriptor`` is
     that of a write. ``holders`` are the processes, each with a descriptor, that have the file open
     which loses its name: ``node``, or with a rename ``replaced``. ``behind`` is the number of
     frames that the write-ahead log beside a database has and the database lacks. ``system`` is the
@@ -304,6 +305,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     """
 
     process: str
+    thread: int = 0
     action: Action | None = None
     touch: Touch | None = None
     line: str = ""

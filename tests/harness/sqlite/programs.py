@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -291,6 +292,44 @@ def upgrades() -> None:
     connection.execute("ROLLBACK")
 
 
+def _in_thread(work: Callable[[], object]) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def _put_by_its_own() -> None:
+    put(connected())
+
+
+def upgrades_between_threads() -> None:
+    """Read, then write in the same transaction; another thread commits between."""
+    connection = connected()
+    put(connection)
+    connection.execute("BEGIN")
+    connection.execute("SELECT * FROM kept").fetchall()
+    _in_thread(_put_by_its_own)
+    with contextlib.suppress(sqlite3.OperationalError):
+        connection.execute("INSERT INTO kept VALUES (8)")
+    connection.execute("ROLLBACK")
+
+
+def begins_immediately_between_threads() -> None:
+    """Do the same with BEGIN IMMEDIATE, write or not, while another thread commits between."""
+    connection = connected()
+    for number in range(4):
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("SELECT * FROM kept").fetchall()
+        if number % 2:
+            connection.execute("INSERT INTO kept VALUES (8)")
+        connection.execute("COMMIT")
+        _in_thread(_put_by_its_own)
+    cursor = connection.execute("SELECT * FROM kept")
+    _in_thread(_put_by_its_own)
+    assert len(cursor.fetchall()) > 1
+    put(connection)
+
+
 def begins_immediately() -> None:
     """Do the same with BEGIN IMMEDIATE, and the other one between the transactions."""
     in_child(lambda: put(connected()))
@@ -385,6 +424,7 @@ PLANTED: dict[Callable[[], None], tuple[str, str, str]] = {
     backs_up_by_cp: ("copied-without-log", "in backs_up_by_cp", "in put"),
     backs_up_under_a_writer: ("copied-while-written", "in backs_up_under_a_writer", "in put"),
     upgrades: ("stale-upgrade", "in upgrades", "in _insert_elsewhere"),
+    upgrades_between_threads: ("stale-upgrade", "in upgrades_between_threads", "in put in another thread"),
     starves: ("log-starved", "in _reads", "in put"),
     acknowledges_early: ("acknowledged-unflushed", "in acknowledges_early", "in put"),
     acknowledges_unflushed: ("acknowledged-unflushed", "in acknowledges_unflushed", "in put"),
@@ -401,6 +441,7 @@ SOUND = (
     forks_first,
     backs_up_by_sqlite,
     begins_immediately,
+    begins_immediately_between_threads,
     reads_to_its_end,
     acknowledges,
 )

@@ -114,7 +114,8 @@ class EventLog:
             self._locked.add(fields["node"])
             fields["system"] = file_system_of(noting.decoder.folder.device)
         fields |= {field: readable(fields[field]) for field in ("path", "target") if field in fields}
-        self._take(Event(process=process, line=line, **{"number": noting.decoder.last_number, **fields}))
+        thread = noting.call.thread
+        self._take(Event(process=process, thread=thread, line=line, **{"number": noting.decoder.last_number, **fields}))
 
     def _of_step(self, noting: _Noting, step: Step) -> dict[str, Any]:
         fields: dict[str, Any] = {
