@@ -117,29 +117,67 @@ def threads() -> list[int]:
 
 def children() -> list[int]:
     """Return the pids of this process's children, zombies included."""
-    found: list[int] = []
-    for thread in threads():
-        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children", "rb") as file:  # noqa: PTH123 - as above
-            found += map(int, file.read().split())
-    return found
+    return [pid for thread in threads() for pid in _children_of("self", thread)]
 
 
 def descendants(root: int, *, without: Collection[int] = ()) -> list[Process]:
     """Return the descendants of ``root``, zombies included.
 
-    Processes in ``without`` are left out, their descendants are not.
+    Processes in ``without`` are left out, their descendants are not. A look at the whole machine
+    costs 40 us for each of its processes, so the kernel's lists of children (proc(5)) are read. A
+    process may be missing from them if its sibling is reaped meanwhile, or its parent ends. Then a
+    listed process is found dead or gone, and the whole machine is looked at.
     """
-    of_parent: dict[int, list[Process]] = {}
-    for process in _all():
-        of_parent.setdefault(process.parent_pid, []).append(process)
+    found, is_sure = _below(root, _listed_children) if _has_lists() else ([], False)
+    if not is_sure:
+        found, _ = _below(root, _look_at_all())
+    return [process for process in found if process.pid not in without]
+
+
+def _below(root: int, children_of: Callable[[int], list[int]]) -> tuple[list[Process], bool]:
+    """Return the processes below ``root``, and whether all of them were alive."""
     found: list[Process] = []
-    parents = [root]
+    seen: set[int] = set()
+    parents, is_sure = [root], True
     while parents:
-        for process in of_parent.get(parents.pop(), ()):
-            if process.pid not in without:
+        for pid in children_of(parents.pop()):
+            process = read(pid) if pid not in seen else None
+            is_sure &= process is not None and process.alive
+            if process is not None:
+                seen.add(pid)
                 found.append(process)
-            parents.append(process.pid)
-    return found
+                parents.append(pid)
+    return found, is_sure
+
+
+def _children_of(process: int | str, thread: int | str) -> list[int]:
+    try:
+        with open(f"/proc/{process}/task/{thread}/children", "rb") as file:  # noqa: PTH123 - called for each traced run
+            return list(map(int, file.read().split()))
+    except OSError:  # it has ended
+        return []
+
+
+def _listed_children(pid: int) -> list[int]:
+    try:
+        threads_of = os.listdir(f"/proc/{pid}/task")
+    except OSError:  # it was reaped
+        return []
+    return [child for thread in threads_of for child in _children_of(pid, thread)]
+
+
+def _look_at_all() -> Callable[[int], list[int]]:
+    """Return a function from a pid to its children, by one look at all processes."""
+    of_parent: dict[int, list[int]] = {}
+    for process in _all():
+        of_parent.setdefault(process.parent_pid, []).append(process.pid)
+    return lambda pid: of_parent.get(pid, [])
+
+
+@functools.cache
+def _has_lists() -> bool:
+    """Whether the kernel lists the children of a thread (CONFIG_PROC_CHILDREN)."""
+    return os.path.exists("/proc/thread-self/children")  # noqa: PTH110 - no Path is needed
 
 
 # Signal and end processes
@@ -278,8 +316,10 @@ def _end_repeatedly(find: Callable[[], list[Process]], reap: Callable[[], None])
     # look again until nothing is alive.
     deadline_s = time.monotonic() + _END_TIMEOUT_S
     while True:
-        alive = [process for process in find() if process.alive]
         reap()
+        alive = [process for process in find() if process.alive]
+        if not alive:
+            reap()
         if not alive or time.monotonic() > deadline_s:
             return alive
         for process in alive:

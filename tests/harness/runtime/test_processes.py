@@ -154,3 +154,27 @@ def test_a_mark_in_the_environment_finds_orphans(start: Callable[..., subprocess
     assert not [pid for pid in pids if (found := processes.read(pid)) is not None and found.alive]
     assert other.poll() is None
     assert [pid for pid in others if (found := processes.read(pid)) is not None and found.alive] == others
+
+
+@pytest.mark.parametrize("has_lists", [True, False])
+def test_descendants_are_found_by_the_kernels_lists_or_by_a_look_at_all(
+    start: Callable[..., subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch, *, has_lists: bool
+) -> None:
+    """Both ways find a child, a grandchild and a great-grandchild, and leave out what is told."""
+    monkeypatch.setattr(processes, "_has_lists", lambda: has_lists)
+    head, pids = family(start)
+
+    assert len(pids) == 3
+    assert [each.pid for each in processes.descendants(head.pid, without=pids[:1])] == pids[1:]
+
+
+def test_a_process_that_a_list_lacks_beside_a_dead_one_is_found(
+    start: Callable[..., subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list read while a process ends has gaps: a dead process in it means another look."""
+    head, pids = family(start)
+    gone = subprocess.Popen(["/bin/true"])
+    gone.wait(10)
+    monkeypatch.setattr(processes, "_listed_children", lambda pid: [gone.pid] if pid == head.pid else [])
+
+    assert sorted(each.pid for each in processes.descendants(head.pid)) == sorted(pids)
