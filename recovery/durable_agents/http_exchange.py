@@ -64,7 +64,7 @@ class HttpExchange:
         self._timeout_s = timeout_s
         self._bytes_max = bytes_max
         self._transport = httpx.HTTPTransport(
-            verify=ssl.create_default_context(),  # the system's certificates, not those of certifi
+            verify=_certificates(self.url.scheme),
             trust_env=False,
             limits=httpx.Limits(max_keepalive_connections=0),
         )
@@ -157,6 +157,14 @@ def _address(url: str) -> httpx.URL:
         "http://127.0.0.1:8000/api."
     )
     raise InvalidSetting(message)
+
+
+def _certificates(scheme: str) -> ssl.SSLContext:
+    """Return the system's certificates, not those of certifi.
+
+    An address without TLS gets none: to read them takes longer than an exchange.
+    """
+    return ssl.create_default_context() if scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _too_late(timeout_s: float) -> str:

@@ -17,13 +17,14 @@ from durable_agents import JobQueue, JobReaper, Monitor, Pipeline, ReaperSetting
 from durable_agents.jobs.gates import TIMEOUT_S
 from durable_agents.processes import start_of
 
-from scenarios.work.agents import class_named, made
+from scenarios.work.agents import class_named, import_now, made
 
 if TYPE_CHECKING:
     from durable_agents import Alert, SqliteStore
     from durable_agents.store.rows import Task
     from pytest_chaos import Marks
 
+import_now()
 PIPELINE: Final = Pipeline(
     (
         Stage(name="build", next="check", gate="built", starts="builder", leavers=("builder",)),

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def rows(database: Path, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    """Return what a statement finds."""
+def rows(database: Path | sqlite3.Connection, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """Return what a statement finds, in a database or over a connection.
+
+    To open a database takes most of the time of a look, so what is looked at often has one.
+    """
+    if isinstance(database, sqlite3.Connection):
+        return database.execute(statement, parameters).fetchall()
     with contextlib.closing(sqlite3.connect(database)) as connection:
         return connection.execute(statement, parameters).fetchall()
 

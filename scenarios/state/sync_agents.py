@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from durable_agents import HttpPush, ManualClock, Roots, StateStore, SyncQueue, SystemClock
 
-from scenarios.work.agents import made
+from scenarios.work.agents import import_now, made
 
 if TYPE_CHECKING:
     from pytest_chaos import Marks
 
+import_now("httpx", "httpcore")
 ROUNDS_MAX = 300
 PUSH_TIMEOUT_S = 1.0
 

@@ -187,7 +187,7 @@ def test_a_rejection_is_lost_before_the_work_begins(chaos: Run, fresh_db: Path, 
     site.start()
     chaos.agent("worker").kill()
     site.move(KEY, "In Progress")
-    chaos.wait_until(lambda: stage_of(fresh_db, KEY) == "analysis", what="the start to be handled")
+    chaos.wait_until(lambda: stage_of(site.looks, KEY) == "analysis", what="the start to be handled")
     site.move(KEY, "Rejected")
     site.pass_time(settles=False)
     status = rows(fresh_db, "SELECT status FROM tasks")
@@ -326,7 +326,7 @@ def test_a_task_at_work_is_left_alone(chaos: Run, fresh_db: Path, parts: dict[st
     site.settle()
     chaos.agent("worker").kill()
     site.move(KEY, "Approved")
-    chaos.wait_until(lambda: stage_of(fresh_db, KEY) == "architecture", what="the verdict to be handled")
+    chaos.wait_until(lambda: stage_of(site.looks, KEY) == "architecture", what="the verdict to be handled")
     ((task_id,),) = rows(fresh_db, "SELECT task_id FROM tasks")
     (site.folder / f"{task_id}-architecture").touch()
     for _ in range(3):
@@ -430,7 +430,7 @@ def test_a_reconciler_stops_at_every_point(
     zombie = chaos.agent("reconciler")
 
     def is_done() -> bool:
-        return stage_of(fresh_db, KEY) == "done"
+        return stage_of(site.looks, KEY) == "done"
 
     chaos.wait_until(
         lambda: is_done() or zombie.state == "T" or not zombie.running, what="it to stop, or to move the task"

@@ -31,12 +31,14 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from standardwebhooks import Webhook
 
 from scenarios.webhooks.world import World
+from scenarios.work.agents import import_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_chaos import Marks
 
+import_now()
 KEY: Final = "a secret of scenarios, 32 bytes.."
 SECRET: Final = base64.b64encode(KEY.encode()).decode()
 TOKEN: Final = "a-token-of-scenarios"  # noqa: S105 - of a server that lives for a test

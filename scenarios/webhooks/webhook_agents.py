@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -28,7 +29,7 @@ from durable_agents.webhooks.signatures import SignatureScheme, StandardWebhooks
 from scenarios.jobs.job_agents import wait_for_start
 from scenarios.webhooks.tracker import KEY, SECRET, TOKEN, Client
 from scenarios.webhooks.world import World
-from scenarios.work.agents import class_named, made
+from scenarios.work.agents import class_named, import_now, made
 
 if TYPE_CHECKING:
     from durable_agents import SqliteStore
@@ -39,7 +40,10 @@ if TYPE_CHECKING:
     from durable_agents.webhooks.inbox import Inbox
     from pytest_chaos import Marks
 
-EXECUTOR: Final = str(Path(__file__).with_name("pipeline_executor.py"))
+import_now("httpx", "httpcore", "durable_agents.pipeline.reconciler", "durable_agents.webhooks.receiver")
+import_now("uvicorn.lifespan.on", "uvicorn.protocols.http.httptools_impl", "uvicorn.protocols.websockets.auto")
+EXECUTOR: Final = ("/bin/sh", str(Path(__file__).with_name("pipeline_executor.sh")))
+PUSH: Final = (sys.executable, "-I", "-S", str(Path(__file__).with_name("pipeline_push.py")))
 PROJECT: Final = "core"
 REPO: Final = "core/app"
 FOLDER: Final = "SITE_FOLDER"
@@ -134,7 +138,14 @@ def sha_of(branch: str) -> str:
 
 
 def receive(
-    marks: Marks, folder: str, parts: dict[str, str], tracker: int, port: int = 0, *, handles: bool = True
+    marks: Marks,
+    folder: str,
+    parts: dict[str, str],
+    tracker: int,
+    port: int = 0,
+    *,
+    handles: bool = True,
+    read_timeout_s: float = 5.0,
 ) -> None:
     """Receive deliveries, and handle them as soon as they are durable, until killed."""
     core = open_core(folder, parts, tracker)
@@ -144,7 +155,7 @@ def receive(
     if handles:
         threading.Thread(target=_handle, args=(marks, inbox, has_come), daemon=True).start()
     receiver = class_named(parts["receiver"])(
-        inbox, SCHEMES, clock=core.world.clock, on_accepted=has_come.set, read_timeout_s=5.0
+        inbox, SCHEMES, clock=core.world.clock, on_accepted=has_come.set, read_timeout_s=read_timeout_s
     )
     with socket.create_server(("127.0.0.1", port)) as listener:
         marks.note("receiving", value=listener.getsockname()[1])
@@ -168,6 +179,24 @@ def handle(marks: Marks, folder: str, parts: dict[str, str], tracker: int) -> No
     marks.ack("handled", value=inbox.run_once().handled)
 
 
+class Commits:
+    """Whether anybody has written to a database since the last question, and at the first one.
+
+    A worker that asks for a job takes the write lock each time. This reads shared memory.
+    """
+
+    def __init__(self, database: Path) -> None:
+        """Open a connection of its own."""
+        self._connection = sqlite3.connect(database, isolation_level=None)
+        self._version = -1
+
+    def have_come(self) -> bool:
+        """Tell whether there has been a commit: one of the caller's store is one, too."""
+        before = self._version
+        ((self._version,),) = self._connection.execute("PRAGMA data_version")
+        return self._version != before
+
+
 def work(marks: Marks, folder: str, parts: dict[str, str], tracker: int) -> None:
     """Do jobs until killed."""
     core = open_core(folder, parts, tracker)
@@ -176,12 +205,14 @@ def work(marks: Marks, folder: str, parts: dict[str, str], tracker: int) -> None
         task = core.store.task(str(job.task_id))
         assert task is not None
         repo, branch = core.source(task.task_id)
-        return [sys.executable, "-I", "-S", EXECUTOR, folder, task.task_id, task.stage, str(tracker), repo, branch]
+        push = [*PUSH, str(tracker), repo, branch, sha_of(branch)] if task.stage == "development" else []
+        return [*EXECUTOR, folder, task.task_id, task.stage, *push]
 
     monitor: Monitor = made(parts["monitor"], core.queue, core.engine, command)
+    commits = Commits(core.folder / "recovery.db")
     marks.note("working")
     while True:
-        ended = monitor.run_once()
+        ended = monitor.run_once() if commits.have_come() else None
         if ended is None:
             time.sleep(LOOK_S)  # sleeps because a worker without work does; the run bounds it
         else:

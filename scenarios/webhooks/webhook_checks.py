@@ -20,7 +20,7 @@ STAGES: Final = tuple(stage.name for stage in DEFAULT_PIPELINE.stages)
 AGENTS: Final = {stage.name: stage.starts for stage in DEFAULT_PIPELINE.stages}
 
 
-def stage_of(database: Path, key: str) -> str:
+def stage_of(database: Path | sqlite3.Connection, key: str) -> str:
     """Return the stage of the task of an issue, ``-`` while there is none."""
     return next((str(stage) for (stage,) in rows(database, "SELECT stage FROM tasks WHERE tracker_key = ?", key)), "-")
 
@@ -37,7 +37,7 @@ def written(database: Path) -> str:
     return "\n".join(repr(row) for table in tables for row in rows(database, f"SELECT * FROM {table}"))  # noqa: S608 - the names are ours
 
 
-def is_quiet(database: Path) -> bool:
+def is_quiet(database: Path | sqlite3.Connection) -> bool:
     """Tell whether no delivery waits, no job is active, and the outbox is empty."""
     statement = (
         "SELECT (SELECT count(*) FROM jobs WHERE status IN ('queued', 'running')) + (SELECT count(*) FROM outbox) "

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
 import threading
 import urllib.request
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from scenarios.model.ways import check_ways
@@ -45,6 +47,8 @@ class Site:
     ) -> None:
         self.chaos = chaos
         self.database = database
+        self.looks = sqlite3.connect(database, isolation_level=None)
+        weakref.finalize(self, self.looks.close)
         self.folder = database.parent
         self.world = World(self.folder)
         self.forge = forge
@@ -65,10 +69,21 @@ class Site:
 
     def receive(self, name: str = "receiver", *, handles: bool = True) -> Agent:
         """Start a receiver behind the proxy, on the port of the first receiver."""
-        kwargs = {**self.common, "port": self.port, "handles": handles}
-        receiver = self.chaos.spawn("scenarios.webhooks.webhook_agents:receive", kwargs=kwargs, name=name)
-        self._put_proxy_before(int(receiver.wait_for("receiving", kind="note")[0].value))
+        receiver, port = self._receiver(name, port=self.port, handles=handles)
+        self._put_proxy_before(port)
         return receiver
+
+    def receive_impatiently(self) -> int:
+        """Start a receiver that waits only a moment for a body; return its port.
+
+        No delivery comes there: on a busy machine it would not be patient enough.
+        """
+        return self._receiver("impatient", port=0, handles=False, read_timeout_s=0.1)[1]
+
+    def _receiver(self, name: str, **keywords: Any) -> tuple[Agent, int]:
+        kwargs = {**self.common, **keywords}
+        receiver = self.chaos.spawn("scenarios.webhooks.webhook_agents:receive", kwargs=kwargs, name=name)
+        return receiver, int(receiver.wait_for("receiving", kind="note")[0].value)
 
     def serve(self, *, grace_s: float, interval_s: float) -> Agent:
         """Start ``python -m durable_agents serve``: all parts but the worker in one process."""
@@ -139,9 +154,7 @@ class Site:
     def settle(self, *, issues: int = 1) -> None:
         """Wait until no delivery waits and no job is to be done."""
         timeout_s = WAIT_S + 2.0 * issues
-        self.chaos.wait_until(
-            lambda: is_quiet(self.database), timeout_s=timeout_s, what="the work to be done", owed=DONE
-        )
+        self.chaos.wait_until(lambda: is_quiet(self.looks), timeout_s=timeout_s, what="the work to be done", owed=DONE)
 
     def pass_time(self, duration_s: float = INTERVAL_S, *, settles: bool = True) -> None:
         """Pass time, and wait until the reconciler has looked and its effects are done."""
@@ -167,7 +180,7 @@ class Site:
         """
         self.settle()
         passed_s = 0.0
-        while stage_of(self.database, key) != stage and passed_s < until_s:
+        while stage_of(self.looks, key) != stage and passed_s < until_s:
             self.pass_time()
             passed_s += INTERVAL_S
         return passed_s
@@ -176,7 +189,7 @@ class Site:
         """Wait until the issue's task is in this stage and no work is left."""
         reached = f"the task of {key} comes to stage {stage}"
         self.chaos.wait_until(
-            lambda: stage_of(self.database, key) == stage, timeout_s=WAIT_S, what=f"stage {stage}", owed=reached
+            lambda: stage_of(self.looks, key) == stage, timeout_s=WAIT_S, what=f"stage {stage}", owed=reached
         )
         self.settle()
 

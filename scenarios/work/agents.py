@@ -87,6 +87,12 @@ def make_manager(name: str, database: str) -> CheckpointManager:
     return manager
 
 
+def import_now(*modules: str) -> None:
+    """Import what agents would import one by one, in the process that they are forked from."""
+    for module in ("encodings.ascii", "encodings.idna", *modules):
+        importlib.import_module(module)
+
+
 def class_named(name: str) -> Any:
     """Return the class that ``module:Class`` names."""
     module, _, attribute = name.partition(":")

@@ -28,13 +28,13 @@ import msgspec
 from pytest_chaos.faults import messages
 from pytest_chaos.faults.messages import HttpResponse, Unreachable
 from pytest_chaos.faults.proxy import DELIVERY_NOTE, READY_NOTE, Delivery
+from pytest_chaos.faults.toxics import Toxic
 from pytest_chaos.runtime.marks import Note
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     from pytest_chaos.faults.messages import HttpRequest
-    from pytest_chaos.faults.toxics import Toxic
     from pytest_chaos.model.values import Json
     from pytest_chaos.runtime.marks import Marks
 
@@ -51,7 +51,8 @@ class _PlannedToxic(msgspec.Struct, frozen=True):
     parameters: dict[str, Any]
 
     def load(self) -> Toxic:
-        toxic: Toxic = pkgutil.resolve_name(self.toxic)
+        toxic = pkgutil.resolve_name(self.toxic)
+        assert isinstance(toxic, Toxic)  # noqa: S101 - the plan was checked
         return toxic
 
 
