@@ -6,7 +6,7 @@ only with both and only while the kernel does not call it dead. The start is the
 ticks since boot, with the id of that boot. psutil's ``create_time`` adds a wall-clock time of boot
 to the same count: after the clock is set, each living process would look like another one.
 
-``ProcessTable`` reads all of ``/proc`` once, for a reaper that asks about ten thousand processes.
+``ProcessTable`` lists ``/proc`` once, for a reaper that asks about ten thousand processes.
 Everything here is about one machine, or one container of it.
 """
 
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from durable_agents.errors import ExecutorNotEnded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
 END_TIMEOUT_S: Final = 5.0
 """How long a killed process may take to end, in seconds.
@@ -65,12 +65,18 @@ class ProcessTable:
 
     def __init__(self, processes: Iterable[ProcessLine]) -> None:
         """Hold these processes; ``read`` makes a table of the real ones."""
-        self._processes: Mapping[int, ProcessLine] = {process.pid: process for process in processes}
+        self._processes = {process.pid: process for process in processes}
+        self._unread: set[int] = set()
 
     @classmethod
     def read(cls) -> ProcessTable:
-        """Read the table of this machine, or of this container."""
-        return cls(_all_processes())
+        """List the processes of this machine, or of this container.
+
+        Each is read at the first look for it: to list hundreds takes as long as to read ten.
+        """
+        table = cls(())
+        table._unread = {int(name) for name in os.listdir("/proc") if name.isdigit()}
+        return table
 
     def look(self, pid: int | None, start: str | None) -> Liveness:
         """Return the state of the process with this pid and start. No pid, or pid 0, is dead.
@@ -80,12 +86,20 @@ class ProcessTable:
         """
         if pid is None or pid <= 0:
             return Liveness.DEAD
-        process = self._processes.get(pid)
+        process = self._line(pid)
         if process is None:
             return Liveness.ALIVE if _is_hidden(pid) else Liveness.DEAD
         if process.state in _DEAD_STATES or (start is not None and process.start != start):
             return Liveness.DEAD
         return Liveness.STOPPED if process.state in _STOPPED_STATES else Liveness.ALIVE
+
+    def _line(self, pid: int) -> ProcessLine | None:
+        """Return the line of a listed process, as it was at the first look for it."""
+        if pid in self._unread:
+            self._unread.discard(pid)
+            if (process := read_process(pid)) is not None:
+                self._processes[pid] = process
+        return self._processes.get(pid)
 
 
 def look(pid: int | None, start: str | None) -> Liveness:

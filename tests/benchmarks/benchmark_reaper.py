@@ -121,7 +121,7 @@ def measure(folder: Path, options: argparse.Namespace) -> list[str]:
     bare_s = statistics.median(few.bare_s)
     lines.append(f"SQLite alone, the same rows: {bare_s:.3f} s, ratio {bare_s / statistics.median(few.reaping_s):.2f}")
     processes = sum(name.isdigit() for name in os.listdir("/proc"))
-    lines.append(f"one reading of the process table, {processes} processes: {statistics.median(table_s) * 1000:.1f} ms")
+    lines.append(f"one listing of the process table, {processes} processes: {statistics.median(table_s) * 1000:.1f} ms")
     return lines
 
 
