@@ -128,10 +128,10 @@ def test_a_gate_hangs_for_one_task(chaos: Run, fresh_db: Path, parts: dict[str, 
 
 @pytest.mark.chaos_deep
 def test_thousands_of_looks(chaos: Run, fresh_db: Path, parts: dict[str, str]) -> None:
-    """Two processes, four tasks, sixteen thousand evaluations and four thousand
+    """Two processes, four tasks, eight thousand evaluations and two thousand
     looks of a reaper.
     """
-    look_many_times(chaos, fresh_db, parts, 2000)
+    look_many_times(chaos, fresh_db, parts, 1000)
 
 
 @pytest.mark.parametrize("fault", [pause, kill])
