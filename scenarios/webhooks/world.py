@@ -6,9 +6,10 @@ shift that lies in a file, so that hours pass for all of them at once while nobo
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sqlite3
+import threading
+import weakref
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,14 +69,17 @@ class World:
         """Open the world of the folder, or make it."""
         self.folder = Path(folder)
         self.clock = WorldClock(folder)
-        self._file = self.folder / "world.db"
-        with contextlib.closing(sqlite3.connect(self._file, timeout=30)) as connection:
-            connection.executescript(_SCHEMA)
+        self._lock = threading.Lock()
+        file = self.folder / "world.db"
+        self._connection = sqlite3.connect(file, timeout=30, isolation_level=None, check_same_thread=False)
+        weakref.finalize(self, self._connection.close)
+        self._connection.execute("PRAGMA synchronous=OFF")  # no power is lost: it is the world of one run
+        self._connection.executescript(_SCHEMA)
 
     def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Execute one statement and return its rows."""
-        with contextlib.closing(sqlite3.connect(self._file, timeout=30)) as connection, connection:
-            return connection.execute(statement, parameters).fetchall()
+        """Execute one statement and return its rows. May be called by several threads."""
+        with self._lock:
+            return self._connection.execute(statement, parameters).fetchall()
 
     def hook(self, source: str, url: str) -> None:
         """Set the address of a source (``tracker``, ``github``, ``gitea``) from now on."""
