@@ -2,6 +2,12 @@
 
 from .errors import ChaosError as ChaosError
 from .evidence import dump_failure_evidence as dump_failure_evidence
+from .faults.clock.kinds import (
+    clock_drift as clock_drift,
+    clock_freeze as clock_freeze,
+    clock_heal as clock_heal,
+    clock_jump as clock_jump,
+)
 from .faults.every_point import at_every_point as at_every_point
 from .faults.hold import hold as hold, release as release
 from .faults.hold_lock import hold_lock as hold_lock

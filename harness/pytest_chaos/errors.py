@@ -54,3 +54,7 @@ class WaitExpired(ChaosError):  # noqa: N818 - an event, and no mistake of the u
 
 class StepsUnavailable(ChaosError):  # noqa: N818 - a limit of this machine, and no mistake of the user
     """A step source that does not work here: no seccomp, another architecture, another filter."""
+
+
+class ClockNotMoved(ChaosError):  # noqa: N818 - as above
+    """A clock that cannot be moved: a process without a vDSO, another machine, no ptrace."""

@@ -1,8 +1,8 @@
 """Check which features work on this machine, and name a substitute for each that does not.
 
 No check writes a file or leaves a process. A check reads what the kernel and the installed packages
-report. Only the seccomp filter is tried, in a child: a container may refuse what its kernel lists.
-Other machines are ``unknown``.
+report. Only the seccomp filter and a moved clock are tried, in a child each: a container may refuse
+what its kernel lists. Other machines are ``unknown``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _SECCOMP_RET_USER_NOTIF: Final = 0x7FC00000
 _ACTIONS: Final = Path("/proc/sys/kernel/seccomp/actions_avail")
 _PTRACE_SCOPE: Final = Path("/proc/sys/kernel/yama/ptrace_scope")
 _PR_GET_CHILD_SUBREAPER: Final = 37
+_CLOCK_TRIED_S: Final = -86_400
 _MEMORY_FILES: Final = Path("/dev/shm")  # noqa: S108 - it is looked at, nothing is put there
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _PACKAGES: Final = ("pytest", "pytest-xdist", "pytest-timeout", "psutil", "hypothesis", "msgspec")
@@ -106,6 +107,7 @@ def examine() -> tuple[Check, ...]:
         _kernel,
         _seccomp,
         _child_memory,
+        _clock,
         _pidfd,
         _subreaper,
         _memory_files,
@@ -170,6 +172,25 @@ def _child_memory() -> Check:
     status: Status = "works" if scope <= 1 else "limited" if scope == 2 else "missing"
     otherwise = "steps are counted, their contents are not; scope 2 needs CAP_SYS_PTRACE"
     return Check("memory of children", status, found, "reading what a program was about to write", otherwise)
+
+
+def _clock() -> Check:
+    from pytest_chaos.clocks.trial import moved_by_s  # 10 ms, for one of many checks
+    from pytest_chaos.errors import ClockNotMoved
+
+    purpose = "moving the wall clock of a program (clock_jump and its like)"
+    otherwise = "a clock that is passed to the code under test; a planned fault of the clock is INCONCLUSIVE"
+    try:
+        moved_s, by_call = moved_by_s(_CLOCK_TRIED_S)
+    except (ClockNotMoved, OSError) as error:
+        return Check("clock", "missing", str(error), purpose, otherwise)
+    scope = int(_PTRACE_SCOPE.read_text()) if _PTRACE_SCOPE.exists() else 0
+    found = f"the clock of a child was moved by {moved_s:+,.0f} s" + (
+        ", and is read by system calls" if by_call else ""
+    )
+    if scope:
+        found += f"; ptrace scope {scope} may keep programs that an agent starts from being moved"
+    return Check("clock", "limited" if scope or by_call else "works", found, purpose, otherwise)
 
 
 def _pidfd() -> Check:

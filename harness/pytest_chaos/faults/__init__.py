@@ -9,6 +9,7 @@
 ``injector.py``      fires due faults while the test waits, and hands out a receipt for each
 ``kill.py`` ...      one kind each (``pause.py``: and resume, ``hold.py``: and release), with the
                      function that plans it
+``clock/``            the wall clock of agents: jump, drift, freeze, heal
 ``toxics.py``        what a fault proxy does to HTTP deliveries
 ``proxy.py``         the test's side of a fault proxy; its process is ``proxy_server.py``, its HTTP
                      ``messages.py``

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pytest_chaos.errors import ChaosError
+from pytest_chaos.errors import AgentError, ChaosError
 from pytest_chaos.faults.kind import Firing
 from pytest_chaos.faults.proxy import DELIVERY_NOTE
 from pytest_chaos.faults.registry import REGISTRY
@@ -131,12 +131,20 @@ class Injector:
             if isinstance(pending.fault.when, AtStep if not by_itself else AtPoint | AfterMark | AtStep)
         ]
 
+    def moves_clock(self, name: str) -> bool:
+        """Whether a planned fault moves the clock of an agent of this name."""
+        faults = [pending.fault for pending in self._pending if pending.kind.moves_clock]
+        return any(fault.agent == name or fault.parameters.get("everyone") for fault in faults)
+
     def fire(self, fault: Fault, agent: Agent, *, wait: Callable[[Callable[[], bool], str], None]) -> Receipt:
         """Fire a fault at once, wait until it was seen, and return its receipt."""
         pending = _Pending(-1, fault)
         firing = self._start(pending, Firing(fault, agent, self._context))
         what = f"evidence that {fault.kind} of {agent.name!r} happened"
-        wait(lambda: pending.kind.evidence(firing) is not None, what)
+        wait(lambda: bool(firing.problem) or pending.kind.evidence(firing) is not None, what)
+        if firing.problem:
+            msg = f"{fault.kind} of agent {agent.name!r} did not happen: {firing.problem}"
+            raise AgentError(msg)
         return self._finish(pending, firing, pending.kind.evidence(firing) or "")
 
     @property
@@ -177,7 +185,7 @@ class Injector:
                 continue
             if evidence:
                 self._finish(pending, firing, evidence)
-            elif problem := _helper_problem(firing):
+            elif problem := firing.problem or _helper_problem(firing):
                 self._finish(pending, firing, problem, fired=False)
         for entry in [entry for entry in self._follow_ups if entry[0] <= now_s]:
             self._follow_ups.remove(entry)

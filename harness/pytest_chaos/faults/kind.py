@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from pytest_chaos.clocks.cells import Clocks
     from pytest_chaos.model.values import Fault, Json, Mark, When
     from pytest_chaos.runtime.agent import Agent
     from pytest_chaos.runtime.processes import Process
@@ -89,6 +90,16 @@ class FaultContext(Protocol):
         """Return the durable steps that watched agents of this name have come to, each once."""
         ...
 
+    @property
+    def clocks(self) -> Clocks:
+        """The cells by which clocks of agents are moved."""
+        ...
+
+    @property
+    def all_agents(self) -> list[Agent]:
+        """The newest incarnation of each agent that a test has started."""
+        ...
+
     def start_again(self, agent: Agent) -> Agent:
         """Start the next incarnation of an agent, as it was started first."""
         ...
@@ -121,6 +132,10 @@ class Firing:
     """Other processes that the fault ended with the agent. Each gets a receipt of its own."""
     children: list[Process] = field(default_factory=list)
     """The descendants of the agent that a fault has left alone."""
+    seen: str = ""
+    """What was seen while the fault was fired, for kinds whose effect is there at once."""
+    problem: str = ""
+    """Why it cannot happen any more: its receipt says so, and that it did not fire."""
 
 
 class FaultKind(abc.ABC):
@@ -140,6 +155,8 @@ class FaultKind(abc.ABC):
     """Whether it cannot hit an agent that has ended."""
     holds_call: bool = False
     """Whether it holds a call of the agent, which ``steps.release`` lets pass: a hold."""
+    moves_clock: bool = False
+    """Whether it moves the clock of its agent, which is prepared for that when it is started."""
     by_signal: signal.Signals | None = None
     """The signal that *is* this fault. A Python agent sends it to itself at a point or mark.
 

@@ -9,6 +9,7 @@ signal the agent writes a note, which together with the exit status (or the stat
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import json
 import os
@@ -79,6 +80,7 @@ class Spec(TypedDict):
     trace_points: str | None
     watch: WatchOrder | None
     survey: SurveyOrder | None
+    clock: str
 
 
 class WatchOrder(TypedDict):
@@ -239,7 +241,7 @@ def _be_watched(watch: WatchOrder, spec: Spec) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as watcher:
         watcher.connect(watch["socket"])
         here: wire.Message = {"agent": spec["name"], "pid": os.getpid()}
-        here["survey"] = watch["trail"]
+        here["survey"], here["clock"] = watch["trail"], spec["clock"]
         here["triggers"] = [trigger for trigger in spec["triggers"] if trigger["step"] is not None]
         try:
             listener = filter_.put_on()
@@ -329,6 +331,8 @@ def run_target(spec: Spec) -> int:
     triggers = Triggers(marks, spec["triggers"], spec["trace_points"], spec["root"])
     code = 0
     try:
+        if spec["clock"]:
+            _move_clock(spec["clock"])
         function = resolve(spec["target"] or "")
         arguments = dict(spec["kwargs"])
         if "marks" not in arguments and _takes_marks(function):
@@ -358,6 +362,15 @@ def run_target(spec: Spec) -> int:
         code = 1
     triggers.note_points_seen()
     return code
+
+
+def _move_clock(cell: str) -> None:
+    """Read the wall clock through a cell. If that fails, the fault itself tries, and says why."""
+    from pytest_chaos.clocks.within import move_own_clock  # only where a clock is to be moved
+    from pytest_chaos.errors import ChaosError
+
+    with contextlib.suppress(ChaosError, OSError):
+        move_own_clock(cell)
 
 
 def _refuse_unrun(result: object, spec: Spec) -> None:

@@ -43,6 +43,8 @@ class Note(enum.StrEnum):
     """The watcher of steps is ready; the value has its filter, or why it cannot be used here."""
     UNWATCHED = "chaos.unwatched"
     """The durable steps of this agent cannot be watched; the value says why."""
+    CLOCK_NOT_MOVED = "chaos.clock-not-moved"
+    """The clock of a program that the agent has started cannot be moved; the value says why."""
     SOMETIMES = "chaos.sometimes"
     """A claim that must hold in some run of a campaign: its name is the key."""
     REACHABLE = "chaos.reachable"

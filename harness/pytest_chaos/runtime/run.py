@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from pytest_chaos.checkers import run_checkers
+from pytest_chaos.clocks.cells import Clocks
 from pytest_chaos.errors import AgentError, ChaosError, TooLate, UsageError, WaitExpired
 from pytest_chaos.evidence.redact import SECRETS, clean, secret_values
 from pytest_chaos.faults.injector import Injector
@@ -112,6 +113,7 @@ class Run:
         self.survey: SurveyOrder | None = None
         """Where the points and durable steps of all agents go, in a run that is a survey."""
         self._helpers: set[str] = set()
+        self.clocks = Clocks(journal.folder / "clocks")
         self.sweep = RunSweep(place)
         """What this run is in a sweep of points, if its plan has one."""
         journal.create(header)
@@ -480,6 +482,7 @@ class Run:
             *verdict.of_receipts(self._receipts),
             *verdict.of_failed_agents(failed),
             *watched,
+            *self.clocks.findings(self._history().marks),
             *self._findings,
             *verdict.of_assertions(self._broken),
         ]
@@ -614,7 +617,10 @@ class Run:
             trigger["step"] is not None for trigger in triggers
         )
         is_watched |= self.steps.events is not None and name not in self._helpers
-        watch = self.steps.watch(self._journal.folder / SURVEY) if is_watched else None
+        clock = "" if name in self._helpers else self.clocks.order(name, is_planned=self._injector.moves_clock(name))
+        survey_path = self._journal.folder / SURVEY
+        watch = self.steps.watch(survey_path, steps=is_watched, clock=clock) if is_watched or clock else None
+        self.clocks.answered |= {name} if clock and watch is not None else set()
 
         def adopt(agent: Agent) -> None:
             """Register the agent before it starts: it may be restarted before spawn returns."""
@@ -628,7 +634,7 @@ class Run:
         agent = client.spawn(
             name,
             command,
-            {**spec, "triggers": triggers, "watch": watch, "survey": survey},
+            {**spec, "triggers": triggers, "watch": watch, "survey": survey, "clock": clock},
             output,
             timeout_s=timeout_s,
             on_made=adopt,
@@ -651,6 +657,11 @@ class Run:
         """Start an agent again with its first arguments. For faults; tests call restart."""
         command, spec = self._specs[agent.number]
         return self._start(agent.name, command, spec, SPAWN_TIMEOUT_S, may_fail=agent.may_fail)
+
+    @property
+    def all_agents(self) -> list[Agent]:
+        """The agents that the test has started. For faults."""
+        return [agent for name, agent in self._agents.items() if name not in self._helpers]
 
     def points_passed(self, name: str) -> list[str]:
         """Return the names of the points that agents of this name passed. For receipts."""

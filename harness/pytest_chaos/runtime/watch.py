@@ -6,6 +6,7 @@ is ended with it.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import secrets
 import socket
@@ -47,10 +48,10 @@ class StepWatch:
         self.problem = ""
         """Why no steps can be watched, if that is so."""
 
-    def watch(self, trail: Path) -> WatchOrder | None:
+    def watch(self, trail: Path, *, steps: bool = True, clock: str = "") -> WatchOrder | None:
         """Return how an agent is watched; None where that is not possible, see ``problem``.
 
-        Its steps go to the file ``trail``.
+        Its steps go to the file ``trail``. ``clock`` is the cell of a clock that is moved.
         """
         if self._process is None:
             kwargs = {"name": self._name, "directory": str(self._directory), "events": str(self.events or "")}
@@ -63,7 +64,14 @@ class StepWatch:
             self._filter, self.problem = ready.value.get("filter", ""), ready.value.get("problem", "")
         if not self._filter:
             return None
-        return {"socket": self._name, "filter": self._filter, "trail": str(trail), "lines": self.lines}
+        filter_ = self._filter
+        if clock:
+            from pytest_chaos.clocks.answers import clock_filter  # only where a clock is moved
+
+            is_noted = self.events is not None
+            code = clock_filter(steps=steps or is_noted, closes=is_noted, touches=is_noted)
+            filter_ = base64.b64encode(code).decode()
+        return {"socket": self._name, "filter": filter_, "trail": str(trail), "lines": self.lines}
 
     @property
     def lines(self) -> str:

@@ -48,8 +48,8 @@ _SET_FLAGS: Final = 0x40082104
 _SYNC_WAKE_UP: Final = 1
 _CONTINUE: Final = 1
 
-_NOTIFICATION: Final = struct.Struct("<QI4xiI8x6Q")
-"""struct seccomp_notif: id, pid, (flags), number, machine, (instruction pointer), six arguments."""
+_NOTIFICATION: Final = struct.Struct("<QI4xiIQ6Q")
+"""struct seccomp_notif: id, pid, (flags), number, machine, instruction pointer, six arguments."""
 _RESPONSE: Final = struct.Struct("<QqiI")
 """struct seccomp_notif_resp: id, value, error, flags."""
 _IDENTITY: Final = struct.Struct("<Q")
@@ -59,13 +59,17 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Notification(msgspec.Struct, frozen=True, gc=False):
-    """A waiting call. ``thread`` is its caller's id; ``arguments`` are six unsigned words."""
+    """A waiting call. ``thread`` is its caller's id; ``arguments`` are six unsigned words.
+
+    ``at`` is the address behind the instruction that makes it.
+    """
 
     id: int
     thread: int
     number: int
     machine: int
     arguments: list[int]
+    at: int = 0
 
 
 class _Program(ctypes.Structure):
@@ -133,8 +137,8 @@ class Listener:
             if error.errno in {errno.ENOENT, errno.EINTR}:
                 return None
             raise
-        identity, thread, number, machine, *arguments = _NOTIFICATION.unpack(self._buffer)
-        return Notification(identity, thread, number, machine, arguments)
+        identity, thread, number, machine, at, *arguments = _NOTIFICATION.unpack(self._buffer)
+        return Notification(identity, thread, number, machine, arguments, at)
 
     def let_pass(self, notification: Notification) -> bool:
         """Have the kernel do the call as if untrapped; return whether its caller still lived.

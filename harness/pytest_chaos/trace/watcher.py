@@ -54,6 +54,7 @@ from pytest_chaos.trace.survey import SharedLines, Survey
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_chaos.clocks.answers import ClockAnswers
     from pytest_chaos.runtime.child import Trigger
     from pytest_chaos.runtime.marks import Marks
     from pytest_chaos.trace.kernel import Notification
@@ -133,6 +134,11 @@ class _Watched:
         self._decoder.prefix = f"{self.name}#{here['pid']}:"
         self._decoder.look_again()
         steps = Path(marks).with_name(STEPS)
+        self._clock: ClockAnswers | None = None
+        if here["clock"]:
+            from pytest_chaos.clocks.answers import ClockAnswers  # only where a clock is moved
+
+            self._clock = ClockAnswers(here["clock"], self.listener, self._not_moved)
         self._steps = os.open(steps, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._kept: set[tuple[str, str]] = set()
         self._survey = Survey(here["survey"], self.name) if here["survey"] else None
@@ -148,9 +154,11 @@ class _Watched:
 
     def take(self, call: Notification) -> None:
         """Let a call pass, or do what the plan says."""
+        if self._clock is not None and self._clock.answer(call):
+            return
         again = self._stopped.pop(call.thread, None) == (call.number, call.arguments)
         if (again and self._noted is None) or not (self._triggers or self._survey or self._noted):
-            self.listener.let_pass(call)
+            self._let_pass(call)
             return
         found = None
         try:
@@ -159,9 +167,21 @@ class _Watched:
             print(f"{self.name}: call {call.number} was not understood: {error}")  # noqa: T201 - the helper's log
         if found is None:
             self._note(call)
-            self.listener.let_pass(call)
+            self._let_pass(call)
         else:
             self._fire(call, *found)
+
+    def _let_pass(self, call: Notification) -> None:
+        if self._clock is None:
+            self.listener.let_pass(call)
+        else:
+            self._clock.let_pass(call)
+
+    def _not_moved(self, problem: str) -> None:
+        """Note a program whose clock cannot be moved."""
+        write_mark(
+            self._marks, {"kind": "note", "operation": str(Note.CLOCK_NOT_MOVED), "value": problem, "agent": self.name}
+        )
 
     def _note(self, call: Notification) -> None:
         """Note a call that was decoded, if SQLite is watched."""
@@ -170,6 +190,8 @@ class _Watched:
 
     def ended(self) -> None:
         """Note that the agent, and all that it has started, is gone."""
+        if self._clock is not None:
+            self._clock.close()
         if self._noted is not None:
             self._noted.log.ended(self._decoder.prefix)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from pytest_chaos import after_mark, at_point, at_step, hold, hold_lock, kill, pause, restart, resume
+from pytest_chaos import after_mark, at_point, at_step, clock_jump, hold, hold_lock, kill, pause, restart, resume
 from pytest_chaos.errors import UsageError
 from pytest_chaos.faults.kind import REQUIRED
 from pytest_chaos.faults.registry import REGISTRY
@@ -44,12 +44,15 @@ DATABASE: Final = "held.db"
 PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "reorder-delivery": {"status": 202},
     "stall-delivery": {"hold_s": 0.05},
+    "clock-jump": {"by_s": -86_400.0},
 }
 BEFORE: Final = {
     "resume": pause("writer", STEPS),
     "release": hold("writer", at_step("create", path="beside.txt")),
+    "clock-heal": clock_jump("writer", by_s=60.0),
 }
-"""A fault that has to come first: only a paused agent can be resumed, only a held one released."""
+"""A fault that has to come first: only what is paused, held or moved can be ended.
+"""
 
 
 def database(run: Run) -> Path:

@@ -144,12 +144,20 @@ NEVER: Final[Sequence[_Instruction]] = ((_RETURN, 0, 0, ALLOW),)
 """Let a call pass: that of a row which only a filter for touches traps."""
 
 
-def filter_code(machine: str = MACHINE, *, closes: bool = True, touches: bool = False) -> bytes:
+def filter_code(
+    machine: str = MACHINE,
+    *,
+    closes: bool = True,
+    touches: bool = False,
+    more: Sequence[Trap] = (),
+    passes: int = 0,
+) -> bytes:
     """Return the filter for the calls of the table, see ``code_of``.
 
     With ``closes`` it traps the calls by which a descriptor comes to lead elsewhere; then a decoder
     need not ask with each write where its descriptor leads. With ``touches`` it traps the opens,
-    locks, reads and exits that are no durable steps, too (``trace.step.Touch``). Raises
+    locks, reads and exits that are no durable steps, too (``trace.step.Touch``). ``more`` are traps
+    in place of the table's for the same calls; ``passes`` as in ``code_of``. Raises
     StepsUnavailable for a machine whose calls are not known.
     """
     calls = [
@@ -157,7 +165,9 @@ def filter_code(machine: str = MACHINE, *, closes: bool = True, touches: bool = 
         for call in TABLE
         if (closes or not call.is_close) and (touches or call.when is not NEVER)
     ]
-    return code_of([Trap(call.numbers, call.when) for call in calls], machine)
+    others = {trap.numbers.get(machine) for trap in more}
+    traps = [Trap(call.numbers, call.when) for call in calls if call.numbers.get(machine) not in others]
+    return code_of([*traps, *more], machine, passes=passes)
 
 
 class Trap(NamedTuple):
@@ -167,16 +177,19 @@ class Trap(NamedTuple):
     when: Sequence[_Instruction] = ALWAYS
 
 
-def code_of(traps: Sequence[Trap], machine: str = MACHINE) -> bytes:
+def code_of(traps: Sequence[Trap], machine: str = MACHINE, *, passes: int = 0) -> bytes:
     """Return the filter that traps these calls, as the kernel takes it: eight bytes an instruction.
 
+    A call with ``passes``, if it is not 0, in its sixth argument is let pass: it is one of ours.
     Raises StepsUnavailable for a machine whose calls are not known.
     """
     if machine not in AUDIT_ARCH:
         msg = f"the machine must be {' or '.join(AUDIT_ARCH)} to trace system calls; got {machine}. Use named points"
         raise StepsUnavailable(msg)
     calls = [trap for trap in traps if machine in trap.numbers]
+    ours = [_load(5), (_JUMP_EQUAL, 0, 1, passes), (_RETURN, 0, 0, ALLOW)] if passes else []
     code: list[_Instruction] = [
+        *ours,
         # A call of another machine (a 32-bit program) has other numbers: always trapped, and
         # denied.
         (_LOAD, 0, 0, _MACHINE_AT),

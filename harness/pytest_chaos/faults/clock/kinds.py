@@ -1,0 +1,256 @@
+"""The faults ``clock-jump``, ``clock-drift``, ``clock-freeze`` and ``clock-heal``.
+
+They move the wall clock that an agent sees, with all that it starts: other processes, and the
+kernel, keep theirs. The monotonic clocks go on. docs/how-to/clocks.md says what does not move.
+"""
+
+from __future__ import annotations
+
+import abc
+import datetime
+import time
+from typing import TYPE_CHECKING, Final
+
+from pytest_chaos.clocks import process
+from pytest_chaos.clocks.cell import JUMP_S_MAX, RATE_MAX, Motion
+from pytest_chaos.errors import ClockNotMoved
+from pytest_chaos.faults.kind import FaultKind, Parameter
+from pytest_chaos.model.plan import TIME_S_MAX
+from pytest_chaos.model.values import Fault, Now
+from pytest_chaos.runtime import processes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_chaos.clocks.cell import ClockCell
+    from pytest_chaos.faults.kind import Firing
+    from pytest_chaos.model.values import Json, When
+    from pytest_chaos.runtime.agent import Agent
+
+EVERYONE: Final = "everyone"
+_EVERYONE: Final = Parameter(bool, default=False)
+_SECOND_NS: Final = 1_000_000_000
+
+
+def clock_jump(agent: str, when: When | None = None, *, by_s: float, everyone: bool = False) -> Fault:
+    """Plan that the wall clock of an agent, and of all that it starts, jumps by ``by_s`` seconds.
+
+    A negative number sets it back. With ``everyone``, the clocks of all agents of the run jump, and
+    agents that are started later have the new time, too; ``agent`` is then the one whose time
+    ``when`` is.
+
+    >>> from pytest_chaos import at_point
+    >>> clock_jump("worker", at_point("app.read"), by_s=-86400).parameters
+    {'by_s': -86400}
+    """
+    return _planned(ClockJump.kind, agent, when, {"by_s": by_s}, everyone=everyone)
+
+
+def clock_drift(agent: str, when: When | None = None, *, rate: float, everyone: bool = False) -> Fault:
+    """Plan that the wall clock runs ``rate`` times as fast as the machine's: 2.0, or 0.5.
+
+    >>> clock_drift("worker", rate=2.0).kind
+    'clock-drift'
+    """
+    return _planned(ClockDrift.kind, agent, when, {"rate": rate}, everyone=everyone)
+
+
+def clock_freeze(
+    agent: str, when: When | None = None, *, duration_s: float | None = None, everyone: bool = False
+) -> Fault:
+    """Plan that the wall clock stands still; after ``duration_s`` seconds it is healed.
+
+    >>> clock_freeze("worker", duration_s=1.5).parameters
+    {'duration_s': 1.5}
+    """
+    parameters = {} if duration_s is None else {"duration_s": duration_s}
+    return _planned(ClockFreeze.kind, agent, when, parameters, everyone=everyone)
+
+
+def clock_heal(agent: str, when: When | None = None, *, everyone: bool = False) -> Fault:
+    """Plan that the wall clock shows the machine's time again, as after a step of NTP.
+
+    >>> clock_heal("worker").kind
+    'clock-heal'
+    """
+    return _planned(ClockHeal.kind, agent, when, {}, everyone=everyone)
+
+
+def _planned(kind: str, agent: str, when: When | None, parameters: dict[str, Json], *, everyone: bool) -> Fault:
+    if everyone:
+        parameters = {**parameters, EVERYONE: True}
+    return Fault(kind=kind, agent=agent, when=when or Now(), parameters=parameters)
+
+
+class _ClockFault(FaultKind):
+    """A change of the motion of clocks. Its effect is there at once, and so is its receipt."""
+
+    moves_clock = True
+
+    def fire(self, firing: Firing) -> None:
+        """Move the clocks; ask each process in its own vDSO what it shows, before and after."""
+        agents = [firing.agent]
+        if firing.fault.parameters.get(EVERYONE):
+            agents = [firing.agent, *(each for each in firing.context.all_agents if each is not firing.agent)]
+        try:
+            firing.seen = self._move(firing, [agent for agent in agents if agent.running])
+        except ClockNotMoved as error:
+            firing.problem = str(error)
+
+    def evidence(self, firing: Firing) -> str | None:
+        """Return what its own clock showed."""
+        return firing.seen or None
+
+    @abc.abstractmethod
+    def motion(self, fault: Fault, before: Motion, *, now_ns: int) -> Motion:
+        """Return how a clock is moved from now on. Raises ClockNotMoved."""
+
+    def _move(self, firing: Firing, agents: list[Agent]) -> str:
+        clocks = firing.context.clocks
+        moved = [_Moved(agent, clocks.cell(agent.name)) for agent in agents]
+        moved = [each for each in moved if each.prepare() or each.agent is firing.agent]
+        now_ns = time.time_ns()
+        motions = [self.motion(firing.fault, each.cell.motion, now_ns=now_ns) for each in moved]
+        if all(each.cell.motion == motion for each, motion in zip(moved, motions, strict=True)):
+            msg = "it changes nothing: the clock is as it would be afterwards"
+            raise ClockNotMoved(msg)
+        for each, motion in zip(moved, motions, strict=True):
+            each.cell.move(motion)
+        if firing.fault.parameters.get(EVERYONE):
+            clocks.everyones = motions[0]
+        seen = {each.agent.name: each.told(is_watched=each.agent.name in clocks.answered) for each in moved}
+        return "; ".join(text if len(seen) == 1 else f"{name}: {text}" for name, text in seen.items())
+
+
+class _Moved:
+    """One agent whose clock is moved, with all that it has started."""
+
+    def __init__(self, agent: Agent, cell: ClockCell) -> None:
+        self.agent = agent
+        self.cell = cell
+        self._pids = [agent.pid]
+        self._unmoved: list[str] = []
+        self._before_ns = 0
+
+    def prepare(self) -> bool:
+        """Patch what is not patched, and read its clock; return whether it lives.
+
+        Raises ClockNotMoved.
+        """
+        for each in processes.descendants(self.agent.pid):
+            if each.alive:
+                try:
+                    process.patch(each.pid, str(self.cell.path))
+                    self._pids.append(each.pid)
+                except ClockNotMoved as error:
+                    self._unmoved.append(f"not moved: {each.name} ({error})")
+                except ProcessLookupError:
+                    continue
+        try:
+            process.patch(self.agent.pid, str(self.cell.path))
+            self._before_ns = self._read(self.agent.pid).shown_ns
+        except ProcessLookupError:
+            return False
+        return True
+
+    def told(self, *, is_watched: bool) -> str:
+        """Return what the clock of the agent shows now, compared with what it must show."""
+        motion = self.cell.motion
+        try:
+            after = self._read(self.agent.pid)
+        except ProcessLookupError:
+            msg = f"agent {self.agent.name!r} ended before its clock was read"
+            raise ClockNotMoved(msg) from None
+        if not motion.at(after.before_ns) <= after.shown_ns <= motion.at(after.after_ns):
+            msg = f"its clock must show {_time(motion.at(after.after_ns))}; it shows {_time(after.shown_ns)}"
+            raise ClockNotMoved(msg)
+        ahead_s = (after.shown_ns - after.after_ns) / _SECOND_NS
+        rate = motion.rate / (1 << 32)
+        speed = "" if rate == 1 else ", and stands still" if rate == 0 else f", and runs {rate:g} times as fast"
+        others = len(self._pids) - 1
+        children = f"; with it {others} {'process' if others == 1 else 'processes'} of its own" if others else ""
+        raw = "" if is_watched else "; clocks that it reads by the system call itself are not moved"
+        return (
+            f"its clock showed {_time(self._before_ns)} and then {_time(after.shown_ns)}, "
+            f"{ahead_s:+,.3f} s from the machine's{speed}{children}{raw}"
+            + "".join(f"; {text}" for text in self._unmoved)
+        )
+
+    @staticmethod
+    def _read(pid: int) -> process.ClockReading:
+        return process.read_clock(pid, time.time_ns)
+
+
+class ClockJump(_ClockFault):
+    """The clock shows another time, and goes on from there."""
+
+    kind = "clock-jump"
+    parameters = {"by_s": Parameter(float, -JUMP_S_MAX, JUMP_S_MAX), EVERYONE: _EVERYONE}
+
+    def problems(self, fault: Fault) -> Iterator[str]:
+        """Yield the problems of the parameters, and of a jump that is none."""
+        yield from super().problems(fault)
+        if fault.parameters.get("by_s") == 0:
+            yield "by_s must be another number than 0; got 0. Give the seconds of the jump, negative to set it back"
+
+    def motion(self, fault: Fault, before: Motion, *, now_ns: int) -> Motion:
+        """Return the motion after the jump."""
+        return before.jumped(fault.parameters["by_s"], now_ns=now_ns)
+
+
+class ClockDrift(_ClockFault):
+    """The clock runs at another speed."""
+
+    kind = "clock-drift"
+    parameters = {"rate": Parameter(float, 0.001, RATE_MAX), EVERYONE: _EVERYONE}
+
+    def problems(self, fault: Fault) -> Iterator[str]:
+        """Yield the problems of the parameters, and of the machine's own speed."""
+        yield from super().problems(fault)
+        if fault.parameters.get("rate") == 1:
+            yield "rate must be another number than 1; got 1. Plan clock_heal(...) to end a drift"
+
+    def motion(self, fault: Fault, before: Motion, *, now_ns: int) -> Motion:
+        """Return the motion at this speed."""
+        return before.running(fault.parameters["rate"], now_ns=now_ns)
+
+
+class ClockFreeze(_ClockFault):
+    """The clock stands still."""
+
+    kind = "clock-freeze"
+    parameters = {
+        "duration_s": Parameter(float, high=TIME_S_MAX, default=None, may_be_none=True),
+        EVERYONE: _EVERYONE,
+    }
+
+    def problems(self, fault: Fault) -> Iterator[str]:
+        """Yield the problems of the parameters: a duration is of one agent."""
+        yield from super().problems(fault)
+        if fault.parameters.get(EVERYONE) and fault.parameters.get("duration_s") is not None:
+            yield "duration_s must be left out for everyone; got both. Plan clock_heal(..., everyone=True) as well"
+
+    def motion(self, fault: Fault, before: Motion, *, now_ns: int) -> Motion:  # noqa: ARG002 - as the others
+        """Return the motion of a clock that stands."""
+        return before if before.rate == 0 else before.running(0.0, now_ns=now_ns)
+
+    def follow_up(self, firing: Firing) -> tuple[float, str] | None:
+        """Heal it after its duration."""
+        duration_s = firing.fault.parameters.get("duration_s")
+        return None if duration_s is None else (duration_s, ClockHeal.kind)
+
+
+class ClockHeal(_ClockFault):
+    """The clock shows the machine's time again."""
+
+    kind = "clock-heal"
+    parameters = {EVERYONE: _EVERYONE}
+
+    def motion(self, fault: Fault, before: Motion, *, now_ns: int) -> Motion:  # noqa: ARG002 - as the others
+        """Return the motion of the machine's clock."""
+        return before.healed() if before.is_moved else before
+
+
+def _time(shown_ns: int) -> str:
+    moment = datetime.datetime.fromtimestamp(shown_ns // _SECOND_NS, datetime.UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{shown_ns % _SECOND_NS // 1_000_000:03}Z"
