@@ -15,8 +15,8 @@ The rules are the same for all:
 - A write under a claim names its token. The store compares the token in the same transaction, so
   an owner that was stopped and wakes, a zombie, changes nothing.
 - Two clocks decide, and each can only stop the owner earlier. The store compares the expiry with
-  the wall clock. The owner trusts its claim until ``trusted_until`` on its monotonic clock, so a
-  wall clock that is set back revives nothing.
+  the time of leases (``work.lease_time``), or, for a key, with the wall clock. The owner trusts its
+  claim until ``trusted_until`` on its monotonic clock, so a clock that is set back revives nothing.
 - An owner that is told of its loss gets an error below ``ClaimLost``.
 """
 

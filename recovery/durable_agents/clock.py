@@ -7,7 +7,9 @@ are seconds (``_s``).
 
 from __future__ import annotations
 
+import functools
 import math
+import os
 import time
 from typing import Final, Protocol, TypeAlias
 
@@ -17,10 +19,15 @@ Microseconds: TypeAlias = int
 """A moment: microseconds since 1970-01-01 UTC. As a duration: microseconds."""
 
 _MICROSECONDS_PER_SECOND: Final = 1_000_000
+_SINCE_BOOT: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Clock(Protocol):
-    """A source of time: any object with these two methods."""
+    """A source of time: any object with these two methods.
+
+    One whose ``monotonic`` all processes of a machine share has a method ``boot``, too, as
+    ``SystemClock`` has: then leases do not depend on ``now`` (``work.lease_time``).
+    """
 
     def now(self) -> Microseconds:
         """Return the wall-clock time, which rows store. It may jump, forwards or back."""
@@ -41,8 +48,24 @@ class SystemClock:
         return time.time_ns() // 1000
 
     def monotonic(self) -> Microseconds:
-        """Return the kernel's monotonic clock."""
-        return time.monotonic_ns() // 1000
+        """Return the time since boot, in which the machine's sleep counts, where there is one."""
+        return time.clock_gettime_ns(_SINCE_BOOT) // 1000
+
+    def boot(self) -> str | None:
+        """Return what tells this boot of this machine from others: its id, and our time namespace.
+
+        All processes with the same one read the same ``monotonic``. None where there is no such id.
+        """
+        return _boot()
+
+
+@functools.cache
+def _boot() -> str | None:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123 - as in processes
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/time')}"
+    except OSError:
+        return None
 
 
 class ManualClock:

@@ -49,6 +49,9 @@ class WorldClock(SystemClock):
         shift = self._shift()
         return shift + super().monotonic()
 
+    def boot(self) -> None:
+        """Have leases compared by ``now``: the models of scenarios reckon with one moment."""
+
     def advance(self, duration_s: float) -> None:
         """Advance the time of all processes with this folder."""
         beside = self._file.with_name("clock-next")

@@ -6,8 +6,9 @@ store compares it in the same transaction as every write made under the lease (K
 distributed locking", 2016). So a zombie, a holder that was stopped beyond its expiry and wakes,
 changes nothing.
 
-A wall clock that is set back revives no lease, but delays the sweep by as much: a dead holder's
-lease is recovered when the clock reaches its expiry again. No lease is longer than ``TTL_S_MAX``.
+On one machine no wall clock has a part in it: holders and sweepers compare the time since boot
+(``work.lease_time``), so a clock that is set neither keeps a dead holder's lease nor ends a living
+one's. No lease is longer than ``TTL_S_MAX``.
 
 Rules of thumb: a lease of twice the expected work, a heartbeat every tenth of it, a sweep every
 fifth.
@@ -43,13 +44,14 @@ from durable_agents.service import PeriodicService
 from durable_agents.store import open_store
 from durable_agents.store.rows import WorkItem, WorkStatus
 from durable_agents.work.crash_points import WorkPoint
+from durable_agents.work.lease_time import LeaseTime, time_in
 
 if TYPE_CHECKING:
     import os
 
     from durable_agents.clock import Clock
     from durable_agents.service import Health
-    from durable_agents.store import Transaction
+    from durable_agents.store import Store, Transaction
 
 __all__ = ["Lease", "LeaseManager", "WorkItem", "WorkStatus", "require"]
 
@@ -62,7 +64,7 @@ _ACQUIRE_AGAIN: Final = "Stop working on the item and acquire it again."
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """The lease of a work item. ``expires_at`` is wall-clock time, ``trusted_until`` monotonic."""
+    """The lease of a work item. ``trusted_until`` is monotonic; ``expires_at``: ``lease_time``."""
 
     work_item_id: int
     task_id: str
@@ -91,6 +93,17 @@ class LeaseManager(Manager):
     ``clock`` measures expiry. Raises InvalidSetting, and any StoreError on opening. May be shared
     by threads.
     """
+
+    def __init__(
+        self,
+        store: Store | None = None,
+        *,
+        db_path: str | os.PathLike[str] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Use ``store``, or the store at ``db_path``; exactly one of them."""
+        super().__init__(store, db_path=db_path, clock=clock)
+        self._time = LeaseTime(self._store, self._clock)
 
     def enqueue(
         self,
@@ -148,10 +161,11 @@ class LeaseManager(Manager):
         """
         _check_ttl(ttl_s)
         _check_holder(lease_holder, limit)
+        self._time.prepare()
         began = self._clock.monotonic()
         sys.audit(WorkPoint.LEASE_BEFORE_ACQUIRE, lease_holder)
         with self._store.transaction() as transaction:
-            now = self._clock.now()  # after the wait for other writers, which may have been long
+            now = self._time.now()  # after the wait for other writers, which may have been long
             items = transaction.grant_leases(
                 holder=lease_holder, type=type, task_id=task_id, limit=limit, expires_at=expires_at(now, ttl_s), now=now
             )
@@ -168,11 +182,12 @@ class LeaseManager(Manager):
         length_s = lease.ttl_s if ttl_s is None else ttl_s
         _check_ttl(length_s)
         self.check(lease)
+        self._time.prepare()
         began = self._clock.monotonic()
         key = (lease.work_item_id, lease.token)
         sys.audit(WorkPoint.LEASE_BEFORE_RENEW, *key)
         with self._store.transaction() as transaction:
-            now = self._clock.now()
+            now = self._time.now()
             until = expires_at(now, length_s)
             if not transaction.renew_lease(*key, expires_at=until, now=now):
                 raise _refusal(transaction, lease, now)
@@ -218,10 +233,11 @@ class LeaseManager(Manager):
 
     def _end(self, lease: Lease, status: WorkStatus, *, retries: int, error: str) -> None:
         self.check(lease)
+        self._time.prepare()
         key = (lease.work_item_id, lease.token)
         sys.audit(WorkPoint.LEASE_BEFORE_END, *key)
         with self._store.transaction() as transaction:
-            now = self._clock.now()
+            now = self._time.now()
             if not transaction.end_lease(*key, status=status, retries=retries, error=error, now=now):
                 raise _refusal(transaction, lease, now)
             sys.audit(WorkPoint.LEASE_AFTER_END_UPDATE, *key)
@@ -240,7 +256,7 @@ def require(transaction: Transaction, lease: Lease, task_id: str, clock: Clock) 
         )
         raise InvalidWorkItem(message)
     _check_trust(lease, clock)
-    now = clock.now()
+    now = time_in(transaction, clock)
     if not transaction.holds_lease(lease.work_item_id, lease.token, now=now):
         raise _refusal(transaction, lease, now)
 

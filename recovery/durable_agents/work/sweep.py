@@ -32,6 +32,7 @@ from durable_agents.errors import (
 from durable_agents.store.rows import Audit, ExpiredLease, Expiry, StoredCheckpoint, WorkStatus
 from durable_agents.work.checkpoints import CheckpointType
 from durable_agents.work.crash_points import WorkPoint
+from durable_agents.work.lease_time import LeaseTime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,15 +97,18 @@ class RecoverySweep:
             raise InvalidSetting(message)
         self._store = store
         self._clock: Clock = SystemClock() if clock is None else clock
+        self._time = LeaseTime(store, self._clock)
         self._batch = batch
 
     def run_once(self, now: Microseconds | None = None) -> SweepStatistics:
-        """Return every lease that has expired at ``now`` (by default, the clock's time).
+        """Return every lease that has expired at ``now`` (by default, the time of leases).
 
         Raises InvalidSetting for an invalid ``now``, and the StoreErrors that would meet every item
         (locked, full, read-only, unavailable, closed); earlier batches stay done.
         """
-        moment = self._clock.now() if now is None else now
+        if now is None:
+            self._time.prepare()
+        moment = self._time.now() if now is None else now
         if not is_whole(moment, -_MOMENT_MAX, _MOMENT_MAX):
             message = f"now must be microseconds since 1970; got {now!r:.80}. Give a whole number, or None."
             raise InvalidSetting(message)
