@@ -60,6 +60,7 @@ CALIBRATION = "scenarios/calibration/test_17_calibration.py"
 CACHE = "scenarios/once/test_05_llm_cache.py"
 TOOLS = "scenarios/once/test_06_tool_replay.py"
 PROVED = "scenarios/proved/test_19_proved.py"
+CLOCKS = "scenarios/clocks/test_26_clocks.py"
 WHOLE = "scenarios/whole/test_22_explored_whole.py"
 PAUSED = "scenarios/paused/test_23_paused_zombie.py"
 
@@ -357,6 +358,19 @@ CAUGHT: dict[str, list[tuple[str, str, str]]] = {
         ("once.ledger:LargeChangesType", "tool:type-changed", "test_tools_run_once_and_are_replayed"),
         ("once.ledger:CachesFailures", "tool:failure-replayed", "test_a_failure_is_run_again"),
         ("once.ledger:CutsOutput", "tool:output-differs", "test_tools_run_once_and_are_replayed"),
+    ],
+    CLOCKS: [
+        # A sweeper, and a holder, that trust a clock which anybody may set.
+        (
+            "work.leases:SweepsByTheWall",
+            "lease:kept-by-a-clock",
+            "test_a_dead_holders_lease_comes_back[sweeper-a-day-back]",
+        ),
+        (
+            "work.leases:HoldsByTheWall",
+            "expectation:refusals of the holder",
+            "test_a_clock_jumps_between_a_read_and_its_commit[on]",
+        ),
     ],
     WHOLE: [
         # What is right but for a death at one step, which no scenario names, is found by the model.

@@ -14,6 +14,8 @@
 | ExpiresLate | an expiry is accepted at its very moment | a renewal at that moment |
 | EndsForSure | an end first makes the lease one that does not run out | a holder that is killed at that very point |
 | LowestFirst | the lowest priority is granted first | items of several priorities |
+| SweepsByTheWall | a sweep compares with the wall clock | a sweeper whose clock is set back |
+| HoldsByTheWall | a lease is measured by the wall clock | a holder whose clock is set on |
 | ForgetsTheRetry | an expiry returns an item and counts no retry | the retries in the end |
 """
 
@@ -210,3 +212,20 @@ class ForgetsTheRetry(RecoverySweep):
         """Leave the count out."""
         restate(work, "work_items.retries + ended.retries", "work_items.retries + 0", "_EXPIRE")
         super().__init__(*arguments, **keywords)
+
+
+class SweepsByTheWall(RecoverySweep):
+    """Compares expiries with the wall clock, which anybody may set."""
+
+    def run_once(self, now: Microseconds | None = None) -> SweepStatistics:
+        """Sweep what has expired by the wall clock."""
+        return super().run_once(self._clock.now() if now is None else now)
+
+
+class HoldsByTheWall(LeaseManager):
+    """Grants, renews and ends leases by the wall clock, as before."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Measure by the wall clock."""
+        super().__init__(*arguments, **options)
+        self._time.now = self._clock.now  # type: ignore[method-assign]
