@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Final
 from pytest_chaos.clocks import process
 from pytest_chaos.clocks.cell import PAGE_BYTES, motion_in
 from pytest_chaos.clocks.stubs import MAGIC
-from pytest_chaos.clocks.tracee import EVENT_EXEC, EVENT_STOP, TRACE_EXEC, Tracee, ptrace, wait_for_stop
+from pytest_chaos.clocks.tracee import (
+    EVENT_EXEC,
+    EVENT_STOP,
+    TRACE_EXEC,
+    BusyThreadError,
+    Tracee,
+    ptrace,
+    wait_for_stop,
+)
 from pytest_chaos.clocks.vdso import spans
 from pytest_chaos.errors import ClockNotMoved
 from pytest_chaos.trace import memory
@@ -126,7 +134,7 @@ class ClockAnswers:
         try:
             try:
                 leader = memory.process_of(thread)
-                tracee.seize(TRACE_EXEC)
+                _seize(tracee)
             finally:
                 seized.set()
             passed.wait()
@@ -154,6 +162,20 @@ class ClockAnswers:
         except BaseException:
             tracee.let_go()
             raise
+
+
+def _seize(tracee: Tracee) -> None:
+    """Begin to trace a thread; the controller may do so at this moment, and lets it go again."""
+    deadline_s = time.monotonic() + process.PATIENCE_S
+    while True:
+        try:
+            tracee.seize(TRACE_EXEC)
+        except BusyThreadError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(_LOOK_S)
+        else:
+            return
 
 
 def _stopped(tracee: Tracee, leader: int) -> tuple[int, int, Tracee]:

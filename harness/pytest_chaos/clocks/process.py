@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import itertools
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from pytest_chaos.clocks.stubs import CODE_AT, patch_of
-from pytest_chaos.clocks.tracee import Tracee
+from pytest_chaos.clocks.tracee import BusyThreadError, Tracee
 from pytest_chaos.clocks.vdso import machine, room_near, spans, vdso_of
 from pytest_chaos.errors import ClockNotMoved
 
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 REALTIME: Final = 0
+PATIENCE_S: Final = 5.0
+_PAUSE_S: Final = 0.001
+_EXEC_S: Final = 0.1
+"""How long a process may be without a vDSO: while it becomes another program."""
 _THREADS_LOOKS_MAX: Final = 20
 _REPLACED_BYTES: Final = 16
 _STEPS_MAX: Final = 16
@@ -52,7 +59,7 @@ def patch(pid: int, cell: str) -> bool:
     """
     if _code_at(pid):
         return False
-    in_a_thread(lambda: _patch(pid, cell))
+    patiently(lambda _: _patch(pid, cell))
     return True
 
 
@@ -87,16 +94,34 @@ def read_clock(pid: int, now_ns: Callable[[], int], clock: int = REALTIME) -> Cl
         msg = f"the clock of process {pid} must be patched to be read; it is not"
         raise ClockNotMoved(msg)
 
-    def read() -> ClockReading:
-        with Tracee(pid) as tracee:
+    def read(number: int) -> ClockReading:
+        threads = _threads(pid)
+        with Tracee(threads[number % len(threads)]) as tracee:
             before_ns = now_ns()
             shown_ns = tracee.read_clock(code_at + CODE_AT, code_at, clock)
             return ClockReading(shown_ns, before_ns, now_ns())
 
-    return in_a_thread(read)
+    return patiently(read)
 
 
-def in_a_thread(do: Callable[[], _Result]) -> _Result:
+def patiently(do: Callable[[int], _Result]) -> _Result:
+    """Call a function, in a thread of its own, until it meets no busy thread, for some seconds.
+
+    The watcher traces a program for a moment while it starts another one. It gets how often it was
+    called before. Raises what it raises.
+    """
+    deadline_s = time.monotonic() + PATIENCE_S
+    for number in itertools.count():
+        try:
+            return _in_a_thread(functools.partial(do, number))
+        except BusyThreadError:
+            if time.monotonic() > deadline_s:
+                raise
+        time.sleep(_PAUSE_S)
+    raise AssertionError
+
+
+def _in_a_thread(do: Callable[[], _Result]) -> _Result:
     """Call a function in a thread of its own, whose end detaches all that it traced."""
     results: list[_Result] = []
     errors: list[BaseException] = []
@@ -119,7 +144,7 @@ def _patch(pid: int, cell: str) -> None:
     with contextlib.ExitStack() as stopped:
         threads: dict[int, Tracee] = {}
         for _ in range(_THREADS_LOOKS_MAX):
-            new = [int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) not in threads]
+            new = [number for number in _threads(pid) if number not in threads]
             if not new:
                 break
             for number in new:
@@ -128,6 +153,14 @@ def _patch(pid: int, cell: str) -> None:
         if pid not in threads:
             raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended")
         patch_stopped(threads[pid], cell, tuple(each for number, each in threads.items() if number != pid))
+
+
+def _threads(pid: int) -> list[int]:
+    """Return the threads of a process, the first one first. Raises ProcessLookupError."""
+    try:
+        return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+    except FileNotFoundError:
+        raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended") from None
 
 
 def _step_out(tracee: Tracee, jumps: Mapping[int, bytes]) -> None:
@@ -143,10 +176,19 @@ def _step_out(tracee: Tracee, jumps: Mapping[int, bytes]) -> None:
 
 def _code_at(pid: int) -> int:
     """Return where the code in a patched process is, 0 for one that is not patched."""
-    with _memory(pid) as memory:
-        return vdso_of(spans(pid), lambda at, count: _read(memory, at, count), f"process {pid}").patched_at(
-            machine(), lambda at, count: _read(memory, at, count)
-        )
+    deadline_s = time.monotonic() + _EXEC_S
+    while True:
+        with _memory(pid) as memory:
+
+            def read(at: int, count: int, file: int = memory) -> bytes:
+                return _read(file, at, count)
+
+            try:
+                return vdso_of(spans(pid), read, f"process {pid}").patched_at(machine(), read)
+            except ClockNotMoved:
+                if time.monotonic() > deadline_s:
+                    raise
+        time.sleep(_PAUSE_S)
 
 
 @contextlib.contextmanager

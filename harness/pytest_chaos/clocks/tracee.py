@@ -38,6 +38,8 @@ EVENT_STOP: Final = 128
 _ALL: Final = 0x40000000
 """__WALL: threads and other processes than children."""
 STOP_TIMEOUT_S: Final = 1.0
+FIRST_STOP_TIMEOUT_S: Final = 0.05
+"""Short: a thread in front of a call that the watcher looks at stops once we have let it go."""
 _ALL_BUT_TRAPS: Final = 0xFFFFFFFFFFFFFFFF & ~(1 << signal.SIGTRAP - 1)
 _BELOW_STACK: Final = 4096
 """What is left free below the stack pointer: leaf functions use 128 bytes there."""
@@ -107,6 +109,10 @@ def wait_for_stop(thread: int, timeout_s: float = STOP_TIMEOUT_S) -> tuple[int, 
         time.sleep(2e-5)
 
 
+class BusyThreadError(ClockNotMoved):
+    """A thread that cannot be traced now, and perhaps a moment later."""
+
+
 class Tracee:
     """A traced thread. As a context manager it is stopped, and let go at the end."""
 
@@ -119,12 +125,12 @@ class Tracee:
         self._blocked: bytes | None = None
 
     def __enter__(self) -> Self:
-        """Stop it. Raises ClockNotMoved or ProcessLookupError."""
+        """Stop it. Raises BusyThreadError or ProcessLookupError."""
         self.seize()
         self.interrupt()
-        if wait_for_stop(self.thread) is None:  # it is let go by the end of our thread
-            msg = f"thread {self.thread} must come to a stop within {STOP_TIMEOUT_S:g} s; it waits in the kernel"
-            raise ClockNotMoved(msg)
+        if wait_for_stop(self.thread, FIRST_STOP_TIMEOUT_S) is None:  # it is let go by the end of our thread
+            msg = f"thread {self.thread} must come to a stop to be asked; it waits in the kernel"
+            raise BusyThreadError(msg)
         return self
 
     def __exit__(
@@ -134,7 +140,7 @@ class Tracee:
         self.let_go()
 
     def seize(self, options: int = 0) -> None:
-        """Begin to trace it. Raises ClockNotMoved if that is refused."""
+        """Begin to trace it. Raises BusyThreadError if that is refused, at least now."""
         try:
             ptrace(_SEIZE, self.thread, 0, options)
         except ProcessLookupError:
@@ -144,7 +150,7 @@ class Tracee:
                 f"the clock of process {self.thread} cannot be moved: ptrace is refused ({error.strerror}). "
                 "Allow it (kernel.yama.ptrace_scope, the container's seccomp profile), and let nothing else trace it"
             )
-            raise ClockNotMoved(msg) from None
+            raise BusyThreadError(msg) from None
 
     def interrupt(self) -> None:
         """Have it stop at the next chance."""

@@ -5,6 +5,7 @@ Sources: vdso(7), ``Documentation/ABI/stable/vdso`` of Linux, proc_pid_maps(5), 
 
 from __future__ import annotations
 
+import errno
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -63,9 +64,14 @@ def machine() -> Machine:
 
 
 def spans(pid: int | str) -> list[MemorySpan]:
-    """Return the mappings of a process. Raises OSError."""
-    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as file:
-        rows = [line.split(None, 5) for line in file]
+    """Return the mappings of a process. Raises ProcessLookupError for one that has ended."""
+    try:
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as file:
+            rows = [line.split(None, 5) for line in file]
+    except FileNotFoundError:
+        rows = []
+    if not rows:  # a zombie has none
+        raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended")
     found = []
     for row in rows:
         low, high = (int(part, 16) for part in row[0].split("-"))

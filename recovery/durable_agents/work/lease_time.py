@@ -1,8 +1,8 @@
 """The time of leases: a clock that nobody can set, for all processes of a machine.
 
-Holders and sweepers must agree when a lease ends. By the wall clock they do not: whoever sets it
-back keeps a dead holder's lease for as long, and one set forward ends living ones. So leases are
-measured by the time since boot (CLOCK_BOOTTIME, which also counts while the machine sleeps).
+Holders and sweepers must agree when a lease ends. By the wall clock they do not: one that is
+set back keeps a dead holder's lease for as long, and one that is set on ends living ones. So leases
+are measured by the time since boot (CLOCK_BOOTTIME, which counts while the machine sleeps, too).
 
 Rows hold it as a moment of the calendar: the time since boot plus an *origin*, the wall clock's
 time of boot as the first process saw it that used the database since then. The origin is kept in

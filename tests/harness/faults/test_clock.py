@@ -220,10 +220,23 @@ def test_a_refusal_of_ptrace_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) 
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(tracee, "ptrace", refuse)
+    monkeypatch.setattr(process, "PATIENCE_S", 0.0)
     agent = run.spawn(clockwork.stay, name="reader")
     agent.wait_for("up", kind="note")
     with pytest.raises(AgentError, match=r"ptrace is refused \(Operation not permitted\)\. Allow it"):
         agent.fire("clock-jump", {"by_s": 5})
+
+
+def test_a_clock_jumps_while_programs_are_started(run: Run) -> None:
+    """The watcher traces each program that is started; a jump at that moment waits for it."""
+    run.plan(clock_jump("shell", after_mark("up", kind="note"), by_s=-DAY))
+    program = "chaos mark note up; until [ -e go ]; do /bin/true; done; date +%s"
+    shell = run.spawn(["sh", "-c", program], name="shell")
+    run.wait_for_faults()
+    (run.directory / "go").touch()
+    shell.wait_exit(timeout_s=60)
+    assert run.receipts[0].fired, run.receipts[0].evidence
+    assert abs(int(shell.output()) + DAY - time.time()) < 600
 
 
 def test_a_process_without_a_vdso_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:

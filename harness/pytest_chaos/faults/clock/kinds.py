@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 EVERYONE: Final = "everyone"
 _EVERYONE: Final = Parameter(bool, default=False)
 _SECOND_NS: Final = 1_000_000_000
+_UNWATCHED: Final = "; programs that it starts from now on, and reads by the system call itself, are not moved"
 
 
 def clock_jump(agent: str, when: When | None = None, *, by_s: float, everyone: bool = False) -> Fault:
@@ -94,7 +95,7 @@ class _ClockFault(FaultKind):
             agents = [firing.agent, *(each for each in firing.context.all_agents if each is not firing.agent)]
         try:
             firing.seen = self._move(firing, [agent for agent in agents if agent.running])
-        except ClockNotMoved as error:
+        except (ClockNotMoved, OSError) as error:
             firing.problem = str(error)
 
     def evidence(self, firing: Firing) -> str | None:
@@ -169,7 +170,7 @@ class _Moved:
         speed = "" if rate == 1 else ", and stands still" if rate == 0 else f", and runs {rate:g} times as fast"
         others = len(self._pids) - 1
         children = f"; with it {others} {'process' if others == 1 else 'processes'} of its own" if others else ""
-        raw = "" if is_watched else "; clocks that it reads by the system call itself are not moved"
+        raw = "" if is_watched else _UNWATCHED
         return (
             f"its clock showed {_time(self._before_ns)} and then {_time(after.shown_ns)}, "
             f"{ahead_s:+,.3f} s from the machine's{speed}{children}{raw}"
