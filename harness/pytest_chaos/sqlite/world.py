@@ -125,12 +125,14 @@ class World:
         """Return the descriptor of an event, also if another process opened it.
 
         The number of an opened descriptor is foretold, and wrong where threads open files at once.
-        So one that is not known is first taken for an open of the same file that was not used yet,
-        and only then for one that came with a fork.
+        Its node is, too, and wrong where two processes make a file at once: each is taken for its
+        maker. So one that is not known is first taken for an open of the same file or path that was
+        not used yet, and only then for one that came with a fork.
         """
         key = (event.process, event.descriptor)
         known = self.descriptors.get(key)
-        if known is not None and known.node == event.node:
+        if known is not None and (known.node == event.node or _is_opening_of(known, event)):
+            known.node = event.node
             return known
         known = self._unused(event) or Descriptor(*key, event.node, None)
         if known.opened is None:
@@ -143,8 +145,10 @@ class World:
         if strays := self._strays.get((event.process, event.node)):
             return strays.pop()
         for key, other in self.descriptors.items():
-            if key[0] == event.process and other.node == event.node and other.opened and not other.is_used:
+            is_same = other.node == event.node or _is_opening_of(other, event)
+            if key[0] == event.process and is_same and other.opened and not other.is_used:
                 del self.descriptors[key]
+                other.node = event.node
                 return other
         return None
 
@@ -243,6 +247,11 @@ class World:
                 self.hot.pop(event.node, None)
         elif event.what is Action.TRUNCATE and not event.length:
             self.hot.pop(event.node, None)
+
+
+def _is_opening_of(descriptor: Descriptor, event: Event) -> bool:
+    """Whether a descriptor was opened by the path of an event, and was not used yet."""
+    return descriptor.opened is not None and descriptor.opened.path == event.path and not descriptor.is_used
 
 
 _CHANGES: Final = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 from pytest_chaos.sqlite.detect import SqliteJudgement, judged
@@ -125,6 +126,32 @@ def test_a_write_lock_of_another_process_is_in_the_way_of_an_upgrade() -> None:
     events = [opened(3), locked(READ, line="a.py:1 in get"), *other, locked(WRITE, RESERVED, 1, line="a.py:2 in put")]
     (finding,) = told([*events, locked(NONE)]).findings
     assert "b.py:3 in begin (process 2) has written since, or does" in finding.text
+
+
+def test_two_processes_that_make_a_file_at_once_have_carried_nothing_over() -> None:
+    """Each open is noted before it is done, so each process is taken for the file's maker."""
+    first = [opened(3), opened(6, node=SHM), locked(READ), locked(READ, WAL_READ, 1, node=SHM, descriptor=6)]
+    its_own = [opened(3, "2"), event(Touch.OPEN, "2", node=99, path=PATHS[SHM], descriptor=6)]
+    use = [locked(READ, process="2"), locked(READ, WAL_READ + 1, 1, "2", node=SHM, descriptor=6)]
+    assert kinds([*first, *its_own, *use]) == []
+    assert kinds([*first, its_own[0], *use]) == ["carried-over-fork"]
+
+
+def test_an_upgrade_between_threads_is_one_whose_lock_is_given_back_at_once() -> None:
+    """A transaction that began with BEGIN IMMEDIATE gives it back at its end, on another line."""
+
+    def by(thread: int, events: list[Event]) -> list[Event]:
+        return [msgspec.structs.replace(each, thread=thread) for each in events]
+
+    commit = by(2, [event(Action.WRITE, node=WAL, descriptor=5, length=4096, line="b.py:3 in commit")])
+    at_once = by(1, _upgrade())
+    read, write, back, end = at_once[:4], at_once[4], at_once[5], at_once[6:]
+    same = msgspec.structs.replace(back, line=write.line)
+    (finding,) = told([*read, *commit, write, same, *end]).findings
+    assert finding.signature.startswith("sqlite:stale-upgrade:a.db")
+    assert "b.py:3 in commit in another thread has written since" in finding.text
+    assert kinds([*read, *commit, write, back, *end]) == []
+    assert kinds([*read, *by(1, commit), write, same, *end]) == []
 
 
 def _schema(number: int, cookie: int, process: str = "1") -> list[Event]:
