@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 LARGE_EVERY = 50
 LARGE_BYTES = 150_000
-SMALL_BYTES = 64
+SMALL = r"printf '\000\377\015\012\303( %s' $$"
+"""Bytes that are no text, with the number of the process, so that no two executions put out the same.
+
+The shell does it without another process.
+"""
 
 
 @contextlib.contextmanager
@@ -94,12 +98,13 @@ def ended_late(pids: list[int]) -> list[int]:
 
 
 def command_of(world: str, number: int) -> list[str]:
-    """Return a command: random output, kept in the world too,
+    """Return a command: output of one execution, kept in the world too,
     and one line in the file of effects when it is done.
     """
-    size_bytes = LARGE_BYTES if number % LARGE_EVERY == 1 else SMALL_BYTES
     output = f"{world}/output-{number}"
-    return ["sh", "-c", f"head -c {size_bytes} /dev/urandom > {output}; cat {output}; echo {number} >> {world}/effects"]
+    is_large = number % LARGE_EVERY == 1
+    put_out = f"head -c {LARGE_BYTES} /dev/urandom > {output}; cat {output}" if is_large else f"{SMALL} > {output}; {SMALL}"
+    return ["sh", "-c", f"{put_out}; echo {number} >> {world}/effects"]
 
 
 def policy_of(policy: str, world: str, number: int) -> DoubtPolicy:
