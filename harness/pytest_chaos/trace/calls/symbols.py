@@ -108,12 +108,14 @@ class CalledFrom:
         """Return the place that a thread, which waits in a call, has called from; or nothing."""
         del leader
         try:
-            stack, current = (int(word, 16) for word in Path(f"/proc/{thread}/syscall").read_text("ascii").split()[-2:])
             program = os.readlink(f"/proc/{thread}/exe")
+            if _INTERPRETERS.fullmatch(_name_of(program)):
+                return ""
+            stack, current = (int(word, 16) for word in Path(f"/proc/{thread}/syscall").read_text("ascii").split()[-2:])
             own = _own_code(thread, program)
         except (OSError, ValueError):
             return ""
-        if not own or _INTERPRETERS.fullmatch(_name_of(program)):
+        if not own:
             return ""
         found = ""
         for mapping, offset in self._returns(thread, stack, current, own):
