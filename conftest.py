@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from pytest_chaos import Run
 
@@ -97,11 +99,22 @@ def pytest_chaos_replay_arguments(config: pytest.Config) -> list[str]:
 @pytest.fixture
 def fresh_db(chaos: Run, manager: str) -> Path:
     """Return a new database file, with the schema, in the folder of the run."""
+    path = chaos.directory / "recovery.db"
+    path.write_bytes(empty_database(manager, os.getpid()))
+    return path
+
+
+@functools.cache
+def empty_database(manager: str, pid: int) -> bytes:
+    """Return the file that a manager makes: once in a process, as a fork may have another core."""
     from scenarios.work.agents import make_manager  # the core is imported where it is used
 
-    path = chaos.directory / "recovery.db"
-    make_manager(manager, str(path)).close()
-    return path
+    assert pid == os.getpid()
+    with tempfile.TemporaryDirectory(prefix="chaos-schema-") as folder:
+        path = Path(folder, "recovery.db")
+        make_manager(manager, str(path)).close()
+        assert os.listdir(folder) == [path.name]
+        return path.read_bytes()
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LARGE_EVERY = 50
 LARGE_BYTES = 150_000
 SMALL = r"printf '\000\377\015\012\303( %s' $$"
-"""Bytes that are no text, with the number of the process, so that no two executions put out the same.
+"""Bytes that are no text, with the number of the process: no two executions put out the same.
 
 The shell does it without another process.
 """
@@ -103,7 +103,8 @@ def command_of(world: str, number: int) -> list[str]:
     """
     output = f"{world}/output-{number}"
     is_large = number % LARGE_EVERY == 1
-    put_out = f"head -c {LARGE_BYTES} /dev/urandom > {output}; cat {output}" if is_large else f"{SMALL} > {output}; {SMALL}"
+    large, small = f"head -c {LARGE_BYTES} /dev/urandom > {output}; cat {output}", f"{SMALL} > {output}; {SMALL}"
+    put_out = large if is_large else small
     return ["sh", "-c", f"{put_out}; echo {number} >> {world}/effects"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -143,8 +144,8 @@ class Runs:
     def _free_name(self, name: str) -> str:
         """Return the name, numbered if there is evidence of it already: the test ran again."""
         evidence = self._session.folder / "evidence"
-        candidates = (name, *(f"{name}-again-{number}" for number in range(2, 1000)))
-        return next(candidate for candidate in candidates if not (evidence / candidate).exists())
+        again = (f"{name}-again-{number}" for number in range(2, 1000))
+        return next(candidate for candidate in itertools.chain([name], again) if not (evidence / candidate).exists())
 
     def finish(self, run: Run) -> None:
         """Remove what a run left in the scratch folder; its evidence, if any, is packed by now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -144,6 +145,7 @@ def command_line() -> str:
     return shlex.join(redactor().words([*named, *sys.argv[1:]]))
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Return the versions that a record needs to be understood."""
     import platform
