@@ -206,7 +206,7 @@ class GuardianClient:
         Raises SpawnError when it cannot be started within ``timeout_s`` seconds.
         """
         self._serial += 1
-        spec = {**spec, "id": self._serial, "name": name, "target": command.target, "kwargs": command.kwargs}
+        spec = {**spec, "id": self._serial, "name": name, "target": _placed(command.target), "kwargs": command.kwargs}
         spec["argv"] = list(command.argv) if command.argv is not None else None
         spec["path"] = self._path_number()
         spec["environment"] = self._environment_difference(spec["environment"])
@@ -781,6 +781,12 @@ def check_bound(timeout_s: float) -> None:
 
 def _lost(what: str) -> GuardianLost:
     return GuardianLost(f"the guardian of the agents was killed, and the agents with it, while {what} was awaited")
+
+
+def _placed(target: str | None) -> str | None:
+    """Return a target with the place of its file: an agent works in another folder."""
+    file, separator, function = (target or "").rpartition(":")
+    return f"{Path(file).absolute()}{separator}{function}" if file.endswith(".py") and Path(file).is_file() else target
 
 
 def _import_path() -> list[str]:
