@@ -12,6 +12,7 @@ import msgspec
 
 from pytest_chaos.cli.doctor import Check
 from pytest_chaos.cli.listing import ListedScenario
+from pytest_chaos.model.story import Curve, Shrunk
 from pytest_chaos.model.values import Finding, Json, Verdict
 
 DoctorDocument: TypeAlias = list[Check]
@@ -110,3 +111,43 @@ class ListedMutant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 MutantsDocument: TypeAlias = list[ListedMutant]
+
+
+class ShrinkDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A shrunk plan, or None with the problem; the runs, and other findings that came up."""
+
+    pack: str
+    problem: str
+    shrunk: Shrunk | None
+    runs: int
+    others: list[str]
+    notes: list[str]
+
+
+class ExplainDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """P(violation) against the moment of a fault, or None with the problem; and the runs."""
+
+    pack: str
+    problem: str
+    curve: Curve | None
+    runs: int
+    notes: list[str]
+
+
+class JudgedCommit(msgspec.Struct, frozen=True, kw_only=True):
+    """A commit that was judged: good, bad or skipped, and why."""
+
+    commit: str
+    subject: str
+    verdict: str
+    why: str
+
+
+class BisectDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """The commit that brought a violation, or the problem and the commits that may have."""
+
+    pack: str
+    first_bad: str
+    candidates: list[str]
+    judged: list[JudgedCommit]
+    problem: str

@@ -30,6 +30,7 @@ from pytest_chaos.cli.inspect import inspect_state
 from pytest_chaos.cli.listing import list_scenarios
 from pytest_chaos.cli.mark import mark
 from pytest_chaos.cli.mutate import mutate
+from pytest_chaos.cli.narrow.commands import bisect, explain, shrink
 from pytest_chaos.cli.points import points
 from pytest_chaos.cli.schema import GROUP, schema
 from pytest_chaos.errors import ChaosError, UsageError
@@ -49,9 +50,6 @@ _STANDARD_ERROR: Final = 2
 _TEXTS_SHOWN: Final = 20
 _TEXT_BYTES_SHOWN: Final = 4000
 _MARKS_SHOWN: Final = 10
-_PROJECT_FILES: Final = (".git", "pyproject.toml", "pytest.ini", "tox.ini", "setup.cfg", "setup.py")
-_INDEX: Final = "evidence.sqlite"
-"""The file that makes a folder an evidence pack, whole or damaged."""
 
 
 class Exit(enum.IntEnum):
@@ -188,7 +186,9 @@ def doctor(*, as_json: bool) -> None:
 
 
 chaos.add_command(bank)
+chaos.add_command(bisect)
 chaos.add_command(check)
+chaos.add_command(explain)
 chaos.add_command(explore)
 chaos.add_command(init)
 chaos.add_command(inspect_state)
@@ -197,6 +197,7 @@ chaos.add_command(mark)
 chaos.add_command(mutate)
 chaos.add_command(points)
 chaos.add_command(schema)
+chaos.add_command(shrink)
 
 
 @chaos.group()
@@ -312,15 +313,11 @@ def replay(
     Exits 0 when it held this time, 1 when it was violated again, 2 when it was inconclusive, 3 when
     the test is not found or refused.
     """
-    from pytest_chaos.evidence.manifest import verify as problems_of
-    from pytest_chaos.evidence.open import open_pack
     from pytest_chaos.evidence.replay import STEPS_OPTION, options
+    from pytest_chaos.narrow.own import folder_of, opened_as_written
 
-    opened = open_pack(pack)
-    if problems := problems_of(pack):
-        msg = f"{pack} is not as it was written ({problems[0]}). Replay an undamaged copy"
-        raise UsageError(msg)
-    folder = _folder_of(opened, trust=trust)
+    opened = opened_as_written(pack)
+    folder = folder_of(opened, trust=trust)
     target = (results or _replays_of(pack)).absolute()
     before = _latest(target)
     command = [*_pytest(), opened.node_id, *options(pack.absolute(), target), *[STEPS_OPTION] * steps]
@@ -344,44 +341,6 @@ def _replays_of(pack: Path) -> Path:
     beside = pack.resolve().parent
     session = beside.parent if beside.name == "evidence" else beside
     return session / "replays" if os.access(session, os.W_OK) else RESULTS
-
-
-def _folder_of(pack: Pack, *, trust: bool) -> Path:
-    """Return the folder to run a pack's test in. Raises UsageError if the test is not found."""
-    file = pack.node_id.partition("::")[0]
-    if not file or file.startswith(("-", "@")) or file != file.strip() or "\0" in file + pack.root:
-        msg = f"{pack.path} must name a test to run again; got {pack.node_id!r}. It was not made by a pytest run"
-        raise UsageError(msg)
-    projects = _projects()
-    named = [Path(pack.root)] if pack.root else []
-    there = [folder for folder in [*projects, *named] if (folder / file).exists()]
-    for folder in there:
-        if trust or _is_own(folder / file, projects, pack.path):
-            return folder
-    if there:
-        msg = (
-            f"the test of a pack must be below the current project {projects[-1]}; got {(there[0] / file).resolve()}. "
-            "Run the command in the project of the test; or, if you trust pack and test, with --trust"
-        )
-        raise UsageError(msg)
-    msg = f"{file} is neither below {Path.cwd()} nor below {pack.root}. Run the command in the project's root folder"
-    raise UsageError(msg)
-
-
-def _projects() -> list[Path]:
-    """Return the current folder, and the nearest one above it that is the root of a project."""
-    here = Path.cwd()
-    roots = [folder for folder in (here, *here.parents) if any((folder / name).exists() for name in _PROJECT_FILES)]
-    return list(dict.fromkeys([here, *roots[:1]]))
-
-
-def _is_own(file: Path, projects: Sequence[Path], pack: Path) -> bool:
-    """Whether a file is the current project's, and not of a pack that lies somewhere in it."""
-    real = file.resolve()
-    if not any(real.is_relative_to(project.resolve()) for project in projects):
-        return False
-    within = (folder for folder in real.parents if folder.is_relative_to(projects[-1].resolve()))
-    return not real.is_relative_to(pack.resolve()) and not any((folder / _INDEX).exists() for folder in within)
 
 
 @chaos.command("clean")

@@ -23,11 +23,13 @@ GROUP: Final = "chaos.commands"
 DOCUMENTS: Final = {
     "bank list": "pytest_chaos.bank.results:BankListDocument",
     "bank run": "pytest_chaos.bank.results:BankDocument",
+    "bisect": "pytest_chaos.cli.documents:BisectDocument",
     "check": "pytest_chaos.cli.documents:CheckDocument",
     "clean": "pytest_chaos.cli.documents:CleanDocument",
     "doctor": "pytest_chaos.cli.documents:DoctorDocument",
     "evidence show": "pytest_chaos.evidence.open:Pack",
     "evidence verify": "pytest_chaos.cli.documents:VerifyDocument",
+    "explain": "pytest_chaos.cli.documents:ExplainDocument",
     "explore": "pytest_chaos.explore.document:ExplorationDocument",
     "explore --state": "pytest_chaos.explore.inspection:StateDocument",
     "init": "pytest_chaos.cli.documents:InitDocument",
@@ -38,6 +40,7 @@ DOCUMENTS: Final = {
     "mutate --list": "pytest_chaos.cli.documents:MutantsDocument",
     "points": "pytest_chaos.cli.documents:PointsDocument",
     "replay": "pytest_chaos.cli.documents:ReplayDocument",
+    "shrink": "pytest_chaos.cli.documents:ShrinkDocument",
 }
 """What each command prints with ``--json``: the words of the command, and the type."""
 

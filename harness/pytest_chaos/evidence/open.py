@@ -69,6 +69,7 @@ class Pack:
     rows: tuple[Row, ...] = ()
     torn_lines: tuple[Row, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, Json] = field(default_factory=dict)
     duration_s: float | None = None
 
 
@@ -172,6 +173,7 @@ def _pack(path: Path, listed: Manifest, connection: sqlite3.Connection, *, whole
         rows=large("table_rows"),
         torn_lines=large("torn_lines"),
         versions=msgspec.json.decode(run["versions"] or "{}", type=dict[str, str]),
+        notes=msgspec.json.decode(run["notes"] or "{}", type=dict[str, Json]),
         duration_s=run["duration_s"],
     )
 

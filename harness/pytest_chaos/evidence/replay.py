@@ -66,6 +66,11 @@ def options(pack: Path, results: Path) -> list[str]:
     return ["-m", "", "-k", "", f"--chaos-replay={pack}", f"--chaos-results={results}"]
 
 
+def of_this_session() -> dict[str, str]:
+    """Return the environment for another pytest process: without what is of this session alone."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OF_THIS_SESSION)}
+
+
 def confirm(
     record: RunRecord, pack: Path, *, root: Path, folder: Path, arguments: Sequence[str], replays: int
 ) -> Confirmation:
@@ -119,12 +124,11 @@ def _replay(
     """Return the signatures of a replay, none if it held, None if it came to no answer."""
     command = [sys.executable, "-m", "pytest", record.node_id, *options(pack, results), f"--rootdir={root}"]
     command += ["-q", "-p", "no:cacheprovider", "--chaos-report=json", *arguments]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_OF_THIS_SESSION)}
     try:
         subprocess.run(
             command,
             cwd=root,
-            env=environment,
+            env=of_this_session(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=TIMEOUT_S,

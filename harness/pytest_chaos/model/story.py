@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from pytest_chaos.model.values import Finding, Mark
+from pytest_chaos.model.values import Finding, Json, Mark, Plan
 
 FORMAT: Final = 1
 FILE_NAME: Final = "story.json"
@@ -132,19 +132,32 @@ class RunSteps(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """Runs of one plan with its fault at one moment, and how many of them were violated."""
+    """Runs of one plan with its fault at one moment, and how many of them were violated.
+
+    ``text`` is the moment in words, and ``line`` that of the program, where they are known.
+    ``unanswered`` counts further runs that said nothing: the fault did not come, say.
+    """
 
     at: int
     runs: int
     violated: int
+    text: str = ""
+    line: str = ""
+    unanswered: int = 0
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
-    """P(violation) against the moment of a ``fault``; ``unit`` is step, mark or ms."""
+    """P(violation) against the moment of a ``fault``; ``unit`` is step, moment, delivery or ms.
+
+    ``neighbours`` are sentences: where a moment that holds is followed by one that does not, or the
+    other way round.
+    """
 
     points: tuple[CurvePoint, ...]
     unit: str = "step"
     fault: str = ""
+    neighbours: tuple[str, ...] = ()
+    runs: int = 0
     format: int = FORMAT
 
 
@@ -153,6 +166,9 @@ class Shrunk(msgspec.Struct, frozen=True, kw_only=True):
 
     ``faults`` are those that are left, a line each, of ``faults_before``; ``necessary`` says of
     each what came without it. ``runs`` counts the runs that were made. ``test`` is a test to paste.
+    ``plan`` has the faults as data. ``sizes`` and ``drawn`` are those of the workload by name, as
+    they were and as they are now. ``repeated`` says how many of ``replays`` in processes of their
+    own were violated by the finding. ``is_whole``: nothing smaller is left to try.
     """
 
     faults: tuple[str, ...]
@@ -160,6 +176,12 @@ class Shrunk(msgspec.Struct, frozen=True, kw_only=True):
     necessary: tuple[str, ...] = ()
     runs: int = 0
     test: str = ""
+    plan: Plan | None = None
+    sizes: dict[str, tuple[int, int]] = {}
+    drawn: dict[str, tuple[Json, Json]] = {}
+    repeated: int = 0
+    replays: int = 0
+    is_whole: bool = True
     format: int = FORMAT
 
 

@@ -8,6 +8,7 @@
     progress    how far the session is, on a terminal and in a log
     interrupts  Ctrl-C: the first one ends the session, later ones are ignored
     sweeps      executes a test again, for each point of its sweep
+    narrowing   executes a replayed test again, for each variant of ``chaos shrink`` and the like
     runs        the runs of this process: made, judged, packed as evidence
     results     records, reports, exit code, terminal summary; in the controller
     junit       properties of runs, and tolerated ones, in the JUnit file
@@ -26,6 +27,7 @@ configured. ``-p no:chaos`` switches all of it off.
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from pytest_chaos.plugin.explore_fixture import Explore
     from pytest_chaos.runtime.run import Run
 
+NARROW: Final = "CHAOS_NARROW"
+"""The variable by which ``narrow.session`` gives its order to this process."""
 _CALLED: Final = pytest.StashKey[bool]()
 _SESSION: Final = pytest.StashKey[ChaosSession]()
 _RUNS: Final = pytest.StashKey[Runs]()
@@ -83,12 +87,22 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Sweeps(session), "chaos-sweeps")
     config.pluginmanager.register(results := Results(session, runs), "chaos-results")
     config.pluginmanager.register(planned := Planned(session, results), "chaos-planned")
+    if NARROW in os.environ:
+        _narrow(config, session)
     if not session.is_worker:
         config.pluginmanager.register(SessionProgress(config, planned), "chaos-progress")
     if any(config.getoption(option.name) is not None for option in OPTIONS) or config.getoption("chaos_replay"):
         _ = session.settings
     if config.getoption("chaos_list_json"):
         config.option.collectonly = True
+
+
+def _narrow(config: pytest.Config, session: ChaosSession) -> None:
+    """Narrow a violation down, if ``chaos shrink`` or the like has started this process."""
+    from pytest_chaos.plugin.narrowing import Narrowing
+
+    if (narrowing := Narrowing.ordered(session)) is not None:
+        config.pluginmanager.register(narrowing, "chaos-narrowing")
 
 
 def _refuse_a_lost_root(config: pytest.Config) -> None:

@@ -81,6 +81,18 @@ FLAGS: Final = (
         "Watch durable steps and program lines of all agents, and join them with what a finding says is lost. Slow.",
         {"action": "store_true"},
     ),
+    Flag(
+        "--chaos-shrink",
+        "chaos_shrink",
+        "Shrink the first violation of each cause: the least plan with the same finding, and a test to paste.",
+        {"action": "store_true"},
+    ),
+    Flag(
+        "--chaos-explain",
+        "chaos_explain",
+        "Run the first violation of each cause with its fault at every step: when is it fatal, and when not?",
+        {"action": "store_true"},
+    ),
     Flag("--chaos-replay", "chaos_replay", "Only the run in this evidence pack.", {"metavar": "PACK", "default": None}),
     Flag(
         "--chaos-list-json",

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from pytest_chaos.model.values import RunRecord
+    from pytest_chaos.model.values import Json, RunRecord
+    from pytest_chaos.narrow.variant import RunVariant
     from pytest_chaos.plugin.session import ChaosSession
     from pytest_chaos.runtime.agent import GuardianClient
     from pytest_chaos.runtime.journal import RunHeader
@@ -62,6 +63,9 @@ REASON: Final = "chaos: verdict"
 REPORTED: Final = pytest.StashKey[bool]()
 """Whether a test's run is in a report."""
 
+VARIANT: Final = pytest.StashKey["RunVariant"]()
+"""The variant that a narrowing executes a test with, in its stash."""
+
 RECORD: Final = "chaos_record"
 """The attribute of a report in which a record travels to the controller."""
 
@@ -86,7 +90,8 @@ class Runs:
         from pytest_chaos.runtime.run import Run
 
         header = self._run_header(item, iteration)
-        replayed = self._session.replayed.plan if self._session.replayed is not None else None
+        variant = self._variant(item)
+        replayed = variant.plan if variant is not None else None
         try:
             journal = Journal(self._scratch_folder() / f"{header.run_id}-{secrets.token_hex(2)}")
             run = Run(journal, header, self._connect, replay=replayed, place=item.stash.get(PLACE, None))
@@ -96,11 +101,22 @@ class Runs:
             folder = self._session.settings.scratch
             msg = f"the scratch folder {folder} cannot be written ({error.strerror}). Give another, --chaos-scratch=DIR"
             raise Inconclusive(msg, pytrace=False) from None
-        if self._session.config.getoption("chaos_steps"):
+        if variant is not None:
+            run.given.fix(variant.sizes, variant.drawn)
+        if self._session.config.getoption("chaos_steps") or (variant is not None and variant.survey):
             run.begin_survey(steps=True, lines=True)
         if item.config.getoption("chaos_watch"):
             run.watch_sqlite(if_any=True)
         return run
+
+    def _variant(self, item: pytest.Item) -> RunVariant | None:
+        """Return what a replay makes: the plan of its pack, or what a narrowing asks for."""
+        pack = self._session.replayed
+        if pack is None:
+            return None
+        from pytest_chaos.narrow.variant import of_pack
+
+        return item.stash.get(VARIANT, None) or of_pack(pack)
 
     def _run_header(self, item: pytest.Item, iteration: int) -> RunHeader:
         import datetime
@@ -226,7 +242,7 @@ class Runs:
         self._stop_time_limit(item)
         failure = verdict.encodable(report.longreprtext)
         record = msgspec.structs.replace(record, failure=failure[-4000:])
-        if run is None or record.evidence:
+        if run is None or record.evidence or VARIANT in item.stash:
             return record
         record = run.pack(record, failure, self._session.folder / "evidence", queries=self._evidence_queries())
         if record.evidence:
@@ -234,6 +250,7 @@ class Runs:
         lines = [f"seed {record.seed}; reproduce: {record.reproduce}"]
         if campaign.REPRODUCED in record.notes:
             lines.append(f"reproduced: {record.notes[campaign.REPRODUCED]}")
+        lines += [text for name in ("shrunk", "explained") for text in record.notes.get(name, ())]
         if record.evidence:
             lines.append(f"evidence: {shown(self._session.folder / record.evidence, self._session.config)}")
         lines += [f"evidence is incomplete: {text}" for text in record.notes.get("evidence_problems", ())]
@@ -255,6 +272,7 @@ class Runs:
         if record.verdict is not Verdict.VIOLATED or not is_wanted:
             return record
         key = (record.scenario.id, confirm.signatures(record))
+        narrowed: dict[str, Json] = {}
         if key not in self._confirmed:
             pack = self._session.folder / record.evidence
             folder = self._scratch_folder() / f"confirm-{record.run_id}"
@@ -271,8 +289,25 @@ class Runs:
                 confirm.watch(
                     record, pack, root=self._session.config.rootpath, folder=folder, arguments=self._own_arguments()
                 )
-        notes = {**record.notes, campaign.REPRODUCED: self._confirmed[key]}
+                narrowed = self._narrowed(pack)
+        notes = {**record.notes, campaign.REPRODUCED: self._confirmed[key], **narrowed}
         return msgspec.structs.replace(record, notes=notes)
+
+    def _narrowed(self, pack: Path) -> dict[str, Json]:
+        """Shrink and explain a violation, where that is asked for; return sentences about it."""
+        config = self._session.config
+        is_asked = {name: config.getoption(f"chaos_{name}") for name in ("shrink", "explain")}
+        if not any(is_asked.values()):
+            return {}
+        from pytest_chaos.narrow import work
+
+        root, own = config.rootpath, self._own_arguments()
+        found: dict[str, Json] = {}
+        if is_asked["shrink"]:
+            found["shrunk"] = work.shrink_in_session(pack, root=root, arguments=own)
+        if is_asked["explain"]:
+            found["explained"] = work.explain_in_session(pack, root=root, arguments=own)
+        return found
 
     def _own_arguments(self) -> list[str]:
         config = self._session.config

@@ -2,7 +2,7 @@
 
 A run owns a journal, starts agents, carries out its plan while the test waits, gathers the history
 and the findings, and is concluded with a verdict. It ends everything that it started. It knows
-nothing of pytest.
+nothing of pytest. It is long because all that a test calls is here, each with its documentation.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from pytest_chaos.runtime.journal import ATTACHMENTS, MARKS_HEAD, AgentStarted, 
 from pytest_chaos.runtime.marks import AGENT_VARIABLE, MARKS_VARIABLE
 from pytest_chaos.runtime.sweep import RunSweep
 from pytest_chaos.runtime.watch import EVENTS, StepWatch
+from pytest_chaos.workloads.given import Given
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from pytest_chaos.checkers import Checker
     from pytest_chaos.faults.every_point import EveryPoint, SweepPlace
     from pytest_chaos.faults.proxy import FaultProxy
+    from pytest_chaos.trace.survey import Trail
 
 CHECK_TIME_S: Final = 120.0
 """How long the searches of one ``check_history`` may take."""
@@ -106,6 +108,10 @@ class Run:
         self._reads_history = False
         self._started_s = time.monotonic()
         self._record: RunRecord | None = None
+        self._random_of = (header.seed, header.node_id, header.iteration)
+        self._pinned: tuple[Fault, ...] | None = None
+        self.given = Given(self.random)
+        """The sizes and drawn values of the run; a narrowing makes them smaller."""
         self._injector = Injector(
             self._agents, on_receipt=self._on_receipt, context=self, order=lambda: self._parser.count
         )
@@ -123,12 +129,12 @@ class Run:
     @property
     def seed(self) -> str:
         """The session's seed."""
-        return self._header.seed
+        return self._random_of[0]
 
     @property
     def iteration(self) -> int:
         """The number of this run of its scenario, from 0."""
-        return self._header.iteration
+        return self._random_of[2]
 
     @property
     def directory(self) -> Path:
@@ -142,7 +148,59 @@ class Run:
 
             delays_s = [chaos.random("delay").uniform(0.0, 0.1) for _ in range(5)]
         """
-        return seeds.stream(self.seed, self._header.node_id, self.iteration, *purpose)
+        return seeds.stream(self._random_of[0], *self._random_of[1:], *purpose)
+
+    def size(self, name: str, number: int, *, least: int = 1) -> int:
+        """Return a number of agents or operations, in a way that can be shrunk.
+
+        It is ``number``; when a violation is shrunk, it is the least number that is violated, and
+        never below ``least``. Raises UsageError.
+
+        Example::
+
+            for number in range(chaos.size("workers", 4)):
+                chaos.spawn("shop.worker:work", kwargs={"jobs": chaos.size("jobs", 50)})
+        """
+        return self.given.size(name, number, least)
+
+    def draw(self, strategy: Any, name: str = "value") -> Any:
+        """Return a value of a Hypothesis strategy, from the seed, in a way that can be shrunk.
+
+        It must be one that JSON can hold: lists, texts, numbers. When a violation is shrunk, it is
+        the simplest that is violated, by Hypothesis's own shrinker. Raises UsageError.
+
+        Example::
+
+            orders = chaos.draw(st.lists(st.integers(1, 99), min_size=1), name="orders")
+        """
+        return self.given.draw(strategy, name)
+
+    def pin(
+        self,
+        *faults: Fault,
+        seed: str,
+        test: str,
+        iteration: int = 0,
+        sizes: Mapping[str, int] | None = None,
+        drawn: Mapping[str, Json] | None = None,
+    ) -> None:
+        """Be the run that ``chaos shrink`` found: these faults are carried out, not those planned.
+
+        All that is random is that of the ``test`` with this seed and iteration. Call it first.
+        Raises UsageError after the first agent, or after a plan.
+
+        Example::
+
+            def test_kill_9_shrunk(chaos):
+                chaos.pin(kill("writer", after_mark("put")), seed="7", test="test_a.py::test_kill")
+                test_kill_9(chaos)
+        """
+        if self._header.plan is not None or self._incarnations:
+            msg = "a run must be pinned before its plan and its first agent; got one before. Call chaos.pin first"
+            raise UsageError(msg)
+        self._pinned, self._random_of = faults, (seed, test, iteration)
+        if self._replay is None:
+            self.given.fix(sizes or {}, drawn or {})
 
     def plan(self, *faults: Fault | EveryPoint) -> Plan:
         """Fix the faults of the run before its first agent starts; return the plan.
@@ -159,7 +217,7 @@ class Run:
         if self._header.plan is not None or self._incarnations:
             msg = "a run must have one plan, fixed before its first agent starts. Call chaos.plan once, with all faults"
             raise UsageError(msg)
-        planned = self.sweep.expanded(faults)
+        planned = self.sweep.expanded(faults) if self._pinned is None else self._pinned
         plan = Plan(seed=self.seed, scenario=self._header.scenario.id, iteration=self.iteration, faults=planned)
         if self.sweep.is_survey and self._replay is None:
             self.begin_survey(steps=self.sweep.has_steps)
@@ -501,6 +559,7 @@ class Run:
             self._notes["torn_marks"] = [f"{line.text[:200]} ({line.reason})" for line in torn[:10]]
         self._claims.read(history)
         self._notes |= self._claims.notes()
+        self._notes |= self.given.notes
         self._keep_steps([each for each in findings if each.verdict is Verdict.VIOLATED])
         if verdict.of_run(findings) is Verdict.HELD and (hints := self._hints(history)):
             self._notes[verdict.HINT] = hints
@@ -508,9 +567,9 @@ class Run:
             scenario=self._header.scenario,
             node_id=self._header.node_id,
             run_id=self._header.run_id,
-            seed=self.seed,
+            seed=self._header.seed,
             verdict=verdict.of_run(findings),
-            iteration=self.iteration,
+            iteration=self._header.iteration,
             plan=self._header.plan,
             receipts=tuple(self._receipts),
             findings=tuple(findings),
@@ -663,6 +722,12 @@ class Run:
         """The agents that the test has started. For faults."""
         return [agent for name, agent in self._agents.items() if name not in self._helpers]
 
+    def trail(self) -> Trail:
+        """Return the steps and marks of a run with a survey, in their order. For narrowing."""
+        from pytest_chaos.trace.survey import read, trail
+
+        return trail(read(self._journal.folder / SURVEY), self._mark_lines())
+
     def points_passed(self, name: str) -> list[str]:
         """Return the names of the points that agents of this name passed. For receipts."""
         return self._kept_of(name, POINTS)
@@ -673,7 +738,7 @@ class Run:
 
     def _swept(self) -> Iterable[Finding]:
         """Note the place of this run in a sweep; a survey finds the places."""
-        if self.survey is not None and self.sweep.is_survey:
+        if self.survey is not None and self.sweep.is_survey and self._replay is None:
             yield from self.sweep.look(Path(self.survey["path"]), self.random("sweep"), self.steps.problem)
         self._notes |= self.sweep.notes
 

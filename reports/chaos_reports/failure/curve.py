@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 POINTS_MAX: Final = 1_000
 ROWS_MAX: Final = 60
+NEIGHBOURS_MAX: Final = 8
 WIDTH: Final = 1000
 HEIGHT: Final = 100
 
@@ -44,10 +45,16 @@ def drawn(curve: Curve | None) -> CurveView | None:
         line="M" + "L".join(f"{x} {_y(share)}" for x, share in zip(places, shares, strict=True)),
         band="M" + "L".join([*upper, *reversed(lower)]) + "Z",
         title=title,
+        neighbours=tuple(clip(text, 400) for text in curve.neighbours[:NEIGHBOURS_MAX]),
         low=f"{unit} {first:,}",
         high=f"{unit} {last:,}",
         rows=tuple(
-            (f"{each.at:,}", f"{each.violated:,} of {each.runs:,}", f"{percent(low)} to {percent(high)}")
+            (
+                f"{each.at:,}",
+                clip("  ".join(part for part in (each.text, each.line) if part), 200),
+                f"{each.violated:,} of {each.runs:,}",
+                f"{percent(low)} to {percent(high)}",
+            )
             for each, (low, high) in zip(shown[:ROWS_MAX], bounds, strict=False)
         ),
     )

@@ -266,7 +266,16 @@ def _shrunk(shrunk: Shrunk | None) -> str:
         return ""
     runs = f", found in {plural(shrunk.runs, 'run')}" if shrunk.runs else ""
     are = "is" if len(shrunk.faults) == 1 else "are"
-    return f"{plural(len(shrunk.faults), 'fault')} of {shrunk.faults_before:,} {are} enough for the same finding{runs}."
+    smaller = [f"{clip(name, 60)} {before} → {now}" for name, (before, now) in list(shrunk.sizes.items())[:20]]
+    smaller += [f"{clip(name, 60)} = {clip(str(now), 200)}" for name, (_, now) in list(shrunk.drawn.items())[:20]]
+    more = [f" Workload: {', '.join(smaller)}."] * bool(smaller)
+    more += [f" Again in a process of its own: {shrunk.repeated} of {shrunk.replays} runs."] * bool(shrunk.replays)
+    if not shrunk.is_whole:
+        more.append(" The budget was used up: a smaller one may be there.")
+    if not shrunk.faults:
+        return f"No fault of {shrunk.faults_before:,} is needed for the same finding{runs}.{''.join(more)}"
+    of = f"{plural(len(shrunk.faults), 'fault')} of {shrunk.faults_before:,} {are} enough"
+    return f"{of} for the same finding{runs}.{''.join(more)}"
 
 
 def _plan(pack: Pack) -> Iterator[str]:

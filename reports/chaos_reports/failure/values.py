@@ -133,7 +133,8 @@ class CurveView(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     low: str
     high: str
-    rows: tuple[tuple[str, str, str], ...] = ()
+    rows: tuple[tuple[str, str, str, str], ...] = ()
+    neighbours: tuple[str, ...] = ()
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):

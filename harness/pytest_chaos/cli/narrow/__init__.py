@@ -1,0 +1,1 @@
+"""The commands that narrow a violation down: ``chaos shrink | explain | bisect``."""
