@@ -32,7 +32,7 @@ from pytest_chaos.clocks.vdso import spans
 from pytest_chaos.errors import ClockNotMoved
 from pytest_chaos.trace import memory
 from pytest_chaos.trace.calls.table import ALWAYS, Trap, code_of, filter_code, one_of
-from pytest_chaos.trace.kernel import MACHINE
+from pytest_chaos.trace.kernel import AUDIT_ARCH, MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +80,7 @@ class ClockAnswers:
 
     def answer(self, call: Notification) -> bool:
         """Answer a read of the wall clock; return whether the call was one."""
-        name = _NAMES.get(call.number, "")
+        name = _name_of(call)
         if name not in {_GET, _DAY, _TIME}:
             return False
         try:
@@ -94,7 +94,7 @@ class ClockAnswers:
 
     def let_pass(self, call: Notification) -> None:
         """Let a call pass; if it starts a program, patch that before its first instruction."""
-        if _NAMES.get(call.number, "") not in {"execve", "execveat"}:
+        if _name_of(call) not in {"execve", "execveat"}:
             self._listener.let_pass(call)
             return
         if call.thread in self._followed:  # it is traced since a call before, which failed
@@ -166,12 +166,12 @@ class ClockAnswers:
 
 def _seize(tracee: Tracee) -> None:
     """Begin to trace a thread; the controller may do so at this moment, and lets it go again."""
-    deadline_s = time.monotonic() + process.PATIENCE_S
+    began_s = time.monotonic()
     while True:
         try:
             tracee.seize(TRACE_EXEC)
-        except BusyThreadError:
-            if time.monotonic() > deadline_s:
+        except BusyThreadError as error:
+            if time.monotonic() > began_s + error.patience_s:
                 raise
             time.sleep(_LOOK_S)
         else:
@@ -195,6 +195,11 @@ def _stopped(tracee: Tracee, leader: int) -> tuple[int, int, Tracee]:
                 found = tracee if thread == tracee.thread else Tracee(thread)
                 return (*stop, found)
         time.sleep(_LOOK_S)
+
+
+def _name_of(call: Notification) -> str:
+    """Return the name of a call of ours; a program of another machine has other numbers."""
+    return _NAMES.get(call.number, "") if call.machine == AUDIT_ARCH[MACHINE] else ""
 
 
 def _is_in_vdso(call: Notification) -> bool:

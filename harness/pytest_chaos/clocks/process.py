@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 REALTIME: Final = 0
-PATIENCE_S: Final = 5.0
 _PAUSE_S: Final = 0.001
 _EXEC_S: Final = 0.1
 """How long a process may be without a vDSO: while it becomes another program."""
@@ -59,7 +58,7 @@ def patch(pid: int, cell: str) -> bool:
     """
     if _code_at(pid):
         return False
-    patiently(lambda _: _patch(pid, cell))
+    patiently(lambda attempt: _patch(pid, cell, attempt))
     return True
 
 
@@ -94,9 +93,9 @@ def read_clock(pid: int, now_ns: Callable[[], int], clock: int = REALTIME) -> Cl
         msg = f"the clock of process {pid} must be patched to be read; it is not"
         raise ClockNotMoved(msg)
 
-    def read(number: int) -> ClockReading:
+    def read(attempt: int) -> ClockReading:
         threads = _threads(pid)
-        with Tracee(threads[number % len(threads)]) as tracee:
+        with Tracee(threads[attempt % len(threads)], attempt=attempt) as tracee:
             before_ns = now_ns()
             shown_ns = tracee.read_clock(code_at + CODE_AT, code_at, clock)
             return ClockReading(shown_ns, before_ns, now_ns())
@@ -107,15 +106,15 @@ def read_clock(pid: int, now_ns: Callable[[], int], clock: int = REALTIME) -> Cl
 def patiently(do: Callable[[int], _Result]) -> _Result:
     """Call a function, in a thread of its own, until it meets no busy thread, for some seconds.
 
-    The watcher traces a program for a moment while it starts another one. It gets how often it was
-    called before. Raises what it raises.
+    The watcher traces a program for a moment while it starts another one. The function gets how
+    often it was called before. Raises what it raises.
     """
-    deadline_s = time.monotonic() + PATIENCE_S
+    began_s = time.monotonic()
     for number in itertools.count():
         try:
             return _in_a_thread(functools.partial(do, number))
-        except BusyThreadError:
-            if time.monotonic() > deadline_s:
+        except BusyThreadError as error:
+            if time.monotonic() > began_s + error.patience_s:
                 raise
         time.sleep(_PAUSE_S)
     raise AssertionError
@@ -140,7 +139,7 @@ def _in_a_thread(do: Callable[[], _Result]) -> _Result:
     return results[0]
 
 
-def _patch(pid: int, cell: str) -> None:
+def _patch(pid: int, cell: str, attempt: int) -> None:
     with contextlib.ExitStack() as stopped:
         threads: dict[int, Tracee] = {}
         for _ in range(_THREADS_LOOKS_MAX):
@@ -149,7 +148,7 @@ def _patch(pid: int, cell: str) -> None:
                 break
             for number in new:
                 with contextlib.suppress(ProcessLookupError):
-                    threads[number] = stopped.enter_context(Tracee(number))
+                    threads[number] = stopped.enter_context(Tracee(number, attempt=attempt))
         if pid not in threads:
             raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended")
         patch_stopped(threads[pid], cell, tuple(each for number, each in threads.items() if number != pid))

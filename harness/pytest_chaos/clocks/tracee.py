@@ -37,9 +37,14 @@ EVENT_EXEC: Final = 4
 EVENT_STOP: Final = 128
 _ALL: Final = 0x40000000
 """__WALL: threads and other processes than children."""
-STOP_TIMEOUT_S: Final = 1.0
+STOP_TIMEOUT_S: Final = 20.0
+PATIENCE_S: Final = 15.0
+"""How long a thread is waited for that another one traces, or that waits in the kernel."""
+_REFUSED_S: Final = 0.5
+"""How long one that nobody is seen to trace: it may have been let go between two looks."""
 FIRST_STOP_TIMEOUT_S: Final = 0.05
-"""Short: a thread in front of a call that the watcher looks at stops once we have let it go."""
+"""Short: a thread in front of a call that the watcher looks at stops once we have let it go. It is
+doubled with each attempt."""
 _ALL_BUT_TRAPS: Final = 0xFFFFFFFFFFFFFFFF & ~(1 << signal.SIGTRAP - 1)
 _BELOW_STACK: Final = 4096
 """What is left free below the stack pointer: leaf functions use 128 bytes there."""
@@ -110,17 +115,22 @@ def wait_for_stop(thread: int, timeout_s: float = STOP_TIMEOUT_S) -> tuple[int, 
 
 
 class BusyThreadError(ClockNotMoved):
-    """A thread that cannot be traced now, and perhaps a moment later."""
+    """A thread that cannot be traced now, and perhaps a moment later: ``patience_s`` says when."""
+
+    def __init__(self, text: str, patience_s: float = PATIENCE_S) -> None:
+        super().__init__(text)
+        self.patience_s = patience_s
 
 
 class Tracee:
     """A traced thread. As a context manager it is stopped, and let go at the end."""
 
-    def __init__(self, thread: int) -> None:
+    def __init__(self, thread: int, *, attempt: int = 0) -> None:
         if MACHINE not in _MACHINES:
             msg = f"the machine must be {' or '.join(_MACHINES)} to move a clock; got {MACHINE}"
             raise ClockNotMoved(msg)
         self.thread = thread
+        self._first_stop_s = min(FIRST_STOP_TIMEOUT_S * 2**attempt, 1.0)
         self._of = _MACHINES[MACHINE]
         self._blocked: bytes | None = None
 
@@ -128,7 +138,7 @@ class Tracee:
         """Stop it. Raises BusyThreadError or ProcessLookupError."""
         self.seize()
         self.interrupt()
-        if wait_for_stop(self.thread, FIRST_STOP_TIMEOUT_S) is None:  # it is let go by the end of our thread
+        if wait_for_stop(self.thread, self._first_stop_s) is None:  # it is let go by the end of our thread
             msg = f"thread {self.thread} must come to a stop to be asked; it waits in the kernel"
             raise BusyThreadError(msg)
         return self
@@ -150,7 +160,13 @@ class Tracee:
                 f"the clock of process {self.thread} cannot be moved: ptrace is refused ({error.strerror}). "
                 "Allow it (kernel.yama.ptrace_scope, the container's seccomp profile), and let nothing else trace it"
             )
-            raise BusyThreadError(msg) from None
+            raise BusyThreadError(msg, PATIENCE_S if self._is_traced() else _REFUSED_S) from None
+
+    def _is_traced(self) -> bool:
+        """Whether another one traces it now."""
+        with contextlib.suppress(OSError), open(f"/proc/{self.thread}/status", encoding="utf-8") as file:
+            return any(line.startswith("TracerPid:") and int(line.split()[1]) for line in file)
+        return False
 
     def interrupt(self) -> None:
         """Have it stop at the next chance."""

@@ -95,6 +95,10 @@ class FaultContext(Protocol):
         """The cells by which clocks of agents are moved."""
         ...
 
+    def note(self, name: str, value: Json) -> None:
+        """Keep a fact about the run in its record."""
+        ...
+
     @property
     def all_agents(self) -> list[Agent]:
         """The newest incarnation of each agent that a test has started."""

@@ -45,8 +45,7 @@ class LeaseTime:
 
         Raises any StoreError.
         """
-        boot = boot_of(self._clock)
-        if boot is None or self._origin is not None:
+        if self._origin is not None or (boot := boot_of(self._clock)) is None:
             return
         origin = _origin(self._store, boot)
         if origin is None:

@@ -220,7 +220,6 @@ def test_a_refusal_of_ptrace_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) 
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(tracee, "ptrace", refuse)
-    monkeypatch.setattr(process, "PATIENCE_S", 0.0)
     agent = run.spawn(clockwork.stay, name="reader")
     agent.wait_for("up", kind="note")
     with pytest.raises(AgentError, match=r"ptrace is refused \(Operation not permitted\)\. Allow it"):

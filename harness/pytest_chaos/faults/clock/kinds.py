@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 EVERYONE: Final = "everyone"
 _EVERYONE: Final = Parameter(bool, default=False)
 _SECOND_NS: Final = 1_000_000_000
+_NOT_MOVED: Final = (
+    "monotonic clocks, timers and waits for a moment of the wall clock, and times of files keep the machine's time"
+)
 _UNWATCHED: Final = "; programs that it starts from now on, and reads by the system call itself, are not moved"
 
 
@@ -119,6 +122,7 @@ class _ClockFault(FaultKind):
             each.cell.move(motion)
         if firing.fault.parameters.get(EVERYONE):
             clocks.everyones = motions[0]
+        firing.context.note("clock", _NOT_MOVED)
         seen = {each.agent.name: each.told(is_watched=each.agent.name in clocks.answered) for each in moved}
         return "; ".join(text if len(seen) == 1 else f"{name}: {text}" for name, text in seen.items())
 
