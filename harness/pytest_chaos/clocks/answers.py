@@ -22,6 +22,7 @@ from pytest_chaos.clocks.stubs import MAGIC
 from pytest_chaos.clocks.tracee import (
     EVENT_EXEC,
     EVENT_STOP,
+    PATIENCE_S,
     TRACE_EXEC,
     BusyThreadError,
     Tracee,
@@ -171,7 +172,7 @@ def _seize(tracee: Tracee) -> None:
         try:
             tracee.seize(TRACE_EXEC)
         except BusyThreadError as error:
-            if time.monotonic() > began_s + error.patience_s:
+            if not error.waits(began_s, PATIENCE_S):
                 raise
             time.sleep(_LOOK_S)
         else:

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from pytest_chaos.clocks.stubs import CODE_AT, patch_of
-from pytest_chaos.clocks.tracee import BusyThreadError, Tracee
+from pytest_chaos.clocks.tracee import PATIENCE_S, BusyThreadError, Tracee
 from pytest_chaos.clocks.vdso import machine, room_near, spans, vdso_of
 from pytest_chaos.errors import ClockNotMoved
 
@@ -51,14 +51,14 @@ def is_read_by_call(pid: int) -> bool:
         return _read(memory, _code_at(pid), len(code)) == code
 
 
-def patch(pid: int, cell: str) -> bool:
+def patch(pid: int, cell: str, *, patience_s: float = PATIENCE_S) -> bool:
     """Have a running process read its clock through a cell; return whether that was to do.
 
     Raises ClockNotMoved, or ProcessLookupError for a process that has ended.
     """
     if _code_at(pid):
         return False
-    patiently(lambda attempt: _patch(pid, cell, attempt))
+    patiently(lambda attempt: _patch(pid, cell, attempt), patience_s)
     return True
 
 
@@ -83,7 +83,9 @@ def patch_stopped(tracee: Tracee, cell: str, others: tuple[Tracee, ...] = ()) ->
             _put(memory, at, code)
 
 
-def read_clock(pid: int, now_ns: Callable[[], int], clock: int = REALTIME) -> ClockReading:
+def read_clock(
+    pid: int, now_ns: Callable[[], int], clock: int = REALTIME, *, patience_s: float = PATIENCE_S
+) -> ClockReading:
     """Return what the clock of a patched process shows to itself.
 
     Raises ClockNotMoved, or ProcessLookupError for a process that has ended.
@@ -100,11 +102,11 @@ def read_clock(pid: int, now_ns: Callable[[], int], clock: int = REALTIME) -> Cl
             shown_ns = tracee.read_clock(code_at + CODE_AT, code_at, clock)
             return ClockReading(shown_ns, before_ns, now_ns())
 
-    return patiently(read)
+    return patiently(read, patience_s)
 
 
-def patiently(do: Callable[[int], _Result]) -> _Result:
-    """Call a function, in a thread of its own, until it meets no busy thread, for some seconds.
+def patiently(do: Callable[[int], _Result], patience_s: float) -> _Result:
+    """Call a function, in a thread of its own, until it meets no busy thread, for so long.
 
     The watcher traces a program for a moment while it starts another one. The function gets how
     often it was called before. Raises what it raises.
@@ -114,7 +116,7 @@ def patiently(do: Callable[[int], _Result]) -> _Result:
         try:
             return _in_a_thread(functools.partial(do, number))
         except BusyThreadError as error:
-            if time.monotonic() > began_s + error.patience_s:
+            if not error.waits(began_s, patience_s):
                 raise
         time.sleep(_PAUSE_S)
     raise AssertionError

@@ -115,11 +115,15 @@ def wait_for_stop(thread: int, timeout_s: float = STOP_TIMEOUT_S) -> tuple[int, 
 
 
 class BusyThreadError(ClockNotMoved):
-    """A thread that cannot be traced now, and perhaps a moment later: ``patience_s`` says when."""
+    """A thread that cannot be traced now, and perhaps a moment later, unless it ``is_refused``."""
 
-    def __init__(self, text: str, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, text: str, *, is_refused: bool = False) -> None:
         super().__init__(text)
-        self.patience_s = patience_s
+        self.is_refused = is_refused
+
+    def waits(self, since_s: float, patience_s: float) -> bool:
+        """Whether to try again, after tries since a moment (monotonic)."""
+        return time.monotonic() <= since_s + (_REFUSED_S if self.is_refused else patience_s)
 
 
 class Tracee:
@@ -160,7 +164,7 @@ class Tracee:
                 f"the clock of process {self.thread} cannot be moved: ptrace is refused ({error.strerror}). "
                 "Allow it (kernel.yama.ptrace_scope, the container's seccomp profile), and let nothing else trace it"
             )
-            raise BusyThreadError(msg, PATIENCE_S if self._is_traced() else _REFUSED_S) from None
+            raise BusyThreadError(msg, is_refused=not self._is_traced()) from None
 
     def _is_traced(self) -> bool:
         """Whether another one traces it now."""

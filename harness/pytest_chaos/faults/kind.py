@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pytest_chaos.model.plan import COUNT_MAX, shown
 from pytest_chaos.model.values import AfterMark, AtMoment, AtPoint, AtStep, Now
@@ -136,6 +136,8 @@ class Firing:
     """Other processes that the fault ended with the agent. Each gets a receipt of its own."""
     children: list[Process] = field(default_factory=list)
     """The descendants of the agent that a fault has left alone."""
+    kept: Any = None
+    """What its kind keeps of it between two looks."""
     seen: str = ""
     """What was seen while the fault was fired, for kinds whose effect is there at once."""
     problem: str = ""

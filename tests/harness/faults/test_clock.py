@@ -7,7 +7,18 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pytest_chaos import after_mark, at_point, at_step, clock_drift, clock_freeze, clock_heal, clock_jump
+from pytest_chaos import (
+    after_mark,
+    at_moment,
+    at_point,
+    at_step,
+    clock_drift,
+    clock_freeze,
+    clock_heal,
+    clock_jump,
+    hold,
+    release,
+)
 from pytest_chaos.clocks import process, vdso
 from pytest_chaos.clocks.cell import ClockCell, Motion
 from pytest_chaos.errors import AgentError, ClockNotMoved, TooLate, UsageError
@@ -236,6 +247,19 @@ def test_a_clock_jumps_while_programs_are_started(run: Run) -> None:
     shell.wait_exit(timeout_s=60)
     assert run.receipts[0].fired, run.receipts[0].evidence
     assert abs(int(shell.output()) + DAY - time.time()) < 600
+
+
+def test_an_agent_that_is_held_in_a_call_is_asked_when_it_goes_on(run: Run) -> None:
+    """Its only thread waits in the kernel: the clock moves once, after the call was released."""
+    run.plan(
+        hold("shell", at_step("create", path="f")), clock_jump("shell", at_moment(0.0), by_s=-DAY), release("shell")
+    )
+    shell = run.spawn(["sh", "-c", "echo 1 > f; until [ -e go ]; do sleep 0.01; done; date +%s"], name="shell")
+    run.wait_for_faults(timeout_s=60)
+    (run.directory / "go").touch()
+    shell.wait_exit(timeout_s=60)
+    assert abs(int(shell.output()) + DAY - time.time()) < 600
+    assert {receipt.kind for receipt in run.receipts if receipt.fired} == {"hold", "clock-jump", "release"}
 
 
 def test_a_process_without_a_vdso_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:

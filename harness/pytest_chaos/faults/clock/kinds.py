@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_chaos.clocks import process
 from pytest_chaos.clocks.cell import JUMP_S_MAX, RATE_MAX, Motion
+from pytest_chaos.clocks.tracee import BusyThreadError
 from pytest_chaos.errors import ClockNotMoved
 from pytest_chaos.faults.kind import FaultKind, Parameter
 from pytest_chaos.model.plan import TIME_S_MAX
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 EVERYONE: Final = "everyone"
 _EVERYONE: Final = Parameter(bool, default=False)
 _SECOND_NS: Final = 1_000_000_000
+_PATIENCE_S: Final = 0.2
+"""How long one look waits for a thread: other faults are due meanwhile."""
 _NOT_MOVED: Final = (
     "monotonic clocks, timers and waits for a moment of the wall clock, and times of files keep the machine's time"
 )
@@ -93,25 +96,30 @@ class _ClockFault(FaultKind):
 
     def fire(self, firing: Firing) -> None:
         """Move the clocks; ask each process in its own vDSO what it shows, before and after."""
-        agents = [firing.agent]
-        if firing.fault.parameters.get(EVERYONE):
-            agents = [firing.agent, *(each for each in firing.context.all_agents if each is not firing.agent)]
         try:
-            firing.seen = self._move(firing, [agent for agent in agents if agent.running])
+            if firing.kept is None:
+                firing.kept = self._move(firing)
+            firing.seen = _seen(firing)
+        except BusyThreadError as error:  # its only thread is held in a call, say: asked again when it goes on
+            firing.problem = str(error) if error.is_refused else ""
         except (ClockNotMoved, OSError) as error:
             firing.problem = str(error)
 
     def evidence(self, firing: Firing) -> str | None:
         """Return what its own clock showed."""
+        if not firing.seen and not firing.problem:
+            self.fire(firing)
         return firing.seen or None
 
     @abc.abstractmethod
     def motion(self, fault: Fault, before: Motion, *, now_ns: int) -> Motion:
         """Return how a clock is moved from now on. Raises ClockNotMoved."""
 
-    def _move(self, firing: Firing, agents: list[Agent]) -> str:
-        clocks = firing.context.clocks
-        moved = [_Moved(agent, clocks.cell(agent.name)) for agent in agents]
+    def _move(self, firing: Firing) -> list[_Moved]:
+        """Prepare the agents and move their clocks, all at one moment; return them."""
+        clocks, is_everyone = firing.context.clocks, bool(firing.fault.parameters.get(EVERYONE))
+        others = [agent for agent in firing.context.all_agents if agent is not firing.agent] if is_everyone else []
+        moved = [_Moved(agent, clocks.cell(agent.name)) for agent in (firing.agent, *others) if agent.running]
         moved = [each for each in moved if each.prepare() or each.agent is firing.agent]
         now_ns = time.time_ns()
         motions = [self.motion(firing.fault, each.cell.motion, now_ns=now_ns) for each in moved]
@@ -120,11 +128,17 @@ class _ClockFault(FaultKind):
             raise ClockNotMoved(msg)
         for each, motion in zip(moved, motions, strict=True):
             each.cell.move(motion)
-        if firing.fault.parameters.get(EVERYONE):
+        if is_everyone:
             clocks.everyones = motions[0]
         firing.context.note("clock", _NOT_MOVED)
-        seen = {each.agent.name: each.told(is_watched=each.agent.name in clocks.answered) for each in moved}
-        return "; ".join(text if len(seen) == 1 else f"{name}: {text}" for name, text in seen.items())
+        return moved
+
+
+def _seen(firing: Firing) -> str:
+    """Return what the clocks of the agents show now. Raises ClockNotMoved."""
+    answered = firing.context.clocks.answered
+    seen = {each.agent.name: each.told(is_watched=each.agent.name in answered) for each in firing.kept}
+    return "; ".join(text if len(seen) == 1 else f"{name}: {text}" for name, text in seen.items())
 
 
 class _Moved:
@@ -145,14 +159,16 @@ class _Moved:
         for each in processes.descendants(self.agent.pid):
             if each.alive:
                 try:
-                    process.patch(each.pid, str(self.cell.path))
+                    process.patch(each.pid, str(self.cell.path), patience_s=_PATIENCE_S)
                     self._pids.append(each.pid)
+                except BusyThreadError:
+                    raise
                 except ClockNotMoved as error:
                     self._unmoved.append(f"not moved: {each.name} ({error})")
                 except ProcessLookupError:
                     continue
         try:
-            process.patch(self.agent.pid, str(self.cell.path))
+            process.patch(self.agent.pid, str(self.cell.path), patience_s=_PATIENCE_S)
             self._before_ns = self._read(self.agent.pid).shown_ns
         except ProcessLookupError:
             return False
@@ -183,7 +199,7 @@ class _Moved:
 
     @staticmethod
     def _read(pid: int) -> process.ClockReading:
-        return process.read_clock(pid, time.time_ns)
+        return process.read_clock(pid, time.time_ns, patience_s=_PATIENCE_S)
 
 
 class ClockJump(_ClockFault):
