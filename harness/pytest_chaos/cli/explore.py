@@ -17,7 +17,7 @@ import sys
 from hashlib import blake2b
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 import msgspec
@@ -36,7 +36,7 @@ from pytest_chaos.model.values import Verdict
 from pytest_chaos.model.verdict import harmless
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Set as AbstractSet
 
     from pytest_chaos.explore.baseline import AgainstBaseline
     from pytest_chaos.explore.causes import Cause
@@ -98,6 +98,12 @@ class _Families(_ListedBase):
     "check_command",
     help="The command that judges the folder: exit 0 and silence, or exit 1 and one finding a line.",
 )
+@click.option(
+    "--oracle", type=click.Choice(["restart"]),
+    help="In place of --check: a run that was killed and started again must end as one that was not.  [default: with "
+    "--run alone]",
+)  # fmt: skip
+@click.option("--compare-output", is_flag=True, help="A restart must print what each complete run prints, too.")
 @click.option("--serve", "serve_command", help="In place of --run: a server; {port} in all commands is a free port.")
 @click.option("--ready", help="When it is ready: port:{port} (the default), a number, output:TEXT, or a file's name.")
 @click.option("--drive", "drive_command", help="The client that uses the server; it writes the marks.")
@@ -106,7 +112,11 @@ class _Families(_ListedBase):
 )
 @click.option("--setup", "setup_command", help="The command that puts into the folder what is there before --run.")
 @click.option(
-    "--faults", "families", type=_Families(), default=",".join(Family), show_default=True, help="What to explore."
+    "--faults",
+    "families",
+    type=_Families(),
+    default=None,
+    help=f"What to explore.  [default: {','.join(Family)}; with --run alone crash]",
 )
 @click.option(
     "--model", type=click.Choice([*map(str, Model), "both"]), default="both", show_default=True,
@@ -148,7 +158,8 @@ class _Families(_ListedBase):
 @click.option("--ignore", multiple=True, metavar="PATTERN", help="Files that are no data, such as '*.log'; repeatable.")
 @click.option(
     "--volatile", multiple=True, metavar="PATTERN",
-    help="Files that no power loss leaves, such as 'run/*.pid': locks and shared memory; repeatable.",
+    help="Files that no power loss leaves, such as 'run/*.pid': locks and shared memory; without a check, also what "
+    "a restart may leave otherwise: 'logs/**', 'app.db:TABLE.COLUMN'; repeatable.",
 )  # fmt: skip
 @click.option(
     "--json", "json_file", type=_DESTINATION, help="Write the result there as JSON; - prints it, and nothing else."
@@ -191,6 +202,8 @@ def explore(
     check_command: str | None,
     recover_command: str | None,
     setup_command: str | None,
+    oracle: str | None,
+    compare_output: bool,
     model: str,
     seed: str | None,
     json_file: Path | None,
@@ -206,9 +219,11 @@ def explore(
 
     TARGET is module:Target or path/to/file.py:Target, a class with run(directory, marks) and
     check(directory, marks). Instead of it, --run and --check give two commands, and --recover and
-    --setup two more if they are needed. A server has --serve, --drive (its client) and --check: a
-    restart is its start on the state. A command says with marks what it has promised: one line a
-    mark, appended to the file that CHAOS_MARKS names; see chaos mark --help.
+    --setup two more if they are needed. With --run alone a state is judged by a restart: run again
+    to its end, the program must leave what an unkilled run leaves. A server has --serve, --drive
+    (its client) and --check: a restart is its start on the state. A command says with marks what it
+    has promised: one line a mark, appended to the file that CHAOS_MARKS names; see chaos mark
+    --help.
 
     A program with findings that are to be mended later gets a baseline: --write-baseline FILE once,
     then --baseline FILE. What is in it is told as KNOWN; what is new fails.
@@ -219,9 +234,11 @@ def explore(
     """
     commands = {"run": run_command, "serve": serve_command, "ready": ready, "drive": drive_command}
     commands |= {"check": check_command, "recover": recover_command, "setup": setup_command}
-    subject, command = _subject(target, commands, check_timeout_s)
+    restart = Restart(oracle is not None, compare_output, chosen["volatile"])
+    subject, command = _subject(target, commands, check_timeout_s, restart)
     for option in ("ignore", "volatile", "watch"):
         command += "".join(f" --{option} {shlex.quote(pattern)}" for pattern in chosen[option])
+    chosen["families"] = chosen["families"] or ((Family.CRASH,) if subject.is_by_restart else tuple(Family))
     models = tuple(Model) if model == "both" else (Model(model),)
     chosen |= {"models": models, "check_timeout_s": check_timeout_s}
     options = options_for(subject, command, results, seed, fresh=fresh or state is not None, **chosen)
@@ -296,7 +313,17 @@ def code_of(verdict: Verdict) -> int:
     return EXITS[verdict.name]
 
 
-def _subject(target: str | None, commands: Mapping[str, str | None], check_timeout_s: float) -> tuple[Subject, str]:
+class Restart(NamedTuple):
+    """Options of the restart as the oracle: is it asked for, is output compared, what varies."""
+
+    is_asked: bool
+    output: bool
+    volatile: tuple[str, ...]
+
+
+def _subject(
+    target: str | None, commands: Mapping[str, str | None], check_timeout_s: float, restart: Restart
+) -> tuple[Subject, str]:
     """Return the target, and the start of the command that explores it. Raises UsageError."""
     from pytest_chaos.explore.server.started import FREE_PORT
     from pytest_chaos.explore.server.subject import ServerCommands
@@ -309,6 +336,7 @@ def _subject(target: str | None, commands: Mapping[str, str | None], check_timeo
         rule = "module:Target, file.py:Target, --run with --check, or --serve with --drive and --check"
         msg = f"a target must be {rule}; got {got}. Give one of them"
         raise UsageError(msg)
+    _check_restart(restart, given.keys(), target)
     if target is not None:
         if given:
             msg = f"--{next(iter(given))} must come with --run; got the target {target!r}. Give its method instead"
@@ -316,7 +344,7 @@ def _subject(target: str | None, commands: Mapping[str, str | None], check_timeo
         return load_subject(target), f"chaos explore {shlex.quote(target)}"
     way = ways[0]
     for name, what in (("drive", "the client that uses the server"), ("check", "the command that judges a state")):
-        if name not in given and (way, name) != ("run", "drive"):
+        if name not in given and way != "run":
             msg = f"--{way} must come with --{name}, {what}; got none. Give --{name}"
             raise UsageError(msg)
     if way == "run" and (alien := given.keys() & {"ready", "drive"}):
@@ -324,9 +352,37 @@ def _subject(target: str | None, commands: Mapping[str, str | None], check_timeo
         raise UsageError(msg)
     words: dict[str, Any] = {name: words_of(text, f"--{name}") for name, text in given.items() if name != "ready"}
     again = " ".join(["chaos explore", *(f"--{name} {shlex.quote(text)}" for name, text in given.items())])
+    if way == "run" and "check" not in given:
+        return _by_restart(words, again, check_timeout_s, restart)
     if way == "run":
         return CommandSubject(**words, timeout_s=check_timeout_s), again
     return ServerCommands(**words, ready=given.get("ready", FREE_PORT), timeout_s=check_timeout_s), again
+
+
+def _check_restart(restart: Restart, given: AbstractSet[str], target: str | None) -> None:
+    """Raise UsageError for options of the restart that do not go with the others."""
+    others = sorted(given & {"check", "recover", "serve"}) + ["TARGET"] * (target is not None)
+    if restart.is_asked and others:
+        msg = f"--oracle restart must come with --run alone; got {others[0]}. The restart is --run once more"
+        raise UsageError(msg)
+    if restart.output and (others or "run" not in given):
+        got = others[0] if others else "no --run"
+        msg = f"--compare-output must come with --run alone, where a restart is the check; got {got}. Leave it out"
+        raise UsageError(msg)
+
+
+def _by_restart(words: Mapping[str, Any], again: str, check_timeout_s: float, restart: Restart) -> tuple[Subject, str]:
+    from pytest_chaos.explore.restart.subject import RestartSubject
+
+    if "recover" in words:
+        msg = "--recover must come with --check; got --run alone, whose restart is --run once more. Leave it out"
+        raise UsageError(msg)
+    again += " --compare-output" * restart.output
+    subject = RestartSubject(
+        words["run"], setup=words.get("setup", ()), volatile=restart.volatile, output=restart.output,
+        timeout_s=check_timeout_s,
+    )  # fmt: skip
+    return subject, again
 
 
 def run_and_show(subject: Subject, options: Options) -> Exploration:

@@ -244,7 +244,7 @@ class Explorer:
             disk=self._disk,
         )
         try:
-            self._notes = notes_of_run(self._seen)
+            self._notes = notes_of_run(self._seen, is_by_restart=self._subject.is_by_restart)
             if victims := ", ".join(map(str, named(recorded, options.victim))):
                 self._notes.append(f"processes that also died alone: {victims}")
             if self._options.jobs > 1 and (port := self._subject.fixed_port):
@@ -253,6 +253,8 @@ class Explorer:
                 self._folder = self._disk
                 size = f"the program writes {recorded.size >> 20:,} MiB"
                 self._notes.append(f"{size}: its states are on the disk, not in memory")
+            learned, adds_up = self._subject.learn(self._folder, self._source.files, timeout_s=self._run_timeout_s)
+            self._notes += learned
             with self._pool(recorded) as pool:
                 self._findings += findings_of_run(self._seen)
                 self._findings += self._judge_clean(recorded, self._seen, pool)
@@ -263,7 +265,7 @@ class Explorer:
                 again = record_again(recorded, self._folder, seed=options.seed, timeout_s=self._run_timeout_s)
                 recorded.is_repeatable, recorded.drawn = not again.parted, frozenset(again.drawn)
                 self._left = self._wanted(recorded)
-                self._findings += self._watched(recorded)
+                self._findings += [*adds_up, *self._watched(recorded)]
                 self._explore_families(recorded, pool, again)
             self._explore_schedules(recorded, again)
         finally:
@@ -649,7 +651,8 @@ def _is_found_again(recorded: Recorded, pool: Pool, found: Discovery, folder: Pa
     """
     if found.label == CONFIRMED_BY_A_RUN or found.signature == "liveness:recovery-hangs":
         return True
-    judgement = pool.judge(StateTask(read_folder(folder / "directory", recorded.store), found.marks))
+    items = read_folder(folder / "directory", recorded.store)
+    judgement = pool.judge(StateTask(items, found.marks, family=found.code.partition(":")[0]))
     return judgement.is_out_of_time or found.signature in {finding.signature for finding in judgement.findings}
 
 
@@ -737,9 +740,10 @@ def judge_one(
             )
             raise UsageError(msg)
         write_state(state, destination)
+        subject.learn(folder, source.files, timeout_s=options.run_timeout_s)
         known = recorded.known._replace(marks=state.marks)
         with Pool(known, folder, timeout_s=options.check_timeout_s) as pool:
-            judgement = pool.judge(StateTask(state.items, len(state.marks)))
+            judgement = pool.judge(StateTask(state.items, len(state.marks), family=code.partition(":")[0]))
         is_kept = recorded.recording.folder.parent == options.kept
         return clean(Judged(f"{state.text}{_ANEW if number and not is_kept else ''}", judgement.findings))
     finally:

@@ -79,6 +79,7 @@ class StateTask(NamedTuple):
     run_timeout_s: float = 0.0
     is_compared: bool = True
     is_expected: bool = True
+    family: str = ""
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -90,6 +91,8 @@ class _Request(msgspec.Struct, frozen=True):
     run_timeout_s: float
     is_compared: bool
     is_expected: bool
+    family: str = ""
+    """The family that the state is of."""
     is_watched: bool = False
     """Whether the next state in this folder may keep files of this one."""
 
@@ -239,6 +242,7 @@ class Pool:
             task.run_timeout_s,
             task.is_compared,
             task.is_expected,
+            task.family,
             folder.is_watched,
         )
         run_s = task.run_timeout_s + 1.0 if task.directive is not None else 0.0
@@ -473,6 +477,7 @@ def _judge(
     ``keys`` are those of the recorded run, whichever marks precede the state.
     """
     directory, marks_file = base / f"state-{request.folder}", base / f"marks-{request.folder}"
+    known.subject.judging(request.family, None)
     if request.directive is None:
         findings = _examine(known.subject, directory, marks_file, known.marks[: request.marks], keys)
         yield Judgement(findings=findings, said=getattr(known.subject, "said", ""), left=_end_left())
@@ -480,6 +485,7 @@ def _judge(
     seen, ran = _run(known, runner, base, request, request.directive)
     _KEPT.update(tree.children())  # the zygote, which the next run needs
     yield ran
+    known.subject.judging(request.family, ran)
     history = History.from_lines(marks_file.read_bytes())
     wrong = not_marks(history.torn, may_be_cut=ran.signal is not None)
     own = None if request.is_expected else _snapshot(base, directory, history)

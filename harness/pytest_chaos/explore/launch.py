@@ -261,8 +261,9 @@ def launch(subject: Subject, options: Options, *, listen: Callable[[Progress], N
         source = step_source(options.source, _files(subject, options))
     except StepsUnavailable as error:
         return _undecided(subject, options, "harness:no-steps-here", error)
-    if subject.is_server and source.name == "audit":
-        text = f"a server is explored by system calls: {why_not_seccomp() or 'leave out --source'}"
+    if (subject.is_server or subject.is_by_restart) and source.name == "audit":
+        what = "a server" if subject.is_server else "a program without a check"
+        text = f"{what} is explored by system calls: {why_not_seccomp() or 'leave out --source'}"
         return _undecided(subject, options, "harness:no-steps-here", StepsUnavailable(text))
     with work_folders(base, Path(tempfile.gettempdir())) as folders:
 
@@ -328,7 +329,8 @@ def work_folders(*bases: Path) -> Iterator[list[Path]]:
 def _files(subject: Subject, options: Options) -> FileKinds:
     """Return the files that are no data, of the target and of the options."""
     files = subject.files
-    return FileKinds((*files.ignored, *options.ignore), (*files.volatile, *options.volatile))
+    volatile = [each for each in options.volatile if not (subject.is_by_restart and ":" in each)]
+    return FileKinds((*files.ignored, *options.ignore), (*files.volatile, *volatile))
 
 
 def step_source(name: str | None = None, files: FileKinds = KNOWN_FILES) -> StepSource:

@@ -300,7 +300,7 @@ def compare_untraced(recorded: Recorded, folder: Path, *, timeout_s: float, draw
     subject = recorded.subject
     directory, marks = prepared(subject, folder / "untraced", timeout_s=timeout_s), folder / "untraced.marks"
     program = subject.program(directory, marks)
-    exit_code = _run_untraced(program, directory, marks, timeout_s, has_timer=recorded.has_timer)
+    exit_code = run_untraced(program, directory, marks, timeout_s, has_timer=recorded.has_timer)
     found = _differences(recorded.left, _kinds_in(directory, recorded.recording.files), frozenset(drawn))
     count = len(History.from_lines(marks.read_bytes()).marks)
     shutil.rmtree(directory, ignore_errors=True)
@@ -336,7 +336,7 @@ def _shapes(kinds: Mapping[str, int], paths: Sequence[str]) -> list[tuple[int, i
     return sorted((path.count("/"), kinds[path]) for path in paths)
 
 
-def _run_untraced(program: Program, directory: Path, marks: Path, timeout_s: float, *, has_timer: bool) -> int | None:
+def run_untraced(program: Program, directory: Path, marks: Path, timeout_s: float, *, has_timer: bool) -> int | None:
     """Run a program like a traced one, without the filter, and return its exit code.
 
     None means that it did not end in time.
@@ -502,8 +502,11 @@ _STORED: Final = (
 )
 
 
-def notes_of_run(seen: Observation) -> list[str]:
-    """Return notes on blind spots, on files that are no data, on what was left, and on marks."""
+def notes_of_run(seen: Observation, *, is_by_restart: bool = False) -> list[str]:
+    """Return notes on blind spots, on files that are no data, on what was left, and on marks.
+
+    Without a check, a program need not write marks: a kill is judged by what a restart leaves.
+    """
     left = listed(seen.left)
     return [
         *([f"the program left processes running when it ended, which were ended then: {left}"] if left else []),
@@ -517,7 +520,7 @@ def notes_of_run(seen: Observation) -> list[str]:
         *_notes_of_files(seen),
         *_notes_of_temporary(seen),
         *([_STORED] if any(step.look for step in seen.steps) else []),
-        *([] if any(step.is_mark for step in seen.steps) else [_NO_MARK]),
+        *([] if is_by_restart or any(step.is_mark for step in seen.steps) else [_NO_MARK]),
     ]
 
 

@@ -408,11 +408,11 @@ class Collector:
         elif digest in self._judged_before and not seen & bit:  # judged again, for this model
             self._judged_before.discard(digest)
             self._judged_again.add(digest)
-            return StateTask(state.items, state.marks)
+            return StateTask(state.items, state.marks, family=self.family)
         if seen and not seen & bit:
             for finding in self._guilty.get(digest, ()):
                 self.note(finding, state, model=model)
-        return None if seen else StateTask(state.items, state.marks)
+        return None if seen else StateTask(state.items, state.marks, family=self.family)
 
     def note(
         self,

@@ -210,7 +210,7 @@ def _neighbours(recorded: Recorded, pool: Pool, found: Discovery) -> tuple[State
 def _holds(pool: Pool, states: Iterable[State]) -> State | None:
     """Return the first of these states in which the check finds nothing."""
     for state in states:
-        judgement = pool.judge(StateTask(state.items, state.marks))
+        judgement = pool.judge(StateTask(state.items, state.marks, family=state.code.partition(":")[0]))
         if judgement.is_out_of_time:
             return None
         if not judgement.findings:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence, Set as AbstractSet
     from types import ModuleType
 
+    from pytest_chaos.explore.judge import Judgement
     from pytest_chaos.explore.options import Options
     from pytest_chaos.explore.report import ExplorationError
     from pytest_chaos.model.values import Mark
@@ -114,6 +115,8 @@ class Subject:
     run_timeout_s = RUN_TIMEOUT_S
     check_timeout_s = CHECK_TIMEOUT_S
     is_server = False
+    is_by_restart = False
+    """Whether the check is the program's own restart: what it should leave has to be learned."""
     files = KNOWN_FILES
     """The files that are no data."""
     fixed_port = 0
@@ -153,6 +156,15 @@ class Subject:
     def limit(self, options: Options) -> None:
         """Take over the time limits of an exploration."""
         self.run_timeout_s, self.check_timeout_s = options.run_timeout_s, options.check_timeout_s
+
+    def learn(self, folder: Path, files: FileKinds, *, timeout_s: float) -> tuple[list[str], list[Finding]]:
+        """Learn what the check has to know, in clean runs; return notes and findings."""
+        del folder, files, timeout_s
+        return [], []
+
+    def judging(self, family: str, ran: Judgement | None) -> None:
+        """Hear of which family the next state is, and how the run before it ended, if any."""
+        del family, ran
 
     def explain(self, seen: Observation) -> ExplorationError | None:
         """Return why a run without any fault failed for a reason of its own, if that is known."""

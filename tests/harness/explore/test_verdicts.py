@@ -247,7 +247,7 @@ def test_a_recovery_that_is_a_command_is_interrupted(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--run", "./worker"], "--run must come with --check"),
+        (["--run", "./worker", "--recover", "./recover"], "--recover must come with --check"),
         (["kinds_of_checks.py:Base", "--recover", "./recover"], "--recover must come with --run"),
     ],
 )

@@ -143,6 +143,7 @@ def explore(recorded: Recorded, found: Collector) -> None:
             run_timeout_s=bounds_s[numbered[0]],
             is_compared=False,
             is_expected=recorded.is_repeatable,
+            family=found.family,
         )
 
     for (place, trouble), judgement in found.answers(enumerate(plan.faults), task_of):

@@ -99,7 +99,7 @@ def _reduced(recorded: Recorded, found: Collector, discovery: Discovery) -> Disc
                 continue
             tried.add(smaller)
             state = loss.build(loss.pending, smaller, moment)
-            judgement = found.session.pool.judge(StateTask(state.items, state.marks))
+            judgement = found.session.pool.judge(StateTask(state.items, state.marks, family=found.family))
             if discovery.signature in {finding.signature for finding in judgement.findings}:
                 changes = {"code": state.code, "state": str(state), "lost": state.lost}
                 discovery, choice = msgspec.structs.replace(discovery, **changes), smaller
