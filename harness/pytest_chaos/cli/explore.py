@@ -57,6 +57,7 @@ PAGES: Final = "chaos.pages"
 _UNITS_S: Final = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
 _NAME_CHARACTERS_MAX: Final = 40
+_NOTICES_LESS: Final = 1
 _DESTINATION: Final = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 _FOLDER: Final = click.Path(path_type=Path, file_okay=False)
 _BASELINE: Final = click.Path(path_type=Path)
@@ -155,6 +156,10 @@ class _Families(_ListedBase):
     "--watch", multiple=True, type=click.Choice(WATCHES),
     help="Look in one more run for what corrupts a SQLite database: dropped locks, replaced files, copies.",
 )  # fmt: skip
+@click.option("--doubt", is_flag=True, help="Try the check, too: does it notice what damaged runs of it would leave?")
+@click.option(
+    "--at-least", "share_min", type=click.FloatRange(0, 1), help="With --doubt: exit 1 unless this share is noticed."
+)
 @click.option("--ignore", multiple=True, metavar="PATTERN", help="Files that are no data, such as '*.log'; repeatable.")
 @click.option(
     "--volatile", multiple=True, metavar="PATTERN",
@@ -204,6 +209,7 @@ def explore(
     setup_command: str | None,
     oracle: str | None,
     compare_output: bool,
+    share_min: float | None,
     model: str,
     seed: str | None,
     json_file: Path | None,
@@ -228,13 +234,21 @@ def explore(
     A program with findings that are to be mended later gets a baseline: --write-baseline FILE once,
     then --baseline FILE. What is in it is told as KNOWN; what is new fails.
 
+    With --doubt the check is tried, once the program has held: the recording is damaged (a flush
+    left out, two writes swapped, a rename before its data, a write missing), and what the check
+    lets pass is listed by program line. That says nothing of the program.
+
     Exits 0 when all held, or all that was found is in the baseline; 1 when something was violated,
-    with a baseline something new; 2 when it was inconclusive or ended early, or the baseline is
-    damaged, of another target or of another version; 3 for a mistake in the call.
+    with a baseline something new, or when the check notices less than --at-least; 2 when it was
+    inconclusive or ended early, or the baseline is damaged, of another target or of another
+    version; 3 for a mistake in the call.
     """
     commands = {"run": run_command, "serve": serve_command, "ready": ready, "drive": drive_command}
     commands |= {"check": check_command, "recover": recover_command, "setup": setup_command}
-    restart = Restart(oracle is not None, compare_output, chosen["volatile"])
+    if share_min is not None and not chosen["doubt"]:
+        msg = "--at-least must come with --doubt, which tries the check; got no --doubt. Add it"
+        raise UsageError(msg)
+    restart = RestartOptions(oracle is not None, compare_output, chosen["volatile"])
     subject, command = _subject(target, commands, check_timeout_s, restart)
     for option in ("ignore", "volatile", "watch"):
         command += "".join(f" --{option} {shlex.quote(pattern)}" for pattern in chosen[option])
@@ -247,6 +261,10 @@ def explore(
         code, found = _explored(subject, options, known, state, json_file, results, fresh=fresh)
     if json_file is not None:
         _write_json(found, json_file)
+    doubt = getattr(found, "doubt", None)
+    if share_min is not None and doubt is not None and doubt.share < share_min:
+        click.echo(f"the check notices {doubt.share:.0%} of the damages, less than {share_min:.0%}", err=True)
+        code = code or _NOTICES_LESS
     raise click.exceptions.Exit(code)
 
 
@@ -313,7 +331,7 @@ def code_of(verdict: Verdict) -> int:
     return EXITS[verdict.name]
 
 
-class Restart(NamedTuple):
+class RestartOptions(NamedTuple):
     """Options of the restart as the oracle: is it asked for, is output compared, what varies."""
 
     is_asked: bool
@@ -322,7 +340,7 @@ class Restart(NamedTuple):
 
 
 def _subject(
-    target: str | None, commands: Mapping[str, str | None], check_timeout_s: float, restart: Restart
+    target: str | None, commands: Mapping[str, str | None], check_timeout_s: float, restart: RestartOptions
 ) -> tuple[Subject, str]:
     """Return the target, and the start of the command that explores it. Raises UsageError."""
     from pytest_chaos.explore.server.started import FREE_PORT
@@ -359,7 +377,7 @@ def _subject(
     return ServerCommands(**words, ready=given.get("ready", FREE_PORT), timeout_s=check_timeout_s), again
 
 
-def _check_restart(restart: Restart, given: AbstractSet[str], target: str | None) -> None:
+def _check_restart(restart: RestartOptions, given: AbstractSet[str], target: str | None) -> None:
     """Raise UsageError for options of the restart that do not go with the others."""
     others = sorted(given & {"check", "recover", "serve"}) + ["TARGET"] * (target is not None)
     if restart.is_asked and others:
@@ -371,7 +389,9 @@ def _check_restart(restart: Restart, given: AbstractSet[str], target: str | None
         raise UsageError(msg)
 
 
-def _by_restart(words: Mapping[str, Any], again: str, check_timeout_s: float, restart: Restart) -> tuple[Subject, str]:
+def _by_restart(
+    words: Mapping[str, Any], again: str, check_timeout_s: float, restart: RestartOptions
+) -> tuple[Subject, str]:
     from pytest_chaos.explore.restart.subject import RestartSubject
 
     if "recover" in words:
@@ -455,6 +475,8 @@ def _show(explored: Exploration, options: Options, known: AgainstBaseline | None
             click.echo(f"{family.family:<10} {family.judged:<13} {_result_of(family)}; {counts}")
     for line in _lines(explored, known):
         click.echo(line)
+    for line in explored.doubt.lines() if explored.doubt is not None else ():
+        click.echo(harmless(line))
     _show_page(explored, options)
     ending = f"seed {explored.seed}, {explored.duration_s:.1f} s"
     if known is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pytest_chaos.explore.baseline import AgainstBaseline
+from pytest_chaos.explore.doubt.result import Doubt
 from pytest_chaos.explore.report import Discovery, Exploration
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class ExplorationDocument(msgspec.Struct, frozen=True, kw_only=True):
     families: dict[str, FamilyEntry]
     baseline: AgainstBaseline | None = None
     """What is new, if there was a baseline. The other keys tell all that was found."""
+    doubt: Doubt | None = None
+    """What the check notices of damaged recordings, with ``--doubt``. No verdict of the program."""
     format: int = FORMAT
 
 
@@ -121,6 +124,7 @@ def document(exploration: Exploration, baseline: AgainstBaseline | None = None) 
         causes=[_cause(each) for each in exploration.causes],
         families={str(each.family): _family(each) for each in exploration.families},
         baseline=baseline,
+        doubt=exploration.doubt,
     )
 
 

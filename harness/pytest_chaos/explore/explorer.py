@@ -23,6 +23,7 @@ import msgspec
 from pytest_chaos.errors import ChaosError, UsageError
 from pytest_chaos.evidence.redact import clean
 from pytest_chaos.explore import story
+from pytest_chaos.explore.doubt.trials import Doubter
 from pytest_chaos.explore.events import NOTE, explore_events, observe_events
 from pytest_chaos.explore.families import FAMILIES
 from pytest_chaos.explore.families.victim import named
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from pytest_chaos.explore.doubt.result import Doubt
     from pytest_chaos.explore.options import Options
     from pytest_chaos.explore.record import Again
     from pytest_chaos.explore.report import Discovery
@@ -146,6 +148,7 @@ class Explorer:
         self._reads: WatchedReads | None = None
         """What a start reads, if that was watched, on the states ``_looked``."""
         self._looked: tuple[LookedAt, ...] = ()
+        self._doubt: Doubt | None = None
         self._schedules = 1
         self._repeated: dict[Schedule, tuple[int, int]] = {}
         """The steps of each schedule that a second run repeated, and all of them."""
@@ -189,6 +192,7 @@ class Explorer:
             ),
             duration_s=time.monotonic() - started_s,
             schedules=self._schedules,
+            doubt=self._doubt,
         )
         if explored.verdict is Verdict.VIOLATED and self._options.kept is not None:
             output = seen.output if seen is not None else ""
@@ -264,9 +268,10 @@ class Explorer:
                     return
                 again = record_again(recorded, self._folder, seed=options.seed, timeout_s=self._run_timeout_s)
                 recorded.is_repeatable, recorded.drawn = not again.parted, frozenset(again.drawn)
-                self._left = self._wanted(recorded)
+                self._left = self._wanted(recorded) + options.doubt
                 self._findings += [*adds_up, *self._watched(recorded)]
                 self._explore_families(recorded, pool, again)
+                self._doubt = self._doubted(recorded, pool)
             self._explore_schedules(recorded, again)
         finally:
             recorded.close()
@@ -373,6 +378,28 @@ class Explorer:
             session.forget()
         if any(result.discoveries for result in self._families):
             self._keep_recording()
+
+    def _doubted(self, recorded: Recorded, pool: Pool) -> Doubt | None:
+        """Try the check on damaged recordings, if it finds nothing in the sound one."""
+        if not self._options.doubt:
+            return None
+        judged = [each for each in self._families if not each.unexplored]
+        wrong = [*self._findings, *(found for each in judged for found in each.problems)]
+        if wrong or any(each.verdict is not Verdict.HELD for each in judged):
+            self._notes.append(
+                "nothing was doubted: what the check finds in damaged runs tells only something if it finds nothing "
+                "in the sound one, and all of that was judged"
+            )
+            return None
+        if not {each.family for each in judged} & set(_BUILT):
+            self._notes.append("nothing was doubted: that needs the states of crash or power (--faults)")
+            return None
+        ends_s = self._share_ends_s()
+        pool.until_s = ends_s + GRACE_S
+        doubter = Doubter(recorded, pool, self._options, self._folder, deadline_s=ends_s, timeout_s=self._run_timeout_s)
+        return doubter.doubt(
+            lambda done, total: self._listen(Progress(family="doubt", states=0, done=done, total=total, findings=0))
+        )
 
     def _look(self, recorded: Recorded) -> WatchedReads | None:
         """Watch what a start reads, if families are explored to which it gives an order."""

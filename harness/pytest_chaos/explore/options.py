@@ -50,6 +50,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ``watch`` names what else is looked at, in a run of its own: ``sqlite`` finds what the program
     does that corrupts a SQLite database.
 
+    ``doubt`` also tries the check: does it notice the states that damaged recordings leave?
+
     ``scratch`` is the folder for states, by default in memory. Failing states are kept in ``kept``;
     texts call it ``kept_as`` if it will be moved. ``progress`` is the file from which a stopped
     exploration goes on. ``command`` is the beginning of the command line that explores this target.
@@ -62,6 +64,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     seed: str
     families: tuple[Family, ...] = tuple(Family)
     watch: tuple[str, ...] = ()
+    doubt: bool = False
     models: tuple[Model, ...] = tuple(Model)
     jobs: int = 1
     budget_s: float | None = None
@@ -127,7 +130,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def deciding(self) -> Options:
         """The options, with those reset that do not decide what is found."""
         return msgspec.structs.replace(
-            self, jobs=1, budget_s=None, source=None, scratch=None, kept=None, kept_as="", progress=None, command=""
+            self,
+            jobs=1,
+            doubt=False,
+            budget_s=None,
+            source=None,
+            scratch=None,
+            kept=None,
+            kept_as="",
+            progress=None,
+            command="",
         )
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from pytest_chaos.errors import ChaosError
 from pytest_chaos.explore.causes import Cause, causes, clipped, one_line, states as in_states
+from pytest_chaos.explore.doubt.result import Doubt
 from pytest_chaos.model.signatures import IN_WORDS
 from pytest_chaos.model.statistics import unseen_share
 from pytest_chaos.model.values import Finding, FindingKind, Verdict
@@ -226,6 +227,8 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float = 0.0
     schedules: int = 1
     """The recordings that were explored, each of another order of threads and processes."""
+    doubt: Doubt | None = None
+    """What the check notices of damages, if that was tried. It does not count in the verdict."""
 
     @property
     def verdict(self) -> Verdict:

@@ -12,12 +12,12 @@ from collections import Counter
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pytest_chaos.explore.restart.ends import KEYS, LINES, ROWS, UNREADABLE, End, Part, lines_of
+from pytest_chaos.explore.restart.ends import KEYS, LINES, ROWS, UNREADABLE, End, EndPart, lines_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from pytest_chaos.explore.restart.ends import Record
+    from pytest_chaos.explore.restart.ends import EndRecord
 
 _DRAWN: Final = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|0x[0-9a-f]+|(?<=tmp)[a-z0-9_]{8}"
@@ -31,14 +31,14 @@ _VALUE_CHARACTERS: Final = 80
 OUTPUT: Final = "output"
 
 
-class Rule(NamedTuple):
+class PartRule(NamedTuple):
     """How a part is compared: without some fields, perhaps without the numbers in it."""
 
     without: frozenset[str] = frozenset()
     has_numbers: bool = True
 
 
-class Difference(NamedTuple):
+class EndDifference(NamedTuple):
     """A way in which an end is not that of a clean run.
 
     ``kind`` is missing, extra, changed or unreadable; ``lacks`` has the texts that the clean run
@@ -59,8 +59,8 @@ class Learned(NamedTuple):
     how. ``drawn`` says of which names only the shape is compared.
     """
 
-    parts: Mapping[str, Part]
-    rules: Mapping[str, Rule]
+    parts: Mapping[str, EndPart]
+    rules: Mapping[str, PartRule]
     varying: tuple[str, ...]
     added: Mapping[str, str]
     printed: Counter[str]
@@ -91,7 +91,7 @@ def learn(clean: Sequence[End], again: End, named: Collection[str] = ()) -> Lear
     drawn = _drawn_names(clean)
     folded = [_folded(end.parts, drawn) for end in clean]
     first = folded[0]
-    rules: dict[str, Rule] = {}
+    rules: dict[str, PartRule] = {}
     varying: list[str] = []
     for part in sorted({name for each in folded for name in each}):
         if _is_named(part, named):
@@ -117,7 +117,9 @@ def learn(clean: Sequence[End], again: End, named: Collection[str] = ()) -> Lear
     return Learned(first, rules, tuple(varying), added, printed, drawn, again.exit_code)
 
 
-def differences(learned: Learned, end: End, before: Collection[str] = (), *, output: bool = False) -> list[Difference]:
+def differences(
+    learned: Learned, end: End, before: Collection[str] = (), *, output: bool = False
+) -> list[EndDifference]:
     """Return how an end differs from that of a clean run.
 
     ``before`` are the paths that were there before the run: one that a clean run removes must not
@@ -130,14 +132,14 @@ def differences(learned: Learned, end: End, before: Collection[str] = (), *, out
     shapes = {without_numbers(path) for path in learned.rules} - {without_numbers(path) for path in others}
     known = {*learned.parts, *others, *before}
     found += [
-        Difference(path, "extra", f"{path} is there; an unkilled run leaves no such file")
+        EndDifference(path, "extra", f"{path} is there; an unkilled run leaves no such file")
         for path in sorted(there.keys() - known)
         if " table " not in path and without_numbers(path) != path and without_numbers(path) in shapes
     ]
     if output and (lost := learned.printed - Counter(_printed(end.output))):
         shown = _listed(list(lost))
         text = f"the output of the restart lacks what each complete run prints: {shown}"
-        found.append(Difference(OUTPUT, "missing", text, tuple(lost)))
+        found.append(EndDifference(OUTPUT, "missing", text, tuple(lost)))
     return found
 
 
@@ -151,9 +153,9 @@ def _drawn_names(ends: Sequence[End]) -> frozenset[str]:
     return frozenset(without_numbers(path) for end in ends for path in end.parts.keys() - everywhere)
 
 
-def _folded(parts: Mapping[str, Part], drawn: frozenset[str]) -> dict[str, Part]:
+def _folded(parts: Mapping[str, EndPart], drawn: frozenset[str]) -> dict[str, EndPart]:
     """Return parts with those of one drawn shape as one part: a record for each file."""
-    folded: dict[str, Part] = {}
+    folded: dict[str, EndPart] = {}
     for path, part in parts.items():
         shape = without_numbers(path) if drawn else path
         if shape not in drawn:
@@ -161,7 +163,7 @@ def _folded(parts: Mapping[str, Part], drawn: frozenset[str]) -> dict[str, Part]
             continue
         record = (("", " | ".join(map(_shown, part.records))),)
         before = folded.get(shape)
-        folded[shape] = Part(
+        folded[shape] = EndPart(
             part.kind if before is None else before.kind, (*(before.records if before else ()), record)
         )
     return {
@@ -186,19 +188,19 @@ def _named_fields(part: str, patterns: Iterable[str], fields: Iterable[str]) -> 
     return {field for field in fields if any(fnmatchcase(prefix + field, each) for each in wanted)}
 
 
-def _rule(versions: Sequence[Part], part: str, named: Collection[str]) -> Rule | None:
+def _rule(versions: Sequence[EndPart], part: str, named: Collection[str]) -> PartRule | None:
     """Return the strictest rule by which all versions of a part are equal, or None."""
     fields = {_field(field) for each in versions for record in each.records for field, _ in record}
     without = frozenset(_named_fields(part, named, fields))
     if len({each.kind for each in versions}) > 1:
         return None
-    if _are_equal(versions, rule := Rule(without)):
+    if _are_equal(versions, rule := PartRule(without)):
         return rule
     values = [_values(each) for each in versions]
     varying = {field for field in fields if len({values_of.get(field) for values_of in values}) > 1}
-    if varying < fields and _are_equal(versions, rule := Rule(without | varying)):
+    if varying < fields and _are_equal(versions, rule := PartRule(without | varying)):
         return rule
-    return rule if _are_equal(versions, rule := Rule(without, has_numbers=False)) else None
+    return rule if _are_equal(versions, rule := PartRule(without, has_numbers=False)) else None
 
 
 def _field(name: str) -> str:
@@ -206,7 +208,7 @@ def _field(name: str) -> str:
     return _INDEX.sub("[]", name)
 
 
-def _values(part: Part) -> dict[str, tuple[str, ...]]:
+def _values(part: EndPart) -> dict[str, tuple[str, ...]]:
     values: dict[str, list[str]] = {}
     for record in part.records:
         for field, value in record:
@@ -214,12 +216,12 @@ def _values(part: Part) -> dict[str, tuple[str, ...]]:
     return {field: tuple(sorted(each)) for field, each in values.items()}
 
 
-def _are_equal(versions: Sequence[Part], rule: Rule) -> bool:
+def _are_equal(versions: Sequence[EndPart], rule: PartRule) -> bool:
     views = [_view(each, rule) for each in versions]
     return all(each == views[0] for each in views[1:])
 
 
-def _view(part: Part, rule: Rule) -> list[Record]:
+def _view(part: EndPart, rule: PartRule) -> list[EndRecord]:
     """Return the records as a rule compares them: rows in any order, others in theirs."""
     records = []
     for record in part.records:
@@ -231,29 +233,29 @@ def _view(part: Part, rule: Rule) -> list[Record]:
 
 
 def _differences(
-    wanted: Mapping[str, Part], rules: Mapping[str, Rule], there: Mapping[str, Part], unwanted: frozenset[str]
-) -> list[Difference]:
+    wanted: Mapping[str, EndPart], rules: Mapping[str, PartRule], there: Mapping[str, EndPart], unwanted: frozenset[str]
+) -> list[EndDifference]:
     found = []
     unreadable = {path for path, part in there.items() if part.kind == UNREADABLE and path not in wanted}
     for path in sorted(unreadable):
         if any(part.startswith(f"{path} table ") for part in rules):
             text = f"{path} cannot be read: {there[path].records[0][0][1]}; an unkilled run leaves it sound"
-            found.append(Difference(path, "unreadable", text))
+            found.append(EndDifference(path, "unreadable", text))
     for part, rule in rules.items():
         path = part.partition(" table ")[0]
         if part in there:
             found += _compared(part, wanted[part], there[part], rule)
         elif path not in unreadable:
             text = f"{part} is not there; an unkilled run leaves it{_extent(wanted[part])}"
-            found.append(Difference(part, "missing", text, _texts(wanted[part].records)))
+            found.append(EndDifference(part, "missing", text, _texts(wanted[part].records)))
     found += [
-        Difference(path, "extra", f"{path} is still there; an unkilled run removes it")
+        EndDifference(path, "extra", f"{path} is still there; an unkilled run removes it")
         for path in sorted(unwanted & there.keys())
     ]
     return found
 
 
-def _extent(part: Part) -> str:
+def _extent(part: EndPart) -> str:
     return f" with {_counted(len(part.records), _NOUNS[part.kind])}" if part.kind in _NOUNS else ""
 
 
@@ -264,20 +266,20 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _compared(part: str, wanted: Part, there: Part, rule: Rule) -> list[Difference]:
+def _compared(part: str, wanted: EndPart, there: EndPart, rule: PartRule) -> list[EndDifference]:
     ours, theirs = _view(there, rule), _view(wanted, rule)
     if ours == theirs:
         return []
     if there.kind != wanted.kind:
         shown = _listed(_texts(there.records)) or "nothing"
         text = f"{part} has {there.kind} ({shown}), an unkilled run's has {wanted.kind}{_of(wanted)}"
-        return [Difference(part, "changed", text, _texts(wanted.records))]
+        return [EndDifference(part, "changed", text, _texts(wanted.records))]
     lacks, more = Counter(theirs) - Counter(ours), Counter(ours) - Counter(theirs)
     if wanted.kind == KEYS and len(ours) == len(theirs) == 1:
         return [_of_keys(part, dict(theirs[0]), dict(ours[0]))]
     if not lacks and not more:
         text = f"{part} has the {_NOUNS.get(wanted.kind, 'record')}s of an unkilled run in another order"
-        return [Difference(part, "changed", text)]
+        return [EndDifference(part, "changed", text)]
     noun = _NOUNS.get(wanted.kind, "record")
     if wanted.kind in {ROWS, LINES, KEYS}:
         text = f"{part} has {_counted(len(ours), noun)}, an unkilled run {len(theirs):,}"
@@ -288,25 +290,25 @@ def _compared(part: str, wanted: Part, there: Part, rule: Rule) -> list[Differen
     if more:
         text += f"; too many: {_listed(_texts(more.elements()))}"
     kind = "changed" if lacks and more else "missing" if lacks else "extra"
-    return [Difference(part, kind, text, _texts(lacks.elements()))]
+    return [EndDifference(part, kind, text, _texts(lacks.elements()))]
 
 
-def _of(part: Part) -> str:
+def _of(part: EndPart) -> str:
     return f" ({_listed(_texts(part.records))})"
 
 
-def _of_keys(part: str, wanted: Mapping[str, str], there: Mapping[str, str]) -> Difference:
+def _of_keys(part: str, wanted: Mapping[str, str], there: Mapping[str, str]) -> EndDifference:
     lacks = [f"{key} = {value}" for key, value in wanted.items() if there.get(key) != value]
     has = [f"{key} = {value}" for key, value in there.items() if wanted.get(key) != value]
     text = f"{part} has {_listed(has) or 'less'}, an unkilled run's has {_listed(lacks) or 'no such key'}"
-    return Difference(part, "changed", text, tuple(lacks))
+    return EndDifference(part, "changed", text, tuple(lacks))
 
 
-def _texts(records: Iterable[Record]) -> tuple[str, ...]:
+def _texts(records: Iterable[EndRecord]) -> tuple[str, ...]:
     return tuple(map(_shown, records))
 
 
-def _shown(record: Record) -> str:
+def _shown(record: EndRecord) -> str:
     """Return a record in words: a line as it is, a row as its values, an object as its keys."""
     if len(record) == 1 and not record[0][0]:
         return record[0][1]

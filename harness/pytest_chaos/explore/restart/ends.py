@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-Record: TypeAlias = "tuple[tuple[str, str], ...]"
+EndRecord: TypeAlias = "tuple[tuple[str, str], ...]"
 """Field and value, in the order of the fields. Of a line and of bytes the field has no name."""
 
 SQLITE_HEAD: Final = b"SQLite format 3\0"
@@ -30,24 +30,24 @@ _DEPTH_MAX: Final = 32
 ROWS, KEYS, LINES, BYTES, LINK, UNREADABLE = "rows", "keys", "lines", "bytes", "link", "unreadable"
 
 
-class Part(NamedTuple):
+class EndPart(NamedTuple):
     """A table or a file. ``kind`` is rows, keys (of JSON), lines, bytes, link or unreadable."""
 
     kind: str
-    records: tuple[Record, ...]
+    records: tuple[EndRecord, ...]
 
 
 class End(NamedTuple):
     """What a run has left: parts by path (and table), its exit code, and what it has printed."""
 
-    parts: Mapping[str, Part]
+    parts: Mapping[str, EndPart]
     exit_code: int | None = 0
     output: str = ""
 
 
 def end_of(directory: Path, is_compared: Callable[[str], bool], *, exit_code: int | None = 0, output: str = "") -> End:
     """Return what is in a folder; databases are opened, which may change the folder."""
-    parts: dict[str, Part] = {}
+    parts: dict[str, EndPart] = {}
     paths = sorted(path for path in directory.rglob("*") if path.is_symlink() or path.is_file())
     databases = {path for path in paths if not path.is_symlink() and _head(path) == SQLITE_HEAD}
     for path in paths:
@@ -61,9 +61,9 @@ def end_of(directory: Path, is_compared: Callable[[str], bool], *, exit_code: in
     return End(parts, exit_code, output)
 
 
-def lines_of(output: str) -> Part:
+def lines_of(output: str) -> EndPart:
     """Return what was printed as a part."""
-    return Part(LINES, tuple((("", line.rstrip()),) for line in output.splitlines() if line.strip()))
+    return EndPart(LINES, tuple((("", line.rstrip()),) for line in output.splitlines() if line.strip()))
 
 
 def _head(path: Path) -> bytes:
@@ -79,14 +79,14 @@ def _is_companion(path: Path, databases: set[Path]) -> bool:
     )
 
 
-def _tables(path: Path, name: str) -> Iterator[tuple[str, Part]]:
+def _tables(path: Path, name: str) -> Iterator[tuple[str, EndPart]]:
     """Yield the tables of a database; one that cannot be read is a part that says why."""
     try:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.text_factory = lambda text: text.decode(errors="backslashreplace")
             (sound,) = connection.execute("pragma quick_check(1)").fetchone()
             if sound != "ok":
-                yield name, Part(UNREADABLE, ((("", str(sound)),),))
+                yield name, EndPart(UNREADABLE, ((("", str(sound)),),))
                 return
             found = connection.execute(
                 "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' order by name"
@@ -94,15 +94,15 @@ def _tables(path: Path, name: str) -> Iterator[tuple[str, Part]]:
             for (table,) in found.fetchall():
                 yield f"{name} table {table}", _rows(connection, table)
     except sqlite3.Error as error:
-        yield name, Part(UNREADABLE, ((("", f"{type(error).__name__}: {error}"),),))
+        yield name, EndPart(UNREADABLE, ((("", f"{type(error).__name__}: {error}"),),))
 
 
-def _rows(connection: sqlite3.Connection, table: str) -> Part:
+def _rows(connection: sqlite3.Connection, table: str) -> EndPart:
     quoted = table.replace('"', '""')
     cursor = connection.execute(f'select * from "{quoted}" limit {_ROWS_MAX}')  # noqa: S608 - a name of the database
     columns = [column[0] for column in cursor.description]
     rows = (tuple(zip(columns, map(_shown, row), strict=True)) for row in cursor)
-    return Part(ROWS, tuple(sorted(rows)))
+    return EndPart(ROWS, tuple(sorted(rows)))
 
 
 def _shown(value: object) -> str:
@@ -113,9 +113,9 @@ def _digest(content: bytes) -> str:
     return blake2b(content, digest_size=8).hexdigest()
 
 
-def _file(path: Path) -> Part:
+def _file(path: Path) -> EndPart:
     if path.is_symlink():
-        return Part(LINK, ((("", readable(str(path.readlink()))),),))
+        return EndPart(LINK, ((("", readable(str(path.readlink()))),),))
     size = path.stat().st_size
     if size > _TEXT_BYTES_MAX:
         digest = blake2b(digest_size=8)
@@ -130,14 +130,14 @@ def _file(path: Path) -> Part:
         text = "\0"
     if "\0" in text:
         return _bytes(_digest(content), size)
-    return Part(KEYS, records) if (records := _of_json(text)) is not None else lines_of(text)
+    return EndPart(KEYS, records) if (records := _of_json(text)) is not None else lines_of(text)
 
 
-def _bytes(digest: str, size: int) -> Part:
-    return Part(BYTES, ((("", f"{size:,} bytes with digest {digest}"),),))
+def _bytes(digest: str, size: int) -> EndPart:
+    return EndPart(BYTES, ((("", f"{size:,} bytes with digest {digest}"),),))
 
 
-def _of_json(text: str) -> tuple[Record, ...] | None:
+def _of_json(text: str) -> tuple[EndRecord, ...] | None:
     """Return an object of JSON as one record, a file of such lines as one for each; else None."""
     whole = _decoded(text)
     if isinstance(whole, dict):

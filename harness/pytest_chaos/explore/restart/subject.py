@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_chaos.explore.record import DeadlockError, prepared, run_untraced, tail
 from pytest_chaos.explore.report import ExplorationError, Family, harness_finding
-from pytest_chaos.explore.restart.compare import Difference, Learned, differences, learn
+from pytest_chaos.explore.restart.compare import EndDifference, Learned, differences, learn
 from pytest_chaos.explore.restart.ends import End, end_of
 from pytest_chaos.explore.target import CheckError, CommandSubject, no_restart
 from pytest_chaos.model.history import History
@@ -195,7 +195,7 @@ class RestartSubject(CommandSubject):
         found = [each for each in found if self._counts(each, seen)]
         return self._stable(found, [_finding(each) for each in found])
 
-    def _counts(self, difference: Difference, seen: Iterable[Mark]) -> bool:
+    def _counts(self, difference: EndDifference, seen: Iterable[Mark]) -> bool:
         """Whether a difference breaks a promise: after a kill each one does."""
         if self._family not in _DURABLE:
             return True
@@ -211,7 +211,7 @@ class RestartSubject(CommandSubject):
         said = ran.output[-_OUTPUT_CHARACTERS:].strip()
         return ran.exit_code == 0 and not ran.is_timed_out and self._printed.strip().endswith(said)
 
-    def _stable(self, found: Sequence[Difference], findings: list[Finding]) -> list[Finding]:
+    def _stable(self, found: Sequence[EndDifference], findings: list[Finding]) -> list[Finding]:
         """Return the findings, if further clean runs do not differ in these parts."""
         if not findings:
             return []
@@ -237,7 +237,7 @@ class RestartSubject(CommandSubject):
         return sorted({each.part for end in ends for each in differences(self._learned, end, self._before)})
 
 
-def _finding(found: Difference) -> Finding:
+def _finding(found: EndDifference) -> Finding:
     return Finding(signature=f"restart:{found.part}:{found.kind}", text=f"after a restart, {found.text}")
 
 
