@@ -26,7 +26,17 @@ from pytest_chaos.cli.baseline import EXITS, SHOWN_MAX, KnownFindings, counted, 
 from pytest_chaos.cli.progress import Bar, Lines
 from pytest_chaos.errors import UsageError
 from pytest_chaos.explore.causes import clipped, one_line
-from pytest_chaos.explore.options import ALL, CHECK_TIMEOUT_S, IO_RUNS, RECOVERIES, RUN_TIMEOUT_S, WATCHES, Options
+from pytest_chaos.explore.options import (
+    ALL,
+    CHECK_TIMEOUT_S,
+    IO_RUNS,
+    OPERATIONS,
+    RECOVERIES,
+    RUN_TIMEOUT_S,
+    WATCHES,
+    WORKLOADS,
+    Options,
+)
 from pytest_chaos.explore.report import Exploration, Family
 from pytest_chaos.explore.session import set_aside, unfinished_seed
 from pytest_chaos.explore.simulate.power import SAMPLES, Model
@@ -142,6 +152,12 @@ class _Families(_ListedBase):
     "--io-runs", type=int, default=IO_RUNS, show_default=True, help="I/O errors that are made, each in a run."
 )
 @click.option(
+    "--workloads", type=int, default=WORKLOADS, show_default=True, help="Workloads to draw of a state machine."
+)
+@click.option(
+    "--operations", type=int, default=OPERATIONS, show_default=True, help="Operations of such a workload, at most."
+)
+@click.option(
     "--schedules",
     type=int,
     default=0,
@@ -224,7 +240,8 @@ def explore(
     """Find every state that a crash, a power loss or an I/O error leaves of TARGET, and judge each.
 
     TARGET is module:Target or path/to/file.py:Target, a class with run(directory, marks) and
-    check(directory, marks). Instead of it, --run and --check give two commands, and --recover and
+    check(directory, marks), or a RuleBasedStateMachine of Hypothesis, of which workloads are drawn.
+    Instead of it, --run and --check give two commands, and --recover and
     --setup two more if they are needed. With --run alone a state is judged by a restart: run again
     to its end, the program must leave what an unkilled run leaves. A server has --serve, --drive
     (its client) and --check: a restart is its start on the state. A command says with marks what it

@@ -102,6 +102,8 @@ class ExplorationDocument(msgspec.Struct, frozen=True, kw_only=True):
     families: dict[str, FamilyEntry]
     baseline: AgainstBaseline | None = None
     """What is new, if there was a baseline. The other keys tell all that was found."""
+    workload: str = ""
+    """The operations of the workload that was explored, if the target is a state machine."""
     doubt: Doubt | None = None
     """What the check notices of damaged recordings, with ``--doubt``. No verdict of the program."""
     format: int = FORMAT
@@ -124,6 +126,7 @@ def document(exploration: Exploration, baseline: AgainstBaseline | None = None) 
         causes=[_cause(each) for each in exploration.causes],
         families={str(each.family): _family(each) for each in exploration.families},
         baseline=baseline,
+        workload=exploration.workload,
         doubt=exploration.doubt,
     )
 

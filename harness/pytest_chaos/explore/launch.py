@@ -17,6 +17,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 import traceback
 import warnings
 from multiprocessing.connection import Connection, Pipe
@@ -28,7 +29,10 @@ import msgspec
 from pytest_chaos.errors import StepsUnavailable, UsageError
 from pytest_chaos.evidence.redact import clean
 from pytest_chaos.explore.explorer import ROOM_BYTES_MIN, Explorer, Judged, judge_one
+from pytest_chaos.explore.machine.search import Found, Search, notes_of
+from pytest_chaos.explore.machine.subject import MachineSubject, MachineTarget
 from pytest_chaos.explore.report import Exploration, ExplorationError, harness_finding
+from pytest_chaos.model.values import Finding, Verdict
 from pytest_chaos.runtime import owner, processes, scratch
 from pytest_chaos.runtime.guardian import become_guardian, end_descendants, stand_in
 from pytest_chaos.trace.program import leave
@@ -265,6 +269,8 @@ def launch(subject: Subject, options: Options, *, listen: Callable[[Progress], N
         what = "a server" if subject.is_server else "a program without a check"
         text = f"{what} is explored by system calls: {why_not_seccomp() or 'leave out --source'}"
         return _undecided(subject, options, "harness:no-steps-here", StepsUnavailable(text))
+    if subject.is_machine:
+        return _launch_machine(subject, source, options, listen)
     with work_folders(base, Path(tempfile.gettempdir())) as folders:
 
         def explore(tell: Callable[[Progress], None]) -> Exploration:
@@ -282,6 +288,55 @@ def launch(subject: Subject, options: Options, *, listen: Callable[[Progress], N
     return clean(found)
 
 
+def _launch_machine(
+    subject: Subject, source: StepSource, options: Options, listen: Callable[[Progress], None]
+) -> Exploration:
+    """Draw workloads of a state machine, and explore the smallest that fails, or the longest."""
+    begun_s = time.monotonic()
+    try:
+        found = _searched(subject, source, options, listen)
+    except ExplorationError as error:
+        return _undecided(subject, options, error.signature, error)
+    if found.plain:
+        finding = Finding(signature="clean-run:machine", text=found.plain, kind="clean-run", checker="explore")
+        return clean(Exploration(target=subject.name, seed=options.seed, findings=(finding,)))
+    if found.workload is None:
+        text = "no workload made a durable step: let the rules write in self.directory, or give a larger budget"
+        return _undecided(subject, options, "harness:no-steps", ExplorationError(text))
+    if options.budget_s is not None:
+        options = msgspec.structs.replace(options, budget_s=max(1.0, options.budget_s - time.monotonic() + begun_s))
+    explored = launch(_subject_of(subject, found), options, listen=listen)
+    findings = list(explored.findings)
+    if found.fails and explored.verdict is not Verdict.VIOLATED:
+        text = f"a workload failed while it was searched for, and held when it was explored whole: {found.workload}"
+        findings.append(harness_finding("harness:workload-not-again", text))
+    if found.is_over and not found.fails:
+        text = f"the budget was over after {found.tried:,} of {options.workloads:,} workloads: give a larger one"
+        findings.append(harness_finding("harness:incomplete:workloads", text))
+    notes = (*notes_of(found), *explored.notes)
+    workload = str(found.workload)
+    return clean(msgspec.structs.replace(explored, findings=tuple(findings), notes=notes, workload=workload))
+
+
+def _searched(subject: Subject, source: StepSource, options: Options, listen: Callable[[Progress], None]) -> Found:
+    assert isinstance(subject, MachineTarget)  # noqa: S101 - see is_machine
+    if source.name == "audit":
+        text = f"a state machine is explored by system calls: {why_not_seccomp() or 'leave out --source'}"
+        raise ExplorationError(text, signature="harness:no-steps-here")
+    cls, examples = subject.cls, options.kept.parent / "examples" if options.kept is not None else None
+    with work_folders(_base(options)) as folders:
+        return guarded(
+            lambda tell: Search(cls, source, options, folders[0], examples=examples, listen=tell).search(),
+            folders=folders, listen=listen,
+        )  # fmt: skip
+
+
+def _subject_of(subject: Subject, found: Found) -> Subject:
+    assert isinstance(subject, MachineTarget)  # noqa: S101 - see is_machine
+    assert found.workload is not None  # noqa: S101 - asked before
+    return MachineSubject(subject.cls, found.workload, place=subject.place)
+
+
 def judge_state(subject: Subject, options: Options, code: str, destination: Path) -> Judged:
     """Record a target, keep the state of a code in ``destination``, and judge a copy of it.
 
@@ -290,6 +345,12 @@ def judge_state(subject: Subject, options: Options, code: str, destination: Path
     nothing can be recorded.
     """
     source = step_source(files=_files(subject, options))
+    if subject.is_machine:
+        found = _searched(subject, source, options, lambda _: None)
+        if found.workload is None:
+            msg = f"state code must name a state of {subject.name}, of which no workload makes a step; got {code}"
+            raise UsageError(msg)
+        subject = _subject_of(subject, found)
     shutil.rmtree(destination, ignore_errors=True)
     with work_folders(_base(options)) as folders:
         return guarded(lambda _: judge_one(subject, source, options, folders[0], code, destination), folders=folders)

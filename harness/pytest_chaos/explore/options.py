@@ -18,6 +18,10 @@ CONFIRMATIONS: Final = 8
 """Crash points without a finding that are also tried with a real kill."""
 RECOVERIES: Final = 64
 """Crash states whose recovery is recorded and interrupted; of more, a sample is drawn."""
+WORKLOADS: Final = 25
+"""Workloads that are drawn of a state machine."""
+OPERATIONS: Final = 10
+"""Operations of such a workload, at most."""
 IO_RUNS: Final = 2000
 """I/O errors that are made for real; of more, a sample is drawn."""
 RUN_TIMEOUT_S: Final = 60.0
@@ -43,6 +47,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ``victim`` each, a crash also ends each process of the program alone; any other victim is the
     name, a pattern or the number of processes that do so. ``budget_s`` None is no
     limit. ``source`` is seccomp, audit, or None for the best source on this machine.
+
+    Of a state machine that many ``workloads`` are drawn, each of at most so many ``operations``.
 
     ``ignore`` and ``volatile`` are patterns of files that are no data, in addition to those of the
     target; ``trace.step.FileKinds`` says what they mean.
@@ -73,6 +79,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     confirmations: int = CONFIRMATIONS
     recoveries: int = RECOVERIES
     io_runs: int = IO_RUNS
+    workloads: int = WORKLOADS
+    operations: int = OPERATIONS
     schedules: int = 0
     victim: str = ALL
     ignore: tuple[str, ...] = ()
@@ -92,6 +100,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         if not _is_whole(self.jobs, JOBS_MAX):
             wrong.append(f"jobs must be 1 to {JOBS_MAX}; got {shown(self.jobs)}")
         counts = {"samples": self.samples, "recoveries": self.recoveries, "io-runs": self.io_runs}
+        counts |= {"workloads": self.workloads, "operations": self.operations}
         wrong += [
             f"{name} must be at least 1, and {COUNT_MAX:,} at most; got {shown(count)}"
             for name, count in counts.items()

@@ -227,6 +227,8 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float = 0.0
     schedules: int = 1
     """The recordings that were explored, each of another order of threads and processes."""
+    workload: str = ""
+    """The operations of the explored workload, if the target is a state machine."""
     doubt: Doubt | None = None
     """What the check notices of damages, if that was tried. It does not count in the verdict."""
 

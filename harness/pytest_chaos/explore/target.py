@@ -115,6 +115,8 @@ class Subject:
     run_timeout_s = RUN_TIMEOUT_S
     check_timeout_s = CHECK_TIMEOUT_S
     is_server = False
+    is_machine = False
+    """Whether it is a state machine, of which a workload has to be drawn first."""
     is_by_restart = False
     """Whether the check is the program's own restart: what it should leave has to be learned."""
     files = KNOWN_FILES
@@ -565,8 +567,12 @@ def subject_of(target: object, *, check: Callable[..., Any] | None = None, name:
         return Subject(_Functions(target, check), name or getattr(target, "__qualname__", ""))
     own = type(target).__name__
     called = name or str(asked(target, "__qualname__", own) or asked(target, "__name__", own) or own)
+    from pytest_chaos.explore.machine.subject import MachineTarget
+    from pytest_chaos.explore.machine.workload import is_machine
     from pytest_chaos.explore.server.subject import ServerSubject, serves  # it imports this module
 
+    if is_machine(target):
+        return MachineTarget(target, place=place)  # type: ignore[arg-type] # see is_machine
     if inspect.isclass(target):
         try:
             made = target()
