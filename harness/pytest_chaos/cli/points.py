@@ -99,7 +99,9 @@ def _surveyed(run: Run, target: str | None, argv: Sequence[str], timeout_s: floa
         if subject is not None:
             run.spawn(f"{__name__}:set_up", kwargs=kwargs, name="setup").wait_exit(timeout_s=timeout_s)
         path = run.begin_survey(steps=True, lines=True)
-        started: Any = argv if target is None else f"{__name__}:run_target" if subject is not None else target
+        started: Any = (
+            argv if target is None else f"{__name__}:run_target" if subject is not None else _absolute(target)
+        )
         agent = run.spawn(started, kwargs=kwargs, name="target", may_fail=True)
     except SpawnError as error:
         msg = f"the target must be one that can be started; got: {error}. Give module:function or file.py:function"

@@ -142,4 +142,5 @@ def invariants_of(machine: RuleBasedStateMachine) -> Iterator[tuple[str, Callabl
 
 def made_in(cls: type[RuleBasedStateMachine], directory: Path) -> RuleBasedStateMachine:
     """Make a machine in a folder, which it finds as ``self.directory``."""
-    return type(cls.__name__, (cls,), {"directory": directory})()
+    machine: RuleBasedStateMachine = type(cls.__name__, (cls,), {"directory": directory})()
+    return machine
