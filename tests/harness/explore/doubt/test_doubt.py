@@ -119,6 +119,7 @@ def test_a_blind_check_is_shown_what_it_lets_pass(tmp_path: Path, capsys: pytest
     assert "    assert that what is acknowledged is there, whole" in out
 
 
+@pytest.mark.nightly
 def test_without_at_least_the_exit_code_is_the_programs(tmp_path: Path) -> None:
     """Doubt is about the check; what the program has earned stays."""
     code, found = _doubted(tmp_path, "Blind")
@@ -144,6 +145,7 @@ def test_a_check_is_not_doubted_where_the_program_is_wrong(tmp_path: Path, capsy
     assert "nothing was doubted" in capsys.readouterr().out
 
 
+@pytest.mark.nightly
 def test_a_check_that_breaks_has_not_noticed(tmp_path: Path) -> None:
     """A check that raises would leave an exploration undecided, and so it does a damage."""
     _, found = _doubted(tmp_path, "Breaks")

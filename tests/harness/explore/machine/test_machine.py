@@ -115,6 +115,7 @@ def _explored(folder: Path, name: str, *arguments: str) -> tuple[int, dict[str, 
     return code, found
 
 
+@pytest.mark.nightly
 def test_a_sound_machine_holds(tmp_path: Path) -> None:
     """An operation under way may be done or not; what is done is there."""
     code, found = _explored(tmp_path, "Sound")
@@ -153,6 +154,7 @@ def test_what_is_wrong_without_a_fault_is_told_as_such(tmp_path: Path) -> None:
     assert "without any fault, after remove(key='a'): AssertionError: {'z': 1} is there" in finding["text"]
 
 
+@pytest.mark.nightly
 def test_results_of_rules_are_arguments_of_others(tmp_path: Path) -> None:
     """An object that a rule returns is not pickled: the operation that made it is named."""
     code, found = _explored(tmp_path, "Handles")

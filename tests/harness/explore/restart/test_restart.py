@@ -91,7 +91,10 @@ def _explored(folder: Path, script: str, *arguments: str) -> tuple[int, dict[str
     return code, json.loads((folder / "found.json").read_text())
 
 
-@pytest.mark.parametrize("script", [REPLACES, RESUMES_BY_COUNT, DRAWS])
+@pytest.mark.parametrize(
+    "script",
+    [REPLACES, RESUMES_BY_COUNT, pytest.param(DRAWS, marks=pytest.mark.nightly)],
+)
 def test_a_program_that_can_be_started_again_holds(tmp_path: Path, script: str) -> None:
     """Each state between two steps leads to the end of an unkilled run."""
     code, found = _explored(tmp_path, script)
@@ -139,6 +142,7 @@ def test_runs_that_add_up_are_told_apart(tmp_path: Path) -> None:
     assert "there is no one end that a restart must come to" in found["findings"][0]["text"]
 
 
+@pytest.mark.nightly
 def test_chance_is_never_blamed_on_a_kill(tmp_path: Path) -> None:
     """A coin falls as it will: clean runs that agreed by chance are followed by more of them."""
     for _ in range(2):
