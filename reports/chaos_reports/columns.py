@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from chaos_reports.figures import clip, duration, percent, plural
-from chaos_reports.matrix import GLYPHS, bound
+from chaos_reports.matrix import GLYPHS, bound, decision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,6 +93,17 @@ def _fired(row: ScenarioView) -> str:
 def _rate(row: ScenarioView) -> str:
     lower = row.summary.pass_rate_lower
     return percent(row.summary.pass_rate) + ("" if lower is None else f" (≥ {percent(lower)})")
+
+
+def _decision_keys(summary: ScenarioSummary) -> dict[str, Any]:
+    found: dict[str, Any] = {"pass_rate_lower": summary.pass_rate_lower, "not_begun": summary.not_begun}
+    if summary.proof is not None:
+        found["proof"] = msgspec.to_builtins(summary.proof)
+    if summary.gate is not None:
+        found["gate"] = msgspec.to_builtins(summary.gate)
+    if summary.drifts:
+        found["drifts"] = msgspec.to_builtins(summary.drifts)
+    return found
 
 
 def _assertions(row: ScenarioView) -> Sequence[str]:
@@ -176,6 +189,14 @@ COLUMNS: Final = (
         lambda each: {"pass_rate": each.pass_rate},
         is_number=True,
         brief=_rate,
+    ),
+    Column(
+        "decision",
+        "Decision",
+        lambda row: [said] if (said := decision(row.summary)) else [],
+        _decision_keys,
+        frozenset({TERMINAL}),
+        is_below=True,
     ),
     Column(
         "assertions",

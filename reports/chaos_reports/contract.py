@@ -48,10 +48,54 @@ class FailureEntry(msgspec.Struct, frozen=True, kw_only=True):
     reproduced: list[str] = []
 
 
+class ProofEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the proof of a pass rate stands: ``proved``, ``refuted`` or ``undecided``.
+
+    ``lower`` and ``upper`` bound the true rate at whatever run one looks. ``alpha`` bounds how
+    often a lower rate is proved, ``beta`` how often one that is there is refuted. ``runs_needed``
+    clean runs would prove it.
+    """
+
+    rate: float
+    decision: str
+    runs: int
+    held: int
+    violated: int
+    lower: float
+    upper: float
+    runs_needed: int
+    alpha: float
+    beta: float
+
+
+class GateEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a scenario with ``true_rate`` passes ``rate_min`` of so many runs, by chance."""
+
+    rate_min: float
+    runs: int
+    true_rate: float
+    passes: float
+
+
+class DriftEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """What grows over the runs of a test; ``is_judged`` if the verdict depends on it."""
+
+    measure: str
+    test: str
+    runs: int
+    first: float
+    last: float
+    per_run: float
+    chance: float
+    is_judged: bool
+
+
 class ScenarioEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One scenario. ``pass_rate`` is passed / (passed + failed), or null.
 
-    ``missing`` counts the runs that were planned and not made.
+    ``missing`` counts the runs that were planned and not made, ``not_begun`` those that were left
+    out as the rate was decided or the budget used up. ``pass_rate_lower`` is the bound at 95 %.
+    ``proof``, ``gate`` and ``drifts`` are left out where there is none.
     """
 
     id: str
@@ -72,12 +116,18 @@ class ScenarioEntry(msgspec.Struct, frozen=True, kw_only=True):
     evidence: list[str]
     incomplete: bool = False
     missing: int = 0
+    pass_rate_lower: float | None = None
+    not_begun: int = 0
+    proof: ProofEntry | None = None
+    gate: GateEntry | None = None
+    drifts: list[DriftEntry] = []
 
 
 class MatrixDocument(msgspec.Struct, frozen=True, kw_only=True):
     """The whole file. ``incomplete``: it must not be taken for green; ``reasons`` say why.
 
     ``missing`` runs were planned and not made; ``skipped`` and ``deselected`` ones were not wanted.
+    ``campaign`` says what was not begun, and of which shard this is.
     ``power`` has a sentence for each package that chaos mutate has tried; it is left out without.
     So is ``bank``, which says where the bug bank was run, and what of it was not shown.
     """
@@ -92,6 +142,7 @@ class MatrixDocument(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int = 0
     deselected: int = 0
     reasons: list[str] = []
+    campaign: list[str] = []
     power: list[str] = []
     bank: list[str] = []
 
@@ -118,6 +169,8 @@ def document(matrix: MatrixSummary) -> dict[str, Any]:
         "deselected": matrix.deselected,
         "reasons": list(matrix.reasons),
     }
+    if matrix.campaign:
+        found["campaign"] = list(matrix.campaign)
     if matrix.power:
         found["power"] = list(matrix.power)
     if matrix.bank:
@@ -131,7 +184,7 @@ def _scenario(summary: ScenarioSummary) -> dict[str, Any]:
     for column in COLUMNS:
         found |= column.keys(summary)
     promised = ScenarioEntry.__struct_fields__
-    return {name: found[name] for name in (*promised, *(found.keys() - set(promised)))}
+    return {name: found[name] for name in (*promised, *(found.keys() - set(promised))) if name in found}
 
 
 def _failure(summary: FailureSummary) -> dict[str, Any]:

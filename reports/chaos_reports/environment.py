@@ -20,7 +20,7 @@ from pytest_chaos.model.campaign import FAILURES_MAX
 from chaos_reports import figures
 from chaos_reports.columns import first_value
 from chaos_reports.figures import clip
-from chaos_reports.matrix import GLYPHS, bound, label, outcome
+from chaos_reports.matrix import GLYPHS, bound, decision, label, outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +67,7 @@ def environment(*, autoescape: bool) -> Environment:
         code=_code,
         outcome=outcome,
         bound=bound,
+        decision=decision,
         fired=_fired,
         first_value=first_value,
         sha256=_sha256,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 from pytest_chaos.model.campaign import MatrixSummary, ScenarioSummary
+from pytest_chaos.model.deciding.sequential import Standing
 from pytest_chaos.model.signatures import cause_of
 from pytest_chaos.model.values import RunRecord, Verdict
 
@@ -19,6 +20,8 @@ from chaos_reports.trend.history import SESSIONS_MAX, Sessions, Trend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from pytest_chaos.model.deciding.sequential import Proof
 
 RUNS_LISTED_MAX: Final = 50
 """Runs of one scenario that a page lists, those that did not hold first."""
@@ -163,8 +166,33 @@ def headline(matrix: MatrixSummary) -> str:
         scenarios = f"{matrix.scenarios_selected} of {plural(matrix.scenarios_collected, 'scenario')} selected"
     left_out = f" ({plural(matrix.deselected, 'run')} deselected)" if matrix.deselected else ""
     sentence = f"{scenarios}, {plural(matrix.runs, 'run')}{left_out}" + (f": {said}." if said else ".")
-    sentence = " ".join([sentence, *(f"{each[:1].upper()}{each[1:]}." for each in (*matrix.power, *matrix.bank))])
+    more = (*matrix.campaign, *matrix.power, *matrix.bank)
+    sentence = " ".join([sentence, *(f"{each[:1].upper()}{each[1:]}." for each in more)])
     return sentence if not matrix.incomplete else f"{INCOMPLETE}: {'; '.join(matrix.reasons)}. {sentence}"
+
+
+def decision(summary: ScenarioSummary) -> str:
+    """Say where the proof of the rate stands, or what the gate lets through."""
+    if summary.proof is not None:
+        return _of_proof(summary.proof)
+    gate = summary.gate
+    if gate is None:
+        return ""
+    asked = f"gate of {percent(gate.rate_min)} over {plural(gate.runs, 'run')}"
+    return f"{asked}: a true {percent(gate.true_rate)} passes it {percent(gate.passes)} of the time"
+
+
+def _of_proof(proof: Proof) -> str:
+    runs, rate = plural(proof.runs, "run"), percent(proof.rate)
+    if proof.decision is Standing.PROVED:
+        return f"proved after {runs}: at least {rate} (a lower rate is proved {percent(proof.alpha)} of the time)"
+    if proof.decision is Standing.REFUTED:
+        return (
+            f"refuted after {runs}: below {rate}, at most {percent(proof.upper)} "
+            f"(a rate of {rate} is refuted {percent(proof.beta)} of the time)"
+        )
+    between = f"between {percent(proof.lower)} and {percent(proof.upper)}"
+    return f"undecided after {runs}: {between}; {plural(proof.runs_needed, 'more clean run')} would prove {rate}"
 
 
 def outcome(summary: ScenarioSummary) -> str:
@@ -174,6 +202,7 @@ def outcome(summary: ScenarioSummary) -> str:
         (summary.violated, "violated"),
         (summary.inconclusive, "inconclusive"),
         (summary.missing, "not made"),
+        (summary.not_begun, "not begun"),
     )
     return ", ".join(f"{count} {word}" for count, word in parts if count)
 

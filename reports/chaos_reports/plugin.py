@@ -50,7 +50,7 @@ def pytest_chaos_session_finished(
     session_folder: Path, records: Records, formats: tuple[str, ...], config: pytest.Config
 ) -> None:
     """Write the matrix into the session's folder. An error is shown, and changes no verdict."""
-    if not records.runs and not any(account.missing for account in records.accounts):
+    if not records.runs and not any(each.missing or each.over_budget for each in records.accounts):
         return
     from pytest_chaos.errors import ResultsError
     from pytest_chaos.model.campaign import summarise

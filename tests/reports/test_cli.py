@@ -19,10 +19,17 @@ from tests.reports.samples import CACHE, HEADER, KILL, LEASES, campaign, run, wr
 ROOT = Path(__file__).parents[2]
 
 
-def session(folder: Path, verdict: Verdict = Verdict.HELD, *, name: str = "one", started: str = "2026-01-01") -> Path:
+def session(
+    folder: Path,
+    verdict: Verdict = Verdict.HELD,
+    *,
+    name: str = "one",
+    started: str = "2026-01-01",
+    seed: str = "a",
+) -> Path:
     """Write a session of one run and return its folder."""
     header = msgspec.structs.replace(HEADER, session=name, started=started, pass_rate_min=1.0)
-    return write_session(folder, Records(header, (run(KILL, verdict),)))
+    return write_session(folder, Records(header, (msgspec.structs.replace(run(KILL, verdict), seed=seed),)))
 
 
 @pytest.mark.parametrize(("verdict", "code"), [(Verdict.HELD, 0), (Verdict.VIOLATED, 1), (Verdict.INCONCLUSIVE, 2)])
@@ -81,7 +88,7 @@ def test_sessions_of_several_machines_make_one_matrix(tmp_path: Path) -> None:
     and the earliest header speaks for all.
     """
     first = session(tmp_path / "a", name="one", started="2026-01-02")
-    second = session(tmp_path / "b", Verdict.VIOLATED, name="two", started="2026-01-01")
+    second = session(tmp_path / "b", Verdict.VIOLATED, name="two", started="2026-01-01", seed="other")
     header = msgspec.structs.replace(HEADER, session="three", started="2026-01-03")
     third = write_session(tmp_path / "c", Records(header, (run(CACHE), run(LEASES, kind="pause"))))
     assert cli.main([str(first), str(second), str(third), "--output", str(tmp_path / "all")]) == 1

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 WHOLENESS_KEYS = {"incomplete", "missing", "skipped", "deselected", "reasons"}
 CONTRACT_KEYS = {
     *("id", "title", "why", "steps", "verdict", "runs", "passed", "failed", "inconclusive", "pass_rate", "duration_s"),
-    *("faults", "assertions", "failures", "evidence"),
+    *("faults", "assertions", "failures", "evidence", "pass_rate_lower", "not_begun", "gate"),
 }
 HOSTILE = (
     "<script>alert('1')</script> \"><img src=x onerror=alert(1)> | a\n| b `c` [d](javascript:e) {{ 7*7 }} \x1b[31m"

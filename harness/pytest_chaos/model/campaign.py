@@ -15,6 +15,10 @@ leaves it open.
 
 Runs that were planned and not made, because the session was interrupted, leave a campaign
 *incomplete*: it is INCONCLUSIVE, unless it is VIOLATED even if all of them had held.
+
+With a rate to prove (``deciding.sequential``) it is HELD once the rate is proved, VIOLATED once it
+is refuted, and INCONCLUSIVE as long as it is neither. A campaign whose runs drift
+(``deciding.drift``) is never HELD.
 """
 
 from __future__ import annotations
@@ -25,6 +29,9 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 import msgspec
 
 from pytest_chaos.model.claims import never_held
+from pytest_chaos.model.deciding.drift import Drift, drifts_of
+from pytest_chaos.model.deciding.gate import GatePower, gate
+from pytest_chaos.model.deciding.sequential import Proof, Standing, proof
 from pytest_chaos.model.signatures import cause_of
 from pytest_chaos.model.statistics import rate_lower_bound
 from pytest_chaos.model.values import (
@@ -35,12 +42,14 @@ from pytest_chaos.model.values import (
     Json,
     RunRecord,
     Scenario,
+    SessionEnd,
     SessionHeader,
     Verdict,
 )
+from pytest_chaos.model.verdict import INTERRUPTED
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
 GroupKey = TypeVar("GroupKey")
 Member = TypeVar("Member")
@@ -56,6 +65,9 @@ CRASH_POINTS: Final = "crash_points"
 
 REPRODUCED: Final = "reproduced"
 """The note with how many replays of a violation repeated it, such as ``2/2`` or ``0/2, flaky``."""
+
+CUT_SHORT: Final = "cut_short"
+"""The note of a run whose session was killed: it came to no answer, and may be made again."""
 
 LIMITATIONS: Final = "limitations"
 """The note with the limitations of the scenario on this machine, in sentences."""
@@ -204,6 +216,14 @@ class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True):
     evidence: tuple[str, ...] = ()
     records: tuple[RunRecord, ...] = ()
     account: Account | None = None
+    proof: Proof | None = None
+    gate: GatePower | None = None
+    drifts: tuple[Drift, ...] = ()
+
+    @property
+    def not_begun(self) -> int:
+        """How many of its runs were not begun, as the rate was decided or the budget used up."""
+        return self.account.decided + self.account.over_budget if self.account else 0
 
     @property
     def missing(self) -> int:
@@ -254,6 +274,8 @@ class MatrixSummary(msgspec.Struct, frozen=True, kw_only=True):
     scenarios_selected: int = 0
     scenarios_collected: int = 0
     reasons: tuple[str, ...] = ()
+    campaign: tuple[str, ...] = ()
+    """Sentences on what the campaign did not begin, and on the part of it that this is."""
     power: tuple[str, ...] = ()
     bank: tuple[str, ...] = ()
     noticed: dict[str, tuple[str, ...]] = {}
@@ -270,13 +292,15 @@ def summarise(records: RecordsLike) -> MatrixSummary:
     """Sum up all records, with the minimum pass rate that their header asks for."""
     groups = _grouped((run.scenario.id, run) for run in records.runs)
     accounts = {each.scenario.id: each for each in records.accounts}
-    owed = {name for name, account in accounts.items() if account.missing}
+    owed = {name for name, account in accounts.items() if account.missing or account.over_budget}
+    header = records.header
     scenarios = tuple(
-        summarise_scenario(groups.get(name, ()), records.header.pass_rate_min, account=accounts.get(name))
+        summarise_scenario(groups.get(name, ()), header.pass_rate_min, account=accounts.get(name), prove=header.prove)
         for name in sorted(groups.keys() | owed)
     )
     missing = sum(each.missing for each in accounts.values())
     lacking = [*([_missing_text(accounts.values())] if missing else []), *never_held(groups)]
+    lacking += short_budget(header, accounts.values())
     reasons = tuple(dict.fromkeys([*lacking, *records.reasons]))
     held, violated = sum(each.held for each in scenarios), sum(each.violated for each in scenarios)
     return MatrixSummary(
@@ -296,10 +320,11 @@ def summarise(records: RecordsLike) -> MatrixSummary:
         scenarios_selected=sum(each.planned > 0 for each in accounts.values()),
         scenarios_collected=len(accounts),
         reasons=reasons,
+        campaign=tuple(_not_begun(header, scenarios)),
     )
 
 
-def account_for(header: SessionHeader, runs: Iterable[RunRecord], skipped: Mapping[str, int]) -> tuple[Account, ...]:
+def account_for(header: SessionHeader, runs: Iterable[RunRecord], end: SessionEnd) -> tuple[Account, ...]:
     """Return the accounts of the runs that a session planned. A test that ran again counts once."""
     made = Counter(scenario for scenario, *_ in {(run.scenario.id, run.node_id, run.iteration) for run in runs})
     return tuple(
@@ -307,11 +332,19 @@ def account_for(header: SessionHeader, runs: Iterable[RunRecord], skipped: Mappi
             scenario=each.scenario,
             planned=each.runs,
             made=min(made[each.scenario.id], each.runs),
-            skipped=skipped.get(each.scenario.id, 0),
+            skipped=end.skipped.get(each.scenario.id, 0),
             deselected=each.deselected,
+            decided=end.decided.get(each.scenario.id, 0),
+            over_budget=end.over_budget.get(each.scenario.id, 0),
         )
         for each in header.planned
     )
+
+
+def is_cut_short(run: RunRecord) -> bool:
+    """Whether a run has no answer because its session ended: by Ctrl-C, or killed."""
+    is_interrupted = any(each.signature == INTERRUPTED for each in run.findings)
+    return run.verdict is Verdict.INCONCLUSIVE and (CUT_SHORT in run.notes or is_interrupted)
 
 
 def join_accounts(accounts: Iterable[Account]) -> tuple[Account, ...]:
@@ -326,6 +359,8 @@ def join_accounts(accounts: Iterable[Account]) -> tuple[Account, ...]:
             made=sum(one.made for one in each),
             skipped=sum(one.skipped for one in each),
             deselected=sum(one.deselected for one in each),
+            decided=sum(one.decided for one in each),
+            over_budget=sum(one.over_budget for one in each),
         )
         for each in _grouped((account.scenario.id, account) for account in accounts).values()
     )
@@ -338,8 +373,34 @@ def _missing_text(accounts: Collection[Account]) -> str:
     return f"{missing} of {planned} planned {runs} {were} not made: the session ended early. Run it again"
 
 
+def short_budget(header: SessionHeader, accounts: Collection[Account]) -> Iterator[str]:
+    """Yield a sentence if the budget was over before each test had a run."""
+    iterations = 1_000_000 if header.shard else max(1, header.iterations)  # a shard has some of the iterations
+    tests = {each.scenario.id: -(-each.runs // iterations) for each in header.planned}
+    late = [each.scenario.id for each in accounts if each.over_budget and each.made < tests.get(each.scenario.id, 1)]
+    if late:
+        named = ", ".join(late[:VALUES_MAX]) + (f" and {len(late) - VALUES_MAX} more" if len(late) > VALUES_MAX else "")
+        yield f"the budget was over before each test of {named} had a run. Give more time, or fewer scenarios"
+
+
+def _not_begun(header: SessionHeader, scenarios: Sequence[ScenarioSummary]) -> Iterator[str]:
+    accounts = [each.account for each in scenarios if each.account is not None]
+    planned = sum(each.planned for each in accounts)
+    if over := sum(each.over_budget for each in accounts):
+        had = f" of {header.budget_s:g} s" if header.budget_s is not None else ""
+        yield f"the budget{had} left out {over:,} of {planned:,} planned runs"
+    if decided := sum(each.decided for each in accounts):
+        yield f"{decided:,} of {planned:,} planned runs were not needed, as the rate was decided"
+    if header.shard:
+        yield f"this is shard {header.shard} of the campaign"
+
+
 def summarise_scenario(
-    runs: Sequence[RunRecord], pass_rate_min: float = 1.0, *, account: Account | None = None
+    runs: Sequence[RunRecord],
+    pass_rate_min: float = 1.0,
+    *,
+    account: Account | None = None,
+    prove: float | None = None,
 ) -> ScenarioSummary:
     """Sum up the runs of one scenario. The first, or else its account, names the scenario."""
     ordered = tuple(sorted(runs, key=lambda run: (run.iteration, run.node_id, run.started)))
@@ -348,9 +409,16 @@ def summarise_scenario(
     own_rates = [run.scenario.pass_rate_min for run in ordered if run.scenario.pass_rate_min is not None]
     rate_min = max(own_rates, default=pass_rate_min)
     missing = account.missing if account else 0
-    verdict = judge(held, violated, inconclusive, rate_min, missing)
     conclusive = held + violated
-    failures = _failures(ordered)
+    proved = None if prove is None else proof(_rate_to_prove(prove, own_rates), held, violated, inconclusive)
+    if proved is None:
+        verdict = judge(held, violated, inconclusive, rate_min, missing)
+    else:
+        verdict = _of_proof(proved, is_refuted=bool(own_rates) and rate_min >= 1 and violated > 0)
+    drifts = drifts_of(ordered)
+    if verdict is Verdict.HELD and any(each.is_judged for each in drifts):
+        verdict = Verdict.INCONCLUSIVE
+    failures = [*_failures(ordered), *map(_drifting, drifts)]
     return ScenarioSummary(
         scenario=ordered[0].scenario if ordered or account is None else account.scenario,
         verdict=verdict,
@@ -361,8 +429,11 @@ def summarise_scenario(
         inconclusive=inconclusive,
         pass_rate=held / conclusive if conclusive else None,
         pass_rate_min=rate_min,
-        pass_rate_lower=rate_lower_bound(held, conclusive) if conclusive else None,
+        pass_rate_lower=_lower(held, conclusive, proved),
         duration_s=sum(run.duration_s for run in ordered),
+        proof=proved,
+        gate=gate(rate_min, held + violated + inconclusive) if proved is None else None,
+        drifts=drifts,
         faults=_faults(ordered),
         assertions=_assertions(ordered),
         failures=tuple(failures[:FAILURES_MAX]),
@@ -375,6 +446,43 @@ def summarise_scenario(
         records=ordered,
         account=account,
     )
+
+
+def _rate_to_prove(prove: float, own_rates: Sequence[float]) -> float:
+    """Return the scenario's own rate, if a number of runs can prove it; else the session's."""
+    return max((each for each in own_rates if 0 < each < 1), default=prove)
+
+
+def _of_proof(proved: Proof, *, is_refuted: bool = False) -> Verdict:
+    if is_refuted or proved.decision is Standing.REFUTED:
+        return Verdict.VIOLATED
+    return Verdict.HELD if proved.decision is Standing.PROVED else Verdict.INCONCLUSIVE
+
+
+def _lower(held: int, conclusive: int, proved: Proof | None) -> float | None:
+    """Return the lower bound of the rate: that of a proof holds at whatever run it is asked for."""
+    if not conclusive:
+        return None
+    return rate_lower_bound(held, conclusive) if proved is None else proved.lower
+
+
+def _drifting(drift: Drift) -> FailureSummary:
+    said = f"{drift.measure} grows from run to run, from {drift.first:,.4g} to {drift.last:,.4g} over {drift.runs} runs"
+    because = (
+        "What a run meets depends on the runs before it, so they are not drawn alike. Close what each run opens"
+        if drift.is_judged
+        else "A machine that gets busier does the same, so no verdict depends on it"
+    )
+    test = drift.test.rpartition("::")[2]
+    text = f"{said} of {test} (by chance 1 in {1 / max(drift.chance, 1e-300):,.0g}). {because}"
+    return FailureSummary(
+        signature=f"drift:{drift.measure}", kind="drift", checker="drift", runs=drift.runs, texts=Tally.of([text])
+    )
+
+
+def judge_proof(prove: float, held: int, violated: int, inconclusive: int) -> Verdict:
+    """Return the verdict of a campaign that was to prove a rate."""
+    return _of_proof(proof(prove, held, violated, inconclusive))
 
 
 def judge(held: int, violated: int, inconclusive: int, pass_rate_min: float, missing: int = 0) -> Verdict:

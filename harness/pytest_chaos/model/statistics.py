@@ -43,7 +43,7 @@ def rate_lower_bound(held: int, runs: int) -> float:
         middle = (low + high) / 2
         if middle in (low, high):
             break
-        low, high = (middle, high) if _tail(held, runs, middle) < _TAIL else (low, middle)
+        low, high = (middle, high) if tail(held, runs, middle) < _TAIL else (low, middle)
     return low
 
 
@@ -86,8 +86,8 @@ def gate_pass_probability(true_rate: float, runs: int, rate_min: float) -> float
     _check(0, runs)
     enough = next(held for held in range(math.ceil(rate_min * runs) - 1, runs + 1) if held / runs >= rate_min)
     if enough <= true_rate * runs:
-        return 1.0 - _tail(runs - enough + 1, runs, 1.0 - true_rate)
-    return _tail(enough, runs, true_rate)
+        return 1.0 - tail(runs - enough + 1, runs, 1.0 - true_rate)
+    return tail(enough, runs, true_rate)
 
 
 def drop_probability(held: int, runs: int, held_later: int, runs_later: int) -> float:
@@ -103,21 +103,21 @@ def drop_probability(held: int, runs: int, held_later: int, runs_later: int) -> 
     _check(held, runs)
     _check(held_later, runs_later)
     all_held = held + held_later
-    total = _choices(runs + runs_later, all_held)
+    total = choices(runs + runs_later, all_held)
     least = max(0, all_held - runs)
     likely = sum(
-        math.exp(_choices(runs_later, count) + _choices(runs, all_held - count) - total)
+        math.exp(choices(runs_later, count) + choices(runs, all_held - count) - total)
         for count in range(least, held_later + 1)
     )
     return min(1.0, likely)
 
 
-def _choices(of: int, count: int) -> float:
+def choices(of: int, count: int) -> float:
     """Return the logarithm of the number of ways to choose ``count``."""
     return math.lgamma(of + 1) - math.lgamma(count + 1) - math.lgamma(of - count + 1)
 
 
-def _tail(held: int, runs: int, rate: float) -> float:
+def tail(held: int, runs: int, rate: float) -> float:
     """Return the probability of ``held`` or more of ``runs``.
 
     Exact and fast where ``held`` is not below the mean, which is where all callers ask: the terms
@@ -130,7 +130,7 @@ def _tail(held: int, runs: int, rate: float) -> float:
         return 0.0
     if rate >= 1.0:
         return 1.0
-    term = math.exp(_choices(runs, held) + held * math.log(rate) + (runs - held) * math.log1p(-rate))
+    term = math.exp(choices(runs, held) + held * math.log(rate) + (runs - held) * math.log1p(-rate))
     odds, total = rate / (1.0 - rate), 0.0
     for count in range(held, runs + 1):
         total += term

@@ -238,6 +238,18 @@ class AgentSummary(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     output_bytes: int = 0
 
 
+class Level(msgspec.Struct, frozen=True, kw_only=True):
+    """What the processes that stay from run to run have before a run: pytest's and all below it.
+
+    ``pid`` is that of the process of pytest. ``memory_bytes`` adds up what is resident.
+    """
+
+    pid: int
+    processes: int
+    open_files: int
+    memory_bytes: int
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One run as the matrix shows it: a line of ``records.jsonl``.
 
@@ -264,6 +276,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     evidence: str = ""
     reproduce: str = ""
     worker: str = ""
+    level: Level | None = None
     format: int = RECORD_FORMAT
 
 
@@ -279,6 +292,9 @@ class SessionHeader(msgspec.Struct, frozen=True, kw_only=True):
     """The first line of ``records.jsonl``, common to all records of a session.
 
     ``planned`` has every scenario that was collected, also those that were deselected as a whole.
+    ``prove`` is the rate to prove, if any, ``shard`` the part of a campaign (``2/5``). ``suite`` is
+    a digest of the tests that were collected, ``code`` has one of each file of the project that
+    was loaded for them, ``commit`` is what git says.
     """
 
     session: str
@@ -289,6 +305,12 @@ class SessionHeader(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
     command: str = ""
     planned: tuple[PlannedRuns, ...] = ()
+    prove: float | None = None
+    budget_s: float | None = None
+    shard: str = ""
+    suite: str = ""
+    code: dict[str, str] = {}
+    commit: str = ""
     format: int = RECORD_FORMAT
 
 
@@ -296,11 +318,28 @@ class SessionEnd(msgspec.Struct, frozen=True, kw_only=True, tag="end", tag_field
     """A last line of ``records.jsonl``: what else is known of the runs that were planned.
 
     ``skipped`` counts by scenario the planned runs that the test skipped: they owe no record.
-    ``reasons`` are sentences on why the session is not whole.
+    ``decided`` and ``over_budget`` count those that were not begun: their rate was proved or
+    refuted by then, or the budget was used up. ``reasons`` are sentences on why the session is not
+    whole. ``digest`` is that of all lines before this one.
     """
 
     skipped: dict[str, int] = {}
     reasons: tuple[str, ...] = ()
+    decided: dict[str, int] = {}
+    over_budget: dict[str, int] = {}
+    digest: str = ""
+
+
+class SessionResumed(msgspec.Struct, frozen=True, kw_only=True, tag="resumed", tag_field="line"):
+    """A line of ``records.jsonl``: from here on the session goes on in another process.
+
+    Earlier records of the runs in ``again``, by test and iteration, were cut short and do not
+    count.
+    """
+
+    started: str
+    command: str = ""
+    again: tuple[tuple[str, int], ...] = ()
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -311,8 +350,10 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     made: int = 0
     skipped: int = 0
     deselected: int = 0
+    decided: int = 0
+    over_budget: int = 0
 
     @property
     def missing(self) -> int:
         """The number of planned runs that were not made: the session was interrupted."""
-        return max(0, self.planned - self.made - self.skipped)
+        return max(0, self.planned - self.made - self.skipped - self.decided - self.over_budget)

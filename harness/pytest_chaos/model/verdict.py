@@ -49,6 +49,9 @@ ONLY_MOMENTS: Final = (
     "explore crash the program at every step"
 )
 
+INTERRUPTED: Final = "harness:interrupted"
+"""The signature of a run whose test was interrupted."""
+
 _SIGNATURE_CHARACTERS: Final = 66
 """Of a text that a test gave as a finding, with its prefix."""
 _CHECK: Final = "check"
@@ -132,7 +135,7 @@ def of_error(error: BaseException) -> Finding:
     if kind == "Failed":
         return _of_failed(text)
     if isinstance(error, KeyboardInterrupt) or kind == "Exit":
-        return _undecided("interrupted", f"the test was interrupted ({text}). Run it again")
+        return _undecided(INTERRUPTED.partition(":")[2], f"the test was interrupted ({text}). Run it again")
     return _undecided(kind, f"the test ended with {kind}: {text}. Mend the test, or assert what the target must do")
 
 

@@ -8,6 +8,7 @@
     progress    how far the session is, on a terminal and in a log
     interrupts  Ctrl-C: the first one ends the session, later ones are ignored
     sweeps      executes a test again, for each point of its sweep
+    campaign/   proofs, budgets, shards, and sessions that go on
     narrowing   executes a replayed test again, for each variant of ``chaos shrink`` and the like
     runs        the runs of this process: made, judged, packed as evidence
     results     records, reports, exit code, terminal summary; in the controller
@@ -33,11 +34,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from pytest_chaos.plugin.campaign.stopping import Stopping
 from pytest_chaos.plugin.options import FLAGS, OPTIONS
 from pytest_chaos.plugin.planned import Planned
 from pytest_chaos.plugin.progress import SessionProgress
 from pytest_chaos.plugin.results import Results
-from pytest_chaos.plugin.runs import RUN, Inconclusive, Runs, raise_unless_held
+from pytest_chaos.plugin.runs import LEVEL, RUN, Inconclusive, Runs, raise_unless_held
 from pytest_chaos.plugin.selection import Selection, is_chaos, is_deep
 from pytest_chaos.plugin.session import WORKER_INPUT, ChaosSession
 from pytest_chaos.plugin.sweeps import Sweeps
@@ -87,11 +89,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Sweeps(session), "chaos-sweeps")
     config.pluginmanager.register(results := Results(session, runs), "chaos-results")
     config.pluginmanager.register(planned := Planned(session, results), "chaos-planned")
+    config.pluginmanager.register(stopping := Stopping(session), "chaos-stopping")
+    planned.is_decided = stopping.is_decided
     if NARROW in os.environ:
         _narrow(config, session)
     if not session.is_worker:
         config.pluginmanager.register(SessionProgress(config, planned), "chaos-progress")
-    if any(config.getoption(option.name) is not None for option in OPTIONS) or config.getoption("chaos_replay"):
+    if any(config.getoption(option.name) is not None for option in OPTIONS) or any(
+        config.getoption(name) for name in ("chaos_replay", "chaos_resume")
+    ):
         _ = session.settings
     if config.getoption("chaos_list_json"):
         config.option.collectonly = True
@@ -178,12 +184,22 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Record the run of a test that is interrupted: pytest reports nothing of it."""
+    _note_level(item)
     try:
         return (yield)
     except (KeyboardInterrupt, pytest.exit.Exception) as error:
         item.config.stash[_SESSION].interrupts.hold_off()
         item.config.stash[_RUNS].report_interrupted(item, error)
         raise
+
+
+def _note_level(item: pytest.Item) -> None:
+    """Note what the processes that stay have before a run of a campaign."""
+    session = item.config.stash[_SESSION]
+    if is_chaos(item) and session.settings.iterations > 1:
+        from pytest_chaos.plugin.campaign.levels import level
+
+        item.stash[LEVEL] = level()
 
 
 @pytest.hookimpl(wrapper=True)

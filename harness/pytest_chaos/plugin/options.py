@@ -48,6 +48,17 @@ OPTIONS: Final = (
     Option(
         "chaos_scratch", "DIR", "Folder for the files of runs, removed afterwards (default: /dev/shm if there is one)."
     ),
+    Option(
+        "chaos_prove",
+        "P",
+        "Run each scenario until a sequential test has proved or refuted this pass rate (0.98), or the iterations end.",
+    ),
+    Option("chaos_budget", "TIME", "Begin no run after this time: 90s, 10m, 2h. Early iterations come first."),
+    Option(
+        "chaos_shard",
+        "I/N",
+        "Only the I-th of N parts of the runs, by a hash: one a machine. All need the same --chaos-seed.",
+    ),
 )
 
 FLAGS: Final = (
@@ -80,6 +91,12 @@ FLAGS: Final = (
         "chaos_steps",
         "Watch durable steps and program lines of all agents, and join them with what a finding says is lost. Slow.",
         {"action": "store_true"},
+    ),
+    Flag(
+        "--chaos-resume",
+        "chaos_resume",
+        "Go on with a session that ended early: 'latest', or its folder. What was run is not run again.",
+        {"metavar": "SESSION", "default": None},
     ),
     Flag(
         "--chaos-shrink",

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_chaos.plugin.campaign.stopping import DECIDED, NOT_BEGUN, OVER_BUDGET
 from pytest_chaos.plugin.runs import RECORD
 from pytest_chaos.plugin.selection import is_chaos, scenario_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
     from pathlib import Path
 
     from pytest_chaos.model.values import SessionEnd
@@ -39,6 +40,9 @@ class Planned:
         self._scenario_of: dict[str, str] = {}
         self._deselected: list[pytest.Item] = []
         self._skipped: Counter[str] = Counter()
+        self._not_begun: dict[str, Counter[str]] = {DECIDED: Counter(), OVER_BUDGET: Counter()}
+        self.is_decided: Callable[[str], bool] = lambda _: False
+        """Whether further runs of a scenario are not needed; set by the plugin."""
         self._uncollected = 0
         self.has_others = False
         """Whether tests are run that are no scenarios."""
@@ -61,7 +65,9 @@ class Planned:
         count = self._uncollected
         modules = "module" if count == 1 else "modules"
         reasons = (f"{count} {modules} could not be collected. Mend what pytest says of the collection",) * bool(count)
-        return SessionEnd(skipped=dict(self._skipped), reasons=reasons)
+        decided = self._not_begun[DECIDED] + Counter(filter(self.is_decided, self._scenario_of.values()))
+        over_budget = dict(self._not_begun[OVER_BUDGET])
+        return SessionEnd(skipped=dict(self._skipped), reasons=reasons, decided=dict(decided), over_budget=over_budget)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Count the modules that cannot be collected: their planned runs are not known."""
@@ -69,15 +75,16 @@ class Planned:
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Keep the scenarios that the user leaves out."""
-        self._deselected += filter(is_chaos, items)
+        self._deselected += (item for item in items if is_chaos(item) and item not in self._session.elsewhere)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note the runs that are selected; a worker writes them to a file for its controller."""
         mine = [item for item in session.items if is_chaos(item)]
-        if not mine or session.config.option.collectonly:
+        elsewhere = self._session.elsewhere
+        if not (mine or elsewhere) or session.config.option.collectonly:
             return
-        listed = self._listed(mine, len(session.items) - len(mine))
+        listed = self._listed(mine, len(session.items) - len(mine), elsewhere)
         self._plan(listed)
         if self._session.is_worker:
             with contextlib.suppress(OSError):  # the controller says why the folder cannot be written
@@ -99,7 +106,7 @@ class Planned:
         with contextlib.suppress(OSError, ValueError):
             listed = json.loads(file.read_text())
             file.unlink()
-            if not self._scenario_of:
+            if not self._session.planned:
                 self._plan(listed)
                 self._begin()
 
@@ -112,39 +119,48 @@ class Planned:
         """Count the planned runs that the test skipped, by itself or by a mark."""
         if hasattr(report, RECORD):
             self._scenario_of.pop(report.nodeid, None)
+        elif (why := getattr(report, NOT_BEGUN, None)) is not None and report.nodeid in self._scenario_of:
+            self._not_begun[why][self._scenario_of.pop(report.nodeid)] += 1
         elif (report.skipped or (report.when == "call" and report.passed)) and report.nodeid in self._scenario_of:
             self._skipped[self._scenario_of.pop(report.nodeid)] += 1
 
     def _begin(self) -> None:
-        if self._scenario_of and not self._session.is_worker:
+        if self._session.planned and not self._session.is_worker:
             self._results.begin()
 
     def _file(self, worker: str) -> Path:
         return self._session.folder / f".planned-{worker}.json"
 
-    def _listed(self, mine: Sequence[pytest.Item], others: int) -> dict[str, Any]:
+    def _listed(self, mine: Sequence[pytest.Item], others: int, elsewhere: AbstractSet[pytest.Item]) -> dict[str, Any]:
         import msgspec
+
+        from pytest_chaos.plugin.campaign.suite import suite_of
 
         scenarios = {item.nodeid: scenario_of(item) for item in mine}
         left_out = []
         for item in self._deselected:
             with contextlib.suppress(pytest.UsageError):  # a wrong marker of a test that is not run
                 left_out.append(scenario_of(item))
-        known = {each.id: each for each in (*left_out, *scenarios.values())}
+        away = [scenario_of(item) for item in elsewhere]
+        known = {each.id: each for each in (*left_out, *away, *scenarios.values())}
+        collected = {*mine, *elsewhere, *self._deselected}
         return {
             "scenarios": {name: msgspec.to_builtins(each) for name, each in known.items()},
             "tests": {node_id: each.id for node_id, each in scenarios.items()},
             "deselected": Counter(each.id for each in left_out),
             "others": others,
+            "suite": suite_of(collected, self._session.config.rootpath),
         }
 
     def _plan(self, listed: dict[str, Any]) -> None:
         import msgspec
 
         from pytest_chaos.model.values import PlannedRuns, Scenario
+        from pytest_chaos.plugin.campaign.suite import Suite
 
         self._scenario_of = dict(listed["tests"])
         self.has_others = listed["others"] > 0
+        self._session.suite = Suite(*listed["suite"])
         runs = Counter(self._scenario_of.values())
         self._session.planned = tuple(
             PlannedRuns(

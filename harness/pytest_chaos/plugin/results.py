@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_chaos.plugin import junit
+from pytest_chaos.plugin.campaign.remembered import remember
 from pytest_chaos.plugin.runs import REASON, RECORD
 from pytest_chaos.plugin.selection import WORKER_OUTPUT
-from pytest_chaos.plugin.session import shown
+from pytest_chaos.plugin.session import command_line, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from pytest_chaos.evidence.records import SessionFolder
     from pytest_chaos.model.campaign import MatrixSummary
-    from pytest_chaos.model.values import RunRecord, SessionEnd
+    from pytest_chaos.model.values import RunRecord, SessionEnd, SessionResumed
     from pytest_chaos.plugin.runs import Runs
     from pytest_chaos.plugin.session import ChaosSession
 
@@ -54,11 +55,25 @@ class Results:
 
         if self._folder is not None:
             return
-        self._folder = SessionFolder(self._session.settings.results, self._session.name)
+        self._folder = self._session.resumed_folder
         try:
+            if self._folder is not None and self._session.resumed is not None:
+                self._records += self._session.resumed.runs
+                self._folder.resume(self._resumed_line(self._session.resumed.again))
+                return
+            self._folder = SessionFolder(self._session.settings.results, self._session.name)
             self._folder.create(self._session.header)
+            self._folder.hold()
         except ResultsError as error:
             self._problems.append(str(error))
+
+    def _resumed_line(self, again: tuple[tuple[str, int], ...]) -> SessionResumed:
+        import datetime
+
+        from pytest_chaos.model.values import SessionResumed
+
+        started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return SessionResumed(started=started, command=command_line(), again=again)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write each record at once, in the process that has them all."""
@@ -89,11 +104,15 @@ class Results:
 
     def _append(self, line: RunRecord | SessionEnd) -> None:
         from pytest_chaos.errors import ResultsError
+        from pytest_chaos.model.values import SessionEnd
 
         if self._folder is None or self._problems:
             return
         try:
-            self._folder.append(line)
+            if isinstance(line, SessionEnd):
+                self._folder.end(line)
+            else:
+                self._folder.append(line)
         except ResultsError as error:
             self._problems.append(str(error))
 
@@ -188,8 +207,13 @@ class Results:
         records = gathered(self._session.header, tuple(self._records), end := self.end())
         self._append(end)
         is_whole = not any(account.missing for account in records.accounts)
+        is_whole &= not any(campaign.short_budget(records.header, records.accounts))
+        is_part = self._session.settings.shard is not None or self._session.resumed is not None
+        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and is_part:  # all its runs are elsewhere, or made
+            session.exitstatus = exitstatus = pytest.ExitCode.OK
         if not self._records and is_whole:  # all of them were skipped
             return
+        remember(self._session.config, self._session.settings)
         unexpected = [record for record in self._records if record not in self._expected]
         verdict = (
             campaign.summarise(Records(self._session.header, tuple(unexpected))).verdict if unexpected else Verdict.HELD

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from pytest_chaos.model.values import Json, RunRecord
+    from pytest_chaos.model.values import Json, Level, RunRecord
     from pytest_chaos.narrow.variant import RunVariant
     from pytest_chaos.plugin.session import ChaosSession
     from pytest_chaos.runtime.agent import GuardianClient
@@ -56,6 +56,9 @@ def _say_in_one_line(report: pytest.TestReport, record: RunRecord) -> None:
 
 RUN: Final = pytest.StashKey["Run"]()
 """The run of a test, in its stash."""
+
+LEVEL: Final[pytest.StashKey[Level | None]] = pytest.StashKey()
+"""What the processes that stay have before a test of a campaign, in its stash."""
 
 REASON: Final = "chaos: verdict"
 """The section of a report with the reasons for the verdict of a test that raised another error."""
@@ -174,6 +177,8 @@ class Runs:
         is_expected = hasattr(report, "wasxfail")
         if (report.skipped and not is_expected) or (run is None and not is_chaos(item)):
             return
+        import msgspec
+
         error = call.excinfo.value if call.excinfo is not None else None
         if run is not None:
             record = run.conclude(error)
@@ -181,11 +186,10 @@ class Runs:
             record = self._record_without_run(item, error)
         else:
             return
+        record = msgspec.structs.replace(record, level=item.stash.get(LEVEL, None))
         record = self._pack(item, run, record, report)
         if isinstance(error, (Violated, Inconclusive)):
             _say_in_one_line(report, record)
-        import msgspec
-
         for properties in (item.user_properties, report.user_properties):  # JUnit has the item's, at its very end
             properties.extend(junit.properties(record))
         setattr(report, RECORD, msgspec.json.encode(record).decode())

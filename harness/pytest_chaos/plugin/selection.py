@@ -119,6 +119,17 @@ def base_of(item: pytest.Item) -> str:
     return without_iteration(item.nodeid) if "_chaos_iteration" in parameters else item.nodeid
 
 
+def iteration_of(item: pytest.Item) -> int:
+    """Return the iteration of a test, from 0."""
+    return int(getattr(getattr(item, "callspec", None), "params", {}).get("_chaos_iteration", 0))
+
+
+def _early_iterations_first(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the items with the chaos runs in the order of their iterations, at the same places."""
+    ordered = iter(sorted(filter(is_chaos, items), key=iteration_of))
+    return [next(ordered) if is_chaos(item) else item for item in items]
+
+
 def is_deep(item: Any) -> bool:
     """Whether a test, or the definition of several, is a thorough variant."""
     return item.get_closest_marker("chaos_deep") is not None
@@ -180,12 +191,43 @@ class Selection:
             return
         keep = {item for item in mine if self._wanted(item, scenario_of(item))}
         self._check_selection(mine, keep)
-        narrow = self._session.settings.replay is not None or self._session.settings.scenarios
+        settings = self._session.settings
+        narrow = settings.replay is not None or settings.scenarios
+        self._check_suite(mine)
+        self._session.elsewhere = frozenset(item for item in keep if self._is_elsewhere(item))
+        keep -= self._session.elsewhere
         selected = [item for item in items if item in keep or (item not in mine and not narrow)]
+        if settings.iterations > 1:
+            selected = _early_iterations_first(selected)
         chosen = set(selected)
         if dropped := [item for item in items if item not in chosen]:
             config.hook.pytest_deselected(items=dropped)
+        if selected != items:
             items[:] = selected
+
+    def _is_elsewhere(self, item: pytest.Item) -> bool:
+        """Whether another shard has a run, or the session that goes on has made it."""
+        settings, base, iteration = self._session.settings, base_of(item), iteration_of(item)
+        if self._session.resumed is not None and (base, iteration) in self._session.resumed.made:
+            return True
+        return settings.shard is not None and not settings.shard.has(
+            scenario_of(item).id, base, iteration, settings.seed
+        )
+
+    def _check_suite(self, mine: list[pytest.Item]) -> None:
+        """Refuse to go on with a campaign of other tests, or of another program."""
+        if self._session.resumed is None or self._is_incomplete:
+            return
+        from pytest_chaos.plugin.campaign.suite import Suite, difference, suite_of
+
+        header = self._session.resumed.header
+        then = Suite(header.suite, header.code, header.commit)
+        if told := difference(then, suite_of(mine, self._session.config.rootpath)):
+            msg = (
+                f"--chaos-resume must go on with the suite and the program of the campaign; {told} since it began "
+                f"({header.command}). Put that back, or begin a new campaign"
+            )
+            raise pytest.UsageError(msg)
 
     def _wanted(self, item: pytest.Item, scenario: Scenario) -> bool:
         if self._session.replayed is not None:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_chaos.evidence.open import Pack
+    from pytest_chaos.evidence.records import SessionFolder
     from pytest_chaos.model.values import PlannedRuns, SessionHeader
+    from pytest_chaos.plugin.campaign.resuming import Resumed
+    from pytest_chaos.plugin.campaign.suite import Suite
     from pytest_chaos.plugin.settings import Settings
 
 WORKER_INPUT: Final = "chaos"
@@ -27,7 +30,9 @@ class ChaosSession:
     """The session of a controller, or the part of it that an xdist worker was given.
 
     ``replayed`` is the evidence that is run again, if any, and ``first_iteration`` its iteration.
-    ``planned`` is known once the tests are collected.
+    ``planned`` and ``suite`` are known once the tests are collected. ``resumed`` is the session
+    that this one goes on with, if any. ``elsewhere`` are tests that another shard runs, or that the
+    resumed session has run.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -38,6 +43,11 @@ class ChaosSession:
         self.replayed: Pack | None = None
         self.interrupts = Interrupts()
         self.planned: tuple[PlannedRuns, ...] = ()
+        self.suite: Suite | None = None
+        self.resumed: Resumed | None = None
+        self.resumed_folder: SessionFolder | None = None
+        self.elsewhere: frozenset[pytest.Item] = frozenset()
+        self._began_s: float | None = None
         self._settings: Settings | None = None
         self._name = ""
         self._header: SessionHeader | None = None
@@ -50,8 +60,19 @@ class ChaosSession:
         return self._settings
 
     @property
+    def began_s(self) -> float:
+        """The moment from which a budget counts: the first time that anybody asks."""
+        if self._began_s is None:
+            from pytest_chaos.plugin.campaign import stopping
+
+            self._began_s = float(self.given.get("began_s", stopping.now_s()))
+        return self._began_s
+
+    @property
     def name(self) -> str:
         """The session's name: time, seed, and a random part."""
+        if not self._name and self.resumed is not None:
+            self._name = self.resumed.folder.name
         if not self._name:
             import datetime
             import secrets
@@ -68,6 +89,8 @@ class ChaosSession:
     @property
     def header(self) -> SessionHeader:
         """The header of the session's records."""
+        if self.resumed is not None:
+            return self.resumed.header
         if self._header is None:
             import datetime
 
@@ -82,6 +105,10 @@ class ChaosSession:
                 versions=versions(),
                 command=command_line(),
                 planned=self.planned,
+                prove=self.settings.prove,
+                budget_s=self.settings.budget_s,
+                shard=str(self.settings.shard or ""),
+                **(self.suite._asdict() if self.suite is not None else {}),
             )
         return self._header
 
@@ -101,7 +128,10 @@ class ChaosSession:
                 scenarios=tuple(option("chaos_scenario") or ()),
                 replay=option("chaos_replay"),
                 root=self.config.rootpath,
+                remembered=self.given.get("remembered", None) or self._remembered(),
             )
+            if (resumed := option("chaos_resume")) is not None:
+                found = self._resume(resumed, found)
             if found.replay is not None:
                 from pytest_chaos.evidence import open_pack
 
@@ -114,6 +144,44 @@ class ChaosSession:
             found = msgspec.structs.replace(found, seed=self.given["seed"])
         return found
 
+    def _remembered(self) -> Mapping[str, str]:
+        if not (getattr(self.config.option, "lf", False) or getattr(self.config.option, "failedfirst", False)):
+            return {}
+        from pytest_chaos.plugin.campaign.remembered import remembered
+
+        return remembered(self.config)
+
+    def _resume(self, given: str, found: Settings) -> Settings:
+        """Return the settings of the session that goes on, in this process alone."""
+        import msgspec
+
+        from pytest_chaos.errors import UsageError
+        from pytest_chaos.evidence.records import SessionFolder
+        from pytest_chaos.model.deciding import shards
+        from pytest_chaos.plugin.campaign import resuming
+
+        if found.replay is not None:
+            msg = "--chaos-resume must be left out with --chaos-replay; got both"
+            raise UsageError(msg)
+        here = self.config.invocation_params.dir
+        self.resumed = resumed = resuming.find(given, found.results, here, found.scratch, self.given.get("runs"))
+        header = resumed.header
+        resuming.check_options(header, found, {each.name: self.config.getoption(each.name) for each in OPTIONS})
+        if not self.is_worker:
+            self.resumed_folder = SessionFolder(resumed.folder.parents[1], resumed.folder.name)
+            if not self.resumed_folder.hold():
+                msg = f"--chaos-resume must name a session that has ended; {header.session} is going on. Wait for it"
+                raise UsageError(msg)
+        return msgspec.structs.replace(
+            found,
+            seed=header.seed,
+            iterations=header.iterations,
+            pass_rate_min=header.pass_rate_min,
+            prove=header.prove,
+            shard=shards.parse(header.shard) if header.shard else None,
+            results=resumed.folder.parents[1],
+        )
+
     def for_worker(self) -> dict[str, Any]:
         """Return the input of an xdist worker."""
         from pytest_chaos.runtime import processes
@@ -122,6 +190,9 @@ class ChaosSession:
         return {
             "seed": self.settings.seed,
             "name": self.name,
+            "began_s": self.began_s,
+            "remembered": dict(self._remembered()),
+            "runs": None if self.resumed is None else len(self.resumed.runs),
             "watch": [here.pid, here.start_ticks, processes.namespace()],
         }
 

@@ -6,13 +6,17 @@ scenario. All problems are reported together.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from pytest_chaos.errors import UsageError
+from pytest_chaos.model.deciding.sequential import check_rate, runs_to_prove
+from pytest_chaos.model.deciding.shards import Shard, parse as parse_shard
 from pytest_chaos.model.plan import ITERATIONS_MAX
 from pytest_chaos.model.seed import draw_seed, normalise_seed
 from pytest_chaos.plugin.options import OPTIONS
@@ -28,7 +32,11 @@ QUICK_PASS_RATE_MIN: Final = 0.95
 CAMPAIGN_PASS_RATE_MIN: Final = 0.98
 CONFIRM_REPLAYS: Final = 2
 CONFIRM_REPLAYS_MAX: Final = 1_000
+PROOF_VIOLATED: Final = 2
+"""Violated runs for which a proof has room, if nobody gives the number of iterations."""
 _DIGITS_MAX: Final = 20
+_TIME: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(s|m|min|h)?")
+_UNITS_S: Final = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 DEFAULT_FORMATS: Final = ("md", "html", "json")
 FORMATS: Final = (*DEFAULT_FORMATS, "ctrf")
 
@@ -45,6 +53,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     scratch: Path
     scenarios: tuple[str, ...] = ()
     replay: Path | None = None
+    prove: float | None = None
+    budget_s: float | None = None
+    shard: Shard | None = None
 
 
 def collect(
@@ -56,8 +67,12 @@ def collect(
     scenarios: tuple[str, ...],
     replay: str | None,
     root: Path,
+    remembered: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Build the settings from all sources. Raises UsageError with all problems."""
+    """Build the settings from all sources. Raises UsageError with all problems.
+
+    ``remembered`` are options of the last session, in place of what is given nowhere.
+    """
     problems: list[str] = []
 
     def read(option: Option, default: Any, parse: Callable[[str], Any]) -> Any:
@@ -67,7 +82,7 @@ def collect(
             name = option.variable
         if given is None and (given := ini(option.name) or None) is not None:
             name = option.name
-        if given is None:
+        if given is None and (given := (remembered or {}).get(option.name)) is None:
             return default
         try:
             return parse(given)
@@ -75,10 +90,13 @@ def collect(
             problems.append(f"{name}: {error}")
             return default
 
-    seed, iterations, rate, confirm, results, formats, scratch = OPTIONS
+    seed, iterations, rate, confirm, results, formats, scratch, prove, budget, shard = OPTIONS
     seed_text = read(seed, "", normalise_seed)
-    number = read(iterations, QUICK_ITERATIONS if quick else 1, lambda text: _parse_count(text, 1, ITERATIONS_MAX))
+    proved = read(prove, None, _parse_proof)
+    fallback = QUICK_ITERATIONS if quick else 1 if proved is None else _iterations_to_prove(proved)
+    number = read(iterations, fallback, lambda text: _parse_count(text, 1, ITERATIONS_MAX))
     default_rate = QUICK_PASS_RATE_MIN if quick else 1.0 if number == 1 else CAMPAIGN_PASS_RATE_MIN
+    default_rate = default_rate if proved is None else proved
     settings = Settings(
         seed=seed_text or draw_seed(),
         iterations=number,
@@ -89,7 +107,14 @@ def collect(
         scratch=Path(read(scratch, str(_default_scratch()), str)),
         scenarios=scenarios,
         replay=Path(replay) if replay is not None else None,
+        prove=proved,
+        budget_s=read(budget, None, _parse_time),
+        shard=read(shard, None, parse_shard),
     )
+    if settings.shard is not None and not seed_text:
+        problems.append(f"{shard.flag}={settings.shard} must come with {seed.flag}, the same for all shards; got none")
+    if proved is not None and command_line.get(rate.name) is not None:
+        problems.append(f"{rate.flag} must be left out with {prove.flag}, which is a least pass rate; got both")
     if problems:
         raise UsageError("; ".join(problems))
     return settings
@@ -112,6 +137,27 @@ def _parse_rate(text: str) -> float:
         msg = f"must be a share from 0 to 1 (0.98 for 98 %); got {text!r}"
         raise UsageError(msg)
     return rate
+
+
+def _parse_proof(text: str) -> float:
+    rate = _parse_rate(text)
+    check_rate(rate)
+    return rate
+
+
+def _iterations_to_prove(rate: float) -> int:
+    """Return the most iterations of a campaign that stops once it is decided."""
+    return min(ITERATIONS_MAX, runs_to_prove(rate, PROOF_VIOLATED))
+
+
+def _parse_time(text: str) -> float:
+    """Return the seconds of a time such as ``90s``, ``10m`` or ``2h``."""
+    found = _TIME.fullmatch(text.strip())
+    seconds = float(found[1]) * _UNITS_S[found[2] or ""] if found else 0.0
+    if not 0 < seconds < math.inf:
+        msg = f"must be a time above zero, such as 90s, 10m or 2h; got {text[:40]!r}"
+        raise UsageError(msg)
+    return seconds
 
 
 def _parse_formats(text: str) -> tuple[str, ...]:

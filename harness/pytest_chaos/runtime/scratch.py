@@ -17,9 +17,12 @@ import stat
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from pytest_chaos.errors import EvidenceError, UsageError
 from pytest_chaos.evidence import open_pack, salvage
 from pytest_chaos.evidence.records import SessionFolder
+from pytest_chaos.model.campaign import CUT_SHORT
 from pytest_chaos.model.values import RunRecord, SessionHeader
 from pytest_chaos.runtime import journal, owner, processes
 from pytest_chaos.runtime.journal import Journal
@@ -132,7 +135,7 @@ def save(journal_folder: Path, reason: str, *, alone: bool = False) -> Path | No
                 versions=header.versions,
                 command=header.command,
             ),
-            record_of(path),
+            msgspec.structs.replace(record_of(path), notes={CUT_SHORT: reason}),
         )
     return path
 

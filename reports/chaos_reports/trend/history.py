@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from pytest_chaos.evidence.reading import reading
 from pytest_chaos.evidence.records import FILE_NAME
-from pytest_chaos.model.campaign import judge
+from pytest_chaos.model.campaign import judge, judge_proof
 from pytest_chaos.model.signatures import cause_of
 from pytest_chaos.model.statistics import rate_lower_bound
-from pytest_chaos.model.values import SessionEnd, SessionHeader, Verdict
+from pytest_chaos.model.values import SessionEnd, SessionHeader, SessionResumed, Verdict
 
 from chaos_reports.figures import moment, plural
 
@@ -31,6 +31,7 @@ SESSIONS_MAX: Final = 30
 BYTES_MAX: Final = 256 << 20
 """Records of earlier sessions that are read in all."""
 _END: Final = b'{"line":"end"'
+_RESUMED: Final = b'{"line":"resumed"'
 
 
 class _Scenario(msgspec.Struct, frozen=True):
@@ -209,19 +210,27 @@ def _pasts(folder: Path, header: SessionHeader, page_folder: Path) -> dict[str, 
         lines.append(tail)
     decode = msgspec.json.Decoder(_Run).decode
     runs: defaultdict[str, list[_Run]] = defaultdict(list)
-    skipped: dict[str, int] = {}
+    end = SessionEnd()
     for line in lines:
         if line.startswith(_END):
-            skipped = msgspec.json.decode(line, type=SessionEnd).skipped
+            end = msgspec.json.decode(line, type=SessionEnd)
+        elif line.startswith(_RESUMED):
+            again = set(msgspec.json.decode(line, type=SessionResumed).again)
+            for name, each in runs.items():
+                runs[name] = [run for run in each if (run.node_id, run.iteration) not in again]
         elif line:
             run = decode(line)
             runs[run.scenario.id].append(run)
-    planned = {each.scenario.id: each.runs - skipped.get(each.scenario.id, 0) for each in header.planned}
+    planned = {each.scenario.id: each.runs - _not_owed(end, each.scenario.id) for each in header.planned}
     page = os.path.relpath(folder / "matrix.html", page_folder) if (folder / "matrix.html").is_file() else ""
     return {
         name: _past(runs[name], header, planned.get(name, 0), page)
         for name in runs.keys() | {name for name, owed in planned.items() if owed > 0}
     }
+
+
+def _not_owed(end: SessionEnd, scenario: str) -> int:
+    return sum(each.get(scenario, 0) for each in (end.skipped, end.decided, end.over_budget))
 
 
 def _past(runs: Iterable[_Run], header: SessionHeader, planned: int, page: str) -> Past:
@@ -233,7 +242,9 @@ def _past(runs: Iterable[_Run], header: SessionHeader, planned: int, page: str) 
     held, violated = counts[Verdict.HELD], counts[Verdict.VIOLATED]
     return Past(
         started=header.started,
-        verdict=judge(held, violated, counts[Verdict.INCONCLUSIVE], rate_min, missing),
+        verdict=judge(held, violated, counts[Verdict.INCONCLUSIVE], rate_min, missing)
+        if header.prove is None
+        else judge_proof(header.prove, held, violated, counts[Verdict.INCONCLUSIVE]),
         runs=len(listed),
         held=held,
         violated=violated,
