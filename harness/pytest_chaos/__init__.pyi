@@ -7,6 +7,7 @@ from .faults.clock.kinds import (
     clock_freeze as clock_freeze,
     clock_heal as clock_heal,
     clock_jump as clock_jump,
+    clock_uptime as clock_uptime,
 )
 from .faults.every_point import at_every_point as at_every_point
 from .faults.hold import hold as hold, release as release

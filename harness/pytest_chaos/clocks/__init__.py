@@ -12,6 +12,7 @@
 ``within.py``   this process patched
 ``answers.py``  the watcher's part: execs, and clocks that are read by the system call itself
 ``cells.py``    the cells of one run
+``uptime.py``   a process whose monotonic clocks start elsewhere
 ``trial.py``    a child's clock moved, to see whether it works here
 
 The idea of stubs in the vDSO is Chaos Mesh's (TimeChaos); there each child, each exec and each

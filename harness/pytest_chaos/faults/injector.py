@@ -136,6 +136,11 @@ class Injector:
         faults = [pending.fault for pending in self._pending if pending.kind.moves_clock]
         return any(fault.agent == name or fault.parameters.get("everyone") for fault in faults)
 
+    def clocks(self, name: str, cell: str) -> dict[str, str | int]:
+        """Return what the order for an agent says of its clocks."""
+        of_it = [pending for pending in self._pending if pending.fault.agent == name]
+        return {"clock": cell, "uptime_s": sum(pending.kind.uptime_s(pending.fault) for pending in of_it)}
+
     def fire(self, fault: Fault, agent: Agent, *, wait: Callable[[Callable[[], bool], str], None]) -> Receipt:
         """Fire a fault at once, wait until it was seen, and return its receipt."""
         pending = _Pending(-1, fault)

@@ -186,6 +186,10 @@ class FaultKind(abc.ABC):
         """Return the signal that is this fault, where an agent can send it to itself."""
         return self.by_signal
 
+    def uptime_s(self, fault: Fault) -> int:  # noqa: ARG002 - a slot with nothing in it
+        """Return by how many seconds the monotonic clocks of its agent start elsewhere."""
+        return 0
+
     def can_hit(self, agent: Agent) -> bool:
         """Whether a planned fault whose time has come can happen now."""
         return agent.running or not self.needs_life

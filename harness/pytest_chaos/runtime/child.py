@@ -81,6 +81,7 @@ class Spec(TypedDict):
     watch: WatchOrder | None
     survey: SurveyOrder | None
     clock: str
+    uptime_s: int
 
 
 class WatchOrder(TypedDict):
@@ -276,6 +277,8 @@ def become_agent(spec: Spec, output: int, parent_pid: int) -> None:
     os.environ[MARKS_VARIABLE] = spec["marks"]
     os.environ[AGENT_VARIABLE] = spec["name"]
     os.chdir(spec["directory"])
+    if spec["uptime_s"]:
+        _start_elsewhere(spec["uptime_s"])
     if spec["watch"] is not None:
         _be_watched(spec["watch"], spec)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
@@ -362,6 +365,16 @@ def run_target(spec: Spec) -> int:
         code = 1
     triggers.note_points_seen()
     return code
+
+
+def _start_elsewhere(by_s: int) -> None:
+    """Move the monotonic clocks of this process. If that fails, a note says why: no receipt."""
+    from pytest_chaos.clocks.uptime import start_elsewhere  # only where it is planned
+
+    try:
+        start_elsewhere(by_s)
+    except OSError as error:
+        Marks.from_environment().note(Note.UPTIME_REFUSED, value=error.strerror or str(error))
 
 
 def _move_clock(cell: str) -> None:

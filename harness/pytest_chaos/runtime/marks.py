@@ -45,6 +45,8 @@ class Note(enum.StrEnum):
     """The durable steps of this agent cannot be watched; the value says why."""
     CLOCK_NOT_MOVED = "chaos.clock-not-moved"
     """The clock of a program that the agent has started cannot be moved; the value says why."""
+    UPTIME_REFUSED = "chaos.uptime-refused"
+    """The monotonic clocks of this agent cannot start elsewhere; the value says why."""
     SOMETIMES = "chaos.sometimes"
     """A claim that must hold in some run of a campaign: its name is the key."""
     REACHABLE = "chaos.reachable"

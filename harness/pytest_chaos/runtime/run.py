@@ -693,7 +693,7 @@ class Run:
         agent = client.spawn(
             name,
             command,
-            {**spec, "triggers": triggers, "watch": watch, "survey": survey, "clock": clock},
+            {**spec, "triggers": triggers, "watch": watch, "survey": survey, **self._injector.clocks(name, clock)},
             output,
             timeout_s=timeout_s,
             on_made=adopt,

@@ -87,4 +87,5 @@ def stay(marks: Marks) -> None:
     marks.note("up")
     while not Path("go").exists():
         time.sleep(0.002)  # sleeps because this is an agent that waits for the test
+    marks.note("monotonic", value=time.monotonic())
     marks.note("ahead", value=round(time.time() - machine_s()))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from pytest_chaos import (
     clock_freeze,
     clock_heal,
     clock_jump,
+    clock_uptime,
     hold,
     release,
 )
@@ -277,3 +280,32 @@ def test_a_heal_is_planned_like_any_other(run: Run) -> None:
     run.spawn(clockwork.read_twice, name="reader").wait_exit()
     run.wait_for_faults()
     assert all(receipt.fired for receipt in run.receipts)
+
+
+@pytest.mark.parametrize("program", ["forked", "sh"])
+def test_monotonic_clocks_start_elsewhere(run: Run, program: str) -> None:
+    """Of a forked agent and of a program, with what it starts; the wall clock moves beside."""
+    trial = "from pytest_chaos.clocks.uptime import start_elsewhere; start_elsewhere(5)"
+    if subprocess.run([sys.executable, "-c", trial], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine allows no time namespaces")
+    days_s = 50 * DAY
+    before = time.monotonic()
+    run.plan(clock_uptime("agent", by_s=days_s), clock_jump("agent", after_mark("up", kind="note"), by_s=-DAY))
+    if program == "forked":
+        agent = run.spawn(clockwork.stay, name="agent")
+    else:
+        wait = "until [ -e go ]; do sleep 0.01; done"
+        text = f"chaos mark note up; {wait}; read up rest < /proc/uptime; echo ${{up%.*}}; date +%s"
+        agent = run.spawn(["sh", "-c", text], name="agent")
+    run.wait_for_faults()
+    (run.directory / "go").touch()
+    agent.wait_exit(timeout_s=60)
+    assert [receipt.fired for receipt in run.receipts] == [True, True]
+    if program == "forked":
+        (mark,) = [mark for mark in agent.marks if mark.operation == "monotonic"]
+        assert days_s <= mark.value - before < days_s + 600
+    else:
+        shown, wall = map(int, agent.output().split())
+        assert shown - days_s < time.clock_gettime(time.CLOCK_BOOTTIME) + 1
+        assert shown > days_s
+        assert abs(wall + DAY - time.time()) < 600

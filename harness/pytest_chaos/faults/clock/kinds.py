@@ -1,4 +1,4 @@
-"""The faults ``clock-jump``, ``clock-drift``, ``clock-freeze`` and ``clock-heal``.
+"""The faults ``clock-jump``, ``-drift``, ``-freeze``, ``-heal`` and ``clock-uptime``.
 
 They move the wall clock that an agent sees, with all that it starts: other processes, and the
 kernel, keep theirs. The monotonic clocks go on. docs/how-to/clocks.md says what does not move.
@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import abc
 import datetime
+import os
 import time
 from typing import TYPE_CHECKING, Final
 
 from pytest_chaos.clocks import process
 from pytest_chaos.clocks.cell import JUMP_S_MAX, RATE_MAX, Motion
 from pytest_chaos.clocks.tracee import BusyThreadError
+from pytest_chaos.clocks.uptime import started_by_s
 from pytest_chaos.errors import ClockNotMoved
 from pytest_chaos.faults.kind import FaultKind, Parameter
 from pytest_chaos.model.plan import TIME_S_MAX
 from pytest_chaos.model.values import Fault, Now
 from pytest_chaos.runtime import processes
+from pytest_chaos.runtime.marks import Note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 EVERYONE: Final = "everyone"
 _EVERYONE: Final = Parameter(bool, default=False)
 _SECOND_NS: Final = 1_000_000_000
+UPTIME_S_MAX: Final = 1_000_000_000
 _PATIENCE_S: Final = 0.2
 """How long one look waits for a thread: other faults are due meanwhile."""
 _NOT_MOVED: Final = (
@@ -81,6 +85,18 @@ def clock_heal(agent: str, when: When | None = None, *, everyone: bool = False) 
     'clock-heal'
     """
     return _planned(ClockHeal.kind, agent, when, {}, everyone=everyone)
+
+
+def clock_uptime(agent: str, *, by_s: int) -> Fault:
+    """Plan that the monotonic clocks of an agent start ``by_s`` seconds ahead, as after a long run.
+
+    It holds from the agent's start on, also for all that it starts. At 2**32 milliseconds, 49 days,
+    counters of 32 bits are full. Needs time namespaces.
+
+    >>> clock_uptime("worker", by_s=50 * 86400).parameters
+    {'by_s': 4320000}
+    """
+    return Fault(kind=ClockUptime.kind, agent=agent, when=Now(), parameters={"by_s": by_s})
 
 
 def _planned(kind: str, agent: str, when: When | None, parameters: dict[str, Json], *, everyone: bool) -> Fault:
@@ -270,6 +286,36 @@ class ClockHeal(_ClockFault):
     def motion(self, fault: Fault, before: Motion, *, now_ns: int) -> Motion:  # noqa: ARG002 - as the others
         """Return the motion of the machine's clock."""
         return before.healed() if before.is_moved else before
+
+
+class ClockUptime(FaultKind):
+    """The monotonic clocks start elsewhere."""
+
+    kind = "clock-uptime"
+    parameters = {"by_s": Parameter(int, 1, UPTIME_S_MAX)}
+    takes = frozenset({Now})
+    advice = "The monotonic clocks cannot be set later: leave the time out"
+
+    def uptime_s(self, fault: Fault) -> int:
+        """Return by how much."""
+        by_s: int = fault.parameters["by_s"]
+        return by_s
+
+    def fire(self, firing: Firing) -> None:
+        """Look whether the agent was started so: nothing else can be done to it now."""
+        refused = [str(mark.value) for mark in firing.agent.marks if mark.operation == Note.UPTIME_REFUSED]
+        if refused:
+            firing.problem = f"its monotonic clocks could not start elsewhere: {refused[0]}"
+        elif firing.place < 0:
+            firing.problem = "the monotonic clocks of a process cannot be set: plan it before the agent starts"
+
+    def evidence(self, firing: Firing) -> str | None:
+        """Read the offset back from the kernel."""
+        by_s = started_by_s(firing.agent.pid)
+        if by_s != firing.fault.parameters["by_s"]:
+            return None
+        namespace = os.readlink(f"/proc/{firing.agent.pid}/ns/time")
+        return f"its monotonic clocks are {by_s:,} s ahead of the machine's, in {namespace}"
 
 
 def _time(shown_ns: int) -> str:
