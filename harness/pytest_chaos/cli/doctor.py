@@ -176,6 +176,7 @@ def _child_memory() -> Check:
 
 def _clock() -> Check:
     from pytest_chaos.clocks.trial import moved_by_s  # 10 ms, for one of many checks
+    from pytest_chaos.clocks.uptime import why_not
     from pytest_chaos.errors import ClockNotMoved
 
     purpose = "moving the wall clock of a program (clock_jump and its like)"
@@ -185,12 +186,15 @@ def _clock() -> Check:
     except (ClockNotMoved, OSError) as error:
         return Check("clock", "missing", str(error), purpose, otherwise)
     scope = int(_PTRACE_SCOPE.read_text()) if _PTRACE_SCOPE.exists() else 0
+    no_uptime = why_not()
     found = f"the clock of a child was moved by {moved_s:+,.0f} s" + (
         ", and is read by system calls" if by_call else ""
     )
     if scope:
         found += f"; ptrace scope {scope} may keep programs that an agent starts from being moved"
-    return Check("clock", "limited" if scope or by_call else "works", found, purpose, otherwise)
+    if no_uptime:
+        found += f"; monotonic clocks cannot start elsewhere (clock_uptime): {no_uptime}"
+    return Check("clock", "limited" if scope or by_call or no_uptime else "works", found, purpose, otherwise)
 
 
 def _pidfd() -> Check:

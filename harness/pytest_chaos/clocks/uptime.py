@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
 from typing import Final
 
 _NEW_TIME: Final = 0x80
@@ -35,6 +37,13 @@ def start_elsewhere(by_s: int) -> None:
             raise OSError(ctypes.get_errno(), f"no time namespace: {os.strerror(ctypes.get_errno())}")
     finally:
         os.close(namespace)
+
+
+def why_not() -> str:
+    """Return why this machine allows no time namespace, or nothing: a child tries."""
+    trial = f"from {__name__} import start_elsewhere; start_elsewhere(5)"
+    child = subprocess.run([sys.executable, "-c", trial], capture_output=True, text=True, check=False)
+    return child.stderr.strip().rpartition("\n")[2] if child.returncode else ""
 
 
 def started_by_s(pid: int) -> int:

@@ -294,7 +294,7 @@ class ClockUptime(FaultKind):
     kind = "clock-uptime"
     parameters = {"by_s": Parameter(int, 1, UPTIME_S_MAX)}
     takes = frozenset({Now})
-    advice = "The monotonic clocks cannot be set later: leave the time out"
+    advice = "Monotonic clocks cannot be set later: leave the time out."
 
     def uptime_s(self, fault: Fault) -> int:
         """Return by how much."""
