@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pytest_chaos.explore.report import Exploration, FamilyResult
     from pytest_chaos.plugin.explore_fixture import Explore
 
-pytestmark = pytest.mark.chaos(
+SCENARIO = pytest.mark.chaos(
     id="17-calibration",
     title="What is known of programs comes out when they are explored",
     why="A tool that finds nothing may have looked at nothing: it has to find what is known to be there, and no more.",
@@ -51,6 +51,7 @@ pytestmark = pytest.mark.chaos(
         "The recovery core's own checkpoints are explored in the same way.",
     ],
 )
+pytestmark = [SCENARIO, pytest.mark.chaos_once]  # one iteration shows all
 
 NOTHING: frozenset[str] = frozenset()
 NO_START = "recovery-fails:exit code 1"

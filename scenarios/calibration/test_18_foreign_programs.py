@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_chaos.explore.report import FamilyResult
     from pytest_chaos.plugin.explore_fixture import Explore
 
-pytestmark = pytest.mark.chaos(
+SCENARIO = pytest.mark.chaos(
     id="18-foreign-programs",
     title="Programs that nobody here wrote get the verdict that their documentation lets expect",
     why="A tool that is right about its own examples alone may be wrong about every real program.",
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.chaos(
         "The findings are those that docs/foreign.md explains; what is not installed is skipped.",
     ],
 )
+pytestmark = [SCENARIO, pytest.mark.chaos_once]  # one iteration shows all
 
 NOTHING: frozenset[str] = frozenset()
 NO_START = "recovery-fails:exit code 1"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_chaos.plugin.explore_fixture import Explore
 
-pytestmark = pytest.mark.chaos(
+SCENARIO = pytest.mark.chaos(
     id="22-explored-whole",
     title="Our own core and our own files, killed, cut off from power and refused I/O at every step",
     why="A defect hides in the one step that no scenario thought of.",
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.chaos(
         "The harness's own records, journal, packs, progress and baseline are explored in the same way.",
     ],
 )
+pytestmark = [SCENARIO, pytest.mark.chaos_once]  # one iteration shows all
 
 OWN: Final[Mapping[str, Callable[[], object]]] = {
     "records": Sessions,

@@ -163,6 +163,72 @@ def test_deep_variants_are_left_out_of_campaigns(pytester: pytest.Pytester) -> N
     result.assert_outcomes(passed=3, deselected=1)
 
 
+SCENARIOS = """
+import pytest
+
+first = pytest.mark.chaos(id="first", title="first")
+second = pytest.mark.chaos(id="second", title="second")
+
+@first
+@pytest.mark.chaos_deep
+def test_thorough(chaos):
+    chaos.expect("deep", observed=1, holds=True)
+
+@first
+@pytest.mark.parametrize("name", ["z", "a"])
+def test_plain(chaos, name):
+    chaos.expect("plain", observed=1, holds=True)
+
+@second
+@pytest.mark.chaos_once
+def test_same(chaos):
+    chaos.expect("same", observed=1, holds=True)
+
+@second
+@pytest.mark.chaos_deep
+def test_last(chaos):
+    chaos.expect("last", observed=1, holds=True)
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("-p", "randomly")], ids=["in order", "shuffled"])
+def test_the_quick_forms_are_one_run_of_each_scenario(pytester: pytest.Pytester, more: tuple[str, ...]) -> None:
+    """The first test in the file that is not deep, with its first parameters, in any order."""
+    pytester.makepyfile(test_forms=SCENARIOS)
+    quiet = QUIET[2:] if more else QUIET
+
+    result = pytester.runpytest_subprocess("-m", "chaos", "-v", *quiet, "--chaos-quick-forms")
+
+    result.assert_outcomes(passed=2, deselected=3)
+    result.stdout.fnmatch_lines_random(["*test_plain[[]z] PASSED*", "*test_same PASSED*"])
+
+
+def test_a_run_that_comes_out_the_same_is_in_the_first_iteration_alone(pytester: pytest.Pytester) -> None:
+    """Three iterations run it once, and three times if that is asked for."""
+    pytester.makepyfile(test_forms=SCENARIOS)
+    three = ("-m", "chaos", *QUIET, "--chaos-iterations", "3", "--chaos-scenario", "second")
+
+    pytester.runpytest_subprocess(*three).assert_outcomes(passed=1, deselected=8)
+    pytester.runpytest_subprocess(*three, "--chaos-all-iterations").assert_outcomes(passed=3, deselected=8)
+
+
+def test_the_longest_runs_begin_first_on_workers(pytester: pytest.Pytester) -> None:
+    """Deep ones where no time is known, else those that took longest; all runs are made once."""
+    pytester.makepyfile(test_forms=SCENARIOS)
+    workers = ("-m", "chaos", "-v", "-n1", *QUIET[:2], *QUIET[4:])
+
+    unknown = pytester.runpytest_subprocess(*workers)
+    unknown.assert_outcomes(passed=5)
+    unknown.stdout.fnmatch_lines(["*PASSED*test_thorough*", "*PASSED*test_last*", "*PASSED*test_plain*"])
+    durations = pytester.path / ".pytest_cache/v/chaos/durations"
+    assert len(json.loads(durations.read_text())) == 5
+    durations.write_text(json.dumps({"test_forms.py::test_plain[a]": 3, "test_forms.py::test_same": 9}))
+    known = pytester.runpytest_subprocess(*workers)
+
+    known.assert_outcomes(passed=5)
+    known.stdout.fnmatch_lines(["*PASSED*test_same*", "*PASSED*test_plain[[]a]*", "*PASSED*test_thorough*"])
+
+
 def test_a_run_that_asserts_nothing_is_no_pass(pytester: pytest.Pytester) -> None:
     """A scenario without a key assertion is INCONCLUSIVE and says what to do."""
     pytester.makepyfile("import pytest\n@pytest.mark.chaos(id='empty')\ndef test_empty(chaos):\n    pass\n")

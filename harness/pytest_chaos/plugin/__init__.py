@@ -40,7 +40,7 @@ from pytest_chaos.plugin.planned import Planned
 from pytest_chaos.plugin.progress import SessionProgress
 from pytest_chaos.plugin.results import Results
 from pytest_chaos.plugin.runs import LEVEL, RUN, Inconclusive, Runs, raise_unless_held
-from pytest_chaos.plugin.selection import Selection, is_chaos, is_deep
+from pytest_chaos.plugin.selection import Selection, is_chaos, is_deep, is_marked_once
 from pytest_chaos.plugin.session import WORKER_INPUT, ChaosSession
 from pytest_chaos.plugin.sweeps import Sweeps
 
@@ -83,6 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "chaos(id, title, why, steps, min_pass_rate): a scenario: what must survive what."
     )
     config.addinivalue_line("markers", "chaos_deep: a thorough variant of a scenario; campaigns leave it out.")
+    config.addinivalue_line("markers", "chaos_once: a run that comes out the same each time; campaigns run it once.")
     config.stash[_SESSION] = session = ChaosSession(config)
     config.stash[_RUNS] = runs = Runs(session)
     config.pluginmanager.register(Selection(session), "chaos-selection")
@@ -147,8 +148,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     iterations = metafunc.config.stash[_SESSION].settings.iterations
     if iterations > 1 and metafunc.config.getoption("chaos_replay") is None:
         width = len(str(iterations))
-        names = [f"run-{number:0{width}d}" for number in range(1, iterations + 1)]
-        metafunc.parametrize("_chaos_iteration", range(iterations), indirect=True, ids=names)
+        is_once = is_marked_once(metafunc.definition) and not metafunc.config.getoption("chaos_all_iterations")
+        names = [f"run-{number:0{width}d}" for number in range(1, 2 if is_once else iterations + 1)]
+        metafunc.parametrize("_chaos_iteration", range(len(names)), indirect=True, ids=names)
 
 
 @pytest.fixture

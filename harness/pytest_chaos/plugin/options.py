@@ -69,6 +69,18 @@ FLAGS: Final = (
         {"action": "store_true"},
     ),
     Flag(
+        "--chaos-quick-forms",
+        "chaos_quick_forms",
+        "Only one quick run of each scenario: its first test in the file that is not chaos_deep.",
+        {"action": "store_true"},
+    ),
+    Flag(
+        "--chaos-all-iterations",
+        "chaos_all_iterations",
+        "Repeat runs marked chaos_once, too, which come out the same in each iteration.",
+        {"action": "store_true"},
+    ),
+    Flag(
         "--chaos-all-points",
         "chaos_all_points",
         "Execute a test with at_every_point at all points, also where it asks for a sample.",

@@ -44,6 +44,8 @@ class Planned:
         self.is_decided: Callable[[str], bool] = lambda _: False
         """Whether further runs of a scenario are not needed; set by the plugin."""
         self._uncollected = 0
+        self._scheduler: Any = None
+        """The scheduler of ``--dist load``, in a controller."""
         self.has_others = False
         """Whether tests are run that are no scenarios."""
         results.end = self.end
@@ -109,6 +111,18 @@ class Planned:
             if not self._session.planned:
                 self._plan(listed)
                 self._begin()
+                if self._scheduler is not None and self._scenario_of:  # it reads that when all have collected
+                    self._scheduler.maxschedchunk = 1
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> object:
+        """Hand chaos runs to workers one by one: in batches the first worker gets all long ones."""
+        if config.getoption("dist") != "load" or config.getoption("maxschedchunk") is not None:
+            return None
+        from xdist.scheduler import LoadScheduling  # type: ignore[import-untyped] # only in a session with workers
+
+        self._scheduler = LoadScheduling(config, log)
+        return self._scheduler
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self) -> None:

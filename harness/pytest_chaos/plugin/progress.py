@@ -21,6 +21,7 @@ import pytest
 
 from pytest_chaos.plugin.runs import RECORD
 from pytest_chaos.plugin.selection import without_iteration
+from pytest_chaos.plugin.session import DURATIONS, earlier_s
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from pytest_chaos.plugin.planned import Planned
 
 EVERY_S: Final = 10.0
-_DURATIONS: Final = "chaos/durations"
 _DURATIONS_KEPT: Final = 10_000
 _CLEAR: Final = "\r\x1b[2K"
 
@@ -95,7 +95,7 @@ class SessionProgress:
         cache = getattr(self._config, "cache", None)  # -p no:cacheprovider: there is none
         if cache is not None and self._took_s:
             kept = {**self._earlier_s, **{key: round(took_s, 3) for key, took_s in self._took_s.items()}}
-            cache.set(_DURATIONS, dict(list(kept.items())[-_DURATIONS_KEPT:]))
+            cache.set(DURATIONS, dict(list(kept.items())[-_DURATIONS_KEPT:]))
 
     def _begin(self) -> None:
         option = self._config.option
@@ -105,10 +105,7 @@ class SessionProgress:
         if self._live and self._reporter is not None:
             self._reporter.showfspath = False
         self._told_s = time.monotonic()
-        cache = getattr(self._config, "cache", None)
-        if cache is not None:
-            with contextlib.suppress(AttributeError, TypeError, ValueError):  # a cache that was edited
-                self._earlier_s = {str(key): float(took_s) for key, took_s in cache.get(_DURATIONS, {}).items()}
+        self._earlier_s = earlier_s(self._config)
 
     def _tell(self, node_id: str) -> None:
         if self._config.option.verbose < 0 or self._reporter is None:

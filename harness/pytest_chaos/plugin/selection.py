@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_chaos.errors import UsageError
-from pytest_chaos.plugin.session import shown
+from pytest_chaos.plugin.session import TOOK_S, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pytest_chaos.model.values import Scenario
     from pytest_chaos.plugin.session import ChaosSession
@@ -135,6 +135,43 @@ def is_deep(item: Any) -> bool:
     return item.get_closest_marker("chaos_deep") is not None
 
 
+def is_marked_once(item: Any) -> bool:
+    """Whether a test, or the definition of several, comes out the same in each iteration."""
+    return item.get_closest_marker("chaos_once") is not None
+
+
+def quick_forms(items: Iterable[pytest.Item]) -> set[str]:
+    """Return the node id, without iterations, of one test of each scenario.
+
+    It is the first one in the file that is not deep; in whatever order a plugin has put them.
+    """
+    first: dict[str, tuple[bool, str, int, list[int], str]] = {}
+    for item in items:
+        path, line, _ = item.location
+        indices = getattr(getattr(item, "callspec", None), "indices", {})
+        order = [index for name, index in indices.items() if name != "_chaos_iteration"]
+        place = (is_deep(item), path, line or 0, order, base_of(item))
+        scenario = scenario_of(item).id
+        first[scenario] = min(place, first.get(scenario, place))
+    return {base for *_, base in first.values()}
+
+
+def longest_first(items: list[pytest.Item], took_s: Mapping[str, float]) -> list[pytest.Item]:
+    """Return tests with the scenarios' runs in another order: the longest first.
+
+    A long run that starts last keeps one worker busy while the others wait. ``took_s`` has the
+    times of long runs, by node id without iterations; without any, deep runs count as long. An
+    iteration is never before an earlier one, and other tests keep their places.
+    """
+
+    def key(item: pytest.Item) -> tuple[int, float]:
+        known_s = took_s.get(base_of(item), 0.0) if took_s else float(is_deep(item))
+        return iteration_of(item), -known_s
+
+    ordered = iter(sorted(filter(is_chaos, items), key=key))
+    return [next(ordered) if is_chaos(item) else item for item in items]
+
+
 def is_chaos(item: pytest.Item) -> bool:
     """Whether a test is a run of a scenario."""
     return "chaos" in getattr(item, "fixturenames", ()) or item.get_closest_marker("chaos") is not None
@@ -191,6 +228,9 @@ class Selection:
             return
         keep = {item for item in mine if self._wanted(item, scenario_of(item))}
         self._check_selection(mine, keep)
+        if config.getoption("chaos_quick_forms") and self._session.replayed is None:
+            forms = quick_forms(keep)
+            keep = {item for item in keep if base_of(item) in forms}
         settings = self._session.settings
         narrow = settings.replay is not None or settings.scenarios
         self._check_suite(mine)
@@ -204,6 +244,8 @@ class Selection:
             config.hook.pytest_deselected(items=dropped)
         if selected != items:
             items[:] = selected
+        if TOOK_S in self._session.given:
+            items[:] = longest_first(items, self._session.given[TOOK_S])
 
     def _is_elsewhere(self, item: pytest.Item) -> bool:
         """Whether another shard has a run, or the session that goes on has made it."""

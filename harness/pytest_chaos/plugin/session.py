@@ -194,7 +194,31 @@ class ChaosSession:
             "remembered": dict(self._remembered()),
             "runs": None if self.resumed is None else len(self.resumed.runs),
             "watch": [here.pid, here.start_ticks, processes.namespace()],
+            **self._order(),
         }
+
+    def _order(self) -> dict[str, dict[str, float]]:
+        """Return what a worker needs to begin with the longest runs, where the order is ours."""
+        if self.config.getoption("dist") not in {"load", "worksteal"}:
+            return {}
+        return {TOOK_S: {name: took_s for name, took_s in earlier_s(self.config).items() if took_s >= LONG_S}}
+
+
+TOOK_S: Final = "took_s"
+"""Key of what a worker is given: the time of each run that takes long."""
+LONG_S: Final = 0.5
+"""Runs that took so long the last time are begun first."""
+DURATIONS: Final = "chaos/durations"
+"""What each run took the last time, in pytest's cache: seconds by node id."""
+
+
+def earlier_s(config: pytest.Config) -> dict[str, float]:
+    """Return what each run took the last time; nothing without a cache, or from an edited one."""
+    cache = getattr(config, "cache", None)  # -p no:cacheprovider: there is none
+    try:
+        return {str(name): float(took_s) for name, took_s in cache.get(DURATIONS, {}).items()} if cache else {}
+    except (AttributeError, TypeError, ValueError):
+        return {}
 
 
 def shown(path: Path, config: pytest.Config) -> str:

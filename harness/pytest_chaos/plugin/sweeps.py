@@ -3,7 +3,7 @@
 The first execution is the survey. If it held, the whole protocol of the test is repeated, with
 fixtures of its own, so each place has a run, a report, a record and, if it did not hold, an
 evidence pack with a plan that replays it alone. In a campaign each iteration takes one place, drawn
-from the seed.
+from the seed, and so does a quick form (``--chaos-quick-forms``).
 """
 
 from __future__ import annotations
@@ -64,6 +64,6 @@ class Sweeps:
             return ()
         if self._session.config.getoption("chaos_all_points"):
             return run.sweep.places
-        is_campaign = self._session.settings.iterations > 1
-        found = run.sweep.drawn if is_campaign else run.sweep.sampled
+        takes_one = self._session.settings.iterations > 1 or self._session.config.getoption("chaos_quick_forms")
+        found = run.sweep.drawn if takes_one else run.sweep.sampled
         return found if wanted is None else [place for place in found if place.note()["place"] in wanted]
