@@ -316,6 +316,9 @@ class Explorer:
             self._notes.append(f"{text}: let it end what it starts")
         findings = [of_clean_run(finding, seen.left) for finding in judgement.findings]
         for finding in findings:
+            if self._subject.is_by_restart:  # a second run after a complete one was as the first, and now is not
+                text = f"{finding.text}: clean runs need not agree on it. Name it with --volatile, or take chance away"
+                raise ExplorationError(text, signature="harness:runs-differ")
             if finding.kind == "harness":
                 text = f"{finding.text}; it was so without any fault, and nothing was explored"
                 raise ExplorationError(text, signature=finding.signature)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 CLEAN_RUNS: Final = 3
 """The clean runs from which is learned what varies."""
-MORE_RUNS: Final = 2
+MORE_RUNS: Final = 8
 """Further clean runs, made once something was found: does it come without any fault?"""
 _LATE: Final = 0.8
 """The share of the time for a check after which a restart is ended: the check has to end, too."""

@@ -145,7 +145,7 @@ def test_runs_that_add_up_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.nightly
 def test_chance_is_never_blamed_on_a_kill(tmp_path: Path) -> None:
     """A coin falls as it will: clean runs that agreed by chance are followed by more of them."""
-    for _ in range(2):
+    for _ in range(4):
         code, _found = _explored(tmp_path, f"{FLIPS}\n{REPLACES}")
         assert code != VIOLATED
 
