@@ -116,7 +116,7 @@ def save(marks: Marks, database: str, part: str, seed: str, client: int, count: 
         checkpoints: CheckpointManager = opened
         for number in range(count):
             task = f"task-{int(drawn.random() * 2)}"
-            if drawn.random() < 0.5:
+            if drawn.random() < 0.65:
                 step = ["append", task, f"{client}.{number}"]
                 do(marks, "append", number, [step], partial(_saved, checkpoints, step))
             else:
