@@ -131,11 +131,12 @@ def check_cycles(history: History, root: Path) -> Iterator[Finding]:
     )
 
 
-def check_cycles_by_model(history: History, root: Path) -> Iterator[Finding]:
+def check_cycles_by_model(history: History, root: Path, beside: str = "") -> Iterator[Finding]:
     """Find a history that is not the model's, and orphans that were dealt with otherwise.
 
-    An owner lives as long as it has something to say. Whether a cycle without an ack was committed
-    is read from the history, and that it is whole is not.
+    An owner lives as long as it has something to say. The agent ``beside`` started while an owner
+    stood still, which may have said all: it may leave its buffer. Whether a cycle without an ack
+    was committed is read from the history, and that it is whole is not.
     """
     model, found = Cycles(), read_cycles(root)
     files: dict[str, str] = {}
@@ -148,7 +149,7 @@ def check_cycles_by_model(history: History, root: Path) -> Iterator[Finding]:
         elif mark.kind == "ack" and mark.operation == "cycle":
             model.commit(NOW, str(mark.key))
         elif mark.kind == "ack" and mark.operation == "start-up":
-            yield from _check_ends(history, mark, model, files, last)
+            yield from _check_ends(history, mark, model, files, last, beside)
     for cycle_id in set(found) & set(model.cycles):
         model.cycles[cycle_id].is_committed = True
     seen = {cycle_id: {"name": name, "entries": len(entries)} for cycle_id, (name, entries) in found.items()}
@@ -156,13 +157,14 @@ def check_cycles_by_model(history: History, root: Path) -> Iterator[Finding]:
 
 
 def _check_ends(
-    history: History, start: Mark, model: Cycles, files: Mapping[str, str], last: Mapping[str, int]
+    history: History, start: Mark, model: Cycles, files: Mapping[str, str], last: Mapping[str, int], beside: str
 ) -> Iterator[Finding]:
     owners = {str(mark.key): mark for mark in history.select("intent", "cycle")}
     for file, disposition in start.value["orphans"]:
         if (cycle_id := files.get(file)) is None:
             continue
-        if last[owners[cycle_id].agent] < start.order:
+        may_live = start.agent == beside and disposition == "left"
+        if last[owners[cycle_id].agent] < start.order and not may_live:
             model.die(NOW, cycle_id, is_readable=not owners[cycle_id].value["name"].startswith("damaged"))
         wanted = model.recover(NOW, cycle_id)["disposition"]
         if wanted != disposition:

@@ -73,10 +73,12 @@ def check_nothing_left(root: Path, but: set[str]) -> Iterator[Finding]:
         yield Finding(signature=f"orphans:{kind}", text=f"{name} is still there", checker="check_nothing_left")
 
 
-def judge(chaos: Run, root: Path, *, cycles: int | None = None, but: set[str] | None = None) -> None:
+def judge(chaos: Run, root: Path, *, cycles: int | None = None, but: set[str] | None = None, beside: str = "") -> None:
     """Expect whole cycles, all acknowledged ones, and no trace of the others."""
     chaos.check(check_cycles(chaos.history, root), expect="whole cycles, and all that were acknowledged")
-    chaos.check(check_cycles_by_model(chaos.history, root), expect="the history and the ends that the model has")
+    chaos.check(
+        check_cycles_by_model(chaos.history, root, beside), expect="the history and the ends that the model has"
+    )
     chaos.check(check_nothing_left(root, but or set()), expect="nothing is left of dead cycles")
     found = len(read_cycles(root))
     if cycles is not None:
@@ -210,7 +212,7 @@ def test_a_cycle_stops_at_every_point(
         database=Roots(str(root)).database,
     )
     start(chaos, root, parts, "last")
-    judge(chaos, root, cycles=1 if stood else None)
+    judge(chaos, root, cycles=1 if stood else None, beside="between" if stood else "")
 
 
 def test_a_recovery_stands_still_at_every_point(chaos: Run, root: Path, parts: dict[str, str]) -> None:

@@ -202,11 +202,17 @@ def test_options_are_settings_or_one_sentence(given_options: dict[str, str], qui
 
 def _is_option(name: str, text: str) -> bool:
     """Whether a text is a value of an option, as docs/reference/configuration.md says it."""
-    if name == "chaos_min_pass_rate":
+    if name in {"chaos_min_pass_rate", "chaos_prove"}:
         try:
-            return 0 <= float(text) <= 1
+            return 0 < float(text) < 1 or (name == "chaos_min_pass_rate" and float(text) in {0, 1})
         except ValueError:
             return False
+    if name == "chaos_budget":
+        found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(s|m|min|h)?\s*", text)
+        return found is not None and float(found[1]) > 0
+    if name == "chaos_shard":
+        found = re.fullmatch(r"\s*(\d{1,6})/(\d{1,6})\s*", text)
+        return found is not None and 1 <= int(found[1]) <= int(found[2]) <= 10_000
     if name in {"chaos_iterations", "chaos_confirm"}:
         least, most = (1, 100_000) if name == "chaos_iterations" else (0, 1_000)
         return re.fullmatch(r"\s*\d{1,20}\s*", text) is not None and least <= int(text) <= most

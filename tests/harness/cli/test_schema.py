@@ -155,7 +155,7 @@ def test_each_document_has_a_schema(capfd: pytest.CaptureFixture[str], name: str
 def test_an_unknown_document_is_a_mistake(capfd: pytest.CaptureFixture[str]) -> None:
     """The message names those there are, and so does the command without words."""
     assert cli.run(["schema", "nothing"]) == 3
-    assert "There are: bank list, bank run, check, clean" in capfd.readouterr().err
+    assert "There are: bank list, bank run, bisect, check, clean" in capfd.readouterr().err
     assert cli.run(["schema"]) == 0
     assert "chaos report --diff\n" in capfd.readouterr().out
 

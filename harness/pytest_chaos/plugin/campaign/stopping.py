@@ -98,8 +98,11 @@ class Stopping:
                 self._seen = (status.st_mtime_ns, status.st_ino)
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtestloop(self) -> None:
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
         """Start the budget, and count what a resumed session has made."""
+        is_distributed = session.config.pluginmanager.hasplugin("dsession")  # the workers have the items
+        if not is_distributed and not any(map(is_chaos, session.items)):
+            return  # a suite without chaos tests pays for no settings
         if self._session.settings.budget_s is not None:
             _ = self._session.began_s
         if self._session.resumed is not None:
