@@ -343,7 +343,7 @@ def test_a_template_that_leaks_files_is_a_drift(pytester: pytest.Pytester, *, le
     ("option", "said"),
     [
         ("--chaos-prove=1.2", "--chaos-prove: must be a share from 0 to 1 (0.98 for 98 %); got '1.2'"),
-        ("--chaos-prove=1", "--chaos-prove: must lie between 0 and 1, both excluded (0.98 for 98 %); got 1"),
+        ("--chaos-prove=1", "--chaos-prove: must be above 0 and below 1 (0.98 for 98 %); got 1"),
         ("--chaos-budget=0", "--chaos-budget: must be a time above zero, such as 90s, 10m or 2h; got '0'"),
         ("--chaos-budget=soon", "--chaos-budget: must be a time above zero, such as 90s, 10m or 2h; got 'soon'"),
         ("--chaos-shard=1/2", "--chaos-shard=1/2 must come with --chaos-seed, the same for all shards; got none"),

@@ -65,7 +65,7 @@ def runs_needed(rate: float) -> int:
     Raises UsageError for a rate that no number of runs can show (1.0), or that needs none.
     """
     if not 0.0 < rate < 1.0:
-        msg = f"the rate to claim must lie between 0 and 1, both excluded; got {rate}. Give a share, such as 0.98"
+        msg = f"the rate to claim must be above 0 and below 1; got {rate}. Give a share, such as 0.98"
         raise UsageError(msg)
     estimate = max(1, math.floor(math.log(_TAIL) / math.log(rate)) - 1)
     while _TAIL ** (1.0 / estimate) < rate:
@@ -81,7 +81,7 @@ def gate_pass_probability(true_rate: float, runs: int, rate_min: float) -> float
     """
     for name, rate in (("true rate", true_rate), ("rate of the gate", rate_min)):
         if not 0.0 <= rate <= 1.0:
-            msg = f"the {name} must lie between 0 and 1; got {rate}. Give a share, such as 0.98"
+            msg = f"the {name} must be from 0 to 1; got {rate}. Give a share, such as 0.98"
             raise UsageError(msg)
     _check(0, runs)
     enough = next(held for held in range(math.ceil(rate_min * runs) - 1, runs + 1) if held / runs >= rate_min)

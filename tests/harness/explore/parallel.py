@@ -302,15 +302,19 @@ class Turns(Files):
     """Two processes that take turns at a lock, so that no two wait for a step at one time."""
 
     def run(self, directory: Path, marks: Marks) -> None:
-        """Append in both processes, each time under the lock."""
+        """Append in both processes, each time under the lock; none ends before both have begun."""
         children = []
+        pipes = [os.pipe(), os.pipe()]
         for number in range(2):
             if (child := os.fork()) == 0:
-                for _ in range(COUNT):
+                for turn in range(COUNT):
                     with (directory / "lock").open("w") as lock, (directory / "log").open("a") as log:
                         fcntl.flock(lock, fcntl.LOCK_EX)
                         log.write(f"{number}\n")
                         log.flush()
+                    if turn == 0:
+                        os.write(pipes[number][1], b".")
+                        os.read(pipes[1 - number][0], 1)
                 os._exit(0)
             children.append(child)
         for child in children:

@@ -93,13 +93,13 @@ def test_counts_that_make_no_sense_are_refused(held: int, runs: int, message: st
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.5, math.nan])
 def test_certainty_cannot_be_claimed(rate: float) -> None:
     """No number of clean runs shows that something never fails."""
-    with pytest.raises(UsageError, match=r"^the rate to claim must lie between 0 and 1, both excluded; got .+ 0\.98$"):
+    with pytest.raises(UsageError, match=r"^the rate to claim must be above 0 and below 1; got .+ 0\.98$"):
         runs_needed(rate)
 
 
 def test_a_gate_outside_of_the_scale_is_refused() -> None:
     """A rate given in percent is a mistake that is said."""
-    with pytest.raises(UsageError, match=r"^the rate of the gate must lie between 0 and 1; got 98. Give a share"):
+    with pytest.raises(UsageError, match=r"^the rate of the gate must be from 0 to 1; got 98. Give a share"):
         gate_pass_probability(0.95, 50, 98)
 
 

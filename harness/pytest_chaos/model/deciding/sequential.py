@@ -104,7 +104,7 @@ def decide(rate: float, held: int, violated: int, inconclusive: int = 0) -> Stan
 def check_rate(rate: float) -> None:
     """Raise UsageError unless a number of runs can prove this rate."""
     if not 0.0 < rate < 1.0:
-        msg = f"must lie between 0 and 1, both excluded (0.98 for 98 %); got {rate:g}"
+        msg = f"must be above 0 and below 1 (0.98 for 98 %); got {rate:g}"
         raise UsageError(msg)
 
 

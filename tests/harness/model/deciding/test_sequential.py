@@ -165,5 +165,5 @@ def test_a_proof_has_its_numbers() -> None:
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 1.2, math.nan])
 def test_a_rate_that_no_number_of_runs_proves_is_refused(rate: float) -> None:
     """0 needs no run and 1 can never be shown."""
-    with pytest.raises(UsageError, match=r"must lie between 0 and 1, both excluded \(0.98 for 98 %\); got"):
+    with pytest.raises(UsageError, match=r"must be above 0 and below 1 \(0.98 for 98 %\); got"):
         proof(rate, 1, 0)
