@@ -88,6 +88,7 @@ CAUGHT: dict[str, list[tuple[str, str, str]]] = {
         # sync are all found.
         ("work.checkpoints:NumberOutsideTransaction", "durability:number-repeated", "test_one_database"),
         ("work.checkpoints:Impatient", "agent:raised:DatabaseLocked", "test_one_database"),
+        ("work.checkpoints:Impatient", "agent:raised:DatabaseLocked", "test_the_lock_is_held_at_every_point"),
         ("work.checkpoints:SynchronousOff", "pragma:synchronous", "test_ten_databases"),
     ],
     TAKEOVER: [
@@ -198,6 +199,12 @@ CAUGHT: dict[str, list[tuple[str, str, str]]] = {
     RIVALS: [
         # A reaper that ends what another has ended is found in the rows, and in its own counters.
         ("jobs.reaper:CountsLostClaims", "jobs:claim-ended-twice", "test_five_reapers_and_two_start_ups"),
+        # One that does not wait for a lock is found wherever the lock is held.
+        (
+            "jobs.reaper:Impatient",
+            "expectation:reaped_total of all together, of 8",
+            "test_the_lock_is_held_at_every_point",
+        ),
         # A streak, a grace and an age that are not as promised are found by the model.
         (
             "jobs.reaper:NeverResets",

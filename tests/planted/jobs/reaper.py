@@ -11,6 +11,7 @@
 | CountsLostClaims | what another reaper has ended is ended again, by id, and counted | reapers at once |
 | NeverResets | a living look leaves the count of dead ticks as it is | a dead look, a living one, and a dead one |
 | OverlooksTheStarted | an executor that is recorded after the look is overlooked | a monitor that starts meanwhile |
+| Impatient | a claim that met somebody else's write lock is counted | a lock that is held before a claim |
 | GraceFromTheStart | the grace counts from the job's start, not from its exit | an exit late in a job's life |
 """
 
@@ -19,12 +20,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from durable_agents import JobCrashPoint, JobReaper
+from durable_agents.errors import DatabaseLocked
 from durable_agents.jobs.queue import settle
 from durable_agents.processes import Liveness, ProcessTable
+from durable_agents.store import SqliteStore
+from durable_agents.store.sqlite.connections import factory_for
 
 from tests.planted.jobs.stages import advance_blindly
 
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterator, Sequence
 
-    from durable_agents import JobStatus
+    from durable_agents import JobQueue, JobStatus, StageEngine
     from durable_agents.clock import Microseconds
     from durable_agents.jobs.queue import Executor, JobOutcome
     from durable_agents.jobs.reaper import Tier, _Case
@@ -57,6 +61,29 @@ class AdvancesAfterwards(JobReaper):
                     outcome.task_id, outcome.leaves, finished_agent=outcome.agent, repo=outcome.repo
                 )
         return won
+
+
+class Impatient(JobReaper):
+    """Gives up on a write lock that somebody else has, and counts what it wanted to end."""
+
+    def __init__(self, queue: JobQueue, engine: StageEngine, **settings: Any) -> None:
+        """Open the same file with a timeout that is shorter than a lock may be held."""
+        super().__init__(queue, engine, **settings)
+        self._store = SqliteStore(factory_for(cast("SqliteStore", queue.store).path, 0.05))
+
+    def _settle(
+        self,
+        found: Sequence[JobOutcome],
+        tier: Tier,
+        now: Microseconds,
+        errors: list[str],
+        ended: Counter[JobStatus] | None = None,
+    ) -> int:
+        try:
+            return super()._settle(found, tier, now, errors, ended)
+        except DatabaseLocked:
+            self._note(found, tier, now)
+            return len(found)
 
 
 class RequeuesTheLiving(JobReaper):
