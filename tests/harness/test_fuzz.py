@@ -117,8 +117,19 @@ PARAMETERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "refuse-delivery": {"status": (int, 200, 599), "carried": (bool,)},
     "stall-delivery": {"hold_s": HOLD},
     "cut-delivery": {"carried": (bool,)},
+    "clock-jump": {"by_s": (float, -(2**63 // 10**9), 2**63 // 10**9), "everyone": (bool,)},
+    "clock-drift": {"rate": (float, 0.001, 1000), "everyone": (bool,)},
+    "clock-freeze": {"duration_s": (float, 0, 10**6, None), "everyone": (bool,)},
+    "clock-heal": {"everyone": (bool,)},
+    "clock-uptime": {"by_s": (int, 1, 10**9)},
 }
 """What the documents say of each parameter: its type, its bounds, and None where it may be that."""
+REQUIRED = {
+    "hold-lock": {"database", "duration_s"},
+    "clock-jump": {"by_s"},
+    "clock-drift": {"rate"},
+    "clock-uptime": {"by_s"},
+}
 LIKELY_VALUES = VALUES | st.integers(0, 700) | st.floats(0, 5000) | st.just("app.db")
 LIKELY_TIMES: st.SearchStrategy[Any] = st.one_of(
     TIMES,
@@ -221,6 +232,12 @@ def _is_option(name: str, text: str) -> bool:
     return True
 
 
+def test_the_rules_know_each_fault() -> None:
+    """A fault that is new has its rule here, too: the examples come to it by chance alone."""
+    own = {kind for kind, each in REGISTRY.items() if type(each).__module__.startswith("pytest_chaos.")}
+    assert own == PARAMETERS.keys()
+
+
 @FUZZ
 @given(st.lists(FAULTS | LIKELY_FAULTS, max_size=3))
 def test_a_plan_is_carried_out_or_refused_in_words(faults: list[Fault]) -> None:
@@ -239,7 +256,7 @@ def _is_fault(fault: Fault) -> bool:
     """Whether a fault is documented, at a time and with parameters that it takes."""
     if fault.kind not in PARAMETERS or not (PARAMETERS[fault.kind].keys() >= fault.parameters.keys()):
         return False
-    required = {"database", "duration_s"} if fault.kind == "hold-lock" else set()
+    required, given = REQUIRED.get(fault.kind, set()), fault.parameters
     rules = PARAMETERS[fault.kind]
     of_another = getattr(fault.when, "agent", "") not in {"", fault.agent}
     return (
@@ -247,14 +264,19 @@ def _is_fault(fault: Fault) -> bool:
         and not (fault.kind == "resume" and isinstance(fault.when, AtPoint | AtStep | AfterMark) and not of_another)
         and not (fault.kind == "hold" and of_another)
         and _is_time(fault.when)
-        and required <= fault.parameters.keys()
-        and all(_is_value(rules[name], value) for name, value in fault.parameters.items())
+        and required <= given.keys()
+        and (fault.kind, given.get("by_s")) != ("clock-jump", 0)
+        and (fault.kind, given.get("rate")) != ("clock-drift", 1)
+        and not (fault.kind == "clock-freeze" and given.get("everyone") and given.get("duration_s") is not None)
+        and all(_is_value(rules[name], value) for name, value in given.items())
     )
 
 
 def _times_of(kind: str) -> tuple[type, ...]:
     if kind.endswith("-delivery"):
         return (AtDelivery,)
+    if kind == "clock-uptime":
+        return (Now,)
     return (AtStep,) if kind == "hold" else (Now, AtMoment, AtPoint, AtStep, AfterMark)
 
 

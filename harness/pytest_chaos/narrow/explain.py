@@ -68,8 +68,8 @@ class _Count:
         return self.violated / self.runs if self.runs else None
 
 
-def fault_to_move(faults: Sequence[Fault], place: int | None) -> int:
-    """Return the place of the fault that is moved: the one asked for, or the first kill.
+def faults_to_move(faults: Sequence[Fault], place: int | None) -> Sequence[int]:
+    """Return the places of faults to move: the one asked for, or each kill, or the first fault.
 
     Raises UsageError for a plan without one.
     """
@@ -81,19 +81,48 @@ def fault_to_move(faults: Sequence[Fault], place: int | None) -> int:
         if not 1 <= place <= len(faults):
             msg = f"--fault must be 1 to {len(faults)}; got {place}. chaos evidence show lists the faults"
             raise UsageError(msg)
-        return place - 1
-    return next((at for at, fault in enumerate(faults) if fault.kind == "kill"), 0)
+        return [place - 1]
+    return [at for at, fault in enumerate(faults) if fault.kind == "kill"] or [0]
 
 
 def explain(trials: Trials, start: RunVariant, *, fault: int | None, each: int, moments: int) -> Narrowed:
-    """Return the curve of a fault over the moments of its agent. Raises UsageError."""
-    place = fault_to_move(faults_of(start), fault)
-    moved = faults_of(start)[place]
+    """Return the curve of a fault over the moments of its agent. Raises UsageError.
+
+    Without a place of a ``fault``, the first kill is moved that comes to an answer: where others
+    wait for what it does, a kill that is moved leaves no run to judge.
+    """
+    places = faults_to_move(faults_of(start), fault)
     trials.needed = 1
     seen = trials.baseline(start)
     same = sum(one.outcome is TrialOutcome.SAME for one in seen)
     if not same:
         return trials.answer(not_again(seen))
+    passed_over: list[str] = []
+    for place in places:
+        is_last = place == places[-1]
+        answer = _curve(trials, start, place, each=each, moments=moments, is_probed=not is_last)
+        if answer.curve is not None:
+            break
+        moved, why = faults_of(start)[place], "; ".join([answer.problem, *answer.notes])
+        passed_over.append(f"fault {place + 1} ({describe(moved)}), moved: {why}")
+        if not answer.is_whole:
+            break
+    if answer.curve is None:
+        answer = msgspec.structs.replace(answer, problem="; ".join(passed_over), notes=())
+    else:
+        other = [f"fault {place + 1} of {len(faults_of(start))} was moved; --fault moves another one"]
+        notes = (*answer.notes, *passed_over, *other * (fault is None and len(faults_of(start)) > 1))
+        answer = msgspec.structs.replace(answer, notes=notes)
+    return msgspec.structs.replace(answer, repeated=same, repeats=len(seen), variant=start)
+
+
+def _curve(trials: Trials, start: RunVariant, place: int, *, each: int, moments: int, is_probed: bool) -> Narrowed:
+    """Return the curve of the fault at a place of the plan; without one, why there is none.
+
+    One that ``is_probed`` is given up if neither the first, nor the last, nor the moment in the
+    middle comes to an answer: a run that waits in vain may take a minute.
+    """
+    moved = faults_of(start)[place]
     whole, without = _surveyed(trials, start, place)
     unit, places = places_of(moved, whole, without)
     if not places:
@@ -102,7 +131,8 @@ def explain(trials: Trials, start: RunVariant, *, fault: int | None, each: int, 
     walk = _Walk(trials, start, place, places, each)
     is_whole = True
     try:
-        walk.work(moments)
+        if not is_probed or walk.is_answered():
+            walk.work(moments)
     except Spent:
         is_whole = False
     points = tuple(walk.points())
@@ -117,15 +147,12 @@ def explain(trials: Trials, start: RunVariant, *, fault: int | None, each: int, 
     notes += [whole.problem] if whole.problem else []
     notes += walk.notes()
     answer = trials.answer("" if points else "no run at any moment came to an answer")
-    return msgspec.structs.replace(
-        answer, repeated=same, repeats=len(seen), curve=curve if points else None, variant=start, is_whole=is_whole,
-        notes=tuple(notes),
-    )  # fmt: skip
+    return msgspec.structs.replace(answer, curve=curve if points else None, is_whole=is_whole, notes=tuple(notes))
 
 
 def sweep(trials: Trials, start: RunVariant, *, fault: int | None, moments: int) -> Narrowed:
     """Run a fault at each moment once, or at so many, until one is violated. Raises UsageError."""
-    place = fault_to_move(faults_of(start), fault)
+    place = faults_to_move(faults_of(start), fault)[0]
     moved = faults_of(start)[place]
     _, places = places_of(moved, *_surveyed(trials, start, place))
     walk = _Walk(trials, start, place, places, 1)
@@ -208,6 +235,13 @@ class _Walk:
         self._counts = [_Count() for _ in places]
         self._why: dict[int, str] = {}
 
+    def is_answered(self) -> bool:
+        """Try three moments; return whether any comes to an answer. Raises Spent."""
+        last = len(self._places) - 1
+        for at in sorted({0, last // 2, last}):
+            self._run(at)
+        return any(count.runs for count in self._counts)
+
     def work(self, moments: int, *, until_violated: bool = False) -> None:
         """Run the fault at so many moments, each some times, or until one is violated.
 
@@ -217,7 +251,8 @@ class _Walk:
         spread = moments // 2
         chosen = {at * (many - 1) // max(1, spread - 1) for at in range(spread)} if many > moments else range(many)
         for at in sorted(chosen):
-            self._run(at)
+            if not self._counts[at].runs:
+                self._run(at)
             if until_violated and self._counts[at].violated:
                 return
         for _ in range(0 if many <= moments else moments - moments // 2):
@@ -226,7 +261,7 @@ class _Walk:
             self._run(between)
         edges = [at for pair in self._edges() for at in pair]
         for at in [*edges, *(at for at, count in enumerate(self._counts) if count.runs and at not in edges)]:
-            for _ in range(self._each - 1):
+            for _ in range(self._each - self._counts[at].runs):
                 self._run(at)
 
     def _run(self, at: int) -> None:
@@ -234,7 +269,9 @@ class _Walk:
         faults[self._fault] = msgspec.structs.replace(faults[self._fault], when=self._places[at].when)
         seen = self._trials.run(with_faults(self._start, faults))
         self._counts[at].add(TrialOutcome.UNANSWERED if seen.unfired else seen.outcome)
-        if seen.outcome is TrialOutcome.UNANSWERED:
+        if seen.unfired:
+            self._why.setdefault(at, seen.why or "the fault did not come there")
+        elif seen.outcome is TrialOutcome.UNANSWERED:
             self._why.setdefault(at, seen.why)
 
     def _edges(self) -> list[tuple[int, int]]:

@@ -27,6 +27,8 @@ _TIMES: Final[Mapping[type, str]] = {
 _POSITIONAL: Final = {"operation", "point", "step", "delay_s", "number"}
 _WIDTH: Final = 100
 _TOXIC: Final = "-delivery"
+_RUN: Final = "chaos"
+"""The fixture that is pinned: a test may have it by way of a fixture of its own alone."""
 
 
 def time_code(when: When) -> str:
@@ -125,7 +127,8 @@ def pasted(
     pin = [short] if len(short) <= _WIDTH else ["chaos.pin(", *pinned, ")"]
     of_class = f"{signature[0]}." if is_method and signature else ""
     arguments = [f"{name}={written.get(name, name)}" for name in names]
-    asked = [*([signature[0]] if is_method else []), *dict.fromkeys([*left, *["request"] * bool(decorators)])]
+    fixtures = dict.fromkeys([*left, _RUN, *["request"] * bool(decorators)])
+    asked = [*([signature[0]] if is_method else []), *fixtures]
     what = "; ".join(describe(fault) for fault in faults_of(variant)) or "without any fault"
     body = [f'"""Shrunk by chaos shrink: {_escaped(what)}."""']
     body += [f"from pytest_chaos import {', '.join(sorted(public))}", ""] * bool(public)

@@ -85,9 +85,9 @@ class NarrowOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     ``finding`` is the cause of the finding that is looked for; empty for the first one of the
     pack. ``tries`` and ``seconds`` bound it. ``fault`` is the place in the plan of the fault that
-    ``explain`` moves, None for its first kill. ``each`` is the number of runs at each moment, or of
-    the repetitions, which ``stop_at_first`` violation. ``checkout`` is a folder from which no
-    module may come.
+    ``explain`` moves, None for its first kill that can be moved. ``each`` is the number of runs at
+    each moment, or of the repetitions, which ``stop_at_first`` violation. ``checkout`` is a folder
+    from which no module may come.
     """
 
     kind: Literal["shrink", "explain", "repeat", "sweep"]

@@ -9,7 +9,7 @@ import msgspec
 from pytest_chaos.errors import ChaosError, UsageError
 from pytest_chaos.evidence.open import open_pack
 from pytest_chaos.narrow import add, session
-from pytest_chaos.narrow.explain import fault_to_move
+from pytest_chaos.narrow.explain import faults_to_move
 from pytest_chaos.narrow.shrink import faults_of
 from pytest_chaos.narrow.variant import Narrowed, NarrowOrder, RunVariant, cause, of_pack, violations
 
@@ -105,7 +105,7 @@ def explain(
     on_line: Callable[[Heard], object] = bool,
 ) -> Narrowed:
     """Return the curve of a fault of a pack. Raises UsageError for a plan without faults."""
-    fault_to_move(faults_of(start), fault)
+    faults_to_move(faults_of(start), fault)
     order = NarrowOrder(
         kind="explain", tries=tries, seconds=seconds, finding=finding, fault=fault, each=each, moments=moments,
         start=start,

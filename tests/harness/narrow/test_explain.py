@@ -10,7 +10,7 @@ import pytest
 from pytest_chaos import after_mark, at_delivery, at_moment, at_step, deliver, hold_lock, kill
 from pytest_chaos.errors import UsageError
 from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtStep, Plan
-from pytest_chaos.narrow.explain import explain, fault_to_move, sweep
+from pytest_chaos.narrow.explain import explain, faults_to_move, sweep
 from pytest_chaos.narrow.shrink import faults_of
 from pytest_chaos.narrow.trial import Trials
 from pytest_chaos.narrow.variant import AgentMoment, RunVariant, TrialOutcome, TrialRun
@@ -153,16 +153,39 @@ def test_a_sweep_ends_at_the_first_violation() -> None:
     assert (answer.repeated, answer.repeats) == (0, 20)
 
 
-def test_the_fault_that_is_moved_is_the_first_kill() -> None:
+def test_a_kill_that_others_wait_for_is_passed_over() -> None:
+    """Moved, it leaves no run to judge: then the next kill is moved, and that is said."""
+    first = kill("a", at_step("sync"))
+    start = RunVariant(plan=Plan(seed="s", scenario="x", faults=(first, kill("a", at_step("write", occurrence=2)))))
+
+    def execute(variant: RunVariant) -> TrialRun:
+        seen = writes(2) if variant.survey else ()
+        if first not in faults_of(variant):
+            return TrialRun(outcome=TrialOutcome.UNANSWERED, unfired=1, why="agent b waited", moments=seen)
+        return TrialRun(outcome=TrialOutcome.SAME, moments=seen)
+
+    trials = Trials(execute, tries=2000, seconds=60, clock=itertools.count(0, 0.001).__next__)
+    answer = explain(trials, start, fault=None, each=1, moments=10)
+    assert answer.curve is not None
+    *_, passed_over, moved = answer.notes
+    assert passed_over.startswith("fault 1 (kill a at the step sync), moved: no run at any moment came")
+    assert passed_over.endswith("agent b waited")
+    assert moved == "fault 2 of 2 was moved; --fault moves another one"
+    answer = explain(trials, start, fault=1, each=1, moments=10)
+    assert answer.curve is None
+    assert "no run came to an answer at 1, 2, 3, 4" in answer.problem
+
+
+def test_the_faults_that_are_moved_are_the_kills() -> None:
     """Another one may be asked for; a plan without faults, and a wrong number, are refused."""
     faults = [hold_lock("a", at_step("write"), database="x", duration_s=1.0), kill("a", at_step("sync"))]
-    assert fault_to_move(faults, None) == 1
-    assert fault_to_move(faults, 1) == 0
-    assert fault_to_move(faults[:1], None) == 0
+    assert faults_to_move(faults, None) == [1]
+    assert faults_to_move(faults, 1) == [0]
+    assert faults_to_move(faults[:1], None) == [0]
     with pytest.raises(UsageError, match=r"--fault must be 1 to 2; got 3"):
-        fault_to_move(faults, 3)
+        faults_to_move(faults, 3)
     with pytest.raises(UsageError, match=r"must have a plan with a fault to move; got none"):
-        fault_to_move([], None)
+        faults_to_move([], None)
 
 
 def test_an_answer_travels() -> None:

@@ -89,3 +89,14 @@ def test_a_method_is_pasted_into_its_class() -> None:
     assert code.startswith("    def method_shrunk(self, chaos):")
     assert "self.method(chaos=chaos)" in code
     assert "without any fault" in code
+
+
+def _of_a_fixture(pipeline: object) -> None:
+    """Have the run by way of a fixture alone."""
+
+
+def test_the_run_is_asked_for_where_only_a_fixture_has_it() -> None:
+    """What is pinned is an argument of the pasted test, and not of the one that it calls."""
+    code = pasted(_of_a_fixture, RunVariant(), node_id="t.py::t", seed="s", iteration=0, parameters={})
+    assert code.startswith("def _of_a_fixture_shrunk(pipeline, chaos):")
+    assert "_of_a_fixture(pipeline=pipeline)" in code

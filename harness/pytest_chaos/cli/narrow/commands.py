@@ -109,7 +109,7 @@ def shrink(
 @click.command()
 @_pack
 @_finding
-@click.option("--fault", type=int, help="The fault that is moved, from 1.  [default: the first kill]")
+@click.option("--fault", type=int, help="The fault that is moved, from 1.  [default: the first kill that can be moved]")
 @click.option("--each", type=click.IntRange(1, 1000), default=3, show_default=True, help="Runs at each moment.")
 @click.option(
     "--moments", type=click.IntRange(4, 10_000), default=80, show_default=True,
