@@ -100,6 +100,7 @@ FAULTS = st.builds(
     ),
 )
 STATUS, HOLD = (int, 200, 599, None), (float, 0, 3600)
+DIRECTION, NUMBER = ("both", "to-server", "to-client"), (int, 1, 10**9, None)
 PARAMETERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "kill": {"tree": (bool,)},
     "terminate": {},
@@ -109,6 +110,13 @@ PARAMETERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "release": {},
     "pause": {"duration_s": (float, 0, 10**6, None)},
     "hold-lock": {"database": (str,), "duration_s": (float, 0, 10**6)},
+    "link-latency": {"delay_s": HOLD, "jitter_s": HOLD, "direction": DIRECTION, "connection": NUMBER},
+    "link-rate": {"bytes_per_s": (int, 1, 10**9), "direction": DIRECTION, "connection": NUMBER},
+    "link-black-hole": {"direction": DIRECTION, "connection": NUMBER},
+    "link-cut": {"after_bytes": (int, 0, 10**9), "reset": (bool,), "direction": DIRECTION, "connection": NUMBER},
+    "link-reset": {"connection": NUMBER},
+    "link-half-open": {"believes": ("client", "server"), "connection": NUMBER},
+    "link-heal": {},
     "lose-delivery": {"status": STATUS},
     "delay-delivery": {"delay_s": HOLD},
     "duplicate-delivery": {"copies": (int, 2, 100), "at_once": (bool,)},
@@ -130,7 +138,9 @@ REQUIRED = {
     "clock-drift": {"rate"},
     "clock-uptime": {"by_s"},
 }
-LIKELY_VALUES = VALUES | st.integers(0, 700) | st.floats(0, 5000) | st.just("app.db")
+LIKELY_VALUES = (
+    VALUES | st.integers(0, 700) | st.floats(0, 5000) | st.sampled_from(["app.db", "both", "to-server", "client"])
+)
 LIKELY_TIMES: st.SearchStrategy[Any] = st.one_of(
     TIMES,
     st.builds(AtPoint, point=st.just("open"), occurrence=st.integers(0, 3)),
@@ -295,6 +305,8 @@ def _is_time(when: Any) -> bool:
 
 def _is_value(rule: tuple[Any, ...], value: Any) -> bool:
     kind, *bounds = rule
+    if isinstance(kind, str):
+        return value in rule
     if value is None:
         return None in bounds
     if kind in {bool, str}:

@@ -11,8 +11,6 @@ fired the fault and seen it happen.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import time
 from collections import Counter
@@ -274,8 +272,7 @@ class Injector:
                 gone = "SIGKILL was sent to it, and the process is gone"
                 self._on_receipt(msgspec.structs.replace(receipt, agent=whose, evidence=gone))
         if firing is not None:
-            if firing.held_pid:
-                _go_on(firing)
+            firing.let_go_on()
             if fired and (follow_up := pending.kind.follow_up(firing)) is not None:
                 delay_s, kind = follow_up
                 end = Fault(kind=kind, agent=fault.agent, when=fault.when)
@@ -375,14 +372,6 @@ def _helper_problem(firing: Firing) -> str:
     last = f": {said[-1]}" if said else ""
     held = f"; agent {firing.agent.name!r} stood still meanwhile" if firing.held_pid else ""
     return f"its process {helper.name!r} ended ({helper.ended}) without doing it{last}{held}"
-
-
-def _go_on(firing: Firing) -> None:
-    if firing.stopped is not None and firing.held_pid == firing.stopped.pid:
-        firing.stopped.send_signal(signal.SIGCONT)
-    else:  # a child of the agent passed the point
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(firing.held_pid, signal.SIGCONT)
 
 
 def _condition(agent: Agent) -> str:

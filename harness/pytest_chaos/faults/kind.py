@@ -7,6 +7,9 @@ point; docs/writing-a-fault.md has a complete example.
 from __future__ import annotations
 
 import abc
+import contextlib
+import os
+import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -14,7 +17,6 @@ from pytest_chaos.model.plan import COUNT_MAX, shown
 from pytest_chaos.model.values import AfterMark, AtMoment, AtPoint, AtStep, Now
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
@@ -142,6 +144,15 @@ class Firing:
     """What was seen while the fault was fired, for kinds whose effect is there at once."""
     problem: str = ""
     """Why it cannot happen any more: its receipt says so, and that it did not fire."""
+
+    def let_go_on(self) -> None:
+        """Let the agent that stands at the planned point go on."""
+        held, self.held_pid = self.held_pid, 0
+        if held and self.stopped is not None and held == self.stopped.pid:
+            self.stopped.send_signal(signal.SIGCONT)
+        elif held:  # a child of the agent passed the point
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(held, signal.SIGCONT)
 
 
 class FaultKind(abc.ABC):

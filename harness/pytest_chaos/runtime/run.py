@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pytest_chaos.checkers import Checker
     from pytest_chaos.faults.every_point import EveryPoint, SweepPlace
     from pytest_chaos.faults.proxy import FaultProxy
+    from pytest_chaos.network.link import Link
     from pytest_chaos.trace.survey import Trail
 
 CHECK_TIME_S: Final = 120.0
@@ -336,6 +337,28 @@ class Run:
         agent = self.spawn(proxy.TARGET, kwargs=kwargs, name=name, timeout_s=timeout_s)
         (ready, *_) = agent.wait_for(proxy.READY_NOTE, kind="note", timeout_s=timeout_s)
         return proxy.FaultProxy(agent, int(ready.value))
+
+    def link(
+        self, upstream: str | int, *, name: str = "link", port: int = 0, timeout_s: float = SPAWN_TIMEOUT_S
+    ) -> Link:
+        """Start a link: a TCP proxy to ``upstream`` (a port, or ``HOST:PORT``), with its faults.
+
+        Connect to its ``address`` in place of the server's. ``network.disturb`` plans what it does.
+        ``port`` 0 takes any. Raises SpawnError, and UsageError for an address that is not on
+        loopback.
+
+        Example::
+
+            chaos.plan(network.disturb("to-db", "black-hole", after_mark("put", agent="client")))
+            link = chaos.link("127.0.0.1:6379", name="to-db")
+            chaos.spawn("shop.worker:work", kwargs={"port": link.port}, name="client")
+        """
+        from pytest_chaos.network import link  # only where a network is disturbed
+
+        seed = f"{self.random('link', name).random()}"
+        agent = self.spawn(link.TARGET, kwargs=link.arguments(upstream, port, seed), name=name, timeout_s=timeout_s)
+        (ready, *_) = agent.wait_for(link.READY_NOTE, kind="note", timeout_s=timeout_s)
+        return link.Link(agent, int(ready.value))
 
     def agent(self, name: str) -> Agent:
         """Return the newest agent of this name. Raises UsageError if none was started."""

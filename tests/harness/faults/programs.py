@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -117,3 +118,33 @@ def have_children_and_wait(marks: Marks) -> None:
     sys.audit("programs.ready")
     Path("made").touch()
     signal.pause()
+
+
+def mark_once(marks: Marks, operation: str) -> None:
+    """Write one ack."""
+    marks.ack(operation)
+
+
+def connect_and_ask(marks: Marks, port: int) -> None:
+    """Connect to an echo on loopback, mark that, and mark how long its next answer took."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as end:
+        end.sendall(b"first")
+        end.recv(5)
+        marks.ack("connected")
+        began_s = time.monotonic()
+        end.sendall(b"second")
+        end.recv(6)
+        marks.ack("answer", value=time.monotonic() - began_s)
+
+
+def echo_all(server: socket.socket) -> None:
+    """Send back what each client of a listening socket sends."""
+
+    def echo(end: socket.socket) -> None:
+        with contextlib.suppress(OSError), end:
+            while data := end.recv(1 << 16):
+                end.sendall(data)
+
+    with contextlib.suppress(OSError):
+        while True:
+            threading.Thread(target=echo, args=(server.accept()[0],), daemon=True).start()

@@ -8,11 +8,14 @@ lower bound, a path the name of a database.
 from __future__ import annotations
 
 import http.client
+import socket
 import sqlite3
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import pytest
 from pytest_chaos import after_mark, at_point, at_step, clock_jump, hold, hold_lock, kill, pause, restart, resume
 from pytest_chaos.clocks import uptime
@@ -21,6 +24,7 @@ from pytest_chaos.faults.kind import REQUIRED
 from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model.history import History
 from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, AtStep, Fault, MarkKind, Now, Verdict
+from pytest_chaos.network import disturb
 from pytest_chaos.runtime import processes
 
 from tests.harness.faults import programs
@@ -28,6 +32,9 @@ from tests.harness.runtime import targets
 from tests.waiting import until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from _pytest.mark import ParameterSet
     from pytest_chaos.model.values import When
     from pytest_chaos.runtime import wire
     from pytest_chaos.runtime.run import Run
@@ -73,6 +80,43 @@ def parameters_of(kind: str) -> dict[str, Any]:
     return values | PARAMETERS.get(kind, {})
 
 
+def cases() -> Iterator[ParameterSet]:
+    """Yield each kind at each time; those of a link are fired alike, so some are for the night."""
+    for kind in sorted(REGISTRY):
+        for when in TIMES:
+            is_alike = kind.startswith("link-") and not isinstance(when, AfterMark | AtDelivery)
+            marks = [pytest.mark.nightly] if is_alike and kind != "link-latency" else []
+            yield pytest.param(kind, when, id=f"{kind}-{type(when).__name__}", marks=marks)
+
+
+def of_a_link(fault: Fault) -> list[Fault]:
+    """Return the fault for the link of the test, at the same time of the agent that works."""
+    when = fault.when
+    if isinstance(when, AtMoment) and when.after is not None:
+        when = AtMoment(delay_s=when.delay_s, after=msgspec.structs.replace(when.after, agent="writer"))
+    elif isinstance(when, Now) and fault.kind == "link-heal":  # what it heals has to be felt before
+        when = msgspec.structs.replace(STEPS, agent="writer")
+    elif isinstance(when, AfterMark | AtPoint | AtStep):
+        when = msgspec.structs.replace(when, agent="writer")
+    moved = msgspec.structs.replace(fault, agent="link", when=when)
+    return [*([disturb("link", "latency")] if fault.kind == "link-heal" else []), moved]
+
+
+def ask_through_a_link(run: Run) -> Callable[[], bool]:
+    """Start a link to a server; return a function that sends a few bytes through it."""
+    server = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=programs.echo_all, args=(server,), daemon=True).start()
+    link = run.link(server.getsockname()[1])
+
+    def ask() -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", link.port), timeout=0.2) as end:
+            end.sendall(b"a few bytes")
+            end.recv(1)
+        return not run._injector.waiting
+
+    return ask
+
+
 def work(run: Run, when: When) -> None:
     """Start the agent that the fault is planned for:
     one that marks steps, or a proxy that gets deliveries.
@@ -91,8 +135,7 @@ def work(run: Run, when: When) -> None:
         connection.close()
 
 
-@pytest.mark.parametrize("when", TIMES, ids=lambda when: type(when).__name__)
-@pytest.mark.parametrize("kind", sorted(REGISTRY))
+@pytest.mark.parametrize(("kind", "when"), list(cases()))
 def test_it_fires_with_a_receipt_or_is_refused(run: Run, kind: str, when: When) -> None:
     """What validation lets pass happens; what cannot happen is refused, with the times that can."""
     if kind == "clock-uptime" and isinstance(when, Now) and (problem := uptime.why_not()):
@@ -105,8 +148,15 @@ def test_it_fires_with_a_receipt_or_is_refused(run: Run, kind: str, when: When) 
         with pytest.raises(UsageError, match=rf"the time of {kind} must be .*\); got .*\)\. [A-Z].*\.$"):
             run.plan(*faults)
         return
+    if is_link := kind.startswith("link-"):
+        faults = of_a_link(fault)
     run.plan(*faults)
+    ask = ask_through_a_link(run) if is_link else None
+    if ask is not None and kind == "link-heal":
+        run.wait_until(lambda: ask() or run.receipts)
     work(run, when)
+    if ask is not None:
+        run.wait_until(ask)
     run.wait_for_faults()
     run.expect("it came to this", observed=True, holds=True)
     record = run.conclude()

@@ -1,0 +1,4 @@
+"""Faults of the network. The connections themselves are disturbed by ``network``.
+
+``links.py``  what a link, a TCP proxy of ours, does to connections, with the function that plans it
+"""
