@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _WITHOUT_LOCKS: Final = ("nfs", "cifs", "smb", "9p", "virtiofs", "fuse", "vboxsf", "prl_fs", "afs", "ncpfs", "drvfs")
 """How the types of file systems begin whose locks, or shared memory, cannot be relied upon."""
+_LOCAL: Final = ("fuseblk", "fuse.fuse-overlayfs")
+"""Those of FUSE that show disks of this machine: the kernel keeps their locks."""
 _WRITES: Final = frozenset({Action.WRITE, Action.TRUNCATE})
 
 
@@ -254,26 +256,40 @@ class CarriedConnections:
 
 
 class FileSystems:
-    """A database lies on a file system whose locks cannot be relied upon."""
+    """A database lies on a file system without locks, or with such as cannot be relied upon."""
 
     def __init__(self) -> None:
         self._found: dict[str, Event] = {}
 
     def see(self, event: Event, _world: World) -> None:
-        """Look at the first lock of each file, which tells the file system."""
-        if event.what is Touch.LOCK and event.system.startswith(_WITHOUT_LOCKS) and event.offset >= WAL_FIRST:
+        """Look at the first lock of each file, which tells the file system and what it answers."""
+        if event.what is not Touch.LOCK or event.offset < WAL_FIRST:
+            return
+        is_remote = event.system.startswith(_WITHOUT_LOCKS) and not event.system.startswith(_LOCAL)
+        if event.refused or is_remote:
             self._found.setdefault(part_of(event.path)[0], event)
 
     def findings(self, world: World, tell: Teller) -> Iterator[Finding]:
         """Return one for each database."""
         for database, event in self._found.items():
             if database in world.databases:
-                log = ", nor shared memory for the log," if database in world.has_log else ""
-                text = (
-                    f"{tell.who(event)} uses {database} on a file system of the type {event.system}: POSIX locks{log} "
-                    "cannot be relied upon there, and two writers at once corrupt the database"
-                )
+                system = event.system or "not known"
+                where = f"{tell.who(event)} uses {database} on a file system of the type {system}"
+                if event.refused:
+                    then = _REFUSED.get(event.refused, "'disk I/O error'")
+                    text = (
+                        f"{where}, which answers each lock with {event.refused}: SQLite fails with {then}, and if it "
+                        "is told to do without locks, two writers at once corrupt the database"
+                    )
+                else:
+                    log = ", nor shared memory for the log," if database in world.has_log else ""
+                    text = (
+                        f"{where}: POSIX locks{log} cannot be relied upon there, and two writers at once corrupt the "
+                        "database"
+                    )
                 yield tell.finding("file-system", database, event, text)
 
 
+_REFUSED: Final = {"ENOLCK": "'database is locked', however long it waits"}
+"""What SQLite makes of an errno (os_unix.c, sqliteErrorFromPosixError)."""
 WAL_FIRST: Final = 120

@@ -51,12 +51,18 @@ class StaleUpgrades:
     lines are known. Connections of one process settle most of their locks in memory. Of those, one
     kind is seen, in WAL mode: the write lock is to be had, the snapshot is old, and the same call
     gives the lock back (sqlite.org/rescode.html#busy_snapshot).
+
+    Threads share the lock of a read: it stays while any of them reads. So where several use the
+    database, the thread that has read must release it, too, and not on the line of the write: a
+    BEGIN IMMEDIATE that waits for another process shares the read of another thread.
     """
 
     def __init__(self) -> None:
         self._tried: dict[tuple[str, int, str], _Upgrade] = {}
         """By process, thread and database."""
         self._found: dict[tuple[str, str, str], _Upgrade] = {}
+        self._threads: dict[tuple[str, str], set[int]] = {}
+        """By process and database: the threads that use it."""
         self._commits: dict[str, list[tuple[int, Event]]] = {}
         self._reads: dict[tuple[str, int, str, str], tuple[int, Event]] = {}
         """By process, thread, database and part: the lock of a read that goes on, and its time."""
@@ -72,10 +78,11 @@ class StaleUpgrades:
                 self._commits.setdefault(database, []).append((world.at, event))
         elif event.what is Touch.EXIT:
             for each in [each for each in self._reads if each[0] == event.process]:
-                self._ended(each)
+                self._ended(each, None)
 
     def _locked(self, event: Event, database: str, part: str, world: World) -> None:
         start, end = event.offset, event.offset + event.length
+        self._threads.setdefault((event.process, database), set()).add(event.thread)
         is_index = part == "index"
         key = (event.process, event.thread, database, part)
         reads = (WAL_READ, WAL_READ_END) if is_index else (SHARED, SHARED + 1)
@@ -118,13 +125,16 @@ class StaleUpgrades:
         for each, (_, read) in list(self._reads.items()):
             is_there = read.offset < end and start < read.offset + read.length
             if each[0] == event.process and each[2:] == (database, part) and is_there:
-                self._ended(each)
+                self._ended(each, event)
 
-    def _ended(self, key: tuple[str, int, str, str]) -> None:
+    def _ended(self, key: tuple[str, int, str, str], by: Event | None) -> None:
         """Note that a read ends, and with it an upgrade that did not come to write."""
         self._reads.pop(key, None)
         tried = self._tried.pop(key[:3], None)
-        if tried is not None and not tried.is_between_threads:
+        if tried is None or tried.is_between_threads:
+            return
+        is_alone = len(self._threads[key[0], key[2]]) == 1
+        if is_alone or (by is not None and by.thread == tried.read.thread and by.line != tried.write.line):
             self._found.setdefault((key[2], tried.read.line, tried.write.line), tried)
 
     def findings(self, _world: World, tell: Teller) -> Iterator[Finding]:

@@ -92,6 +92,7 @@ class World:
         """Journals to be rolled back, with the write that made them so."""
         self.has_log: set[str] = set()
         """Databases whose ``-shm`` was locked: they are in WAL mode."""
+        self._without_locks: set[int] = set()
         self._seen_first: dict[str, int] = {}
         self._strays: dict[tuple[str, int], list[Descriptor]] = {}
         self._past: deque[Descriptor] = deque(maxlen=_PAST_MAX)
@@ -193,7 +194,10 @@ class World:
             self.databases.add(event.path)
         elif part == "index":
             self.has_log.add(database)
-        self.locks.ask(event)
+        if event.refused:
+            self._without_locks.add(event.node)
+        if event.node not in self._without_locks:  # otherwise the file system refuses it
+            self.locks.ask(event)
 
     def read_whole(self, event: Event) -> None:
         """A read to the end, or a copy by the kernel."""

@@ -301,7 +301,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     that of a write. ``holders`` are the processes, each with a descriptor, that have the file open
     which loses its name: ``node``, or with a rename ``replaced``. ``behind`` is the number of
     frames that the write-ahead log beside a database has and the database lacks. ``system`` is the
-    type of the file system, with the first lock of a file.
+    type of the file system, with the first lock of a file; ``refused`` is the errno with which that
+    file system answers any lock, as ``ENOLCK``.
     """
 
     process: str
@@ -323,6 +324,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     replaced_holders: tuple[tuple[str, int], ...] = ()
     behind: int = 0
     system: str = ""
+    refused: str = ""
 
     @property
     def what(self) -> Action | Touch:

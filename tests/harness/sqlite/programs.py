@@ -431,7 +431,27 @@ PLANTED: dict[Callable[[], None], tuple[str, str, str]] = {
 }
 """Each planted program, the finding that names it, and what its text has of both parties."""
 
+
+def opens_what_a_killed_process_left() -> None:
+    """Roll back the transaction of a process that was killed in it, and go on in WAL mode.
+
+    The kernel has dropped the locks of the dead, and no call of theirs says so.
+    """
+    with contextlib.closing(connected(mode="delete")) as connection:
+        connection.execute("INSERT INTO kept VALUES (zeroblob(200000))")
+    program = "import os, signal, sqlite3; c = sqlite3.connect('state.db', isolation_level=None)\n"
+    program += "c.execute('PRAGMA cache_size = 1'); c.execute('BEGIN')\n"
+    program += "c.execute('UPDATE kept SET value = randomblob(200000)'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    subprocess.run([sys.executable, "-c", program], check=False)
+    assert JOURNAL.stat().st_size
+    with contextlib.closing(connected()) as connection:
+        put(connection, 2)
+    with contextlib.closing(sqlite3.connect(DATABASE)) as connection:
+        assert connection.execute("SELECT count(*) FROM kept").fetchone() == (3,)
+
+
 SOUND = (
+    opens_what_a_killed_process_left,
     peeks_before,
     cleans_up_nothing,
     keeps_the_log,

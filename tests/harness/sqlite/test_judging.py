@@ -154,6 +154,21 @@ def test_an_upgrade_between_threads_is_one_whose_lock_is_given_back_at_once() ->
     assert kinds([*read, *by(1, commit), write, same, *end]) == []
 
 
+def test_a_read_that_another_thread_goes_on_with_is_no_upgrade() -> None:
+    """A BEGIN IMMEDIATE waits for another process, and shares the read of another thread."""
+    index: dict[str, Any] = {"node": SHM, "descriptor": 6}
+    holds = [opened(6, "2", SHM), locked(WRITE, WAL_WRITE, 1, "2", line="b.py:3 in begin", **index)]
+    second = locked(READ, WAL_OPEN, 1, thread=2, line="a.py:5 in other", **index)
+    reads, asks, back, ends = _upgrade()[:4], _upgrade()[4], _upgrade()[5], _upgrade()[6]
+    by_other = msgspec.structs.replace(ends, thread=2, line="a.py:5 in other")
+    by_own = [msgspec.structs.replace(ends, line=line) for line in ("a.py:2 in put", "a.py:3 in rollback")]
+    exits = event(Touch.EXIT)
+    assert kinds([*reads, *holds, asks, back, exits]) == ["stale-upgrade"]
+    assert [kinds([*reads, second, *holds, asks, back, end]) for end in (by_other, *by_own, exits)] == [
+        [], [], ["stale-upgrade"], [],
+    ]  # fmt: skip
+
+
 def _schema(number: int, cookie: int, process: str = "1") -> list[Event]:
     """Return a transaction of the log with another schema cookie."""
     page = b"SQLite format 3\0" + bytes(24) + cookie.to_bytes(4, "big") + bytes(56)
@@ -197,6 +212,7 @@ ANY = st.builds(
     holders=st.sampled_from([(), (("1", 3),), (("2", 3), ("1", 5))]),
     behind=st.integers(0, 2),
     system=st.sampled_from(["", "nfs4", "ext4"]),
+    refused=st.sampled_from(["", "ENOLCK", "ENOSYS"]),
 )
 
 

@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 TIMEOUT_S = 120.0
 
 
-def events_of(program: Callable[[], object], folder: Path) -> list[Event]:
-    """Run a program in a folder of its own; return its events. Skips where no step can be seen."""
+def events_of(program: Callable[[], object], folder: Path, directory: Path | None = None) -> list[Event]:
+    """Run a program in a folder of its own, or in ``directory``; return its events.
+
+    Skips where no step can be seen.
+    """
     source = SeccompSource()
     try:
         source.try_out()
     except StepsUnavailable as error:
         pytest.skip(str(error))
-    directory = folder / "watched"
-    directory.mkdir()
+    directory = directory or folder / "watched"
+    directory.mkdir(exist_ok=True)
     lines = SharedLines(folder / "lines")
     events: list[Event] = []
 
@@ -46,10 +49,10 @@ def events_of(program: Callable[[], object], folder: Path) -> list[Event]:
     return events
 
 
-def watched(program: Callable[[], object], folder: Path) -> SqliteJudgement:
-    """Run a program in a folder of its own; return what it did to SQLite."""
+def watched(program: Callable[[], object], folder: Path, directory: Path | None = None) -> SqliteJudgement:
+    """Run a program in a folder of its own, or in ``directory``; return what it did to SQLite."""
     return judged(
-        events_of(program, folder),
+        events_of(program, folder, directory),
         name_of=lambda process: "" if process == "1" else f"process {process}",
         power=True,
     )

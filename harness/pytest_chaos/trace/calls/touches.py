@@ -12,10 +12,14 @@ and who holds a file that loses its name is still to be seen.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import functools
 import os
+import select
 import stat
 import struct
+import weakref
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -26,6 +30,7 @@ from pytest_chaos.trace.calls.copies import CLONE
 from pytest_chaos.trace.calls.metadata import F_SETLK, F_SETLKW
 from pytest_chaos.trace.calls.table import NAMES
 from pytest_chaos.trace.folder import lstat
+from pytest_chaos.trace.kernel import borrow_descriptor
 from pytest_chaos.trace.memory import AT_FDCWD, Failing, Unreadable
 from pytest_chaos.trace.step import NO_CONTENT, NO_NODE, Action, Event, LockType, Touch, readable
 
@@ -57,6 +62,8 @@ _FRAME_HEADER_BYTES: Final = 24
 _WHOLE_FILE: Final = 1 << 62
 """The length of a lock without an end."""
 _RANGE_MAX: Final = 1 << 20
+_WITHOUT_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""What a file system says that keeps no locks; all else is about the one lock."""
 
 
 class EventLog:
@@ -71,6 +78,7 @@ class EventLog:
         self._head = b""
         self._locked: set[int] = set()
         self._pids: dict[str, int] = {}
+        self._living = _Living()
         self.is_cut = False
         """Whether there were more events than are kept."""
 
@@ -100,8 +108,12 @@ class EventLog:
     def ended(self, prefix: str) -> None:
         """Note that all processes have ended whose names begin so, however they did."""
         for process in [process for process in self._pids if process.startswith(prefix)]:
-            del self._pids[process]
-            self._take(Event(touch=Touch.EXIT, process=process))
+            self._gone(process)
+
+    def _gone(self, process: str) -> None:
+        del self._pids[process]
+        self._living.forget(process)
+        self._take(Event(touch=Touch.EXIT, process=process))
 
     def _add(self, noting: _Noting, line: str, **fields: Any) -> None:
         if self._left <= 0:
@@ -109,10 +121,14 @@ class EventLog:
             return
         self._left -= 1
         process, pid = noting.decoder.caller(noting.call.thread)
+        for killed in self._living.dead():  # a kill is no call that could be noted
+            self._gone(killed)
         self._pids[process] = pid
+        self._living.add(process, pid)
         if fields.get("touch") is Touch.LOCK and fields["node"] not in self._locked:
             self._locked.add(fields["node"])
             fields["system"] = file_system_of(noting.decoder.folder.device)
+            fields["refused"] = lock_refusal(pid, fields["descriptor"])
         fields |= {field: readable(fields[field]) for field in ("path", "target") if field in fields}
         thread = noting.call.thread
         self._take(Event(process=process, thread=thread, line=line, **{"number": noting.decoder.last_number, **fields}))
@@ -158,6 +174,46 @@ class EventLog:
                         if noting.decoder.folder.node_of((status.st_dev, status.st_ino)) == node:
                             found.append((process, int(name)))
         return tuple(found)
+
+
+class _Living:
+    """The processes of a run that live, each with a descriptor that tells its end (pidfd_open(2)).
+
+    It does so once the kernel has closed the files of the process, and dropped its locks.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[int, str] = {}
+        self._descriptors: dict[str, int] = {}
+        self._poll = select.poll()
+        weakref.finalize(self, _close_all, self._names)
+
+    def add(self, process: str, pid: int) -> None:
+        """Watch a process, if it is not yet."""
+        if process in self._descriptors:
+            return
+        with contextlib.suppress(OSError):  # it has ended
+            descriptor = os.pidfd_open(pid)
+            self._names[descriptor], self._descriptors[process] = process, descriptor
+            self._poll.register(descriptor, select.POLLIN)
+
+    def dead(self) -> list[str]:
+        """Return those that have ended, however they did."""
+        if len(self._names) <= 1:  # the one that calls
+            return []
+        return [self._names[descriptor] for descriptor, _ in self._poll.poll(0)]
+
+    def forget(self, process: str) -> None:
+        """Watch a process no more."""
+        if (descriptor := self._descriptors.pop(process, None)) is not None:
+            self._poll.unregister(descriptor)
+            del self._names[descriptor]
+            os.close(descriptor)
+
+
+def _close_all(descriptors: dict[int, str]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 class _Noting(NamedTuple):
@@ -292,6 +348,26 @@ def file_system_of(device: int) -> str:
             before, _, after = line.partition(" - ")
             if before.split()[2] == wanted:
                 return after.split()[0]
+    return ""
+
+
+def lock_refusal(process: int, descriptor: int) -> str:
+    """Return the errno with which a file system answers a lock of a process's file, or nothing.
+
+    The call that is noted is not done yet, so the same question is asked without taking a lock:
+    F_GETLK on the process's own open file, which goes to the file system as F_SETLK does (fcntl(2);
+    ``lock`` of ``struct file_operations``). A lock of another process is an answer, and no errno.
+    """
+    try:
+        borrowed = borrow_descriptor(process, descriptor)
+    except OSError:  # it has ended, or may not be looked at
+        return ""
+    try:
+        fcntl.fcntl(borrowed, fcntl.F_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1) + bytes(8))
+    except OSError as error:
+        return errno.errorcode[error.errno] if error.errno in _WITHOUT_LOCKS else ""
+    finally:
+        os.close(borrowed)
     return ""
 
 
