@@ -29,9 +29,10 @@ from pytest_chaos.cli.init import init
 from pytest_chaos.cli.inspect import inspect_state
 from pytest_chaos.cli.listing import list_scenarios
 from pytest_chaos.cli.mark import mark
-from pytest_chaos.cli.mutate import mutate
 from pytest_chaos.cli.narrow.commands import bisect, explain, shrink
 from pytest_chaos.cli.points import points
+from pytest_chaos.cli.power.doubt import doubt
+from pytest_chaos.cli.power.mutate import mutate
 from pytest_chaos.cli.schema import GROUP, schema
 from pytest_chaos.errors import ChaosError, UsageError
 from pytest_chaos.evidence.redact import clean
@@ -195,6 +196,7 @@ chaos.add_command(inspect_state)
 chaos.add_command(list_scenarios)
 chaos.add_command(mark)
 chaos.add_command(mutate)
+chaos.add_command(doubt)
 chaos.add_command(points)
 chaos.add_command(schema)
 chaos.add_command(shrink)

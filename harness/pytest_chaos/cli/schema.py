@@ -27,6 +27,7 @@ DOCUMENTS: Final = {
     "check": "pytest_chaos.cli.documents:CheckDocument",
     "clean": "pytest_chaos.cli.documents:CleanDocument",
     "doctor": "pytest_chaos.cli.documents:DoctorDocument",
+    "doubt": "pytest_chaos.mutate.doubt:DoubtDocument",
     "evidence show": "pytest_chaos.evidence.open:Pack",
     "evidence verify": "pytest_chaos.cli.documents:VerifyDocument",
     "explain": "pytest_chaos.cli.documents:ExplainDocument",

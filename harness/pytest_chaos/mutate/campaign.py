@@ -145,20 +145,20 @@ class Campaign:
         """Run one mutant against its tests, the likeliest first, until one of them notices it."""
         begun = time.monotonic()
         if mutant.id in self._equivalent:
-            return _result(mutant, "equivalent", reason=self._equivalent[mutant.id].reason)
+            return result_of(mutant, "equivalent", reason=self._equivalent[mutant.id].reason)
         modules = list(self._modules.values())
         reaching = self._clean.reaching(mutant, modules)
         if not reaching:
-            return _result(mutant, "not reached")
+            return result_of(mutant, "not reached")
         chosen = within(ordered(mutant, reaching, self._kills, self._shares(mutant.module)), self._tests_s)
-        watch = _Watch(chosen, self._patience_s)
+        watch = MutantWatch(chosen, self._patience_s)
         with tempfile.TemporaryDirectory(prefix="chaos-mutant-") as name:
             folder = Path(name)
             module = self._modules[mutant.module]
             try:
                 code = compiled_mutant(module.source, str(module.path), mutant)
             except SyntaxError as error:
-                return _result(mutant, "error", text=f"the mutant is no program: {error}")
+                return result_of(mutant, "error", text=f"the mutant is no program: {error}")
             (folder / f"{mutant.module}.code").write_bytes(marshal.dumps(code))
             end = runners.run(self._clean, mutant, modules, folder, chosen, watch)
         result = watch.judged(mutant, end)
@@ -190,7 +190,7 @@ class Runners(NamedTuple):
         modules: Sequence[SourceModule],
         folder: Path,
         tests: Sequence[CleanTest],
-        watch: _Watch,
+        watch: MutantWatch,
     ) -> RunEnd:
         """Run these tests against the mutant in this folder."""
         names = {test.name: [place.place for place in test.places] for test in tests}
@@ -203,7 +203,7 @@ class Runners(NamedTuple):
         return self.cold.run(folder, arguments, watch.bound_s, watch.take, only=names)
 
 
-class _Watch:
+class MutantWatch:
     """What is known of one mutant while its tests run."""
 
     def __init__(self, reaching: Sequence[CleanTest], patience_s: float) -> None:
@@ -254,34 +254,35 @@ class _Watch:
     def judged(self, mutant: Mutant, end: RunEnd) -> MutantResult:
         """Return the result, once the tests have ended."""
         if self._caught is not None:
-            return _result(mutant, "caught", self._caught)
+            return result_of(mutant, "caught", self._caught)
         if end.why == "time":
             where = Seen(
                 self._running, "", "", "time", f"no answer in time{f' from {self._running}' if self._running else ''}"
             )
-            return _result(mutant, "caught by time", where)
+            return result_of(mutant, "caught by time", where)
         if self._crashes:
-            return _result(mutant, "caught by crash", next(iter(self._crashes.values())))
+            return result_of(mutant, "caught by crash", next(iter(self._crashes.values())))
         if self._undecided is not None:
-            return _result(mutant, "inconclusive", self._undecided)
+            return result_of(mutant, "inconclusive", self._undecided)
         if end.why == "lost":
-            return _result(mutant, "error", text="it killed the process that the tests run in, or its parent")
+            return result_of(mutant, "error", text="it killed the process that the tests run in, or its parent")
         if end.why == "size":
-            return _result(mutant, "error", text="it wrote more than the tests may write")
+            return result_of(mutant, "error", text="it wrote more than the tests may write")
         if self._left:
             lines = [
                 line for line in end.output.splitlines() if line.startswith(("E ", "ERROR"))
             ] or end.output.splitlines()
             said = lines[-1].strip() if lines else "nothing"
-            return _result(
+            return result_of(
                 mutant, "error", text=f"pytest ended with {end.status} before its tests did; it said: {said}"[:500]
             )
-        return _result(mutant, "survived")
+        return result_of(mutant, "survived")
 
 
-def _result(
+def result_of(
     mutant: Mutant, outcome: Outcome, seen: Seen | None = None, *, text: str = "", reason: str = ""
 ) -> MutantResult:
+    """Return the result of a mutant; ``seen`` is what noticed it."""
     return MutantResult(
         id=mutant.id,
         operator=mutant.operator,

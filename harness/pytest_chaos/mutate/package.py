@@ -29,7 +29,7 @@ def modules_of(package: str) -> list[SourceModule]:
     if not all(part.isidentifier() for part in package.split(".")):
         msg = f"the package must be a dotted name; got {package!r}. {_NAME.capitalize()}"
         raise UsageError(msg)
-    origin, folders = _located(package)
+    origin, folders = located(package)
     paths = {package: origin} if origin is not None else {}
     for folder in folders:
         for path in sorted(folder.rglob("*.py")):
@@ -37,14 +37,14 @@ def modules_of(package: str) -> list[SourceModule]:
             parts = parts[:-1] if parts[-1] == "__init__" else parts
             if all(part.isidentifier() for part in parts):
                 paths.setdefault(".".join([package, *parts]), path)
-    found = [_read(name, path) for name, path in sorted(paths.items())]
+    found = [read_module(name, path) for name, path in sorted(paths.items())]
     if not found:
         msg = f"{package} must have Python source; got none. {_NAME.capitalize()}"
         raise UsageError(msg)
     return found
 
 
-def _located(package: str) -> tuple[Path | None, list[Path]]:
+def located(package: str) -> tuple[Path | None, list[Path]]:
     """Return the file of a module and the folders of its package; nothing of it is executed."""
     path: list[str] = [str(Path.cwd()), *sys.path]
     spec = None
@@ -75,7 +75,8 @@ def _spec(name: str, path: list[str]) -> importlib.machinery.ModuleSpec | None:
     return None
 
 
-def _read(name: str, path: Path) -> SourceModule:
+def read_module(name: str, path: Path) -> SourceModule:
+    """Return a module. Raises UsageError for a file that is none."""
     try:
         source = path.read_text(encoding="utf-8")
         compile(source, str(path), "exec", dont_inherit=True)

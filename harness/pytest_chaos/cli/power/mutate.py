@@ -115,7 +115,7 @@ def mutate(
     if only_list:
         _list(wanted, as_json=as_json)
         return
-    command = _command(words)
+    command = command_of(words, "mutate")
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         document = _run(
         package, modules, mutants, wanted, command, known=known, shard=shard or "", jobs=jobs, budget_s=budget_s,
@@ -141,12 +141,12 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def _command(words: Sequence[str]) -> PytestCommand:
+def command_of(words: Sequence[str], what: str) -> PytestCommand:
     """Return the command after ``--``. Raises UsageError unless it is pytest."""
     from pytest_chaos.mutate.runner import PytestCommand
 
     if not words:
-        msg = "mutate must get the test command after --; got nothing. Give for instance: -- pytest -m chaos"
+        msg = f"{what} must get the test command after --; got nothing. Give for instance: -- pytest -m chaos"
         raise UsageError(msg)
     program = Path(words[0]).name
     if program in {"pytest", "py.test"}:
@@ -255,7 +255,7 @@ def _run(
             package, modules, clean, command, seed=header.seed, equivalent=excused, patience_s=patience_s,
             tests_s=tests_s, before=done.values(),
         )  # fmt: skip
-        with _ended_as_by_ctrl_c():
+        with ended_as_by_ctrl_c():
             campaign.run_all(left, keep, jobs=jobs, budget_s=budget_s)
     whole = document(header, done.values())
     written = msgspec.json.format(msgspec.json.encode(whole), indent=1)
@@ -265,7 +265,7 @@ def _run(
 
 
 @contextlib.contextmanager
-def _ended_as_by_ctrl_c() -> Iterator[None]:
+def ended_as_by_ctrl_c() -> Iterator[None]:
     """Let SIGTERM end the campaign as Ctrl-C does: what it has started and written goes with it."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
