@@ -100,6 +100,7 @@ FAULTS = st.builds(
     ),
 )
 STATUS, HOLD = (int, 200, 599, None), (float, 0, 3600)
+ERRORS = ("EHOSTUNREACH", "ECONNREFUSED", "ETIMEDOUT", None)
 DIRECTION, NUMBER = ("both", "to-server", "to-client"), (int, 1, 10**9, None)
 PARAMETERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "kill": {"tree": (bool,)},
@@ -117,6 +118,9 @@ PARAMETERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "link-reset": {"connection": NUMBER},
     "link-half-open": {"believes": ("client", "server"), "connection": NUMBER},
     "link-heal": {},
+    "partition": {"cuts": ("writer | reader", "writer > *"), "error": ERRORS, "delay_s": HOLD},
+    "unreachable": {"to": (str, "not blank"), "error": ERRORS, "delay_s": HOLD},
+    "heal": {},
     "lose-delivery": {"status": STATUS},
     "delay-delivery": {"delay_s": HOLD},
     "duplicate-delivery": {"copies": (int, 2, 100), "at_once": (bool,)},
@@ -134,13 +138,14 @@ PARAMETERS: dict[str, dict[str, tuple[Any, ...]]] = {
 """What the documents say of each parameter: its type, its bounds, and None where it may be that."""
 REQUIRED = {
     "hold-lock": {"database", "duration_s"},
+    "partition": {"cuts"},
+    "unreachable": {"to"},
     "clock-jump": {"by_s"},
     "clock-drift": {"rate"},
     "clock-uptime": {"by_s"},
 }
-LIKELY_VALUES = (
-    VALUES | st.integers(0, 700) | st.floats(0, 5000) | st.sampled_from(["app.db", "both", "to-server", "client"])
-)
+WORDS = ["app.db", "both", "to-server", "client", "writer | reader", "writer > *", "*", "127.0.0.1:80"]
+LIKELY_VALUES = VALUES | st.integers(0, 700) | st.floats(0, 5000) | st.sampled_from([*WORDS, *ERRORS])
 LIKELY_TIMES: st.SearchStrategy[Any] = st.one_of(
     TIMES,
     st.builds(AtPoint, point=st.just("open"), occurrence=st.integers(0, 3)),
@@ -278,6 +283,7 @@ def _is_fault(fault: Fault) -> bool:
         and (fault.kind, given.get("by_s")) != ("clock-jump", 0)
         and (fault.kind, given.get("rate")) != ("clock-drift", 1)
         and not (fault.kind == "clock-freeze" and given.get("everyone") and given.get("duration_s") is not None)
+        and not ("error" in rules and given.get("error", "") is None and not given.get("delay_s"))
         and all(_is_value(rules[name], value) for name, value in given.items())
     )
 
@@ -310,7 +316,7 @@ def _is_value(rule: tuple[Any, ...], value: Any) -> bool:
     if value is None:
         return None in bounds
     if kind in {bool, str}:
-        return isinstance(value, kind)
+        return isinstance(value, kind) and ("not blank" not in bounds or bool(value.strip()))
     if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
         return False
     return bool(bounds[0] <= value <= bounds[1])

@@ -108,6 +108,7 @@ def examine() -> tuple[Check, ...]:
         _seccomp,
         _child_memory,
         _clock,
+        _network,
         _pidfd,
         _subreaper,
         _memory_files,
@@ -195,6 +196,20 @@ def _clock() -> Check:
     if no_uptime:
         found += f"; monotonic clocks cannot start elsewhere (clock_uptime): {no_uptime}"
     return Check("clock", "limited" if scope or by_call or no_uptime else "works", found, purpose, otherwise)
+
+
+def _network() -> Check:
+    from pytest_chaos.errors import StepsUnavailable
+    from pytest_chaos.network.trial import answered  # 10 ms, for one of many checks
+
+    purpose = "parting programs from each other (partition and its like)"
+    otherwise = "chaos.link, which needs no privilege; a planned partition is INCONCLUSIVE"
+    try:
+        name = answered()
+    except (StepsUnavailable, OSError) as error:
+        return Check("network", "missing", str(error), purpose, otherwise)
+    found = f"a child's connect was answered with {name}"
+    return Check("network", "works" if name == "EHOSTUNREACH" else "missing", found, purpose, otherwise)
 
 
 def _pidfd() -> Check:

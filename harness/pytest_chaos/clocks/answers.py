@@ -36,7 +36,7 @@ from pytest_chaos.trace.calls.table import ALWAYS, Trap, code_of, filter_code, o
 from pytest_chaos.trace.kernel import AUDIT_ARCH, MACHINE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pytest_chaos.trace.kernel import Listener, Notification
 
@@ -54,9 +54,9 @@ _SECOND_NS: Final = 1_000_000_000
 _LOOK_S: Final = 2e-5
 
 
-def clock_filter(*, steps: bool, closes: bool = False, touches: bool = False) -> bytes:
+def clock_filter(*, steps: bool, closes: bool = False, touches: bool = False, others: Iterable[Trap] = ()) -> bytes:
     """Return the filter for an agent whose clock is moved, with or without its steps."""
-    more = list(_TRAPS.values())
+    more = [*_TRAPS.values(), *others]
     if steps:
         from pytest_chaos.trace.calls import decoder  # noqa: F401 - its import fills the table of calls
 

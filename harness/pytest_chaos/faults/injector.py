@@ -134,6 +134,10 @@ class Injector:
         faults = [pending.fault for pending in self._pending if pending.kind.moves_clock]
         return any(fault.agent == name or fault.parameters.get("everyone") for fault in faults)
 
+    def cuts_network(self, name: str) -> bool:
+        """Whether a planned fault may answer network calls of an agent of this name."""
+        return any(pending.kind.cuts_network(pending.fault, name) for pending in self._pending)
+
     def clocks(self, name: str, cell: str) -> dict[str, str | int]:
         """Return what the order for an agent says of its clocks."""
         of_it = [pending for pending in self._pending if pending.fault.agent == name]
@@ -284,6 +288,8 @@ class Injector:
             if name not in self._agents:
                 names = ", ".join(sorted(self._agents)) or "none at all"
                 return f"no agent called {name!r} was started (there were: {names})"
+        if pending.firing is not None and pending.firing.waits_for:
+            return pending.firing.waits_for
         if pending.firing is not None:
             return f"it was fired and not seen to happen; the agent {_condition(self._agents[pending.fault.agent])}"
         agent = self._agents[pending.of]

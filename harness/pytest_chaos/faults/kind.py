@@ -145,6 +145,9 @@ class Firing:
     problem: str = ""
     """Why it cannot happen any more: its receipt says so, and that it did not fire."""
 
+    waits_for: str = ""
+    """What it still waits for: its receipt says so if that does not come."""
+
     def let_go_on(self) -> None:
         """Let the agent that stands at the planned point go on."""
         held, self.held_pid = self.held_pid, 0
@@ -200,6 +203,10 @@ class FaultKind(abc.ABC):
     def uptime_s(self, fault: Fault) -> int:  # noqa: ARG002 - a slot with nothing in it
         """Return by how many seconds the monotonic clocks of its agent start elsewhere."""
         return 0
+
+    def cuts_network(self, fault: Fault, name: str) -> bool:  # noqa: ARG002 - a slot with nothing in it
+        """Return whether network calls of an agent of this name may be answered by it."""
+        return False
 
     def can_hit(self, agent: Agent) -> bool:
         """Whether a planned fault whose time has come can happen now."""

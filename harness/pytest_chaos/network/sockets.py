@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
-_TABLE: Final = Path("/proc/net/tcp")
+_FOLDER: Final = Path("/proc/net")
 _STATES: Final = {
     "01": "ESTABLISHED", "02": "SYN_SENT", "03": "SYN_RECV", "04": "FIN_WAIT1", "05": "FIN_WAIT2", "06": "TIME_WAIT",
     "07": "CLOSE", "08": "CLOSE_WAIT", "09": "LAST_ACK", "0A": "LISTEN", "0B": "CLOSING",
@@ -41,23 +41,27 @@ class SocketEntry(NamedTuple):
     inode: int
 
 
-def table() -> list[SocketEntry]:
-    """Return the TCP sockets over IPv4 of this network namespace."""
-    lines = _TABLE.read_text().splitlines()[1:]
-    return [
-        SocketEntry(_address(own), _address(peer), _STATES.get(state, state), int(inode))
-        for _, own, peer, state, *_, inode in (line.split()[:10] for line in lines)
-    ]
+def table(kind: str = "tcp") -> list[SocketEntry]:
+    """Return the sockets of this network namespace: ``tcp`` or ``udp``, over IPv4 and IPv6."""
+    found = []
+    for name in (kind, f"{kind}6"):
+        with contextlib.suppress(FileNotFoundError):
+            lines = (_FOLDER / name).read_text().splitlines()[1:]
+            for _, own, peer, state, *_, inode in (line.split()[:10] for line in lines):
+                found.append(SocketEntry(_address(own), _address(peer), _STATES.get(state, state), int(inode)))
+    return found
 
 
 def _address(text: str) -> Address:
-    """Return host and port: the host is a number in the machine's order, here little endian.
+    """Return host and port. The host is made of words in the machine's order.
 
     >>> _address("0100007F:1F90")
     ('127.0.0.1', 8080)
     """
     host, _, port = text.partition(":")
-    return socket.inet_ntoa(struct.pack("=I", int(host, 16))), int(port, 16)
+    words = b"".join(struct.pack("=I", int(host[place : place + 8], 16)) for place in range(0, len(host), 8))
+    family = socket.AF_INET if len(words) == 4 else socket.AF_INET6
+    return socket.inet_ntop(family, words).removeprefix("::ffff:"), int(port, 16)
 
 
 def pair_of(end: socket.socket) -> Pair | None:

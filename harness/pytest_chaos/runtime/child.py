@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
+    from pytest_chaos.trace.kernel import Filter
+
 
 HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Blocked while a zygote forks, until the agent has its own handlers: the guardian ignores them."""
@@ -82,6 +84,7 @@ class Spec(TypedDict):
     survey: SurveyOrder | None
     clock: str
     uptime_s: int
+    network: bool
 
 
 class WatchOrder(TypedDict):
@@ -242,16 +245,45 @@ def _be_watched(watch: WatchOrder, spec: Spec) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as watcher:
         watcher.connect(watch["socket"])
         here: wire.Message = {"agent": spec["name"], "pid": os.getpid()}
-        here["survey"], here["clock"] = watch["trail"], spec["clock"]
+        here["survey"], here["clock"], here["network"] = watch["trail"], spec["clock"], spec["network"]
         here["triggers"] = [trigger for trigger in spec["triggers"] if trigger["step"] is not None]
+
+        def hand_over(listener: int) -> None:
+            wire.send(watcher, here, [listener])
+            os.close(listener)
+            watcher.recv(1)  # it listens now
+
         try:
-            listener = filter_.put_on()
+            if spec["network"]:
+                _put_on_beside(filter_, hand_over)
+            else:
+                hand_over(filter_.put_on())
         except OSError as error:
             wire.send(watcher, {**here, "error": error.errno})
-            return
-        wire.send(watcher, here, [listener])
-        os.close(listener)
-        watcher.recv(1)  # it listens now
+
+
+def _put_on_beside(filter_: Filter, hand_over: Callable[[int], None]) -> None:
+    """Put a filter on that traps sends, and hand its listener over: from a thread without it.
+
+    A filter is of the thread that puts it on. Raises OSError.
+    """
+    listeners: list[int] = []
+    is_on = threading.Event()
+
+    def work() -> None:
+        is_on.wait()
+        for listener in listeners:
+            hand_over(listener)
+
+    beside = threading.Thread(target=work)
+    beside.start()
+    try:
+        listeners.append(filter_.put_on())
+    finally:
+        is_on.set()
+        beside.join()
+    while len(os.listdir("/proc/self/task")) > 1:  # the kernel's part of its end
+        os.sched_yield()
 
 
 def become_agent(spec: Spec, output: int, parent_pid: int) -> None:

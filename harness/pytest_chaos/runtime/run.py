@@ -701,7 +701,9 @@ class Run:
         is_watched |= self.steps.events is not None and name not in self._helpers
         clock = "" if name in self._helpers else self.clocks.order(name, is_planned=self._injector.moves_clock(name))
         survey_path = self._journal.folder / SURVEY
-        watch = self.steps.watch(survey_path, steps=is_watched, clock=clock) if is_watched or clock else None
+        is_cut = name not in self._helpers and self._injector.cuts_network(name)
+        is_needed = is_watched or is_cut or clock
+        watch = self.steps.watch(survey_path, steps=is_watched, clock=clock, network=is_cut) if is_needed else None
         self.clocks.answered |= {name} if clock and watch is not None else set()
 
         def adopt(agent: Agent) -> None:
@@ -716,7 +718,14 @@ class Run:
         agent = client.spawn(
             name,
             command,
-            {**spec, "triggers": triggers, "watch": watch, "survey": survey, **self._injector.clocks(name, clock)},
+            {
+                **spec,
+                "triggers": triggers,
+                "watch": watch,
+                "survey": survey,
+                "network": is_cut,
+                **self._injector.clocks(name, clock),
+            },
             output,
             timeout_s=timeout_s,
             on_made=adopt,

@@ -29,6 +29,7 @@ _NAME: Final = "step-watcher"
 EVENTS: Final = "events.jsonl"
 """The file beside the marks with all that watched agents did to files."""
 LINES: Final = ".lines"
+_ANSWER_TIMEOUT_S: Final = 10.0
 _TARGET: Final = "pytest_chaos.trace.watcher:serve"
 
 
@@ -48,7 +49,7 @@ class StepWatch:
         self.problem = ""
         """Why no steps can be watched, if that is so."""
 
-    def watch(self, trail: Path, *, steps: bool = True, clock: str = "") -> WatchOrder | None:
+    def watch(self, trail: Path, *, steps: bool = True, clock: str = "", network: bool = False) -> WatchOrder | None:
         """Return how an agent is watched; None where that is not possible, see ``problem``.
 
         Its steps go to the file ``trail``. ``clock`` is the cell of a clock that is moved.
@@ -64,14 +65,34 @@ class StepWatch:
             self._filter, self.problem = ready.value.get("filter", ""), ready.value.get("problem", "")
         if not self._filter:
             return None
-        filter_ = self._filter
-        if clock:
-            from pytest_chaos.clocks.answers import clock_filter  # only where a clock is moved
-
-            is_noted = self.events is not None
-            code = clock_filter(steps=steps or is_noted, closes=is_noted, touches=is_noted)
-            filter_ = base64.b64encode(code).decode()
+        code = self._filter_of(steps=steps, clock=bool(clock), network=network) if clock or network else b""
+        filter_ = base64.b64encode(code).decode() if code else self._filter
         return {"socket": self._name, "filter": filter_, "trail": str(trail), "lines": self.lines}
+
+    def _filter_of(self, *, steps: bool, clock: bool, network: bool) -> bytes:
+        """Return the filter for an agent whose clock is moved, or whose network may be cut."""
+        is_noted = self.events is not None
+        if not clock:
+            from pytest_chaos.network.answers import network_filter  # only where a network is cut
+
+            return network_filter(steps=steps or is_noted, closes=is_noted, touches=is_noted)
+        from pytest_chaos.clocks.answers import clock_filter  # only where a clock is moved
+
+        others = []
+        if network:
+            from pytest_chaos.network.answers import TRAPS
+
+            others = list(TRAPS.values())
+        return clock_filter(steps=steps or is_noted, closes=is_noted, touches=is_noted, others=others)
+
+    def ask_network(self, order: wire.Message) -> wire.Message:
+        """Tell the watcher what is cut, or healed; return its answer. Raises OSError."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as watcher:
+            watcher.settimeout(_ANSWER_TIMEOUT_S)
+            watcher.connect(self._name)
+            wire.send(watcher, {"order": order})
+            received = wire.receive(watcher)
+        return {"problem": "the watcher hung up without an answer"} if received is None else received[0]
 
     @property
     def lines(self) -> str:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_chaos.clocks.answers import ClockAnswers
+    from pytest_chaos.network.answers import Network
     from pytest_chaos.runtime.child import Trigger
     from pytest_chaos.runtime.marks import Marks
     from pytest_chaos.trace.kernel import Notification
@@ -114,7 +115,13 @@ class _Watched:
     """One agent, with all that it starts."""
 
     def __init__(
-        self, here: wire.Message, listener: int, folder: WatchedFolder, marks: str, noted: Noted | None
+        self,
+        here: wire.Message,
+        listener: int,
+        folder: WatchedFolder,
+        marks: str,
+        noted: Noted | None,
+        network: Network | None,
     ) -> None:
         self._noted = noted
         self._last = NOTHING
@@ -139,6 +146,11 @@ class _Watched:
             from pytest_chaos.clocks.answers import ClockAnswers  # only where a clock is moved
 
             self._clock = ClockAnswers(here["clock"], self.listener, self._not_moved)
+        self._network = None
+        if network is not None:
+            from pytest_chaos.network.answers import NetworkAnswers  # only where a network is cut
+
+            self._network = NetworkAnswers(self.name, here["pid"], self.listener, network)
         self._steps = os.open(steps, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._kept: set[tuple[str, str]] = set()
         self._survey = Survey(here["survey"], self.name) if here["survey"] else None
@@ -155,6 +167,8 @@ class _Watched:
     def take(self, call: Notification) -> None:
         """Let a call pass, or do what the plan says."""
         if self._clock is not None and self._clock.answer(call):
+            return
+        if self._network is not None and self._network.answer(call):
             return
         again = self._stopped.pop(call.thread, None) == (call.number, call.arguments)
         if (again and self._noted is None) or not (self._triggers or self._survey or self._noted):
@@ -298,6 +312,7 @@ class _Watcher:
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._watched: list[_Watched] = []
+        self._network: Network | None = None
         self._register(server.fileno(), self._accept)
 
     def work(self) -> None:
@@ -337,6 +352,9 @@ class _Watcher:
             if "release" in message:
                 for watched in self._watched:
                     watched.release(message["release"])
+            elif "order" in message:
+                none = {"problem": "", "waits_for": "network calls of an agent must be watched"}
+                wire.send(end, self._network.told(message["order"]) if self._network is not None else none)
             elif "error" in message:
                 self._refused(message)
             else:
@@ -346,7 +364,12 @@ class _Watcher:
     def _watch(self, message: wire.Message, listener: int) -> None:
         os.set_inheritable(listener, False)  # noqa: FBT003 - its name says it
         folder = self._folder or WatchedFolder(self._directory)
-        watched = _Watched(message, listener, folder, self._marks, self._noted)
+        network = None
+        if message["network"]:
+            from pytest_chaos.network.answers import Network  # only where a network is cut
+
+            self._network = network = self._network or Network(self._marks)
+        watched = _Watched(message, listener, folder, self._marks, self._noted, network)
         self._watched.append(watched)
         self._of[listener] = watched
 

@@ -24,10 +24,10 @@ from pytest_chaos.faults.kind import REQUIRED
 from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model.history import History
 from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, AtStep, Fault, MarkKind, Now, Verdict
-from pytest_chaos.network import disturb
+from pytest_chaos.network import disturb, unreachable
 from pytest_chaos.runtime import processes
 
-from tests.harness.faults import programs
+from tests.harness.faults import peers, programs
 from tests.harness.runtime import targets
 from tests.waiting import until
 
@@ -49,10 +49,14 @@ TIMES: Final[tuple[When, ...]] = (
     AtDelivery(number=1),
 )
 DATABASE: Final = "held.db"
+NETWORK: Final = ("partition", "unreachable", "heal")
+"""They strike an agent that talks, beside the one whose time it is."""
 PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "reorder-delivery": {"status": 202},
     "stall-delivery": {"hold_s": 0.05},
     "clock-jump": {"by_s": -86_400.0},
+    "partition": {"cuts": "talker | listener"},
+    "unreachable": {"to": "*"},
 }
 BEFORE: Final = {
     "resume": pause("writer", STEPS),
@@ -84,8 +88,8 @@ def cases() -> Iterator[ParameterSet]:
     """Yield each kind at each time; those of a link are fired alike, so some are for the night."""
     for kind in sorted(REGISTRY):
         for when in TIMES:
-            is_alike = kind.startswith("link-") and not isinstance(when, AfterMark | AtDelivery)
-            marks = [pytest.mark.nightly] if is_alike and kind != "link-latency" else []
+            is_alike = kind.startswith(("link-", *NETWORK)) and not isinstance(when, AfterMark | AtDelivery)
+            marks = [pytest.mark.nightly] if is_alike and kind not in {"link-latency", "unreachable"} else []
             yield pytest.param(kind, when, id=f"{kind}-{type(when).__name__}", marks=marks)
 
 
@@ -94,12 +98,20 @@ def of_a_link(fault: Fault) -> list[Fault]:
     when = fault.when
     if isinstance(when, AtMoment) and when.after is not None:
         when = AtMoment(delay_s=when.delay_s, after=msgspec.structs.replace(when.after, agent="writer"))
-    elif isinstance(when, Now) and fault.kind == "link-heal":  # what it heals has to be felt before
+    elif isinstance(when, Now) and fault.kind in {"link-heal", "heal"}:  # what it heals has to be felt before
         when = msgspec.structs.replace(STEPS, agent="writer")
     elif isinstance(when, AfterMark | AtPoint | AtStep):
         when = msgspec.structs.replace(when, agent="writer")
-    moved = msgspec.structs.replace(fault, agent="link", when=when)
-    return [*([disturb("link", "latency")] if fault.kind == "link-heal" else []), moved]
+    moved = msgspec.structs.replace(fault, agent="talker" if fault.kind in NETWORK else "link", when=when)
+    before = {"link-heal": [disturb("link", "latency")], "heal": [unreachable("talker", "*")]}
+    return [*before.get(fault.kind, []), moved]
+
+
+def talk(run: Run) -> Callable[[], bool]:
+    """Start an agent that asks another one, again and again; return whether no fault is awaited."""
+    (port,) = run.spawn(peers.serve, name="listener").wait_for("port", kind="note")
+    run.spawn(peers.keep_asking, kwargs={"port": port.value}, name="talker")
+    return lambda: not run._injector.waiting
 
 
 def ask_through_a_link(run: Run) -> Callable[[], bool]:
@@ -143,16 +155,16 @@ def test_it_fires_with_a_receipt_or_is_refused(run: Run, kind: str, when: When) 
     database(run)
     fault = Fault(kind=kind, agent="writer", when=when, parameters=parameters_of(kind))
     faults = [*([BEFORE[kind]] if kind in BEFORE else []), fault]
+    if is_link := kind.startswith(("link-", *NETWORK)):
+        faults = of_a_link(fault)
     comes_never = kind == "resume" and isinstance(when, AfterMark | AtPoint | AtStep)  # a paused agent does nothing
     if comes_never or type(when) not in REGISTRY[kind].takes:
         with pytest.raises(UsageError, match=rf"the time of {kind} must be .*\); got .*\)\. [A-Z].*\.$"):
             run.plan(*faults)
         return
-    if is_link := kind.startswith("link-"):
-        faults = of_a_link(fault)
     run.plan(*faults)
-    ask = ask_through_a_link(run) if is_link else None
-    if ask is not None and kind == "link-heal":
+    ask = (talk if kind in NETWORK else ask_through_a_link)(run) if is_link else None
+    if ask is not None and kind in {"link-heal", "heal"}:
         run.wait_until(lambda: ask() or run.receipts)
     work(run, when)
     if ask is not None:
