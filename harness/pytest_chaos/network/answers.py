@@ -72,7 +72,7 @@ def network_filter(*, steps: bool, closes: bool = False, touches: bool = False) 
     return code_of(more)
 
 
-class Rule(NamedTuple):
+class CutRule(NamedTuple):
     """What is cut, and what a call that meets it is answered."""
 
     identity: str
@@ -115,7 +115,7 @@ class Network:
 
     def __init__(self, marks: str) -> None:
         self.marks = marks
-        self.rules: list[Rule] = []
+        self.rules: list[CutRule] = []
         self.felt: set[str] = set()
         self.answers: dict[str, NetworkAnswers] = {}
         self._lock = threading.Lock()
@@ -128,7 +128,7 @@ class Network:
         members = {order["agent"]} | {name for pair in cuts for name in pair} - {ALL}
         if strangers := sorted(members - self.answers.keys()):
             return {"problem": "", "waits_for": f"the network calls of agent {strangers[0]!r} must be watched"}
-        rule = Rule(order["id"], cuts, order["agent"], order["to"], order["error"], order["delay_s"])
+        rule = CutRule(order["id"], cuts, order["agent"], order["to"], order["error"], order["delay_s"])
         for each in self.rules:
             both = set(each.cuts) & set(cuts)
             if both or (each.to and (each.agent, each.to) == (rule.agent, rule.to)):
@@ -154,7 +154,7 @@ class Network:
             self.marks, {"kind": "note", "operation": str(operation), "key": key, "value": value, "agent": agent}
         )
 
-    def felt_by(self, rule: Rule, agent: str, what: str) -> None:
+    def felt_by(self, rule: CutRule, agent: str, what: str) -> None:
         """Note that a call met a rule: the first time, which is the receipt."""
         with self._lock:
             if rule.identity in self.felt:
@@ -217,7 +217,7 @@ class NetworkAnswers:
                             return True
         return False
 
-    def _is_answered(self, call: Notification, name: str, rules: list[Rule]) -> bool:
+    def _is_answered(self, call: Notification, name: str, rules: list[CutRule]) -> bool:
         try:
             link = os.readlink(f"/proc/{call.thread}/fd/{call.arguments[0] & _LOW_HALF}")
             if (found := _SOCKET.fullmatch(link)) is None:
@@ -229,7 +229,7 @@ class NetworkAnswers:
         except (memory.Failing, memory.Unreadable, OSError):  # it was killed, or the call is going to fail
             return False
 
-    def _is_met(self, call: Notification, name: str, rules: list[Rule], end: socket.socket, inode: int) -> bool:
+    def _is_met(self, call: Notification, name: str, rules: list[CutRule], end: socket.socket, inode: int) -> bool:
         if end.family not in {socket.AF_INET, socket.AF_INET6}:
             return False
         address, is_given = self._address(call, name, end)
@@ -240,7 +240,7 @@ class NetworkAnswers:
             other = self._owner(end, address)
             if other is not None and not is_given:
                 self._others[inode] = other
-        # A connection over TCP needs both ways, whoever begins it.
+        # A new connection over TCP needs both ways.
         is_stream = end.type == socket.SOCK_STREAM
         ways = {_OUT, _IN} if name == "connect" and is_stream else {_IN} if name in _INWARD else {_OUT}
         for rule in rules:
@@ -252,7 +252,7 @@ class NetworkAnswers:
     def _carry_out(
         self,
         call: Notification,
-        rule: Rule,
+        rule: CutRule,
         name: str,
         address: Address,
         other: str | None,
@@ -280,7 +280,7 @@ class NetworkAnswers:
             self._network.felt_by(rule, self._name, text)
         return True
 
-    def _end_held(self, call: Notification, rule: Rule, number: int, text: str) -> None:
+    def _end_held(self, call: Notification, rule: CutRule, number: int, text: str) -> None:
         if self._held.pop(call.id, None) is None:
             return
         if self._listener.fail(call, number) if number else self._listener.let_pass(call):

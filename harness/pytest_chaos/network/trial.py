@@ -1,4 +1,4 @@
-"""A trial: a child's call to ``connect`` is answered, and it says with what. For ``chaos doctor``."""
+"""A trial: a child's ``connect`` is answered, and it says with what. For ``chaos doctor``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WAIT_MS = 5000
 
 
 def answered() -> str:
-    """Answer the ``connect`` of a child with EHOSTUNREACH; return the name of the errno that it got.
+    """Answer the ``connect`` of a child with EHOSTUNREACH; return the name of what it got.
 
     Raises OSError or StepsUnavailable if that does not work here. Nothing is left of it.
     """

@@ -100,7 +100,7 @@ def unreachable(
     Raises UsageError.
     """
     parameters: dict[str, Json] = {"to": to, "error": error, "delay_s": delay_s}
-    return _checked(Fault(kind=Unreachable.kind, agent=agent, when=when or Now(), parameters=parameters))
+    return _checked(Fault(kind=UnreachableAddress.kind, agent=agent, when=when or Now(), parameters=parameters))
 
 
 def heal(agent: str, when: When | None = None) -> Fault:
@@ -221,7 +221,7 @@ class Partition(_NetworkFault):
         return parsed(text) if isinstance(text, str) else []
 
 
-class Unreachable(_NetworkFault):
+class UnreachableAddress(_NetworkFault):
     """An agent does not reach an address."""
 
     kind = "unreachable"
@@ -244,4 +244,4 @@ class Heal(_NetworkFault):
         return {"do": "heal", "agent": fault.agent}
 
 
-_KINDS: Final = {kind.kind: kind for kind in (Partition, Unreachable, Heal)}
+_KINDS: Final = {kind.kind: kind for kind in (Partition, UnreachableAddress, Heal)}
