@@ -97,6 +97,37 @@ async def tell(
     await writer.drain()
 
 
+async def tell_in_pieces(
+    writer: asyncio.StreamWriter,
+    answer: HttpResponse,
+    pieces: Sequence[bytes],
+    pause_s: float,
+    *,
+    is_framed: bool,
+    is_whole: bool,
+) -> int:
+    """Send an answer piece by piece, and return how many pieces were sent before its reader left.
+
+    h11 writes no answer that breaks its framing, so this is written by hand.
+    """
+    framing = b"transfer-encoding: chunked\r\n" if is_framed else b""
+    fields = b"".join(name + b": " + value + b"\r\n" for name, value in answer.headers if name.lower() not in _LENGTHS)
+    writer.write(b"HTTP/1.1 %d %s\r\n%s%sconnection: close\r\n\r\n" % (answer.status, answer.reason, fields, framing))
+    sent = 0
+    with contextlib.suppress(OSError):
+        for piece in pieces:
+            writer.write(b"%x\r\n%s\r\n" % (len(piece), piece) if is_framed else piece)
+            await writer.drain()
+            if writer.is_closing():
+                break
+            sent += 1
+            await asyncio.sleep(pause_s)
+        if is_framed and is_whole:
+            writer.write(b"0\r\n\r\n")
+            await writer.drain()
+    return sent
+
+
 async def exchange(address: tuple[str, int, bytes], message: HttpRequest) -> HttpResponse:
     """Carry a request to a server, over a connection of its own, and return its answer.
 

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import ipaddress
 import pkgutil
+import signal
 import socket
 import struct
 from collections import Counter
@@ -70,6 +71,7 @@ def carry(marks: Marks, upstream: str, port: int, toxics: Sequence[Json]) -> Non
     ``port`` is where to take them, 0 for any; the first note says which it is.
     """
     planned = [msgspec.convert(each, _PlannedToxic) for each in toxics]
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # an agent dies of it: here a sender that hung up is an error
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(marks, upstream, port, planned))
 
@@ -121,11 +123,11 @@ class _Proxy:
             return False
         if request is None:
             return False
-        answer = await self._next(request).pass_on()
+        answer = await self._next(request, writer).pass_on()
         await messages.tell(connection, writer, answer, method=request.method)
         return connection.our_state is h11.DONE and connection.their_state is h11.DONE
 
-    def _next(self, request: HttpRequest) -> PassingDelivery:
+    def _next(self, request: HttpRequest, writer: asyncio.StreamWriter) -> PassingDelivery:
         """Give the delivery its number and the first planned toxic that names it."""
         path = _path(request.target)
         self._count += 1
@@ -135,8 +137,8 @@ class _Proxy:
         for planned, toxic in self._planned:
             place = self._count_by_path[planned.path] - planned.number
             if path.startswith(planned.path) and place >= 0 and (planned.count is None or place < planned.count):
-                return PassingDelivery(self, self._count, path, request, planned, toxic)
-        return PassingDelivery(self, self._count, path, request)
+                return PassingDelivery(self, self._count, path, request, writer, planned, toxic)
+        return PassingDelivery(self, self._count, path, request, writer)
 
     def address(self, request: HttpRequest) -> tuple[str, int, bytes]:
         """Return host and port for a request, and its target there. Raises Unreachable."""
@@ -166,11 +168,13 @@ class PassingDelivery:
         number: int,
         path: str,
         request: HttpRequest,
+        writer: asyncio.StreamWriter,
         planned: _PlannedToxic | None = None,
         toxic: Toxic | None = None,
     ) -> None:
         self.request = request
         self._proxy = proxy
+        self._writer = writer
         self._number = number
         self._path = path
         self._method = request.method.decode("latin-1")
@@ -216,6 +220,19 @@ class PassingDelivery:
     async def carry_part(self, bytes_kept: int) -> None:
         """Carry only the first bytes of its body, under a header that promises all of them."""
         await messages.send_part(self._proxy.address(self.request), self.request, bytes_kept)
+
+    async def stream(
+        self, answer: HttpResponse, pieces: Sequence[bytes], pause_s: float, *, is_framed: bool, is_whole: bool
+    ) -> int:
+        """Hand out an answer in pieces; return how many its sender took. Hang up afterwards.
+
+        With ``is_framed`` they are chunks, whose missing last one tells of a cut; else the body
+        ends with the connection, whole or not.
+        """
+        self.note(answer.status)
+        return await messages.tell_in_pieces(
+            self._writer, answer, pieces, pause_s, is_framed=is_framed, is_whole=is_whole
+        )
 
     async def sleep(self, delay_s: float) -> None:
         """Wait: the delay is the fault."""

@@ -42,7 +42,10 @@ def deliver(proxy: str, toxic: str, when: AtDelivery, **parameters: Json) -> Fau
     ``status`` at once. ``truncate``: only its first ``bytes_kept`` bytes of body arrive (half
     unless given), under a header that promises all. ``refuse``: its sender is told ``status``,
     though it may have been ``carried``. ``stall``: its sender gets no answer for ``hold_s``
-    seconds. ``cut``: the connection is reset, before or after it was ``carried``.
+    seconds. ``cut``: the connection is reset, before or after it was
+    ``carried``. ``storm``: it is not carried, and its sender is told 429 with Retry-After.
+    ``malform``: the JSON text in a ``field`` of its answer is broken. ``cut-stream``: its answer
+    ends within an ``event``. ``trickle``: its answer comes in pieces.
 
     >>> deliver("proxy", "lose", at_delivery(3), status=None).parameters
     {'status': None}

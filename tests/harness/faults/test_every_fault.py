@@ -142,7 +142,7 @@ def work(run: Run, when: When) -> None:
     for _ in range(3):
         connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)
         with suppress(OSError, http.client.HTTPException):  # some toxics hang up
-            connection.request("POST", "/", b"a body")
+            connection.request("POST", "/", b'{"arguments": "{}"}')
             connection.getresponse().read()
         connection.close()
 

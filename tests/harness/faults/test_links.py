@@ -118,6 +118,23 @@ def test_an_undisturbed_link_carries_all_bytes_both_ways(run: Run, echo: Echo, s
     assert echo.ends == ["closed"]
 
 
+def test_a_client_that_hangs_up_ends_no_link(run: Run, echo: Echo, sockets: list[socket.socket]) -> None:
+    """What comes for a client that has gone resets the server, and the link goes on."""
+    run.plan(disturb("link", "latency", delay_s=0.05, direction="to-client"))
+    link = run.link(echo.port)
+    in_force(run)
+    gone = client(link, sockets)
+    for _ in range(5):
+        gone.sendall(b"x" * 1000)
+    gone.close()
+    (over,) = link.wait_for_connections(1)
+    assert over.end in {"reset", "closed"}
+    end = client(link, sockets)
+    end.sendall(b"on")
+    assert got(end, 2) == b"on"
+    assert link.agent.running
+
+
 def test_a_server_that_does_not_listen_is_unreachable(run: Run, sockets: list[socket.socket]) -> None:
     """The client is reset, and the link says why."""
     with socket.socket() as nobody:

@@ -422,7 +422,7 @@ def test_toxics_are_drawn_from_the_seed(run: Run) -> None:
 def test_every_toxic_is_described_and_survives_json() -> None:
     """Each toxic with its own parameters is a value of a plan like any other."""
     kinds = [kind.removesuffix("-delivery") for kind in REGISTRY if kind.endswith("-delivery")]
-    assert len(kinds) == 8
+    assert len(kinds) == 12
     faults = tuple(deliver("proxy", kind, at_delivery(2, count=3)) for kind in kinds)
     whole = Plan(seed="1", scenario="x", faults=faults)
     assert msgspec.json.decode(msgspec.json.encode(whole), type=Plan) == whole
