@@ -130,6 +130,7 @@ def parts(request: pytest.FixtureRequest) -> dict[str, str]:
         "jobs": "durable_agents:JobQueue",
         "monitor": "durable_agents:Monitor",
         "reaper": "durable_agents:JobReaper",
+        "replica": "scenarios.partitions.replica:Replica",
         "transactions": "scenarios.proved.transactions:Transactions",
         "state": "durable_agents:StateStore",
         "keys": "durable_agents:IdempotencyStore",

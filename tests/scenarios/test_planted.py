@@ -63,6 +63,7 @@ CACHE = "scenarios/once/test_05_llm_cache.py"
 TOOLS = "scenarios/once/test_06_tool_replay.py"
 PROVED = "scenarios/proved/test_19_proved.py"
 CLOCKS = "scenarios/clocks/test_26_clocks.py"
+PARTITIONS = "scenarios/partitions/test_27_partitions.py"
 WHOLE = "scenarios/whole/test_22_explored_whole.py"
 PAUSED = "scenarios/paused/test_23_paused_zombie.py"
 
@@ -380,6 +381,11 @@ CAUGHT: dict[str, list[tuple[str, str, str]]] = {
             "expectation:refusals of the holder",
             "test_a_clock_jumps_between_a_read_and_its_commit[on]",
         ),
+    ],
+    PARTITIONS: [
+        # A leader that stays available while it is cut off, and a node without fencing.
+        ("partitions:AcknowledgesAlone", "partition:split-brain", "test_a_stale_leader_is_fenced[no-route]"),
+        ("partitions:TakesStale", "partition:stale-write", "test_a_stale_leader_is_fenced[no-route]"),
     ],
     WHOLE: [
         # What is right but for a death at one step, which no scenario names, is found by the model.
