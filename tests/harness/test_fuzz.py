@@ -138,6 +138,13 @@ PARAMETERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "clock-freeze": {"duration_s": (float, 0, 10**6, None), "everyone": (bool,)},
     "clock-heal": {"everyone": (bool,)},
     "clock-uptime": {"by_s": (int, 1, 10**9)},
+    "limit-files": {"most": (int, 0, 2**50), "duration_s": (float, 0, 10**6, None)},
+    "limit-processes": {"most": (int, 0, 2**50), "duration_s": (float, 0, 10**6, None)},
+    "limit-file-size": {"most": (int, 0, 2**50), "duration_s": (float, 0, 10**6, None)},
+    "limit-address-space": {"most": (int, 0, 2**50), "duration_s": (float, 0, 10**6, None)},
+    "limit-memory": {"most": (int, 1, 2**50)},
+    "limit-heal": {},
+    "starve": {"duration_s": (float, 0.05, 10**6), "share": (float, 0.01, 0.9)},
 }
 """What the documents say of each parameter: its type, its bounds, and None where it may be that."""
 REQUIRED = {
@@ -147,6 +154,12 @@ REQUIRED = {
     "clock-jump": {"by_s"},
     "clock-drift": {"rate"},
     "clock-uptime": {"by_s"},
+    "limit-files": {"most"},
+    "limit-processes": {"most"},
+    "limit-file-size": {"most"},
+    "limit-address-space": {"most"},
+    "limit-memory": {"most"},
+    "starve": {"duration_s"},
 }
 WORDS = ["app.db", "both", "to-server", "client", "writer | reader", "writer > *", "*", "127.0.0.1:80"]
 LIKELY_VALUES = VALUES | st.integers(0, 700) | st.floats(0, 5000) | st.sampled_from([*WORDS, *ERRORS])

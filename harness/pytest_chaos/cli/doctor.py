@@ -109,6 +109,7 @@ def examine() -> tuple[Check, ...]:
         _child_memory,
         _clock,
         _network,
+        _witness,
         _pidfd,
         _subreaper,
         _memory_files,
@@ -210,6 +211,21 @@ def _network() -> Check:
         return Check("network", "missing", str(error), purpose, otherwise)
     found = f"a child's connect was answered with {name}"
     return Check("network", "works" if name == "EHOSTUNREACH" else "missing", found, purpose, otherwise)
+
+
+def _witness() -> Check:
+    from pytest_chaos.resources.trial import failed_call  # 100 ms, for one of many checks
+
+    purpose = "seeing that a program met a limit on files, file size, processes or address space"
+    otherwise = "limits of memory and starved processors; any other planned limit is INCONCLUSIVE"
+    try:
+        found = f"a child's {failed_call()}"
+    except OSError as error:
+        return Check("felt limits", "missing", error.strerror or str(error), purpose, otherwise)
+    scope = int(_PTRACE_SCOPE.read_text()) if _PTRACE_SCOPE.exists() else 0
+    if scope:
+        found += f"; ptrace scope {scope} keeps programs that are no children of the witness from being seen"
+    return Check("felt limits", "limited" if scope else "works", found, purpose, otherwise)
 
 
 def _pidfd() -> Check:

@@ -10,6 +10,7 @@
 ``kill.py`` ...      one kind each (``pause.py``: and resume, ``hold.py``: and release), with the
                      function that plans it
 ``clock/``            the wall clock of agents: jump, drift, freeze, heal
+``resources/``        bounds on what agents may use, felt by them; a share of the processor
 ``network/``          TCP connections through a link: delayed, slowed, held, cut, reset, half open
 ``toxics.py``        what a fault proxy does to HTTP deliveries
 ``proxy.py``         the test's side of a fault proxy; its process is ``proxy_server.py``, its HTTP

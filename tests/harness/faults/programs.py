@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
+import mmap
+import os
 import signal
 import socket
 import sqlite3
@@ -17,6 +20,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_chaos import Marks
+
+_UNRESERVED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
+"""With MAP_NORESERVE, of which mmap knows from Python 3.13 on: so much is given without a bound."""
 
 
 def write_rows(marks: Marks, database: str, total: int) -> None:
@@ -61,6 +67,29 @@ def save_and_count(marks: Marks) -> None:
         marks.intent("step", number)
         Path("new.tmp").write_text(str(number))
         Path("new.tmp").replace("saved.json")
+        sys.audit("targets.step.between", number)
+        marks.ack("step", number)
+        time.sleep(0.001)  # sleeps because this is the pace of the program
+
+
+def save_and_use(marks: Marks) -> None:
+    """Rename a file and mark a step, again and again; each uses a descriptor, a file and memory."""
+
+    def use_file() -> None:
+        with Path("big").open("wb") as file:
+            file.truncate(200_000)
+
+    files = ["one.json", "other.json"]
+    Path(files[0]).touch()
+    number = 0
+    while True:
+        number += 1
+        marks.intent("step", number)
+        for use in (use_file, lambda: mmap.mmap(-1, 1 << 41, flags=_UNRESERVED).close()):
+            with contextlib.suppress(OSError):
+                use()
+        Path(files[0]).rename(files[1])
+        files.reverse()
         sys.audit("targets.step.between", number)
         marks.ack("step", number)
         time.sleep(0.001)  # sleeps because this is the pace of the program
@@ -148,3 +177,41 @@ def echo_all(server: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while True:
             threading.Thread(target=echo, args=(server.accept()[0],), daemon=True).start()
+
+
+def use(marks: Marks, what: str) -> None:
+    """Pass a point, use more of something, and note the error if it is refused."""
+    sys.audit("programs.use")
+    try:
+        if what == "files":
+            os.close(os.open("/dev/null", os.O_RDONLY))
+        elif what == "processes":
+            os.posix_spawn("/bin/true", ["true"], {})
+        elif what == "file-size":
+            Path("big").write_bytes(bytes(5000))
+        elif what == "address-space":
+            mmap.mmap(-1, 1 << 24).close()
+        else:
+            kept = bytearray(b"x") * 200_000_000
+            marks.note("kept", value=len(kept))
+            threading.Event().wait(60)
+    except OSError as error:
+        marks.note("refused", value=errno.errorcode[error.errno or 0])
+
+
+def open_until_it_works(marks: Marks) -> None:
+    """Open a file again and again: note the first refusal, and end with the next success."""
+    marks.note("begun")
+    is_refused = False
+    while True:
+        try:
+            os.close(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            if not is_refused:
+                marks.note("refused")
+            is_refused = True
+        else:
+            if is_refused:
+                marks.note("opened")
+                return
+        time.sleep(0.001)  # sleeps because this is the pace of the program

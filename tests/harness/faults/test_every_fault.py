@@ -8,6 +8,7 @@ lower bound, a path the name of a database.
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import sqlite3
 import threading
@@ -25,6 +26,7 @@ from pytest_chaos.faults.registry import REGISTRY
 from pytest_chaos.model.history import History
 from pytest_chaos.model.values import AfterMark, AtDelivery, AtMoment, AtPoint, AtStep, Fault, MarkKind, Now, Verdict
 from pytest_chaos.network import disturb, unreachable
+from pytest_chaos.resources import limit
 from pytest_chaos.runtime import processes
 
 from tests.harness.faults import peers, programs
@@ -57,11 +59,15 @@ PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "clock-jump": {"by_s": -86_400.0},
     "partition": {"cuts": "talker | listener"},
     "unreachable": {"to": "*"},
+    "limit-files": {"most": 3},
+    "limit-file-size": {"most": 100_000},
+    "limit-address-space": {"most": 1 << 40},
 }
 BEFORE: Final = {
     "resume": pause("writer", STEPS),
     "release": hold("writer", at_step("create", path="beside.txt")),
     "clock-heal": clock_jump("writer", by_s=60.0),
+    "limit-heal": limit("writer", "files", most=3),
 }
 """A fault that has to come first: only what is paused, held or moved can be ended.
 """
@@ -89,6 +95,9 @@ def cases() -> Iterator[ParameterSet]:
     for kind in sorted(REGISTRY):
         for when in TIMES:
             is_alike = kind.startswith(("link-", *NETWORK)) and not isinstance(when, AfterMark | AtDelivery)
+            if kind == "limit-heal" and isinstance(when, AfterMark | AtPoint | AtStep):
+                continue  # the bound has to be felt before: test_felt_limits.py
+            is_alike |= kind.startswith("limit-") and kind != "limit-files" and not isinstance(when, Now | AtDelivery)
             marks = [pytest.mark.nightly] if is_alike and kind not in {"link-latency", "unreachable"} else []
             yield pytest.param(kind, when, id=f"{kind}-{type(when).__name__}", marks=marks)
 
@@ -129,12 +138,12 @@ def ask_through_a_link(run: Run) -> Callable[[], bool]:
     return ask
 
 
-def work(run: Run, when: When) -> None:
+def work(run: Run, when: When, *, uses: bool = False) -> None:
     """Start the agent that the fault is planned for:
     one that marks steps, or a proxy that gets deliveries.
     """
     if not isinstance(when, AtDelivery):
-        run.spawn(programs.save_and_count, name="writer")
+        run.spawn(programs.save_and_use if uses else programs.save_and_count, name="writer")
         return
     server = run.spawn(targets.serve_http, name="server", kwargs={"log": str(run.directory / "log")})
     (serving,) = server.wait_for("serving", kind="note")
@@ -152,6 +161,8 @@ def test_it_fires_with_a_receipt_or_is_refused(run: Run, kind: str, when: When) 
     """What validation lets pass happens; what cannot happen is refused, with the times that can."""
     if kind == "clock-uptime" and isinstance(when, Now) and (problem := uptime.why_not()):
         pytest.skip(f"this machine allows no time namespaces: {problem}")
+    if kind == "limit-processes" and os.getuid() == 0 and not isinstance(when, AtDelivery):
+        pytest.skip("the kernel does not bound the processes of root")
     database(run)
     fault = Fault(kind=kind, agent="writer", when=when, parameters=parameters_of(kind))
     faults = [*([BEFORE[kind]] if kind in BEFORE else []), fault]
@@ -166,7 +177,7 @@ def test_it_fires_with_a_receipt_or_is_refused(run: Run, kind: str, when: When) 
     ask = (talk if kind in NETWORK else ask_through_a_link)(run) if is_link else None
     if ask is not None and kind in {"link-heal", "heal"}:
         run.wait_until(lambda: ask() or run.receipts)
-    work(run, when)
+    work(run, when, uses=kind.startswith("limit-"))
     if ask is not None:
         run.wait_until(ask)
     run.wait_for_faults()
