@@ -30,18 +30,25 @@ if TYPE_CHECKING:
 @click.option("--page", "is_page", is_flag=True, help="Measure nothing: write the page of what was measured.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Workers of an exploration.")
 @click.option(
+    "--budget",
+    type=click.FloatRange(min=1),
+    default=measure.BUDGET_S,
+    show_default=True,
+    help="Seconds for each cell: programs that start slowly need more.",
+)
+@click.option(
     "--results",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("chaos-results"),
     show_default=True,
     help="Where libraries.json is written for the report.",
 )
-def main(*, names: tuple[str, ...], check: bool, is_page: bool, jobs: int, results: Path) -> None:
+def main(*, names: tuple[str, ...], check: bool, is_page: bool, jobs: int, budget: float, results: Path) -> None:
     """Explore the libraries of these NAMES, or all, and write measured.json and the page."""
     try:
         rows = read_rows()
         wanted = chosen(rows, names)
-        code = 0 if is_page else _measured(wanted, jobs, check=check)
+        code = 0 if is_page else _measured(wanted, jobs, budget, check=check)
         if not check:
             _write(rows, results)
     except UsageError as error:
@@ -50,7 +57,7 @@ def main(*, names: tuple[str, ...], check: bool, is_page: bool, jobs: int, resul
     sys.exit(code)
 
 
-def _measured(wanted: Iterable[Row], jobs: int, *, check: bool) -> int:
+def _measured(wanted: Iterable[Row], jobs: int, budget_s: float, *, check: bool) -> int:
     code = 0
     for row in wanted:
         if missing := measure.missing(row):
@@ -58,7 +65,7 @@ def _measured(wanted: Iterable[Row], jobs: int, *, check: bool) -> int:
             code = max(code, 2)
             continue
         before = measure.read_measured()
-        now = measure.measure(row, jobs=jobs)
+        now = measure.measure(row, jobs=jobs, budget_s=budget_s)
         click.echo(f"measured   {row.name}: {', '.join(f'{name} {cell.verdict}' for name, cell in now.cells.items())}")
         found = list(measure.differences(row, before.get(row.name), now))
         for line in found:

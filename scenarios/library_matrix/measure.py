@@ -33,7 +33,8 @@ _FINDINGS_MAX: Final = 4
 _TEXT_MAX: Final = 240
 _SCRATCH: Final = re.compile(r"/\S*?pytest-chaos-\S*?/(?:state-\d+|work|run-\d+)/")
 """The folder of a state, which has another name each time."""
-_BUDGET_S: Final = 120
+BUDGET_S: Final = 120
+"""The time of one cell, by default."""
 _FAULTS: Final = {
     "crash": "--faults crash --schedules 1",
     "recovery": "--faults recovery --recoveries 6 --schedules 1",
@@ -123,13 +124,16 @@ def cells_of(row: Row) -> Iterator[str]:
     return (cell for cell in CELLS if cell not in row.unexplored and row.target_of(cell))
 
 
-def measure_cell(row: Row, cell: str, *, jobs: int = 2) -> Cell:
-    """Explore a cell. Raises UsageError if the exploration could not begin."""
+def measure_cell(row: Row, cell: str, *, jobs: int = 2, budget_s: float = BUDGET_S) -> Cell:
+    """Explore a cell for at most ``budget_s`` seconds.
+
+    Raises UsageError if the exploration could not begin.
+    """
     command = command_of(row, cell)
     with tempfile.TemporaryDirectory(prefix="library-matrix-") as folder:
         result = Path(folder, "result.json")
         words = [str(Path(sys.executable).with_name("chaos")), *shlex.split(command)[1:], "--jobs", str(jobs)]
-        words += ["--check-timeout", "60s", "--budget", f"{_BUDGET_S}s", "--json", str(result), "--results", folder]
+        words += ["--check-timeout", "60s", "--budget", f"{budget_s:g}s", "--json", str(result), "--results", folder]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         if not result.exists():
             msg = f"{command} must explore; got exit code {done.returncode}: {done.stderr.strip()[-300:]}. Run it alone"
@@ -181,11 +185,11 @@ def _short(text: str) -> str:
     return line if len(line) <= _TEXT_MAX else f"{line[:_TEXT_MAX]} ..."
 
 
-def measure(row: Row, *, jobs: int = 2) -> Measured:
-    """Explore all cells of a row."""
+def measure(row: Row, *, jobs: int = 2, budget_s: float = BUDGET_S) -> Measured:
+    """Explore all cells of a row, each for at most ``budget_s`` seconds."""
     where = f"Python {platform.python_version()}, Linux {platform.release()}"
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
-    cells = {cell: measure_cell(row, cell, jobs=jobs) for cell in cells_of(row)}
+    cells = {cell: measure_cell(row, cell, jobs=jobs, budget_s=budget_s) for cell in cells_of(row)}
     return Measured(versions(row), day, where, cells)
 
 

@@ -19,6 +19,7 @@ mended form), ``commands`` (programs that must be here), and the table ``[option
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from pathlib import Path
@@ -102,8 +103,9 @@ class Bank(msgspec.Struct, frozen=True, kw_only=True):
         """Return the entries of these names. Raises UsageError for a name that it has not."""
         wanted = [name.replace("-", "_") for name in names]
         if unknown := [name for name in wanted if name not in self.entries]:
-            known = ", ".join(self.entries)
-            msg = f"the name of an entry must be one of the bank; got {unknown[0]!r}. There are: {known}"
+            close = difflib.get_close_matches(unknown[0], self.entries, n=1)
+            there = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(self.entries)}"
+            msg = f"the name of an entry must be one of the bank; got {unknown[0]!r}. {there}"
             raise UsageError(msg)
         return [self.entries[name] for name in dict.fromkeys(wanted)]
 

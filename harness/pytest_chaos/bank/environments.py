@@ -34,6 +34,11 @@ _COMPLETE: Final = "complete"
 """A file that is written last: an environment without it was cut short, and is made anew."""
 _LINK: Final = "chaos_bank.pth"
 _REASON_CHARACTERS_MAX: Final = 300
+_NO_NETWORK: Final = re.compile(
+    r"(Connection refused|Network is unreachable|Name or service not known|Temporary failure in name resolution"
+    r"|No route to host|Connection timed out|Read timed out|Connection reset by peer)"
+)
+"""What an installer prints without a network. Its last line says that there is no such version."""
 
 
 class NotInstalled(Exception):  # noqa: N818 - a limit of this machine, and no mistake of the user
@@ -55,9 +60,9 @@ class Environments:
         if not requirements:
             return Path(sys.executable)
         place = self.folder / _digest(requirements)
+        python = place / "bin" / "python"
         with self._locked(place):
-            python = place / "bin" / "python"
-            if not ((place / _COMPLETE).exists() and python.exists()):  # Python may have been removed since
+            if not _is_complete(place):
                 if not self._may_install:
                     msg = f"with --no-install, {', '.join(requirements)} must be installed already; got nothing"
                     raise NotInstalled(msg)
@@ -74,6 +79,9 @@ class Environments:
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(place.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
+            if _is_complete(place):  # nothing is to be made: a cache may be filled first, and then be protected
+                yield
+                return
             msg = f"the cache folder {self.folder} must be writable; got: {error.strerror}"
             raise NotInstalled(msg) from error
         try:
@@ -94,6 +102,11 @@ class Environments:
         except (NotInstalled, OSError) as error:
             shutil.rmtree(place, ignore_errors=True)
             raise NotInstalled(str(error)) from error
+
+
+def _is_complete(place: Path) -> bool:
+    """Whether an environment was made to its end, and its Python is there still."""
+    return (place / _COMPLETE).exists() and (place / "bin" / "python").exists()
 
 
 def cache_folder() -> Path:
@@ -155,7 +168,9 @@ def _call(command: Sequence[str], what: str) -> None:
     if done.returncode:
         said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         errors = [line for line in said if "error" in line.lower()] or said or ["it said nothing"]
-        msg = f"could not {what}: {errors[-1][:_REASON_CHARACTERS_MAX]}"
+        unreachable = next((found[1] for line in said if (found := _NO_NETWORK.search(line))), "")
+        why = f"no index could be reached: {unreachable}" if unreachable else errors[-1][:_REASON_CHARACTERS_MAX]
+        msg = f"could not {what}: {why}"
         raise NotInstalled(msg)
 
 

@@ -7,6 +7,7 @@ signatures of its findings. A form that cannot be judged is INCONCLUSIVE, with t
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from typing import TYPE_CHECKING, Final
@@ -150,6 +151,8 @@ def _records(folder: Path) -> Records | None:
 
 def _last_words(folder: Path) -> str:
     """Return the last line that a form printed: it ended without a result."""
+    if not shutil.disk_usage(folder).free:
+        return f"it ended without a result: the disk of {folder} is full. Make room, or give another --results"
     lines = [line for line in (folder / _OUTPUT).read_text(errors="replace").splitlines() if line.strip(" =")]
     errors = [line for line in lines if line.startswith(("chaos: ", "E  ", "ERROR"))] or lines or ["it said nothing"]
     return f"it ended without a result: {errors[-1].strip()[:_REASON_CHARACTERS_MAX]}"

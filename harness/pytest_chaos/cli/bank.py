@@ -120,7 +120,7 @@ def run_bank(
         document = run_entries(entries, environments, place, seed=normalise_seed(seed), jobs=jobs, tell=tell)
     written = msgspec.json.format(msgspec.json.encode(document), indent=1)
     if is_all:
-        (place / BANK_DOCUMENT).write_bytes(written + b"\n")
+        _write(place / BANK_DOCUMENT, written + b"\n")
     if as_json:
         click.echo(written)
     else:
@@ -140,6 +140,17 @@ def _results_folder(results: Path) -> Path:
         msg = f"--results must be a folder that can be written; got {results}: {error.strerror}. Give another"
         raise UsageError(msg) from error
     return place
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Write the document. Raises UsageError where the disk is full."""
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        msg = (
+            f"--results must be a folder that can be written; got {file}: {error.strerror}. Make room, or give another"
+        )
+        raise UsageError(msg) from error
 
 
 def _summary(document: BankDocument) -> str:

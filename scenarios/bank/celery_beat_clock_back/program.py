@@ -46,7 +46,7 @@ def serve(marks: Marks, *, is_mended: bool) -> None:
         marks.note("minute", minute)
 
 
-class Beat(Scheduler):  # type: ignore[misc]  # the library is in the entry's own environment
+class Beat(Scheduler):  # type: ignore[misc, unused-ignore]  # the library is in the entry's own environment
     """The library's scheduler, which says what it sends."""
 
     def __init__(self, *, marks: Marks, clock: Clock, **options: Any) -> None:

@@ -25,6 +25,7 @@ def test_entry(chaos: Run, form: str) -> None:
     proxy = chaos.proxy(f"http://127.0.0.1:{ready.value}")
     chaos.spawn(f"{PROGRAM}:subscribe", kwargs={"url": proxy.url}, name="service").wait_exit(timeout_s=60)
     receiver.wait_for("handled", kind="note", count=2, timeout_s=60)
+    proxy.wait_for_deliveries(2, timeout_s=60)
 
     there, here = (
         json.loads((chaos.directory / name).read_text())["status"] for name in ("service.json", "mirror.json")

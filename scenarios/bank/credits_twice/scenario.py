@@ -29,6 +29,7 @@ def test_entry(chaos: Run, form: str) -> None:
     sender = chaos.spawn(f"{PROGRAM}:pay", kwargs={"url": proxy.url, "payments": PAYMENTS}, name="sender")
     sender.wait_exit(timeout_s=60)
     receiver.wait_for("handled", kind="note", count=PAYMENTS + 1, timeout_s=60)
+    proxy.wait_for_deliveries(PAYMENTS, timeout_s=60)
 
     with closing(sqlite3.connect(chaos.directory / "accounts.db")) as database:
         (credits_found,) = database.execute("SELECT credits FROM accounts WHERE name = 'ada'").fetchone()

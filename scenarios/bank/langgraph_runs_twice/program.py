@@ -25,7 +25,7 @@ class State(TypedDict):
     sent: int
 
 
-class Saver(SqliteSaver):  # type: ignore[misc]  # the library is in the entry's own environment
+class Saver(SqliteSaver):  # type: ignore[misc, unused-ignore]  # the library is in the entry's own environment
     """The library's saver: the writes of a node wait until its checkpoint is being saved."""
 
     def __init__(self, connection: sqlite3.Connection, marks: Marks) -> None:

@@ -27,6 +27,7 @@ def test_entry(chaos: Run, form: str) -> None:
     proxy = chaos.proxy(f"http://127.0.0.1:{ready.value}")
     chaos.spawn(f"{PROGRAM}:tell", kwargs={"url": proxy.url}, name="sender").wait_exit(timeout_s=90)
     receiver.wait_for("handled", kind="note", count=2, timeout_s=60)
+    proxy.wait_for_deliveries(1, timeout_s=60)
 
     with closing(sqlite3.connect(chaos.directory / "orders.db")) as database:
         (balance,) = database.execute("SELECT balance FROM customers").fetchone()

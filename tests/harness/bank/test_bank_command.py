@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from pytest_chaos.bank import forms
 from pytest_chaos.bank.entries import default_folder, read_bank
 from pytest_chaos.bank.results import BankDocument, BankListDocument
-from pytest_chaos.cli import main as cli
+from pytest_chaos.cli import bank, main as cli
+from pytest_chaos.errors import UsageError
 
 from tests.harness.bank.test_entries import ENTRY, entry
 
@@ -81,6 +84,7 @@ def test_mistakes_are_sentences(tmp_path: Path, capfd: pytest.CaptureFixture[str
     entry(tmp_path, ENTRY)
     for words, said in (
         (("run", "nothing", "--bank", tmp_path), "the name of an entry must be one of the bank; got 'nothing'"),
+        (("run", "note", "--bank", tmp_path), "got 'note'. Did you mean notes?"),
         (("run", "--bank", tmp_path), "bank run must get names of entries, or --all; got neither"),
         (("run", "notes", "--all", "--bank", tmp_path), "got both"),
         (("list", "--bank", tmp_path / "nowhere"), "--bank must be a folder of entries"),
@@ -114,6 +118,16 @@ def test_a_scenario_is_run_in_real_processes(tmp_path: Path, capfd: pytest.Captu
     assert "was carried 2 times" in result.mended.coverage
     assert not (tmp_path / "bank" / "bank.json").exists()
     assert list(Path(result.reported.folder).glob("sessions/*/evidence/*/manifest.json"))
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A form that could write no result says nothing; so the disk is looked at."""
+    (tmp_path / "output.txt").write_text("")
+    assert forms._last_words(tmp_path).endswith("it said nothing")
+    monkeypatch.setattr("pytest_chaos.bank.forms.shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    assert f"the disk of {tmp_path} is full" in forms._last_words(tmp_path)
+    with pytest.raises(UsageError, match=r"--results must be a folder that can be written; got .*: No space left"):
+        bank._write(Path("/dev/full"), b"{}")
 
 
 @pytest.mark.nightly

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import zipfile
 from typing import TYPE_CHECKING
@@ -57,6 +59,43 @@ def test_what_cannot_be_installed_is_refused_with_the_reason(environments: Envir
     with pytest.raises(NotInstalled, match=r"with --no-install, tinylib==1\.0 must be installed already"):
         Environments(environments.folder, may_install=False).python_for([f"{LIBRARY}==1.0"])
     assert [each for each in environments.folder.iterdir() if each.is_dir()] == []
+
+
+def test_a_filled_cache_may_be_protected(environments: Environments, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no lock can be taken, an environment that is complete is used; no other one is made."""
+    python = environments.python_for([f"{LIBRARY}==1.0"])
+
+    def refuses(*_args: object, **_options: object) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("pytest_chaos.bank.environments.os.open", refuses)
+    assert environments.python_for([f"{LIBRARY}==1.0"]) == python
+    with pytest.raises(NotInstalled, match="must be writable; got: Read-only file system"):
+        environments.python_for([f"{LIBRARY}==2.0"])
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("[Errno 111] Connection refused')': /simple/", "no index could be reached: Connection refused"),
+        ("Temporary failure in name resolution", "no index could be reached: Temporary failure in name resolution"),
+        ("a line of another kind", "ERROR: No matching distribution found for tinylib==1.0"),
+    ],
+)
+def test_without_a_network_the_reason_is_the_network(
+    environments: Environments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, reason: str
+) -> None:
+    """What an installer says at last, that there is no such version, would mislead."""
+    uv = tmp_path / "uv"
+    uv.write_text(
+        f"#!/bin/sh\necho \"WARNING: {said}\"\necho 'ERROR: No matching distribution found for tinylib==1.0'\nexit 1\n"
+    )
+    uv.chmod(0o755)
+    monkeypatch.setattr("pytest_chaos.bank.environments.shutil.which", lambda _: str(uv))
+    monkeypatch.setattr("pytest_chaos.bank.environments.importlib.util.find_spec", lambda _: None)
+    with pytest.raises(NotInstalled) as caught:
+        environments.python_for([f"{LIBRARY}==1.0"])
+    assert str(caught.value) == f"could not install tinylib==1.0: {reason}"
 
 
 def test_the_cache_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
