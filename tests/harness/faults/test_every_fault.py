@@ -94,11 +94,12 @@ def cases() -> Iterator[ParameterSet]:
     """Yield each kind at each time; those of a link are fired alike, so some are for the night."""
     for kind in sorted(REGISTRY):
         for when in TIMES:
-            is_alike = kind.startswith(("link-", *NETWORK)) and not isinstance(when, AfterMark | AtDelivery)
             if kind == "limit-heal" and isinstance(when, AfterMark | AtPoint | AtStep):
                 continue  # the bound has to be felt before: test_felt_limits.py
-            is_alike |= kind.startswith("limit-") and kind != "limit-files" and not isinstance(when, Now | AtDelivery)
-            marks = [pytest.mark.nightly] if is_alike and kind not in {"link-latency", "unreachable"} else []
+            is_alike = kind.startswith(("link-", *NETWORK)) and not isinstance(when, AtDelivery)
+            is_shown = kind in {"link-latency", "unreachable"} and isinstance(when, AfterMark | AtStep)
+            is_limit = kind.startswith("limit-") and kind != "limit-files" and not isinstance(when, Now | AtDelivery)
+            marks = [pytest.mark.nightly] if is_limit or (is_alike and not is_shown) else []
             yield pytest.param(kind, when, id=f"{kind}-{type(when).__name__}", marks=marks)
 
 
