@@ -36,6 +36,7 @@ from pytest_chaos.model.values import (
     Receipt,
 )
 from pytest_chaos.model.verdict import FAULT_RAISED
+from pytest_chaos.resources.standing import stopped
 from pytest_chaos.runtime import processes
 from pytest_chaos.runtime.marks import Note
 
@@ -232,7 +233,7 @@ class Injector:
             return pending.firing
         # SIGCONT must not come before the SIGSTOP that the process gets after the note.
         process = processes.read(note.pid)
-        if process is None or process.state != "T":
+        if process is None or not stopped(watched, note.pid, process.state):
             return None
         firing = Firing(pending.fault, agent, self._context, pending.place, note.pid, watched, note)
         if watched is agent or pending.kind.can_hit(agent):

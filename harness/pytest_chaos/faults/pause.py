@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_chaos.faults.kind import FaultKind, Parameter
 from pytest_chaos.model.plan import BUILDERS, TIME_S_MAX, time_agent
 from pytest_chaos.model.values import AfterMark, AtPoint, AtStep, Fault, Now
+from pytest_chaos.resources.standing import stopped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +52,7 @@ class Pause(FaultKind):
 
     def evidence(self, firing: Firing) -> str | None:
         """See that the kernel has it in state T."""
-        firing.agent.is_paused = firing.agent.state == "T"
+        firing.agent.is_paused = stopped(firing.agent, firing.agent.pid, firing.agent.state)
         return "process state T (stopped)" if firing.agent.is_paused else None
 
     def follow_up(self, firing: Firing) -> tuple[float, str] | None:
@@ -84,5 +85,5 @@ class Resume(FaultKind):
     def evidence(self, firing: Firing) -> str | None:
         """See that it has left state T."""
         state = firing.agent.state
-        firing.agent.is_paused = state == "T"
+        firing.agent.is_paused = stopped(firing.agent, firing.agent.pid, state)
         return None if firing.agent.is_paused else f"process state {state} after SIGCONT"

@@ -4,6 +4,7 @@
 
 ``limits.py``   bounds of the kernel on a live process (prlimit), what is in use
 ``witness.py``  a process that sees the agent's own call fail (ptrace), for receipts
+``standing.py``  whether a process that a witness traces stands still
 ``starver.py``  a process that lets an agent run for a share of the time
 
 The kinds of faults, and the functions that plan them, are in ``faults/resources``; the names above

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_chaos.clocks.tracee import EVENT_STOP, ptrace
 from pytest_chaos.resources.limits import BOUNDS
+from pytest_chaos.resources.standing import GOES_ON, STANDS
 from pytest_chaos.trace.kernel import MACHINE
 
 if TYPE_CHECKING:
@@ -62,17 +63,31 @@ _NOT_OF_FILES: Final = {"x86_64": {253, 294, 300}, "aarch64": {26, 262}}
 
 def watch(marks: Marks, pid: int, what: str) -> None:
     """Trace an agent until one of its calls fails by the bound ``what``, and note which."""
-    Witness(pid, what, on_ready=lambda: marks.note(READY), on_felt=lambda text: marks.note(FELT, value=text)).run()
+    Witness(
+        pid,
+        what,
+        on_ready=lambda: marks.note(READY),
+        on_felt=lambda text: marks.note(FELT, value=text),
+        on_standing=lambda which, *, stands: marks.note(STANDS if stands else GOES_ON, which),
+    ).run()
 
 
 class Witness:
     """The tracer of one agent."""
 
     def __init__(
-        self, pid: int, what: str, *, on_ready: Callable[[], object], on_felt: Callable[[str], object]
+        self,
+        pid: int,
+        what: str,
+        *,
+        on_ready: Callable[[], object],
+        on_felt: Callable[[str], object],
+        on_standing: Callable[..., object] = lambda *_, **__: None,
     ) -> None:
         self._on_ready = on_ready
         self._on_felt = on_felt
+        self._on_standing = on_standing
+        self._standing: set[int] = set()
         self._pid = pid
         self._what = what
         self._calls: dict[int, tuple[int, int]] = {}
@@ -151,14 +166,19 @@ class Witness:
             return number not in _NOT_OF_FILES.get(MACHINE, set())
         return self._what not in _OF or name in _OF[self._what]
 
-    @staticmethod
-    def _go_on(thread: int, status: int) -> None:
+    def _go_on(self, thread: int, status: int) -> None:
         """Let a thread go on, with the signal that it has got, unless its process is stopped."""
         number, event = os.WSTOPSIG(status), status >> 16
         try:
             if event == EVENT_STOP and number in _STOPS:
                 ptrace(_LISTEN, thread)
+                if thread not in self._standing:
+                    self._standing.add(thread)
+                    self._on_standing(thread, stands=True)
             else:
+                if thread in self._standing:
+                    self._standing.discard(thread)
+                    self._on_standing(thread, stands=False)
                 ptrace(_SYSTEM_CALL, thread, 0, 0 if event or number == _CALL_STOP else number)
         except ProcessLookupError:
             return  # killed meanwhile; its end is waited for

@@ -7,7 +7,7 @@ import resource
 from typing import TYPE_CHECKING
 
 import pytest
-from pytest_chaos import after_mark, at_point
+from pytest_chaos import after_mark, at_point, pause
 from pytest_chaos.errors import TooLate, UsageError
 from pytest_chaos.model.values import Fault, Verdict
 from pytest_chaos.resources import limit, starve, unlimit
@@ -79,6 +79,21 @@ def test_any_program_is_bounded_and_its_children_are(run: Run) -> None:
 
 def _bound(run: Run) -> int:
     return resource.prlimit(run.all_agents[0].pid, resource.RLIMIT_FSIZE)[0]
+
+
+def test_other_faults_stop_an_agent_that_a_witness_traces(run: Run) -> None:
+    """A bound that nothing has met yet is in no other fault's way."""
+    run.plan(
+        limit("writer", "files", most=1000),
+        pause("writer", after_mark("step", count=3), duration_s=0.02),
+        starve("writer", after_mark("step", count=6), duration_s=0.05),
+    )
+    writer = run.spawn(programs.save_and_count, name="writer")
+    run.wait_until(lambda: any(receipt.kind == "starve" for receipt in run.receipts))
+    writer.kill()
+    run.wait_for_faults()
+    fired = {receipt.kind: receipt.fired for receipt in run.receipts}
+    assert fired == {"limit-files": False, "pause": True, "resume": True, "starve": True, "kill": True}
 
 
 def test_an_agent_over_its_memory_is_killed(run: Run) -> None:

@@ -14,7 +14,7 @@ from pytest_chaos.errors import UsageError
 from pytest_chaos.faults.kind import FaultKind, Parameter
 from pytest_chaos.model.plan import TIME_S_MAX, close_matches, fault_problems
 from pytest_chaos.model.values import Fault, Now
-from pytest_chaos.resources import limits, starver, witness
+from pytest_chaos.resources import limits, standing, starver, witness
 from pytest_chaos.runtime import processes
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class _Bounded(FaultKind):
             return
         kwargs: dict[str, Json] = {"pid": firing.agent.pid, "what": self.what}
         firing.helper = firing.context.start_helper("witness", _WITNESS, kwargs)
+        standing.witnesses[firing.agent] = firing.helper
 
     def evidence(self, firing: Firing) -> str | None:
         """Set the bound once the witness looks; then return which call failed by it."""
