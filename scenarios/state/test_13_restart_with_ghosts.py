@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -339,7 +340,15 @@ def test_a_crash_at_every_step_of_an_agent(explore: Explore, parts: dict[str, st
 @pytest.mark.chaos_deep
 def test_power_loss_io_errors_and_crashes_of_the_start(explore: Explore, parts: dict[str, str]) -> None:
     """Power is lost, calls fail, and the start after a crash dies at each step."""
-    explore(explored(parts), faults=("recovery", "power", "io"), jobs=2, samples=4, recoveries=6, io_runs=60)
+    samples, recoveries, io_runs = (4, 6, 60) if os.environ.get("CHAOS_NIGHTLY") == "1" else (2, 3, 30)
+    explore(
+        explored(parts),
+        faults=("recovery", "power", "io"),
+        jobs=2,
+        samples=samples,
+        recoveries=recoveries,
+        io_runs=io_runs,
+    )
 
 
 @pytest.mark.parametrize("fault", [pause, kill])
