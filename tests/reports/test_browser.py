@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Literal
 
 import pytest
+from chaos_reports.beside import LIBRARIES
+from chaos_reports.power import with_power
 from chaos_reports.render import write
 from pytest_chaos.model.campaign import summarise
 
 from tests.reports.browsing import CHROMIUM, CONTRAST, opened
-from tests.reports.samples import campaign, run
+from tests.reports.samples import campaign, run, write_session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +40,18 @@ def test_the_page_loads_nothing_and_fits(
     assert {url for url in requests if not url.startswith("data:")} == {address}
     assert complaints == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
+def test_the_libraries_scroll_in_their_frame(browser: Browser, tmp_path: Path) -> None:
+    """Many columns of what lies beside the matrix widen no phone's page."""
+    cells = {f"a family of faults {number}": "VIOLATED" for number in range(8)}
+    libraries = {"rows": [{"library": "a" * 60, "cells": cells, "note": "word " * 30}]}
+    (tmp_path / LIBRARIES).write_text(json.dumps(libraries))
+    found = with_power(summarise(campaign()), write_session(tmp_path, campaign()))
+    page, _, _ = opened(browser, write(found, tmp_path, ["html"])["html"].as_uri(), 390, "light")
+    assert page.get_by_role("region", name="Libraries by faults").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()
 
 

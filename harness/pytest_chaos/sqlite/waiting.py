@@ -52,9 +52,9 @@ class StaleUpgrades:
     kind is seen, in WAL mode: the write lock is to be had, the snapshot is old, and the same call
     gives the lock back (sqlite.org/rescode.html#busy_snapshot).
 
-    Threads share the lock of a read: it stays while any of them reads. So where several use the
-    database, the thread that has read must release it, too, and not on the line of the write: a
-    BEGIN IMMEDIATE that waits for another process shares the read of another thread.
+    Threads share the lock of a read: it stays while any of them reads, and a BEGIN IMMEDIATE that
+    waits for another process shares the read of another thread. So where several threads of a
+    process use a database, its meetings with other processes are not judged.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class StaleUpgrades:
                 self._commits.setdefault(database, []).append((world.at, event))
         elif event.what is Touch.EXIT:
             for each in [each for each in self._reads if each[0] == event.process]:
-                self._ended(each, None)
+                self._ended(each)
 
     def _locked(self, event: Event, database: str, part: str, world: World) -> None:
         start, end = event.offset, event.offset + event.length
@@ -125,16 +125,15 @@ class StaleUpgrades:
         for each, (_, read) in list(self._reads.items()):
             is_there = read.offset < end and start < read.offset + read.length
             if each[0] == event.process and each[2:] == (database, part) and is_there:
-                self._ended(each, event)
+                self._ended(each)
 
-    def _ended(self, key: tuple[str, int, str, str], by: Event | None) -> None:
+    def _ended(self, key: tuple[str, int, str, str]) -> None:
         """Note that a read ends, and with it an upgrade that did not come to write."""
         self._reads.pop(key, None)
         tried = self._tried.pop(key[:3], None)
         if tried is None or tried.is_between_threads:
             return
-        is_alone = len(self._threads[key[0], key[2]]) == 1
-        if is_alone or (by is not None and by.thread == tried.read.thread and by.line != tried.write.line):
+        if len(self._threads[key[0], key[2]]) == 1:
             self._found.setdefault((key[2], tried.read.line, tried.write.line), tried)
 
     def findings(self, _world: World, tell: Teller) -> Iterator[Finding]:
