@@ -132,6 +132,7 @@ def parts(request: pytest.FixtureRequest) -> dict[str, str]:
         "reaper": "durable_agents:JobReaper",
         "replica": "scenarios.partitions.replica:Replica",
         "transactions": "scenarios.proved.transactions:Transactions",
+        "seam": "pytest_chaos.explore.cluster.seam:BatchPool",
         "state": "durable_agents:StateStore",
         "keys": "durable_agents:IdempotencyStore",
         "stages": "durable_agents:StageEngine",

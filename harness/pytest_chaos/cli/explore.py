@@ -135,6 +135,10 @@ class _Families(_ListedBase):
 )  # fmt: skip
 @click.option("--jobs", type=int, default=1, show_default=True, help="Worker processes that judge states.")
 @click.option(
+    "--cluster", default="", metavar="ADDRESS",
+    help="Workers of Dask that judge, in place of --jobs: local:N, tcp://HOST:PORT or slurm:N.",
+)  # fmt: skip
+@click.option(
     "--budget", "budget_s", type=Duration(), help="Time in all: 60s, 5m, 1h. Without it everything is explored."
 )
 @click.option("--seed", help="Draws what is sampled; drawn itself, and printed, when it is not given.")

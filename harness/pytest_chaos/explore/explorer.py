@@ -9,6 +9,7 @@ there.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import shlex
@@ -50,6 +51,7 @@ from pytest_chaos.explore.record import (
     repeated,
 )
 from pytest_chaos.explore.report import (
+    CLUSTER_LOST,
     CONFIRMED_BY_A_RUN,
     INTERRUPTED,
     Exploration,
@@ -73,9 +75,10 @@ from pytest_chaos.trace.schedule import Schedule
 from pytest_chaos.trace.step import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from pytest_chaos.explore.cluster.engine import ClusterEngine
     from pytest_chaos.explore.doubt.result import Doubt
     from pytest_chaos.explore.options import Options
     from pytest_chaos.explore.record import Again
@@ -116,6 +119,7 @@ class Explorer:
 
     ``folder`` is the work folder, best on a memory file system; the caller removes it. ``disk`` is
     a folder on a real disk, for the recording, and for the states of a program that writes much.
+    ``engine`` is the cluster that judges; without one, workers of this machine do.
     """
 
     def __init__(
@@ -127,6 +131,7 @@ class Explorer:
         *,
         disk: Path | None = None,
         listen: Callable[[Progress], None] = lambda _: None,
+        engine: ClusterEngine | None = None,
     ) -> None:
         _check_room(folder)
         subject.limit(options)
@@ -136,6 +141,7 @@ class Explorer:
         self._folder = folder
         self._disk = disk or folder
         self._listen = listen
+        self._engine = engine
         self._seen: Observation | None = None
         self._findings: list[Finding] = []
         self._families: list[FamilyResult] = []
@@ -260,6 +266,7 @@ class Explorer:
             learned, adds_up = self._subject.learn(self._folder, self._source.files, timeout_s=self._run_timeout_s)
             self._notes += learned
             with self._pool(recorded) as pool:
+                self._note_cluster()
                 self._findings += findings_of_run(self._seen)
                 self._findings += self._judge_clean(recorded, self._seen, pool)
                 if any(
@@ -276,12 +283,42 @@ class Explorer:
         finally:
             recorded.close()
 
-    def _pool(self, recorded: Recorded) -> Pool:
+    @contextlib.contextmanager
+    def _pool(self, recorded: Recorded) -> Iterator[Pool]:
+        """Have states judged, by this machine or by the cluster; note why some were not."""
         options = self._options
         jobs = 1 if self._subject.fixed_port else options.jobs
-        pool = Pool(recorded.known, self._folder, jobs=jobs, timeout_s=options.check_timeout_s)
+        timeout_s = options.check_timeout_s
+        if self._engine is None or self._subject.fixed_port:
+            pool = Pool(recorded.known, self._folder, jobs=jobs, timeout_s=timeout_s)
+        else:
+            pool = self._pool_of_cluster(recorded, self._engine)
         pool.until_s = max(self._deadline_s, time.monotonic() + _RUN_S_MIN)
-        return pool
+        with pool:
+            yield pool
+        for signature, text in pool.problems.items():
+            told = harness_finding(signature, f"{text}; run it again to go on with what was not judged")
+            self._findings += [told] if told not in self._findings else []
+
+    def _pool_of_cluster(self, recorded: Recorded, engine: ClusterEngine) -> Pool:
+        from pytest_chaos.explore.cluster.engine import ClusterGone  # only where there is a cluster
+        from pytest_chaos.explore.cluster.seam import BatchPool
+
+        try:
+            engine.open(max(_RUN_S_MIN, self._deadline_s - time.monotonic()))
+        except ClusterGone as error:
+            msg = f"{error}; nothing was judged"
+            raise ExplorationError(msg, signature=error.signature) from error
+        return BatchPool(recorded, self._folder, engine, timeout_s=self._options.check_timeout_s)
+
+    def _note_cluster(self) -> None:
+        """Note where states are judged, if that is not this machine's pool."""
+        if self._engine is not None and self._subject.fixed_port:
+            self._notes.append(f"cluster {self._engine.address} was not used: a port that is fixed is one machine's")
+        elif self._engine is not None:
+            count = self._engine.workers
+            workers = "1 worker" if count == 1 else f"{count:,} workers"
+            self._notes.append(f"states were judged by {workers} of cluster {self._engine.address}")
 
     @property
     def _run_timeout_s(self) -> float:
@@ -429,6 +466,8 @@ class Explorer:
             if time.monotonic() > self._deadline_s:
                 text = f"the budget was over after {number} of {wanted} schedules: give a larger one"
                 self._findings.append(harness_finding("harness:incomplete:schedules", text))
+                break
+            if any(finding.signature == CLUSTER_LOST for finding in self._findings):
                 break
             schedule = Schedule(number=number, seed=self._options.seed, calls=len(first.recording.steps))
             for finding in self._explore_schedule(schedule, known, first):

@@ -44,7 +44,7 @@ from pytest_chaos.trace.step import Step, readable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from pytest_chaos.explore.simulate.state import Item
+    from pytest_chaos.explore.simulate.state import Item, State
     from pytest_chaos.explore.target import Subject
     from pytest_chaos.model.values import Mark
     from pytest_chaos.trace.source import ProgramRunner
@@ -70,7 +70,8 @@ class StateTask(NamedTuple):
     ``marks`` counts the marks of the recorded run that precede a built state. A run that
     ``is_compared`` is compared with its own recording. If it also ``is_expected``, it has to make
     the recorded steps until the directive is carried out. What a run leaves that is not expected to
-    come again is kept if something is found in it.
+    come again is kept if something is found in it. ``code`` and ``state`` name it where the judging
+    is done by another machine: the code of a run, the state that is built.
     """
 
     items: Mapping[str, Item]
@@ -80,6 +81,8 @@ class StateTask(NamedTuple):
     is_compared: bool = True
     is_expected: bool = True
     family: str = ""
+    code: str = ""
+    state: State | None = None
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -204,7 +207,11 @@ class Pool:
 
     Tasks are handed in, and judgements come back later, in the order in which they are ready.
     ``folder`` is for the states, best on a memory file system; the caller removes it.
+    ``cluster.seam`` has one whose tasks other machines judge.
     """
+
+    save_every_s = 2.0
+    """The interval at which all that is under way may be waited for, to save the progress."""
 
     def __init__(self, known: Known, folder: Path, *, jobs: int = 1, timeout_s: float = CHECK_TIMEOUT_S) -> None:
         self._adopted_before = tree.adopt_orphans()
@@ -215,6 +222,10 @@ class Pool:
         self._judged: list[tuple[Any, Judgement]] = []
         self.until_s = float("inf")
         """When every task is ended, even before its own deadline (``time.monotonic``)."""
+        self.gone = ""
+        """Why no further task can be judged; empty as long as they can."""
+        self.problems: dict[str, str] = {}
+        """What kept tasks from being judged, by its signature."""
 
     def __enter__(self) -> Self:
         """Return the pool."""

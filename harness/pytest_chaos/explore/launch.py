@@ -40,8 +40,10 @@ from pytest_chaos.trace.source import source_for, why_not_seccomp
 from pytest_chaos.trace.step import KNOWN_FILES, FileKinds
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator, Sequence
 
+    from pytest_chaos.explore.cluster.engine import ClusterEngine
     from pytest_chaos.explore.options import Options
     from pytest_chaos.explore.session import Progress
     from pytest_chaos.explore.target import Subject
@@ -86,7 +88,7 @@ class _Guarded(Generic[_Answer]):
             self._guardian = os.fork()
         if self._guardian == 0:
             self._channel.close()
-            _guard(work, theirs, ours, folders)
+            guard(work, theirs, ours, folders)
         os.close(ours)
         theirs.close()
 
@@ -164,22 +166,37 @@ class _Ended(Exception):  # noqa: N818 - says what happened
     """The caller has its answer, or has ended."""
 
 
-def _guard(
-    work: Callable[[Callable[[Progress], None]], _Answer], channel: Connection, asking: int, folders: Sequence[Path]
+def guard(
+    work: Callable[[Callable[[Progress], None]], _Answer],
+    channel: Connection,
+    asking: int,
+    folders: Sequence[Path],
+    *,
+    beside: Sequence[Connection | socket.socket] = (),
+    grace_s: float = 0.0,
 ) -> NoReturn:
-    """Start the explorer, wait until it or the caller ends, and clean up; never returns."""
+    """Start the explorer, wait until it or the caller ends, and clean up; never returns.
+
+    ``asking`` is a pidfd of the caller. What is ``beside`` the channel is the explorer's alone.
+    An explorer that notices the caller's end by itself has ``grace_s`` to end what it has.
+    """
+
+    def let_go() -> None:
+        for each in (channel, *beside):
+            each.close()
+
     try:
         os.setsid()
         become_guardian()
         for folder in folders:
             owner.hold(folder)
-        stand_in(asking, folders, let_go=channel.close)
+        stand_in(asking, folders, let_go=let_go)
         own_pid = os.getpid()
         explorer = os.fork()
         if explorer == 0:
             _explore(work, channel, own_pid, folders)
-        channel.close()
-        _wait(explorer, asking)
+        let_go()
+        _wait(explorer, asking, grace_s)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end_descendants()
         if processes.has_ended(asking):
@@ -189,7 +206,7 @@ def _guard(
         leave(0)
 
 
-def _wait(explorer: int, asking: int) -> None:
+def _wait(explorer: int, asking: int, grace_s: float) -> None:
     """Wait until the explorer or the caller has ended, and pass Ctrl-C on meanwhile."""
 
     def end(*_: object) -> None:
@@ -202,6 +219,8 @@ def _wait(explorer: int, asking: int) -> None:
         signal.signal(signal.SIGINT, lambda *_: os.kill(explorer, signal.SIGINT))
         signal.signal(signal.SIGTERM, end)
         poll.poll()
+        poll.unregister(asking)
+        poll.poll(grace_s * 1000)
 
 
 # In the explorer
@@ -271,10 +290,11 @@ def launch(subject: Subject, options: Options, *, listen: Callable[[Progress], N
         return _undecided(subject, options, "harness:no-steps-here", StepsUnavailable(text))
     if subject.is_machine:
         return _launch_machine(subject, source, options, listen)
-    with work_folders(base, Path(tempfile.gettempdir())) as folders:
+    with work_folders(base, Path(tempfile.gettempdir())) as folders, _cluster(subject, options, source) as engine:
 
         def explore(tell: Callable[[Progress], None]) -> Exploration:
-            return Explorer(subject, source, options, folders[0], disk=folders[1], listen=tell).explore()
+            place = (subject, source, options, folders[0])
+            return Explorer(*place, disk=folders[1], listen=tell, engine=engine).explore()
 
         try:
             found = guarded(explore, folders=folders, listen=listen)
@@ -335,6 +355,24 @@ def _subject_of(subject: Subject, found: Found) -> Subject:
     assert isinstance(subject, MachineTarget)  # noqa: S101 - see is_machine
     assert found.workload is not None  # noqa: S101 - asked before
     return MachineSubject(subject.cls, found.workload, place=subject.place)
+
+
+@contextlib.contextmanager
+def _cluster(subject: Subject, options: Options, source: StepSource) -> Iterator[ClusterEngine | None]:
+    """Yield an engine for the cluster of the options, None without one, or for audit events.
+
+    Raises UsageError for a wrong address, and for a target that cannot leave its process.
+    """
+    if not options.cluster or source.name == "audit":
+        yield None
+        return
+    from pytest_chaos.explore.cluster.engine import check_address, engine_of  # only where there is a cluster
+    from pytest_chaos.explore.cluster.parcel import pickled
+
+    check_address(options.cluster)
+    pickled(subject)
+    with contextlib.closing(engine_of(options.cluster)) as engine:
+        yield engine
 
 
 def judge_state(subject: Subject, options: Options, code: str, destination: Path) -> Judged:

@@ -61,6 +61,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ``scratch`` is the folder for states, by default in memory. Failing states are kept in ``kept``;
     texts call it ``kept_as`` if it will be moved. ``progress`` is the file from which a stopped
     exploration goes on. ``command`` is the beginning of the command line that explores this target.
+    ``cluster`` is the address of a cluster that judges in place of ``jobs``: ``local:4``,
+    ``tcp://host:8786``, ``slurm:8``.
 
     >>> Options(seed="s", jobs=0)
     Traceback (most recent call last):
@@ -93,6 +95,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     kept_as: str = ""
     progress: Path | None = None
     command: str = ""
+    cluster: str = ""
 
     def __post_init__(self) -> None:
         """Check everything that can be wrong, and report it together."""
@@ -149,6 +152,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             kept_as="",
             progress=None,
             command="",
+            cluster="",
         )
 
 

@@ -60,7 +60,6 @@ GRACE_S: Final = 0.5
 """Time after the end of a family's share in which the tasks under way may still end."""
 _DISCOVERIES_MAX: Final = 1000
 """More discoveries than this are grouped by their signatures."""
-_SAVE_EVERY_S: Final = 2.0
 _TELL_EVERY_S: Final = 0.05
 """Minimum interval between progress updates: redrawing the bar costs more than judging a state."""
 _Found = TypeVar("_Found", Discovery, Finding)
@@ -313,8 +312,8 @@ class Collector:
 
     @property
     def is_over(self) -> bool:
-        """Whether this family has used its time, or has met too many timeouts."""
-        return time.monotonic() >= self._deadline_s or self.is_hanging
+        """Whether this family has used its time, has met too many timeouts, or nobody can judge."""
+        return time.monotonic() >= self._deadline_s or self.is_hanging or bool(self.session.pool.gone)
 
     def place(self, recorded: Recorded, judgement: Judgement) -> StruckPlace:
         """Return the step that met the fault in a run that may have gone its own way."""
@@ -352,7 +351,7 @@ class Collector:
             if task is None or self._consumed <= self.skipped:
                 continue
             yield from self._in_time(pool.submit(task, (self._consumed, thing)))
-            if (now_s := time.monotonic()) - self._saved_s > _SAVE_EVERY_S:
+            if (now_s := time.monotonic()) - self._saved_s > pool.save_every_s:
                 yield from self._in_time(pool.drain())
                 self.save()  # the consumer has taken in everything by now
                 self._saved_s = now_s
@@ -408,11 +407,11 @@ class Collector:
         elif digest in self._judged_before and not seen & bit:  # judged again, for this model
             self._judged_before.discard(digest)
             self._judged_again.add(digest)
-            return StateTask(state.items, state.marks, family=self.family)
+            return StateTask(state.items, state.marks, family=self.family, state=state)
         if seen and not seen & bit:
             for finding in self._guilty.get(digest, ()):
                 self.note(finding, state, model=model)
-        return None if seen else StateTask(state.items, state.marks, family=self.family)
+        return None if seen else StateTask(state.items, state.marks, family=self.family, state=state)
 
     def note(
         self,

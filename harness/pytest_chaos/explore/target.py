@@ -344,6 +344,17 @@ class CommandSubject(Subject):
                  for name, command in self._commands.items() for place, word in enumerate(("", *command))]  # fmt: skip
         return [os.fsencode(word) for word in words] + [_read(word) for word in words]
 
+    @property
+    def words(self) -> list[str]:
+        """All words of all commands."""
+        return [word for command in self._commands.values() for word in command]
+
+    def move(self, moved: Mapping[str, str]) -> None:
+        """Put other words in the place of some, since the files that they name lie elsewhere."""
+        self._commands = {
+            name: tuple(moved.get(word, word) for word in command) for name, command in self._commands.items()
+        }
+
     def setup(self, directory: Path) -> None:
         """Run the setup command, if there is one. Raises CheckError if it fails."""
         if not self._commands["setup"]:

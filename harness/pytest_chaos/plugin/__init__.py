@@ -170,15 +170,17 @@ def chaos(request: pytest.FixtureRequest, _chaos_iteration: int) -> Iterator[Run
 
 
 @pytest.fixture
-def explore(chaos: Run) -> Explore:
+def explore(request: pytest.FixtureRequest, chaos: Run) -> Explore:
     """Explore a target within a run: every crash point, power-loss state and I/O error."""
     from pytest_chaos.plugin.explore_fixture import Explore
 
-    return Explore(chaos)
+    return Explore(chaos, cluster=request.config.stash[_SESSION].settings.cluster)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Hear interrupts as before the session."""
+    """Hear interrupts as before the session, and end the clusters that it has started."""
+    if (engine := sys.modules.get("pytest_chaos.explore.cluster.engine")) is not None:
+        engine.close_clusters()
     if (session := config.stash.get(_SESSION, None)) is not None:
         session.interrupts.restore()
 

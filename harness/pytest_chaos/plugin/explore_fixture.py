@@ -40,8 +40,9 @@ FAULTS: tuple[str, ...] = tuple(str(family) for family in Family)
 class Explore:
     """Explores targets within a run. Tests get it as the fixture ``explore`` and call it."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, cluster: str = "") -> None:
         self._run = run
+        self._cluster = cluster
         self._count = 0
 
     def __call__(
@@ -65,13 +66,16 @@ class Explore:
         volatile: Iterable[str] = (),
         run_timeout_s: float = RUN_TIMEOUT_S,
         check_timeout_s: float = CHECK_TIMEOUT_S,
+        cluster: str | None = None,
         judge: bool = True,
     ) -> Exploration:
         """Explore ``target``, make the result part of the run, and return it.
 
         ``target`` is a class, an object, ``"module:Target"``, or a function together with
         ``check``; ``model`` is strict, ext4 or both; ``ignore`` and ``volatile`` are patterns of
-        files that are no data; ``watch="sqlite"`` finds what corrupts a SQLite database. With
+        files that are no data; ``watch="sqlite"`` finds what corrupts a SQLite database.
+        ``cluster`` is the address of a cluster that judges, by default that of the session
+        (``--chaos-cluster``); with an empty one this machine does. With
         ``judge=False`` violations are returned and do not fail the run, for a test that expects
         them; an undecided exploration fails it all the same. Raises UsageError for a target that
         cannot be explored and for wrong options.
@@ -99,6 +103,7 @@ class Explore:
             kept=self._run.attachments / f"exploration-{self._count}",
             kept_as=f"attachments/exploration-{self._count}",
             command=_command_for(target),
+            cluster=self._cluster if cluster is None else cluster,
         )
         explored = launch(subject, options)
         self._take_over(explored, judge=judge)

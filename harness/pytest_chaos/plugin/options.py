@@ -59,6 +59,11 @@ OPTIONS: Final = (
         "I/N",
         "Only the I-th of N parts of the runs, by a hash: one a machine. All need the same --chaos-seed.",
     ),
+    Option(
+        "chaos_cluster",
+        "ADDRESS",
+        "Workers of Dask that judge the states of explorations: local:N, tcp://HOST:PORT, slurm:N (default: none).",
+    ),
 )
 
 FLAGS: Final = (

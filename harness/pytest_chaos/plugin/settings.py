@@ -56,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     prove: float | None = None
     budget_s: float | None = None
     shard: Shard | None = None
+    cluster: str = ""
 
 
 def collect(
@@ -90,7 +91,7 @@ def collect(
             problems.append(f"{name}: {error}")
             return default
 
-    seed, iterations, rate, confirm, results, formats, scratch, prove, budget, shard = OPTIONS
+    seed, iterations, rate, confirm, results, formats, scratch, prove, budget, shard, cluster = OPTIONS
     seed_text = read(seed, "", normalise_seed)
     proved = read(prove, None, _parse_proof)
     fallback = QUICK_ITERATIONS if quick else 1 if proved is None else _iterations_to_prove(proved)
@@ -110,6 +111,7 @@ def collect(
         prove=proved,
         budget_s=read(budget, None, _parse_time),
         shard=read(shard, None, parse_shard),
+        cluster=read(cluster, "", _parse_cluster),
     )
     if settings.shard is not None and not seed_text:
         problems.append(f"{shard.flag}={settings.shard} must come with {seed.flag}, the same for all shards; got none")
@@ -126,6 +128,14 @@ def _parse_count(text: str, minimum: int, maximum: int) -> int:
         msg = f"must be a whole number from {minimum} to {maximum:,}; got {text[:40]!r}"
         raise UsageError(msg)
     return int(digits)
+
+
+def _parse_cluster(text: str) -> str:
+    from pytest_chaos.explore.cluster.address import read_address, require_extra  # only where there is one
+
+    address = read_address(text)
+    require_extra(address)
+    return address.text
 
 
 def _parse_rate(text: str) -> float:

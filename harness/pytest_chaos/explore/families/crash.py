@@ -119,6 +119,7 @@ class _Crashes:
             directive=directive,
             run_timeout_s=self._options.run_timeout_s,
             is_expected=self._recorded.is_repeatable,
+            code=f"kill:{kill.step}",
         )
 
     def _compare(self, kill: _Kill, judgement: Judgement) -> None:

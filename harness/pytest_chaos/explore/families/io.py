@@ -144,6 +144,7 @@ def explore(recorded: Recorded, found: Collector) -> None:
             is_compared=False,
             is_expected=recorded.is_repeatable,
             family=found.family,
+            code=numbered[1].code,
         )
 
     for (place, trouble), judgement in found.answers(enumerate(plan.faults), task_of):

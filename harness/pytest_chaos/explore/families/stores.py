@@ -44,7 +44,9 @@ def judge_stores(found: Collector, states: Iterable[State]) -> None:
             found.is_sampled |= len(state.stored.lines) > WORDS_EXHAUSTIVE_MAX
             yield state
 
-    for state, judgement in found.session.pool.answers(between(), lambda state: StateTask(state.items, state.marks)):
+    for state, judgement in found.session.pool.answers(
+        between(), lambda state: StateTask(state.items, state.marks, state=state)
+    ):
         if judgement.is_out_of_time:
             found.is_complete = False
             continue

@@ -118,6 +118,7 @@ def explore_victims(recorded: Recorded, found: Collector) -> None:
             run_timeout_s=bounds_s[numbered[0]],
             is_compared=False,
             is_expected=recorded.is_repeatable,
+            code=numbered[1].code,
         )
 
     def handed_in() -> Iterator[tuple[int, Victim]]:
