@@ -266,7 +266,8 @@ class Explorer:
             learned, adds_up = self._subject.learn(self._folder, self._source.files, timeout_s=self._run_timeout_s)
             self._notes += learned
             with self._pool(recorded) as pool:
-                self._note_cluster()
+                if self._engine is not None:
+                    self._notes.append(self._engine.note(fixed_port=self._subject.fixed_port))
                 self._findings += findings_of_run(self._seen)
                 self._findings += self._judge_clean(recorded, self._seen, pool)
                 if any(
@@ -292,33 +293,16 @@ class Explorer:
         if self._engine is None or self._subject.fixed_port:
             pool = Pool(recorded.known, self._folder, jobs=jobs, timeout_s=timeout_s)
         else:
-            pool = self._pool_of_cluster(recorded, self._engine)
+            from pytest_chaos.explore.cluster.seam import pool_of  # only where there is a cluster
+
+            open_s = max(_RUN_S_MIN, self._deadline_s - time.monotonic())
+            pool = pool_of(recorded, self._folder, self._engine, timeout_s=timeout_s, open_s=open_s)
         pool.until_s = max(self._deadline_s, time.monotonic() + _RUN_S_MIN)
         with pool:
             yield pool
         for signature, text in pool.problems.items():
             told = harness_finding(signature, f"{text}; run it again to go on with what was not judged")
             self._findings += [told] if told not in self._findings else []
-
-    def _pool_of_cluster(self, recorded: Recorded, engine: ClusterEngine) -> Pool:
-        from pytest_chaos.explore.cluster.engine import ClusterGone  # only where there is a cluster
-        from pytest_chaos.explore.cluster.seam import BatchPool
-
-        try:
-            engine.open(max(_RUN_S_MIN, self._deadline_s - time.monotonic()))
-        except ClusterGone as error:
-            msg = f"{error}; nothing was judged"
-            raise ExplorationError(msg, signature=error.signature) from error
-        return BatchPool(recorded, self._folder, engine, timeout_s=self._options.check_timeout_s)
-
-    def _note_cluster(self) -> None:
-        """Note where states are judged, if that is not this machine's pool."""
-        if self._engine is not None and self._subject.fixed_port:
-            self._notes.append(f"cluster {self._engine.address} was not used: a port that is fixed is one machine's")
-        elif self._engine is not None:
-            count = self._engine.workers
-            workers = "1 worker" if count == 1 else f"{count:,} workers"
-            self._notes.append(f"states were judged by {workers} of cluster {self._engine.address}")
 
     @property
     def _run_timeout_s(self) -> float:

@@ -89,6 +89,13 @@ class ClusterEngine:
         while not self.workers and not self._opened:
             self._receive()
 
+    def note(self, *, fixed_port: int) -> str:
+        """Return where states are judged, in words."""
+        if fixed_port:
+            return f"cluster {self.address} was not used: a port that is fixed is one machine's"
+        workers = "1 worker" if self.workers == 1 else f"{self.workers:,} workers"
+        return f"states were judged by {workers} of cluster {self.address}"
+
     def ship(self, content: bytes) -> str:
         """Send a parcel to the cluster's process, which sends it to each worker once."""
         name = name_of(content)

@@ -32,7 +32,7 @@ class Builder:
     def __init__(self, recorded: Recorded) -> None:
         self._recorded = recorded
         self._crashes: Iterator[State] = iter(())
-        self._walks: dict[str, _Walk] = {}
+        self._walks: dict[str, _MomentWalk] = {}
 
     def build(self, code: str) -> State | None:
         """Return the state of a code; None if the recording has no such state."""
@@ -49,7 +49,7 @@ class Builder:
 
     def _power(self, code: str) -> State | None:
         _, model, place, text = code.split(":", 3)
-        walk = self._walks.setdefault(model, _Walk(self._recorded, Model(model)))
+        walk = self._walks.setdefault(model, _MomentWalk(self._recorded, Model(model)))
         at = walk.to(place)
         if at is None:
             return None
@@ -57,7 +57,7 @@ class Builder:
         return loss.build(loss.pending, loss.pending.decode(text), moment)
 
 
-class _Walk:
+class _MomentWalk:
     """A walk through the moments of a run, under one model."""
 
     def __init__(self, recorded: Recorded, model: Model) -> None:

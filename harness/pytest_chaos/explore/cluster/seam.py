@@ -25,11 +25,12 @@ from pytest_chaos.explore.cluster.parcel import own_versions, packed
 from pytest_chaos.explore.cluster.rebuild import is_built
 from pytest_chaos.explore.cluster.wire import Batch, BatchTask
 from pytest_chaos.explore.judge import Judgement, Pool
+from pytest_chaos.explore.report import ExplorationError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_chaos.explore.cluster.engine import Engine
+    from pytest_chaos.explore.cluster.engine import ClusterEngine, Engine
     from pytest_chaos.explore.cluster.wire import BatchDone, JudgedTask
     from pytest_chaos.explore.judge import StateTask
     from pytest_chaos.explore.record import Recorded
@@ -291,6 +292,16 @@ class BatchPool(Pool):
             self._gathered = []
         came, self._came = self._came, []
         return came
+
+
+def pool_of(recorded: Recorded, folder: Path, engine: ClusterEngine, *, timeout_s: float, open_s: float) -> BatchPool:
+    """Return a pool on a cluster. Raises ExplorationError if it is not there within ``open_s``."""
+    try:
+        engine.open(open_s)
+    except ClusterGone as error:
+        msg = f"{error}; nothing was judged"
+        raise ExplorationError(msg, signature=error.signature) from error
+    return BatchPool(recorded, folder, engine, timeout_s=timeout_s)
 
 
 def _task_of(task: StateTask) -> BatchTask:

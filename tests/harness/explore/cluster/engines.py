@@ -57,6 +57,10 @@ class ThreadEngine:
         """Be there at once."""
         del timeout_s
 
+    def note(self, *, fixed_port: int) -> str:
+        """Say nothing of it."""
+        return f"threads {fixed_port}"
+
     def ship(self, content: bytes) -> str:
         """Keep a parcel."""
         self._parcel = content
