@@ -17,7 +17,7 @@ import shutil
 import time
 from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -70,7 +70,6 @@ from pytest_chaos.explore.watched import Watching
 from pytest_chaos.model.history import History
 from pytest_chaos.model.values import Finding, Verdict
 from pytest_chaos.trace.comparison import effects_with, placeholders
-from pytest_chaos.trace.recording import Recording
 from pytest_chaos.trace.schedule import Schedule
 from pytest_chaos.trace.step import readable
 
@@ -97,7 +96,6 @@ ROOM_BYTES_MIN: Final = 16 << 20
 SCHEDULES: Final = 5
 """The schedules of a program that does not make the same steps twice, or has several threads."""
 DEADLOCK: Final = "liveness:deadlock"
-_ANEW: Final = "; no recording of it is kept here, so the program was recorded anew, and need not have done the same"
 _OWN_RUN: Final = "in no other run, perhaps: this one went its own way, and the state that it left is kept"
 _ENDS_ALL: Final = {DENIED, NEEDS_TERMINAL}
 """Findings of the clean run after which there is nothing to explore."""
@@ -746,58 +744,3 @@ def _check_room(folder: Path) -> None:
         room = f"{ROOM_BYTES_MIN >> 20} MiB free for states; got {free >> 20} MiB"
         msg = f"{folder} must have {room}. Give another folder with --scratch"
         raise UsageError(msg)
-
-
-class Judged(NamedTuple):
-    """One state in words, and the findings of the check."""
-
-    state: str
-    findings: tuple[Finding, ...]
-
-    @property
-    def verdict(self) -> Verdict:
-        """The worst of the findings."""
-        return Verdict.worst([*(finding.verdict for finding in self.findings), Verdict.HELD])
-
-
-def _recorded_for(subject: Subject, source: StepSource, options: Options, folder: Path, number: str) -> Recorded:
-    """Return the recording that a code names, kept or new. Raises UsageError."""
-    if number and not number.isdecimal():
-        msg = f"a state code must end with @ and the number of a schedule; got @{number}. Take one from a report"
-        raise UsageError(msg)
-    kept = (options.kept or folder) / (f"recording-{number}" if number not in {"", "0"} else "recording")
-    if number and kept.is_dir():
-        return Recorded(subject, source, Recording(kept), folder, seed=options.seed)
-    recorded, _ = record(subject, source, folder, seed=options.seed, timeout_s=options.run_timeout_s)
-    if number in {"", "0"}:
-        return recorded
-    recorded.close()
-    schedule = Schedule(number=int(number), seed=options.seed, calls=len(recorded.recording.steps))
-    timeout_s = options.run_timeout_s
-    return record(subject, source, folder, seed=options.seed, timeout_s=timeout_s, schedule=schedule)[0]
-
-
-def judge_one(
-    subject: Subject, source: StepSource, options: Options, folder: Path, code: str, destination: Path
-) -> Judged:
-    """Record the target, keep the state of a code, and judge a copy. See ``judge_state``."""
-    code, _, number = code.partition("@")
-    subject.limit(options)
-    recorded = _recorded_for(subject, source, options, folder, number)
-    try:
-        state = rebuilt(recorded, code, folder, timeout_s=options.run_timeout_s)
-        if state is None:
-            msg = (
-                f"state code must name a state of {subject.name}, which made {recorded.steps} steps; got {code}. "
-                "If the target was changed, explore it again"
-            )
-            raise UsageError(msg)
-        write_state(state, destination)
-        subject.learn(folder, source.files, timeout_s=options.run_timeout_s)
-        known = recorded.known._replace(marks=state.marks)
-        with Pool(known, folder, timeout_s=options.check_timeout_s) as pool:
-            judgement = pool.judge(StateTask(state.items, len(state.marks), family=code.partition(":")[0]))
-        is_kept = recorded.recording.folder.parent == options.kept
-        return clean(Judged(f"{state.text}{_ANEW if number and not is_kept else ''}", judgement.findings))
-    finally:
-        recorded.close()

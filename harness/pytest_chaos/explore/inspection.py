@@ -1,8 +1,9 @@
 """What is known of a held state: where it struck, what was acknowledged, what is missing.
 
-A state is held by an exploration, by ``chaos explore --state``, or is built here from a recording
-that an exploration kept. Nothing of the program is run for that: an I/O error, an interrupted
-recovery and the death of one process need the program, and are built by ``chaos explore --state``.
+A state is held by an exploration, by ``chaos explore --state`` (``judge_one``), or is built here
+from a recording that an exploration kept. Nothing of the program is run for that: an I/O error, an
+interrupted recovery and the death of one process need the program, and are built by
+``chaos explore --state``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -21,19 +22,24 @@ from pytest_chaos.errors import UsageError
 from pytest_chaos.evidence.redact import clean
 from pytest_chaos.explore.explorer import rebuilt, write_state
 from pytest_chaos.explore.families.victim import victim_of
-from pytest_chaos.explore.record import Recorded
+from pytest_chaos.explore.judge import Pool, StateTask
+from pytest_chaos.explore.record import Recorded, record
 from pytest_chaos.explore.report import Family
 from pytest_chaos.explore.target import CommandSubject
 from pytest_chaos.model.history import History
 from pytest_chaos.model.story import FILE_NAME as STORY, LostItem, Story
-from pytest_chaos.model.values import Json, Mark, MarkKind
+from pytest_chaos.model.values import Finding, Json, Mark, MarkKind, Verdict
 from pytest_chaos.trace.recording import Recording
+from pytest_chaos.trace.schedule import Schedule
 from pytest_chaos.trace.source import source_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from pytest_chaos.explore.options import Options
+    from pytest_chaos.explore.target import Subject
     from pytest_chaos.model.story import CauseStory
+    from pytest_chaos.trace.source import StepSource
 
 FORMAT: Final = 1
 FILE_NAME: Final = "known.json"
@@ -44,6 +50,7 @@ _DIRECTORY: Final = "directory"
 _BUILT: Final = frozenset({"crash", "power"})
 _PLACE: Final = re.compile(r"^(?:crash|power:\w+):(\d+)")
 _RECORDING: Final = "recording"
+_ANEW: Final = "; no recording of it is kept here, so the program was recorded anew, and need not have done the same"
 
 
 class StateFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -271,3 +278,58 @@ def _compared(path: Path, promised: Path) -> str:
     else:
         is_same = path.is_dir() and promised.is_dir()
     return "same" if is_same else "other"
+
+
+class Judged(NamedTuple):
+    """One state in words, and the findings of the check."""
+
+    state: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the findings."""
+        return Verdict.worst([*(finding.verdict for finding in self.findings), Verdict.HELD])
+
+
+def _recorded_for(subject: Subject, source: StepSource, options: Options, folder: Path, number: str) -> Recorded:
+    """Return the recording that a code names, kept or new. Raises UsageError."""
+    if number and not number.isdecimal():
+        msg = f"a state code must end with @ and the number of a schedule; got @{number}. Take one from a report"
+        raise UsageError(msg)
+    kept = (options.kept or folder) / (f"recording-{number}" if number not in {"", "0"} else "recording")
+    if number and kept.is_dir():
+        return Recorded(subject, source, Recording(kept), folder, seed=options.seed)
+    recorded, _ = record(subject, source, folder, seed=options.seed, timeout_s=options.run_timeout_s)
+    if number in {"", "0"}:
+        return recorded
+    recorded.close()
+    schedule = Schedule(number=int(number), seed=options.seed, calls=len(recorded.recording.steps))
+    timeout_s = options.run_timeout_s
+    return record(subject, source, folder, seed=options.seed, timeout_s=timeout_s, schedule=schedule)[0]
+
+
+def judge_one(
+    subject: Subject, source: StepSource, options: Options, folder: Path, code: str, destination: Path
+) -> Judged:
+    """Record the target, keep the state of a code, and judge a copy. See ``judge_state``."""
+    code, _, number = code.partition("@")
+    subject.limit(options)
+    recorded = _recorded_for(subject, source, options, folder, number)
+    try:
+        state = rebuilt(recorded, code, folder, timeout_s=options.run_timeout_s)
+        if state is None:
+            msg = (
+                f"state code must name a state of {subject.name}, which made {recorded.steps} steps; got {code}. "
+                "If the target was changed, explore it again"
+            )
+            raise UsageError(msg)
+        write_state(state, destination)
+        subject.learn(folder, source.files, timeout_s=options.run_timeout_s)
+        known = recorded.known._replace(marks=state.marks)
+        with Pool(known, folder, timeout_s=options.check_timeout_s) as pool:
+            judgement = pool.judge(StateTask(state.items, len(state.marks), family=code.partition(":")[0]))
+        is_kept = recorded.recording.folder.parent == options.kept
+        return clean(Judged(f"{state.text}{_ANEW if number and not is_kept else ''}", judgement.findings))
+    finally:
+        recorded.close()

@@ -28,7 +28,8 @@ import msgspec
 
 from pytest_chaos.errors import StepsUnavailable, UsageError
 from pytest_chaos.evidence.redact import clean
-from pytest_chaos.explore.explorer import ROOM_BYTES_MIN, Explorer, Judged, judge_one
+from pytest_chaos.explore.explorer import ROOM_BYTES_MIN, Explorer
+from pytest_chaos.explore.inspection import Judged, judge_one
 from pytest_chaos.explore.machine.search import Found, Search, notes_of
 from pytest_chaos.explore.machine.subject import MachineSubject, MachineTarget
 from pytest_chaos.explore.report import Exploration, ExplorationError, harness_finding

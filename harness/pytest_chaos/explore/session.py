@@ -258,6 +258,10 @@ class Collector:
         self._kinds: Counter[object] = Counter()
         self._guilty: dict[int, tuple[Finding, ...]] = {}
         self._models: list[str] = []
+        self._turn = 0
+        """The place, among the things handed in, of the one whose judgement is taken in."""
+        self._turns: dict[str, int] = {}
+        """The places of discoveries by their codes: of two that are as good the first is told."""
         self._texts: dict[str, dict[str, None]] = {}
         """Texts of the check by their signature: one state may name many keys."""
         # States that an earlier exploration has judged: the findings of each were not saved.
@@ -368,6 +372,7 @@ class Collector:
                 self.is_complete = False
                 self._undone = min(self._undone, number)
             else:
+                self._turn = number
                 yield thing, judgement
 
     def judged(self, states: Iterable[State], *, model: str = "") -> Iterator[tuple[State, Judgement]]:
@@ -409,6 +414,7 @@ class Collector:
             self._judged_again.add(digest)
             return StateTask(state.items, state.marks, family=self.family, state=state)
         if seen and not seen & bit:
+            self._turn = self._consumed
             for finding in self._guilty.get(digest, ()):
                 self.note(finding, state, model=model)
         return None if seen else StateTask(state.items, state.marks, family=self.family, state=state)
@@ -457,8 +463,10 @@ class Collector:
             struck=(state.step,),
         )
         self.discoveries.append(found)
+        self._turns[found.code] = min(self._turn, self._turns.get(found.code, self._turn))
         if len(self.discoveries) > _DISCOVERIES_MAX:
-            self.discoveries = list(grouped(self.discoveries))
+            self.discoveries = list(self.grouped())
+            self._turns = {each.code: self._turns.get(each.code, 0) for each in self.discoveries}
 
     def count_violated(self, findings: Iterable[Finding]) -> None:
         """Count a state if anything was found in it, and keep how it was told."""
@@ -522,13 +530,17 @@ class Collector:
             return msgspec.structs.replace(result, coverage=f"{NOT_EXPLORED}: {coverage}", unexplored=coverage)
         return msgspec.structs.replace(result, coverage=coverage)
 
+    def grouped(self) -> tuple[Discovery, ...]:
+        """Return the discoveries by their signatures, in whatever order workers answered."""
+        return grouped(sorted(self.discoveries, key=lambda each: self._turns.get(each.code, 0)))
+
     def _grouped(self) -> tuple[Discovery, ...]:
         """Return the grouped discoveries, each with the other texts of its signature."""
         return tuple(
             msgspec.structs.replace(
                 found, also=other_texts(found.text, (*found.also, *self._texts.get(found.signature, ())))
             )
-            for found in grouped(self.discoveries)
+            for found in self.grouped()
         )
 
     def finish(self) -> FamilyResult:

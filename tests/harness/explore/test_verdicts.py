@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from pytest_chaos.cli.main import run
 from pytest_chaos.errors import StepsUnavailable
-from pytest_chaos.explore.judge import Judgement, StateTask
+from pytest_chaos.explore.judge import Judgement, Pool, StateTask
 from pytest_chaos.explore.launch import step_source
 from pytest_chaos.explore.options import Options
 from pytest_chaos.explore.report import Family
@@ -349,6 +349,8 @@ class _Judge:
         self.asked: list[str] = []
 
     until_s = 0.0
+    save_every_s = Pool.save_every_s
+    gone = ""
 
     def submit(self, task: StateTask, about: tuple[int, State]) -> list[tuple[tuple[int, State], Judgement]]:
         """Judge at once."""

@@ -9,7 +9,7 @@ from pytest_chaos.explore.families.stores import explore_stores
 from pytest_chaos.explore.families.victim import explore_victims, rebuild_victim, victim_of
 from pytest_chaos.explore.judge import Judgement, StateTask
 from pytest_chaos.explore.options import ALL
-from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, FamilyResult, grouped
+from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, CONFIRMED_BY_A_RUN, FamilyResult
 from pytest_chaos.explore.simulate.crash import crash_states, find_crash
 from pytest_chaos.explore.simulate.state import State
 from pytest_chaos.model.seed import stream
@@ -74,7 +74,7 @@ class _Crashes:
             for finding in judgement.findings if state.kill else ():
                 said = (finding.signature, finding.text)
                 shown[said] = min(state.step, shown.get(said, state.step))
-        known = {(each.signature, each.text) for each in grouped(self._found.discoveries)}
+        known = {(each.signature, each.text) for each in self._found.grouped()}
         kills = [_Kill(step, said[0]) for said, step in sorted(shown.items()) if said in known]
         confirmed = self._kills(kills[: self._options.confirmations])
         for kill, judgement in self._found.session.pool.answers(confirmed, self._task_of):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pytest_chaos.explore.judge import StateTask
-from pytest_chaos.explore.report import Discovery, FamilyResult, grouped
 from pytest_chaos.explore.simulate.power import Model, power_states, walk_moments
 
 if TYPE_CHECKING:
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_chaos.explore.record import Rebuilt, Recorded
+    from pytest_chaos.explore.report import Discovery, FamilyResult
     from pytest_chaos.explore.session import Collector
     from pytest_chaos.explore.simulate.crash import Moment
     from pytest_chaos.explore.simulate.power import Choice, PowerLoss
@@ -38,7 +38,7 @@ def explore(recorded: Recorded, found: Collector) -> None:
     for model in options.models:
         found.judge(_states(recorded, found, model, every), model=str(model))
     if found.is_complete:
-        groups = grouped(found.discoveries)
+        groups = found.grouped()
         reduced = [_reduced(recorded, found, each) for each in groups[:REDUCED_MAX]]
         found.discoveries = [*reduced, *groups[REDUCED_MAX:]]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_chaos.explore.families.stores import judge_stores
 from pytest_chaos.explore.judge import StateTask, why_unended
 from pytest_chaos.explore.record import recorded_run
-from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, Discovery, FamilyResult, grouped
+from pytest_chaos.explore.report import CONFIRMED_BY_A_KILL, Discovery, FamilyResult
 from pytest_chaos.explore.simulate.content import PageStore
 from pytest_chaos.explore.simulate.crash import crash_states, find_crash
 from pytest_chaos.explore.simulate.disk import RecordingError
@@ -187,7 +187,7 @@ class _Recoveries:
 
     def _confirm(self) -> None:
         """Kill a real recovery at each finding, and compare its state with the built one."""
-        for found in grouped(self._found.discoveries)[: self._options.confirmations]:
+        for found in self._found.grouped()[: self._options.confirmations]:
             outer, _, inner = found.code.removeprefix(_PREFIX).partition(_SEPARATOR)
             base = find_crash(self._recorded.recording, self._recorded.store, outer, self._recorded.seed)
             number = inner.removeprefix("crash:")
