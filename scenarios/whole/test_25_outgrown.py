@@ -123,6 +123,7 @@ def _cluster_of_agents(chaos: Run) -> int:
     return int(port)
 
 
+@pytest.mark.nightly
 def test_the_client_killed(chaos: Run) -> None:
     """Scheduler, workers, benches and checks end, and so do their folders."""
     client = begun(chaos, "local:1")

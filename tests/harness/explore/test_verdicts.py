@@ -363,6 +363,37 @@ class _Judge:
         return []
 
 
+class _LateJudge(_Judge):
+    """Answers in the end, the last state first; each state has its own finding of one signature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._late: list[tuple[tuple[int, State], Judgement]] = []
+
+    def submit(self, task: StateTask, about: tuple[int, State]) -> list[tuple[tuple[int, State], Judgement]]:
+        """Keep the answer back."""
+        self._late += super().submit(task, about)
+        return []
+
+    def drain(self) -> Sequence[tuple[tuple[int, State], Judgement]]:  # type: ignore[override]
+        """Return the answers in reverse."""
+        late, self._late = self._late[::-1], []
+        return late
+
+
+def test_the_first_of_equal_findings_is_told_however_workers_answer(tmp_path: Path) -> None:
+    """States at one step are equally good; the one that was handed in first is shown."""
+    states = [State(f"power:{name}", 4, number, {}) for number, name in enumerate("dcba")]
+    codes = []
+    for judge in (_Judge(), _LateJudge()):
+        options = Options(seed="s", families=(Family.POWER,))
+        session = Session(options, judge, tmp_path, saved=Saved(fingerprint="f"))  # type: ignore[arg-type] # a pool
+        found = session.collector(Family.POWER, lambda _: "")
+        found.judge(states, model="ext4")
+        codes.append([(each.code, each.states) for each in found.grouped()])
+    assert codes == [[("power:d", 4)], [("power:d", 4)]]
+
+
 @pytest.mark.parametrize("stopped_after", [0, 1, 3, 4, 6])
 def test_a_finding_of_the_second_model_is_not_lost_by_a_stop(tmp_path: Path, stopped_after: int) -> None:
     """A state that was judged before the stop shows its finding in the other model, too,
