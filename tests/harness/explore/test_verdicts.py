@@ -17,7 +17,7 @@ from pytest_chaos.explore.launch import step_source
 from pytest_chaos.explore.options import Options
 from pytest_chaos.explore.report import Family
 from pytest_chaos.explore.session import Saved, Session
-from pytest_chaos.explore.simulate.state import State
+from pytest_chaos.explore.simulate.state import Item, State
 from pytest_chaos.model.values import Finding
 
 if TYPE_CHECKING:
@@ -383,7 +383,7 @@ class _LateJudge(_Judge):
 
 def test_the_first_of_equal_findings_is_told_however_workers_answer(tmp_path: Path) -> None:
     """States at one step are equally good; the one that was handed in first is shown."""
-    states = [State(f"power:{name}", 4, number, {}) for number, name in enumerate("dcba")]
+    states = [State(f"power:{name}", 4, 1, {name: Item("folder", 0o755, number)}) for number, name in enumerate("dcba")]
     codes = []
     for judge in (_Judge(), _LateJudge()):
         options = Options(seed="s", families=(Family.POWER,))
