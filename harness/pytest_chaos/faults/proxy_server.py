@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import ipaddress
 import pkgutil
-import signal
 import socket
 import struct
 from collections import Counter
@@ -71,7 +70,6 @@ def carry(marks: Marks, upstream: str, port: int, toxics: Sequence[Json]) -> Non
     ``port`` is where to take them, 0 for any; the first note says which it is.
     """
     planned = [msgspec.convert(each, _PlannedToxic) for each in toxics]
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # an agent dies of it: here a sender that hung up is an error
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(marks, upstream, port, planned))
 

@@ -17,7 +17,6 @@ import errno
 import fcntl
 import os
 import select
-import signal
 import socket
 import struct
 import termios
@@ -59,7 +58,6 @@ def carry(marks: Marks, host: str, server_port: int, port: int, control: str, se
     ``port`` is where to take them, 0 for any; the first note says which it is. ``control`` is the
     abstract socket on which the controller says what is to be done. ``seed`` is that of the jitter.
     """
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # an agent dies of it: here a peer that has gone is an error
     with socket.socket() as listener, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as orders:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))

@@ -365,6 +365,7 @@ def run_target(spec: Spec) -> int:
     marks = Marks.from_environment()
     triggers = Triggers(marks, spec["triggers"], spec["trace_points"], spec["root"])
     code = 0
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python itself has it: a peer that has gone is an error
     try:
         if spec["clock"]:
             _move_clock(spec["clock"])

@@ -105,6 +105,7 @@ def become(make: Callable[[], Program]) -> NoReturn:
             argv = [os.fspath(part) for part in program]
             os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
             os.execvp(argv[0], argv)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python itself has it
         program()
         code = 0
     except BaseException as error:  # noqa: BLE001 - this is the end of the process, whatever it was

@@ -72,6 +72,34 @@ def test_a_sound_program_holds_under_everything(tmp_path: Path) -> None:
     assert not (tmp_path / "progress.json").exists()
 
 
+class _Piped:
+    """Saves, and then writes into a pipe that nobody reads any more."""
+
+    name = "piped"
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Take the error for what it is, and save once more."""
+        (directory / "first").touch()
+        reader, writer = os.pipe()
+        os.close(reader)
+        try:
+            os.write(writer, b".")
+        except BrokenPipeError:
+            (directory / "second").touch()
+            marks.ack("save", 2)
+
+    def check(self, directory: Path, marks: Any) -> list[str]:
+        """Find nothing wrong."""
+        del directory, marks
+        return []
+
+
+def test_a_peer_that_has_gone_is_an_error_of_an_explored_function(tmp_path: Path) -> None:
+    """As in any Python; a death by SIGPIPE would have ended the program before its second step."""
+    explored = _explore(_Piped(), Family.CRASH, tmp_path=tmp_path)
+    assert (explored.verdict, explored.steps) == (Verdict.HELD, 2)
+
+
 def test_a_database_holds_and_its_recoveries_are_interrupted(tmp_path: Path) -> None:
     """SQLite in WAL mode survives; reopening it makes durable steps,
     at each of which it is killed again.

@@ -26,6 +26,24 @@ def say_where(marks: Marks) -> None:
     marks.ack("file", value=__file__)
 
 
+def write_to_nobody(marks: Marks) -> None:
+    """Write into a pipe that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        os.write(writer, b".")
+    except BrokenPipeError:
+        marks.note("told")
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["forked", "fresh"])
+def test_a_peer_that_has_gone_is_an_error_as_in_any_python(run: Run, fresh: bool) -> None:  # noqa: FBT001 - a parameter
+    """And no death by SIGPIPE, which only programs that are no Python start with."""
+    agent = run.spawn(write_to_nobody, name="writer", fresh=fresh)
+    assert agent.wait_exit().ok
+    agent.wait_for("told", kind="note")
+
+
 @pytest.mark.parametrize(
     "target",
     [f"{TARGETS}:count_up", f"{Path(__file__).with_name('targets.py')}:count_up", targets.count_up],
