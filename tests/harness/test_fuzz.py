@@ -145,6 +145,7 @@ PARAMETERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "limit-memory": {"most": (int, 1, 2**50)},
     "limit-heal": {},
     "starve": {"duration_s": (float, 0.05, 10**6), "share": (float, 0.01, 0.9)},
+    "crowd": {"duration_s": (float, 0.05, 10**6), "spinners": (int, 1, 64)},
 }
 """What the documents say of each parameter: its type, its bounds, and None where it may be that."""
 REQUIRED = {
@@ -160,6 +161,7 @@ REQUIRED = {
     "limit-address-space": {"most"},
     "limit-memory": {"most"},
     "starve": {"duration_s"},
+    "crowd": {"duration_s"},
 }
 WORDS = ["app.db", "both", "to-server", "client", "writer | reader", "writer > *", "*", "127.0.0.1:80"]
 LIKELY_VALUES = VALUES | st.integers(0, 700) | st.floats(0, 5000) | st.sampled_from([*WORDS, *ERRORS])

@@ -215,3 +215,12 @@ def open_until_it_works(marks: Marks) -> None:
                 marks.note("opened")
                 return
         time.sleep(0.001)  # sleeps because this is the pace of the program
+
+
+def count_until_told(marks: Marks) -> None:
+    """Count as fast as it can until a file says that it is enough."""
+    marks.note("begun")
+    number = 0
+    while not Path("enough").exists():
+        number += 1
+    marks.note("counted", value=number)

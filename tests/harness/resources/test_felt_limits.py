@@ -10,7 +10,8 @@ import pytest
 from pytest_chaos import after_mark, at_point, pause
 from pytest_chaos.errors import TooLate, UsageError
 from pytest_chaos.model.values import Fault, Verdict
-from pytest_chaos.resources import limit, starve, unlimit
+from pytest_chaos.resources import crowd, limit, starve, unlimit
+from pytest_chaos.runtime import processes
 
 from tests.harness.faults import programs
 
@@ -141,3 +142,19 @@ def test_what_is_limited_must_be_known() -> None:
     with pytest.raises(UsageError, match="most must be a whole number from 0"):
         limit("user", "files", most=-1)
     assert isinstance(limit("user", "files", most=3), Fault)
+
+
+def test_a_crowded_agent_waits_for_its_processor(run: Run) -> None:
+    """By the scheduler's own account. Afterwards it may use all it could before, and none spins."""
+    run.plan(crowd("counter", after_mark("begun", kind="note"), duration_s=1.0, spinners=3))
+    counter = run.spawn(programs.count_until_told, name="counter")
+    run.wait_for_faults()
+    (receipt,) = run.receipts
+    assert receipt.evidence.startswith("it was ready and did not run for ")
+    assert receipt.evidence.endswith("beside 3 that spin")
+    crowder = run.agent("crowder-1")
+    crowder.wait_exit()
+    assert os.sched_getaffinity(counter.pid) == os.sched_getaffinity(0)
+    assert not processes.descendants(crowder.pid)
+    (run.directory / "enough").touch()
+    assert counter.wait_exit().ok

@@ -1,4 +1,4 @@
-"""The faults ``limit-files``, ``-processes``, ``-file-size`` and their like, and ``starve``.
+"""The faults ``limit-files``, ``-processes``, ``-file-size`` and their like, ``starve``, ``crowd``.
 
 A bound is in force once the kernel has it. The fault has fired once the agent felt it: a call of it
 failed by the bound, or it was killed for its memory. So an agent that stands still at the time goes
@@ -14,7 +14,7 @@ from pytest_chaos.errors import UsageError
 from pytest_chaos.faults.kind import FaultKind, Parameter
 from pytest_chaos.model.plan import TIME_S_MAX, close_matches, fault_problems
 from pytest_chaos.model.values import Fault, Now
-from pytest_chaos.resources import limits, standing, starver, witness
+from pytest_chaos.resources import crowder, limits, standing, starver, witness
 from pytest_chaos.runtime import processes
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ PREFIX: Final = "limit-"
 BYTES_MAX: Final = 1 << 50
 _WITNESS: Final = "pytest_chaos.resources.witness:watch"
 _STARVER: Final = "pytest_chaos.resources.starver:starve"
+_CROWDER: Final = "pytest_chaos.resources.crowder:crowd"
 _DURATION: Final = Parameter(float, high=TIME_S_MAX, default=None, may_be_none=True)
 _MEGABYTE: Final = 1_000_000
 
@@ -79,6 +80,18 @@ def starve(agent: str, when: When | None = None, *, duration_s: float, share: fl
     """
     parameters: dict[str, Json] = {"duration_s": duration_s, "share": share}
     return Fault(kind=Starve.kind, agent=agent, when=when or Now(), parameters=parameters)
+
+
+def crowd(agent: str, when: When | None = None, *, duration_s: float, spinners: int = 4) -> Fault:
+    """Plan that an agent shares one processor with processes that never wait.
+
+    After ``duration_s`` seconds it may use the processors again that it could use before.
+
+    >>> crowd("worker", duration_s=2.0, spinners=8).parameters
+    {'duration_s': 2.0, 'spinners': 8}
+    """
+    parameters: dict[str, Json] = {"duration_s": duration_s, "spinners": spinners}
+    return Fault(kind=Crowd.kind, agent=agent, when=when or Now(), parameters=parameters)
 
 
 class _Bounded(FaultKind):
@@ -228,6 +241,36 @@ class Starve(FaultKind):
         """Return how often it was seen stopped, and what it used of the processor."""
         marks = firing.helper.marks if firing.helper is not None else []
         return next((str(mark.value) for mark in marks if mark.operation == starver.STARVED), None)
+
+
+class Crowd(FaultKind):
+    """A process that has one processor, together with others that spin on it."""
+
+    kind = "crowd"
+    parameters = {
+        "duration_s": Parameter(float, 0.05, TIME_S_MAX),
+        "spinners": Parameter(int, 1, crowder.SPINNERS_MAX, default=4),
+    }
+
+    def fire(self, firing: Firing) -> None:
+        """Start the process that binds the agent and spins beside it."""
+        process = processes.read(firing.agent.pid)
+        if process is None:
+            return
+        parameters = firing.fault.parameters
+        kwargs: dict[str, Json] = {
+            "pid": process.pid,
+            "start_ticks": process.start_ticks,
+            "spinners": parameters.get("spinners", 4),
+            "duration_s": parameters["duration_s"],
+        }
+        firing.let_go_on()
+        firing.helper = firing.context.start_helper("crowder", _CROWDER, kwargs)
+
+    def evidence(self, firing: Firing) -> str | None:
+        """Return how long it was ready and did not run."""
+        marks = firing.helper.marks if firing.helper is not None else []
+        return next((str(mark.value) for mark in marks if mark.operation == crowder.CROWDED), None)
 
 
 BOUNDED: Final = (LimitFiles, LimitProcesses, LimitFileSize, LimitAddressSpace)
