@@ -64,23 +64,30 @@ class StaleUpgrades:
         self._threads: dict[tuple[str, str], set[int]] = {}
         """By process and database: the threads that use it."""
         self._commits: dict[str, list[tuple[int, Event]]] = {}
-        self._reads: dict[tuple[str, int, str, str], tuple[int, Event]] = {}
-        """By process, thread, database and part: the lock of a read that goes on, and its time."""
+        self._reads: dict[tuple[str, int, str, str], dict[int, tuple[int, Event]]] = {}
+        """By process, thread, database and part, and by the mark that is locked: the lock of a read
+        that goes on, and its time.
+        """
+        self._last: dict[tuple[str, int], Event] = {}
+        """By process and thread: what it did last."""
 
     def see(self, event: Event, world: World) -> None:
         """Look at locks of readers and of writers, and at what is written between them."""
         database, part = part_of(event.path)
+        before = self._last.get((event.process, event.thread))
+        self._last[event.process, event.thread] = event
         if event.what is Touch.LOCK:
-            self._locked(event, database, part, world)
+            self._locked(event, database, part, world, before)
         elif event.what is Action.WRITE and part in {MAIN, "log", "journal"}:
             self._tried.pop((event.process, event.thread, database), None)  # it writes: it has got the lock
             if part != "journal":
                 self._commits.setdefault(database, []).append((world.at, event))
         elif event.what is Touch.EXIT:
-            for each in [each for each in self._reads if each[0] == event.process]:
-                self._ended(each)
+            for key in [key for key in self._reads if key[0] == event.process]:
+                del self._reads[key]
+                self._ended(key)
 
-    def _locked(self, event: Event, database: str, part: str, world: World) -> None:
+    def _locked(self, event: Event, database: str, part: str, world: World, before: Event | None) -> None:
         start, end = event.offset, event.offset + event.length
         self._threads.setdefault((event.process, database), set()).add(event.thread)
         is_index = part == "index"
@@ -96,12 +103,15 @@ class StaleUpgrades:
             if is_of_reads:
                 self._released(event, database, part)
         elif event.lock is LockType.READ and is_of_reads:
-            self._reads.setdefault(key, (world.at, event))
-        elif event.lock is LockType.WRITE and start <= writes < end and key in self._reads:
+            reads_now = self._reads.setdefault(key, {})
+            if before is not None and _is_next_mark(before, event):
+                reads_now.pop(before.offset, None)  # it was refused, so SQLite tries the next mark
+            reads_now[start] = world.at, event  # asked for anew: an earlier one was refused, or is over
+        elif event.lock is LockType.WRITE and start <= writes < end and self._reads.get(key):
             self._asked(event, key, world)
 
     def _asked(self, event: Event, key: tuple[str, int, str, str], world: World) -> None:
-        since, read = self._reads[key]
+        since, read = max(self._reads[key].values(), key=lambda each: each[0])
         if not event.line or not read.line or event.line == read.line:
             return  # one statement, or nobody knows
         database = key[2]
@@ -122,14 +132,16 @@ class StaleUpgrades:
     def _released(self, event: Event, database: str, part: str) -> None:
         """End the reads of a process that had a lock there: the thread that is last releases it."""
         start, end = event.offset, event.offset + event.length
-        for each, (_, read) in list(self._reads.items()):
-            is_there = read.offset < end and start < read.offset + read.length
-            if each[0] == event.process and each[2:] == (database, part) and is_there:
-                self._ended(each)
+        for key, reads in self._reads.items():
+            if key[0] == event.process and key[2:] == (database, part):
+                there = [mark for mark, (_, read) in reads.items() if mark < end and start < mark + read.length]
+                for mark in there:
+                    del reads[mark]
+                if there:
+                    self._ended(key)
 
     def _ended(self, key: tuple[str, int, str, str]) -> None:
-        """Note that a read ends, and with it an upgrade that did not come to write."""
-        self._reads.pop(key, None)
+        """Note that a read has ended, and with it an upgrade that did not come to write."""
         tried = self._tried.pop(key[:3], None)
         if tried is None or tried.is_between_threads:
             return
@@ -153,6 +165,13 @@ def _is_news(written: Event, event: Event) -> bool:
     if written.process != event.process:
         return True
     return written.thread != event.thread and part_of(written.path)[1] == "log"
+
+
+def _is_next_mark(before: Event, event: Event) -> bool:
+    """Whether a thread asked for the lock of a read mark, and then at once for that of another."""
+    is_alike = before.what is event.what and (before.node, before.lock) == (event.node, event.lock)
+    is_read = WAL_READ <= before.offset < WAL_READ_END and WAL_READ <= event.offset < WAL_READ_END
+    return is_alike and is_read and before.offset != event.offset
 
 
 class _Starved:

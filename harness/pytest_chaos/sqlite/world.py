@@ -167,6 +167,7 @@ class World:
         """Change the state as the event does."""
         self.at += 1
         self._seen_first.setdefault(event.process, self.at)
+        self.locks.goes_on(event.process, event.thread)
         if (change := _CHANGES.get(event.what)) is not None:
             change(self, event)
 

@@ -8,7 +8,16 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 from pytest_chaos.sqlite.detect import SqliteJudgement, judged
-from pytest_chaos.sqlite.world import PENDING, RESERVED, SHARED, SHARED_BYTES, WAL_OPEN, WAL_READ, WAL_WRITE
+from pytest_chaos.sqlite.world import (
+    PENDING,
+    RESERVED,
+    SHARED,
+    SHARED_BYTES,
+    WAL_CHECKPOINT,
+    WAL_OPEN,
+    WAL_READ,
+    WAL_WRITE,
+)
 from pytest_chaos.trace.step import Action, Event, LockType, Touch
 
 DB, SHM, WAL = 2, 3, 4
@@ -165,6 +174,38 @@ def test_a_read_that_another_thread_goes_on_with_is_no_upgrade() -> None:
     exits = event(Touch.EXIT)
     assert kinds([*reads, *holds, asks, back, exits]) == ["stale-upgrade"]
     assert [kinds([*reads, second, *holds, asks, back, end]) for end in (by_other, *by_own, exits)] == [[]] * 4
+
+
+def test_a_read_mark_that_was_refused_is_no_read() -> None:
+    """SQLite tries the next mark at once; a BEGIN IMMEDIATE much later has read nothing before."""
+    index: dict[str, Any] = {"node": SHM, "descriptor": 6}
+    refused, gets = WAL_READ + 2, WAL_READ + 1
+    before = [
+        opened(3),
+        locked(READ),
+        locked(READ, WAL_OPEN, 1, **index),
+        locked(READ, refused, 1, line="a.py:1 in get", **index),
+        locked(READ, gets, 1, line="a.py:1 in get", **index),
+        locked(NONE, gets, 1, line="a.py:1 in get", **index),
+    ]
+    holds = [opened(6, "2", SHM), locked(WRITE, WAL_WRITE, 1, "2", line="b.py:3 in begin", **index)]
+    begins: dict[str, Any] = {"line": "a.py:9 in begin", **index}
+    begin = [locked(READ, refused, 1, **begins), locked(WRITE, WAL_WRITE, 1, **begins)]
+    assert kinds([*before, *holds, *begin, locked(NONE, refused, 1, **begins)]) == []
+    reads = [*before[:-1], locked(READ, refused, 1, line="a.py:2 in get", **index)]
+    assert kinds([*reads, *holds, begin[1], locked(NONE, refused, 1, **begins)]) == ["stale-upgrade"]
+
+
+def test_a_write_whose_lock_may_have_come_is_none_without_locks() -> None:
+    """The other process gave the lock back while this one asked for it."""
+    index: dict[str, Any] = {"node": SHM, "descriptor": 6}
+    first = [opened(3), locked(READ), opened(6, node=SHM), opened(5, "2"), opened(6, "2", SHM)]
+    first += [locked(READ, process="2", descriptor=5)]
+    first += [locked(WRITE, WAL_CHECKPOINT, 1, "2", **index), event(Action.SYNC, "2", node=WAL)]
+    asks, gives = locked(WRITE, WAL_CHECKPOINT, 1, **index), locked(NONE, WAL_CHECKPOINT, 1, "2", **index)
+    write = event(Action.WRITE, node=DB, descriptor=3, length=4096)
+    assert kinds([*first, asks, gives, write]) == kinds([*first, gives, asks, write]) == []
+    assert kinds([*first, asks, write]) == ["overwritten"]
 
 
 def _schema(number: int, cookie: int, process: str = "1") -> list[Event]:

@@ -45,6 +45,7 @@ def test_ranges_are_what_a_map_of_bytes_says(asked: list[tuple[str, LockType, in
         others = [type_ for (other, byte), type_ in held.items() if other != process and byte in wanted]
         is_free = kind is LockType.NONE or not (others if kind is LockType.WRITE else LockType.WRITE in others)
         assert locks.ask(lock(process, kind, start, length)) is bool(is_free)
+        locks.goes_on(process, 0)
         if is_free:
             held |= {(process, byte): kind for byte in wanted}
             held = {key: type_ for key, type_ in held.items() if type_ is not LockType.NONE}
@@ -118,3 +119,46 @@ def test_a_process_that_ends_has_no_locks() -> None:
     locks.drop_all("a")
     assert list(locks.of_all(NODE)) == []
     assert locks.ask(lock("b", LockType.WRITE, 0, 4))
+
+
+def owners(locks: PosixLocks) -> str:
+    """Return the processes that have, or may have, the first byte."""
+    return "".join(process for process in "abc" if locks.held(NODE, process))
+
+
+def test_calls_that_are_under_way_may_be_done_in_any_order() -> None:
+    """They are noted before the kernel does them. What one of them is answered is open then."""
+    write, release = LockType.WRITE, LockType.NONE
+    locks = PosixLocks()
+    locks.ask(lock("a", write, 0, 1))
+    locks.goes_on("a", 0)
+    assert not locks.ask(lock("b", write, 0, 1))
+    assert owners(locks) == "a"
+    locks.ask(lock("a", release, 0, 1))  # perhaps before b asks, in the kernel
+    assert owners(locks) == "b"
+    assert not locks.blocking(lock("c", write, 0, 1))  # nobody surely has it
+    locks.goes_on("a", 0)
+    locks.goes_on("b", 0)
+    assert locks.ask(lock("c", write, 0, 1))
+    assert locks.blocking(lock("a", write, 0, 1))
+    assert owners(locks) == "bc"
+    locks.ask(lock("b", release, 0, 1))
+    assert owners(locks) == "c"
+
+
+def test_of_two_that_ask_at_once_either_may_have_it() -> None:
+    """And of one that was refused a while ago, nothing is left."""
+    write = LockType.WRITE
+    locks = PosixLocks()
+    locks.ask(lock("a", write, 0, 1))
+    locks.ask(lock("b", write, 0, 1))
+    assert owners(locks) == "ab"
+    locks.drop(NODE, "a")
+    locks.drop_all("b")
+    assert owners(locks) == ""
+    locks.ask(lock("a", write, 0, 1))
+    locks.goes_on("a", 0)
+    assert not locks.ask(lock("b", write, 0, 1))
+    locks.goes_on("b", 0)
+    locks.ask(lock("a", LockType.NONE, 0, 1))
+    assert owners(locks) == ""
