@@ -67,7 +67,8 @@ class Parameter:
         elif self.type is str:
             rule = "text"
         else:
-            rule = f"a {'whole' if self.type is int else 'finite'} number from {self.low:g} to {self.high:,.15g}"
+            high = f"{self.high:,}" if isinstance(self.high, int) else f"{self.high:,.15g}"
+            rule = f"a {'whole' if self.type is int else 'finite'} number from {self.low:g} to {high}"
         return f"{rule}, or None" if self.may_be_none else rule
 
 

@@ -38,7 +38,7 @@ class HeldLock(NamedTuple):
         return self.start < end and start < self.end
 
 
-class _UnderWay(NamedTuple):
+class _LockCall(NamedTuple):
     """The last call of a thread, which the kernel may not have done yet."""
 
     event: Event
@@ -63,7 +63,7 @@ class PosixLocks:
         self._held: dict[int, dict[str, list[HeldLock]]] = {}
         self._open: dict[int, dict[str, list[HeldLock]]] = {}
         """Locks that a process may have: the answer to its call is open."""
-        self._under_way: dict[tuple[str, int], _UnderWay] = {}
+        self._under_way: dict[tuple[str, int], _LockCall] = {}
         """By process and thread."""
 
     def goes_on(self, process: str, thread: int) -> None:
@@ -87,7 +87,7 @@ class PosixLocks:
         """Take or release a lock, if no other process has one that refuses it; return that."""
         is_refused = bool(self.blocking(event))
         beside = [each for each in self._under_way.values() if each.may_change(event)]
-        self._under_way[event.process, event.thread] = _UnderWay(event, is_refused)
+        self._under_way[event.process, event.thread] = _LockCall(event, is_refused)
         for each in beside:
             self._doubt(each)
         self._take(self._open, event, is_taken=False)
@@ -100,7 +100,7 @@ class PosixLocks:
             self._take(self._held, event, is_taken=event.lock is not LockType.NONE)
         return not is_refused
 
-    def _doubt(self, other: _UnderWay) -> None:
+    def _doubt(self, other: _LockCall) -> None:
         """Note that the answer to a call is open: what it asked for, its process may have."""
         event = other.event
         if event.lock is not LockType.NONE:

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 DOCUMENT: Final = Path(__file__).parents[3] / "docs" / "writing-a-fault.md"
-METADATA: Final = "Metadata-Version: 2.1\nName: chaos-limit-files\nVersion: 1.0\n"
+METADATA: Final = "Metadata-Version: 2.1\nName: chaos-few-files\nVersion: 1.0\n"
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def example(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     assert toxic is not None
     (toml,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     section, value = re.fullmatch(r'\[project\.entry-points\."(.+)"\]\n([^"]+"[^"]+")\n', toml).groups()  # type: ignore[union-attr]
-    metadata = pytester.path / "chaos_limit_files-1.0.dist-info"
+    metadata = pytester.path / "chaos_few_files-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(METADATA)
     (metadata / "entry_points.txt").write_text(f"[{section}]\n{value.replace(chr(34), '')}\n{toxic[1]} = {toxic[2]}\n")
@@ -39,7 +39,7 @@ def test_the_example_of_the_document_works(example: pytest.Pytester) -> None:
     """A fault of another distribution is planned at a point, fires,
     and has its receipt in the record.
     """
-    result = example.runpytest_subprocess("-p", "no:cacheprovider", "test_limit_files.py", timeout=600)
+    result = example.runpytest_subprocess("-p", "no:cacheprovider", "test_few_files.py", timeout=600)
     result.assert_outcomes(passed=2)
     (records,) = example.path.glob("**/records.jsonl")
     assert '"evidence":"RLIMIT_NOFILE is 3"' in records.read_text()
@@ -47,18 +47,18 @@ def test_the_example_of_the_document_works(example: pytest.Pytester) -> None:
 
 def test_its_parameters_are_checked(example: pytest.Pytester) -> None:
     """The plan is refused with what the fault says of its parameters, before anything starts."""
-    path = example.path / "test_limit_files.py"
+    path = example.path / "test_few_files.py"
     path.write_text(path.read_text().replace("files_max=3", "files_max=-1"))
-    result = example.runpytest_subprocess("-p", "no:cacheprovider", "test_limit_files.py", timeout=600)
+    result = example.runpytest_subprocess("-p", "no:cacheprovider", "test_few_files.py", timeout=600)
     result.stdout.fnmatch_lines(["*files_max must be a whole number from 0 to 1,024; got -1*"])
 
 
 @pytest.mark.parametrize("line", ["resource.prlimit(firing.agent.pid, resource.RLIMIT_NOFILE, (", "soft, _ = "])
 def test_a_fault_that_raises_did_not_fire(example: pytest.Pytester, line: str) -> None:
     """Its receipt says so, and the session goes on."""
-    path = example.path / "limit_files.py"
+    path = example.path / "few_files.py"
     path.write_text(path.read_text().replace(line, f"1 // 0; {line}"))
-    result = example.runpytest_subprocess("--chaos-confirm=0", "-p", "no:cacheprovider", "test_limit_files.py")
+    result = example.runpytest_subprocess("--chaos-confirm=0", "-p", "no:cacheprovider", "test_few_files.py")
     result.stdout.fnmatch_lines(["2 scenarios, 2 runs: 1 held, 1 *"])
     (records,) = example.path.glob("**/records.jsonl")
     text = records.read_text()

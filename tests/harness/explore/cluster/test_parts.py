@@ -125,26 +125,30 @@ def test_what_a_user_wrote_is_shipped_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_shipped_module_is_imported_where_its_file_is_not(tmp_path: Path) -> None:
     """Packages with and without a file of their own; the file that is the same here is used."""
-    here = tmp_path / "there.py"
+    here = tmp_path / "shipped_there.py"
     here.write_text("PLACE = __file__\n")
     sources = [
-        ModuleSource("shop", "/nowhere/shop/__init__.py", b"NAME = 'shop'\n", is_package=True),
-        ModuleSource("shop.till", "/nowhere/shop/till.py", b"from shop import NAME\n"),
-        ModuleSource("loose.part", "/nowhere/loose/part.py", b"NAME = 'part'\n"),
-        ModuleSource("there", str(here), here.read_bytes()),
+        ModuleSource("shipped_shop", "/nowhere/shipped_shop/__init__.py", b"NAME = 'shop'\n", is_package=True),
+        ModuleSource("shipped_shop.till", "/nowhere/shipped_shop/till.py", b"from shipped_shop import NAME\n"),
+        ModuleSource("shipped_loose.part", "/nowhere/shipped_loose/part.py", b"NAME = 'part'\n"),
+        ModuleSource("shipped_there", str(here), here.read_bytes()),
     ]
     finder = ShippedModules(sources, tmp_path / "shipped")
     values = {}
     before = sys.meta_path.copy()
     sys.meta_path.insert(0, finder)
     try:
-        for name, attribute in (("shop.till", "NAME"), ("loose.part", "NAME"), ("there", "PLACE")):
+        for name, attribute in (
+            ("shipped_shop.till", "NAME"),
+            ("shipped_loose.part", "NAME"),
+            ("shipped_there", "PLACE"),
+        ):
             values[name] = getattr(importlib.import_module(name), attribute)
     finally:
         sys.meta_path[:] = before
-        for name in ("shop", "shop.till", "loose", "loose.part", "there"):
+        for name in ("shipped_shop", "shipped_shop.till", "shipped_loose", "shipped_loose.part", "shipped_there"):
             sys.modules.pop(name, None)
-    assert values == {"shop.till": "shop", "loose.part": "part", "there": str(here)}
+    assert values == {"shipped_shop.till": "shop", "shipped_loose.part": "part", "shipped_there": str(here)}
 
 
 def test_a_target_that_cannot_be_sent_is_refused() -> None:
