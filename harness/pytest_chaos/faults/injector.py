@@ -35,7 +35,7 @@ from pytest_chaos.model.values import (
     Now,
     Receipt,
 )
-from pytest_chaos.model.verdict import FAULT_RAISED
+from pytest_chaos.model.verdict import FAULT_RAISED, NOT_SEEN
 from pytest_chaos.resources.standing import stopped
 from pytest_chaos.runtime import processes
 from pytest_chaos.runtime.marks import Note
@@ -292,7 +292,7 @@ class Injector:
         if pending.firing is not None and pending.firing.waits_for:
             return pending.firing.waits_for
         if pending.firing is not None:
-            return f"it was fired and not seen to happen; the agent {_condition(self._agents[pending.fault.agent])}"
+            return f"{NOT_SEEN}; the agent {_condition(self._agents[pending.fault.agent])}"
         agent = self._agents[pending.of]
         if _fault_note(agent, pending.place) is not None and pending.of != pending.fault.agent:
             other = self._agents[pending.fault.agent]

@@ -36,6 +36,9 @@ AGENT_FAILED: Final = "harness:agent-failed"
 FAULT_RAISED: Final = "the code of the fault raised"
 """The beginning of the evidence in the receipt of a fault whose own code failed."""
 
+NOT_SEEN: Final = "it was fired and not seen to happen"
+"""The beginning of the evidence in the receipt of a fault that the agent has not felt."""
+
 HINT: Final = "hint"
 """The note with sentences about what a run that held cannot have shown."""
 
@@ -193,6 +196,8 @@ def of_receipts(receipts: Iterable[Receipt]) -> list[Finding]:
 def _remedy(receipt: Receipt) -> str:
     if receipt.evidence.startswith(FAULT_RAISED):
         return "Mend the code of the fault, or give it other parameters"
+    if receipt.evidence.startswith(NOT_SEEN):
+        return "Plan it so that the agent must feel it, and let the agent live until then"
     return "Plan a time that the agent comes to, and wait for it"
 
 

@@ -48,6 +48,7 @@ def test_a_bound_that_nothing_meets_is_inconclusive(run: Run) -> None:
     assert not record.receipts[0].fired
     assert "RLIMIT_NOFILE is 1,000, with " in record.receipts[0].evidence
     assert "no call of it failed by that before it ended (exit code 0)" in record.receipts[0].evidence
+    assert record.findings[0].text.endswith("the agent must feel it, and let the agent live until then")
 
 
 def test_a_bound_is_lifted_and_the_agent_works_again(run: Run) -> None:

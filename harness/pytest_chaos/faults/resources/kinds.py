@@ -14,6 +14,7 @@ from pytest_chaos.errors import UsageError
 from pytest_chaos.faults.kind import FaultKind, Parameter
 from pytest_chaos.model.plan import TIME_S_MAX, close_matches, fault_problems
 from pytest_chaos.model.values import Fault, Now
+from pytest_chaos.model.verdict import NOT_SEEN
 from pytest_chaos.resources import crowder, limits, standing, starver, witness
 from pytest_chaos.runtime import processes
 
@@ -132,7 +133,8 @@ class _Bounded(FaultKind):
             limits.felt.add(firing.agent)
             return f"{firing.seen}; {marks[witness.FELT].value}"
         if firing.seen and firing.agent.ended is not None:  # its marks were read before
-            firing.problem = f"{firing.seen}, and no call of it failed by that before it ended ({firing.agent.ended})"
+            ended = f"no call of it failed by that before it ended ({firing.agent.ended})"
+            firing.problem = f"{NOT_SEEN}: {firing.seen}, and {ended}"
         return None
 
     def follow_up(self, firing: Firing) -> tuple[float, str] | None:
@@ -213,7 +215,31 @@ class LimitHeal(FaultKind):
         return firing.seen or None
 
 
-class Starve(FaultKind):
+class _Taken(FaultKind):
+    """The processor is taken from an agent, by a process that says once it was felt."""
+
+    helper: str
+    target: str
+    felt: str
+
+    def fire(self, firing: Firing) -> None:
+        """Start the process that takes it; the agent goes on, as it has to run for that."""
+        process = processes.read(firing.agent.pid)
+        if process is None:
+            firing.problem = f"agent {firing.agent.name!r} had ended"
+            return
+        defaults = {name: each.default for name, each in self.parameters.items()}
+        kwargs = {"pid": process.pid, "start_ticks": process.start_ticks, **defaults, **firing.fault.parameters}
+        firing.let_go_on()
+        firing.helper = firing.context.start_helper(self.helper, self.target, kwargs)
+
+    def evidence(self, firing: Firing) -> str | None:
+        """Return what that process has seen."""
+        marks = firing.helper.marks if firing.helper is not None else []
+        return next((str(mark.value) for mark in marks if mark.operation == self.felt), None)
+
+
+class Starve(_Taken):
     """A process that runs only for a share of the time."""
 
     kind = "starve"
@@ -221,29 +247,10 @@ class Starve(FaultKind):
         "duration_s": Parameter(float, 0.05, TIME_S_MAX),
         "share": Parameter(float, 0.01, 0.9, default=0.1),
     }
-
-    def fire(self, firing: Firing) -> None:
-        """Start the process that stops and continues the agent."""
-        process = processes.read(firing.agent.pid)
-        if process is None:
-            return
-        parameters = firing.fault.parameters
-        kwargs: dict[str, Json] = {
-            "pid": process.pid,
-            "start_ticks": process.start_ticks,
-            "share": parameters.get("share", 0.1),
-            "duration_s": parameters["duration_s"],
-        }
-        firing.let_go_on()
-        firing.helper = firing.context.start_helper("starver", _STARVER, kwargs)
-
-    def evidence(self, firing: Firing) -> str | None:
-        """Return how often it was seen stopped, and what it used of the processor."""
-        marks = firing.helper.marks if firing.helper is not None else []
-        return next((str(mark.value) for mark in marks if mark.operation == starver.STARVED), None)
+    helper, target, felt = "starver", _STARVER, starver.STARVED
 
 
-class Crowd(FaultKind):
+class Crowd(_Taken):
     """A process that has one processor, together with others that spin on it."""
 
     kind = "crowd"
@@ -251,26 +258,7 @@ class Crowd(FaultKind):
         "duration_s": Parameter(float, 0.05, TIME_S_MAX),
         "spinners": Parameter(int, 1, crowder.SPINNERS_MAX, default=4),
     }
-
-    def fire(self, firing: Firing) -> None:
-        """Start the process that binds the agent and spins beside it."""
-        process = processes.read(firing.agent.pid)
-        if process is None:
-            return
-        parameters = firing.fault.parameters
-        kwargs: dict[str, Json] = {
-            "pid": process.pid,
-            "start_ticks": process.start_ticks,
-            "spinners": parameters.get("spinners", 4),
-            "duration_s": parameters["duration_s"],
-        }
-        firing.let_go_on()
-        firing.helper = firing.context.start_helper("crowder", _CROWDER, kwargs)
-
-    def evidence(self, firing: Firing) -> str | None:
-        """Return how long it was ready and did not run."""
-        marks = firing.helper.marks if firing.helper is not None else []
-        return next((str(mark.value) for mark in marks if mark.operation == crowder.CROWDED), None)
+    helper, target, felt = "crowder", _CROWDER, crowder.CROWDED
 
 
 BOUNDED: Final = (LimitFiles, LimitProcesses, LimitFileSize, LimitAddressSpace)
