@@ -115,11 +115,18 @@ class CleanRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_clean(
-    command: PytestCommand, package: str, modules: Sequence[SourceModule], folder: Path, *, seed: str, jobs: int = 1
+    command: PytestCommand,
+    package: str,
+    modules: Sequence[SourceModule],
+    folder: Path,
+    *,
+    seed: str,
+    jobs: int = 1,
+    without: str = "a mutant",
 ) -> CleanRun:
     """Run the tests with probes. Raises UsageError when they do not pass, or have no scenario.
 
-    With several jobs each runs a part of the tests.
+    With several jobs each runs a part of the tests. ``without`` names what comes afterwards.
     """
     watched = CleanEvents()
     if jobs > 1:
@@ -135,13 +142,14 @@ def run_clean(
         ends = [task.result() for task in tasks]
     if watched.failed:
         name, text = next(iter(watched.failed.items()))
-        msg = f"the tests must pass without a mutant; got {len(watched.failed)} failed, first {name}: {text}. Mend them"
+        how = f"got {len(watched.failed)} failed, first {name}: {text.rstrip('.?')}"
+        msg = f"the tests must pass without {without}; {how}. Mend them"
         raise UsageError(msg)
     for end in ends:
         if end.why != "ended" or end.status not in {0, _NO_TESTS}:
             said = "\n".join(end.output.strip().splitlines()[-_LINES_SHOWN:])
             how = f"exit {end.status}" if end.why == "ended" else end.why
-            msg = f"the test command must pass without a mutant; got {how}. It said:\n{said}"
+            msg = f"the test command must pass without {without}; got {how}. It said:\n{said}"
             raise UsageError(msg)
     if not any(test.is_scenario for test in watched.tests.values()):
         msg = f"the test command must run a chaos test; got {len(watched.tests)} tests without the marker chaos. "

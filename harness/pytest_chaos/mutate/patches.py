@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from pytest_chaos.mutate.package import SourceModule
 
-_ENDINGS: Final = (".patch", ".diff")
+ENDINGS: Final = (".patch", ".diff")
+"""How the name of a diff ends."""
 _KINDS: Final = "a diff (no-sync.patch), or module:function=module:function"
 _MARK: Final = "__import__('sys')._chaos_reach[0] = 1"
 _APPLY_S_MAX: Final = 60.0
@@ -83,7 +84,7 @@ class TargetPatch(NamedTuple):
     def diff(self) -> str:
         """What it changes; nothing for a function in place of another one, which its name says."""
         lines: list[str] = []
-        for each in self.modules if self.name.endswith(_ENDINGS) else ():
+        for each in self.modules if self.name.endswith(ENDINGS) else ():
             names = (f"a/{each.before.path.name}", f"b/{each.before.path.name}")
             before, after = each.before.source.splitlines(), each.source.splitlines()
             lines += difflib.unified_diff(before, after, *names, n=2, lineterm="")
@@ -98,7 +99,7 @@ def patch_of(text: str) -> TargetPatch:
         patch_of("shop.store:Store.save=twins:save_without_sync").modules[0].before.name
     """
     path = Path(text)
-    if path.suffix in _ENDINGS:
+    if path.suffix in ENDINGS:
         return _of_diff(path, text)
     place, equals, other = text.partition("=")
     if not equals or ":" not in place or ":" not in other:

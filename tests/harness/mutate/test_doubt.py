@@ -188,3 +188,11 @@ def test_a_call_without_patch_or_command_is_a_mistake(project: Path, capsys: pyt
     assert "doubt must get a patch; got none." in capsys.readouterr().err
     assert main.run(["doubt", "no-flush.patch"]) == 3
     assert "doubt must get the test command after --; got nothing." in capsys.readouterr().err
+
+
+def test_tests_that_fail_by_themselves_are_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A patch cannot be blamed for them; and its name may begin as that of pytest does."""
+    (project / "test_shop.py").write_text("import pytest\n\n@pytest.mark.chaos\ndef test_it():\n    assert False\n")
+    (project / "pytest-patch.diff").write_text(NO_FLUSH)
+    assert main.run(["doubt", "pytest-patch.diff", "--", "pytest", "-m", "chaos"]) == 3
+    assert "the tests must pass without a patch; got 1 failed, first test_shop.py::test_it: " in capsys.readouterr().err

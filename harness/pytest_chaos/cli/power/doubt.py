@@ -80,15 +80,25 @@ def doubt(
 
 
 def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the patches, and the test command, which begins with pytest or python."""
-    at = next(
-        (at for at, word in enumerate(words) if Path(word).name.startswith(("pytest", "py.test", "python"))), None
-    )
+    """Return the patches, and the test command: the first word that may be none begins it."""
+    at = next((at for at, word in enumerate(words) if _is_program(word)), None)
     names, arguments = list(words[:at]), [] if at is None else list(words[at:])
     if not names:
         msg = "doubt must get a patch; got none. Give for instance: chaos doubt no-sync.patch -- pytest -m chaos"
         raise UsageError(msg)
     return names, arguments
+
+
+def _is_program(word: str) -> bool:
+    """Whether a word is the program of a test command, and not a patch of such a name.
+
+    >>> _is_program("python3.12"), _is_program("python-path.diff"), _is_program("pytest_x:f=x:f")
+    (True, False, False)
+    """
+    from pytest_chaos.mutate.patches import ENDINGS
+
+    is_patch = "=" in word or word.endswith(ENDINGS)
+    return not is_patch and Path(word).name.startswith(("pytest", "py.test", "python"))
 
 
 def _run(
@@ -123,7 +133,7 @@ def _clean(command: PytestCommand, path: Path, *, seed: str, jobs: int) -> Clean
     how = "as before"
     if clean is None:
         with tempfile.TemporaryDirectory(prefix="chaos-clean-") as folder:
-            clean = run_clean(command, "", [], Path(folder), seed=seed, jobs=jobs)
+            clean = run_clean(command, "", [], Path(folder), seed=seed, jobs=jobs, without="a patch")
         kept.write(path, key, clean)
         how = f"run in {time.monotonic() - begun:.1f} s"
     took = sum(test.whole_s for test in clean.tests)
@@ -150,7 +160,7 @@ def _keep(results: Path, result: PatchResult) -> None:
     """Keep a patch that was noticed for the matrix page, which lists it with the scenario."""
     from pytest_chaos.mutate.planted import Planted, keep
 
-    if result.is_noticed:
+    if result.is_noticed and result.scenario:
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         keep(
             results,
