@@ -4,6 +4,7 @@ and what bad targets come to.
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import sys
@@ -98,6 +99,39 @@ def test_a_peer_that_has_gone_is_an_error_of_an_explored_function(tmp_path: Path
     """As in any Python; a death by SIGPIPE would have ended the program before its second step."""
     explored = _explore(_Piped(), Family.CRASH, tmp_path=tmp_path)
     assert (explored.verdict, explored.steps) == (Verdict.HELD, 2)
+
+
+class _MarksEarlier:
+    """Makes the same steps in each run; from one run on, its mark comes before the last of them."""
+
+    name = "marks earlier"
+    late_runs = 2
+    """The recorded run, and the one that is compared with it."""
+
+    def __init__(self) -> None:
+        self.starts = mmap.mmap(-1, 1)  # shared by all forks, and no file
+
+    def run(self, directory: Path, marks: Marks) -> None:
+        """Make two files, and acknowledge between the steps or behind them."""
+        self.starts[0] += 1
+        is_early = self.starts[0] > self.late_runs
+        (directory / "first").touch()
+        if is_early:
+            marks.ack("save", 1)
+        (directory / "second").touch()
+        if not is_early:
+            marks.ack("save", 1)
+
+    def check(self, directory: Path, marks: Any) -> list[str]:
+        """Find an acknowledgement without the first file."""
+        return ["lost"] if marks and not (directory / "first").exists() else []
+
+
+def test_a_kill_in_a_run_with_other_marks_is_judged_with_its_own(tmp_path: Path) -> None:
+    """As a client's, whose server had not made its last step yet when it was answered."""
+    explored = _explore(_MarksEarlier(), Family.CRASH, tmp_path=tmp_path)
+    assert explored.verdict is Verdict.HELD, explored.all_findings
+    assert explored.schedules > 1
 
 
 def test_a_database_holds_and_its_recoveries_are_interrupted(tmp_path: Path) -> None:

@@ -126,8 +126,9 @@ class _Crashes:
         if judgement.is_out_of_time:
             return  # a kill that is not made confirms nothing, and takes nothing back
         step, built = kill.step, self._built[kill.step]
-        if self._recorded.is_repeatable and judgement.diverged_at is not None:
-            self._parted.append(kill)
+        has_other_marks = judgement.fired and not judgement.differences and judgement.marks != built.marks
+        if self._recorded.is_repeatable and (judgement.diverged_at is not None or has_other_marks):
+            self._parted.append(kill)  # who marks may be another process than the one that makes steps
         elif not self._recorded.is_repeatable and not judgement.fired:
             return  # this run ended before it came so far
         elif not self._recorded.is_repeatable and (judgement.diverged_at or judgement.marks != built.marks):
@@ -135,11 +136,10 @@ class _Crashes:
         elif not judgement.fired:
             text = f"the real kill at step {step} did not come about: {judgement.failure or 'the run ended before it'}"
             self._found.fail("harness:diverged", text)
-        elif judgement.differences or judgement.marks != built.marks:
-            why = "; ".join(judgement.differences) or f"{judgement.marks} marks against {built.marks}"
+        elif judgement.differences:
             text = (
-                f"a real kill before step {step} left another state than its recording gives ({why}): the program "
-                "writes in a way that cannot be seen"
+                f"a real kill before step {step} left another state than its recording gives "
+                f"({'; '.join(judgement.differences)}): the program writes in a way that cannot be seen"
             )
             self._found.fail("harness:replay-differs", text)
         else:
