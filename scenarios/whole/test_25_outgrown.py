@@ -38,7 +38,12 @@ WAIT_S: Final = 120.0
 
 
 def begun(chaos: Run, address: str, *, name: str = "client", **more: object) -> Agent:
-    """Explore a target whose first check is held; return once it is."""
+    """Explore a target whose first check is held; return once it is.
+
+    Skips where agents are watched: a process that explores watches by itself, and has one watcher.
+    """
+    if chaos.steps.events is not None:
+        pytest.skip("an agent that explores cannot be watched: a process has one watcher of its calls")
     folder = chaos.directory
     (folder / "armed").touch()
     kwargs = {"folder": str(folder), "address": address, **more}
@@ -48,7 +53,7 @@ def begun(chaos: Run, address: str, *, name: str = "client", **more: object) -> 
     chaos.wait_until(
         lambda: (folder / "held").exists() or not client.running, timeout_s=WAIT_S, what="a check under way"
     )
-    chaos.expect("a check was under way", observed=(folder / "held").exists(), holds=(folder / "held").exists())
+    chaos.wait_until((folder / "held").exists, timeout_s=0.1, what="a check under way, before the client ended")
     return client
 
 
@@ -77,7 +82,9 @@ def test_a_worker_killed_in_mid_work(chaos: Run, parts: dict[str, str]) -> None:
     client = begun(chaos, "local:2", pool=parts["seam"])
     kill_worker(chaos)
     client.wait_exit(timeout_s=WAIT_S)
-    chaos.check(differences(read_told(own), read_told(chaos.directory)))
+    chaos.check(
+        differences(read_told(own), read_told(chaos.directory)), expect="it judges and finds what our pool does"
+    )
 
 
 @pytest.mark.nightly
@@ -89,7 +96,9 @@ def test_a_worker_that_is_late(chaos: Run, parts: dict[str, str]) -> None:
     chaos.receive(Receipt(kind="hold", agent="check", when="in its batch", fired=True, evidence="it was judged again"))
     (chaos.directory / "go").touch()
     client.wait_exit(timeout_s=WAIT_S)
-    chaos.check(differences(read_told(own), read_told(chaos.directory)))
+    chaos.check(
+        differences(read_told(own), read_told(chaos.directory)), expect="it judges and finds what our pool does"
+    )
 
 
 @pytest.mark.nightly
