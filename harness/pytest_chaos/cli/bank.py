@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import signal
 import textwrap
 from pathlib import Path
@@ -25,6 +26,7 @@ SEED: Final = "bank"
 """The default: an entry is to show the same each time."""
 BANK_DOCUMENT: Final = "bank.json"
 _FOLDER: Final = "bank"
+_LOCK: Final = ".in-use"
 _WIDTH: Final = 100
 _STYLES: Final[dict[Outcome, str]] = {
     "shown": "green", "not shown": "red", "not held": "red", "undecided": "yellow", "skipped": "yellow",
@@ -115,7 +117,7 @@ def run_bank(
         text = f"{result.name:<{width}}  {result.kind}: {result.sentence}  {result.duration_s:.1f} s"
         click.echo(f"{outcome}  {harmless(text)}", err=as_json)
 
-    with _ended_as_by_ctrl_c():
+    with _alone_in(place), _ended_as_by_ctrl_c():
         environments = Environments(may_install=not no_install)
         document = run_entries(entries, environments, place, seed=normalise_seed(seed), jobs=jobs, tell=tell)
     written = msgspec.json.format(msgspec.json.encode(document), indent=1)
@@ -140,6 +142,21 @@ def _results_folder(results: Path) -> Path:
         msg = f"--results must be a folder that can be written; got {results}: {error.strerror}. Give another"
         raise UsageError(msg) from error
     return place
+
+
+@contextlib.contextmanager
+def _alone_in(place: Path) -> Iterator[None]:
+    """Keep other runs of the bank out of a folder. Raises UsageError where one is at work."""
+    with (place / _LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            msg = (
+                f"--results must be a folder that no other bank run is using; got {place.parent}. "
+                "Wait for that run, or give another"
+            )
+            raise UsageError(msg) from error
+        yield
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -94,6 +94,16 @@ def test_mistakes_are_sentences(tmp_path: Path, capfd: pytest.CaptureFixture[str
         assert said in err
 
 
+def test_two_runs_do_not_share_a_results_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The second one is told, and changes nothing."""
+    entry(tmp_path / "bank", ENTRY)
+    words = ("bank", "run", "notes", "--bank", tmp_path / "bank", "--results", tmp_path)
+    with bank._alone_in(tmp_path / "bank"):
+        code, document, err = run(capfd, *words)
+    assert (code, document) == (3, None)
+    assert f"--results must be a folder that no other bank run is using; got {tmp_path}. Wait for that run" in err
+
+
 def test_the_list_has_every_entry_and_what_was_not_reproduced(capfd: pytest.CaptureFixture[str]) -> None:
     """Lines for people, the document for programs; a name may have hyphens."""
     code, found, _ = run(capfd, "bank", "list")
